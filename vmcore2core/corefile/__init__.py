@@ -1,0 +1,1 @@
+"""The ELF core: plan, notes, writer, verification."""

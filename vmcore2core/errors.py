@@ -1,0 +1,157 @@
+"""Every exception of vmcore2core; a message is one sentence: what, where in hex, what was expected.
+
+::
+
+    Vmcore2coreError
+     +- UsageError              the request itself makes no sense (exit status 2)
+     +- DumpError               the file is not a dump that can be used
+     |   +- FormatError         a field of a known format has an impossible value
+     |   +- UnknownFormat       no container claims the file
+     |   +- CodecError          a compressed page does not decode
+     +- MemoryFault             an address cannot be read from the dump
+     |   +- PageMissing         the page is not in the dump: no RAM there, or the file is cut off
+     |   +- PageExcluded        the page was filtered out when the dump was written
+     |   +- NotMapped           the page tables do not map the address
+     +- LayoutError             offsets, sizes and symbols of this kernel
+     |   +- LayoutUnknown       no source knows one
+     |   +- LayoutInvalid       a source's answer does not fit what is in memory
+     +- CorruptStructure        a kernel structure in the dump is broken
+     +- TaskError               the process cannot be converted
+     |   +- TaskNotFound        no such PID
+     |   +- KernelThread        it never had user memory
+     |   +- NoUserMemory        it has exited (a zombie): its memory is gone
+     +- OutputError             the core cannot be written
+         +- OutputExists        something is there already, and ``--force`` was not given
+"""
+
+from __future__ import annotations
+
+
+class Vmcore2coreError(Exception):
+    """Base of all errors that end in one sentence on stderr and exit status 1."""
+
+
+class UsageError(Vmcore2coreError):
+    """The arguments make no sense together."""
+
+
+class DumpError(Vmcore2coreError):
+    """The file is not a dump that can be used."""
+
+
+class FormatError(DumpError):
+    """A field of a known format has an impossible value.
+
+    Args:
+        what: the field with its value, such as "diskdump header_version 9".
+        offset: where it stands in the file, in bytes.
+        expected: what a good file has there.
+    """
+
+    def __init__(self, what: str, offset: int, expected: str) -> None:
+        super().__init__(f"{what} at file offset {offset:#x}, expected {expected}")
+        self.what = what
+        self.offset = offset
+        self.expected = expected
+
+
+class UnknownFormat(DumpError):
+    """No container claims the file."""
+
+
+class CodecError(DumpError):
+    """A compressed page does not decode to one page."""
+
+
+class MemoryFault(Vmcore2coreError):
+    """An address cannot be read from the dump."""
+
+    reason = "cannot be read"
+
+    def __init__(self, address: int, detail: str = "") -> None:
+        super().__init__(f"address {address:#x} {self.reason}{': ' + detail if detail else ''}")
+        self.address = address
+
+
+class PageMissing(MemoryFault):
+    """The page is not in the dump: no RAM there, or the file is cut off."""
+
+    reason = "is not in the dump"
+
+
+class PageExcluded(MemoryFault):
+    """The page was filtered out when the dump was written (makedumpfile -d)."""
+
+    reason = "was excluded when the dump was written"
+
+
+class NotMapped(MemoryFault):
+    """The page tables do not map the address."""
+
+    reason = "is not mapped"
+
+
+class LayoutError(Vmcore2coreError):
+    """Something about the layout of this kernel."""
+
+
+class LayoutUnknown(LayoutError):
+    """No layout source knows the item.
+
+    Args:
+        item: such as "OFFSET(task_struct.mm)", in VMCOREINFO's grammar.
+        sources: names of the sources asked.
+    """
+
+    def __init__(self, item: str, sources: tuple[str, ...] = ()) -> None:
+        asked = f" (asked: {', '.join(sources)})" if sources else ""
+        super().__init__(f"{item} of this kernel is not known{asked}; give its vmlinux with --vmlinux")
+        self.item = item
+
+
+class LayoutInvalid(LayoutError):
+    """A source's answer does not fit what is in memory."""
+
+
+class CorruptStructure(Vmcore2coreError):
+    """A kernel structure in the dump is broken.
+
+    Args:
+        what: what is wrong, such as "list does not come back to its head".
+        address: kernel virtual address of the structure.
+        where: C type and member, such as "task_struct.tasks".
+    """
+
+    def __init__(self, what: str, address: int, where: str) -> None:
+        super().__init__(f"{where} at {address:#x}: {what}")
+        self.what = what
+        self.address = address
+        self.where = where
+
+
+class TaskError(Vmcore2coreError):
+    """The process cannot be converted."""
+
+    def __init__(self, pid: int, message: str) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class TaskNotFound(TaskError):
+    """No task has this PID."""
+
+
+class KernelThread(TaskError):
+    """A kernel thread has no user memory."""
+
+
+class NoUserMemory(TaskError):
+    """The process has exited (a zombie): its memory is gone."""
+
+
+class OutputError(Vmcore2coreError):
+    """The core cannot be written."""
+
+
+class OutputExists(OutputError):
+    """Something is there already, and ``--force`` was not given."""

@@ -1,0 +1,93 @@
+"""Protocols at the seams, so that a layer sees what it needs of another and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from vmcore2core.addresses import U8Array, U64Array
+
+ByteOrder = Literal["little", "big"]
+
+
+class Memory(Protocol):
+    """Bytes of one address space of the dump."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes at ``address``.
+
+        Raises:
+            MemoryFault: some of them cannot be read; nothing is made up for them.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where a member lies in its C structure.
+
+    Attributes:
+        offset: bytes from the start of the structure.
+        size: bytes of the member, or None where the source does not tell (VMCOREINFO).
+        bit_offset: bits from ``offset`` for a bit field, else None.
+        bit_size: width of a bit field, else None.
+        type_name: C type as the source names it ("unsigned int", "struct list_head", "pointer"), or None.
+        source: name of the layout source that answered.
+    """
+
+    offset: int
+    source: str
+    size: int | None = None
+    bit_offset: int | None = None
+    bit_size: int | None = None
+    type_name: str | None = None
+
+
+class Layout(Protocol):
+    """Offsets, sizes, symbols and constants of the kernel in the dump, each with its provenance.
+
+    ``find_*`` return None for "not known"; the others raise ``LayoutUnknown``.
+    """
+
+    def find_member(self, struct: str, member: str) -> Member | None:
+        """Return where ``member`` ("mm", or a path "thread.fsbase") lies in ``struct struct``."""
+        ...
+
+    def member(self, struct: str, *names: str) -> Member:
+        """Return the first of ``names`` (newest kernel's first) that ``struct struct`` has."""
+        ...
+
+    def find_size(self, struct: str) -> int | None:
+        """Return ``sizeof(struct struct)`` in bytes."""
+        ...
+
+    def size(self, struct: str) -> int:
+        """Return ``sizeof(struct struct)`` in bytes."""
+        ...
+
+    def find_symbol(self, name: str) -> int | None:
+        """Return the run-time address of a kernel symbol (KASLR included)."""
+        ...
+
+    def symbol(self, name: str) -> int:
+        """Return the run-time address of a kernel symbol (KASLR included)."""
+        ...
+
+    def find_constant(self, name: str) -> int | None:
+        """Return a constant: VMCOREINFO ``NUMBER(name)``/``LENGTH(name)`` or a BTF enumerator."""
+        ...
+
+
+class PageStream(Protocol):
+    """User pages of one process, as the core writer takes them."""
+
+    def batches(self, start: int, end: int) -> Iterator[tuple[U64Array, U8Array]]:
+        """Yield the present pages of user addresses ``[start, end)``, a bounded batch at a time.
+
+        Yields:
+            ``vaddr``: uint64[n], page addresses, ascending within a batch; and
+            ``pages``: uint8[n, page_size], their bytes, valid until the next batch is asked for.
+            A page that is not yielded reads as zero.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Walkers of kernel structures, one module per kernel subsystem."""

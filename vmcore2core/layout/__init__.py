@@ -1,0 +1,1 @@
+"""Where offsets, sizes, symbols and constants of the kernel in the dump come from."""

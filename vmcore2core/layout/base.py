@@ -1,0 +1,33 @@
+"""What a source of kernel layout is: something that may know members, sizes, symbols and constants."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+from vmcore2core.interfaces import Member
+
+
+class LayoutSource(ABC):
+    """One place that tells something about this kernel; None always means "I do not know", never an error.
+
+    Attributes:
+        name: as provenance prints it: "VMCOREINFO", "kallsyms in the dump", "BTF in the dump", "vmlinux DWARF".
+    """
+
+    name: str
+
+    def member(self, struct: str, path: str) -> Member | None:
+        """Return where ``path`` ("mm", "thread.fsbase") lies in ``struct`` (or union); sees through anonymous ones."""
+        return None
+
+    def size(self, struct: str) -> int | None:
+        """Return the size of a struct or union (or typedef of one) in bytes."""
+        return None
+
+    def symbol(self, name: str) -> int | None:
+        """Return a symbol's run-time address (KASLR included)."""
+        return None
+
+    def constant(self, name: str) -> int | None:
+        """Return a number by name: NUMBER(), LENGTH(), or an enumerator."""
+        return None

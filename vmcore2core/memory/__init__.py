@@ -1,0 +1,1 @@
+"""Address spaces of the dump: physical, kernel, user."""

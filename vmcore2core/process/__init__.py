@@ -1,0 +1,1 @@
+"""One process: its snapshot as plain data, and how it is captured."""

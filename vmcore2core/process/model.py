@@ -1,0 +1,168 @@
+"""A process as it was, as plain data: what capture fills in and the core writer reads.
+
+Knows neither dumps nor cores. None stands for "not known": the writer leaves such a thing out or, where the format
+has no way to leave it out, writes zero and says so in the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from vmcore2core.addresses import UserAddr
+from vmcore2core.interfaces import ByteOrder
+
+
+@dataclass(frozen=True, slots=True)
+class RegSetData:
+    """One per-thread note besides NT_PRSTATUS, such as NT_FPREGSET: bytes exactly as they go into the core."""
+
+    note_name: str
+    note_type: int
+    data: bytes
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSnapshot:
+    """One thread.
+
+    Attributes:
+        tid: ``task_struct.pid``, in the initial PID namespace.
+        comm: ``task_struct.comm``.
+        gregs: elf_gregset_t image of the core's architecture and byte order (x86-64: 27 * 8 bytes).
+        gregs_source: where the registers come from ("kernel stack", "crash note of CPU 1").
+        regsets: further register notes, in the kernel's order.
+        gregs_unknown: names of registers in ``gregs`` that are not known and hold zero ("fs_base").
+    """
+
+    tid: int
+    comm: bytes
+    gregs: bytes
+    gregs_source: str
+    regsets: tuple[RegSetData, ...] = ()
+    gregs_unknown: tuple[str, ...] = ()
+    pr_cursig: int = 0
+    pr_sigpend: int = 0
+    pr_sighold: int = 0
+    pr_ppid: int | None = None
+    pr_pgrp: int | None = None
+    pr_sid: int | None = None
+    pr_utime: int | None = None
+    pr_stime: int | None = None
+    pr_cutime: int | None = None
+    pr_cstime: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadLeftOut:
+    """A thread that has no NT_PRSTATUS in the core, and why."""
+
+    tid: int
+    comm: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PsInfo:
+    """elf_prpsinfo's fields; pr_fname is comm, pr_psargs the command line with NULs as spaces (at most 79 bytes)."""
+
+    pr_pid: int
+    pr_fname: bytes
+    pr_psargs: bytes | None = None
+    pr_state: int | None = None
+    pr_sname: str | None = None
+    pr_zomb: bool | None = None
+    pr_nice: int | None = None
+    pr_flag: int | None = None
+    pr_uid: int | None = None
+    pr_gid: int | None = None
+    pr_ppid: int | None = None
+    pr_pgrp: int | None = None
+    pr_sid: int | None = None
+
+
+class AbsentReason(Enum):
+    """Why a page that the process had is not in the core."""
+
+    EXCLUDED = "excluded when the dump was written"
+    NOT_IN_DUMP = "not in the dump"
+    TRUNCATED = "the dump file ends before it"
+    DAMAGED = "its compressed form in the dump does not decode"
+    SWAPPED = "swapped out"
+    FILE_NOT_MAPPED = "page of a file that the process had not mapped in"
+    TABLE_MISSING = "the page table is not in the dump"
+    TABLE_BROKEN = "the page table is broken"
+    SPECIAL = "migrating, poisoned or device memory"
+
+
+@dataclass(frozen=True, slots=True)
+class AbsentRun:
+    """A run of pages ``[start, end)`` whose bytes are not known, all for one reason."""
+
+    start: UserAddr
+    end: UserAddr
+    reason: AbsentReason
+
+
+@dataclass(frozen=True, slots=True)
+class Vma:
+    """One mapping.
+
+    Attributes:
+        start: first byte.
+        end: first byte after it.
+        p_flags: PF_R, PF_W, PF_X as the kernel's core has them.
+        vm_flags: the kernel's VM_* bits.
+        pgoff: file offset in pages, or None.
+        path: of the mapped file as /proc/PID/maps has it (" (deleted)" included), or None for anonymous memory.
+        name: "[heap]", "[stack]", "[vdso]" and the like, or "".
+        dumped: whether its memory belongs into a core (VM_DONTDUMP, VM_IO and filters say no).
+        absent: runs of pages that are not known, ascending; pages in none of them are present or read as zero.
+    """
+
+    start: UserAddr
+    end: UserAddr
+    p_flags: int
+    vm_flags: int = 0
+    pgoff: int | None = None
+    path: bytes | None = None
+    name: str = ""
+    dumped: bool = True
+    absent: tuple[AbsentRun, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSnapshot:
+    """Everything of one thread group that goes into its core.
+
+    Attributes:
+        tgid: thread-group ID.
+        comm: the leader's.
+        e_machine: of the core (EM_X86_64 = 62).
+        elf_class: 32 or 64: of the process, not of the kernel.
+        byte_order: of the core.
+        page_size: bytes; the unit of ``Vma.pgoff`` and NT_FILE.
+        threads: first the one that a debugger shows first, then the others.
+        threads_left_out: threads without registers, with reasons.
+        psinfo: for NT_PRPSINFO.
+        auxv: ``saved_auxv`` bytes, AT_NULL included, or None.
+        vmas: ascending, disjoint.
+        warnings: sentences about what was broken or unknown on the way; not empty means exit status 3.
+        notices: sentences worth knowing that leave the core complete (inferred values, fields not known).
+    """
+
+    tgid: int
+    comm: bytes
+    e_machine: int
+    elf_class: int
+    byte_order: ByteOrder
+    page_size: int
+    threads: tuple[ThreadSnapshot, ...]
+    psinfo: PsInfo
+    vmas: tuple[Vma, ...]
+    auxv: bytes | None = None
+    threads_left_out: tuple[ThreadLeftOut, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = field(default=())
+    e_flags: int = 0
