@@ -90,10 +90,10 @@ class AbsentReason(Enum):
     TRUNCATED = "the dump file ends before it"
     DAMAGED = "its compressed form in the dump does not decode"
     SWAPPED = "swapped out"
-    FILE_NOT_MAPPED = "page of a file that the process had not mapped in"
+    NOT_CACHED = "page of a file that is not in memory"
+    BEYOND_FILE = "past the end of the mapped file"
     TABLE_MISSING = "the page table is not in the dump"
     TABLE_BROKEN = "the page table is broken"
-    SPECIAL = "migrating, poisoned or device memory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,235 @@
+"""What an architecture is to this tool: numbers and pure functions; no files, no memory of its own.
+
+To add one, write ``arch/NAME.py`` ending in ``ARCH = Name()``, and ``formats/NAME.py`` for its register structures.
+
+Bare minimum (memory can be read):
+  - name, e_machine, byte_order, pointer_size
+  - kernel_map(): where VMCOREINFO says that the kernel's page table and image are, and the form of page tables as
+    data and one vectorised decode function
+  - user_page_table(): the form of a process's page tables
+To write cores:
+  - user_regs(): the registers saved when a thread entered the kernel
+  - thread_bases(): the registers kept in struct thread_struct
+  - cpu_notes(): the registers in the CPUs' crash notes
+  - core_machine(): e_machine and class of one process's core (compat processes)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
+from vmcore2core.interfaces import ByteOrder, Layout, Memory
+
+
+class EntryKind(IntEnum):
+    """What a page-table entry says; the values go into uint8 arrays."""
+
+    NONE = 0
+    """Nothing was ever mapped here."""
+    TABLE = 1
+    """The next table."""
+    LEAF = 2
+    """A page in memory; PROT_NONE and NUMA-hinting entries too."""
+    NOT_PRESENT = 3
+    """The page exists, but not here: swap, migration, device memory, markers. The entry itself tells which."""
+    BAD = 4
+    """Reserved bits are set, or an address beyond what the machine can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageTableLevel:
+    """One level: the kernel's name of an entry ("pud"), lowest address bit it decodes, and how many bits."""
+
+    name: str
+    shift: int
+    bits: int
+
+
+Decode = Callable[[U64Array, int], tuple[U8Array, U64Array]]
+
+
+@dataclass(frozen=True)
+class PageTableSpec:
+    """The form of page tables.
+
+    Attributes:
+        levels: from the top table down to the PTE table.
+        entry_dtype: of one entry as it is in memory.
+        decode: (entries as uint64[n] in host order, index into ``levels``) -> (``EntryKind`` as uint8[n], physical
+            address of the table or page as uint64[n], 0 where there is none).
+        page_size: bytes of a page.
+    """
+
+    levels: tuple[PageTableLevel, ...]
+    entry_dtype: np.dtype[np.unsignedinteger]
+    decode: Decode
+    page_size: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMapping:
+    """Virtual addresses ``range`` of the kernel lie in one piece from physical address ``paddr`` on."""
+
+    range: AddressRange
+    paddr: PhysAddr
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """How kernel virtual addresses become physical ones.
+
+    Attributes:
+        spec: form of the kernel's page table.
+        root: physical address of its top table (``swapper_pg_dir``).
+        linear: ranges that need no walk: the kernel image.
+    """
+
+    spec: PageTableSpec
+    root: PhysAddr
+    linear: tuple[LinearMapping, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CoreMachine:
+    """What the core of one process is: its e_machine, class (32 or 64), and its registers' names in order."""
+
+    e_machine: int
+    elf_class: int
+    greg_names: tuple[str, ...]
+
+
+class LayoutKeys(Protocol):
+    """VMCOREINFO, as an architecture sees it."""
+
+    def symbol(self, name: str) -> int | None:
+        """Return SYMBOL(name)."""
+        ...
+
+    def number(self, name: str) -> int | None:
+        """Return NUMBER(name)."""
+        ...
+
+    def string(self, key: str) -> str | None:
+        """Return the value of another key."""
+        ...
+
+
+@dataclass(frozen=True)
+class CpuNote:
+    """Registers of one CPU when the machine stopped, from the dump's notes.
+
+    Attributes:
+        number: position among the CPU notes, from 0.
+        pr_pid: as the note has it: the running task's PID from kdump, the CPU number plus 1 from QEMU.
+        regs: register name -> value, as many as the note has ("rip", "fs_base", "cr3").
+        user_mode: whether the CPU was executing user code.
+    """
+
+    number: int
+    pr_pid: int
+    regs: Mapping[str, int]
+    user_mode: bool
+
+    @property
+    def label(self) -> str:
+        """As provenance prints it."""
+        return f"crash note of CPU {self.number}"
+
+
+class Arch(ABC):
+    """One architecture as a kernel runs on it (its processes may be of another: compat).
+
+    Attributes:
+        name: as ``uname -m`` prints it.
+        e_machine: ELF machine number of the kernel's own programs.
+        byte_order: of the kernel.
+        pointer_size: bytes of an ``unsigned long``.
+        user_end: first address beyond what a process can map (TASK_SIZE_MAX at its largest).
+        greg_names: names of a core's general registers, in elf_gregset_t's order.
+        thread_members: members of ``struct thread_struct`` that ``thread_bases`` reads, and where they stand relative
+            to the one that holds the thread pointer, in bytes: for kernels that do not tell.
+        machine_names: further names in a dump header's utsname.machine.
+    """
+
+    name: str
+    e_machine: int
+    byte_order: ByteOrder
+    pointer_size: int
+    user_end: int
+    greg_names: tuple[str, ...]
+    thread_members: Mapping[str, int]
+    machine_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def claims(self, vmcoreinfo: LayoutKeys) -> bool:
+        """Tell whether a VMCOREINFO text is of this architecture; for dumps whose header does not say."""
+
+    @abstractmethod
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """Return how kernel addresses translate.
+
+        Raises:
+            LayoutUnknown: VMCOREINFO lacks a key that this needs.
+        """
+
+    @abstractmethod
+    def user_page_table(self, kernel_map: KernelMap) -> PageTableSpec:
+        """Return the form of user page tables."""
+
+    @abstractmethod
+    def user_regs(self, stack: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
+        """Return the user registers saved at the top of a kernel stack, without thread-local bases.
+
+        Args:
+            stack: ``task_struct.stack``, the lowest address of the stack.
+
+        Returns:
+            Register name -> value, or None where what is there cannot be user registers (a task that never was in
+            user mode, or a layout that does not fit).
+        """
+
+    @abstractmethod
+    def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+        """Return the CPUs' registers from the dump's notes (name, type, descriptor)."""
+
+    @abstractmethod
+    def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
+        """Return the registers kept in ``struct thread_struct`` while a task is off the CPU (x86: fs_base, gs_base)."""
+
+    @abstractmethod
+    def note_bases(self, note: CpuNote) -> Mapping[str, int]:
+        """Return the registers of ``thread_bases`` that a CPU note has live, for the task that was running there."""
+
+    @abstractmethod
+    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
+        """Tell whether a CPU was using the page table at physical ``pgd``; False where the note does not tell."""
+
+    @abstractmethod
+    def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
+        """Return the user-space thread pointer among registers (x86: fs_base), or None."""
+
+    @abstractmethod
+    def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
+        """Tell whether a word must be a thread pointer: what it points to in user memory says so itself."""
+
+    @abstractmethod
+    def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
+        """Return what the core of a process is: native or compat.
+
+        Args:
+            regs: user registers of one of its threads, by native names; may be empty.
+            task_size: ``mm->task_size``, or None where it is not known.
+        """
+
+    def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
+        """Return elf_gregset_t of these registers; a register that is not in ``regs`` is zero."""
+        size = machine.elf_class // 8
+        mask = (1 << (8 * size)) - 1
+        return b"".join((regs.get(name, 0) & mask).to_bytes(size, self.byte_order) for name in machine.greg_names)

@@ -1,0 +1,233 @@
+"""x86-64, and the 32-bit processes that run on its kernels.
+
+References: arch/x86/include/asm/{pgtable_64,pgtable-invert,processor,ptrace}.h, arch/x86/kernel/{ptrace,process_64}.c,
+Documentation/arch/x86/x86_64/mm.rst (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+import numpy as np
+
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.base import (
+    Arch,
+    CoreMachine,
+    CpuNote,
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+)
+from vmcore2core.errors import LayoutUnknown, MemoryFault
+from vmcore2core.formats import x86_64 as fmt
+from vmcore2core.interfaces import ByteOrder, Layout, Memory
+
+EM_386, EM_X86_64 = 3, 62
+NT_PRSTATUS = 1
+
+_LEVELS = (
+    PageTableLevel("pgd", 48, 9),
+    PageTableLevel("p4d", 39, 9),
+    PageTableLevel("pud", 30, 9),
+    PageTableLevel("pmd", 21, 9),
+    PageTableLevel("pte", 12, 9),
+)
+
+
+def decode(
+    entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...], pfn_mask: int
+) -> tuple[U8Array, U64Array]:
+    """Decode page-table entries, see ``PageTableSpec.decode``."""
+    level = levels[index]
+    present = (entries & np.uint64(fmt.PAGE_PRESENT)) != 0
+    # PROT_NONE and NUMA-hinting pages are in memory, only not accessible.
+    protnone = ~present & ((entries & np.uint64(fmt.PAGE_PROTNONE)) != 0)
+    paddr = entries & np.uint64(pfn_mask)
+    # Since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation")
+    # (in v4.19 and stable kernels), their address bits are inverted; RAM never reaches up to the top bit.
+    inverted = protnone & ((entries & np.uint64(fmt.PTE_INVERTED_BIT)) != 0)
+    paddr = np.where(inverted, ~entries & np.uint64(pfn_mask), paddr)
+    if level.name == "pte":
+        leaf = present | protnone
+    else:
+        leaf = (present | protnone) & ((entries & np.uint64(fmt.PAGE_PSE)) != 0)
+        paddr = np.where(leaf, paddr & ~np.uint64((1 << level.shift) - 1), paddr)
+    kind = np.full(len(entries), EntryKind.NOT_PRESENT, np.uint8)
+    kind[present] = EntryKind.TABLE
+    kind[leaf] = EntryKind.LEAF
+    if level.name in ("pgd", "p4d"):
+        kind[leaf] = EntryKind.BAD  # no 256 TiB or 512 GiB pages exist
+    kind[entries == 0] = EntryKind.NONE
+    present_or_leaf = present | leaf
+    return kind, np.where(present_or_leaf, paddr, np.uint64(0))
+
+
+class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
+    """x86-64 with 4 or 5 page-table levels."""
+
+    name = "x86_64"
+    e_machine = EM_X86_64
+    byte_order: ByteOrder = "little"
+    pointer_size = 8
+    user_end = fmt.TASK_SIZE_MAX_5LEVEL
+    greg_names = fmt.user_regs_struct.names or ()
+    # {es, ds, fsindex, gsindex; fsbase, gsbase} since Linux kernel commit 296f781a4b7f ("x86/asm/64: Rename
+    # thread_struct's fs and gs to fsbase and gsbase") (in v4.7).
+    thread_members: Mapping[str, int] = MappingProxyType(
+        {"fsbase": 0, "gsbase": 8, "es": -8, "ds": -6, "fsindex": -4, "gsindex": -2}
+    )
+
+    def claims(self, vmcoreinfo: LayoutKeys) -> bool:
+        """See ``Arch.claims``: these two keys are in arch/x86/kernel/vmcore_info_64.c alone."""
+        return vmcoreinfo.symbol("init_top_pgt") is not None or vmcoreinfo.number("pgtable_l5_enabled") is not None
+
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """See ``Arch.kernel_map``; all from arch_crash_save_vmcoreinfo() of x86-64."""
+        phys_base = vmcoreinfo.number("phys_base")
+        pgd = vmcoreinfo.symbol("swapper_pg_dir") or vmcoreinfo.symbol("init_top_pgt")
+        stext = vmcoreinfo.symbol("_stext")
+        for item, value in (
+            ("NUMBER(phys_base)", phys_base),
+            ("SYMBOL(swapper_pg_dir)", pgd),
+            ("SYMBOL(_stext)", stext),
+        ):
+            if value is None:
+                raise LayoutUnknown(item, ("VMCOREINFO",))
+        assert phys_base is not None and pgd is not None and stext is not None  # noqa: S101, PT018 - for mypy
+        levels = _LEVELS if vmcoreinfo.number("pgtable_l5_enabled") else _LEVELS[1:]
+        pfn_mask = fmt.PTE_PFN_MASK & ~(vmcoreinfo.number("sme_mask") or 0)
+        spec = PageTableSpec(
+            levels=levels,
+            entry_dtype=np.dtype("<u8"),
+            decode=partial(decode, levels=levels, pfn_mask=pfn_mask),
+        )
+        start = max(fmt.START_KERNEL_MAP, stext & ~0x1FFFFF, fmt.START_KERNEL_MAP - phys_base)
+        size = vmcoreinfo.number("KERNEL_IMAGE_SIZE") or fmt.KERNEL_IMAGE_SIZE
+        end = min(fmt.START_KERNEL_MAP + size, 1 << 64)
+        to_phys = phys_base - fmt.START_KERNEL_MAP
+        image = LinearMapping(AddressRange(start, end), PhysAddr(start + to_phys))
+        # mm->pgd and swapper_pg_dir are the kernel's copies with page-table isolation too; the user's is at +4096.
+        return KernelMap(spec=spec, root=PhysAddr(pgd + to_phys), linear=(image,))
+
+    def user_page_table(self, kernel_map: KernelMap) -> PageTableSpec:
+        """See ``Arch.user_page_table``: user and kernel tables have one form."""
+        return kernel_map.spec
+
+    def user_regs(self, stack: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
+        """See ``Arch.user_regs``; task_pt_regs() in arch/x86/include/asm/processor.h.
+
+        TOP_OF_KERNEL_STACK_PADDING is 16 with CONFIG_X86_FRED in newer kernels and 0 before; the saved selectors
+        tell which: no other word pair of a frame reads as user CS and SS.
+        """
+        thread_size = layout.find_constant("THREAD_SIZE") or layout.find_size("thread_union")
+        sizes = (thread_size,) if thread_size else (16 << 10, 32 << 10)
+        for size in sizes:
+            for padding in (0, 16):
+                top = stack + size - padding
+                try:
+                    raw = memory.read(top - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize)
+                except MemoryFault:
+                    continue
+                regs = self._plausible(raw)
+                if regs is not None:
+                    return regs
+        return None
+
+    def _plausible(self, raw: bytes) -> Mapping[str, int] | None:
+        record = np.frombuffer(raw, fmt.pt_regs)[0]
+        regs = {name: int(record[name]) for name in fmt.pt_regs.names or ()}
+        # Since Linux kernel commit ee63291aa82e ("x86/ptrace: Cleanup the definition of the pt_regs structure")
+        # (in v6.9), FRED's event data stands above the selectors' 16 bits.
+        regs["cs"] &= 0xFFFF
+        regs["ss"] &= 0xFFFF
+        user = (
+            regs["cs"] in (fmt.USER_CS, fmt.USER32_CS)
+            and regs["ss"] & 3 == 3
+            and regs["eflags"] & fmt.EFLAGS_FIXED
+            and regs["eflags"] >> 32 == 0
+            and regs["rip"] < self.user_end
+            and regs["rsp"] < self.user_end
+        )
+        return regs if user else None
+
+    def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+        """See ``Arch.cpu_notes``; a "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
+        prstatus = [n for n in notes if n[0] in ("CORE", "") and n[1] == NT_PRSTATUS and len(n[2]) >= fmt.PRSTATUS_SIZE]
+        qemu = [n for n in notes if n[0] == "QEMU" and len(n[2]) >= fmt.QEMUCPUState.itemsize]
+        result = []
+        for number, (_, _, desc) in enumerate(prstatus):
+            record = np.frombuffer(desc, fmt.user_regs_struct, 1, fmt.PRSTATUS_REGS)[0]
+            regs = {name: int(record[name]) for name in fmt.user_regs_struct.names or ()}
+            if len(qemu) == len(prstatus):
+                state = np.frombuffer(qemu[number][2], fmt.QEMUCPUState, 1)[0]
+                regs |= {f"cr{i}": int(state["cr"][i]) for i in range(5)}
+                regs |= {"fs_base": int(state["fs"]["base"]), "gs_base": int(state["gs"]["base"])}
+                regs["kernel_gs_base"] = int(state["kernel_gs_base"])
+            pid = int.from_bytes(desc[fmt.PRSTATUS_PID : fmt.PRSTATUS_PID + 4], "little")
+            result.append(CpuNote(number, pid, regs, user_mode=regs["cs"] & 3 == 3))
+        return tuple(result)
+
+    def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
+        """See ``Arch.thread_bases``; current_save_fsgs() in arch/x86/kernel/process_64.c keeps them at each switch."""
+        bases: dict[str, int | None] = {}
+        for reg, member, size in (
+            ("fs_base", "fsbase", 8),
+            ("gs_base", "gsbase", 8),
+            ("ds", "ds", 2),
+            ("es", "es", 2),
+            ("fs", "fsindex", 2),
+            ("gs", "gsindex", 2),
+        ):
+            found = layout.find_member("task_struct", f"thread.{member}")
+            bases[reg] = int.from_bytes(memory.read(task + found.offset, size), "little") if found else None
+        return bases
+
+    def note_bases(self, note: CpuNote) -> Mapping[str, int]:
+        """See ``Arch.note_bases``; in the kernel, swapgs has put the user's gs_base into MSR_KERNEL_GS_BASE.
+
+        kdump's notes repeat ``thread.fsbase`` (ELF_CORE_COPY_REGS in arch/x86/include/asm/elf.h); QEMU's are live.
+        """
+        if "kernel_gs_base" not in note.regs:
+            return {}
+        selectors = {name: note.regs[name] & 0xFFFF for name in ("ds", "es", "fs", "gs")}
+        gs_base = note.regs["gs_base" if note.user_mode else "kernel_gs_base"]
+        return {"fs_base": note.regs["fs_base"], "gs_base": gs_base, **(selectors if note.user_mode else {})}
+
+    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
+        """See ``Arch.note_uses_pgd``: CR3 without PCID; with page-table isolation, bit 12 selects the user's copy."""
+        if "cr3" not in note.regs:
+            return False
+        root = note.regs["cr3"] & fmt.PTE_PFN_MASK
+        return pgd in (root, root & ~(1 << 12))
+
+    def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
+        """See ``Arch.thread_pointer``."""
+        return regs.get("fs_base")
+
+    def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
+        """See ``Arch.is_thread_pointer``: a TCB's first and third words point to itself (tcbhead_t of all libcs)."""
+        if value % 8 or not 0x1000 <= value < self.user_end:
+            return False
+        tcb = read_user(value, 24)
+        return tcb is not None and tcb[:8] == tcb[16:24] == value.to_bytes(8, "little")
+
+    def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
+        """See ``Arch.core_machine``: a 32-bit code segment, or an address space that ends at 4 GiB."""
+        if regs.get("cs") == fmt.USER32_CS or (task_size is not None and task_size <= 1 << 32):
+            return CoreMachine(EM_386, 32, fmt.user_regs_struct32.names or ())
+        return CoreMachine(EM_X86_64, 64, self.greg_names)
+
+    def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
+        """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes."""
+        if machine.elf_class == 32:
+            regs = {name: regs.get(fmt.REG32.get(name, name), 0) for name in machine.greg_names}
+        return super().gregs(regs, machine)
+
+
+ARCH = X86_64()

@@ -1,0 +1,301 @@
+"""The headers of a kdump-compressed dump: which of their variants the file has, and what they say.
+
+Nothing in the file names its word size: of the variants whose fields make sense, the 64-bit one is taken first.
+
+References: makedumpfile's diskdump_mod.h and write_kdump_header() (1.7.9); QEMU's include/sysemu/dump.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmcore2core.addresses import AddressRange
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.errors import FormatError
+from vmcore2core.formats._cabi import ElfClass, offsetof
+from vmcore2core.formats.diskdump import (
+    DISK_DUMP_HEADER,
+    DISK_DUMP_SIGNATURE,
+    DISKDUMP_HEADER_BLOCKS,
+    KDUMP_HEADER_VERSION_MAX,
+    KDUMP_SIGNATURE,
+    KDUMP_SUB_HEADER,
+    SIG_LEN,
+    SUB_HEADER_ABIS,
+    SubHeaderAbi,
+)
+from vmcore2core.formats.elf import (
+    EM_386,
+    EM_AARCH64,
+    EM_ARM,
+    EM_IA_64,
+    EM_LOONGARCH,
+    EM_MIPS,
+    EM_PPC,
+    EM_PPC64,
+    EM_RISCV,
+    EM_S390,
+    EM_X86_64,
+)
+from vmcore2core.interfaces import ByteOrder
+
+UINT_MAX = (1 << 32) - 1
+BYTE_ORDERS: tuple[ByteOrder, ...] = ("little", "big")
+WORD_SIZES: tuple[ElfClass, ...] = (64, 32)
+
+BLOCK_SIZE_MIN = 4096
+BLOCK_SIZE_MAX = 1 << 20
+"""Page sizes of Linux are 4 KiB to 256 KiB."""
+
+MAX_MAPNR_MAX = 1 << 36
+"""Page frames, 256 TiB of 4 KiB pages: more than any dump has; bounds the tables made for a sparse hostile file."""
+
+_UTSNAME_MACHINES: dict[str, int] = {
+    "x86_64": EM_X86_64,
+    "aarch64": EM_AARCH64,
+    "i386": EM_386,
+    "i486": EM_386,
+    "i586": EM_386,
+    "i686": EM_386,
+    "s390": EM_S390,
+    "s390x": EM_S390,
+    "ppc": EM_PPC,
+    "ppc64": EM_PPC64,
+    "ppc64le": EM_PPC64,
+    "riscv32": EM_RISCV,
+    "riscv64": EM_RISCV,
+    "ia64": EM_IA_64,
+    "mips": EM_MIPS,
+    "mips64": EM_MIPS,
+    "loongarch64": EM_LOONGARCH,
+}
+
+_NOWHERE = AddressRange(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskDumpHeader:
+    """What ``struct disk_dump_header`` and ``struct kdump_sub_header`` say, checked.
+
+    Attributes:
+        is_kdump: the signature is "KDUMP   ", not "DISKDUMP".
+        word_size: 64 or 32, of the structures.
+        machine: utsname.machine; empty in some of QEMU's files.
+        block_size: bytes of a page and of a block.
+        max_mapnr: page frames that the bitmaps describe, from the 64-bit field where there is one.
+        bitmap_offset: of the first bitmap in the file.
+        bitmap_size: bytes of each bitmap.
+        bitmap_count: 2, or 1 in diskdumps without filtering.
+        page_desc_offset: of the table of page descriptors.
+        vmcoreinfo: where it is in the file; size 0 if it is not there. So, too, note and eraseinfo.
+    """
+
+    is_kdump: bool
+    header_version: int
+    word_size: ElfClass
+    byte_order: ByteOrder
+    release: str
+    machine: str
+    status: int
+    block_size: int
+    max_mapnr: int
+    bitmap_offset: int
+    bitmap_size: int
+    bitmap_count: int
+    page_desc_offset: int
+    phys_base: int | None = None
+    dump_level: int | None = None
+    vmcoreinfo: AddressRange = _NOWHERE
+    note: AddressRange = _NOWHERE
+    eraseinfo: AddressRange = _NOWHERE
+
+    @property
+    def e_machine(self) -> int | None:
+        """ELF machine number for utsname.machine, or None."""
+        if self.machine.startswith("arm"):
+            return EM_ARM
+        return _UTSNAME_MACHINES.get(self.machine)
+
+
+@dataclass(frozen=True, slots=True)
+class _MainHeader:
+    """``struct disk_dump_header``; max_mapnr_at is where max_mapnr stands."""
+
+    is_kdump: bool
+    header_version: int
+    word_size: ElfClass
+    byte_order: ByteOrder
+    release: str
+    machine: str
+    status: int
+    block_size: int
+    sub_hdr_size: int
+    bitmap_blocks: int
+    max_mapnr: int
+    max_mapnr_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class _SubHeader:
+    """``struct kdump_sub_header``, as far as the header_version has it."""
+
+    phys_base: int | None = None
+    dump_level: int | None = None
+    split: int = 0
+    split_at: int = 0
+    vmcoreinfo: AddressRange = _NOWHERE
+    note: AddressRange = _NOWHERE
+    eraseinfo: AddressRange = _NOWHERE
+    max_mapnr_64: int | None = None
+    max_mapnr_at: int = 0
+
+
+def read_header(file: DumpFile) -> DiskDumpHeader:
+    """Read both headers and check that what they describe lies in the file.
+
+    Raises:
+        FormatError: a field is impossible, the file ends inside headers or bitmaps, or is a part of a split dump.
+    """
+    signature = file.read_exactly(0, SIG_LEN, "the signature")
+    if signature not in (KDUMP_SIGNATURE, DISK_DUMP_SIGNATURE):
+        raise FormatError(f"signature {signature!r}", 0, f"{KDUMP_SIGNATURE!r} or {DISK_DUMP_SIGNATURE!r}")
+    main = _read_disk_dump_header(file)
+    # The sub-header of a diskdump is another structure, with registers.
+    sub = _read_sub_header(file, main) if main.is_kdump else _SubHeader()
+    return _place_bitmaps(file, main, sub)
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode("latin-1")
+
+
+def _read_disk_dump_header(file: DumpFile) -> _MainHeader:
+    """Return the header in the first variant that makes sense."""
+    raw = file.read_exactly(SIG_LEN, 4, "header_version")
+    byte_orders = [order for order in BYTE_ORDERS if int.from_bytes(raw, order) <= KDUMP_HEADER_VERSION_MAX]
+    if not byte_orders:
+        version = int.from_bytes(raw, "little")
+        raise FormatError(f"diskdump header_version {version}", SIG_LEN, f"0 to {KDUMP_HEADER_VERSION_MAX}")
+    problems: list[FormatError] = []
+    for byte_order in byte_orders:
+        for word_size in WORD_SIZES:
+            try:
+                return _parse_disk_dump_header(file, word_size, byte_order)
+            except FormatError as problem:
+                problems.append(problem)
+    # The variant that has a block_size is what the file was meant to be.
+    raise next((p for p in problems if not p.what.startswith("block_size")), problems[0])
+
+
+def _parse_disk_dump_header(file: DumpFile, word_size: ElfClass, byte_order: ByteOrder) -> _MainHeader:
+    layout = DISK_DUMP_HEADER[word_size, byte_order]
+    fields = layout.parse(file.read_exactly(0, layout.sizeof(), "disk_dump_header"))
+    block_size, sub_hdr_size, bitmap_blocks = fields.block_size, fields.sub_hdr_size, fields.bitmap_blocks
+    if not BLOCK_SIZE_MIN <= block_size <= BLOCK_SIZE_MAX or block_size & (block_size - 1):
+        expected = f"a power of two from {BLOCK_SIZE_MIN} to {BLOCK_SIZE_MAX}"
+        raise FormatError(f"block_size {block_size}", offsetof(layout, "block_size"), expected)
+    is_kdump = fields.signature == KDUMP_SIGNATURE
+    if not int(is_kdump) <= sub_hdr_size <= file.size // block_size:
+        expected = f"{int(is_kdump)} to {file.size // block_size} blocks, as the file has {file.size:#x} bytes"
+        raise FormatError(f"sub_hdr_size {sub_hdr_size}", offsetof(layout, "sub_hdr_size"), expected)
+    if not bitmap_blocks or bitmap_blocks * block_size * 8 < fields.max_mapnr:
+        expected = f"enough blocks of {block_size} bytes for the bits of {fields.max_mapnr} page frames"
+        raise FormatError(f"bitmap_blocks {bitmap_blocks}", offsetof(layout, "bitmap_blocks"), expected)
+    return _MainHeader(
+        is_kdump=is_kdump,
+        header_version=fields.header_version,
+        word_size=word_size,
+        byte_order=byte_order,
+        release=_text(fields.utsname.release),
+        machine=_text(fields.utsname.machine),
+        status=fields.status,
+        block_size=block_size,
+        sub_hdr_size=sub_hdr_size,
+        bitmap_blocks=bitmap_blocks,
+        max_mapnr=fields.max_mapnr,
+        max_mapnr_at=offsetof(layout, "max_mapnr"),
+    )
+
+
+def _read_sub_header(file: DumpFile, main: _MainHeader) -> _SubHeader:
+    """Return the sub-header in the first variant that agrees with the header and the file, or else in the first."""
+    candidates = [_parse_sub_header(file, main, abi) for abi in SUB_HEADER_ABIS[main.word_size]]
+    header = next((c for c in candidates if _is_plausible(c, main, file.size)), candidates[0])
+    if header.split:
+        expected = "0: a part of a split dump is not supported yet; join all parts with makedumpfile --reassemble"
+        raise FormatError(f"kdump_sub_header.split {header.split}", header.split_at, expected)
+    return header
+
+
+def _parse_sub_header(file: DumpFile, main: _MainHeader, abi: SubHeaderAbi) -> _SubHeader:
+    layout = KDUMP_SUB_HEADER[abi, main.byte_order, main.header_version]
+    start = DISKDUMP_HEADER_BLOCKS * main.block_size
+    fields = layout.parse(file.read_exactly(start, layout.sizeof(), "kdump_sub_header"))
+    since = main.header_version
+    sign = 1 << (63 if abi == "64" else 31)
+    return _SubHeader(
+        phys_base=(fields.phys_base ^ sign) - sign,
+        dump_level=fields.dump_level if since >= 1 else None,
+        split=fields.split if since >= 2 else 0,
+        split_at=start + offsetof(layout, "split") if since >= 2 else 0,
+        vmcoreinfo=_range(fields.offset_vmcoreinfo, fields.size_vmcoreinfo) if since >= 3 else _NOWHERE,
+        note=_range(fields.offset_note, fields.size_note) if since >= 4 else _NOWHERE,
+        eraseinfo=_range(fields.offset_eraseinfo, fields.size_eraseinfo) if since >= 5 else _NOWHERE,
+        max_mapnr_64=fields.max_mapnr_64 if since >= 6 else None,
+        max_mapnr_at=start + offsetof(layout, "max_mapnr_64") if since >= 6 else 0,
+    )
+
+
+def _range(offset: int, size: int) -> AddressRange:
+    return AddressRange(offset, offset + size)
+
+
+def _is_plausible(header: _SubHeader, main: _MainHeader, file_size: int) -> bool:
+    if header.max_mapnr_64 is not None and min(header.max_mapnr_64, UINT_MAX) != main.max_mapnr:
+        return False
+    ranges = (header.vmcoreinfo, header.note, header.eraseinfo)
+    return all(not r.size or main.block_size <= r.start < r.end <= file_size for r in ranges)
+
+
+def _place_bitmaps(file: DumpFile, main: _MainHeader, sub: _SubHeader) -> DiskDumpHeader:
+    """Return both headers as one, with the offsets that follow from them.
+
+    Of a KDUMP file, bitmap_blocks counts both bitmaps; a diskdump without filtering has only one.
+    """
+    # Since header_version 6 the 32-bit max_mapnr may be cut off.
+    max_mapnr, max_mapnr_at = (
+        (sub.max_mapnr_64, sub.max_mapnr_at) if sub.max_mapnr_64 else (main.max_mapnr, main.max_mapnr_at)
+    )
+    block_size = main.block_size
+    total = main.bitmap_blocks * block_size
+    blocks = -(-max_mapnr // (8 * block_size))
+    count = 2 if main.is_kdump or main.bitmap_blocks >= 2 * blocks else 1
+    bitmap_offset = (DISKDUMP_HEADER_BLOCKS + main.sub_hdr_size) * block_size
+    if not 0 < max_mapnr <= MAX_MAPNR_MAX or blocks * count > main.bitmap_blocks:
+        most = min(MAX_MAPNR_MAX, main.bitmap_blocks // count * block_size * 8)
+        raise FormatError(
+            f"max_mapnr {max_mapnr}", max_mapnr_at, f"1 to {most}, as bitmap_blocks is {main.bitmap_blocks}"
+        )
+    if bitmap_offset + total > file.size:
+        what = f"bitmaps of {total:#x} bytes at {bitmap_offset:#x} are cut off by the end of the file"
+        raise FormatError(what, file.size, f"at least {bitmap_offset + total:#x} bytes")
+    return DiskDumpHeader(
+        is_kdump=main.is_kdump,
+        header_version=main.header_version,
+        word_size=main.word_size,
+        byte_order=main.byte_order,
+        release=main.release,
+        machine=main.machine,
+        status=main.status,
+        block_size=block_size,
+        max_mapnr=max_mapnr,
+        bitmap_offset=bitmap_offset,
+        bitmap_size=total // count,
+        bitmap_count=count,
+        page_desc_offset=bitmap_offset + total,
+        phys_base=sub.phys_base,
+        dump_level=sub.dump_level,
+        vmcoreinfo=sub.vmcoreinfo,
+        note=sub.note,
+        eraseinfo=sub.eraseinfo,
+    )

@@ -1,0 +1,149 @@
+"""The bytes of a dump file: mapped where the system can, read where it cannot (a pipe's copy, some /proc files).
+
+Nothing here reads past the end of the file: a mapping touched beyond it raises SIGBUS, which no Python code survives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.errors import DumpError, FormatError
+
+HEAD_SIZE = 4096
+"""Bytes that detection sees."""
+
+GATHER_ROWS = 256
+"""Pages per fancy-index call: 1 MiB stays in the cache; 890 k pages/s against 510 k for 20,000 at once."""
+
+RUN_ROWS = 8
+"""Mean length from which runs are copied one by one."""
+
+
+def os_error(path: Path, error: OSError) -> DumpError:
+    """Return the sentence for an ``OSError`` on ``path``."""
+    return DumpError(f"{path} cannot be read: {error.strerror or error}")
+
+
+class DumpFile:
+    """A dump file opened for reading.
+
+    Attributes:
+        path: as given.
+        size: bytes in the file when it was opened.
+        data: uint8[size], the mapping, or None where the file cannot be mapped.
+        cut_off: a sentence, where it is known without looking at the dump that the end is missing.
+    """
+
+    cut_off: str | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data: U8Array | None = None
+        try:
+            self._file = path.open("rb", buffering=0)
+            self.size = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise os_error(path, error) from error
+        # ValueError: an empty file, or a size that the address space has no room for.
+        with contextlib.suppress(OSError, ValueError):
+            mapping = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
+            self.data = np.frombuffer(mapping, dtype=np.uint8)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return the bytes of ``[offset, offset + size)`` that the file has; fewer at its end.
+
+        Raises:
+            DumpError: the system cannot read them.
+        """
+        size = max(0, min(size, self.size - offset))
+        if self.data is not None:
+            return self.data[offset : offset + size].tobytes()
+        chunks = []
+        try:
+            while size > 0 and (chunk := os.pread(self._file.fileno(), min(size, 1 << 30), offset)):
+                chunks.append(chunk)
+                offset += len(chunk)
+                size -= len(chunk)
+        except OSError as error:
+            raise os_error(self.path, error) from error
+        return b"".join(chunks)
+
+    def head(self) -> BinaryIO:
+        """Return the first bytes of the file as a file of its own, for detection."""
+        return io.BytesIO(self.read(0, HEAD_SIZE))
+
+    def read_exactly(self, offset: int, size: int, what: str) -> bytes:
+        """Return ``size`` bytes at ``offset``.
+
+        Raises:
+            FormatError: the file ends inside ``what``.
+        """
+        raw = self.read(offset, size)
+        if len(raw) < size:
+            raise FormatError(f"{what} is cut off by the end of the file", self.size, f"{size} bytes at {offset:#x}")
+        return raw
+
+    def array(self, offset: int, size: int, what: str) -> U8Array:
+        """Return uint8[size] at ``offset``: a view of the mapping, or a copy where there is none.
+
+        Raises:
+            FormatError: the file ends inside ``what``.
+        """
+        if self.data is not None and offset + size <= self.size:
+            return self.data[offset : offset + size]
+        return np.frombuffer(self.read_exactly(offset, size, what), dtype=np.uint8)
+
+    def buffer(self, offset: int, size: int) -> memoryview:
+        """Return a view of ``size`` bytes at ``offset``; the caller has checked that the file has them."""
+        if self.data is not None:
+            return self.data[offset : offset + size].data
+        return memoryview(self.read(offset, size))
+
+    def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> None:
+        """Copy pages into ``out``: row ``rows[i]`` gets the bytes at ``offsets[i]``.
+
+        Runs that lie together in the file and in ``out`` are copied as one.
+
+        Args:
+            offsets: uint64[n], of any alignment, each with a whole page before the end of the file.
+            rows: uint64[n].
+            out: uint8[m, page_size], C-contiguous.
+        """
+        if not len(offsets):
+            return
+        page_size = out.shape[1]
+        together = (np.diff(offsets) == page_size) & (np.diff(rows) == 1)
+        starts = np.concatenate(([0], np.flatnonzero(~together) + 1))
+        if self.data is None or len(offsets) >= RUN_ROWS * len(starts):
+            self._gather_runs(offsets, rows, starts.tolist(), out)
+            return
+        # Of uint8, so that any alignment will do: np.take of a misaligned view would copy all of the file.
+        windows = np.lib.stride_tricks.sliding_window_view(self.data, page_size)
+        for i in range(0, len(offsets), GATHER_ROWS):
+            part = slice(i, i + GATHER_ROWS)
+            out[rows[part].astype(np.intp)] = windows[offsets[part].astype(np.intp)]
+
+    def _gather_runs(self, offsets: U64Array, rows: U64Array, starts: list[int], out: U8Array) -> None:
+        page_size = out.shape[1]
+        for start, end in zip(starts, [*starts[1:], len(offsets)], strict=True):
+            size = (end - start) * page_size
+            row = int(rows[start])
+            offset = int(offsets[start])
+            if self.data is not None:
+                out[row : row + end - start].reshape(-1)[:] = self.data[offset : offset + size]
+                continue
+            raw = self.read_exactly(offset, size, "a page")
+            out[row : row + end - start].reshape(-1)[:] = np.frombuffer(raw, dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close the file; the mapping goes when the last array over it does."""
+        self.data = None
+        self._file.close()

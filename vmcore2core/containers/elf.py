@@ -1,0 +1,250 @@
+"""ELF vmcores: /proc/vmcore and copies of it, makedumpfile -E, QEMU's dump-guest-memory and virsh dump --memory-only.
+
+Page frames are found by p_paddr. What p_memsz has beyond p_filesz was left out by makedumpfile; the file does not
+tell whether it was zero, so it is ``EXCLUDED``.
+
+References: System V gABI, "Program Header"; fs/proc/vmcore.c (v6.12); makedumpfile's write_elf_pages_cyclic() (1.7.9);
+QEMU's dump/dump.c, write_elf64_phdr_loads().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import AddressRange, U8Array, U64Array
+from vmcore2core.containers.base import ContainerDoc, DumpContainer, Note, PageState
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.files import open_dump_file
+from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
+from vmcore2core.containers.segments import PageRuns, page_runs
+from vmcore2core.errors import FormatError, UnknownFormat, UsageError
+from vmcore2core.formats._cabi import ElfClass, offsetof
+from vmcore2core.formats.elf import (
+    EI_CLASS,
+    EI_DATA,
+    EI_NIDENT,
+    ELF_BYTE_ORDERS,
+    ELF_CLASSES,
+    ELFMAG,
+    EM_NONE,
+    ET_CORE,
+    NT_AUXV,
+    NT_FILE,
+    NT_PRPSINFO,
+    PHDR_DTYPE,
+    PN_XNUM,
+    PT_LOAD,
+    PT_NOTE,
+    Ehdr,
+    Phdr,
+    Shdr,
+)
+from vmcore2core.interfaces import ByteOrder
+
+PAGE_SIZE = 4096
+"""ELF does not tell the page size; memory comes in multiples of 4 KiB on every machine."""
+
+PHNUM_MAX = 1 << 20
+"""More program headers than any machine has memory ranges; keeps hostile tables from filling memory."""
+
+NO_PADDR = (1 << 64) - 1
+"""p_paddr of a segment that has no physical address (/proc/kcore's vmalloc area)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ElfHeader:
+    elf_class: ElfClass
+    byte_order: ByteOrder
+    e_machine: int
+    e_phoff: int
+    phnum: int
+
+
+class ElfContainer(DumpContainer):
+    """An ELF vmcore.
+
+    Attributes:
+        segments: its PT_LOAD program headers (structured array with p_offset, p_vaddr, p_paddr, p_filesz, p_memsz,
+            p_flags, p_align) in file order. /proc/vmcore sets p_vaddr, QEMU leaves it 0 or equal to p_paddr.
+        elf_class: 32 or 64.
+    """
+
+    DOC = ContainerDoc(
+        name="ELF",
+        summary="/proc/vmcore, makedumpfile -E, QEMU dump-guest-memory, virsh dump --memory-only",
+        references=(
+            "System V gABI, Program Header",
+            "Linux fs/proc/vmcore.c",
+            "makedumpfile write_elf_pages_cyclic()",
+            "QEMU dump/dump.c",
+        ),
+        limitations=("pages that makedumpfile left out are unknown, even those that were zero",),
+    )
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        if len(paths) != 1:
+            raise UsageError(f"an ELF dump is one file, and {len(paths)} were given")
+        self.paths = tuple(paths)
+        self.page_size = PAGE_SIZE
+        self._file = open_dump_file(paths[0])
+        try:
+            self.warnings = [] if self._file.cut_off is None else [self._file.cut_off]
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        header = _read_header(self._file)
+        self.elf_class = header.elf_class
+        self.byte_order = header.byte_order
+        self.e_machine = header.e_machine if header.e_machine != EM_NONE else None
+        phdrs = _read_phdrs(self._file, header)
+        self.notes = self._read_notes(phdrs[phdrs["p_type"] == PT_NOTE], header.byte_order)
+        loads = phdrs[phdrs["p_type"] == PT_LOAD]
+        _refuse_application_core(self.paths[0], self.notes, loads)
+        self.segments = _check_loads(loads, header)
+        self._runs: PageRuns = page_runs(self.segments, PAGE_SIZE)
+        self._warn_if_truncated()
+
+    def _read_notes(self, headers: NDArray[np.void], byte_order: ByteOrder) -> tuple[Note, ...]:
+        notes: list[Note] = []
+        left = NOTES_SIZE_MAX
+        for offset, filesz in zip(headers["p_offset"].tolist(), headers["p_filesz"].tolist(), strict=True):
+            raw = self._file.read(offset, min(filesz, left))
+            if len(raw) < filesz:
+                self.warnings.append(
+                    f"only {len(raw):#x} of the {filesz:#x} bytes of ELF notes at file offset {offset:#x} can be read"
+                )
+            left -= len(raw)
+            found, warning = parse_notes(raw, byte_order, offset)
+            notes.extend(found)
+            if warning is not None:
+                self.warnings.append(warning)
+        return tuple(notes)
+
+    def _warn_if_truncated(self) -> None:
+        missing = self._runs.pages_beyond(self._file.size)
+        if missing:
+            self.warnings.append(
+                f"the file is cut off: it ends at {self._file.size:#x}, and {missing} of the "
+                f"{self._runs.nr_pages} pages that its program headers describe lie behind that"
+            )
+
+    @classmethod
+    def detect(cls, f: BinaryIO) -> bool:
+        """Tell whether the file begins with an ELF header of type ET_CORE."""
+        ident = f.read(EI_NIDENT)
+        if len(ident) < EI_NIDENT or not ident.startswith(ELFMAG):
+            return False
+        elf_class = ELF_CLASSES.get(ident[EI_CLASS])
+        byte_order = ELF_BYTE_ORDERS.get(ident[EI_DATA])
+        if elf_class is None or byte_order is None:
+            return False
+        e_type = f.read(2)
+        return len(e_type) == 2 and int.from_bytes(e_type, byte_order) == ET_CORE
+
+    def memory_ranges(self) -> tuple[AddressRange, ...]:
+        """Return the ranges that PT_LOAD segments describe, by p_paddr and p_memsz."""
+        return self._runs.memory
+
+    def page_states(self, pfns: U64Array) -> U8Array:
+        """Return the ``PageState`` of each page frame; a frame that is only partly described is ``MISSING``."""
+        return self._runs.locate(pfns, self._file.size)[0]
+
+    def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
+        """Copy page frames from the file into ``out``."""
+        states, offsets = self._runs.locate(pfns, self._file.size)
+        present = states == PageState.PRESENT
+        out[~present] = 0
+        rows = np.flatnonzero(present).astype(np.uint64)
+        self._file.gather(offsets[present], rows, out)
+        return states
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+
+
+def _read_header(file: DumpFile) -> _ElfHeader:
+    """Read Ehdr, and Shdr 0 where it has the number of program headers.
+
+    QEMU writes 8 into e_ehsize and puts the section headers first, so neither is checked.
+    """
+    ident = file.read_exactly(0, EI_NIDENT, "e_ident")
+    if not ident.startswith(ELFMAG):
+        raise FormatError(f"e_ident {ident[:4].hex()}", 0, ELFMAG.hex())
+    elf_class = ELF_CLASSES.get(ident[EI_CLASS])
+    if elf_class is None:
+        raise FormatError(f"EI_CLASS {ident[EI_CLASS]}", EI_CLASS, "1 (32 bit) or 2 (64 bit)")
+    byte_order = ELF_BYTE_ORDERS.get(ident[EI_DATA])
+    if byte_order is None:
+        raise FormatError(f"EI_DATA {ident[EI_DATA]}", EI_DATA, "1 (little-endian) or 2 (big-endian)")
+    layout = Ehdr[elf_class, byte_order]
+    ehdr = layout.parse(file.read_exactly(0, layout.sizeof(), "the ELF header"))
+    if ehdr.e_type != ET_CORE:
+        raise FormatError(f"e_type {ehdr.e_type}", offsetof(layout, "e_type"), f"{ET_CORE} (ET_CORE)")
+    phentsize = Phdr[elf_class, byte_order].sizeof()
+    if ehdr.e_phentsize != phentsize:
+        raise FormatError(f"e_phentsize {ehdr.e_phentsize}", offsetof(layout, "e_phentsize"), str(phentsize))
+    phnum = int(ehdr.e_phnum)
+    phnum_at = offsetof(layout, "e_phnum")
+    if phnum == PN_XNUM:
+        section = Shdr[elf_class, byte_order]
+        raw = file.read_exactly(int(ehdr.e_shoff), section.sizeof(), "section header 0, which has e_phnum,")
+        phnum = int(section.parse(raw).sh_info)
+        phnum_at = int(ehdr.e_shoff) + offsetof(section, "sh_info")
+    if not 1 <= phnum <= PHNUM_MAX:
+        raise FormatError(f"number of program headers {phnum}", phnum_at, f"1 to {PHNUM_MAX}")
+    return _ElfHeader(elf_class, byte_order, int(ehdr.e_machine), int(ehdr.e_phoff), phnum)
+
+
+def _read_phdrs(file: DumpFile, header: _ElfHeader) -> NDArray[np.void]:
+    """Return the program headers, in the byte order of the file."""
+    dtype = PHDR_DTYPE[header.elf_class, header.byte_order]
+    raw = file.read_exactly(header.e_phoff, header.phnum * dtype.itemsize, "the program header table")
+    return np.frombuffer(raw, dtype=dtype)
+
+
+def _refuse_application_core(path: Path, notes: tuple[Note, ...], loads: NDArray[np.void]) -> None:
+    """Raise ``UnknownFormat`` for the core of a process.
+
+    /proc/kcore has NT_PRPSINFO as well, so that alone decides nothing.
+    """
+    if any(note.name == "VMCOREINFO" for note in notes):
+        return
+    types = {note.n_type for note in notes if note.name == "CORE"}
+    if types & {NT_AUXV, NT_FILE} or (NT_PRPSINFO in types and not loads["p_paddr"].any()):
+        raise UnknownFormat(f"{path} is an application core (the memory of one process), not a kernel dump")
+
+
+def _check_loads(loads: NDArray[np.void], header: _ElfHeader) -> NDArray[np.void]:
+    """Return the PT_LOAD headers that have a physical address, in host byte order."""
+    loads = loads.astype(loads.dtype.newbyteorder("="))
+    no_paddr = NO_PADDR & ((1 << header.elf_class) - 1)
+    loads = loads[(loads["p_paddr"] != no_paddr) & (loads["p_memsz"] > 0)]
+    if not len(loads):
+        raise FormatError("no PT_LOAD program header with memory", header.e_phoff, "at least one")
+    if len(loads) > 1 and not loads["p_paddr"].any() and loads["p_vaddr"].any():
+        raise FormatError("p_paddr 0 in every PT_LOAD program header", header.e_phoff, "physical addresses")
+    for start, size, sizes in (("p_paddr", "p_memsz", "memory"), ("p_offset", "p_filesz", "file")):
+        first, length = loads[start].astype(np.uint64), loads[size].astype(np.uint64)
+        bad = np.flatnonzero(first + length < first)
+        if len(bad):
+            what = f"PT_LOAD with {start} {first[bad[0]]:#x} and {size} {length[bad[0]]:#x}"
+            raise FormatError(what, header.e_phoff, f"a {sizes} range that does not wrap around")
+    bad = np.flatnonzero(loads["p_filesz"] > loads["p_memsz"])
+    if len(bad):
+        load = loads[bad[0]]
+        what = f"PT_LOAD with p_filesz {load['p_filesz']:#x} and p_memsz {load['p_memsz']:#x}"
+        raise FormatError(what, header.e_phoff, "p_filesz not above p_memsz")
+    return loads
+
+
+CONTAINER = ElfContainer

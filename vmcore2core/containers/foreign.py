@@ -1,0 +1,81 @@
+"""What a file is that no container claims, in words that help.
+
+References: the magic numbers of file(1).
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from vmcore2core.formats.elf import EI_CLASS, EI_DATA, EI_NIDENT, ELF_BYTE_ORDERS, ELF_CLASSES, ELFMAG
+
+_PACKED: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b", "gzip", "gzip -d"),
+    (b"\xfd7zXZ\0", "xz", "xz -d"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d --long=31"),
+    (b"BZh", "bzip2", "bzip2 -d"),
+    (b"\x04\x22\x4d\x18", "lz4", "lz4 -d"),
+    (b"\x02\x21\x4c\x18", "lz4 (legacy)", "lz4 -d"),
+    (b"\x89LZO\0\r\n\x1a\n", "lzop", "lzop -d"),
+    (b"PK\x03\x04", "zip", "unzip"),
+    (b"7z\xbc\xaf\x27\x1c", "7-zip", "7z x"),
+)
+
+_MIGRATION = (
+    "is a QEMU migration stream (virsh save, savevm), not a memory dump; use dump-guest-memory or "
+    "virsh dump --memory-only"
+)
+
+_DUMPS: tuple[tuple[bytes, str], ...] = (
+    (b"EMiL", "is a LiME memory image, which is not supported yet"),
+    (b"AVML", "is an AVML memory image, which is not supported yet"),
+    (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "is an LKCD dump, which is not supported"),
+    (b"PAGEDU", "is a Windows crash dump, not a Linux one"),
+    (b"MDMP", "is a minidump of a Windows process, not a kernel dump"),
+    (b"QEVM", _MIGRATION),
+    (b"QFI\xfb", "is a qcow2 disk image, not a kernel dump"),
+)
+
+_ET_NAMES = {1: "object file", 2: "executable", 3: "executable or shared library", 4: "core"}
+
+
+def describe(f: BinaryIO) -> str:
+    """Return what a file that begins as ``f`` does looks like: the rest of a sentence after its name."""
+    head = f.read()
+    if not head:
+        return "is empty"
+    for magic, what in _DUMPS:
+        if head.startswith(magic):
+            return what
+    for magic, what, command in _PACKED:
+        if head.startswith(magic):
+            return f"is compressed with {what}; unpack it first ({command})"
+    if head.startswith(ELFMAG):
+        return _describe_elf(head)
+    if b"\0" not in head and _is_text(head):
+        return "is a text file, not a kernel dump"
+    if not head.strip(b"\0"):
+        return f"begins with {len(head)} zero bytes, which no dump format does"
+    return f"begins with {head[:8].hex()}, which is not the signature of a known dump format"
+
+
+def _describe_elf(head: bytes) -> str:
+    if len(head) < EI_NIDENT + 2:
+        return f"is cut off: {len(head)} bytes, which is less than an ELF header"
+    if head[EI_CLASS] not in ELF_CLASSES or head[EI_DATA] not in ELF_BYTE_ORDERS:
+        return (
+            f"begins with {head[: EI_DATA + 1].hex()}, an ELF header with EI_CLASS {head[EI_CLASS]} and "
+            f"EI_DATA {head[EI_DATA]}, each of which must be 1 or 2"
+        )
+    e_type = int.from_bytes(head[EI_NIDENT : EI_NIDENT + 2], ELF_BYTE_ORDERS[head[EI_DATA]])
+    name = _ET_NAMES.get(e_type, f"file of type {e_type}")
+    return f"begins with {head[: EI_DATA + 1].hex()}, an ELF {name}, not a core"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        # The last character may be cut.
+        head[: max(1, len(head) - 3)].decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

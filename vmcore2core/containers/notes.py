@@ -1,0 +1,57 @@
+"""ELF notes of a dump, as PT_NOTE segments and kdump-compressed sub-headers hold them.
+
+References: System V gABI, "Note Section"; fs/proc/vmcore.c (v6.12), update_note_header_size_elf64(), which ends a
+CPU's notes at the first one without a name.
+"""
+
+from __future__ import annotations
+
+import re
+
+from vmcore2core.containers.base import Note
+from vmcore2core.formats._cabi import align_up
+from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
+from vmcore2core.interfaces import ByteOrder
+
+NOTES_SIZE_MAX = 256 << 20
+"""Bytes of notes that are read from one dump: 8192 CPUs with some 20 KiB of registers each are 160 MiB."""
+
+NOTES_MAX = 1 << 17
+"""Notes that are read from one dump; 8192 CPUs with a dozen each are fewer."""
+
+_NOT_ZERO = re.compile(rb"[^\0]")
+
+
+def parse_notes(raw: bytes, byte_order: ByteOrder, offset: int) -> tuple[tuple[Note, ...], str | None]:
+    """Return the notes in ``raw`` and, where it is broken, a sentence that says so.
+
+    Zeros between notes are padding. After a broken note nothing more is believed.
+
+    Args:
+        raw: the note segment.
+        byte_order: of the headers.
+        offset: of ``raw`` in the file, for the message.
+    """
+    nhdr = Nhdr[byte_order]
+    nhdr_size = nhdr.sizeof()
+    notes: list[Note] = []
+    at = 0
+    while (found := _NOT_ZERO.search(raw, at)) is not None:
+        at = max(at, found.start() & ~(NOTE_ALIGN - 1))
+        if at + nhdr_size > len(raw):
+            return tuple(notes), f"the ELF notes end inside a note header at file offset {offset + at:#x}"
+        if len(notes) == NOTES_MAX:
+            return tuple(notes), f"there are more than {NOTES_MAX} ELF notes; those after the first ones are ignored"
+        header = nhdr.parse(raw[at : at + nhdr_size])
+        n_namesz, n_descsz, n_type = int(header.n_namesz), int(header.n_descsz), int(header.n_type)
+        name_at = at + nhdr_size
+        desc_at = name_at + align_up(n_namesz, NOTE_ALIGN)
+        if desc_at + n_descsz > len(raw):
+            return tuple(notes), (
+                f"the ELF note at file offset {offset + at:#x} (n_namesz {n_namesz:#x}, n_descsz {n_descsz:#x}) "
+                f"is larger than the {len(raw) - at:#x} bytes left for notes; it and those after it are ignored"
+            )
+        name = raw[name_at : name_at + n_namesz].rstrip(b"\0").decode("latin-1")
+        notes.append(Note(name, n_type, raw[desc_at : desc_at + n_descsz]))
+        at = desc_at + align_up(n_descsz, NOTE_ALIGN)
+    return tuple(notes), None

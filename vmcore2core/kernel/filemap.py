@@ -1,0 +1,118 @@
+"""Pages of files that are in memory, mapped or not: the page cache.
+
+References: mm/filemap.c: filemap_get_entry(); mm/shmem.c; include/asm-generic/memory_model.h (vmemmap).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.errors import LayoutUnknown
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.xarray import XArray
+from vmcore2core.memory.user import UserPageState
+
+
+# address_space_operations of file systems that keep their files in memory alone: what is not there is a hole.
+MEMORY_AOPS = ("shmem_aops", "ram_aops")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPages:
+    """Pages of one file, ascending by index.
+
+    Attributes:
+        index: uint64[n], page index in the file.
+        paddr: uint64[n], physical address of a present page, else 0.
+        state: uint8[n], ``UserPageState``: ``PRESENT``, ``SWAPPED`` (shared memory), ``ZERO`` (a hole of a file that
+            lives in memory), ``BEYOND_FILE``.
+    """
+
+    index: U64Array
+    paddr: U64Array
+    state: U8Array
+
+
+Run = tuple[int, int, int, UserPageState]  # first page index, pages, physical address of the first, what they are
+
+
+class PageCache:
+    """All files' cached pages; needs a virtual memory map (CONFIG_SPARSEMEM_VMEMMAP) to turn pages into addresses."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        layout = kernel.layout
+        self.page_size = kernel.memory.kernel_map.spec.page_size
+        self._sizeof_page = layout.size("page")
+        self._vmemmap = self._vmemmap_base()
+        self._memory_aops = {a for name in MEMORY_AOPS if (a := layout.find_symbol(name)) is not None}
+
+    def _vmemmap_base(self) -> int:
+        # SYMBOL(vmemmap) in VMCOREINFO is the address of the array itself (since Linux 5.13 or so on x86-64).
+        found = self.kernel.layout.find_symbol("vmemmap_base")
+        if found is not None:
+            return self.kernel.read_pointer(found)
+        found = self.kernel.layout.find_symbol("vmemmap")
+        if found is None:
+            raise LayoutUnknown("SYMBOL(vmemmap)")
+        return found
+
+    def lookup(self, file: StructView, first: int, last: int) -> CachedPages:
+        """Return the cached pages of a ``struct file`` with index in ``[first, last]``.
+
+        Raises:
+            CorruptStructure, MemoryFault: the index of the file's pages is broken.
+            LayoutUnknown: a member is not known.
+        """
+        mapping = file.follow("f_mapping", "address_space")
+        if mapping is None:
+            return _pages([], self.page_size)
+        in_memory = self._in_memory(mapping)
+        runs = []
+        for run in XArray(mapping.embedded("i_pages", "xarray")).runs(first, last):
+            low, high = max(run.first, first), min(run.last, last)
+            if not run.is_value:
+                pfn = (run.entry - self._vmemmap) // self._sizeof_page + low - run.first
+                runs.append((low, high - low + 1, pfn * self.page_size, UserPageState.PRESENT))
+            elif in_memory:  # elsewhere it is the shadow of an evicted page
+                runs.append((low, high - low + 1, 0, UserPageState.SWAPPED))
+        return _pages(self._with_holes(runs, mapping, first, last, in_memory=in_memory), self.page_size)
+
+    def _in_memory(self, mapping: StructView) -> bool:
+        return mapping.pointer("a_ops") in self._memory_aops
+
+    def _with_holes(self, runs: list[Run], mapping: StructView, first: int, last: int, *, in_memory: bool) -> list[Run]:
+        """Add what the file's size and kind tell of the pages that are not cached."""
+        inode = mapping.follow("host", "inode")
+        if inode is None or not inode.has("i_size"):
+            return runs
+        size = inode.uint("i_size", size=8)
+        end = -(-size // self.page_size)  # first page index beyond the file
+        result: list[Run] = []
+        at = first
+        for run in [*runs, (last + 1, 0, 0, UserPageState.ZERO)]:
+            hole_end = min(run[0], end)
+            if in_memory and at < hole_end:
+                result.append((at, hole_end - at, 0, UserPageState.ZERO))
+            if run[0] > max(at, end):
+                beyond = max(at, end)
+                result.append((beyond, run[0] - beyond, 0, UserPageState.BEYOND_FILE))
+            if run[1]:
+                result.append(run)
+            at = run[0] + run[1]
+        return result
+
+
+def _pages(runs: list[Run], page_size: int) -> CachedPages:
+    """Expand ascending runs to pages."""
+    table = np.array(runs, np.uint64).reshape(len(runs), 4)
+    count = table[:, 1].astype(np.int64)
+    within = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
+    state = np.repeat(table[:, 3], count).astype(np.uint8)
+    paddr: U64Array = np.repeat(table[:, 2], count) + within * np.uint64(page_size)
+    return CachedPages(
+        np.repeat(table[:, 0], count) + within, np.where(state == UserPageState.PRESENT, paddr, np.uint64(0)), state
+    )

@@ -1,0 +1,93 @@
+"""Paths of files: ``struct path`` to text across mounts.
+
+References: fs/d_path.c: d_path(), prepend_path(), simple_dname(); fs/mount.h: struct mount (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.errors import MemoryFault
+from vmcore2core.kernel.struct import Kernel, StructView
+
+NAME_MAX = 255
+PATH_LEVELS_MAX = 4096  # PATH_MAX bytes cannot hold more components
+DELETED = b" (deleted)"
+
+
+def dentry_name(dentry: StructView) -> bytes:
+    """Return ``dentry->d_name`` as bytes, "" where it cannot be read.
+
+    Its length is the upper half of ``qstr.hash_len`` in host order (HASH_LEN_DECLARE in include/linux/dcache.h).
+    """
+    d_name = dentry.embedded("d_name", "qstr")
+    length = d_name.uint("hash_len", size=8) >> 32
+    return dentry.kernel.read_string(d_name.pointer("name"), min(length, NAME_MAX) + 1)[: min(length, NAME_MAX)]
+
+
+def d_unlinked(dentry: StructView) -> bool:
+    """Tell whether the dentry is unhashed and not a root: its file was deleted, or never had a name."""
+    word = dentry.kernel.arch.pointer_size
+    return dentry.pointer("d_parent") != dentry.address and (
+        dentry.kernel.read_pointer(dentry.addr_of("d_hash") + word) == 0
+    )
+
+
+class Mounts:
+    """``struct mount`` around a ``struct vfsmount``; what is looked up is remembered."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.known = kernel.layout.find_member("mount", "mnt") is not None
+        self._above: dict[int, tuple[KernelAddr, KernelAddr] | None] = {}
+
+    def above(self, vfsmount: KernelAddr) -> tuple[KernelAddr, KernelAddr] | None:
+        """Return the parent's vfsmount and the dentry it is mounted on; None for a root mount."""
+        if vfsmount not in self._above:
+            mount = self.kernel.container_of(vfsmount, "mount", "mnt")
+            parent = mount.pointer("mnt_parent")
+            result = None
+            if parent != mount.address:
+                result = self.kernel.view("mount", parent).addr_of("mnt"), mount.pointer("mnt_mountpoint")
+            self._above[vfsmount] = result
+        return self._above[vfsmount]
+
+
+def d_path(kernel: Kernel, path: StructView, mounts: Mounts, root: tuple[int, int] | None = None) -> bytes:
+    """Return a ``struct path`` as text, as the kernel prints it for a process with this root.
+
+    Args:
+        path: ``struct path *``.
+        mounts: the mounts of this kernel; where their layout is not known, the path ends at its file system's root.
+        root: (vfsmount, dentry) of the process's ``fs->root``, or None for the root of all mounts.
+
+    Raises:
+        MemoryFault, LayoutUnknown: a dentry on the way cannot be read.
+    """
+    dentry = kernel.view("dentry", path.pointer("dentry"))
+    vfsmount = path.pointer("mnt") if mounts.known else KernelAddr(0)
+    if dentry.pointer("d_parent") == dentry.address and (name := dentry_name(dentry)) not in (b"/", b""):
+        # A file of a pseudo file system has no name in any directory: memfd, SysV, /dev/zero (simple_dname()).
+        return b"/" + name + DELETED
+    deleted = DELETED if d_unlinked(dentry) else b""
+    parts: list[bytes] = []
+    for _ in range(PATH_LEVELS_MAX):
+        if root == (vfsmount, dentry.address):
+            break
+        parent = dentry.pointer("d_parent")
+        if parent == dentry.address:
+            above = mounts.above(vfsmount) if mounts.known else None
+            if above is None:
+                break
+            vfsmount, dentry = above[0], kernel.view("dentry", above[1])
+            continue
+        parts.append(dentry_name(dentry))
+        dentry = kernel.view("dentry", parent)
+    return b"/" + b"/".join(reversed(parts)) + deleted
+
+
+def file_path(kernel: Kernel, file: StructView, mounts: Mounts, root: tuple[int, int] | None = None) -> bytes | None:
+    """Return ``d_path(&file->f_path)``, or None where it cannot be read."""
+    try:
+        return d_path(kernel, file.embedded("f_path", "path"), mounts, root)
+    except MemoryFault:
+        return None

@@ -1,0 +1,244 @@
+"""Members that VMCOREINFO's task and VMA export leaves out, found by what must be true of them.
+
+Each is asked only when no other source knows it, is checked on the dump's own processes before it is believed, and is
+reported as inferred. What fails its check stays unknown.
+
+References: include/linux/mm_types.h (vm_area_struct), include/linux/dcache.h, include/linux/path.h, fs/mount.h,
+include/linux/fs.h (address_space), include/linux/xarray.h, arch/x86/include/asm/processor.h, Linux 4.20 to 7.2.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
+
+from vmcore2core.addresses import KernelAddr, UserAddr
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.interfaces import Member
+from vmcore2core.kernel import mm, pid, sched
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.layout.base import LayoutSource
+from vmcore2core.memory.pagetable import translate
+from vmcore2core.memory.user import Region, UserMemory
+
+log = logging.getLogger(__name__)
+
+NAME = "inferred"
+SAMPLE_PROCESSES = 16
+SAMPLE_VMAS = 256
+PGOFF_MAX = 1 << 44  # MAX_LFS_FILESIZE in pages
+DENTRY_DEPTH_MAX = 64
+
+
+class InferredSource(LayoutSource):
+    """Answers that were inferred and checked; each group of members is tried once, when first asked for."""
+
+    name = NAME
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._sample = _Sample(kernel)
+        self._found: dict[tuple[str, str], int] = {}
+        self._pending: dict[tuple[str, str], Callable[[], dict[tuple[str, str], int]]] = {}
+        for members, infer in (
+            ((("vm_area_struct", "vm_pgoff"),), self._sample.vm_pgoff),
+            ((("dentry", "d_hash"),), self._sample.d_hash),
+            (_MOUNT, self._sample.mounts),
+            (_PAGE_CACHE, self._sample.page_cache),
+            (tuple(("task_struct", f"thread.{m}") for m in kernel.arch.thread_members), self._sample.thread),
+        ):
+            for member in members:
+                self._pending[member] = infer
+
+    def member(self, struct: str, path: str) -> Member | None:
+        """See ``LayoutSource.member``."""
+        infer = self._pending.pop((struct, path), None)
+        if infer is not None and (struct, path) not in self._found:
+            # Whatever the inference itself asks for must come from another source.
+            self._pending = {key: other for key, other in self._pending.items() if other != infer}
+            try:
+                answer = infer()
+            except (MemoryFault, CorruptStructure, LayoutUnknown) as error:
+                log.info("%s.%s cannot be inferred: %s", struct, path, error)
+                answer = {}
+            self._found |= answer
+        offset = self._found.get((struct, path))
+        return None if offset is None else Member(offset, NAME)
+
+
+_MOUNT = (("path", "mnt"), ("mount", "mnt"), ("mount", "mnt_parent"), ("mount", "mnt_mountpoint"))
+_PAGE_CACHE = (
+    ("file", "f_mapping"),
+    ("address_space", "i_pages"),
+    ("xarray", "xa_head"),
+    ("xa_node", "shift"),
+    ("xa_node", "slots"),
+)
+
+
+class _Sample:
+    """Some processes of the dump, to check guesses on."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.word = kernel.arch.pointer_size
+
+    def _leaders(self) -> Iterator[tuple[StructView, StructView]]:
+        """Yield leaders with their mm."""
+        with_mm = (
+            (leader, found)
+            for leader in pid.for_each_process(self.kernel)
+            if not sched.is_kthread(leader) and (found := leader.follow("mm", "mm_struct")) is not None
+        )
+        return islice(with_mm, SAMPLE_PROCESSES)
+
+    def _file_vmas(self) -> Iterator[tuple[StructView, StructView, StructView]]:
+        """Yield (mm, VMA, struct file) of mapped files."""
+        for _, owner in self._leaders():
+            for vma in islice(mm.for_each_vma(owner), SAMPLE_VMAS):
+                file = vma.follow("vm_file", "file")
+                if file is not None:
+                    yield owner, vma, file
+
+    def _dentries(self) -> Iterator[tuple[StructView, KernelAddr]]:
+        """Yield the dentry of each mapped file, and where its ``struct path`` is."""
+        for _, _, file in self._file_vmas():
+            path = file.embedded("f_path", "path")
+            yield self.kernel.view("dentry", path.pointer("dentry")), path.address
+
+    def vm_pgoff(self) -> dict[tuple[str, str], int]:
+        """vm_pgoff stands right before vm_file; adjacent mappings of one file must continue each other."""
+        offset = self.kernel.layout.member("vm_area_struct", "vm_file").offset - self.word
+        page = self.kernel.memory.kernel_map.spec.page_size
+        continued = 0
+        seen = [
+            (owner.address, mm.vma_start(vma), mm.vma_end(vma), file.address, self._word(vma.address + offset))
+            for owner, vma, file in self._file_vmas()
+        ]
+        for before, after in pairwise(seen):
+            if before[0] == after[0] and before[2] == after[1] and before[3] == after[3]:
+                continued += after[4] == before[4] + (before[2] - before[1]) // page
+        if not continued or any(pgoff >= PGOFF_MAX for *_, pgoff in seen):
+            return {}
+        return {("vm_area_struct", "vm_pgoff"): offset}
+
+    def d_hash(self) -> dict[tuple[str, str], int]:
+        """d_hash stands right before d_parent; the pointer that it names as its own must point back to it."""
+        offset = self.kernel.layout.member("dentry", "d_parent").offset - 2 * self.word
+        hashed = 0
+        for dentry, _ in self._dentries():
+            pprev = self._word(dentry.address + offset + self.word)
+            if pprev:
+                # Bit 0 of the bucket's first pointer is its lock (include/linux/list_bl.h).
+                if self._word(pprev) & ~1 != dentry.address + offset:
+                    return {}
+                hashed += 1
+        return {("dentry", "d_hash"): offset} if hashed else {}
+
+    def mounts(self) -> dict[tuple[str, str], int]:
+        """``struct path`` is {mnt, dentry}; ``struct mount`` begins {mnt_hash, mnt_parent, mnt_mountpoint, mnt}."""
+        mnt = self.kernel.layout.member("path", "dentry").offset - self.word
+        if mnt < 0:
+            return {}
+        parent, mountpoint, vfsmount = 2 * self.word, 3 * self.word, 4 * self.word
+        checked = 0
+        for dentry, path in self._dentries():
+            root = dentry
+            for _ in range(DENTRY_DEPTH_MAX):
+                above = root.pointer("d_parent")
+                if above == root.address:
+                    break
+                root = self.kernel.view("dentry", above)
+            if root.address == dentry.address:
+                continue  # a file without a name: its mount is internal
+            # vfsmount.mnt_root comes first; d_parent leads there, unless a part of a file system is mounted.
+            mount = self._word(path + mnt) - vfsmount
+            if self._word(mount + vfsmount) != root.address:
+                return {}
+            for _ in range(DENTRY_DEPTH_MAX):
+                upper = self._word(mount + parent)
+                if upper == mount:
+                    break
+                self.kernel.view("dentry", self._word(mount + mountpoint)).pointer("d_parent")
+                mount = upper
+            else:
+                return {}
+            checked += 1
+        if not checked:
+            return {}
+        return dict(zip(_MOUNT, (mnt, vfsmount, parent, mountpoint), strict=True))
+
+    def page_cache(self) -> dict[tuple[str, str], int]:
+        """``file.f_mapping`` is the pointer that ``page.mapping`` of the file's mapped pages has, too.
+
+        In it, ``host`` comes first and then ``i_pages`` {xa_lock, xa_flags, xa_head}; a node begins with its shift and
+        has its slots behind {count, parent, array, private_list}. A mapped page must be found through them.
+        """
+        layout, spec = self.kernel.layout, self.kernel.arch.user_page_table(self.kernel.memory.kernel_map)
+        vmemmap, sizeof_page = layout.symbol("vmemmap"), layout.size("page")
+        mapping_offset, file_size = layout.member("page", "mapping").offset, layout.size("file")
+        candidates: set[int] | None = None
+        i_pages, xa_head, slots = self.word, 8, 8 + 4 * self.word
+        found = 0
+        for owner, vma, file in self._file_vmas():
+            root = self.kernel.memory.to_phys(owner.pointer("pgd"))
+            start, pgoff = mm.vma_start(vma), vma.ulong("vm_pgoff")
+            try:
+                paddr, _ = translate(self.kernel.memory.physical, spec, root, start)
+            except MemoryFault:
+                continue
+            page = vmemmap + paddr // spec.page_size * sizeof_page
+            mapping = self._word(page + mapping_offset)
+            if not mapping or mapping & 3:
+                continue  # anonymous: a private copy
+            words = self._words(file.address, file_size // self.word)
+            here = {i * self.word for i, value in enumerate(words) if value == mapping}
+            candidates = here if candidates is None else candidates & here
+            found += self._in_xarray(mapping + i_pages + xa_head, slots, pgoff, page)
+        if not found or not candidates:
+            return {}
+        # f_inode->i_mapping would be another struct's; more than one word of the file that agrees is all the same.
+        return dict(zip(_PAGE_CACHE, (min(candidates), i_pages, xa_head, 0, slots), strict=True))
+
+    def _in_xarray(self, head: int, slots: int, index: int, page: int) -> bool:
+        entry = self._word(head)
+        shift = 64
+        while entry & 3 == 2 and entry > 4096 and shift:
+            node = entry - 2
+            below = self.kernel.read_uint(node, 1)
+            if below >= shift:
+                return False
+            shift = below
+            entry = self._word(node + slots + (index >> shift & 63) * self.word)
+        return entry == page
+
+    def thread(self) -> dict[tuple[str, str], int]:
+        """The thread pointer is the word of task_struct whose value is a TCB of that thread in every process.
+
+        The other bases stand around it in ``thread_struct``.
+        """
+        kernel, arch = self.kernel, self.kernel.arch
+        size = kernel.layout.size("task_struct")
+        candidates: set[int] | None = None
+        for leader, owner in self._leaders():
+            vmas = tuple(
+                Region(UserAddr(mm.vma_start(v)), UserAddr(mm.vma_end(v))) for v in islice(mm.for_each_vma(owner), 4096)
+            )
+            root = kernel.memory.to_phys(owner.pointer("pgd"))
+            user = UserMemory(kernel.memory.physical, arch.user_page_table(kernel.memory.kernel_map), root, vmas)
+            for task in pid.for_each_thread(leader):
+                words = self._words(task.address, size // self.word)
+                here = {i * self.word for i, value in enumerate(words) if arch.is_thread_pointer(value, user.read)}
+                if here:  # a process without a TCB says nothing
+                    candidates = here if candidates is None else candidates & here
+        if not candidates or len(candidates) != 1:
+            return {}
+        base = candidates.pop()
+        return {("task_struct", f"thread.{name}"): base + delta for name, delta in arch.thread_members.items()}
+
+    def _word(self, address: int) -> int:
+        return self.kernel.read_uint(address, self.word)
+
+    def _words(self, address: int, count: int) -> list[int]:
+        raw, order = self.kernel.memory.read(address, count * self.word), self.kernel.arch.byte_order
+        return [int.from_bytes(raw[i : i + self.word], order) for i in range(0, len(raw), self.word)]

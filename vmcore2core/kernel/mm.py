@@ -1,0 +1,92 @@
+"""``struct mm_struct``: VMAs in order, argument area, saved auxiliary vector.
+
+References: include/linux/mm_types.h, include/linux/mm.h: for_each_vma(), vma_is_initial_heap(); fs/proc/task_mmu.c:
+get_vma_name().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmcore2core.errors import CorruptStructure, MemoryFault
+from vmcore2core.kernel.maple_tree import MapleTree
+from vmcore2core.kernel.struct import StructView, chain
+
+# include/linux/mm.h; these bits have not changed since Linux 2.6.
+VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
+VM_MAYSHARE = 0x80
+VM_PFNMAP = 0x400
+VM_IO = 0x4000
+VM_DONTDUMP = 0x0400_0000
+VM_MIXEDMAP = 0x1000_0000
+MAX_VMAS = 1 << 20
+AT_NULL = 0
+
+
+def vma_start(vma: StructView) -> int:
+    """Return ``vma->vm_start``."""
+    return vma.ulong("vm_start")
+
+
+def vma_end(vma: StructView) -> int:
+    """Return ``vma->vm_end``, exclusive."""
+    return vma.ulong("vm_end")
+
+
+def for_each_vma(mm: StructView) -> Iterator[StructView]:
+    """Yield each ``struct vm_area_struct`` of ``mm`` in address order.
+
+    Raises:
+        CorruptStructure: after the good ones: a broken index, or a VMA out of order.
+    """
+    end_before = 0
+    for vma in _each_vma(mm):
+        try:
+            start, end = vma_start(vma), vma_end(vma)
+        except MemoryFault as fault:
+            raise CorruptStructure(str(fault), vma.address, "vm_area_struct") from None
+        if not end_before <= start < end:
+            raise CorruptStructure(
+                f"VMA {start:#x}-{end:#x} after one that ends at {end_before:#x}", vma.address, "vm_area_struct"
+            )
+        end_before = end
+        yield vma
+
+
+def _each_vma(mm: StructView) -> Iterator[StructView]:
+    # Since Linux kernel commit 763ecb035029 ("mm: remove the vma linked list") (in v6.1), VMAs are in a maple tree.
+    # Before that, they are a list through vm_next.
+    if mm.has("mm_mt"):
+        for address in MapleTree(mm.embedded("mm_mt", "maple_tree")).entries():
+            yield mm.kernel.view("vm_area_struct", address)
+        return
+    try:
+        yield from chain(mm.follow("mmap", "vm_area_struct"), "vm_next", "vm_area_struct", MAX_VMAS)
+    except MemoryFault as fault:
+        raise CorruptStructure(str(fault), mm.address, "mm_struct.mmap") from None
+
+
+def saved_auxv(mm: StructView, word: int) -> bytes | None:
+    """Return ``mm->saved_auxv`` up to and with AT_NULL, as fill_auxv_note() does; None where it is not known.
+
+    Args:
+        mm: ``struct mm_struct``.
+        word: bytes of a word of the process: a compat process has 32-bit pairs in the same place.
+    """
+    member = mm.kernel.layout.find_member("mm_struct", "saved_auxv")
+    if member is None or not member.size:
+        return None
+    raw = mm.bytes_of("saved_auxv", member.size)
+    for at in range(0, len(raw) - 2 * word + 1, 2 * word):
+        if int.from_bytes(raw[at : at + word], mm.kernel.arch.byte_order) == AT_NULL:
+            return raw[: at + 2 * word]
+    return None
+
+
+def vma_name(mm: StructView, vma: StructView) -> str:
+    """Return "[heap]" or "[stack]" for such a VMA without a file, else ""."""
+    start, end = vma_start(vma), vma_end(vma)
+    start_brk, brk, stack = mm.ulong("start_brk"), mm.ulong("brk"), mm.ulong("start_stack")
+    if start < brk and end > start_brk:
+        return "[heap]"
+    return "[stack]" if start <= stack <= end else ""

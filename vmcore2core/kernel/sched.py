@@ -1,0 +1,129 @@
+"""What ``struct task_struct`` says of a task by itself (include/linux/sched.h)."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from vmcore2core.kernel.struct import StructView
+
+TASK_COMM_LEN = 16
+PF_EXITING = 0x0000_0004
+PF_KTHREAD = 0x0020_0000
+EXIT_DEAD, EXIT_ZOMBIE = 0x10, 0x20
+
+# fs/proc/array.c: task_state_array, indexed by task_state_index(); the core's pr_sname uses "RSDTZW".
+_STATES = ((0x01, "S"), (0x02, "D"), (0x04, "T"), (0x08, "t"), (0x10, "X"), (0x20, "Z"), (0x40, "P"), (0x80, "I"))
+
+
+def task_pid(task: StructView) -> int:
+    """Return ``task->pid``, the thread's number in the initial PID namespace."""
+    return task.sint("pid", size=4)
+
+
+def task_tgid(task: StructView) -> int:
+    """Return ``task->tgid``."""
+    return task.sint("tgid", size=4)
+
+
+def task_comm(task: StructView) -> bytes:
+    """Return ``task->comm`` up to its NUL."""
+    return task.bytes_of("comm", TASK_COMM_LEN).split(b"\0", 1)[0]
+
+
+def task_flags(task: StructView) -> int:
+    """Return ``task->flags`` (PF_*)."""
+    return task.uint("flags", size=4)
+
+
+def task_state(task: StructView) -> int:
+    """Return ``task->__state`` and ``exit_state`` together.
+
+    Since Linux kernel commit 2f064a59a11f ("sched: Change task_struct::state") (in v5.14), state is an unsigned int
+    called __state; before that it is a long called state.
+    """
+    state = task.uint("__state", "state", size=4) & 0xFFFF_FFFF
+    return state | task.uint("exit_state", size=4)
+
+
+def task_state_char(task: StructView) -> str:
+    """Return the letter that ps(1) shows (fs/proc/array.c: get_task_state())."""
+    state = task_state(task)
+    if state == 0x402:  # TASK_IDLE: TASK_UNINTERRUPTIBLE | TASK_NOLOAD
+        return "I"
+    bits = state & 0x7F
+    if not bits:
+        return "R"
+    return next(letter for bit, letter in reversed(_STATES) if bits & bit)
+
+
+def is_kthread(task: StructView) -> bool:
+    """Tell whether the task is a kernel thread."""
+    return bool(task_flags(task) & PF_KTHREAD)
+
+
+def task_on_cpu(task: StructView) -> bool | None:
+    """Tell whether the task was running on a CPU, or None where the layout does not know ``on_cpu``."""
+    value = task.find_uint("on_cpu", 4)
+    return None if value is None else bool(value)
+
+
+def task_cpu(task: StructView) -> int | None:
+    """Return the CPU a task runs on or ran on last, or None where the layout does not know.
+
+    Since Linux kernel commit bcf9033e5449 ("sched: move CPU field back into thread_info if THREAD_INFO_IN_TASK=y")
+    (in v5.16), it is in thread_info; before that, on architectures with THREAD_INFO_IN_TASK, in task_struct.
+    """
+    for name in ("thread_info.cpu", "cpu"):
+        value = task.find_uint(name, 4)
+        if value is not None:
+            return value
+    return None
+
+
+def real_parent_tgid(task: StructView) -> int | None:
+    """Return the parent's tgid as the initial PID namespace numbers it (0 for none), or None where not known."""
+    if not task.has("real_parent"):
+        return None
+    parent = task.follow("real_parent", "task_struct")
+    return task_tgid(parent) if parent is not None else 0
+
+
+def task_nice(task: StructView) -> int | None:
+    """Return the nice value (PRIO_TO_NICE in include/linux/sched/prio.h), or None where the layout does not tell."""
+    static_prio = task.find_uint("static_prio", 4)
+    return None if static_prio is None else static_prio - 120
+
+
+class TaskIds(TypedDict):
+    """Credentials and groups as NT_PRPSINFO names them; None where not known."""
+
+    pr_uid: int | None
+    pr_gid: int | None
+    pr_pgrp: int | None
+    pr_sid: int | None
+
+
+def task_ids(task: StructView) -> TaskIds:
+    """Return the real uid and gid, the process group and the session, as the initial namespaces number them."""
+    cred = task.follow("real_cred", "cred") if task.has("real_cred") else None
+    signal = task.follow("signal", "signal_struct")
+    return TaskIds(
+        pr_uid=cred.find_uint("uid", 4) if cred else None,
+        pr_gid=cred.find_uint("gid", 4) if cred else None,
+        pr_pgrp=_signal_pid(signal, "PIDTYPE_PGID"),
+        pr_sid=_signal_pid(signal, "PIDTYPE_SID"),
+    )
+
+
+def _signal_pid(signal: StructView | None, kind: str) -> int | None:
+    """Return ``pid_nr(signal->pids[kind])`` in the initial namespace, 0 for none, None where not known."""
+    if signal is None or not signal.has("pids"):
+        return None
+    index = signal.kernel.layout.find_constant(kind)
+    numbers = signal.kernel.layout.find_member("pid", "numbers")
+    if index is None or numbers is None:
+        return None
+    # Since Linux kernel commit 2c4704756cab ("pids: Move the pgrp and session pid pointers from task_struct to
+    # signal_struct") (in v4.19). struct upid of level 0, the initial namespace, comes first and begins with nr.
+    pid = signal.kernel.read_pointer(signal.addr_of("pids") + index * signal.kernel.arch.pointer_size)
+    return signal.kernel.read_uint(pid + numbers.offset, 4) if pid else 0

@@ -1,0 +1,160 @@
+"""C structures of the dumped kernel: members by name, through the layout and kernel memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.base import Arch
+from vmcore2core.errors import MemoryFault
+from vmcore2core.interfaces import Layout, Member
+from vmcore2core.memory.kernel import KernelMemory
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The dumped kernel as the walkers see it."""
+
+    arch: Arch
+    memory: KernelMemory
+    layout: Layout
+
+    def view(self, struct: str, address: int) -> StructView:
+        """Return ``struct struct`` at a kernel virtual address."""
+        return StructView(self, struct, KernelAddr(address))
+
+    def container_of(self, address: int, struct: str, *names: str) -> StructView:
+        """Return the ``struct struct`` whose member (first of ``names`` that exists) is at ``address``."""
+        return self.view(struct, address - self.layout.member(struct, *names).offset)
+
+    def read_uint(self, address: int, size: int) -> int:
+        """Return an unsigned integer of ``size`` bytes in the kernel's byte order."""
+        return int.from_bytes(self.memory.read(address, size), self.arch.byte_order)
+
+    def read_pointer(self, address: int) -> KernelAddr:
+        """Return a pointer."""
+        return KernelAddr(self.read_uint(address, self.arch.pointer_size))
+
+    def read_string(self, address: int, limit: int) -> bytes:
+        """Return the NUL-terminated string at ``address``, cut at ``limit`` bytes or where memory ends."""
+        result = b""
+        page = self.memory.kernel_map.spec.page_size
+        while len(result) < limit:
+            part = min(limit - len(result), page - (address & (page - 1)))
+            try:
+                piece = self.memory.read(address, part)
+            except MemoryFault:
+                break
+            head, nul, _ = piece.partition(b"\0")
+            result += head
+            if nul:
+                break
+            address += part
+        return result
+
+
+class StructView:
+    """One structure in kernel memory.
+
+    Where the layout knows the structure's size, it is read whole, once; otherwise member by member.
+
+    Attributes:
+        kernel: the kernel it belongs to.
+        struct: C tag, without "struct".
+        address: kernel virtual address.
+    """
+
+    __slots__ = ("_raw", "address", "kernel", "struct")
+
+    def __init__(self, kernel: Kernel, struct: str, address: KernelAddr) -> None:
+        self.kernel = kernel
+        self.struct = struct
+        self.address = address
+        self._raw: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"(struct {self.struct} *){self.address:#x}"
+
+    def has(self, name: str) -> bool:
+        """Tell whether the layout knows the member."""
+        return self.kernel.layout.find_member(self.struct, name) is not None
+
+    def addr_of(self, *names: str) -> KernelAddr:
+        """Return ``&view->name`` for the first of ``names`` that exists."""
+        return KernelAddr(self.address + self.kernel.layout.member(self.struct, *names).offset)
+
+    def bytes_of(self, name: str, size: int) -> bytes:
+        """Return the first ``size`` bytes of a member."""
+        return self._read(self.kernel.layout.member(self.struct, name).offset, size)
+
+    def uint(self, *names: str, size: int) -> int:
+        """Return an unsigned integer member.
+
+        Args:
+            names: the first that exists is taken.
+            size: bytes of it where the layout does not tell.
+        """
+        return self._uint(self.kernel.layout.member(self.struct, *names), size)
+
+    def find_uint(self, name: str, size: int) -> int | None:
+        """Return an unsigned integer member, or None where the layout does not know it."""
+        found = self.kernel.layout.find_member(self.struct, name)
+        return None if found is None else self._uint(found, size)
+
+    def sint(self, *names: str, size: int) -> int:
+        """Return a signed integer member; see ``uint``."""
+        member = self.kernel.layout.member(self.struct, *names)
+        bits = 8 * (member.size or size)
+        value = self._uint(member, size)
+        return value - (1 << bits) if value >> (bits - 1) else value
+
+    def ulong(self, *names: str) -> int:
+        """Return an ``unsigned long`` member."""
+        return self.uint(*names, size=self.kernel.arch.pointer_size)
+
+    def pointer(self, *names: str) -> KernelAddr:
+        """Return a pointer member."""
+        offset = self.kernel.layout.member(self.struct, *names).offset
+        size = self.kernel.arch.pointer_size
+        return KernelAddr(int.from_bytes(self._read(offset, size), self.kernel.arch.byte_order))
+
+    def follow(self, name: str, struct: str) -> StructView | None:
+        """Return what a pointer member points to, as a ``struct struct``; None for NULL."""
+        address = self.pointer(name)
+        return self.kernel.view(struct, address) if address else None
+
+    def embedded(self, name: str, struct: str) -> StructView:
+        """Return a member that is itself a ``struct struct``."""
+        return self.kernel.view(struct, self.addr_of(name))
+
+    def _uint(self, member: Member, size: int) -> int:
+        raw = self._read(member.offset, member.size or size)
+        value = int.from_bytes(raw, self.kernel.arch.byte_order)
+        if member.bit_size is None or member.bit_offset is None:
+            return value
+        shift = member.bit_offset
+        if self.kernel.arch.byte_order == "big":
+            shift = 8 * len(raw) - member.bit_offset - member.bit_size
+        return value >> shift & ((1 << member.bit_size) - 1)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if self._raw is None:
+            whole = self.kernel.layout.find_size(self.struct)
+            try:
+                self._raw = self.kernel.memory.read(self.address, whole) if whole else b""
+            except MemoryFault:
+                self._raw = b""
+        if offset + size <= len(self._raw):
+            return self._raw[offset : offset + size]
+        return self.kernel.memory.read(self.address + offset, size)
+
+
+def chain(start: StructView | None, name: str, struct: str, limit: int) -> Iterator[StructView]:
+    """Yield ``start`` and what follows it through pointer member ``name``, at most ``limit`` structures."""
+    view = start
+    for _ in range(limit):
+        if view is None:
+            return
+        yield view
+        view = view.follow(name, struct)

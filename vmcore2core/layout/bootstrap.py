@@ -1,0 +1,274 @@
+"""From a container to a readable kernel: VMCOREINFO -> page table -> kallsyms -> BTF.
+
+The knot (symbols need memory, memory needs symbols) is untied by VMCOREINFO, which has the address of the kernel's
+page table and of the kallsyms tables. Each step is checked by something that the next does not depend on: the kernel
+must call itself by VMCOREINFO's release, and its first task "swapper".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vmcore2core.arch import all_archs, arch_for_machine
+from vmcore2core.arch.base import Arch
+from vmcore2core.containers.base import DumpContainer
+from vmcore2core.errors import DumpError, LayoutInvalid, LayoutUnknown, MemoryFault, Vmcore2coreError
+from vmcore2core.interfaces import Member
+from vmcore2core.layout.base import LayoutSource
+from vmcore2core.layout.btf import BtfSource, find_btf_candidates, validate_btf
+from vmcore2core.layout.kallsyms import KallsymsSource
+from vmcore2core.layout.resolver import KernelLayout
+from vmcore2core.layout.uts import UtsName, read_utsname
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, looks_like_vmcoreinfo, parse_vmcoreinfo
+from vmcore2core.memory.kernel import KernelMemory
+from vmcore2core.memory.physical import PhysicalMemory
+
+log = logging.getLogger(__name__)
+
+BTF_SIZE_MAX = 64 << 20
+VMCOREINFO_SIZE_MAX = 64 << 10
+IMAGE_SCAN_MAX = 256 << 20
+MAGIC = np.frombuffer(b"OSRELEASE=", np.uint8)
+NOTE_HEADER = 24  # elf64_note and "VMCOREINFO\0" padded
+
+
+@dataclass(frozen=True)
+class Bootstrapped:
+    """What the layers above start from."""
+
+    arch: Arch
+    vmcoreinfo: VmcoreInfo
+    vmcoreinfo_origin: str
+    memory: KernelMemory
+    layout: KernelLayout
+    utsname: UtsName
+
+
+class LazySource(LayoutSource):
+    """A source that is opened when it is first asked; one that cannot be opened knows nothing, and says why.
+
+    Attributes:
+        problem: why it could not be opened, or None.
+    """
+
+    def __init__(self, name: str, factory: Callable[[], LayoutSource | None]) -> None:
+        self.name = name
+        self.problem: str | None = None
+        self._factory: Callable[[], LayoutSource | None] | None = factory
+        self._source: LayoutSource | None = None
+
+    def _opened(self) -> LayoutSource:
+        if self._factory is not None:
+            factory, self._factory = self._factory, None
+            try:
+                self._source = factory()
+            except Vmcore2coreError as error:
+                self.problem = str(error)
+                log.info("%s cannot be used: %s", self.name, error)
+        return self._source or _NOTHING
+
+    def member(self, struct: str, path: str) -> Member | None:
+        """See ``LayoutSource.member``."""
+        return self._opened().member(struct, path)
+
+    def size(self, struct: str) -> int | None:
+        """See ``LayoutSource.size``."""
+        return self._opened().size(struct)
+
+    def symbol(self, name: str) -> int | None:
+        """See ``LayoutSource.symbol``."""
+        return self._opened().symbol(name)
+
+    def constant(self, name: str) -> int | None:
+        """See ``LayoutSource.constant``."""
+        return self._opened().constant(name)
+
+
+_NOTHING = LayoutSource()
+
+
+def bootstrap(container: DumpContainer, more_sources: tuple[LayoutSource, ...] = ()) -> Bootstrapped:
+    """Return the kernel of a dump, ready to be walked.
+
+    Args:
+        container: the dump.
+        more_sources: asked after what the dump itself has (a vmlinux).
+
+    Raises:
+        DumpError: no VMCOREINFO, or an architecture that is not supported.
+        LayoutError: VMCOREINFO does not fit the memory.
+    """
+    physical = PhysicalMemory(container)
+    text = container.vmcoreinfo
+    if text is not None:
+        vmcoreinfo, origin = parse_vmcoreinfo(text), "VMCOREINFO note of the dump"
+        arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+    else:
+        arch, memory, utsname, vmcoreinfo, origin = _from_memory(container, physical)
+    log.info("%s: %s, Linux %s", origin, arch.name, utsname.release)
+    btf = LazySource("BTF in the dump", lambda: _btf_source(memory, layout, arch))
+    kallsyms = LazySource("kallsyms in the dump", lambda: _kallsyms_source(memory, vmcoreinfo, arch))
+    layout = KernelLayout([VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more_sources])
+    _check_init_task(memory, layout, arch)
+    return Bootstrapped(arch, vmcoreinfo, origin, memory, layout, utsname)
+
+
+def _kernel_memory(
+    container: DumpContainer, physical: PhysicalMemory, vmcoreinfo: VmcoreInfo
+) -> tuple[Arch, KernelMemory, UtsName]:
+    """Open kernel memory by VMCOREINFO, and check that the kernel has the release that VMCOREINFO says."""
+    arch = _arch(container, vmcoreinfo)
+    memory = KernelMemory(physical, arch.kernel_map(vmcoreinfo))
+    uts_ns, offset = vmcoreinfo.symbol("init_uts_ns"), vmcoreinfo.offset("uts_namespace", "name")
+    if uts_ns is None or offset is None:
+        raise LayoutUnknown("SYMBOL(init_uts_ns)", ("VMCOREINFO",))
+    try:
+        utsname = read_utsname(memory, uts_ns, offset)
+    except MemoryFault as fault:
+        raise LayoutInvalid(f"VMCOREINFO does not fit the dump's memory: init_uts_ns cannot be read: {fault}") from None
+    if utsname.sysname != "Linux" or utsname.release != vmcoreinfo.osrelease:
+        raise LayoutInvalid(
+            f"VMCOREINFO does not fit the dump's memory: init_uts_ns at {uts_ns:#x} says "
+            f"{utsname.sysname!r} {utsname.release!r}, expected 'Linux' {vmcoreinfo.osrelease!r}"
+        )
+    return arch, memory, utsname
+
+
+def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo) -> Arch:
+    arch = next((a for a in all_archs() if a.claims(vmcoreinfo)), None)
+    if arch is None and container.e_machine is not None:
+        arch = arch_for_machine(container.e_machine)
+    if arch is None:
+        known = ", ".join(a.name for a in all_archs())
+        machine = "an unknown machine" if container.e_machine is None else f"ELF machine {container.e_machine}"
+        raise DumpError(f"{container.paths[0]}: the dump is of {machine}; supported: {known}")
+    return arch
+
+
+def _from_memory(
+    container: DumpContainer, physical: PhysicalMemory
+) -> tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str]:
+    """Find VMCOREINFO's text in memory, for dumps without the note; a stale copy does not fit and is passed over."""
+    rejected: list[str] = []
+    for paddr in _candidates(physical):
+        try:
+            text = _readable(physical, paddr, VMCOREINFO_SIZE_MAX)
+            vmcoreinfo = looks_like_vmcoreinfo(text)
+            if vmcoreinfo is None:
+                continue
+            arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+        except Vmcore2coreError as error:
+            rejected.append(f"{paddr:#x}: {error}")
+            continue
+        return arch, memory, utsname, vmcoreinfo, f"VMCOREINFO text at physical {paddr:#x}"
+    if rejected:
+        raise DumpError(
+            f"{container.paths[0]}: no VMCOREINFO in the dump's memory fits it; found at {'; '.join(rejected[:3])}"
+        )
+    if container.e_machine is not None and arch_for_machine(container.e_machine) is None:
+        _arch(container, parse_vmcoreinfo(b""))
+    raise DumpError(f"{container.paths[0]}: the dump has no VMCOREINFO note, and none was found in its memory")
+
+
+def _candidates(physical: PhysicalMemory) -> list[int]:
+    """Return physical addresses where VMCOREINFO's text may begin.
+
+    Its buffer is page-aligned (kernel/vmcore_info.c: crash_save_vmcoreinfo_init()), and so is the note that has it
+    behind a header (update_vmcoreinfo_note()).
+    """
+    found: list[int] = []
+    for base, pages in physical.scan():
+        for offset in (0, NOTE_HEADER):
+            hits = (pages[:, offset : offset + len(MAGIC)] == MAGIC).all(axis=1).nonzero()[0]
+            found.extend(int(base) + int(row) * physical.page_size + offset for row in hits)
+    return sorted(found)
+
+
+def _readable(physical: PhysicalMemory, paddr: int, limit: int) -> bytes:
+    """Return memory from ``paddr`` on, up to a NUL, a page that cannot be read, or ``limit``."""
+    text = b""
+    while len(text) < limit:
+        part = physical.page_size - ((paddr + len(text)) & (physical.page_size - 1))
+        try:
+            piece = physical.read(paddr + len(text), part)
+        except MemoryFault:
+            break
+        head, nul, _ = piece.partition(b"\0")
+        text += head
+        if nul:
+            break
+    return text
+
+
+def _kallsyms_source(memory: KernelMemory, vmcoreinfo: VmcoreInfo, arch: Arch) -> LayoutSource | None:
+    return KallsymsSource.from_vmcoreinfo(memory, vmcoreinfo, arch.byte_order)
+
+
+def _btf_source(memory: KernelMemory, layout: KernelLayout, arch: Arch) -> LayoutSource | None:
+    """Return the kernel's BTF: by its symbols, or searched for in the kernel image."""
+    start, stop = layout.find_symbol("__start_BTF"), layout.find_symbol("__stop_BTF")
+    if start is not None and stop is not None:
+        if not 0 < stop - start <= BTF_SIZE_MAX:
+            raise LayoutInvalid(f"__start_BTF {start:#x} to __stop_BTF {stop:#x}, expected 1 byte to {BTF_SIZE_MAX:#x}")
+        return BtfSource(memory.read(start, stop - start), "BTF in the dump", pointer_size=arch.pointer_size)
+    return _btf_by_scan(memory, arch)
+
+
+def _btf_by_scan(memory: KernelMemory, arch: Arch) -> LayoutSource | None:
+    """Search the kernel image for BTF; the kernel's own is the largest that is valid from end to end.
+
+    Modules' BTF is smaller and not complete by itself; the copy that boot decompression leaves behind is damaged.
+    """
+    candidates: list[tuple[int, int]] = []
+    for mapping in memory.kernel_map.linear:
+        end = min(mapping.range.end, mapping.range.start + IMAGE_SCAN_MAX)
+        for address in range(mapping.range.start, end, 1 << 21):
+            try:
+                block = memory.read(address, 1 << 21)
+            except MemoryFault:
+                continue
+            candidates += [(length, address + offset) for offset, length in find_btf_candidates(block)]
+    for length, address in sorted(candidates, reverse=True):
+        try:
+            data = memory.read(address, length)
+        except MemoryFault:
+            continue
+        if validate_btf(data) is None:
+            source = BtfSource(data, "BTF found in the dump's memory", pointer_size=arch.pointer_size)
+            if source.size("task_struct") is not None:
+                return source
+    return None
+
+
+def _check_init_task(memory: KernelMemory, layout: KernelLayout, arch: Arch) -> None:
+    """Check that the first task is "swapper": a wrong layout is noticed before anything is believed of it.
+
+    Raises:
+        LayoutUnknown: init_task or its members are not known.
+        LayoutInvalid: they do not fit.
+    """
+    init_task = layout.symbol("init_task")
+    comm, pid, tasks = (layout.member("task_struct", name) for name in ("comm", "pid", "tasks"))
+    try:
+        name = memory.read(init_task + comm.offset, 16).split(b"\0", 1)[0]
+        number = int.from_bytes(memory.read(init_task + pid.offset, 4), arch.byte_order)
+        head = init_task + tasks.offset
+        first = int.from_bytes(memory.read(head, arch.pointer_size), arch.byte_order)
+        back = int.from_bytes(memory.read(first + arch.pointer_size, arch.pointer_size), arch.byte_order)
+    except MemoryFault as fault:
+        raise LayoutInvalid(f"init_task at {init_task:#x} cannot be read: {fault}") from None
+    if not name.startswith(b"swapper") or number != 0:
+        raise LayoutInvalid(
+            f"init_task at {init_task:#x} says comm {name!r} and pid {number}, expected 'swapper' and 0 "
+            f"(task_struct.comm is from {comm.source}, task_struct.pid from {pid.source})"
+        )
+    if back != head:
+        raise LayoutInvalid(
+            f"init_task.tasks at {head:#x} leads to {first:#x}, whose prev is {back:#x} "
+            f"(task_struct.tasks is from {tasks.source})"
+        )

@@ -1,0 +1,78 @@
+"""Kernel virtual memory: the image in one piece, everything else through the kernel's own page table.
+
+The walk needs no direct-map base, no vmalloc base and no vmemmap base, which are random since Linux 4.8
+(CONFIG_RANDOMIZE_MEMORY) and which only some dumps tell.
+"""
+
+from __future__ import annotations
+
+from vmcore2core.addresses import PhysAddr
+from vmcore2core.arch.base import KernelMap
+from vmcore2core.errors import MemoryFault, NotMapped
+from vmcore2core.memory.pagetable import translate
+from vmcore2core.memory.physical import PhysicalMemory
+
+TLB_ENTRIES = 16384
+
+
+class KernelMemory:
+    """``Memory`` over kernel virtual addresses.
+
+    Attributes:
+        physical: the memory below.
+        kernel_map: how addresses translate.
+    """
+
+    def __init__(self, physical: PhysicalMemory, kernel_map: KernelMap) -> None:
+        self.physical = physical
+        self.kernel_map = kernel_map
+        self._page_size = kernel_map.spec.page_size
+        self._tlb: dict[int, int] = {}
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return ``size`` bytes at kernel virtual ``address``.
+
+        Raises:
+            NotMapped: the kernel has nothing there.
+            PageMissing, PageExcluded: it is mapped, but not in the dump.
+        """
+        page_size = self._page_size
+        offset = address & (page_size - 1)
+        if offset + size <= page_size:
+            return self._read(address, size)
+        pieces = []
+        while size > 0:
+            part = min(size, page_size - (address & (page_size - 1)))
+            pieces.append(self._read(address, part))
+            address += part
+            size -= part
+        return b"".join(pieces)
+
+    def _read(self, address: int, size: int) -> bytes:
+        try:
+            return self.physical.read(self.to_phys(address), size)
+        except NotMapped:
+            raise
+        except MemoryFault as fault:
+            raise type(fault)(address, f"physical {fault.address:#x}") from None
+
+    def to_phys(self, address: int) -> PhysAddr:
+        """Return the physical address of kernel virtual ``address``.
+
+        Raises:
+            MemoryFault: it is not mapped, or a page table is not in the dump.
+        """
+        for mapping in self.kernel_map.linear:
+            if mapping.range.start <= address < mapping.range.end:
+                return PhysAddr(mapping.paddr + address - mapping.range.start)
+        page = address & ~(self._page_size - 1)
+        paddr = self._tlb.get(page)
+        if paddr is None:
+            if not 0 <= address < 1 << 64:
+                raise NotMapped(address)
+            base, size = translate(self.physical, self.kernel_map.spec, self.kernel_map.root, address)
+            paddr = base + (page & (size - 1))
+            if len(self._tlb) >= TLB_ENTRIES:
+                self._tlb.clear()
+            self._tlb[page] = paddr
+        return PhysAddr(paddr + (address & (self._page_size - 1)))

@@ -1,0 +1,154 @@
+"""One page-table walker for all architectures: per level and vectorised, driven by ``PageTableSpec``.
+
+A level's tables are read together and decoded by numpy; only entries that overlap a wanted range are followed. Tables
+are untrusted: a page that serves as a table on two levels, or a level with more tables than the wanted ranges can
+have, ends that branch as ``BAD`` instead of multiplying by 512 a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import PhysAddr, U8Array, U64Array
+from vmcore2core.arch.base import EntryKind, PageTableSpec
+from vmcore2core.containers.base import PageState
+from vmcore2core.errors import NotMapped, PageMissing
+from vmcore2core.memory.physical import PhysicalMemory
+
+TABLES_AT_ONCE = 256  # 1 MiB of 4 KiB tables, 131,072 entries: bounds the memory of a walk
+
+
+class RunKind(IntEnum):
+    """What a run of a walk is; uint8 in arrays."""
+
+    LEAF = EntryKind.LEAF
+    NOT_PRESENT = EntryKind.NOT_PRESENT
+    BAD = EntryKind.BAD
+    TABLE_MISSING = 5
+    """The table that would tell is not in the dump."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalkBatch:
+    """Entries that are not empty, clipped to nothing: a huge page is one element, whatever part of it was wanted.
+
+    Attributes:
+        vaddr: uint64[n], first address, ascending within the batch.
+        size: uint64[n], bytes.
+        paddr: uint64[n], physical address of leaves, else 0.
+        kind: uint8[n], ``RunKind``.
+        entry: uint64[n], the raw entry.
+    """
+
+    vaddr: U64Array
+    size: U64Array
+    paddr: U64Array
+    kind: U8Array
+    entry: U64Array
+
+
+class Ranges:
+    """Sorted disjoint address ranges that answer "does any overlap?" for many addresses at once."""
+
+    def __init__(self, starts: U64Array, ends: U64Array) -> None:
+        self.starts, self.ends = starts, ends
+
+    def overlap(self, vaddr: U64Array, span: int) -> NDArray[np.bool_]:
+        """Tell for each ``[vaddr, vaddr + span)`` whether it overlaps any range."""
+        index = np.searchsorted(self.ends, vaddr, side="right")
+        inside = index < len(self.starts)
+        starts = self.starts[np.minimum(index, len(self.starts) - 1)]
+        # Compare the last byte, so that the top of the address space does not wrap.
+        result: NDArray[np.bool_] = inside & (starts <= vaddr + np.uint64(span - 1))
+        return result
+
+
+def walk(memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, ranges: Ranges) -> Iterator[WalkBatch]:
+    """Yield what the page table at ``root`` maps within ``ranges``, a bounded batch at a time.
+
+    Batches of one table level come together; the order between batches is not the order of addresses where huge and
+    small pages mix. Empty entries are not yielded.
+    """
+    if len(ranges.starts):
+        seen: set[int] = {int(root)}
+        yield from _level(memory, spec, 0, np.array([root], np.uint64), np.zeros(1, np.uint64), ranges, seen)
+
+
+def _level(
+    memory: PhysicalMemory,
+    spec: PageTableSpec,
+    index: int,
+    tables: U64Array,
+    bases: U64Array,
+    ranges: Ranges,
+    seen: set[int],
+) -> Iterator[WalkBatch]:
+    """Walk ``tables`` (physical) of level ``index``, which decode addresses from ``bases`` on."""
+    level = spec.levels[index]
+    nr_entries, span = 1 << level.bits, 1 << level.shift
+    raw, states = memory.read_blocks(tables, nr_entries * spec.entry_dtype.itemsize)
+    usable = (states == PageState.PRESENT) | (states == PageState.ZERO)
+    if not usable.all():
+        lost = bases[~usable]
+        yield _failed(lost, span * nr_entries, RunKind.TABLE_MISSING)
+        raw, bases = raw[usable], bases[usable]
+    entries = raw.view(spec.entry_dtype).astype(np.uint64, copy=False)
+    rows, columns = np.nonzero(entries)
+    entry = entries[rows, columns]
+    vaddr = bases[rows] + columns.astype(np.uint64) * np.uint64(span)
+    wanted = ranges.overlap(vaddr, span)
+    entry, vaddr = entry[wanted], vaddr[wanted]
+    kind, paddr = spec.decode(entry, index)
+    other = (kind != EntryKind.TABLE) & (kind != EntryKind.NONE)
+    if other.any():
+        n = int(np.count_nonzero(other))
+        yield WalkBatch(vaddr[other], np.full(n, span, np.uint64), paddr[other], kind[other], entry[other])
+    below = kind == EntryKind.TABLE
+    child_tables, child_bases = paddr[below], vaddr[below]
+    for at in range(0, len(child_tables), TABLES_AT_ONCE):
+        chunk, chunk_bases = child_tables[at : at + TABLES_AT_ONCE], child_bases[at : at + TABLES_AT_ONCE]
+        # A table may be shared by two addresses of one level (hugetlb does), but never by two levels.
+        loop = np.fromiter((int(t) in seen for t in chunk), np.bool_, len(chunk))
+        if loop.any():
+            yield _failed(chunk_bases[loop], span, RunKind.BAD)
+            chunk, chunk_bases = chunk[~loop], chunk_bases[~loop]
+        if len(chunk):
+            upper = set() if index + 2 == len(spec.levels) else {int(t) for t in chunk}
+            yield from _level(memory, spec, index + 1, chunk, chunk_bases, ranges, seen | upper)
+
+
+def _failed(vaddr: U64Array, span: int, kind: RunKind) -> WalkBatch:
+    n = len(vaddr)
+    zero = np.zeros(n, np.uint64)
+    return WalkBatch(vaddr, np.full(n, span, np.uint64), zero, np.full(n, kind, np.uint8), zero)
+
+
+def translate(memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, vaddr: int) -> tuple[PhysAddr, int]:
+    """Translate one address.
+
+    Returns:
+        Physical address of the page (huge or not) that holds it, and that page's size in bytes.
+
+    Raises:
+        NotMapped: an entry on the way is empty or not present.
+        PageMissing, PageExcluded: a table is not in the dump.
+    """
+    table: int = root
+    entry_size = spec.entry_dtype.itemsize
+    for index, level in enumerate(spec.levels):
+        slot = (vaddr >> level.shift) & ((1 << level.bits) - 1)
+        raw = memory.read(table + slot * entry_size, entry_size)
+        entry = np.frombuffer(raw, spec.entry_dtype).astype(np.uint64)
+        kinds, paddrs = spec.decode(entry, index)
+        kind, paddr = int(kinds[0]), int(paddrs[0])
+        if kind == EntryKind.LEAF:
+            return PhysAddr(paddr), 1 << level.shift
+        if kind != EntryKind.TABLE:
+            raise NotMapped(vaddr, f"{level.name} entry is {int(entry[0]):#x}")
+        table = paddr
+    raise PageMissing(vaddr, "the last table level holds a table")

@@ -1,0 +1,132 @@
+"""Physical memory of the dumped machine, on top of a container's page frames."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import numpy as np
+
+from vmcore2core.addresses import PhysAddr, U8Array, U64Array
+from vmcore2core.containers.base import DumpContainer, PageState
+from vmcore2core.errors import MemoryFault, PageExcluded, PageMissing
+
+CACHED_PAGES = 4096  # 16 MiB of 4 KiB pages: the kernel structures of some hundred processes
+SCAN_BYTES = 4 << 20
+
+_FAULTS: dict[int, tuple[type[MemoryFault], str]] = {
+    PageState.MISSING: (PageMissing, ""),
+    PageState.EXCLUDED: (PageExcluded, ""),
+    PageState.TRUNCATED: (PageMissing, "the file ends before it"),
+    PageState.DAMAGED: (PageMissing, "its compressed form does not decode"),
+}
+
+
+class PhysicalMemory:
+    """``Memory`` over physical addresses; small reads are cached by page, bulk reads are not.
+
+    Attributes:
+        container: the dump.
+        page_size: the container's, in bytes.
+    """
+
+    def __init__(self, container: DumpContainer) -> None:
+        self.container = container
+        self.page_size = container.page_size
+        self._cache: OrderedDict[int, bytes] = OrderedDict()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return ``size`` bytes at physical ``address``.
+
+        Raises:
+            PageMissing, PageExcluded: some page of them is not in the dump.
+        """
+        page_size = self.page_size
+        pfn, offset = divmod(address, page_size)
+        if offset + size <= page_size:
+            return self._page(pfn)[offset : offset + size]
+        pieces = [self._page(pfn)[offset:]]
+        left = size - (page_size - offset)
+        while left > 0:
+            pfn += 1
+            pieces.append(self._page(pfn)[:left])
+            left -= page_size
+        return b"".join(pieces)
+
+    def _page(self, pfn: int) -> bytes:
+        page = self._cache.get(pfn)
+        if page is not None:
+            return page
+        if not 0 <= pfn < 1 << 52:
+            raise PageMissing(pfn * self.page_size)
+        out = np.zeros((1, self.page_size), np.uint8)
+        state = int(self.container.read_pages(np.array([pfn], np.uint64), out)[0])
+        if state in _FAULTS:
+            fault, detail = _FAULTS[state]
+            raise fault(pfn * self.page_size, detail)
+        page = out.tobytes()
+        self._cache[pfn] = page
+        if len(self._cache) > CACHED_PAGES:
+            self._cache.popitem(last=False)
+        return page
+
+    def read_blocks(self, paddrs: U64Array, size: int) -> tuple[U8Array, U8Array]:
+        """Read many aligned blocks of one size.
+
+        Args:
+            paddrs: uint64[n], physical addresses, multiples of the smaller of ``size`` and the page size.
+            size: bytes of a block, a power of two.
+
+        Returns:
+            uint8[n, size] and the ``PageState`` of each, uint8[n]; the worst state where a block is of several pages.
+            Rows that are neither present nor zero hold zeros that must not be used.
+        """
+        page = self.page_size
+        n = len(paddrs)
+        if size == page:
+            out = np.zeros((n, size), np.uint8)
+            return out, self.container.read_pages(paddrs // np.uint64(page), out)
+        if size > page:
+            per = size // page
+            pfns: U64Array = (
+                (paddrs[:, None] // np.uint64(page) + np.arange(per, dtype=np.uint64)).astype(np.uint64).ravel()
+            )
+            out = np.zeros((n * per, page), np.uint8)
+            states = self.container.read_pages(pfns, out).reshape(n, per)
+            return out.reshape(n, size), _worst(states)
+        whole, states = self.read_blocks(paddrs & ~np.uint64(page - 1), page)
+        columns = (paddrs & np.uint64(page - 1)).astype(np.intp)[:, None] + np.arange(size)
+        return np.take_along_axis(whole, columns, axis=1), states
+
+    def block_states(self, paddrs: U64Array, size: int) -> U8Array:
+        """Return what ``read_blocks`` would return as states, without reading."""
+        page = np.uint64(self.page_size)
+        if size <= self.page_size:
+            return self.container.page_states(paddrs // page)
+        per = size // self.page_size
+        pfns: U64Array = (paddrs[:, None] // page + np.arange(per, dtype=np.uint64)).astype(np.uint64).ravel()
+        return _worst(self.container.page_states(pfns).reshape(len(paddrs), per))
+
+    def scan(self) -> Iterator[tuple[PhysAddr, U8Array]]:
+        """Yield all pages in the dump in ascending order, some MiB at a time.
+
+        Yields:
+            Physical address of the first page, and uint8[n, page_size] of consecutive pages; absent ones are zero.
+        """
+        step = SCAN_BYTES // self.page_size
+        for memory_range in self.container.memory_ranges():
+            first, last = memory_range.start // self.page_size, -(-memory_range.end // self.page_size)
+            for pfn in range(first, last, step):
+                pfns = np.arange(pfn, min(pfn + step, last), dtype=np.uint64)
+                out = np.zeros((len(pfns), self.page_size), np.uint8)
+                if np.isin(self.container.read_pages(pfns, out), (PageState.PRESENT,)).any():
+                    yield PhysAddr(pfn * self.page_size), out
+
+
+def _worst(states: U8Array) -> U8Array:
+    """Return per row the state that decides: the first that is not present, with zero pages counting as present."""
+    usable = (states == PageState.PRESENT) | (states == PageState.ZERO)
+    first_bad = np.argmin(usable, axis=1)
+    rows = np.arange(len(states))
+    result: U8Array = np.where(usable.all(axis=1), np.uint8(PageState.PRESENT), states[rows, first_bad])
+    return result

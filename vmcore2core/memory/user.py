@@ -1,0 +1,286 @@
+"""One process's memory: what each page of its mappings is, and the bytes of those that are in the dump."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+
+from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
+from vmcore2core.arch.base import PageTableSpec
+from vmcore2core.containers.base import PageState
+from vmcore2core.memory.pagetable import Ranges, RunKind, WalkBatch, walk
+from vmcore2core.memory.physical import PhysicalMemory
+
+WINDOW_PAGES = 1 << 20  # pages looked at together: bounds the arrays to some tens of MiB
+BATCH_PAGES = 1 << 10  # pages read together
+
+
+class UserPageState(IntEnum):
+    """What a user page is; uint8 in arrays. Up to ``ZERO`` its bytes are known."""
+
+    PRESENT = 0
+    """In the dump."""
+    ZERO = 1
+    """Never touched, or left out of the dump because it was zero: reads as zeros."""
+    EXCLUDED = 2
+    NOT_IN_DUMP = 3
+    TRUNCATED = 4
+    DAMAGED = 5
+    SWAPPED = 6
+    NOT_CACHED = 7
+    """A page of a file that is neither mapped nor found in the page cache."""
+    BEYOND_FILE = 8
+    """Past the end of the mapped file: there is no such page (SIGBUS)."""
+    TABLE_MISSING = 9
+    TABLE_BROKEN = 10
+
+
+_OF_PAGE_STATE = np.zeros(256, np.uint8)
+_OF_PAGE_STATE[PageState.MISSING] = UserPageState.NOT_IN_DUMP
+_OF_PAGE_STATE[PageState.EXCLUDED] = UserPageState.EXCLUDED
+_OF_PAGE_STATE[PageState.ZERO] = UserPageState.ZERO
+_OF_PAGE_STATE[PageState.TRUNCATED] = UserPageState.TRUNCATED
+_OF_PAGE_STATE[PageState.DAMAGED] = UserPageState.DAMAGED
+_OF_PAGE_STATE[PageState.PRESENT] = UserPageState.PRESENT
+
+_OF_RUN_KIND = {
+    RunKind.NOT_PRESENT: UserPageState.SWAPPED,
+    RunKind.BAD: UserPageState.TABLE_BROKEN,
+    RunKind.TABLE_MISSING: UserPageState.TABLE_MISSING,
+}
+
+
+class Backing(Protocol):
+    """Where pages of a mapping come from that the process has not mapped in: the page cache of its file."""
+
+    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
+        """Return what is known of the pages with index ``[first, last]``.
+
+        Returns:
+            Ascending page index, uint64[n]; physical address, uint64[n]; ``UserPageState`` as uint8[n]
+            (``PRESENT`` where the physical address is to be looked at).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Region:
+    """One VMA as its memory goes: ``[start, end)``, and for files the page index of ``start`` and the backing."""
+
+    start: UserAddr
+    end: UserAddr
+    is_file: bool = False
+    pgoff: int = 0
+    backing: Backing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateRun:
+    """``[start, end)`` of one state."""
+
+    start: UserAddr
+    end: UserAddr
+    state: UserPageState
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a region's pages are: pages per state, and the runs whose bytes are not known, ascending."""
+
+    counts: Counter[UserPageState]
+    unknown: tuple[StateRun, ...]
+
+
+class UserMemory:
+    """The memory of one process; a ``PageStream`` for the core writer.
+
+    Attributes:
+        damaged: page addresses that turned out unreadable only when they were read; a survey made afterwards
+            counts them as ``DAMAGED``.
+    """
+
+    def __init__(
+        self, memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, regions: tuple[Region, ...]
+    ) -> None:
+        self.memory, self.spec, self.root = memory, spec, root
+        self.regions = regions
+        self._starts = np.array([r.start for r in regions], np.uint64)
+        self.damaged: set[int] = set()
+
+    def survey(self, region: Region) -> Survey:
+        """Return what the pages of a region are, without reading them."""
+        counts: Counter[UserPageState] = Counter()
+        unknown: list[StateRun] = []
+        page = self.spec.page_size
+        for start, end in _windows(region.start, region.end, page):
+            vaddr, _, state = self._resolve(region, start, end)
+            per_state = np.bincount(state, minlength=len(UserPageState))
+            counts.update({s: int(per_state[s]) for s in UserPageState if per_state[s]})
+            counts[UserPageState.ZERO] += 0 if region.is_file else (end - start) // page - len(vaddr)
+            bad = state > UserPageState.ZERO
+            _append_runs(unknown, vaddr[bad], state[bad], page)
+            if region.is_file:
+                lost = _complement(vaddr, start, end, page)
+                for gap_start, gap_end in lost:
+                    counts[UserPageState.NOT_CACHED] += (gap_end - gap_start) // page
+                    unknown.append(StateRun(UserAddr(gap_start), UserAddr(gap_end), UserPageState.NOT_CACHED))
+        unknown.sort(key=lambda run: run.start)
+        return Survey(counts, _merged(unknown))
+
+    def batches(self, start: int, end: int) -> Iterator[tuple[U64Array, U8Array]]:
+        """See ``PageStream.batches``; the range may span regions."""
+        page = self.spec.page_size
+        first = max(int(np.searchsorted(self._starts, np.uint64(start), side="right")) - 1, 0)
+        for region in self.regions[first:]:
+            low, high = max(start, region.start), min(end, region.end)
+            if region.start >= end:
+                return
+            for window_start, window_end in _windows(low, high, page):
+                vaddr, paddr, state = self._resolve(region, window_start, window_end)
+                there = state == UserPageState.PRESENT
+                vaddr, paddr = vaddr[there], paddr[there]
+                for at in range(0, len(vaddr), BATCH_PAGES):
+                    yield self._read(vaddr[at : at + BATCH_PAGES], paddr[at : at + BATCH_PAGES])
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Return user memory at ``address``, or None where any byte of it is not known."""
+        page = self.spec.page_size
+        start, end = address & ~(page - 1), -(-(address + size) // page) * page
+        data = bytearray(end - start)
+        if size < 0 or size > 1 << 24:
+            return None
+        at = start
+        for region in self.regions:
+            if region.end <= at or region.start >= end:
+                continue
+            if region.start > at:
+                return None
+            low, high = at, min(end, region.end)
+            if self._resolve_unknown(region, low, high):
+                return None
+            for vaddr, pages in self.batches(low, high):
+                for i, v in enumerate(vaddr):
+                    data[int(v) - start : int(v) - start + page] = pages[i].tobytes()
+            at = high
+        return bytes(data[address - start : address - start + size]) if at >= end else None
+
+    def _resolve_unknown(self, region: Region, start: int, end: int) -> bool:
+        vaddr, _, state = self._resolve(region, start, end)
+        page = self.spec.page_size
+        return bool((state > UserPageState.ZERO).any()) or (region.is_file and len(vaddr) < (end - start) // page)
+
+    def _read(self, vaddr: U64Array, paddr: U64Array) -> tuple[U64Array, U8Array]:
+        pages, states = self.memory.read_blocks(paddr, self.spec.page_size)
+        good = (states == PageState.PRESENT) | (states == PageState.ZERO)
+        if not good.all():
+            self.damaged.update(int(v) for v in vaddr[~good])
+            return vaddr[good], pages[good]
+        return vaddr, pages
+
+    def _resolve(self, region: Region, start: int, end: int) -> tuple[U64Array, U64Array, U8Array]:
+        """Return all pages of ``[start, end)`` of which anything is known but that they were never touched.
+
+        Returns:
+            Ascending page address uint64[n], physical address uint64[n], ``UserPageState`` uint8[n].
+        """
+        parts = [
+            _pages_of(batch, start, end, self.spec.page_size)
+            for batch in walk(self.memory, self.spec, self.root, Ranges(_u64(start), _u64(end)))
+        ]
+        vaddr, paddr, state = _joined(parts)
+        if region.backing is not None:
+            vaddr, paddr, state = self._with_backing(region, start, end, vaddr, paddr, state)
+        here = state == UserPageState.PRESENT
+        if here.any():
+            state[here] = _OF_PAGE_STATE[self.memory.block_states(paddr[here], self.spec.page_size)]
+        if self.damaged:
+            state[np.isin(vaddr, np.fromiter(self.damaged, np.uint64, len(self.damaged)))] = UserPageState.DAMAGED
+        return vaddr, paddr, state
+
+    def _with_backing(
+        self, region: Region, start: int, end: int, vaddr: U64Array, paddr: U64Array, state: U8Array
+    ) -> tuple[U64Array, U64Array, U8Array]:
+        """Add the pages that only the page cache has; what the page table says of a page goes first."""
+        page = self.spec.page_size
+        assert region.backing is not None  # noqa: S101 - for mypy
+        if len(vaddr) == (end - start) // page:
+            return vaddr, paddr, state
+        first = region.pgoff + (start - region.start) // page
+        index, cached_paddr, cached_state = region.backing.lookup(first, first + (end - start) // page - 1)
+        cached = (index - np.uint64(first)) * np.uint64(page) + np.uint64(start)
+        new = ~np.isin(cached, vaddr, assume_unique=True)
+        more = cached[new].astype(np.uint64), cached_paddr[new], cached_state[new]
+        return _joined([(vaddr, paddr, state), more])
+
+
+def _u64(value: int) -> U64Array:
+    return np.array([value], np.uint64)
+
+
+def _windows(start: int, end: int, page: int) -> Iterator[tuple[int, int]]:
+    step = WINDOW_PAGES * page
+    for at in range(start, end, step):
+        yield at, min(at + step, end)
+
+
+def _pages_of(batch: WalkBatch, start: int, end: int, page: int) -> tuple[U64Array, U64Array, U8Array]:
+    """Cut a batch's entries, huge ones too, into pages within ``[start, end)``."""
+    state = np.zeros(len(batch.kind), np.uint8)
+    for kind, user_state in _OF_RUN_KIND.items():
+        state[batch.kind == kind] = user_state
+    low = np.maximum(batch.vaddr, np.uint64(start))
+    high = np.minimum(batch.vaddr + batch.size, np.uint64(end))
+    paddr: U64Array = (batch.paddr + (low - batch.vaddr)).astype(np.uint64)
+    count = ((high - low) // np.uint64(page)).astype(np.int64)
+    if (count == 1).all():
+        return low, paddr, state
+    within = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
+    within *= np.uint64(page)
+    return np.repeat(low, count) + within, np.repeat(paddr, count) + within, np.repeat(state, count)
+
+
+def _joined(parts: list[tuple[U64Array, U64Array, U8Array]]) -> tuple[U64Array, U64Array, U8Array]:
+    if not parts:
+        return np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint8)
+    vaddr, paddr, state = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if (vaddr[1:] <= vaddr[:-1]).any():
+        order = np.argsort(vaddr, kind="stable")
+        vaddr, paddr, state = vaddr[order], paddr[order], state[order]
+    return vaddr, paddr, state
+
+
+def _append_runs(runs: list[StateRun], vaddr: U64Array, state: U8Array, page: int) -> None:
+    """Append maximal runs of equal state over adjacent pages."""
+    if not len(vaddr):
+        return
+    breaks = np.flatnonzero((np.diff(vaddr) != page) | (np.diff(state) != 0)) + 1
+    firsts = np.concatenate(([0], breaks))
+    lasts = np.concatenate((breaks, [len(vaddr)])) - 1
+    runs.extend(
+        StateRun(UserAddr(int(vaddr[a])), UserAddr(int(vaddr[b]) + page), UserPageState(int(state[a])))
+        for a, b in zip(firsts, lasts, strict=True)
+    )
+
+
+def _merged(runs: list[StateRun]) -> tuple[StateRun, ...]:
+    """Join runs of one state that touch, as they do at window borders."""
+    merged: list[StateRun] = []
+    for run in runs:
+        if merged and merged[-1].end == run.start and merged[-1].state == run.state:
+            merged[-1] = StateRun(merged[-1].start, run.end, run.state)
+        else:
+            merged.append(run)
+    return tuple(merged)
+
+
+def _complement(vaddr: U64Array, start: int, end: int, page: int) -> list[tuple[int, int]]:
+    """Return the maximal gaps of ``[start, end)`` that ascending page addresses leave."""
+    starts = np.concatenate((_u64(start), vaddr + np.uint64(page)))
+    ends = np.concatenate((vaddr, _u64(end)))
+    gaps = np.flatnonzero(ends > starts)
+    return [(int(starts[g]), int(ends[g])) for g in gaps]

@@ -1,0 +1,368 @@
+"""From kernel structures to a ``ProcessSnapshot`` and the process's memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array, UserAddr
+from vmcore2core.arch.base import CoreMachine
+from vmcore2core.errors import (
+    CorruptStructure,
+    KernelThread,
+    LayoutUnknown,
+    MemoryFault,
+    NoUserMemory,
+    TaskNotFound,
+)
+from vmcore2core.kernel import fs, mm, pid, sched
+from vmcore2core.kernel.filemap import CachedPages, PageCache
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.memory.user import Region, Survey, UserMemory, UserPageState
+from vmcore2core.process.dump_filter import vma_dumped, vma_p_flags
+from vmcore2core.process.model import (
+    AbsentReason,
+    AbsentRun,
+    ProcessSnapshot,
+    PsInfo,
+    ThreadLeftOut,
+    ThreadSnapshot,
+    Vma,
+)
+from vmcore2core.process.stack import InitialStack
+from vmcore2core.process.threads import CpuNotes, describe, thread_regs
+
+ELF_PRARGSZ = 80
+CACHED_LOOKUPS = 256
+
+_REASONS = {
+    UserPageState.EXCLUDED: AbsentReason.EXCLUDED,
+    UserPageState.NOT_IN_DUMP: AbsentReason.NOT_IN_DUMP,
+    UserPageState.TRUNCATED: AbsentReason.TRUNCATED,
+    UserPageState.DAMAGED: AbsentReason.DAMAGED,
+    UserPageState.SWAPPED: AbsentReason.SWAPPED,
+    UserPageState.NOT_CACHED: AbsentReason.NOT_CACHED,
+    UserPageState.BEYOND_FILE: AbsentReason.BEYOND_FILE,
+    UserPageState.TABLE_MISSING: AbsentReason.TABLE_MISSING,
+    UserPageState.TABLE_BROKEN: AbsentReason.TABLE_BROKEN,
+}
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A process ready to be written."""
+
+    snapshot: ProcessSnapshot
+    memory: UserMemory
+
+
+class FileBacking:
+    """``Backing`` of one mapping: the page cache of its ``struct file``."""
+
+    def __init__(self, cache: CachedLookups, file: StructView) -> None:
+        self.cache, self.file = cache, file
+
+    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
+        """See ``Backing.lookup``."""
+        return self.cache.lookup(self.file, first, last)
+
+
+class CachedLookups:
+    """The page cache with the latest answers remembered: processes share libraries.
+
+    Attributes:
+        problem: why the page cache cannot be searched, or None.
+        broken: sentences about files whose page cache is broken.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.problem: str | None = None
+        self.broken: list[str] = []
+        self._pages: PageCache | None = None
+        self._answers: OrderedDict[tuple[int, int, int], tuple[U64Array, U64Array, U8Array]] = OrderedDict()
+        try:
+            self._pages = PageCache(kernel)
+        except (LayoutUnknown, MemoryFault) as error:
+            self.problem = f"files' pages that were not mapped in cannot be looked for: {error}"
+
+    def lookup(self, file: StructView, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
+        """Return a file's pages as ``Backing.lookup`` does."""
+        none = np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint8)
+        if self._pages is None:
+            return none
+        try:
+            key = int(file.pointer("f_mapping")), first, last
+            if key not in self._answers:
+                self._answers[key] = self._states(self._pages.lookup(file, first, last))
+                if len(self._answers) > CACHED_LOOKUPS:
+                    self._answers.popitem(last=False)
+            return self._answers[key]
+        except (CorruptStructure, MemoryFault, LayoutUnknown) as error:
+            sentence = f"the page cache of the file at {file.address:#x} cannot be read: {error}"
+            if sentence not in self.broken:
+                self.broken.append(sentence)
+            return none
+
+    @staticmethod
+    def _states(pages: CachedPages) -> tuple[U64Array, U64Array, U8Array]:
+        return pages.index, pages.paddr, pages.state
+
+
+class Processes:
+    """All processes of the dump.
+
+    Attributes:
+        warnings: sentences about broken task lists met so far.
+    """
+
+    def __init__(self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...]) -> None:
+        self.kernel = kernel
+        self.cpus = CpuNotes(kernel, notes)
+        self.cache = CachedLookups(kernel)
+        self.mounts = fs.Mounts(kernel)
+        self.warnings: list[str] = []
+
+    def leaders(self) -> Iterator[StructView]:
+        """Yield each thread group's leader; a broken list ends early, with a warning."""
+        yield from self._until_broken(pid.for_each_process(self.kernel))
+
+    def threads(self, leader: StructView) -> Iterator[StructView]:
+        """Yield a group's threads; a broken list ends early, with a warning."""
+        yield from self._until_broken(pid.for_each_thread(leader))
+
+    def _until_broken(self, views: Iterator[StructView]) -> Iterator[StructView]:
+        try:
+            yield from views
+        except (CorruptStructure, MemoryFault) as error:
+            self._warn(f"some tasks may be missing: {error}")
+
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+    def find(self, number: int) -> StructView:
+        """Return the leader of the group that has a thread with this PID.
+
+        Raises:
+            TaskNotFound: none has.
+        """
+        for leader in self.leaders():
+            if sched.task_pid(leader) == number:
+                return leader
+        for leader in self.leaders():
+            if any(sched.task_pid(thread) == number for thread in self.threads(leader)):
+                return leader
+        raise TaskNotFound(number, f"no task has PID {number} in this dump{''.join('; ' + w for w in self.warnings)}")
+
+    def mm_of(self, leader: StructView) -> StructView:
+        """Return the group's ``struct mm_struct``; a leader that has exited has none, its threads may.
+
+        Raises:
+            KernelThread: it is one.
+            NoUserMemory: no thread has an mm any more.
+        """
+        number = sched.task_pid(leader)
+        if sched.is_kthread(leader):
+            raise KernelThread(number, f"PID {describe(leader)} is a kernel thread: it has no user memory")
+        for thread in (leader, *self.threads(leader)):
+            found = thread.follow("mm", "mm_struct")
+            if found is not None:
+                return found
+        letter = sched.task_state_char(leader)
+        what = "a zombie" if letter == "Z" else f"exiting (state {letter})"
+        raise NoUserMemory(number, f"PID {describe(leader)} is {what}: its memory was already released")
+
+    def with_mm(self) -> Iterator[StructView]:
+        """Yield the leaders of all groups that have user memory."""
+        for leader in self.leaders():
+            try:
+                self.mm_of(leader)
+            except (KernelThread, NoUserMemory):
+                continue
+            except MemoryFault as fault:
+                self._warn(f"the task at {leader.address:#x} cannot be read: {fault}")
+                continue
+            yield leader
+
+    def capture(self, leader: StructView) -> Captured:
+        """Return the process as plain data, and its memory.
+
+        Raises:
+            KernelThread, NoUserMemory: it has no user memory.
+            MemoryFault, LayoutUnknown, CorruptStructure: what cannot be done without is not readable or known.
+        """
+        return _Capture(self, leader).run()
+
+
+class _Capture:
+    """The capture of one process; its attributes are what the steps share."""
+
+    def __init__(self, processes: Processes, leader: StructView) -> None:
+        self.processes = processes
+        self.kernel = processes.kernel
+        self.leader = leader
+        self.mm = processes.mm_of(leader)
+        self.warnings: list[str] = []
+        self.notices: list[str] = []
+        self.pgd = self.kernel.memory.to_phys(self.mm.pointer("pgd"))
+        self.spec = self.kernel.arch.user_page_table(self.kernel.memory.kernel_map)
+
+    def run(self) -> Captured:
+        threads, left_out, machine = self._threads()
+        vmas, regions = self._vmas()
+        memory = UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions))
+        stack = InitialStack(self.mm, memory, machine)
+        auxv = mm.saved_auxv(self.mm, machine.elf_class // 8)
+        if auxv is None:
+            auxv = stack.auxv()
+            if auxv is not None:
+                self.notices.append(
+                    "NT_AUXV is read from the initial user stack: the layout has no mm_struct.saved_auxv"
+                )
+        vdso = stack.vdso(auxv)
+        vmas = [self._finished(vma, region, memory, vdso) for vma, region in zip(vmas, regions, strict=True)]
+        problem = self.processes.cache.problem
+        if problem and any(run.reason is AbsentReason.NOT_CACHED for vma in vmas for run in vma.absent):
+            self.warnings.append(problem)
+        self.warnings += self.processes.cache.broken
+        snapshot = ProcessSnapshot(
+            tgid=sched.task_tgid(self.leader),
+            comm=sched.task_comm(self.leader),
+            e_machine=machine.e_machine,
+            elf_class=machine.elf_class,
+            byte_order=self.kernel.arch.byte_order,
+            page_size=self.spec.page_size,
+            threads=tuple(threads),
+            threads_left_out=tuple(left_out),
+            psinfo=self._psinfo(stack),
+            auxv=auxv,
+            vmas=tuple(vmas),
+            warnings=tuple(self.warnings),
+            notices=tuple(self.notices),
+        )
+        return Captured(snapshot, memory)
+
+    def _threads(self) -> tuple[list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
+        """Capture the threads, the leader first."""
+        arch = self.kernel.arch
+        found = []
+        left_out: list[ThreadLeftOut] = []
+        for task in self.processes.threads(self.leader):
+            try:
+                answer = thread_regs(self.kernel, task, self.processes.cpus, self.pgd)
+                if isinstance(answer, str):
+                    left_out.append(ThreadLeftOut(sched.task_pid(task), sched.task_comm(task), answer))
+                else:
+                    found.append((task, answer))
+            except MemoryFault as fault:
+                self.warnings.append(f"the thread at {task.address:#x} cannot be read: {fault}")
+        machine = arch.core_machine(
+            found[0][1].regs if found else {}, self.mm.find_uint("task_size", arch.pointer_size)
+        )
+        parent = sched.real_parent_tgid(self.leader)
+        threads = [
+            ThreadSnapshot(
+                tid=sched.task_pid(task),
+                comm=sched.task_comm(task),
+                gregs=arch.gregs(regs.regs, machine),
+                gregs_source=regs.source,
+                gregs_unknown=tuple(name for name in regs.unknown if name in machine.greg_names),
+                pr_ppid=parent,
+            )
+            for task, regs in found
+        ]
+        return threads, left_out, machine
+
+    def _vmas(self) -> tuple[list[Vma], list[Region]]:
+        vmas: list[Vma] = []
+        regions: list[Region] = []
+        root = self._root()
+        try:
+            for view in mm.for_each_vma(self.mm):
+                vma, region = self._vma(view, root)
+                vmas.append(vma)
+                regions.append(region)
+        except (CorruptStructure, MemoryFault) as error:
+            self.warnings.append(f"mappings may be missing: {error}")
+        return vmas, regions
+
+    def _root(self) -> tuple[int, int] | None:
+        """Return the process's root directory as (vfsmount, dentry), or None where it is not known."""
+        try:
+            fs_struct = self.leader.follow("fs", "fs_struct")
+            if fs_struct is None:
+                return None
+            root = fs_struct.embedded("root", "path")
+            return root.pointer("mnt"), root.pointer("dentry")
+        except (LayoutUnknown, MemoryFault):
+            return None
+
+    def _vma(self, view: StructView, root: tuple[int, int] | None) -> tuple[Vma, Region]:
+        start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
+        flags = view.ulong("vm_flags")
+        file = view.follow("vm_file", "file")
+        path = fs.file_path(self.kernel, file, self.processes.mounts, root) if file is not None else None
+        if file is not None and path is None:
+            self.warnings.append(f"the path of the file mapped at {start:#x} cannot be read")
+        pgoff = view.find_uint("vm_pgoff", self.kernel.arch.pointer_size)
+        anon_vma = bool(view.pointer("anon_vma")) if view.has("anon_vma") else None
+        name = mm.vma_name(self.mm, view) if file is None else ""
+        dumped = vma_dumped(flags, is_file=file is not None, anon_vma=anon_vma, vdso=False)
+        backing = FileBacking(self.processes.cache, file) if file is not None and pgoff is not None else None
+        region = Region(start, end, is_file=file is not None, pgoff=pgoff or 0, backing=backing)
+        vma = Vma(
+            start=start,
+            end=end,
+            p_flags=vma_p_flags(flags),
+            vm_flags=flags,
+            pgoff=pgoff if file is not None else None,
+            path=path,
+            name=name,
+            dumped=dumped,
+        )
+        return vma, region
+
+    def _finished(self, vma: Vma, region: Region, memory: UserMemory, vdso: int | None) -> Vma:
+        """Return the VMA with its absent pages, and the vDSO recognised."""
+        if vdso is not None and vma.start == vdso:
+            vma = replace(vma, name="[vdso]", dumped=True)
+        if not vma.dumped:
+            return vma
+        return replace(vma, absent=absent_runs(memory.survey(region)))
+
+    def _psinfo(self, stack: InitialStack) -> PsInfo:
+        """Return what NT_PRPSINFO tells (fs/binfmt_elf.c: fill_psinfo())."""
+        leader = self.leader
+        args = stack.arguments(ELF_PRARGSZ - 1)
+        state = sched.task_state(leader)
+        letter = sched.task_state_char(leader)
+        return PsInfo(
+            pr_pid=sched.task_tgid(leader),
+            pr_fname=sched.task_comm(leader),
+            pr_psargs=args.replace(b"\0", b" ") if args is not None else None,
+            pr_state=(state & 0x7F).bit_length(),
+            pr_sname=letter if letter in "RSDTZW" else ".",
+            pr_zomb=letter == "Z",
+            pr_nice=sched.task_nice(leader),
+            pr_flag=sched.task_flags(leader),
+            pr_ppid=sched.real_parent_tgid(leader),
+            **sched.task_ids(leader),
+        )
+
+
+def absent_runs(survey: Survey) -> tuple[AbsentRun, ...]:
+    """Return a survey's unknown pages with the reasons that the core gives."""
+    return tuple(AbsentRun(run.start, run.end, _REASONS[run.state]) for run in survey.unknown)
+
+
+def refresh_absent(captured: Captured) -> Captured:
+    """Return the process with its pages surveyed again, after reading showed that some are damaged."""
+    regions = {region.start: region for region in captured.memory.regions}
+    vmas = tuple(
+        replace(vma, absent=absent_runs(captured.memory.survey(regions[vma.start]))) if vma.dumped else vma
+        for vma in captured.snapshot.vmas
+    )
+    return Captured(replace(captured.snapshot, vmas=vmas), captured.memory)

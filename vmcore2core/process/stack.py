@@ -1,0 +1,116 @@
+"""What the kernel put on the initial user stack: argc, argv, envp, the auxiliary vector.
+
+Read where the layout does not know ``mm->saved_auxv`` or ``mm->arg_start``: above ``mm->start_stack`` the words stand
+as the ABI says (fs/binfmt_elf.c: create_elf_tables()). Each word is checked; nothing is taken from a stack that does
+not look right.
+"""
+
+from __future__ import annotations
+
+from vmcore2core.arch.base import CoreMachine
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.memory.user import UserMemory
+
+MAX_STRINGS = 1 << 16
+MAX_AUXV = 128
+AT_NULL, AT_PAGESZ, AT_SYSINFO_EHDR = 0, 6, 33
+
+
+class InitialStack:
+    """The initial stack of one process."""
+
+    def __init__(self, mm: StructView, memory: UserMemory, machine: CoreMachine) -> None:
+        self.mm, self.memory = mm, memory
+        self.word = machine.elf_class // 8
+        self.order = mm.kernel.arch.byte_order
+        self._vectors: tuple[list[int], bytes] | None = None
+        self._read = False
+
+    def auxv(self) -> bytes | None:
+        """Return the auxiliary vector, AT_NULL included, or None where the stack does not hold a plausible one."""
+        vectors = self._parse()
+        return vectors[1] if vectors else None
+
+    def vdso(self, auxv: bytes | None) -> int | None:
+        """Return AT_SYSINFO_EHDR of an auxiliary vector: where the vDSO is."""
+        if auxv is None:
+            return None
+        for at in range(0, len(auxv) - 2 * self.word + 1, 2 * self.word):
+            if int.from_bytes(auxv[at : at + self.word], self.order) == AT_SYSINFO_EHDR:
+                return int.from_bytes(auxv[at + self.word : at + 2 * self.word], self.order)
+        return None
+
+    def arguments(self, limit: int) -> bytes | None:
+        """Return the command line's strings with their NULs, without the last, at most ``limit`` bytes.
+
+        None where it cannot be read.
+        """
+        start, end = (self.mm.find_uint(name, self.mm.kernel.arch.pointer_size) for name in ("arg_start", "arg_end"))
+        if start is None or end is None:
+            start, end = self._argument_area()
+        if start is None or end is None or not 0 < start <= end:
+            return None
+        data = self.memory.read(start, min(end - start, limit))
+        return None if data is None else data.removesuffix(b"\0")
+
+    def _argument_area(self) -> tuple[int | None, int | None]:
+        """Return where the argument strings begin and end, from argv's pointers."""
+        vectors = self._parse()
+        if not vectors or not vectors[0]:
+            return None, None
+        argv = vectors[0]
+        for size in (64, 4096):
+            tail = self.memory.read(argv[-1], size)
+            if tail is not None and b"\0" in tail:
+                return argv[0], argv[-1] + tail.index(b"\0") + 1
+        return None, None
+
+    def _parse(self) -> tuple[list[int], bytes] | None:
+        if not self._read:
+            self._read = True
+            self._vectors = self._parse_words()
+        return self._vectors
+
+    def _parse_words(self) -> tuple[list[int], bytes] | None:
+        """Return argv's pointers and the auxiliary vector."""
+        at = self.mm.ulong("start_stack")
+        argc = self._uint(at)
+        if argc is None or argc > MAX_STRINGS:
+            return None
+        at += self.word
+        argv = []
+        for _ in range(argc):
+            pointer = self._uint(at)
+            if not pointer or pointer < at:
+                return None
+            argv.append(pointer)
+            at += self.word
+        if self._uint(at) != 0:
+            return None
+        at += self.word
+        for _ in range(MAX_STRINGS):
+            pointer = self._uint(at)
+            at += self.word
+            if not pointer:
+                break
+        return self._auxv_at(argv, at)
+
+    def _auxv_at(self, argv: list[int], start: int) -> tuple[list[int], bytes] | None:
+        page_size = self.mm.kernel.memory.kernel_map.spec.page_size
+        pairs = b""
+        right_page_size = False
+        for i in range(MAX_AUXV):
+            pair = self.memory.read(start + i * 2 * self.word, 2 * self.word)
+            if pair is None:
+                return None
+            pairs += pair
+            a_type = int.from_bytes(pair[: self.word], self.order)
+            a_val = int.from_bytes(pair[self.word :], self.order)
+            right_page_size |= a_type == AT_PAGESZ and a_val == page_size
+            if a_type == AT_NULL:
+                return (argv, pairs) if right_page_size else None
+        return None
+
+    def _uint(self, address: int) -> int | None:
+        raw = self.memory.read(address, self.word)
+        return None if raw is None else int.from_bytes(raw, self.order)

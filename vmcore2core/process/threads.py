@@ -1,0 +1,108 @@
+"""The registers of each thread, and where they were found.
+
+A task that was off the CPU entered the kernel through a system call or an exception, and its user registers are at
+the top of its kernel stack. A task that was on a CPU in user mode has stale ones there: the CPU's crash note has the
+true ones. kdump's notes carry the running task's PID; QEMU's carry the CPU's number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.base import CpuNote
+from vmcore2core.errors import MemoryFault
+from vmcore2core.kernel.sched import PF_EXITING, task_comm, task_cpu, task_flags, task_on_cpu, task_pid
+from vmcore2core.kernel.struct import Kernel, StructView
+
+
+@dataclass(frozen=True)
+class ThreadRegs:
+    """General registers of one thread by native name; ``unknown`` names those that no source has."""
+
+    regs: Mapping[str, int]
+    source: str
+    unknown: tuple[str, ...]
+
+
+class CpuNotes:
+    """The dump's CPU notes, by the task that ran on the CPU."""
+
+    def __init__(self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...]) -> None:
+        self.kernel = kernel
+        self.notes = kernel.arch.cpu_notes(notes)
+        self.by_cpu = any(name == "QEMU" for name, _, _ in notes)
+
+    def of(self, task: StructView, pgd: int | None, thread_base: int | None) -> CpuNote | None:
+        """Return the note of the CPU that was running ``task``, or None where none was.
+
+        Args:
+            task: ``struct task_struct``.
+            pgd: physical address of the task's top page table, for layouts that know no ``on_cpu``.
+            thread_base: the task's thread pointer as saved when it last left a CPU, likewise.
+        """
+        on_cpu = task_on_cpu(task)
+        if on_cpu is False:
+            return None
+        if not self.by_cpu:
+            pid = task_pid(task)
+            # Idle CPUs all say 0, so a PID of 0 never gets here: it has no user memory.
+            return next((note for note in self.notes if note.pr_pid == pid), None)
+        if on_cpu:
+            cpu = task_cpu(task)
+            return next((note for note in self.notes if note.number == cpu), None)
+        # Without on_cpu (VMCOREINFO's export lacks it), a CPU in user mode still shows whose address space and
+        # whose thread it runs.
+        return next(
+            (
+                note
+                for note in self.notes
+                if note.user_mode
+                and pgd is not None
+                and self.kernel.arch.note_uses_pgd(note, pgd)
+                and thread_base is not None
+                and self.kernel.arch.thread_pointer(note.regs) == thread_base
+            ),
+            None,
+        )
+
+
+def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | None) -> ThreadRegs | str:
+    """Return the user registers of a thread, or a sentence that says why there are none.
+
+    Args:
+        task: ``struct task_struct`` of a task with user memory.
+        cpus: the dump's CPU notes.
+        pgd: physical address of its top page table.
+    """
+    arch, layout = kernel.arch, kernel.layout
+    try:
+        saved = arch.thread_bases(KernelAddr(task.address), kernel.memory, layout)
+        stack = KernelAddr(task.pointer("stack"))
+    except MemoryFault as fault:
+        return f"its task_struct cannot be read: {fault}"
+    base = arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
+    note = cpus.of(task, pgd, base)
+    bases: dict[str, int | None] = dict(saved)
+    if note is not None:
+        bases |= arch.note_bases(note)
+    if note is not None and note.user_mode:
+        regs, source = {**note.regs}, note.label
+    else:
+        found = arch.user_regs(stack, kernel.memory, layout)
+        if found is None:
+            if task_flags(task) & PF_EXITING:
+                return "it is exiting, and its user registers are gone"
+            return f"no user registers are at the top of its kernel stack at {stack:#x}"
+        regs, source = dict(found), "kernel stack"
+        if note is not None:
+            source += f", running in the kernel on CPU {note.number}"
+    unknown = tuple(name for name, value in bases.items() if value is None and name in arch.greg_names)
+    regs |= {name: value for name, value in bases.items() if value is not None}
+    return ThreadRegs({name: regs[name] for name in arch.greg_names if name in regs}, source, unknown)
+
+
+def describe(task: StructView) -> str:
+    """Return "PID (comm)" for messages."""
+    return f"{task_pid(task)} ({task_comm(task).decode('utf-8', 'replace')})"

@@ -1,0 +1,130 @@
+"""What a run has to say: sentences for stderr, and one JSON document for ``--json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot
+from vmcore2core.session import CoreResult, Session
+
+RANGES_SHOWN = 8
+
+_LEVEL_BITS = {2: "page cache", 4: "private page cache", 8: "user data", 16: "free pages", 1: "zero pages"}
+
+
+def text(raw: bytes | None) -> str | None:
+    """Return bytes from the dump as text that a terminal and JSON can take: no control characters."""
+    if raw is None:
+        return None
+    decoded = raw.decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in decoded)
+
+
+def core_sentences(result: CoreResult, dump_level: int | None) -> list[str]:
+    """Return what is to be said of one core, for people."""
+    snapshot = result.snapshot
+    who = f"{snapshot.tgid} ({text(snapshot.comm)})"
+    sentences = [f"{who}: {sentence}" for sentence in snapshot.warnings]
+    sentences += [
+        f"{who}: thread {left.tid} ({text(left.comm)}) is left out: {left.reason}" for left in snapshot.threads_left_out
+    ]
+    if result.missing_pages:
+        total = sum((v.end - v.start) // snapshot.page_size for v in snapshot.vmas if v.dumped)
+        sentences.append(
+            f"{who}: {result.missing_pages} of {total} pages are missing: "
+            + "; ".join(_reason(reason, n) for reason, n in result.absent_pages.items() if _counts(reason))
+        )
+        runs = [run for vma in snapshot.vmas for run in vma.absent if _counts(run.reason)]
+        shown = ", ".join(f"{run.start:x}-{run.end:x}" for run in runs[:RANGES_SHOWN])
+        more = f" and {len(runs) - RANGES_SHOWN} more ranges (--json lists them)" if len(runs) > RANGES_SHOWN else ""
+        sentences.append(f"{who}: missing: {shown}{more}")
+        if result.absent_pages[AbsentReason.EXCLUDED]:
+            sentences.append(f"{who}: {_excluded(dump_level)}")
+    return sentences
+
+
+def _counts(reason: AbsentReason) -> bool:
+    return reason is not AbsentReason.BEYOND_FILE
+
+
+def _reason(reason: AbsentReason, pages: int) -> str:
+    return f"{pages} {reason.value}"
+
+
+def _excluded(dump_level: int | None) -> str:
+    """Say which makedumpfile level would have kept the pages."""
+    if dump_level is None:
+        return "the dump was filtered when it was written; makedumpfile -d 17 keeps all memory of processes"
+    bits = ", ".join(name for bit, name in sorted(_LEVEL_BITS.items()) if dump_level & bit)
+    keep = dump_level & 0x11
+    return (
+        f"the dump was written with makedumpfile -d {dump_level}, which leaves out {bits}; "
+        f"-d {keep} would have kept all memory of processes"
+    )
+
+
+def summary(session: Session, results: list[CoreResult], errors: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the machine-readable summary of a run (``--json``)."""
+    container, boot = session.container, session.boot
+    return {
+        "format": "vmcore2core-summary",
+        "version": 1,
+        "dump": {
+            "paths": [str(path) for path in container.paths],
+            "format": container.DOC.name,
+            "compressed": container.compressed,
+            "dump_level": container.dump_level,
+            "warnings": session.warnings,
+        },
+        "kernel": {
+            "release": boot.utsname.release,
+            "machine": boot.utsname.machine,
+            "nodename": text(boot.utsname.nodename.encode()),
+            "build_id": boot.vmcoreinfo.build_id,
+        },
+        "layout": {"vmcoreinfo": boot.vmcoreinfo_origin, "answers": boot.layout.provenance()},
+        "cores": [core_summary(result) for result in results],
+        "errors": errors,
+    }
+
+
+def core_summary(result: CoreResult) -> dict[str, Any]:
+    """Return one core's part of the summary."""
+    snapshot = result.snapshot
+    return {
+        "pid": snapshot.tgid,
+        "comm": text(snapshot.comm),
+        "path": str(result.path),
+        "complete": result.complete,
+        "size": result.report.file_size,
+        "pages": {
+            "present": result.report.present_pages,
+            "missing": result.missing_pages,
+            "absent": {reason.name.lower(): n for reason, n in result.absent_pages.items()},
+        },
+        "threads": [
+            {
+                "tid": thread.tid,
+                "comm": text(thread.comm),
+                "registers": thread.gregs_source,
+                "unknown": list(thread.gregs_unknown),
+            }
+            for thread in snapshot.threads
+        ],
+        "threads_left_out": [
+            {"tid": left.tid, "comm": text(left.comm), "reason": left.reason} for left in snapshot.threads_left_out
+        ],
+        "absent": [_run(snapshot, vma.path, run) for vma in snapshot.vmas for run in vma.absent],
+        "warnings": list(snapshot.warnings),
+        "notices": list(snapshot.notices),
+    }
+
+
+def _run(snapshot: ProcessSnapshot, path: bytes | None, run: AbsentRun) -> dict[str, Any]:
+    return {
+        "start": f"{run.start:#x}",
+        "end": f"{run.end:#x}",
+        "pages": (run.end - run.start) // snapshot.page_size,
+        "reason": run.reason.name.lower(),
+        "file": text(path),
+    }

@@ -1,0 +1,190 @@
+"""A dump, opened; the only place that wires the layers together."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from vmcore2core.containers import open_container
+from vmcore2core.corefile.writer import WriteReport, write_core
+from vmcore2core.errors import DumpError
+from vmcore2core.kernel import sched
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.layout.base import LayoutSource
+from vmcore2core.layout.bootstrap import bootstrap
+from vmcore2core.process.capture import Processes, refresh_absent
+from vmcore2core.process.model import AbsentReason, ProcessSnapshot
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class CoreResult:
+    """One core that was written.
+
+    Attributes:
+        absent_pages: pages of dumped mappings whose bytes are not known, by reason.
+    """
+
+    path: Path
+    snapshot: ProcessSnapshot
+    report: WriteReport
+    absent_pages: Counter[AbsentReason]
+
+    @property
+    def missing_pages(self) -> int:
+        """Pages that the process had and the core lacks."""
+        return sum(n for reason, n in self.absent_pages.items() if reason is not AbsentReason.BEYOND_FILE)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing: no page, no thread, nothing broken on the way."""
+        return not (self.missing_pages or self.snapshot.threads_left_out or self.snapshot.warnings)
+
+
+def absent_pages(snapshot: ProcessSnapshot) -> Counter[AbsentReason]:
+    """Return the pages of dumped mappings whose bytes are not known, by reason."""
+    counts: Counter[AbsentReason] = Counter()
+    for vma in snapshot.vmas:
+        for run in vma.absent:
+            counts[run.reason] += (run.end - run.start) // snapshot.page_size
+    return counts
+
+
+class Session:
+    """An open dump and the processes in it.
+
+    Args:
+        paths: the dump's file or files.
+        vmlinux: the kernel's own ELF file with symbols, for what the dump does not tell.
+
+    Raises:
+        DumpError, LayoutError: the dump cannot be used.
+    """
+
+    def __init__(self, paths: Sequence[Path], vmlinux: Path | None = None) -> None:
+        self.container = open_container(paths)
+        try:
+            more = _vmlinux_sources(self.container.vmcoreinfo, vmlinux)
+            self.boot = bootstrap(self.container, more)
+            self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
+            notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
+            self.processes = Processes(self.kernel, notes)
+        except BaseException:
+            self.container.close()
+            raise
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.container.close()
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about the dump as a whole that make everything from it incomplete."""
+        return [*self.container.warnings, *self.processes.warnings]
+
+    def select(self, pids: Sequence[int], comms: Sequence[str], *, everything: bool) -> Iterator[StructView]:
+        """Yield the leaders of the processes asked for, each once.
+
+        Args:
+            pids: thread-group or thread IDs.
+            comms: shell patterns for ``comm``.
+            everything: every process that has user memory.
+
+        Raises:
+            TaskNotFound: a PID does not exist.
+        """
+        seen: set[int] = set()
+        for number in pids:
+            leader = self.processes.find(number)
+            if leader.address not in seen:
+                seen.add(leader.address)
+                yield leader
+        if not (comms or everything):
+            return
+        for leader in self.processes.with_mm():
+            comm = sched.task_comm(leader).decode("utf-8", "replace")
+            wanted = everything or any(fnmatchcase(comm, pattern) for pattern in comms)
+            if wanted and leader.address not in seen:
+                seen.add(leader.address)
+                yield leader
+
+    def extract(
+        self, leader: StructView, output: Path, *, force: bool = False, progress: Progress | None = None
+    ) -> CoreResult:
+        """Write the core of one process.
+
+        Args:
+            leader: the thread group's leader.
+            output: where the core goes.
+            force: replace what is there.
+            progress: called with the bytes of the core done so far.
+
+        Raises:
+            TaskError, MemoryFault, LayoutError: the process cannot be converted.
+            OutputError: the core cannot be written.
+        """
+        captured = self.processes.capture(leader)
+        while True:
+            known_damage = len(captured.memory.damaged)
+            report = write_core(
+                captured.snapshot,
+                captured.memory,
+                output,
+                force=force,
+                dump_paths=self.container.paths,
+                kernel_release=self.boot.utsname.release,
+                progress=progress,
+                accept=lambda before=known_damage: len(captured.memory.damaged) == before,
+            )
+            if report is not None:
+                break
+            # Pages turned out to be damaged when they were read: say so in a core that is made again.
+            captured = refresh_absent(captured)
+        return CoreResult(output, captured.snapshot, report, absent_pages(captured.snapshot))
+
+
+def core_name(leader: StructView) -> str:
+    """Return "core.COMM.PID", with what a file name should not have replaced: comm is whatever a process set."""
+    comm = re.sub(r"[^A-Za-z0-9._+-]", "_", sched.task_comm(leader).decode("latin-1")) or "_"
+    return f"core.{comm}.{sched.task_tgid(leader)}"
+
+
+def _vmlinux_sources(vmcoreinfo: bytes | None, vmlinux: Path | None) -> tuple[LayoutSource, ...]:
+    from vmcore2core.layout.vmlinux import vmlinux_sources
+
+    return vmlinux_sources(vmcoreinfo, vmlinux)
+
+
+def find_dump(environ: str | None) -> tuple[Path, str]:
+    """Return the dump to take when none is named, and how it was found.
+
+    Raises:
+        DumpError: there is none.
+    """
+    if environ:
+        return Path(environ), "$VMCORE"
+    if Path("/proc/vmcore").exists():
+        return Path("/proc/vmcore"), "this is a capture kernel"
+    newest: tuple[float, Path] | None = None
+    # Debian's kdump-tools: /var/crash/YYYYMMDDHHMM/dump.YYYYMMDDHHMM; RHEL's kdump: /var/crash/HOST-DATE/vmcore.
+    for pattern in ("*/vmcore", "*/dump.*", "vmcore*", "*/vmcore.*", "*/vmcore-incomplete"):
+        for path in Path("/var/crash").glob(pattern):
+            try:
+                stat = path.stat()
+            except OSError:
+                continue
+            if path.is_file() and "dmesg" not in path.name and (newest is None or stat.st_mtime > newest[0]):
+                newest = stat.st_mtime, path
+    if newest is None:
+        raise DumpError("no dump is named, $VMCORE is not set, and there is none at /proc/vmcore or below /var/crash")
+    return newest[1], "the newest below /var/crash"
