@@ -155,12 +155,9 @@ KDUMP_SUB_HEADER: Mapping[tuple[SubHeaderAbi, ByteOrder, int], Struct] = Mapping
 """``struct kdump_sub_header`` by ABI, byte order and header_version; 104, 80 and 96 bytes in version 6."""
 
 SUB_HEADER_ABIS: Mapping[ElfClass, tuple[SubHeaderAbi, ...]] = MappingProxyType(
-    {64: ("64", "32-padded", "32-packed"), 32: ("32-packed", "32-padded")}
+    {64: ("64",), 32: ("32-packed", "32-padded")}
 )
-"""What a sub-header may look like after a header of so many bits a word; 32-bit ones differ since version 3.
-
-A header from a 32-bit makedumpfile built with 64-bit time_t looks like the 64-bit one.
-"""
+"""What a sub-header may look like after a header of so many bits a word; 32-bit ones differ since version 3."""
 
 PAGE_DESC_DTYPE: Mapping[ByteOrder, np.dtype[np.void]] = MappingProxyType({o: _page_desc_dtype(o) for o in _ORDERS})
 """``page_desc_t``, 24 bytes everywhere."""

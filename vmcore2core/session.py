@@ -14,6 +14,7 @@ from vmcore2core.containers import open_container
 from vmcore2core.corefile.writer import WriteReport, write_core
 from vmcore2core.errors import DumpError
 from vmcore2core.kernel import sched
+from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.bootstrap import bootstrap
@@ -75,6 +76,7 @@ class Session:
             more = _vmlinux_sources(self.container.vmcoreinfo, vmlinux)
             self.boot = bootstrap(self.container, more)
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
+            self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
             self.processes = Processes(self.kernel, notes)
         except BaseException:

@@ -67,8 +67,8 @@ def build_elf_vmcore(
     shoff = ehsize if has_section else 0
     phoff = ehsize + shsize * has_section
     at = phoff + phnum * phsize + pad
-    headers = b""
-    data = b""
+    headers = bytearray()
+    data = bytearray()
 
     def phdr(p_type: int, flags: int, offset: int, vaddr: int, paddr: int, filesz: int, memsz: int) -> bytes:
         if bits == 64:
@@ -105,4 +105,4 @@ def build_elf_vmcore(
     if has_section:
         zero4 = struct.pack(char + f"II{word}{word}{word}{word}", 0, 0, 0, 0, 0, 0)
         section = zero4 + struct.pack(char + f"II{word}{word}", 0, phnum if xnum else 0, 0, 0)
-    return ehdr + section + headers + bytes(pad) + data
+    return bytes(ehdr + section + headers + bytes(pad) + data)

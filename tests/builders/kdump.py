@@ -143,11 +143,11 @@ def build_kdump(
     fields = (
         (phys_base,),
         (dump_level,),
-        (split, 0, min(max_mapnr, 0xFFFFFFFF)),
+        (split, 0, min(max_mapnr, 0xFFFFFFFF) if split else 0),
         (extra_at + len(notes) if vmcoreinfo else 0, len(vmcoreinfo)),
         (extra_at if notes else 0, len(notes)),
         (extra_at + len(notes) + len(vmcoreinfo) if eraseinfo else 0, len(eraseinfo)),
-        (0, max_mapnr, max_mapnr if max_mapnr_64 is None else max_mapnr_64),
+        (0, max_mapnr if split else 0, max_mapnr if max_mapnr_64 is None else max_mapnr_64),
     )
     sub = struct.pack(
         char + "".join(SUB_FORMATS[abi][: version + 1]), *(value for group in fields[: version + 1] for value in group)
@@ -170,7 +170,7 @@ def build_kdump(
         blocks += bitmap([*pages, *excluded], bitmap_size)
     blocks += bitmap(pages, bitmap_size)
     at = len(blocks) + 24 * len(pages)
-    descs, data = b"", b""
+    descs, data = bytearray(), bytearray()
     zero: tuple[int, int, int] | None = None
     for pfn in sorted(pages):
         packed, flags = COMPRESSORS[codec](pages[pfn]), FLAGS[codec]
@@ -186,4 +186,4 @@ def build_kdump(
         if desc_override and pfn in desc_override:
             offset, size, flags = desc_override[pfn]
         descs += struct.pack(char + "QIIQ", offset, size, flags, 0)
-    return blocks + descs + data
+    return bytes(blocks + descs + data)

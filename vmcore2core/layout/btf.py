@@ -1,0 +1,319 @@
+"""BTF as a layout source: offsets and sizes of the kernel's types, from the dump itself or from a vmlinux.
+
+Types are indexed once by their place (some 100,000 in 50 ms); structures are decoded when they are asked for. BTF found
+by a search is believed only after every type, name and length in it was checked.
+
+References: include/uapi/linux/btf.h, kernel/bpf/btf.c: btf_parse_hdr(), btf_type_check() (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.errors import LayoutInvalid
+from vmcore2core.formats import btf as fmt
+from vmcore2core.formats.btf import BtfKind
+from vmcore2core.interfaces import Member
+from vmcore2core.layout.base import LayoutSource
+
+DEPTH_MAX = 32  # typedef chains, nested anonymous members: kernel/bpf/btf.c allows 32 as well
+CANDIDATE_SIZE_MIN = 64 << 10  # the kernel's own BTF is some MiB; modules have less
+CANDIDATE_SIZE_MAX = 64 << 20
+
+_FIXED = np.zeros(32, np.int64)
+_PER_VLEN = np.zeros(32, np.int64)
+for _kind, _size in fmt.EXTRA_FIXED.items():
+    _FIXED[_kind] = _size
+for _kind, _size in fmt.EXTRA_PER_VLEN.items():
+    _PER_VLEN[_kind] = _size
+
+
+@dataclass(frozen=True, slots=True)
+class BtfType:
+    """One ``struct btf_type``; ``at`` is where it stands in the type section."""
+
+    at: int
+    name_off: int
+    kind: int
+    vlen: int
+    kflag: bool
+    size_or_type: int
+
+
+class Btf:
+    """One BTF blob, checked as far as its header.
+
+    Args:
+        data: the blob, header included.
+
+    Raises:
+        LayoutInvalid: the header is not one.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.order = "<" if data[:2] == b"\x9f\xeb" else ">"
+        dtype = fmt.btf_header(self.order)
+        if len(data) < dtype.itemsize:
+            raise LayoutInvalid(f"BTF of {len(data)} bytes, expected a header of {dtype.itemsize}")
+        header = np.frombuffer(data, dtype, 1)[0]
+        fields = {name: int(header[name]) for name in dtype.names or ()}
+        if fields["magic"] != fmt.BTF_MAGIC or fields["version"] != fmt.BTF_VERSION:
+            raise LayoutInvalid(
+                f"BTF header magic {fields['magic']:#x} version {fields['version']}, "
+                f"expected {fmt.BTF_MAGIC:#x} and {fmt.BTF_VERSION}"
+            )
+        types, strings = fields["hdr_len"] + fields["type_off"], fields["hdr_len"] + fields["str_off"]
+        if max(types + fields["type_len"], strings + fields["str_len"]) > len(data) or fields["type_len"] % 4:
+            raise LayoutInvalid(f"BTF sections end beyond its {len(data)} bytes, or are not aligned")
+        self.types = data[types : types + fields["type_len"]]
+        self.strings = data[strings : strings + fields["str_len"]]
+
+    @cached_property
+    def words(self) -> NDArray[np.uint32]:
+        """The type section as 32-bit words in host order."""
+        return np.frombuffer(self.types, self.order + "u4").astype(np.uint32)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Place of each type in the type section, by type ID; ID 0 (void) has place -1.
+
+        Raises:
+            LayoutInvalid: a type is of an unknown kind or ends beyond the section.
+        """
+        infos = self.words.tolist()
+        fixed, per_vlen = (_FIXED // 4 + 3).tolist(), (_PER_VLEN // 4).tolist()
+        starts, at, end = [-1], 0, len(infos)
+        kind_max = max(BtfKind)
+        while at < end:
+            info = infos[at + 1] if at + 2 < end else -1
+            kind = info >> 24 & 0x1F
+            if info < 0 or not 0 < kind <= kind_max or len(starts) > fmt.BTF_MAX_TYPES:
+                raise LayoutInvalid(
+                    f"BTF type {len(starts)} at {at * 4:#x} is of kind {kind}, expected 1 to {kind_max}"
+                )
+            starts.append(at * 4)
+            at += fixed[kind] + per_vlen[kind] * (info & 0xFFFF)
+        if at != end:
+            raise LayoutInvalid(f"BTF type {len(starts) - 1} ends at {at * 4:#x}, beyond the types' {end * 4:#x} bytes")
+        return np.array(starts, np.int64)
+
+    def type_of(self, type_id: int) -> BtfType | None:
+        """Return a type; None for void and for IDs that do not exist."""
+        if not 0 < type_id < len(self.starts):
+            return None
+        at = int(self.starts[type_id])
+        name_off, info, size = (int(word) for word in self.words[at // 4 : at // 4 + 3])
+        return BtfType(at, name_off, fmt.info_kind(info), fmt.info_vlen(info), fmt.info_kflag(info), size)
+
+    def resolved(self, type_id: int) -> BtfType | None:
+        """Return a type without typedefs and qualifiers."""
+        for _ in range(DEPTH_MAX):
+            found = self.type_of(type_id)
+            if found is None or found.kind not in fmt.MODIFIERS:
+                return found
+            type_id = found.size_or_type
+        return None
+
+    def name(self, offset: int) -> str:
+        """Return a string of the string section."""
+        end = self.strings.find(b"\0", offset)
+        return self.strings[offset:end].decode("ascii", "replace") if 0 <= offset < end else ""
+
+    def find(self, name: str, kinds: tuple[BtfKind, ...]) -> BtfType | None:
+        """Return the first type of one of these kinds with this name, in the order of kinds."""
+        needle = b"\0" + name.encode() + b"\0"
+        headers = self.starts[1:] // 4
+        at = self.strings.find(needle)
+        offsets = []
+        while at >= 0:
+            offsets.append(at + 1)
+            at = self.strings.find(needle, at + 1)
+        for offset in offsets:
+            ids = np.flatnonzero(self.words[headers] == offset) + 1
+            for kind in kinds:
+                for type_id in ids.tolist():
+                    found = self.type_of(type_id)
+                    if found is not None and found.kind == kind:
+                        return found
+        return None
+
+    def records(self, found: BtfType, form: str) -> list[tuple[int, ...]]:
+        """Return what follows a type: members, enumerators, the array."""
+        size = struct.calcsize(self.order + form)
+        count = 1 if found.kind == BtfKind.ARRAY else found.vlen
+        start = found.at + fmt.TYPE_SIZE
+        return list(struct.iter_unpack(self.order + form, self.types[start : start + size * count]))
+
+
+class BtfSource(LayoutSource):
+    """Layout answers from BTF.
+
+    Args:
+        data: the blob.
+        name: for provenance.
+        pointer_size: bytes of a pointer, which BTF does not tell.
+    """
+
+    def __init__(self, data: bytes, name: str, *, pointer_size: int) -> None:
+        self.name = name
+        self.btf = Btf(data)
+        self.pointer_size = pointer_size
+        self._structs: dict[str, BtfType | None] = {}
+
+    def _struct(self, name: str) -> BtfType | None:
+        if name not in self._structs:
+            found = self.btf.find(name, (BtfKind.STRUCT, BtfKind.UNION, BtfKind.TYPEDEF))
+            if found is not None and found.kind == BtfKind.TYPEDEF:
+                found = self.btf.resolved(found.size_or_type)
+            self._structs[name] = found
+        return self._structs[name]
+
+    def member(self, struct: str, path: str) -> Member | None:
+        """See ``LayoutSource.member``."""
+        inside = self._struct(struct)
+        bits, type_id, bit_size = 0, 0, 0
+        for name in path.split("."):
+            if inside is None or inside.kind not in (BtfKind.STRUCT, BtfKind.UNION):
+                return None
+            found = self._member(inside, name, 0)
+            if found is None:
+                return None
+            type_id, offset, bit_size = found
+            bits += offset
+            inside = self.btf.resolved(type_id)
+        size = self._size_of(type_id, 0)
+        type_name = self._type_name(type_id, 0)
+        if bit_size:
+            unit = 8 * (size or 4)
+            return Member(bits // unit * unit // 8, self.name, size or 4, bits % unit, bit_size, type_name)
+        return Member(bits // 8, self.name, size, None, None, type_name)
+
+    def _member(self, inside: BtfType, name: str, depth: int) -> tuple[int, int, int] | None:
+        """Return (type ID, bit offset, bit-field size) of a member, seen through anonymous ones."""
+        anonymous = []
+        for name_off, type_id, offset in self.btf.records(inside, fmt.MEMBER_FORMAT):
+            bit_size = offset >> fmt.BITFIELD_SIZE_SHIFT if inside.kflag else 0
+            if inside.kflag:
+                offset &= fmt.BITFIELD_OFFSET_MASK
+            if name_off == 0:
+                anonymous.append((type_id, offset))
+            elif self.btf.name(name_off) == name:
+                return type_id, offset, bit_size
+        for type_id, offset in anonymous if depth < DEPTH_MAX else ():
+            below = self.btf.resolved(type_id)
+            if below is not None and below.kind in (BtfKind.STRUCT, BtfKind.UNION):
+                found = self._member(below, name, depth + 1)
+                if found is not None:
+                    return found[0], found[1] + offset, found[2]
+        return None
+
+    def _size_of(self, type_id: int, depth: int) -> int | None:
+        found = self.btf.resolved(type_id)
+        if found is None or depth > DEPTH_MAX:
+            return None
+        if found.kind == BtfKind.PTR:
+            return self.pointer_size
+        if found.kind == BtfKind.ARRAY:
+            element, _, count = self.btf.records(found, fmt.ARRAY_FORMAT)[0]
+            size = self._size_of(element, depth + 1)
+            return None if size is None else size * count
+        sized = (BtfKind.INT, BtfKind.STRUCT, BtfKind.UNION, BtfKind.ENUM, BtfKind.FLOAT, BtfKind.ENUM64)
+        return found.size_or_type if found.kind in sized else None
+
+    def _type_name(self, type_id: int, depth: int) -> str | None:
+        found = self.btf.type_of(type_id)
+        if found is None or depth > DEPTH_MAX:
+            return None if found else "void"
+        if found.kind == BtfKind.PTR:
+            return f"{self._type_name(found.size_or_type, depth + 1)} *"
+        if found.kind == BtfKind.ARRAY:
+            element, _, count = self.btf.records(found, fmt.ARRAY_FORMAT)[0]
+            return f"{self._type_name(element, depth + 1)}[{count}]"
+        if found.kind in fmt.MODIFIERS and found.kind != BtfKind.TYPEDEF:
+            return self._type_name(found.size_or_type, depth + 1)
+        tag = {BtfKind.STRUCT: "struct ", BtfKind.UNION: "union ", BtfKind.ENUM: "enum "}.get(BtfKind(found.kind), "")
+        return tag + (self.btf.name(found.name_off) or "(anonymous)")
+
+    def size(self, struct: str) -> int | None:
+        """See ``LayoutSource.size``."""
+        found = self._struct(struct)
+        return found.size_or_type if found is not None and found.kind in (BtfKind.STRUCT, BtfKind.UNION) else None
+
+    def constant(self, name: str) -> int | None:
+        """See ``LayoutSource.constant``: an enumerator."""
+        return self._enumerators.get(name)
+
+    @cached_property
+    def _enumerators(self) -> dict[str, int]:
+        values: dict[str, int] = {}
+        btf = self.btf
+        kinds = btf.words[btf.starts[1:] // 4 + 1] >> 24 & 0x1F
+        for type_id in (np.flatnonzero((kinds == BtfKind.ENUM) | (kinds == BtfKind.ENUM64)) + 1).tolist():
+            found = btf.type_of(type_id)
+            if found is None:
+                continue
+            if found.kind == BtfKind.ENUM:
+                for name_off, value in btf.records(found, fmt.ENUM_FORMAT):
+                    values.setdefault(btf.name(name_off), value)
+            else:
+                for name_off, low, high in btf.records(found, fmt.ENUM64_FORMAT):
+                    values.setdefault(btf.name(name_off), high << 32 | low)
+        return values
+
+
+def validate_btf(data: bytes) -> str | None:
+    """Check a whole blob: every kind, every type ID and name in range, every length.
+
+    Returns:
+        What is wrong with it, as a sentence, or None.
+    """
+    try:
+        btf = Btf(data)
+        headers = btf.starts[1:] // 4
+    except LayoutInvalid as error:
+        return str(error)
+    if btf.strings[:1] != b"\0" or btf.strings[-1:] != b"\0":
+        return "the BTF string section does not begin and end with NUL"
+    words, nr_types = btf.words, len(btf.starts)
+    if not (words[headers] < len(btf.strings)).all():
+        return "a BTF type's name is beyond the string section"
+    info = words[headers + 1]
+    kind = info >> 24 & 0x1F
+    refers = np.isin(
+        kind, [*fmt.MODIFIERS, BtfKind.PTR, BtfKind.FUNC, BtfKind.FUNC_PROTO, BtfKind.VAR, BtfKind.DECL_TAG]
+    )
+    if not (words[headers + 2][refers] < nr_types).all():
+        return "a BTF type refers to one that does not exist"
+    composite = (kind == BtfKind.STRUCT) | (kind == BtfKind.UNION)
+    count = (info & 0xFFFF)[composite].astype(np.int64)
+    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    members = np.repeat(headers[composite] + 3, count) + 3 * within
+    if not (words[members] < len(btf.strings)).all() or not (words[members + 1] < nr_types).all():
+        return "a BTF member's name or type is out of range"
+    return None
+
+
+def find_btf_candidates(block: bytes) -> list[tuple[int, int]]:
+    """Return (offset, length) of what may be a kernel's BTF beginning in a block of memory."""
+    found = []
+    for order in ("<", ">"):
+        dtype = fmt.btf_header(order)
+        magic = struct.pack(order + "HB", fmt.BTF_MAGIC, fmt.BTF_VERSION)
+        at = block.find(magic)
+        while at >= 0:
+            if at + dtype.itemsize <= len(block):
+                header = np.frombuffer(block, dtype, 1, at)[0]
+                hdr_len, type_len, str_off, str_len = (
+                    int(header[name]) for name in ("hdr_len", "type_len", "str_off", "str_len")
+                )
+                length = hdr_len + str_off + str_len
+                sane = 24 <= hdr_len <= 64 and int(header["type_off"]) == 0 and str_off >= type_len and not type_len % 4
+                if sane and CANDIDATE_SIZE_MIN <= length <= CANDIDATE_SIZE_MAX:
+                    found.append((at, length))
+            at = block.find(magic, at + 1)
+    return found

@@ -1,0 +1,191 @@
+"""kallsyms, the kernel's own symbol table, out of the dump.
+
+Names are sequences of tokens; addresses are 32-bit offsets. What they are relative to has changed twice, so the form is
+chosen by what agrees with the symbols that VMCOREINFO gives, and a table that agrees in no form is refused.
+
+References: kernel/kallsyms.c: kallsyms_expand_symbol(), kallsyms_sym_address(); scripts/kallsyms.c: write_src()
+(Linux 4.18 to 7.2); kernel/vmcore_info.c for the tables' addresses, since Linux 6.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.errors import LayoutInvalid, MemoryFault
+from vmcore2core.interfaces import ByteOrder, Memory
+from vmcore2core.layout.base import LayoutSource
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
+
+NAME = "kallsyms in the dump"
+SYMBOLS_MAX = 1 << 24
+NR_TOKENS = 256
+TOKEN_TABLE_MAX = 1 << 16  # kallsyms_token_index is of 16-bit offsets
+NAMES_PER_READ = 1 << 20
+BIG_SYMBOL = 0x80  # since Linux 6.1, a length byte with this bit has 7 more bits in the next byte
+WITNESSES = ("_stext", "init_uts_ns", "swapper_pg_dir", "init_task", "prb", "clear_seq", "node_online_map")
+
+Form = Literal["place-relative", "base-relative", "base-relative, absolute per-CPU"]
+
+
+@dataclass(frozen=True, slots=True)
+class KallsymsTables:
+    """Kernel virtual addresses of the tables; ``relative_base`` is None where the kernel has none."""
+
+    names: int
+    num_syms: int
+    token_table: int
+    token_index: int
+    offsets: int
+    relative_base: int | None
+
+
+class KallsymsSource(LayoutSource):
+    """Symbols from the dump's kallsyms tables.
+
+    Args:
+        memory: kernel virtual memory.
+        tables: where the tables are.
+        byte_order: of the kernel.
+        witnesses: symbols known otherwise, which the table must agree with.
+
+    Raises:
+        LayoutInvalid: the tables are broken or agree in no known form.
+        MemoryFault: they cannot be read.
+    """
+
+    name = NAME
+
+    def __init__(
+        self, memory: Memory, tables: KallsymsTables, byte_order: ByteOrder, witnesses: dict[str, int]
+    ) -> None:
+        self._memory = memory
+        self._tables = tables
+        self._order = byte_order
+        self._code = "<" if byte_order == "little" else ">"
+        self.num_syms = int.from_bytes(memory.read(tables.num_syms, 4), byte_order)
+        if not 0 < self.num_syms <= SYMBOLS_MAX:
+            raise LayoutInvalid(
+                f"kallsyms_num_syms at {tables.num_syms:#x} is {self.num_syms}, expected 1 to {SYMBOLS_MAX}"
+            )
+        self.form = self._form(witnesses)
+
+    @classmethod
+    def from_vmcoreinfo(cls, memory: Memory, info: VmcoreInfo, byte_order: ByteOrder) -> KallsymsSource | None:
+        """Return the source by VMCOREINFO's SYMBOL(kallsyms_*), or None where it lacks them (before Linux 6.0)."""
+        keys = ("names", "num_syms", "token_table", "token_index", "offsets")
+        found = [address for key in keys if (address := info.symbol(f"kallsyms_{key}")) is not None]
+        if len(found) != len(keys):
+            return None
+        names, num_syms, token_table, token_index, offsets = found
+        relative_base = info.symbol("kallsyms_relative_base")
+        tables = KallsymsTables(names, num_syms, token_table, token_index, offsets, relative_base)
+        witnesses = {name: address for name in WITNESSES if (address := info.symbol(name)) is not None}
+        return cls(memory, tables, byte_order, witnesses)
+
+    @cached_property
+    def _tokens(self) -> list[bytes]:
+        index = np.frombuffer(self._memory.read(self._tables.token_index, 2 * NR_TOKENS), self._code + "u2").tolist()
+        # The last token's end is not in the index: read on until its NUL.
+        table = self._memory.read(self._tables.token_table, index[-1] + 1)
+        while table.count(b"\0", index[-1]) == 0:
+            if len(table) >= TOKEN_TABLE_MAX:
+                raise LayoutInvalid(f"kallsyms_token_table at {self._tables.token_table:#x} does not end")
+            table += self._memory.read(self._tables.token_table + len(table), 16)
+        if index[0] != 0 or any(a >= b or table[b - 1] for a, b in pairwise(index)):
+            raise LayoutInvalid(
+                f"kallsyms_token_index at {self._tables.token_index:#x} does not fit kallsyms_token_table"
+            )
+        return [table[at : table.index(b"\0", at)] for at in index]
+
+    @cached_property
+    def _lines(self) -> bytes:
+        """All symbols in address order, each as newline, type letter, name; and a newline at the end."""
+        names = b""
+        at = 0
+        starts, seconds = [], []
+        for _ in range(self.num_syms):
+            if at + 2 >= len(names):
+                names += self._read_names(len(names))
+            length = names[at]
+            starts.append(at)
+            at += 1
+            if length & BIG_SYMBOL:
+                length = length & ~BIG_SYMBOL | names[at] << 7
+                seconds.append(at)
+                at += 1
+            at += length
+        while len(names) < at:
+            names += self._read_names(len(names))
+        pieces = list(map(self._tokens.__getitem__, names[:at]))
+        for start in starts:
+            pieces[start] = b"\n"
+        for second in seconds:
+            pieces[second] = b""
+        return b"".join(pieces) + b"\n"
+
+    def _read_names(self, offset: int) -> bytes:
+        """Read on from kallsyms_names; shorter where memory ends, but at least a byte."""
+        address, size = self._tables.names + offset, NAMES_PER_READ
+        while True:
+            try:
+                return self._memory.read(address, size)
+            except MemoryFault:
+                if size == 1:
+                    raise
+                size //= 2
+
+    def _indices(self, name: str) -> list[int]:
+        """Return the positions of a symbol in the table."""
+        needle = name.encode() + b"\n"
+        lines, found = self._lines, []
+        at = lines.find(needle)
+        while at >= 0:
+            if at >= 2 and lines[at - 2 : at - 1] == b"\n":
+                found.append(lines.count(b"\n", 0, at - 1) - 1)
+            at = lines.find(needle, at + 1)
+        return found
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int32]:
+        return np.frombuffer(self._memory.read(self._tables.offsets, 4 * self.num_syms), self._code + "i4").astype(
+            np.int32
+        )
+
+    @cached_property
+    def _base(self) -> int:
+        assert self._tables.relative_base is not None  # noqa: S101 - asked for base-relative forms only
+        return int.from_bytes(self._memory.read(self._tables.relative_base, 8), self._order)
+
+    def _address(self, index: int, form: Form) -> int:
+        offset = int(self._offsets[index])
+        if form == "place-relative":
+            return (self._tables.offsets + 4 * index + offset) & (1 << 64) - 1
+        if form == "base-relative":
+            return self._base + (offset & 0xFFFF_FFFF)
+        return offset if offset >= 0 else self._base - 1 - offset
+
+    def _form(self, witnesses: dict[str, int]) -> Form:
+        """Return the form in which the table agrees with every witness that it has."""
+        if self._tables.relative_base is None:
+            forms: tuple[Form, ...] = ("place-relative",)
+        else:
+            forms = ("base-relative, absolute per-CPU", "base-relative")
+        heard = {name: indices for name in witnesses if (indices := self._indices(name))}
+        for form in forms:
+            if heard and all(
+                witnesses[name] in {self._address(i, form) for i in indices} for name, indices in heard.items()
+            ):
+                return form
+        told = ", ".join(f"{name}={witnesses[name]:#x}" for name in heard or witnesses)
+        raise LayoutInvalid(f"kallsyms at {self._tables.names:#x} does not agree with VMCOREINFO ({told})")
+
+    def symbol(self, name: str) -> int | None:
+        """See ``LayoutSource.symbol``; of static symbols of one name, the first."""
+        indices = self._indices(name)
+        return self._address(indices[0], self.form) if indices else None

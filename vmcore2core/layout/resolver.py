@@ -1,0 +1,90 @@
+"""The layout as the layers above see it: sources in order, the first that knows answers, and it is remembered who."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from vmcore2core.errors import LayoutUnknown
+from vmcore2core.interfaces import Member
+from vmcore2core.layout.base import LayoutSource
+
+T = TypeVar("T")
+
+
+class KernelLayout:
+    """``interfaces.Layout`` over sources in order of preference."""
+
+    def __init__(self, sources: Sequence[LayoutSource]) -> None:
+        self._sources = list(sources)
+        self._members: dict[tuple[str, str], Member | None] = {}
+        self._numbers: dict[str, int | None] = {}
+        self._provenance: dict[str, str] = {}
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The sources' names in the order in which they are asked."""
+        return tuple(source.name for source in self._sources)
+
+    def add(self, source: LayoutSource) -> None:
+        """Append a source; what was not known so far is asked again."""
+        self._sources.append(source)
+        self._members = {key: value for key, value in self._members.items() if value is not None}
+        self._numbers = {key: value for key, value in self._numbers.items() if value is not None}
+
+    def provenance(self) -> dict[str, str]:
+        """Return who answered each question so far: "OFFSET(task_struct.mm)" -> source name."""
+        return dict(self._provenance)
+
+    def _ask(self, item: str, ask: Callable[[LayoutSource], T | None]) -> T | None:
+        for source in self._sources:
+            answer = ask(source)
+            if answer is not None:
+                self._provenance[item] = source.name
+                return answer
+        return None
+
+    def find_member(self, struct: str, member: str) -> Member | None:
+        """See ``Layout.find_member``."""
+        key = struct, member
+        if key not in self._members:
+            self._members[key] = self._ask(f"OFFSET({struct}.{member})", lambda source: source.member(struct, member))
+        return self._members[key]
+
+    def member(self, struct: str, *names: str) -> Member:
+        """See ``Layout.member``."""
+        for name in names:
+            found = self.find_member(struct, name)
+            if found is not None:
+                return found
+        raise LayoutUnknown(" or ".join(f"OFFSET({struct}.{name})" for name in names), self.source_names)
+
+    def _find_number(self, item: str, ask: Callable[[LayoutSource], int | None]) -> int | None:
+        if item not in self._numbers:
+            self._numbers[item] = self._ask(item, ask)
+        return self._numbers[item]
+
+    def find_size(self, struct: str) -> int | None:
+        """See ``Layout.find_size``."""
+        return self._find_number(f"SIZE({struct})", lambda source: source.size(struct))
+
+    def size(self, struct: str) -> int:
+        """See ``Layout.size``."""
+        return self._known(f"SIZE({struct})", self.find_size(struct))
+
+    def find_symbol(self, name: str) -> int | None:
+        """See ``Layout.find_symbol``."""
+        return self._find_number(f"SYMBOL({name})", lambda source: source.symbol(name))
+
+    def symbol(self, name: str) -> int:
+        """See ``Layout.symbol``."""
+        return self._known(f"SYMBOL({name})", self.find_symbol(name))
+
+    def find_constant(self, name: str) -> int | None:
+        """See ``Layout.find_constant``."""
+        return self._find_number(f"NUMBER({name})", lambda source: source.constant(name))
+
+    def _known(self, item: str, value: int | None) -> int:
+        if value is None:
+            raise LayoutUnknown(item, self.source_names)
+        return value

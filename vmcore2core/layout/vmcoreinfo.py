@@ -1,0 +1,153 @@
+"""VMCOREINFO: what the kernel itself exports for dump tools, and the layout source that answers from it.
+
+References: Documentation/admin-guide/kdump/vmcoreinfo.rst, include/linux/vmcore_info.h, kernel/vmcore_info.c
+(Linux 7.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from vmcore2core.interfaces import Member
+from vmcore2core.layout.base import LayoutSource
+
+_LINE = re.compile(rb"([A-Za-z0-9_-]+(?:\([\x21-\x27\x2a-\x7e]+\))?)=([\x20-\x7e]*)")
+_RELEASE = re.compile(r"\d+\.\d+")
+
+
+class VmcoreInfo:
+    """The parsed text.
+
+    Attributes:
+        values: key ("OFFSET(task_struct.mm)", "OSRELEASE") -> value, as text. Of a repeated key the first counts.
+        truncated_line: a last line without its newline, or None: the buffer was full, so it may be cut off anywhere
+            and is not a value.
+        ignored: lines that are not KEY=VALUE.
+    """
+
+    def __init__(self, values: Mapping[str, str], truncated_line: str | None = None, ignored: int = 0) -> None:
+        self.values = MappingProxyType(dict(values))
+        self.truncated_line = truncated_line
+        self.ignored = ignored
+
+    def string(self, key: str) -> str | None:
+        """Return a value as it stands."""
+        return self.values.get(key)
+
+    def symbol(self, name: str) -> int | None:
+        """Return SYMBOL(name): a run-time address, hexadecimal without 0x."""
+        return _integer(self.values.get(f"SYMBOL({name})"), 16)
+
+    def offset(self, struct: str, member: str) -> int | None:
+        """Return OFFSET(struct.member) in bytes."""
+        return _unsigned(self.values.get(f"OFFSET({struct}.{member})"))
+
+    def size(self, name: str) -> int | None:
+        """Return SIZE(name) in bytes."""
+        return _unsigned(self.values.get(f"SIZE({name})"))
+
+    def length(self, name: str) -> int | None:
+        """Return LENGTH(name) in elements."""
+        return _unsigned(self.values.get(f"LENGTH({name})"))
+
+    def number(self, name: str) -> int | None:
+        """Return NUMBER(name): decimal with a sign, or hexadecimal with 0x."""
+        return _integer(self.values.get(f"NUMBER({name})"), 0)
+
+    @property
+    def osrelease(self) -> str | None:
+        """``init_uts_ns.name.release``."""
+        return self.values.get("OSRELEASE")
+
+    @property
+    def build_id(self) -> str | None:
+        """The kernel's build ID, hexadecimal (since Linux 5.14)."""
+        return self.values.get("BUILD-ID")
+
+    @property
+    def page_size(self) -> int | None:
+        """PAGE_SIZE in bytes."""
+        return _unsigned(self.values.get("PAGESIZE"))
+
+    @property
+    def kernel_offset(self) -> int | None:
+        """How far KASLR moved the kernel image, in bytes."""
+        return _integer(self.values.get("KERNELOFFSET"), 16)
+
+
+def _integer(text: str | None, base: int) -> int | None:
+    try:
+        return None if text is None else int(text, base)
+    except ValueError:
+        return None
+
+
+def _unsigned(text: str | None) -> int | None:
+    value = _integer(text, 10)
+    return value if value is None or value >= 0 else None
+
+
+def parse_vmcoreinfo(text: bytes) -> VmcoreInfo:
+    """Return what a VMCOREINFO text says; never raises.
+
+    vmcoreinfo_append_str() cuts at the end of its buffer, one page in kernels without the larger one, in the middle of
+    a line: only a line with its newline is read.
+    """
+    *lines, rest = text.rstrip(b"\0").split(b"\n")
+    values: dict[str, str] = {}
+    ignored = 0
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if match:
+            values.setdefault(match[1].decode(), match[2].decode())
+        elif line:
+            ignored += 1
+    return VmcoreInfo(values, rest.decode("ascii", "replace") or None, ignored)
+
+
+def looks_like_vmcoreinfo(text: bytes) -> VmcoreInfo | None:
+    """Return a text found in memory, parsed, if it is VMCOREINFO from end to end; else None.
+
+    A copy that was overwritten in part has lines that are none; whether the rest is still true is for the caller to
+    check on the dump.
+    """
+    if not text.startswith(b"OSRELEASE="):
+        return None
+    info = parse_vmcoreinfo(text)
+    page_size = info.page_size
+    good = (
+        info.ignored == 0
+        and _RELEASE.match(info.osrelease or "") is not None
+        and page_size is not None
+        and page_size.bit_count() == 1
+        and info.symbol("init_uts_ns") is not None
+    )
+    return info if good else None
+
+
+class VmcoreInfoSource(LayoutSource):
+    """Layout answers from VMCOREINFO."""
+
+    def __init__(self, info: VmcoreInfo, name: str = "VMCOREINFO") -> None:
+        self.info = info
+        self.name = name
+
+    def member(self, struct: str, path: str) -> Member | None:
+        """See ``LayoutSource.member``; the key has no type, so only the very path that it names is known."""
+        offset = self.info.offset(struct, path)
+        return None if offset is None else Member(offset, self.name)
+
+    def size(self, struct: str) -> int | None:
+        """See ``LayoutSource.size``."""
+        return self.info.size(struct)
+
+    def symbol(self, name: str) -> int | None:
+        """See ``LayoutSource.symbol``."""
+        return self.info.symbol(name)
+
+    def constant(self, name: str) -> int | None:
+        """See ``LayoutSource.constant``: NUMBER(), else LENGTH()."""
+        value = self.info.number(name)
+        return self.info.length(name) if value is None else value

@@ -1,0 +1,1 @@
+"""A vmlinux given by the user: placeholder."""
