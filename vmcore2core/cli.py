@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from vmcore2core.kernel.struct import StructView
-    from vmcore2core.session import CoreResult, Progress, Session
+    from vmcore2core.session import CoreResult, Session
 
 PROGRESS_FROM_PAGES = 1024
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from vmcore2core.containers import open_container
-from vmcore2core.corefile.writer import WriteReport, write_core
+from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.bootstrap import bootstrap
+from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Processes, refresh_absent
 from vmcore2core.process.model import AbsentReason, ProcessSnapshot
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int], None]
+REWRITES_MAX = 4
 
 
 @dataclass(frozen=True)
@@ -129,30 +131,41 @@ class Session:
             leader: the thread group's leader.
             output: where the core goes.
             force: replace what is there.
-            progress: called with the bytes of the core done so far.
+            progress: called with (bytes done, bytes in all).
 
         Raises:
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
             OutputError: the core cannot be written.
         """
         captured = self.processes.capture(leader)
-        while True:
-            known_damage = len(captured.memory.damaged)
-            report = write_core(
-                captured.snapshot,
-                captured.memory,
-                output,
-                force=force,
-                dump_paths=self.container.paths,
-                kernel_release=self.boot.utsname.release,
-                progress=progress,
-                accept=lambda before=known_damage: len(captured.memory.damaged) == before,
-            )
-            if report is not None:
-                break
-            # Pages turned out to be damaged when they were read: say so in a core that is made again.
-            captured = refresh_absent(captured)
-        return CoreResult(output, captured.snapshot, report, absent_pages(captured.snapshot))
+        origin: dict[str, str | None] = {
+            "dump": self.container.paths[0].name,
+            "kernel": self.boot.utsname.release,
+            "build_id": self.boot.vmcoreinfo.build_id,
+        }
+        for _ in range(REWRITES_MAX):
+            memory, known = captured.memory, len(captured.memory.damaged)
+            try:
+                report = write_core(
+                    captured.snapshot,
+                    memory,
+                    output,
+                    force=force,
+                    inputs=self.container.paths,
+                    origin=origin,
+                    progress=progress,
+                    still_valid=partial(_no_more_damage, memory, known),
+                )
+            except PagesChanged:
+                # Pages turned out to be damaged when they were read: write a core that says so.
+                captured = refresh_absent(captured)
+                continue
+            return CoreResult(output, captured.snapshot, report, absent_pages(captured.snapshot))
+        raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
+
+
+def _no_more_damage(memory: UserMemory, known: int) -> bool:
+    return len(memory.damaged) == known
 
 
 def core_name(leader: StructView) -> str:

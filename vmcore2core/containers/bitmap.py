@@ -71,7 +71,10 @@ def bit_runs(bitmap: U8Array, nr_bits: int) -> Iterator[tuple[int, int]]:
     start: int | None = None
     for i in range(0, (nr_bits + 7) // 8, CHUNK_BYTES):
         first = i * 8
-        bits = np.unpackbits(bitmap[i : i + CHUNK_BYTES], bitorder="little")[: nr_bits - first]
+        chunk = bitmap[i : i + CHUNK_BYTES]
+        if start is None and not chunk.any():
+            continue
+        bits = np.unpackbits(chunk, bitorder="little")[: nr_bits - first]
         before = np.concatenate(([start is not None], bits[:-1]))
         for change in (np.flatnonzero(bits != before) + first).tolist():
             if start is None:

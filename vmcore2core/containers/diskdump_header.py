@@ -70,6 +70,8 @@ _UTSNAME_MACHINES: dict[str, int] = {
     "loongarch64": EM_LOONGARCH,
 }
 
+_UTSNAME_MACHINES_32 = frozenset(("i386", "i486", "i586", "i686", "mips", "ppc", "riscv32", "s390"))
+
 _NOWHERE = AddressRange(0, 0)
 
 
@@ -219,7 +221,11 @@ def _parse_disk_dump_header(file: DumpFile, word_size: ElfClass, byte_order: Byt
 
 def _read_sub_header(file: DumpFile, main: _MainHeader) -> _SubHeader:
     """Return the sub-header in the first variant that agrees with the header and the file, or else in the first."""
-    candidates = [_parse_sub_header(file, main, abi) for abi in SUB_HEADER_ABIS[main.word_size]]
+    abis = SUB_HEADER_ABIS[main.word_size]
+    if main.machine in _UTSNAME_MACHINES_32 or main.machine.startswith("arm"):
+        # With a 64-bit time_t, the header of a 32-bit makedumpfile looks like the 64-bit one.
+        abis = (*abis, *SUB_HEADER_ABIS[32])
+    candidates = [_parse_sub_header(file, main, abi) for abi in abis]
     header = next((c for c in candidates if _is_plausible(c, main, file.size)), candidates[0])
     if header.split:
         expected = "0: a part of a split dump is not supported yet; join all parts with makedumpfile --reassemble"
@@ -254,7 +260,7 @@ def _is_plausible(header: _SubHeader, main: _MainHeader, file_size: int) -> bool
     if header.max_mapnr_64 is not None and min(header.max_mapnr_64, UINT_MAX) != main.max_mapnr:
         return False
     ranges = (header.vmcoreinfo, header.note, header.eraseinfo)
-    return all(not r.size or main.block_size <= r.start < r.end <= file_size for r in ranges)
+    return all(r == _NOWHERE or main.block_size <= r.start < r.end <= file_size for r in ranges)
 
 
 def _place_bitmaps(file: DumpFile, main: _MainHeader, sub: _SubHeader) -> DiskDumpHeader:

@@ -5,6 +5,7 @@ References: the magic numbers of file(1).
 
 from __future__ import annotations
 
+import codecs
 from typing import BinaryIO
 
 from vmcore2core.formats.elf import EI_CLASS, EI_DATA, EI_NIDENT, ELF_BYTE_ORDERS, ELF_CLASSES, ELFMAG
@@ -74,8 +75,8 @@ def _describe_elf(head: bytes) -> str:
 
 def _is_text(head: bytes) -> bool:
     try:
-        # The last character may be cut.
-        head[: max(1, len(head) - 3)].decode("utf-8")
+        # Incremental, because the last character may be cut.
+        codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
     return True

@@ -15,7 +15,6 @@ from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
 from vmcore2core.memory.user import UserPageState
 
-
 # address_space_operations of file systems that keep their files in memory alone: what is not there is a hole.
 MEMORY_AOPS = ("shmem_aops", "ram_aops")
 

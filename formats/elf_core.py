@@ -1,0 +1,101 @@
+"""Notes of a process's core file, for both classes and byte orders.
+
+Sources of truth: include/linux/elfcore.h (struct elf_siginfo, elf_prstatus_common, elf_prpsinfo),
+include/linux/elfcore-compat.h and arch/x86/include/asm/compat.h (32-bit processes), include/uapi/linux/elf.h (NT_*),
+fs/binfmt_elf.c: fill_files_note(), fill_auxv_note() (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from construct import Array, Bytes, Construct, Struct
+
+from vmcore2core.formats._cabi import C_INTS, ByteOrder, ElfClass, c_struct
+
+NT_PRSTATUS = 1
+NT_FPREGSET = 2
+NT_PRPSINFO = 3
+NT_AUXV = 6
+NT_FILE = 0x46494C45
+
+NOTE_CORE = "CORE"
+NOTE_VMCORE2CORE = "vmcore2core"
+NT_VMCORE2CORE = 1
+"""Our own note, the last: JSON that says what is missing and where everything comes from; debuggers pass over it."""
+
+PR_FNAME_SIZE = 16
+ELF_PRARGSZ = 80
+
+_VARIANTS: tuple[tuple[ElfClass, ByteOrder], ...] = ((32, "little"), (32, "big"), (64, "little"), (64, "big"))
+
+
+def _long(elf_class: ElfClass, order: ByteOrder) -> tuple[Construct[Any, Any], Construct[Any, Any], int]:
+    """Return unsigned long, long and their alignment."""
+    ints = C_INTS[order]
+    return (ints.u64, ints.s64, 8) if elf_class == 64 else (ints.u32, ints.s32, 4)
+
+
+def _prstatus_head(elf_class: ElfClass, order: ByteOrder) -> Struct:
+    ints = C_INTS[order]
+    ulong, slong, align = _long(elf_class, order)
+    timeval = Array(2, slong)
+    return c_struct(
+        ("si_signo", ints.s32, 4),
+        ("si_code", ints.s32, 4),
+        ("si_errno", ints.s32, 4),
+        ("pr_cursig", ints.s16, 2),
+        ("pr_sigpend", ulong, align),
+        ("pr_sighold", ulong, align),
+        ("pr_pid", ints.s32, 4),
+        ("pr_ppid", ints.s32, 4),
+        ("pr_pgrp", ints.s32, 4),
+        ("pr_sid", ints.s32, 4),
+        ("pr_utime", timeval, align),
+        ("pr_stime", timeval, align),
+        ("pr_cutime", timeval, align),
+        ("pr_cstime", timeval, align),
+    )
+
+
+def _prpsinfo(elf_class: ElfClass, order: ByteOrder) -> Struct:
+    ints = C_INTS[order]
+    ulong, _, align = _long(elf_class, order)
+    # __kernel_uid_t is 16 bits wide where the ABI is that old: i386 (and arm) among those of 32 bits.
+    uid, uid_align = (ints.u32, 4) if elf_class == 64 else (ints.u16, 2)
+    return c_struct(
+        ("pr_state", ints.u8, 1),
+        ("pr_sname", Bytes(1), 1),
+        ("pr_zomb", ints.u8, 1),
+        ("pr_nice", ints.s8, 1),
+        ("pr_flag", ulong, align),
+        ("pr_uid", uid, uid_align),
+        ("pr_gid", uid, uid_align),
+        ("pr_pid", ints.s32, 4),
+        ("pr_ppid", ints.s32, 4),
+        ("pr_pgrp", ints.s32, 4),
+        ("pr_sid", ints.s32, 4),
+        ("pr_fname", Bytes(PR_FNAME_SIZE), 1),
+        ("pr_psargs", Bytes(ELF_PRARGSZ), 1),
+    )
+
+
+PRSTATUS_HEAD: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType(
+    {v: _prstatus_head(*v) for v in _VARIANTS}
+)
+"""struct elf_prstatus_common; elf_gregset_t pr_reg of the architecture's size follows it."""
+
+PRSTATUS_TAIL: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType(
+    {v: c_struct(("pr_fpvalid", C_INTS[v[1]].s32, 4), alignment=v[0] // 8) for v in _VARIANTS}
+)
+"""What follows pr_reg in struct elf_prstatus."""
+
+PrPsInfo: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType({v: _prpsinfo(*v) for v in _VARIANTS})
+"""struct elf_prpsinfo."""
+
+FILE_HEADER: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType(
+    {v: c_struct(("count", _long(*v)[0], v[0] // 8), ("page_size", _long(*v)[0], v[0] // 8)) for v in _VARIANTS}
+)
+"""How NT_FILE begins; ``count`` records of three longs follow, then ``count`` NUL-terminated names."""

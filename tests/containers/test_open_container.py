@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import random
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.builders.elfdump import Load, build_elf_vmcore, page
+from tests.builders.kdump import build_kdump
+from vmcore2core.containers import all_containers, open_container
+from vmcore2core.containers.base import ContainerDoc, DumpContainer
+from vmcore2core.errors import DumpError, UnknownFormat, UsageError
+
+ELF = build_elf_vmcore([Load(0x1000, page(1))])
+KDUMP = build_kdump({1: page(1)})
+
+
+def message(tmp_path: Path, raw: bytes) -> str:
+    path = tmp_path / "file"
+    path.write_bytes(raw)
+    with pytest.raises(UnknownFormat) as caught:
+        open_container([path])
+    text = str(caught.value)
+    assert text.startswith(f"{path} ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path} ")
+
+
+def test_containers_are_found_by_their_module() -> None:
+    names = {container.__name__ for container in all_containers()}
+    assert {"ElfContainer", "DiskDumpContainer"} <= names
+    for container in all_containers():
+        assert issubclass(container, DumpContainer)
+        assert isinstance(container.DOC, ContainerDoc)
+        assert container.DOC.name
+        assert container.DOC.references
+
+
+@pytest.mark.parametrize(
+    "raw", [ELF, KDUMP, b"", b"\x7fELF", b"KDUMP", b"text\n", bytes(100), random.Random(1).randbytes(64)]
+)
+def test_at_most_one_container_claims_a_file(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(raw)
+    claims = []
+    for container in all_containers():
+        with path.open("rb") as f:
+            claims.append(container.detect(f))
+    assert sum(claims) == (raw in (ELF, KDUMP))
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "is empty"),
+        (b"#!/bin/sh\necho\n", "is a text file"),
+        ("größe\n".encode() * 400, "is a text file"),
+        (bytes(5000), "begins with 4096 zero bytes"),
+        (b"\x01\x02\x03\x04\xff\xfe\xfd\xfc\0", "begins with 01020304fffefdfc, which is not the signature"),
+        (gzip.compress(ELF), "is compressed with gzip; unpack it first (gzip -d)"),
+        (bz2.compress(ELF), "is compressed with bzip2; unpack it first (bzip2 -d)"),
+        (lzma.compress(ELF), "is compressed with xz; unpack it first (xz -d)"),
+        (b"\x28\xb5\x2f\xfd\x04", "is compressed with zstd; unpack it first (zstd -d --long=31)"),
+        (b"\x04\x22\x4d\x18\x40", "is compressed with lz4; unpack it first (lz4 -d)"),
+        (b"EMiL\x01\0\0\0", "is a LiME memory image"),
+        (b"QEVM\0\0\0\x03", "is a QEMU migration stream"),
+        (b"\x7fELF\x02", "is cut off: 5 bytes, which is less than an ELF header"),
+        (b"\x7fELF\x09" + bytes(40), "an ELF header with EI_CLASS 9 and EI_DATA 0"),
+        (build_elf_vmcore([], e_type=2), "begins with 7f454c460201, an ELF executable, not a core"),
+        (build_elf_vmcore([], e_type=3, order="big"), "begins with 7f454c460202, an ELF executable or shared library"),
+        (build_elf_vmcore([], e_type=1), "an ELF object file, not a core"),
+        (build_elf_vmcore([], e_type=0xFE00), "an ELF file of type 65024, not a core"),
+    ],
+)
+def test_foreign_file_is_named(tmp_path: Path, raw: bytes, words: str) -> None:
+    assert words in message(tmp_path, raw)
+
+
+def test_no_file_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no dump file"):
+        open_container([])
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DumpError, match="nowhere cannot be read: No such file"):
+        open_container([tmp_path / "nowhere"])
+
+
+def test_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DumpError, match="is a directory"):
+        open_container([tmp_path])
+
+
+def test_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """root may read anything, so the refusal is made up."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "vmcore"
+    path.write_bytes(ELF)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DumpError, match="vmcore cannot be read: Permission denied"):
+        open_container([path])
+
+
+def test_failing_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    path = tmp_path / "vmcore"
+    path.write_bytes(ELF)
+    monkeypatch.setattr("vmcore2core.containers.dumpfile.mmap.mmap", refuse)
+    monkeypatch.setattr("vmcore2core.containers.dumpfile.os.pread", refuse)
+    with pytest.raises(DumpError, match="vmcore cannot be read: Input/output error"):
+        open_container([path])
+
+
+def test_files_are_closed_after_an_error(tmp_path: Path) -> None:
+    raw = bytearray(ELF)
+    struct.pack_into("<H", raw, 54, 1)
+    path = tmp_path / "vmcore"
+    path.write_bytes(raw)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        with pytest.raises(DumpError):
+            open_container([path])
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
+def test_closed_container_lets_go_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    for raw in (ELF, KDUMP):
+        path.write_bytes(raw)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(20):
+            open_container([path]).close()
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2

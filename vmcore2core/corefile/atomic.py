@@ -1,0 +1,116 @@
+"""A file that appears whole or not at all.
+
+It is written under another name in the same directory, synced, and then given its name; whatever ends the run before
+that leaves nothing behind but what was there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmcore2core.errors import OutputError, OutputExists
+
+
+def _failed(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def check_output(path: Path, *, force: bool, inputs: Sequence[Path]) -> None:
+    """Refuse a path that must not be replaced, before any work is done.
+
+    Raises:
+        OutputExists: something is there, and ``force`` is not set.
+        OutputError: it is one of the inputs, or no regular file.
+    """
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _failed(path, error) from error
+    for source in inputs:
+        with contextlib.suppress(OSError):
+            if source.exists() and path.exists() and source.samefile(path):
+                raise OutputError(f"{path} is the dump itself, expected another file")
+    if stat.S_ISDIR(there.st_mode):
+        raise OutputError(f"{path} is a directory, expected a file name")
+    if not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
+        raise OutputError(f"{path} is not a regular file: a core has holes and cannot go to a pipe or a device")
+    if stat.S_ISLNK(there.st_mode) and path.exists() and not path.is_file():
+        raise OutputError(f"{path} leads to something that is not a regular file")
+    if not force:
+        raise OutputExists(f"{path} exists already; --force replaces it")
+
+
+@contextmanager
+def atomic_file(path: Path, *, force: bool = False, inputs: Sequence[Path] = ()) -> Iterator[int]:
+    """Give a file descriptor whose file gets its name when the block ends well, and is removed when it does not.
+
+    Args:
+        path: the name it gets; mode 0600: cores hold secrets.
+        force: replace what is there.
+        inputs: files that must never be replaced.
+
+    Raises:
+        OutputExists, OutputError: see ``check_output``; or the system refuses.
+    """
+    check_output(path, force=force, inputs=inputs)
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _failed(path, error) from error
+    try:
+        try:
+            yield fd
+            os.fsync(fd)
+            _give_name(temporary, path, force=force)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        _remove(temporary)
+        raise _failed(path, error) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _give_name(temporary: Path, path: Path, *, force: bool) -> None:
+    if force:
+        temporary.replace(path)
+    else:
+        try:
+            os.link(temporary, path, follow_symlinks=False)  # unlike rename, never replaces what came in between
+        except FileExistsError:
+            raise OutputExists(f"{path} exists already; --force replaces it") from None
+        except OSError:
+            _rename_new(temporary, path)  # a file system without hard links
+        _remove(temporary)
+    _sync_directory(path.parent)
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    if os.path.lexists(path):
+        raise OutputExists(f"{path} exists already; --force replaces it")
+    temporary.rename(path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _sync_directory(path: Path) -> None:
+    # Some file systems cannot sync a directory; the file itself is safe by then.
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,170 @@
+"""From a ``ProcessSnapshot`` to the bytes of PT_NOTE, in the kernel's order.
+
+References: fs/binfmt_elf.c: write_note_info(), fill_prstatus(), fill_psinfo(), fill_auxv_note(), fill_files_note()
+(Linux 7.2). NT_SIGINFO is left out: no signal ended the process.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from vmcore2core import __version__
+from vmcore2core.formats import elf_core as fmt
+from vmcore2core.formats._cabi import NUMPY_ORDER, ElfClass, align_up
+from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
+from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
+
+REPORT_RUNS_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One note: name without NUL, type, descriptor."""
+
+    name: str
+    n_type: int
+    desc: bytes
+
+
+def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> list[Note]:
+    """Return the notes of a core, in file order.
+
+    Args:
+        snapshot: the process.
+        origin: what our own note says of the dump, such as its kernel's release.
+    """
+    notes: list[Note] = []
+    for i, thread in enumerate(snapshot.threads):
+        notes.append(Note(fmt.NOTE_CORE, fmt.NT_PRSTATUS, prstatus(snapshot, thread)))
+        if i == 0:
+            notes += process_notes(snapshot)
+        notes += [Note(regset.note_name, regset.note_type, regset.data) for regset in thread.regsets]
+    if not snapshot.threads:
+        notes += process_notes(snapshot)
+    notes.append(Note(fmt.NOTE_VMCORE2CORE, fmt.NT_VMCORE2CORE, provenance(snapshot, origin)))
+    return notes
+
+
+def process_notes(snapshot: ProcessSnapshot) -> Iterator[Note]:
+    """Yield the notes that a core has once."""
+    yield Note(fmt.NOTE_CORE, fmt.NT_PRPSINFO, prpsinfo(snapshot))
+    if snapshot.auxv is not None:
+        yield Note(fmt.NOTE_CORE, fmt.NT_AUXV, snapshot.auxv)
+    files = nt_file(snapshot)
+    if files is not None:
+        yield Note(fmt.NOTE_CORE, fmt.NT_FILE, files)
+
+
+def _variant(snapshot: ProcessSnapshot) -> tuple[ElfClass, Any]:
+    return cast("ElfClass", snapshot.elf_class), snapshot.byte_order
+
+
+def prstatus(snapshot: ProcessSnapshot, thread: ThreadSnapshot) -> bytes:
+    """Return ``struct elf_prstatus`` of one thread."""
+    word = snapshot.elf_class // 8
+    mask = (1 << (8 * word)) - 1
+    # The compat form keeps the low word of a signal set.
+    head = {
+        "si_signo": thread.pr_cursig,
+        "si_code": 0,
+        "si_errno": 0,
+        "pr_cursig": thread.pr_cursig,
+        "pr_sigpend": thread.pr_sigpend & mask,
+        "pr_sighold": thread.pr_sighold & mask,
+        "pr_pid": thread.tid,
+        "pr_ppid": thread.pr_ppid or 0,
+        "pr_pgrp": thread.pr_pgrp or 0,
+        "pr_sid": thread.pr_sid or 0,
+        **{name: _timeval(getattr(thread, name)) for name in ("pr_utime", "pr_stime", "pr_cutime", "pr_cstime")},
+    }
+    variant = _variant(snapshot)
+    pr_fpvalid = any(
+        regset.note_name == fmt.NOTE_CORE and regset.note_type == fmt.NT_FPREGSET for regset in thread.regsets
+    )
+    tail = fmt.PRSTATUS_TAIL[variant].build({"pr_fpvalid": int(pr_fpvalid)})
+    return fmt.PRSTATUS_HEAD[variant].build(head) + thread.gregs + tail
+
+
+def _timeval(nanoseconds: int | None) -> list[int]:
+    seconds, rest = divmod(nanoseconds or 0, 1_000_000_000)
+    return [seconds, rest // 1000]
+
+
+def prpsinfo(snapshot: ProcessSnapshot) -> bytes:
+    """Return ``struct elf_prpsinfo``."""
+    info = snapshot.psinfo
+    ids = (1 << (32 if snapshot.elf_class == 64 else 16)) - 1
+    record = {
+        "pr_state": info.pr_state or 0,
+        "pr_sname": (info.pr_sname or "\0").encode()[:1],
+        "pr_zomb": int(info.pr_zomb or False),
+        "pr_nice": info.pr_nice or 0,
+        "pr_flag": (info.pr_flag or 0) & ((1 << snapshot.elf_class) - 1),
+        "pr_uid": (info.pr_uid or 0) & ids,
+        "pr_gid": (info.pr_gid or 0) & ids,
+        "pr_pid": info.pr_pid,
+        "pr_ppid": info.pr_ppid or 0,
+        "pr_pgrp": info.pr_pgrp or 0,
+        "pr_sid": info.pr_sid or 0,
+        "pr_fname": info.pr_fname[: fmt.PR_FNAME_SIZE].ljust(fmt.PR_FNAME_SIZE, b"\0"),
+        "pr_psargs": (info.pr_psargs or b"")[: fmt.ELF_PRARGSZ - 1].ljust(fmt.ELF_PRARGSZ, b"\0"),
+    }
+    return fmt.PrPsInfo[_variant(snapshot)].build(record)
+
+
+def nt_file(snapshot: ProcessSnapshot) -> bytes | None:
+    """Return NT_FILE: every mapping of a file whose path and offset are known; None where there is none."""
+    mapped = [vma for vma in snapshot.vmas if vma.path is not None and vma.pgoff is not None]
+    if not mapped:
+        return None
+    header = fmt.FILE_HEADER[_variant(snapshot)].build({"count": len(mapped), "page_size": snapshot.page_size})
+    form = NUMPY_ORDER[snapshot.byte_order] + ("QQQ" if snapshot.elf_class == 64 else "III")
+    mask = (1 << snapshot.elf_class) - 1
+    records = b"".join(struct.pack(form, vma.start, vma.end, (vma.pgoff or 0) & mask) for vma in mapped)
+    return header + records + b"".join((vma.path or b"") + b"\0" for vma in mapped)
+
+
+def unknown_fields(snapshot: ProcessSnapshot) -> list[str]:
+    """Return the fields of NT_PRSTATUS and NT_PRPSINFO that hold zero because nothing tells them."""
+    info = snapshot.psinfo
+    fields = ("psargs", "state", "sname", "zomb", "nice", "flag", "uid", "gid", "ppid", "pgrp", "sid")
+    unknown = [f"pr_{name}" for name in fields if getattr(info, f"pr_{name}") is None]
+    times = ("pr_utime", "pr_stime", "pr_cutime", "pr_cstime")
+    return unknown + [name for name in times if any(getattr(thread, name) is None for thread in snapshot.threads)]
+
+
+def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> bytes:
+    """Return our own note: JSON, UTF-8, for whoever has only the core."""
+    runs = [(run, vma) for vma in snapshot.vmas for run in vma.absent]
+    document = {
+        "version": __version__,
+        **origin,
+        "registers": {str(thread.tid): thread.gregs_source for thread in snapshot.threads},
+        "unknown_registers": {str(t.tid): t.gregs_unknown for t in snapshot.threads if t.gregs_unknown},
+        "threads_left_out": {str(left.tid): left.reason for left in snapshot.threads_left_out},
+        "unknown_fields": unknown_fields(snapshot),
+        "absent_pages": sum((run.end - run.start) // snapshot.page_size for run, _ in runs),
+        "absent": [[f"{run.start:#x}", f"{run.end:#x}", run.reason.name.lower()] for run, _ in runs[:REPORT_RUNS_MAX]],
+        "absent_runs_not_listed": max(0, len(runs) - REPORT_RUNS_MAX),
+        "warnings": snapshot.warnings,
+        "notices": snapshot.notices,
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def build_notes(snapshot: ProcessSnapshot, notes: list[Note]) -> bytes:
+    """Return the PT_NOTE segment: each note with its header, name and descriptor padded to 4 bytes."""
+    nhdr = Nhdr[snapshot.byte_order]
+    pieces = []
+    for note in notes:
+        name = note.name.encode() + b"\0"
+        pieces += [
+            nhdr.build({"n_namesz": len(name), "n_descsz": len(note.desc), "n_type": note.n_type}),
+            name.ljust(align_up(len(name), NOTE_ALIGN), b"\0"),
+            note.desc.ljust(align_up(len(note.desc), NOTE_ALIGN), b"\0"),
+        ]
+    return b"".join(pieces)

@@ -1,0 +1,158 @@
+"""Where everything goes in the file: Ehdr, program headers, PT_NOTE, PT_LOADs.
+
+A mapping without absent pages is one PT_LOAD, as the kernel writes it: p_filesz is p_memsz, and pages that were never
+touched are holes. Absent pages must never read as zeros, and what debuggers make of p_memsz beyond p_filesz differs
+(gdb 13.1, lldb 14.0.6, both tried on such cores):
+
+- gdb looks at the contents of PT_LOADs first, then at the files of NT_FILE, and then reads a PT_LOAD's part without
+  contents as zeros. So absent pages of a mapped file may stand in a PT_LOAD without contents (gdb takes them from the
+  file, or says that it cannot), while absent anonymous pages must be in no PT_LOAD at all.
+- lldb takes the first PT_LOAD with contents that has the address, and fails beyond its contents. So PT_LOADs may not
+  overlap, and present pages behind absent ones need a PT_LOAD of their own.
+
+References: System V gABI, "Program Header"; fs/binfmt_elf.c: elf_core_dump(), fill_extnum_info() (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from vmcore2core.formats import elf as fmt
+from vmcore2core.formats._cabi import ByteOrder, ElfClass, align_up
+from vmcore2core.process.model import ProcessSnapshot, Vma
+
+PT_NOTE_ALIGN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One PT_LOAD: ``[start, start + memsz)``, of which the first ``filesz`` bytes are at ``offset`` in the file."""
+
+    start: int
+    memsz: int
+    filesz: int
+    p_flags: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class CorePlan:
+    """A core file, as far as it is not the bytes of pages.
+
+    Attributes:
+        head: everything before the first page: Ehdr, program headers, the section header of PN_XNUM, PT_NOTE.
+        segments: PT_LOADs in address order, with their offsets.
+        file_size: bytes of the finished file.
+    """
+
+    head: bytes
+    segments: tuple[Segment, ...]
+    file_size: int
+
+
+def segments_of(snapshot: ProcessSnapshot) -> Iterator[Segment]:
+    """Yield the PT_LOADs of a process, without offsets."""
+    for vma in snapshot.vmas:
+        size = vma.end - vma.start
+        if not vma.dumped:
+            yield Segment(vma.start, size, 0, vma.p_flags)
+        elif not vma.absent:
+            yield Segment(vma.start, size, size, vma.p_flags)
+        else:
+            yield from _pieces(vma)
+
+
+def _pieces(vma: Vma) -> Iterator[Segment]:
+    """Yield a mapping with absent pages in pieces: a PT_LOAD from each present run to the end of the absent one."""
+    with_file = vma.path is not None
+    at = vma.start
+    for run in vma.absent:
+        if run.start > at:
+            yield Segment(at, (run.end if with_file else run.start) - at, run.start - at, vma.p_flags)
+        elif with_file:
+            yield Segment(at, run.end - at, 0, vma.p_flags)
+        at = run.end
+    if at < vma.end:
+        yield Segment(at, vma.end - at, vma.end - at, vma.p_flags)
+
+
+def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
+    """Return the plan of a core.
+
+    Args:
+        snapshot: the process.
+        notes: the PT_NOTE segment.
+    """
+    variant = cast("ElfClass", snapshot.elf_class), snapshot.byte_order
+    ehdr, phdr, shdr = fmt.Ehdr[variant], fmt.Phdr[variant], fmt.Shdr[variant]
+    segments = list(segments_of(snapshot))
+    phnum = len(segments) + 1
+    extended = phnum >= fmt.PN_XNUM
+    notes_offset = ehdr.sizeof() + phnum * phdr.sizeof()
+    shoff = align_up(notes_offset + len(notes), 8) if extended else 0
+    head_size = shoff + shdr.sizeof() if extended else notes_offset + len(notes)
+    offset = align_up(head_size, snapshot.page_size)
+    placed = []
+    for segment in segments:
+        placed.append(Segment(segment.start, segment.memsz, segment.filesz, segment.p_flags, offset))
+        offset += segment.filesz
+    e_ident = fmt.ELFMAG + bytes(
+        (
+            fmt.ELFCLASS64 if snapshot.elf_class == 64 else fmt.ELFCLASS32,
+            fmt.ELFDATA2LSB if snapshot.byte_order == "little" else fmt.ELFDATA2MSB,
+            fmt.EV_CURRENT,
+            fmt.ELFOSABI_NONE,
+        )
+    )
+    header = ehdr.build(
+        {
+            "e_ident": e_ident.ljust(fmt.EI_NIDENT, b"\0"),
+            "e_type": fmt.ET_CORE,
+            "e_machine": snapshot.e_machine,
+            "e_version": fmt.EV_CURRENT,
+            "e_entry": 0,
+            "e_phoff": ehdr.sizeof(),
+            "e_shoff": shoff,
+            "e_flags": snapshot.e_flags,
+            "e_ehsize": ehdr.sizeof(),
+            "e_phentsize": phdr.sizeof(),
+            "e_phnum": fmt.PN_XNUM if extended else phnum,
+            "e_shentsize": shdr.sizeof() if extended else 0,
+            "e_shnum": 1 if extended else 0,
+            "e_shstrndx": fmt.SHN_UNDEF,
+        }
+    )
+    head = header + _program_headers(snapshot, variant, notes_offset, len(notes), placed) + notes
+    if extended:
+        fields = dict.fromkeys(
+            ("sh_name", "sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_addralign", "sh_entsize"), 0
+        )
+        head = head.ljust(shoff, b"\0") + shdr.build(
+            {**fields, "sh_size": 1, "sh_link": fmt.SHN_UNDEF, "sh_info": phnum}
+        )
+    return CorePlan(head, tuple(placed), offset)
+
+
+def _program_headers(
+    snapshot: ProcessSnapshot,
+    variant: tuple[ElfClass, ByteOrder],
+    notes_offset: int,
+    notes_size: int,
+    segments: list[Segment],
+) -> bytes:
+    table = np.zeros(len(segments) + 1, fmt.PHDR_DTYPE[variant])
+    table["p_type"] = fmt.PT_LOAD
+    table["p_align"] = snapshot.page_size
+    table["p_flags"][1:] = [segment.p_flags for segment in segments]
+    table["p_offset"][1:] = [segment.offset for segment in segments]
+    table["p_vaddr"][1:] = [segment.start for segment in segments]
+    table["p_filesz"][1:] = [segment.filesz for segment in segments]
+    table["p_memsz"][1:] = [segment.memsz for segment in segments]
+    note = table[:1]
+    note["p_type"], note["p_align"] = fmt.PT_NOTE, PT_NOTE_ALIGN
+    note["p_offset"], note["p_filesz"] = notes_offset, notes_size
+    return table.tobytes()

@@ -1,0 +1,70 @@
+"""An independent look at a finished core's headers: by lief, which shares no code with the writer.
+
+lief reads files whole, so it gets only the part before the first page; and it drops notes of equal content, so notes
+are counted by pyelftools.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import NoteSegment
+
+from vmcore2core.corefile.plan import CorePlan
+from vmcore2core.errors import OutputError
+from vmcore2core.process.model import ProcessSnapshot
+
+
+def verify_head(plan: CorePlan, snapshot: ProcessSnapshot, output: Path) -> None:
+    """Check that the headers say what was planned.
+
+    Raises:
+        OutputError: they do not: a bug of ours, and the core must not get its name.
+    """
+    problem = _by_pyelftools(plan, snapshot) or _by_lief(plan, snapshot)
+    if problem is not None:
+        raise OutputError(f"{output} is not written: its headers read back wrong ({problem})")
+
+
+def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
+    try:
+        elf = ELFFile(io.BytesIO(plan.head))
+        loads = 0
+        counts: Counter[tuple[str, Any]] = Counter()
+        for segment in elf.iter_segments():
+            loads += segment["p_type"] == "PT_LOAD"
+            if isinstance(segment, NoteSegment):
+                counts.update((note["n_name"], note["n_type"]) for note in segment.iter_notes())
+    except (ELFError, ValueError, KeyError) as error:
+        return f"pyelftools: {error}"
+    if loads != len(plan.segments):
+        return f"pyelftools sees {loads} PT_LOADs, expected {len(plan.segments)}"
+    threads = counts["CORE", "NT_PRSTATUS"]
+    return None if threads == len(snapshot.threads) else f"{threads} NT_PRSTATUS, expected {len(snapshot.threads)}"
+
+
+def _by_lief(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
+    import lief
+
+    lief.logging.disable()
+    binary = lief.ELF.parse(list(plan.head))
+    if not isinstance(binary, lief.ELF.Binary):
+        return "lief cannot read it"
+    if binary.header.machine_type.value != snapshot.e_machine:
+        return f"lief sees machine {binary.header.machine_type}, expected {snapshot.e_machine}"
+    seen = [
+        (s.virtual_address, s.virtual_size, s.physical_size)
+        for s in binary.segments
+        if s.type == lief.ELF.Segment.TYPE.LOAD
+    ]
+    planned = [(s.start, s.memsz, s.filesz) for s in plan.segments]
+    if seen != planned:
+        return f"lief sees {len(seen)} PT_LOADs that differ from the {len(planned)} planned"
+    tids = {note.status.pid for note in binary.notes if isinstance(note, lief.ELF.CorePrStatus)}
+    expected = {thread.tid for thread in snapshot.threads}
+    return None if tids <= expected and (tids or not expected) else f"lief sees threads {sorted(tids)}"

@@ -1,0 +1,132 @@
+"""Writing a core: headers first, then pages as they come, in bounded memory; zero pages stay holes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.corefile.notes import build_notes, notes_of
+from vmcore2core.corefile.plan import CorePlan, Segment, build_plan
+from vmcore2core.interfaces import PageStream
+from vmcore2core.process.model import ProcessSnapshot
+
+PROGRESS_EVERY = 16 << 20
+
+Progress = Callable[[int, int], None]
+
+
+class PagesChanged(Exception):
+    """The pages that the stream gave are not those that the plan was made for; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What was written.
+
+    Attributes:
+        file_size: bytes of the core, holes included.
+        written_bytes: bytes of it that are not holes.
+        present_pages: pages that came from the dump.
+        zero_pages: of these, pages that hold only zeros.
+        segments: PT_LOADs.
+    """
+
+    file_size: int
+    written_bytes: int
+    present_pages: int
+    zero_pages: int
+    segments: int
+
+
+def write_core(
+    snapshot: ProcessSnapshot,
+    stream: PageStream,
+    output: Path,
+    *,
+    force: bool = False,
+    inputs: Sequence[Path] = (),
+    origin: dict[str, str | None] | None = None,
+    progress: Progress | None = None,
+    still_valid: Callable[[], bool] = lambda: True,
+    verify: bool = True,
+) -> WriteReport:
+    """Write the core of a process; it appears under its name only when it is whole.
+
+    Args:
+        snapshot: the process.
+        stream: its pages.
+        output: the core's name.
+        force: replace an existing file.
+        inputs: files that must never be replaced: the dump's.
+        origin: what our own note says of the dump.
+        progress: called with (bytes done, bytes in all) of the file.
+        still_valid: asked when all pages were read: whether ``snapshot.vmas`` still says rightly which are absent.
+        verify: read the headers back with another ELF reader before the core gets its name.
+
+    Raises:
+        OutputError: it cannot be written.
+        PagesChanged: ``still_valid`` said no.
+    """
+    notes = build_notes(snapshot, notes_of(snapshot, origin or {}))
+    plan = build_plan(snapshot, notes)
+    with atomic_file(output, force=force, inputs=inputs) as fd:
+        report = _write(fd, plan, stream, snapshot.page_size, progress)
+        if not still_valid():
+            raise PagesChanged
+        if verify:
+            from vmcore2core.corefile.verify import verify_head
+
+            verify_head(plan, snapshot, output)
+    return report
+
+
+def _write(fd: int, plan: CorePlan, stream: PageStream, page_size: int, progress: Progress | None) -> WriteReport:
+    _pwrite(fd, memoryview(plan.head), 0)
+    os.ftruncate(fd, plan.file_size)
+    present = zero = 0
+    written = len(plan.head)
+    told = 0
+    for segment in plan.segments:
+        if not segment.filesz:
+            continue
+        for vaddr, pages in stream.batches(segment.start, segment.start + segment.filesz):
+            # A view as bool tests eight megabytes a millisecond, three times as fast as comparing.
+            full = pages.view(np.bool_).any(axis=1)
+            nr_full = int(np.count_nonzero(full))
+            present += len(vaddr)
+            zero += len(vaddr) - nr_full
+            written += nr_full * page_size
+            if nr_full == len(vaddr):
+                _write_pages(fd, segment, vaddr, pages)
+            elif nr_full:
+                _write_pages(fd, segment, vaddr[full], pages[full])
+            done = segment.offset + int(vaddr[-1]) - segment.start if len(vaddr) else told
+            if progress is not None and done - told >= PROGRESS_EVERY:
+                told = done
+                progress(done, plan.file_size)
+    if progress is not None:
+        progress(plan.file_size, plan.file_size)
+    return WriteReport(plan.file_size, written, present, zero, len(plan.segments))
+
+
+def _write_pages(fd: int, segment: Segment, vaddr: U64Array, pages: U8Array) -> None:
+    """Write pages, those with adjacent addresses in one call."""
+    page_size = pages.shape[1]
+    breaks = np.flatnonzero(np.diff(vaddr) != page_size) + 1
+    firsts = [0, *breaks.tolist()]
+    for first, last in zip(firsts, [*firsts[1:], len(vaddr)], strict=True):
+        offset = segment.offset + int(vaddr[first]) - segment.start
+        _pwrite(fd, pages[first:last].reshape(-1).data, offset)
+
+
+def _pwrite(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of ``data``; a system call may write less."""
+    while data:
+        count = os.pwrite(fd, data, offset)
+        data, offset = data[count:], offset + count
