@@ -22,6 +22,8 @@ KERNEL_IMAGE_SIZE = 1 << 30
 TASK_SIZE_MAX_4LEVEL = 1 << 47
 TASK_SIZE_MAX_5LEVEL = 1 << 56
 
+VSYSCALL_MAPPED = (0, 1)  # enum { EMULATE, XONLY, NONE } vsyscall_mode
+
 # Selectors: arch/x86/include/asm/segment.h.
 USER_CS = 0x33
 USER32_CS = 0x23

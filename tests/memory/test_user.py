@@ -195,7 +195,7 @@ def test_what_the_page_table_says_goes_before_the_page_cache() -> None:
     image = PhysicalImage(32)
     image.map(BASE, image.page(b"private copy") | P | US)
     cached = image.page(b"cached")
-    area = region(5, is_file=True, pgoff=10, backing=Cache(cached))
+    area = region(5, zero_fill=False, pgoff=10, backing=Cache(cached))
     image.map(BASE + 0x1000, image.page(b"own") | P | US)
     memory, _ = user_memory(image, area)
     assert {v: p.rstrip(b"\0") for v, p in pages_of(memory, area.start, area.end).items()} == {
@@ -213,7 +213,7 @@ def test_what_the_page_table_says_goes_before_the_page_cache() -> None:
 def test_page_cache_fills_in_what_was_not_mapped() -> None:
     image = PhysicalImage(32)
     cached = image.page(b"cached")
-    area = region(2, is_file=True, pgoff=10, backing=Cache(cached))
+    area = region(2, zero_fill=False, pgoff=10, backing=Cache(cached))
     image.map(BASE, image.page(b"mapped") | P | US)
     memory, _ = user_memory(image, area)
     assert [p.rstrip(b"\0") for p in pages_of(memory, area.start, area.end).values()] == [b"mapped", b"cached"]

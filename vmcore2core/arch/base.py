@@ -219,6 +219,10 @@ class Arch(ABC):
     def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
         """Tell whether a word must be a thread pointer: what it points to in user memory says so itself."""
 
+    def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
+        """Return the ``struct vm_area_struct`` that all 64-bit processes have besides their own, or None."""
+        return None
+
     @abstractmethod
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """Return what the core of a process is: native or compat.

@@ -217,6 +217,17 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         tcb = read_user(value, 24)
         return tcb is not None and tcb[:8] == tcb[16:24] == value.to_bytes(8, "little")
 
+    def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
+        """See ``Arch.gate_vma``; get_gate_vma() in arch/x86/entry/vsyscall/vsyscall_64.c."""
+        address, mode = layout.find_symbol("gate_vma"), layout.find_symbol("vsyscall_mode")
+        if address is None or mode is None:
+            return None
+        try:
+            value = int.from_bytes(memory.read(mode, 4), "little")
+        except MemoryFault:
+            return None
+        return KernelAddr(address) if value in fmt.VSYSCALL_MAPPED else None
+
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``: a 32-bit code segment, or an address space that ends at 4 GiB."""
         if regs.get("cs") == fmt.USER32_CS or (task_size is not None and task_size <= 1 << 32):

@@ -81,11 +81,11 @@ class PageCache:
         return _pages(self._with_holes(runs, mapping, first, last, in_memory=in_memory), self.page_size)
 
     def _in_memory(self, mapping: StructView) -> bool:
-        return mapping.pointer("a_ops") in self._memory_aops
+        return mapping.has("a_ops") and mapping.pointer("a_ops") in self._memory_aops
 
     def _with_holes(self, runs: list[Run], mapping: StructView, first: int, last: int, *, in_memory: bool) -> list[Run]:
         """Add what the file's size and kind tell of the pages that are not cached."""
-        inode = mapping.follow("host", "inode")
+        inode = mapping.follow("host", "inode") if mapping.has("host") else None
         if inode is None or not inode.has("i_size"):
             return runs
         size = inode.uint("i_size", size=8)

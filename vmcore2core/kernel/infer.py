@@ -29,6 +29,7 @@ SAMPLE_PROCESSES = 16
 SAMPLE_VMAS = 256
 PGOFF_MAX = 1 << 44  # MAX_LFS_FILESIZE in pages
 DENTRY_DEPTH_MAX = 64
+ADDRESS_SPACE_MAX = 192  # bytes that struct address_space has at least
 
 
 class InferredSource(LayoutSource):
@@ -45,6 +46,7 @@ class InferredSource(LayoutSource):
             ((("dentry", "d_hash"),), self._sample.d_hash),
             (_MOUNT, self._sample.mounts),
             (_PAGE_CACHE, self._sample.page_cache),
+            ((("address_space", "a_ops"),), self._sample.a_ops),
             (tuple(("task_struct", f"thread.{m}") for m in kernel.arch.thread_members), self._sample.thread),
         ):
             for member in members:
@@ -199,6 +201,22 @@ class _Sample:
             return {}
         # f_inode->i_mapping would be another struct's; more than one word of the file that agrees is all the same.
         return dict(zip(_PAGE_CACHE, (min(candidates), i_pages, xa_head, 0, slots), strict=True))
+
+    def a_ops(self) -> dict[tuple[str, str], int]:
+        """a_ops is where shared memory has shmem_aops, and every file an address in the kernel or a module."""
+        shmem_aops = self.kernel.layout.symbol("shmem_aops")
+        candidates: set[int] | None = None
+        told = False
+        for _, _, file in self._file_vmas():
+            mapping = file.pointer("f_mapping")
+            words = self._words(mapping, ADDRESS_SPACE_MAX // self.word)
+            if shmem_aops in words:
+                here = {i * self.word for i, value in enumerate(words) if value == shmem_aops}
+                told = True
+            else:
+                here = {i * self.word for i, value in enumerate(words) if value >> 31 == shmem_aops >> 31}
+            candidates = here if candidates is None else candidates & here
+        return {("address_space", "a_ops"): candidates.pop()} if told and candidates and len(candidates) == 1 else {}
 
     def _in_xarray(self, head: int, slots: int, index: int, page: int) -> bool:
         entry = self._word(head)

@@ -33,7 +33,7 @@ class UserPageState(IntEnum):
     DAMAGED = 5
     SWAPPED = 6
     NOT_CACHED = 7
-    """A page of a file that is neither mapped nor found in the page cache."""
+    """A page of a file (or of the vDSO) that is neither mapped nor found in the page cache."""
     BEYOND_FILE = 8
     """Past the end of the mapped file: there is no such page (SIGBUS)."""
     TABLE_MISSING = 9
@@ -70,11 +70,19 @@ class Backing(Protocol):
 
 @dataclass(frozen=True)
 class Region:
-    """One VMA as its memory goes: ``[start, end)``, and for files the page index of ``start`` and the backing."""
+    """One VMA as its memory goes.
+
+    Attributes:
+        start: first byte.
+        end: first byte after it.
+        zero_fill: whether a page that was never touched reads as zeros: private anonymous memory.
+        pgoff: for files, the page index of ``start``.
+        backing: where pages come from that are not mapped in.
+    """
 
     start: UserAddr
     end: UserAddr
-    is_file: bool = False
+    zero_fill: bool = True
     pgoff: int = 0
     backing: Backing | None = None
 
@@ -121,10 +129,10 @@ class UserMemory:
             vaddr, _, state = self._resolve(region, start, end)
             per_state = np.bincount(state, minlength=len(UserPageState))
             counts.update({s: int(per_state[s]) for s in UserPageState if per_state[s]})
-            counts[UserPageState.ZERO] += 0 if region.is_file else (end - start) // page - len(vaddr)
+            counts[UserPageState.ZERO] += (end - start) // page - len(vaddr) if region.zero_fill else 0
             bad = state > UserPageState.ZERO
             _append_runs(unknown, vaddr[bad], state[bad], page)
-            if region.is_file:
+            if not region.zero_fill:
                 lost = _complement(vaddr, start, end, page)
                 for gap_start, gap_end in lost:
                     counts[UserPageState.NOT_CACHED] += (gap_end - gap_start) // page
@@ -172,7 +180,7 @@ class UserMemory:
     def _resolve_unknown(self, region: Region, start: int, end: int) -> bool:
         vaddr, _, state = self._resolve(region, start, end)
         page = self.spec.page_size
-        return bool((state > UserPageState.ZERO).any()) or (region.is_file and len(vaddr) < (end - start) // page)
+        return bool((state > UserPageState.ZERO).any()) or (not region.zero_fill and len(vaddr) < (end - start) // page)
 
     def _read(self, vaddr: U64Array, paddr: U64Array) -> tuple[U64Array, U8Array]:
         pages, states = self.memory.read_blocks(paddr, self.spec.page_size)

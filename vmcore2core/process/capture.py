@@ -34,6 +34,7 @@ from vmcore2core.process.model import (
 )
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.threads import CpuNotes, describe, thread_regs
+from vmcore2core.process.vdso import VdsoBacking
 
 ELF_PRARGSZ = 80
 CACHED_LOOKUPS = 256
@@ -212,6 +213,7 @@ class _Capture:
 
     def run(self) -> Captured:
         threads, left_out, machine = self._threads()
+        self.elf_class = machine.elf_class
         vmas, regions = self._vmas()
         memory = UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions))
         stack = InitialStack(self.mm, memory, machine)
@@ -223,7 +225,17 @@ class _Capture:
                     "NT_AUXV is read from the initial user stack: the layout has no mm_struct.saved_auxv"
                 )
         vdso = stack.vdso(auxv)
-        vmas = [self._finished(vma, region, memory, vdso) for vma, region in zip(vmas, regions, strict=True)]
+        if any(vma.start == vdso for vma in vmas):
+            vmas = [replace(vma, name="[vdso]", dumped=True) if vma.start == vdso else vma for vma in vmas]
+            regions = [self._vdso_region(region) if region.start == vdso else region for region in regions]
+            memory = UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions))
+        vmas = [
+            replace(vma, absent=absent_runs(memory.survey(region))) if vma.dumped else vma
+            for vma, region in zip(vmas, regions, strict=True)
+        ]
+        gate = self._gate_vma()
+        if gate is not None and (not vmas or vmas[-1].end <= gate.start):
+            vmas.append(gate)
         problem = self.processes.cache.problem
         if problem and any(run.reason is AbsentReason.NOT_CACHED for vma in vmas for run in vma.absent):
             self.warnings.append(problem)
@@ -310,9 +322,11 @@ class _Capture:
         pgoff = view.find_uint("vm_pgoff", self.kernel.arch.pointer_size)
         anon_vma = bool(view.pointer("anon_vma")) if view.has("anon_vma") else None
         name = mm.vma_name(self.mm, view) if file is None else ""
-        dumped = vma_dumped(flags, is_file=file is not None, anon_vma=anon_vma, vdso=False)
+        dumped = vma_dumped(flags, is_file=file is not None, anon_vma=anon_vma)
         backing = FileBacking(self.processes.cache, file) if file is not None and pgoff is not None else None
-        region = Region(start, end, is_file=file is not None, pgoff=pgoff or 0, backing=backing)
+        # A special mapping ([vvar], [uprobes]) has operations, but no file: its pages are not zero-filled either.
+        special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
+        region = Region(start, end, zero_fill=file is None and not special, pgoff=pgoff or 0, backing=backing)
         vma = Vma(
             start=start,
             end=end,
@@ -325,13 +339,19 @@ class _Capture:
         )
         return vma, region
 
-    def _finished(self, vma: Vma, region: Region, memory: UserMemory, vdso: int | None) -> Vma:
-        """Return the VMA with its absent pages, and the vDSO recognised."""
-        if vdso is not None and vma.start == vdso:
-            vma = replace(vma, name="[vdso]", dumped=True)
-        if not vma.dumped:
-            return vma
-        return replace(vma, absent=absent_runs(memory.survey(region)))
+    def _vdso_region(self, region: Region) -> Region:
+        backing = VdsoBacking(self.kernel.memory, self.spec, self.pgd, region)
+        return replace(region, zero_fill=False, pgoff=0, backing=backing)
+
+    def _gate_vma(self) -> Vma | None:
+        """Return the mapping that is in no mm (x86: vsyscall); the kernel gives it no readable page."""
+        address = self.kernel.arch.gate_vma(self.kernel.memory, self.kernel.layout)
+        if address is None or self.elf_class != 64:
+            return None
+        view = self.kernel.view("vm_area_struct", address)
+        flags = view.ulong("vm_flags")
+        start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
+        return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name="[vsyscall]", dumped=False)
 
     def _psinfo(self, stack: InitialStack) -> PsInfo:
         """Return what NT_PRPSINFO tells (fs/binfmt_elf.c: fill_psinfo())."""

@@ -18,17 +18,14 @@ def vma_p_flags(vm_flags: int) -> int:
     )
 
 
-def vma_dumped(vm_flags: int, *, is_file: bool, anon_vma: bool | None, vdso: bool) -> bool:
-    """Tell whether the memory of a VMA belongs into the core.
+def vma_dumped(vm_flags: int, *, is_file: bool, anon_vma: bool | None) -> bool:
+    """Tell whether the memory of a VMA belongs into the core; the vDSO does, whatever this says.
 
     Args:
         vm_flags: ``vma->vm_flags``.
         is_file: whether ``vm_file`` is set.
         anon_vma: whether ``anon_vma`` is set, or None where the layout does not know.
-        vdso: whether it is the vDSO, which is dumped whatever its flags are.
     """
-    if vdso:
-        return True
     if vm_flags & (VM_DONTDUMP | VM_IO | VM_PFNMAP):
         return False
     # Private anonymous memory that was never written: the kernel gives it no bytes in the file either.

@@ -1,0 +1,48 @@
+"""The vDSO's pages, mapped in or not.
+
+Its image is part of the kernel image, in one piece: where one of its pages is mapped, the others lie beside it
+(arch/x86/entry/vdso/vma.c: vdso_fault(); arch/*/kernel/vdso.S, Linux 4.18 to 7.2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vmcore2core.addresses import PhysAddr, U8Array, U64Array
+from vmcore2core.arch.base import PageTableSpec
+from vmcore2core.errors import MemoryFault
+from vmcore2core.memory.kernel import KernelMemory
+from vmcore2core.memory.pagetable import translate
+from vmcore2core.memory.user import Region, UserPageState
+
+PAGES_MAX = 64
+
+
+class VdsoBacking:
+    """``Backing`` of the vDSO's mapping in one process."""
+
+    def __init__(self, memory: KernelMemory, spec: PageTableSpec, pgd: PhysAddr, region: Region) -> None:
+        self.page_size = spec.page_size
+        self._first = self._first_page(memory, spec, pgd, region)
+
+    @staticmethod
+    def _first_page(memory: KernelMemory, spec: PageTableSpec, pgd: PhysAddr, region: Region) -> int | None:
+        """Return the physical address of the image, if a mapped page shows that it is within the kernel image."""
+        image = [(m.paddr, m.paddr + m.range.size) for m in memory.kernel_map.linear]
+        size = region.end - region.start
+        for offset in range(0, min(size, PAGES_MAX * spec.page_size), spec.page_size):
+            try:
+                paddr, _ = translate(memory.physical, spec, pgd, region.start + offset)
+            except MemoryFault:
+                continue
+            first = paddr - offset
+            if any(low <= first and first + size <= high for low, high in image):
+                return first
+        return None
+
+    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
+        """See ``Backing.lookup``; the index counts pages from the start of the mapping."""
+        count = 0 if self._first is None else last - first + 1
+        index = np.arange(first, first + count, dtype=np.uint64)
+        paddr: U64Array = (index * np.uint64(self.page_size)) + np.uint64(self._first or 0)
+        return index, paddr, np.full(count, UserPageState.PRESENT, np.uint8)
