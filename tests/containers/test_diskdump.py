@@ -19,6 +19,7 @@ from tests.containers.contract import check_contract, read
 from vmcore2core.addresses import AddressRange
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import PageState
+from vmcore2core.containers.compression import PageDecoder, page_decoder
 from vmcore2core.containers.diskdump import DiskDumpContainer
 from vmcore2core.errors import CodecError, DumpError, FormatError, UsageError
 
@@ -34,6 +35,8 @@ CODECS = ("raw", "zlib", "lzo", "snappy", "zstd")
 NOISE = random.Random(5).randbytes(4096)
 PAGES = {1: page(1), 2: bytes(4096), 7: page(7), 8: NOISE, 9: bytes(4096), 600: page(600), 39999: page(39999)}
 RAM_ONLY = (3, 4, 601)
+
+BOMB = bytes(64 << 20)
 
 # Where things are in a file of build_kdump(PAGES): one block each for header and sub-header, four for the bitmaps.
 SUB_HEADER = 4096
@@ -262,9 +265,6 @@ def test_same_offset_with_another_size_is_another_page(tmp_path: Path) -> None:
         assert rows[1:] == [page(1), page(1)]
 
 
-BOMB = bytes(64 << 20)
-
-
 @pytest.mark.parametrize("codec", ["zlib", "lzo", "snappy", "zstd"])
 def test_page_that_decodes_to_more_than_a_page_is_damaged(tmp_path: Path, codec: str) -> None:
     from tests.builders.kdump import COMPRESSORS, FLAGS
@@ -277,6 +277,54 @@ def test_page_that_decodes_to_more_than_a_page_is_damaged(tmp_path: Path, codec:
         raw += packed
     with dump(tmp_path, bytes(raw)) as container:
         assert read(container, 1, 7, 600)[0] == [DAMAGED, DAMAGED, PRESENT]
+
+
+def test_compressed_page_larger_than_a_page_is_not_even_tried(tmp_path: Path) -> None:
+    """A good stream with something after it, which zlib would not mind."""
+    packed = zlib.compress(page(7), 1).ljust(4097, b"x")
+    raw = bytearray(build_kdump(PAGES))
+    struct.pack_into("<QII", raw, PAGE_DESC + 2 * 24, len(raw), len(packed), 1)
+    with dump(tmp_path, bytes(raw + packed)) as container:
+        assert read(container, 7)[0] == [DAMAGED]
+        assert container.page_states(np.array([7], np.uint64)).tolist() == [DAMAGED]
+
+
+def test_zstd_frame_that_states_another_size_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import zstandard
+
+    frame = zstandard.ZstdCompressor().compress(BOMB)
+
+    class Refuse:
+        def decompress(self, *_: object, **__: object) -> bytes:
+            raise AssertionError("64 MiB would have been allocated")
+
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", Refuse)
+    decode = page_decoder(0x20)
+    assert decode is not None
+    with pytest.raises(CodecError, match="decodes to 0x4000000 bytes, expected 0x1000"):
+        decode(memoryview(frame), memoryview(bytearray(4096)))
+
+
+def test_shared_page_is_decoded_once_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nr_calls = 0
+
+    def counting(flags: int) -> PageDecoder:
+        decode = page_decoder(flags)
+        assert decode is not None
+
+        def count(data: memoryview, page: memoryview) -> None:
+            nonlocal nr_calls
+            nr_calls += 1
+            decode(data, page)
+
+        return count
+
+    monkeypatch.setattr("vmcore2core.containers.diskdump.page_decoder", counting)
+    shared = struct.unpack_from("<QII", build_kdump(PAGES), PAGE_DESC)
+    other = build_kdump(PAGES, desc_override={7: shared, 600: shared})
+    with dump(tmp_path, other) as container:
+        assert read(container, 7, 39999, 1, 600, 1, 39999)[1] == [page(n) for n in (1, 39999, 1, 1, 1, 39999)]
+    assert nr_calls == 2
 
 
 def test_zlib_page_without_its_checksum_is_damaged(tmp_path: Path) -> None:
@@ -378,14 +426,16 @@ def test_no_page_frames_are_refused(tmp_path: Path) -> None:
 def test_claims_of_2_to_the_60_pages_take_no_memory(tmp_path: Path) -> None:
     """Even with a sparse file that is large enough for such bitmaps to lie in it."""
     raw = bytearray(build_kdump(PAGES))
-    struct.pack_into("<II", raw, 436, 0xFFFFFFFE, 0xFFFFFFFF)
-    struct.pack_into("<Q", raw, SUB_HEADER + 96, 1 << 47)
+    struct.pack_into("<II", raw, 436, 1 << 30, 0xFFFFFFFF)
+    struct.pack_into("<Q", raw, SUB_HEADER + 96, 1 << 44)
     path = tmp_path / "vmcore"
     path.write_bytes(raw)
     os.truncate(path, 1 << 43)
     tracemalloc.start()
     try:
-        with pytest.raises(FormatError, match="max_mapnr 140737488355328"):
+        with pytest.raises(
+            FormatError, match="max_mapnr 17592186044416 at file offset 0x1060, expected 1 to 68719476736"
+        ):
             open_container([path])
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:

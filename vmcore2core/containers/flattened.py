@@ -41,7 +41,10 @@ class FlattenedFile(DumpFile):
         self._raw_data, self._raw_size = self.data, self.size
         self.data = None
         self.cut_off: str | None = None
-        header = np.frombuffer(self._raw(0, fmt.makedumpfile_header.itemsize), fmt.makedumpfile_header)[0]
+        raw = self._raw(0, fmt.makedumpfile_header.itemsize)
+        if len(raw) < fmt.makedumpfile_header.itemsize:
+            raise FormatError("makedumpfile_header is cut off by the end of the file", len(raw), "a flattened dump")
+        header = np.frombuffer(raw, fmt.makedumpfile_header)[0]
         for field, good in (("type", fmt.TYPE_FLAT_HEADER), ("version", fmt.VERSION_FLAT_HEADER)):
             if int(header[field]) != good:
                 offset = fmt.makedumpfile_header.fields[field][1]  # type: ignore[index]
@@ -50,11 +53,13 @@ class FlattenedFile(DumpFile):
         self.size = int(self._ends.max(initial=0))
 
     def _raw(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file itself; fewer at its end."""
+        described = self.size
         self.data, self.size = self._raw_data, self._raw_size
         try:
             return super().read(offset, size)
         finally:
-            self.data = None
+            self.data, self.size = None, described
 
     def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return start and end of each disjoint piece of the described dump, ascending, and its place in the file."""
