@@ -7,24 +7,26 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from vmcore2core import __version__
-from vmcore2core.errors import Vmcore2coreError
+from vmcore2core.errors import OutputError, TaskError, UsageError, Vmcore2coreError
 
+# numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import FrameType
 
+    from vmcore2core.corefile.writer import Progress
     from vmcore2core.kernel.struct import StructView
+    from vmcore2core.report import ErrorEntry
     from vmcore2core.session import CoreResult, Session
-
-PROGRESS_FROM_PAGES = 1024
 
 
 class Exit(IntEnum):
@@ -55,10 +57,10 @@ def vmcore2core(
     ] = None,
     pid: Annotated[
         list[int] | None,
-        typer.Option("--pid", "-p", help="Process to convert: its PID or that of any of its threads; may repeat."),
+        typer.Option("--pid", "-p", help="Process to convert, by its PID or that of any of its threads; may repeat."),
     ] = None,
     comm: Annotated[
-        list[str] | None, typer.Option(help="Convert processes whose name matches this pattern; may repeat.")
+        list[str] | None, typer.Option(help="Convert processes whose name matches this shell pattern; may repeat.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", "-a", help="Convert every process that has user memory.")
@@ -76,8 +78,10 @@ def vmcore2core(
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.")] = 0,
-    version: Annotated[  # noqa: ARG001
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.", show_default=False)
+    ] = 0,
+    version: Annotated[  # noqa: ARG001 - typer's callback has printed it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -85,13 +89,11 @@ def vmcore2core(
 
     Exit status: 0 complete, 1 error, 2 usage, 3 written, but pages or threads are missing (stderr says which and why).
     """
-    if not (pid or comm or everything):
+    pids, comms = pid or [], comm or []
+    if not (pids or comms or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN or --all")
-    logging.basicConfig(
-        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
-        format="vmcore2core: %(message)s",
-        stream=sys.stderr,
-    )
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="vmcore2core: %(message)s", stream=sys.stderr)
     from vmcore2core.session import Session, find_dump
 
     paths = vmcore or []
@@ -100,113 +102,112 @@ def vmcore2core(
         say(f"taking {path} ({why})")
         paths = [path]
     with Session(paths, vmlinux) as session:
-        raise typer.Exit(
-            _run(session, pid or [], comm or [], everything, output, force=force, as_json=as_json, verbose=verbose)
-        )
+        run = _Run(session, output, force=force, single=len(pids) == 1 and not (comms or everything))
+        run.extract(run.selected(pids, comms, everything=everything))
+        raise typer.Exit(run.finish(as_json=as_json, verbose=bool(verbose)))
 
 
-def _run(
-    session: Session,
-    pids: list[int],
-    comms: list[str],
-    everything: bool,
-    output: Path | None,
-    *,
-    force: bool,
-    as_json: bool,
-    verbose: int,
-) -> Exit:
-    from vmcore2core.report import core_sentences, summary
+@dataclass
+class _Run:
+    """One run of the command: what was asked for, and what came of it."""
 
-    for warning in session.warnings:
-        say(f"{session.container.paths[0]}: {warning}")
-    results: list[CoreResult] = []
-    errors: list[dict[str, Any]] = []
+    session: Session
+    output: Path | None
+    force: bool
+    single: bool
+    results: list[CoreResult] = field(default_factory=list)
+    errors: list[ErrorEntry] = field(default_factory=list)
 
-    def failed(error: Vmcore2coreError, number: int | None) -> None:
-        say(str(error))
-        errors.append({"pid": number, "error": str(error)})
-
-    leaders = _selected(session, pids, comms, everything, failed)
-    single = len(pids) == 1 and not (comms or everything)
-    with _progress() as bar:
-        for leader in leaders:
-            from vmcore2core.kernel.sched import task_tgid
-
+    def selected(self, pids: list[int], comms: list[str], *, everything: bool) -> list[StructView]:
+        """Return the leaders of the processes asked for; each PID that is none is an error by itself."""
+        leaders: dict[int, StructView] = {}
+        for number in pids:
             try:
-                target = _target(leader, output, single=single)
-                result = session.extract(leader, target, force=force, progress=bar(f"{target.name}"))
+                leader = self.session.processes.find(number)
+                leaders[int(leader.address)] = leader
             except Vmcore2coreError as error:
-                failed(error, task_tgid(leader))
-                continue
-            results.append(result)
-            for sentence in core_sentences(result, session.container.dump_level):
+                self.failed(error, number)
+        if comms or everything:
+            matching = {int(leader.address): leader for leader in self.session.matching(None if everything else comms)}
+            if not matching:
+                self.failed(TaskError(0, "no process with user memory matches"), None)
+            leaders |= matching
+        return list(leaders.values())
+
+    def extract(self, leaders: list[StructView]) -> None:
+        """Write the cores; one that fails does not stop the others."""
+        from vmcore2core.kernel.sched import task_tgid
+
+        with _progress_bars() as bar:
+            for leader in leaders:
+                try:
+                    target = self._target(leader)
+                    result = self.session.extract(leader, target, force=self.force, progress=bar(target.name))
+                except Vmcore2coreError as error:
+                    self.failed(error, task_tgid(leader))
+                else:
+                    self.results.append(result)
+
+    def failed(self, error: Vmcore2coreError, number: int | None) -> None:
+        """Say an error and remember it for the summary."""
+        say(str(error))
+        self.errors.append({"pid": number, "error": str(error)})
+
+    def finish(self, *, as_json: bool, verbose: bool) -> Exit:
+        """Say what there is to say of the cores, and return the exit status."""
+        from vmcore2core.report import core_sentences, one_line, summary
+
+        session = self.session
+        for warning in session.warnings:
+            say(f"{session.container.paths[0]}: {warning}")
+        for result in self.results:
+            for sentence in core_sentences(result, session.container.dump_level, verbose=verbose):
                 say(sentence)
-            if verbose:
-                for notice in result.snapshot.notices:
-                    say(f"{result.snapshot.tgid}: {notice}")
-    if not leaders and not errors:
-        failed(Vmcore2coreError("no process of this dump matches"), None)
-    if verbose:
-        for item, source in session.boot.layout.provenance().items():
-            say(f"{item}: {source}")
-    if as_json:
-        print(json.dumps(summary(session, results, errors), indent=1))
-    else:
-        for result in results:
-            print(
-                f"{result.path}: {'complete' if result.complete else 'incomplete'}, {len(result.snapshot.threads)} threads"
-            )
-    if errors:
-        return Exit.ERROR
-    return Exit.COMPLETE if all(r.complete for r in results) and not session.warnings else Exit.INCOMPLETE
+        if verbose:
+            for item, source in session.boot.layout.provenance().items():
+                say(f"{item}: {source}")
+        if as_json:
+            print(json.dumps(summary(session, self.results, self.errors), indent=1))
+        else:
+            for result in self.results:
+                print(one_line(result))
+        if self.errors:
+            return Exit.ERROR
+        complete = all(result.complete for result in self.results) and not session.warnings
+        return Exit.COMPLETE if complete else Exit.INCOMPLETE
 
+    def _target(self, leader: StructView) -> Path:
+        """Return where a process's core goes; a directory that is needed is made."""
+        from vmcore2core.session import core_name
 
-def _selected(session: Session, pids: list[int], comms: list[str], everything: bool, failed: Any) -> list[StructView]:
-    leaders: list[StructView] = []
-    for number in pids:
+        if self.single and self.output is not None and not self.output.is_dir():
+            return self.output
+        directory = self.output or Path()
         try:
-            leaders += session.select([number], [], everything=False)
-        except Vmcore2coreError as error:
-            failed(error, number)
-    leaders += session.select([], comms, everything=everything)
-    return list({leader.address: leader for leader in leaders}.values())
-
-
-def _target(leader: StructView, output: Path | None, *, single: bool) -> Path:
-    """Return where a process's core goes; a directory that is needed is made."""
-    from vmcore2core.errors import OutputError
-    from vmcore2core.session import core_name
-
-    if single and output is not None and not output.is_dir():
-        return output
-    directory = output or Path()
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{directory}: {error.strerror}, expected a directory for the cores") from error
-    return directory / core_name(leader)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{directory}: {error.strerror}, expected a directory for the cores") from error
+        return directory / core_name(leader)
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
-    """Give a function label -> progress callback; a bar on stderr where that is a terminal."""
+def _progress_bars() -> Iterator[Callable[[str], Progress | None]]:
+    """Give a function from a label to a progress callback; bars are drawn on stderr where that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _label: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich import progress as rich_progress
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bars:
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.DownloadColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
 
-        def bar(label: str) -> Any:
+        def bar(label: str) -> Progress | None:
             task = bars.add_task(label, total=None)
 
             def update(done: int, total: int) -> None:
@@ -222,7 +223,7 @@ def say(sentence: str) -> None:
     print(f"vmcore2core: {sentence}", file=sys.stderr)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
@@ -230,12 +231,15 @@ def main() -> None:
     """Run the command; every error is one sentence and an exit status."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(prog_name="vmcore2core")
+        app(prog_name="vmcore2core", standalone_mode=True)
+    except UsageError as error:
+        say(str(error))
+        sys.exit(Exit.USAGE)
     except Vmcore2coreError as error:
         say(str(error))
         sys.exit(Exit.ERROR)
     except KeyboardInterrupt:
-        say("interrupted; nothing half-written was left behind")
+        say("interrupted; nothing half-written is left behind")
         sys.exit(Exit.ERROR)
     except BrokenPipeError:
         sys.stderr.close()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot
 from vmcore2core.session import CoreResult, Session
 
 RANGES_SHOWN = 8
+
+
+class ErrorEntry(TypedDict):
+    """One thing that could not be done."""
+
+    pid: int | None
+    error: str
+
 
 _LEVEL_BITS = {2: "page cache", 4: "private page cache", 8: "user data", 16: "free pages", 1: "zero pages"}
 
@@ -20,8 +28,15 @@ def text(raw: bytes | None) -> str | None:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in decoded)
 
 
-def core_sentences(result: CoreResult, dump_level: int | None) -> list[str]:
-    """Return what is to be said of one core, for people."""
+def one_line(result: CoreResult) -> str:
+    """Return what stdout says of a core."""
+    threads = len(result.snapshot.threads)
+    state = "complete" if result.complete else f"incomplete, {result.missing_pages} pages missing"
+    return f"{result.path}: {state}, {threads} thread{'' if threads == 1 else 's'}, {result.report.present_pages} pages"
+
+
+def core_sentences(result: CoreResult, dump_level: int | None, *, verbose: bool) -> list[str]:
+    """Return what is to be said of one core, for people; ``verbose`` adds what leaves it complete."""
     snapshot = result.snapshot
     who = f"{snapshot.tgid} ({text(snapshot.comm)})"
     sentences = [f"{who}: {sentence}" for sentence in snapshot.warnings]
@@ -30,25 +45,37 @@ def core_sentences(result: CoreResult, dump_level: int | None) -> list[str]:
     ]
     if result.missing_pages:
         total = sum((v.end - v.start) // snapshot.page_size for v in snapshot.vmas if v.dumped)
-        sentences.append(
-            f"{who}: {result.missing_pages} of {total} pages are missing: "
-            + "; ".join(_reason(reason, n) for reason, n in result.absent_pages.items() if _counts(reason))
-        )
-        runs = [run for vma in snapshot.vmas for run in vma.absent if _counts(run.reason)]
-        shown = ", ".join(f"{run.start:x}-{run.end:x}" for run in runs[:RANGES_SHOWN])
-        more = f" and {len(runs) - RANGES_SHOWN} more ranges (--json lists them)" if len(runs) > RANGES_SHOWN else ""
-        sentences.append(f"{who}: missing: {shown}{more}")
+        reasons = "; ".join(f"{n} {reason.value}" for reason, n in result.absent_pages.items() if _counts(reason))
+        ranges = missing_ranges(snapshot)
+        shown = ", ".join(f"{start:#x}-{end:#x}" for start, end in ranges[:RANGES_SHOWN])
+        more = f" and {len(ranges) - RANGES_SHOWN} more ranges (--json lists all)" if len(ranges) > RANGES_SHOWN else ""
+        sentences += [
+            f"{who}: {result.missing_pages} of {total} pages are missing: {reasons}",
+            f"{who}: missing: {shown}{more}",
+        ]
         if result.absent_pages[AbsentReason.EXCLUDED]:
             sentences.append(f"{who}: {_excluded(dump_level)}")
+    if verbose:
+        sentences += [f"{who}: {notice}" for notice in snapshot.notices]
+        sentences += [
+            f"{who}: thread {t.tid} ({text(t.comm)}): registers from {t.gregs_source}" for t in snapshot.threads
+        ]
     return sentences
+
+
+def missing_ranges(snapshot: ProcessSnapshot) -> list[tuple[int, int]]:
+    """Return the maximal address ranges of missing pages, over mappings that touch."""
+    ranges: list[tuple[int, int]] = []
+    for run in (run for vma in snapshot.vmas for run in vma.absent if _counts(run.reason)):
+        if ranges and ranges[-1][1] == run.start:
+            ranges[-1] = ranges[-1][0], run.end
+        else:
+            ranges.append((run.start, run.end))
+    return ranges
 
 
 def _counts(reason: AbsentReason) -> bool:
     return reason is not AbsentReason.BEYOND_FILE
-
-
-def _reason(reason: AbsentReason, pages: int) -> str:
-    return f"{pages} {reason.value}"
 
 
 def _excluded(dump_level: int | None) -> str:
@@ -63,7 +90,7 @@ def _excluded(dump_level: int | None) -> str:
     )
 
 
-def summary(session: Session, results: list[CoreResult], errors: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(session: Session, results: list[CoreResult], errors: list[ErrorEntry]) -> dict[str, Any]:
     """Return the machine-readable summary of a run (``--json``)."""
     container, boot = session.container, session.boot
     return {

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from vmcore2core.containers import open_container
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
-from vmcore2core.errors import DumpError
+from vmcore2core.errors import DumpError, LayoutError
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.bootstrap import bootstrap
+from vmcore2core.layout.vmlinux import vmlinux_sources
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Processes, refresh_absent
 from vmcore2core.process.model import AbsentReason, ProcessSnapshot
@@ -75,12 +75,17 @@ class Session:
     def __init__(self, paths: Sequence[Path], vmlinux: Path | None = None) -> None:
         self.container = open_container(paths)
         try:
-            more = _vmlinux_sources(self.container.vmcoreinfo, vmlinux)
+            more = vmlinux_sources(self.container.vmcoreinfo, vmlinux)
             self.boot = bootstrap(self.container, more)
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
             self.processes = Processes(self.kernel, notes)
+        except (DumpError, LayoutError) as error:
+            self.container.close()
+            if self.container.warnings:  # a file that is cut off is the likely cause, and the more useful sentence
+                raise DumpError(f"{paths[0]}: {self.container.warnings[0]}; so {error}") from error
+            raise
         except BaseException:
             self.container.close()
             raise
@@ -96,30 +101,15 @@ class Session:
         """Sentences about the dump as a whole that make everything from it incomplete."""
         return [*self.container.warnings, *self.processes.warnings]
 
-    def select(self, pids: Sequence[int], comms: Sequence[str], *, everything: bool) -> Iterator[StructView]:
-        """Yield the leaders of the processes asked for, each once.
+    def matching(self, comms: Sequence[str] | None) -> Iterator[StructView]:
+        """Yield the leaders of processes that have user memory.
 
         Args:
-            pids: thread-group or thread IDs.
-            comms: shell patterns for ``comm``.
-            everything: every process that has user memory.
-
-        Raises:
-            TaskNotFound: a PID does not exist.
+            comms: shell patterns, one of which ``comm`` must match; None for every process.
         """
-        seen: set[int] = set()
-        for number in pids:
-            leader = self.processes.find(number)
-            if leader.address not in seen:
-                seen.add(leader.address)
-                yield leader
-        if not (comms or everything):
-            return
         for leader in self.processes.with_mm():
             comm = sched.task_comm(leader).decode("utf-8", "replace")
-            wanted = everything or any(fnmatchcase(comm, pattern) for pattern in comms)
-            if wanted and leader.address not in seen:
-                seen.add(leader.address)
+            if comms is None or any(fnmatchcase(comm, pattern) for pattern in comms):
                 yield leader
 
     def extract(
@@ -172,12 +162,6 @@ def core_name(leader: StructView) -> str:
     """Return "core.COMM.PID", with what a file name should not have replaced: comm is whatever a process set."""
     comm = re.sub(r"[^A-Za-z0-9._+-]", "_", sched.task_comm(leader).decode("latin-1")) or "_"
     return f"core.{comm}.{sched.task_tgid(leader)}"
-
-
-def _vmlinux_sources(vmcoreinfo: bytes | None, vmlinux: Path | None) -> tuple[LayoutSource, ...]:
-    from vmcore2core.layout.vmlinux import vmlinux_sources
-
-    return vmlinux_sources(vmcoreinfo, vmlinux)
 
 
 def find_dump(environ: str | None) -> tuple[Path, str]:

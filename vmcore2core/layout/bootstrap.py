@@ -8,7 +8,7 @@ must call itself by VMCOREINFO's release, and its first task "swapper".
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,18 +174,16 @@ def _from_memory(
     raise DumpError(f"{container.paths[0]}: the dump has no VMCOREINFO note, and none was found in its memory")
 
 
-def _candidates(physical: PhysicalMemory) -> list[int]:
-    """Return physical addresses where VMCOREINFO's text may begin.
+def _candidates(physical: PhysicalMemory) -> Iterator[int]:
+    """Yield physical addresses where VMCOREINFO's text may begin, ascending.
 
     Its buffer is page-aligned (kernel/vmcore_info.c: crash_save_vmcoreinfo_init()), and so is the note that has it
     behind a header (update_vmcoreinfo_note()).
     """
-    found: list[int] = []
     for base, pages in physical.scan():
         for offset in (0, NOTE_HEADER):
             hits = (pages[:, offset : offset + len(MAGIC)] == MAGIC).all(axis=1).nonzero()[0]
-            found.extend(int(base) + int(row) * physical.page_size + offset for row in hits)
-    return sorted(found)
+            yield from (int(base) + int(row) * physical.page_size + offset for row in hits)
 
 
 def _readable(physical: PhysicalMemory, paddr: int, limit: int) -> bytes:

@@ -1,0 +1,36 @@
+"""Where the corpus is, and its dumps unpacked once a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import zstandard
+
+CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
+
+
+def unpack(source: Path, target: Path) -> Path:
+    """Unpack a .zst file with holes where it has zeros, so that a guest's memory takes little room."""
+    with source.open("rb") as packed, target.open("wb") as plain:
+        for chunk in zstandard.ZstdDecompressor(max_window_size=1 << 27).read_to_iter(packed, write_size=1 << 20):
+            if chunk.count(0) == len(chunk):
+                plain.seek(len(chunk), 1)
+            else:
+                plain.write(chunk)
+        plain.truncate()
+    return target
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The folder of real dumps."""
+    if not CORPUS.is_dir():
+        pytest.skip("../shared/corpus is not there")
+    return CORPUS
+
+
+@pytest.fixture(scope="session")
+def debian_72(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ELF dump of debian-7.2-amd64, unpacked."""
+    return unpack(corpus / "debian-7.2-amd64" / "vmcore.elf.zst", tmp_path_factory.mktemp("dumps") / "debian-7.2.elf")

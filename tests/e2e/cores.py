@@ -1,0 +1,110 @@
+"""Reading cores and comparing them, by struct alone: nothing of vmcore2core is used to judge it."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+GREGS_64 = (
+    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs"
+).split()
+GREGS_32 = "ebx ecx edx esi edi ebp eax ds es fs gs orig_eax eip cs eflags esp ss".split()
+NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_FILE = 1, 3, 6, 0x46494C45
+
+
+@dataclass
+class Core:
+    """A core file: PT_LOADs as (vaddr, offset, filesz, memsz, flags), notes in order, registers per thread."""
+
+    path: Path
+    data: mmap.mmap = field(init=False)
+    loads: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    notes: list[tuple[str, int, bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        with self.path.open("rb") as f:
+            self.data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        data = self.data
+        assert data[:4] == b"\x7fELF"
+        self.is_64 = data[4] == 2
+        if self.is_64:
+            phoff, phentsize, phnum = *struct.unpack_from("<Q", data, 32), *struct.unpack_from("<HH", data, 54)
+        else:
+            phoff, phentsize, phnum = *struct.unpack_from("<I", data, 28), *struct.unpack_from("<HH", data, 42)
+        for i in range(phnum):
+            at = phoff + i * phentsize
+            if self.is_64:
+                p_type, flags, offset, vaddr, _, filesz, memsz, _ = struct.unpack_from("<IIQQQQQQ", data, at)
+            else:
+                p_type, offset, vaddr, _, filesz, memsz, flags, _ = struct.unpack_from("<8I", data, at)
+            if p_type == 1:
+                self.loads.append((vaddr, offset, filesz, memsz, flags))
+            elif p_type == 4:
+                self._notes(offset, offset + filesz)
+
+    def _notes(self, at: int, end: int) -> None:
+        while at < end:
+            namesz, descsz, n_type = struct.unpack_from("<III", self.data, at)
+            name = self.data[at + 12 : at + 12 + namesz].rstrip(b"\0").decode()
+            at += 12 + (namesz + 3 & ~3)
+            self.notes.append((name, n_type, self.data[at : at + descsz]))
+            at += descsz + 3 & ~3
+
+    def note(self, n_type: int) -> bytes | None:
+        return next((desc for name, kind, desc in self.notes if (name, kind) == ("CORE", n_type)), None)
+
+    @property
+    def registers(self) -> dict[int, dict[str, int]]:
+        """General registers by thread ID."""
+        names, pid_at, reg_at, form = (GREGS_64, 32, 112, "<27Q") if self.is_64 else (GREGS_32, 24, 72, "<17I")
+        return {
+            struct.unpack_from("<i", desc, pid_at)[0]: dict(
+                zip(names, struct.unpack_from(form, desc, reg_at), strict=True)
+            )
+            for name, kind, desc in self.notes
+            if (name, kind) == ("CORE", NT_PRSTATUS)
+        }
+
+    @property
+    def extents(self) -> dict[int, tuple[int, int]]:
+        """PT_LOADs: start -> (memsz, flags)."""
+        return {vaddr: (memsz, flags) for vaddr, _, _, memsz, flags in self.loads}
+
+    def pages(self) -> dict[int, int]:
+        """Page address -> file offset."""
+        return {v + o: offset + o for v, offset, filesz, _, _ in self.loads for o in range(0, filesz, 4096)}
+
+    def read(self, address: int, size: int) -> bytes | None:
+        for vaddr, offset, filesz, _, _ in self.loads:
+            if vaddr <= address and address + size <= vaddr + filesz:
+                return self.data[offset + address - vaddr : offset + address - vaddr + size]
+        return None
+
+
+@dataclass
+class PageDiff:
+    """How the pages of a core compare with the kernel's: addresses of those that differ."""
+
+    same: int = 0
+    wrong: list[int] = field(default_factory=list)
+    zeroed: list[int] = field(default_factory=list)
+    absent: list[int] = field(default_factory=list)
+
+
+def compare_pages(ours: Core, kernels: Core) -> PageDiff:
+    """Compare every page that the kernel's core has; a page of zeros there may be absent here."""
+    diff, zero, mine = PageDiff(), bytes(4096), ours.pages()
+    for address, offset in kernels.pages().items():
+        truth = kernels.data[offset : offset + 4096]
+        if address not in mine:
+            if truth != zero:
+                diff.absent.append(address)
+            continue
+        page = ours.data[mine[address] : mine[address] + 4096]
+        if page == truth:
+            diff.same += 1
+        else:
+            (diff.zeroed if page == zero else diff.wrong).append(address)
+    return diff
