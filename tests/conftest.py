@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,10 @@ def corpus() -> Path:
 def debian_72(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ELF dump of debian-7.2-amd64, unpacked."""
     return unpack(corpus / "debian-7.2-amd64" / "vmcore.elf.zst", tmp_path_factory.mktemp("dumps") / "debian-7.2.elf")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI nothing may be skipped: a debugger that is missing there is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -38,7 +38,7 @@ class KernelMemory:
         """
         page_size = self._page_size
         offset = address & (page_size - 1)
-        if offset + size <= page_size:
+        if offset + size <= page_size or self._is_linear(address, size):
             return self._read(address, size)
         pieces = []
         while size > 0:
@@ -47,6 +47,9 @@ class KernelMemory:
             address += part
             size -= part
         return b"".join(pieces)
+
+    def _is_linear(self, address: int, size: int) -> bool:
+        return any(m.range.start <= address and address + size <= m.range.end for m in self.kernel_map.linear)
 
     def _read(self, address: int, size: int) -> bytes:
         try:
