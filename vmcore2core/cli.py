@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from vmcore2core.session import CoreResult, Session
 
 
+_program = "vmcore2core"
+
+
 class Exit(IntEnum):
     """Exit statuses."""
 
@@ -76,6 +79,10 @@ def vmcore2core(
     vmlinux: Annotated[
         Path | None, typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.")
     ] = None,
+    vmcoreinfo: Annotated[
+        Path | None,
+        typer.Option(help="VMCOREINFO text whose keys go before the dump's (vmcore-tasks layout writes one)."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
     verbose: Annotated[
@@ -92,8 +99,7 @@ def vmcore2core(
     pids, comms = pid or [], comm or []
     if not (pids or comms or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN or --all")
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="vmcore2core: %(message)s", stream=sys.stderr)
+    set_up_logging(verbose)
     from vmcore2core.session import Session, find_dump
 
     paths = vmcore or []
@@ -101,7 +107,7 @@ def vmcore2core(
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")
         paths = [path]
-    with Session(paths, vmlinux) as session:
+    with Session(paths, vmlinux, vmcoreinfo) as session:
         run = _Run(session, output, force=force, single=len(pids) == 1 and not (comms or everything))
         run.extract(run.selected(pids, comms, everything=everything))
         raise typer.Exit(run.finish(as_json=as_json, verbose=bool(verbose)))
@@ -196,8 +202,8 @@ def _progress_bars() -> Iterator[Callable[[str], Progress | None]]:
     if not sys.stderr.isatty():
         yield lambda _label: None
         return
-    from rich.console import Console
     from rich import progress as rich_progress
+    from rich.console import Console
 
     columns = (
         rich_progress.TextColumn("{task.description}"),
@@ -220,18 +226,26 @@ def _progress_bars() -> Iterator[Callable[[str], Progress | None]]:
 
 def say(sentence: str) -> None:
     """Print one sentence on stderr."""
-    print(f"vmcore2core: {sentence}", file=sys.stderr)
+    print(f"{_program}: {sentence}", file=sys.stderr)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Run the command; every error is one sentence and an exit status."""
+def set_up_logging(verbose: int) -> None:
+    """Let -v tell the decisions, and -vv more."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format=f"{_program}: %(message)s", stream=sys.stderr)
+
+
+def run_command(command: typer.Typer, program: str) -> None:
+    """Run a command; every error is one sentence and an exit status."""
+    global _program
+    _program = program
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(prog_name="vmcore2core", standalone_mode=True)
+        command(prog_name=program)
     except UsageError as error:
         say(str(error))
         sys.exit(Exit.USAGE)
@@ -244,3 +258,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(Exit.ERROR)
+
+
+def main() -> None:
+    """Run ``vmcore2core``."""
+    run_command(app, "vmcore2core")

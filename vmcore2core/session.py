@@ -13,11 +13,12 @@ from pathlib import Path
 
 from vmcore2core.containers import open_container
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
-from vmcore2core.errors import DumpError, LayoutError
+from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.layout.bootstrap import bootstrap
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.layout.vmlinux import vmlinux_sources
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Processes, refresh_absent
@@ -67,16 +68,17 @@ class Session:
     Args:
         paths: the dump's file or files.
         vmlinux: the kernel's own ELF file with symbols, for what the dump does not tell.
+        vmcoreinfo: a VMCOREINFO text whose keys go before the dump's.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
     """
 
-    def __init__(self, paths: Sequence[Path], vmlinux: Path | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], vmlinux: Path | None = None, vmcoreinfo: Path | None = None) -> None:
         self.container = open_container(paths)
         try:
             more = vmlinux_sources(self.container.vmcoreinfo, vmlinux)
-            self.boot = bootstrap(self.container, more)
+            self.boot = bootstrap(self.container, more, _supplied(vmcoreinfo))
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
@@ -156,6 +158,20 @@ class Session:
 
 def _no_more_damage(memory: UserMemory, known: int) -> bool:
     return len(memory.damaged) == known
+
+
+def _supplied(path: Path | None) -> VmcoreInfo | None:
+    """Return a VMCOREINFO text from a file; its last line may lack a newline, as an editor leaves it."""
+    if path is None:
+        return None
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise LayoutInvalid(f"{path} cannot be read: {error.strerror}") from error
+    info = parse_vmcoreinfo(text + b"\n")
+    if not any(key.startswith(("OFFSET(", "SYMBOL(", "SIZE(", "NUMBER(")) for key in info.values):
+        raise LayoutInvalid(f"{path} has no line such as OFFSET(task_struct.mm)=2336, expected VMCOREINFO text")
+    return info
 
 
 def core_name(leader: StructView) -> str:

@@ -18,8 +18,8 @@ LAYERS = (
     {"kernel"},
     {"process"},
     {"corefile"},
-    {"session", "report"},
-    {"cli"},
+    {"session", "report", "tasks"},
+    {"cli", "tasks_cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STRANGERS = {"arch": {"containers"}, "containers": {"arch"}, "corefile": {"kernel", "memory", "layout", "containers"}}

@@ -91,3 +91,15 @@ def file_path(kernel: Kernel, file: StructView, mounts: Mounts, root: tuple[int,
         return d_path(kernel, file.embedded("f_path", "path"), mounts, root)
     except MemoryFault:
         return None
+
+
+def device_and_inode(file: StructView) -> tuple[int | None, int | None]:
+    """Return ``s_dev`` and ``i_ino`` of a file's inode, None where not known."""
+    try:
+        inode = file.follow("f_inode", "inode") if file.has("f_inode") else None
+        if inode is None or not (inode.has("i_sb") and inode.has("i_ino")):
+            return None, None
+        sb = inode.follow("i_sb", "super_block")
+        return sb.find_uint("s_dev", 4) if sb is not None else None, inode.ulong("i_ino")
+    except MemoryFault:
+        return None, None

@@ -45,6 +45,7 @@ class InferredSource(LayoutSource):
             ((("vm_area_struct", "vm_pgoff"),), self._sample.vm_pgoff),
             ((("dentry", "d_hash"),), self._sample.d_hash),
             (_MOUNT, self._sample.mounts),
+            (_SPECIAL, self._sample.special_mapping),
             (_PAGE_CACHE, self._sample.page_cache),
             ((("address_space", "a_ops"),), self._sample.a_ops),
             (tuple(("task_struct", f"thread.{m}") for m in kernel.arch.thread_members), self._sample.thread),
@@ -69,6 +70,7 @@ class InferredSource(LayoutSource):
 
 
 _MOUNT = (("path", "mnt"), ("mount", "mnt"), ("mount", "mnt_parent"), ("mount", "mnt_mountpoint"))
+_SPECIAL = (("vm_area_struct", "vm_private_data"), ("vm_special_mapping", "name"))
 _PAGE_CACHE = (
     ("file", "f_mapping"),
     ("address_space", "i_pages"),
@@ -169,6 +171,31 @@ class _Sample:
         if not checked:
             return {}
         return dict(zip(_MOUNT, (mnt, vfsmount, parent, mountpoint), strict=True))
+
+    def special_mapping(self) -> dict[tuple[str, str], int]:
+        """vm_private_data of the vDSO leads to a struct that begins with a pointer to the text "[vdso]"."""
+        size = self.kernel.layout.size("vm_area_struct")
+        candidates: set[int] | None = None
+        for _, owner in self._leaders():
+            for vma in islice(mm.for_each_vma(owner), SAMPLE_VMAS):
+                if vma.pointer("vm_file"):
+                    continue
+                here = {
+                    i * self.word
+                    for i, word in enumerate(self._words(vma.address, size // self.word))
+                    if self._is_vdso(word)
+                }
+                if here:
+                    candidates = here if candidates is None else candidates & here
+        if not candidates or len(candidates) != 1:
+            return {}
+        return dict(zip(_SPECIAL, (candidates.pop(), 0), strict=True))
+
+    def _is_vdso(self, pointer: int) -> bool:
+        try:
+            return pointer % self.word == 0 and self.kernel.read_string(self._word(pointer), 8) == b"[vdso]"
+        except MemoryFault:
+            return False
 
     def page_cache(self) -> dict[tuple[str, str], int]:
         """``file.f_mapping`` is the pointer that ``page.mapping`` of the file's mapped pages has, too.

@@ -20,6 +20,7 @@ VM_IO = 0x4000
 VM_DONTDUMP = 0x0400_0000
 VM_MIXEDMAP = 0x1000_0000
 MAX_VMAS = 1 << 20
+ANON_VMA_NAME_MAX_LEN = 80
 AT_NULL = 0
 
 
@@ -66,6 +67,13 @@ def _each_vma(mm: StructView) -> Iterator[StructView]:
         raise CorruptStructure(str(fault), mm.address, "mm_struct.mmap") from None
 
 
+def vma_permissions(vm_flags: int) -> str:
+    """Return "rwxp" as /proc/PID/maps shows it (fs/proc/task_mmu.c: show_vma_header_prefix())."""
+    letters = ((VM_READ, "r"), (VM_WRITE, "w"), (VM_EXEC, "x"))
+    permissions = "".join(letter if vm_flags & bit else "-" for bit, letter in letters)
+    return permissions + ("s" if vm_flags & VM_MAYSHARE else "p")
+
+
 def saved_auxv(mm: StructView, word: int) -> bytes | None:
     """Return ``mm->saved_auxv`` up to and with AT_NULL, as fill_auxv_note() does; None where it is not known.
 
@@ -84,9 +92,44 @@ def saved_auxv(mm: StructView, word: int) -> bytes | None:
 
 
 def vma_name(mm: StructView, vma: StructView) -> str:
-    """Return "[heap]" or "[stack]" for such a VMA without a file, else ""."""
+    """Return the name in brackets that /proc/PID/maps shows for a VMA without a file, or "".
+
+    As get_vma_name() in fs/proc/task_mmu.c: a special mapping's own name, then heap and stack, then what
+    prctl(PR_SET_VMA_ANON_NAME) gave.
+    """
+    special = special_mapping_name(vma)
+    if special:
+        return special
     start, end = vma_start(vma), vma_end(vma)
     start_brk, brk, stack = mm.ulong("start_brk"), mm.ulong("brk"), mm.ulong("start_stack")
     if start < brk and end > start_brk:
         return "[heap]"
-    return "[stack]" if start <= stack <= end else ""
+    if start <= stack <= end:
+        return "[stack]"
+    anon_name = (
+        vma.pointer("anon_name")
+        if vma.has("anon_name") and vma.kernel.layout.find_member("anon_vma_name", "name")
+        else 0
+    )
+    if not anon_name:
+        return ""
+    text = vma.kernel.read_string(vma.kernel.view("anon_vma_name", anon_name).addr_of("name"), ANON_VMA_NAME_MAX_LEN)
+    return f"[anon:{text.decode('ascii', 'replace')}]"
+
+
+def special_mapping_name(vma: StructView) -> str:
+    """Return the name of a special mapping (struct vm_special_mapping in include/linux/mm_types.h), or "".
+
+    Only text in brackets is taken: where the layout has no vm_ops to tell, private data may be anything.
+    """
+    if not vma.has("vm_private_data") or (vma.has("vm_ops") and not vma.pointer("vm_ops")):
+        return ""
+    private = vma.pointer("vm_private_data")
+    found = vma.kernel.layout.find_member("vm_special_mapping", "name")
+    if not private or found is None:
+        return ""
+    try:
+        text = vma.kernel.read_string(vma.kernel.read_pointer(private + found.offset), 32)
+    except MemoryFault:
+        return ""
+    return text.decode() if text[:1] == b"[" and text[-1:] == b"]" and text.isascii() else ""

@@ -23,7 +23,7 @@ from vmcore2core.layout.btf import BtfSource, find_btf_candidates, validate_btf
 from vmcore2core.layout.kallsyms import KallsymsSource
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.uts import UtsName, read_utsname
-from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, looks_like_vmcoreinfo, parse_vmcoreinfo
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.physical import PhysicalMemory
 
@@ -91,12 +91,15 @@ class LazySource(LayoutSource):
 _NOTHING = LayoutSource()
 
 
-def bootstrap(container: DumpContainer, more_sources: tuple[LayoutSource, ...] = ()) -> Bootstrapped:
+def bootstrap(
+    container: DumpContainer, more_sources: tuple[LayoutSource, ...] = (), supplied: VmcoreInfo | None = None
+) -> Bootstrapped:
     """Return the kernel of a dump, ready to be walked.
 
     Args:
         container: the dump.
         more_sources: asked after what the dump itself has (a vmlinux).
+        supplied: VMCOREINFO text given by the user (``--vmcoreinfo``); its keys go before the dump's.
 
     Raises:
         DumpError: no VMCOREINFO, or an architecture that is not supported.
@@ -106,15 +109,23 @@ def bootstrap(container: DumpContainer, more_sources: tuple[LayoutSource, ...] =
     text = container.vmcoreinfo
     if text is not None:
         vmcoreinfo, origin = parse_vmcoreinfo(text), "VMCOREINFO note of the dump"
-        arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+        own = vmcoreinfo if supplied is None else merged(vmcoreinfo, supplied)
+        arch, memory, utsname = _kernel_memory(container, physical, own)
     else:
         arch, memory, utsname, vmcoreinfo, origin = _from_memory(container, physical)
+        own = vmcoreinfo if supplied is None else merged(vmcoreinfo, supplied)
     log.info("%s: %s, Linux %s", origin, arch.name, utsname.release)
     btf = LazySource("BTF in the dump", lambda: _btf_source(memory, layout, arch))
     kallsyms = LazySource("kallsyms in the dump", lambda: _kallsyms_source(memory, vmcoreinfo, arch))
-    layout = KernelLayout([VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more_sources])
+    first = [VmcoreInfoSource(_only(own, supplied), "--vmcoreinfo")] if supplied is not None else []
+    layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more_sources])
     _check_init_task(memory, layout, arch)
     return Bootstrapped(arch, vmcoreinfo, origin, memory, layout, utsname)
+
+
+def _only(merged_info: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
+    """Return the supplied keys alone, with their symbols where this dump has them."""
+    return VmcoreInfo({key: merged_info.values[key] for key in supplied.values})
 
 
 def _kernel_memory(

@@ -26,6 +26,10 @@ class KernelLayout:
         """The sources' names in the order in which they are asked."""
         return tuple(source.name for source in self._sources)
 
+    def only(self, prefix: str) -> KernelLayout:
+        """Return a layout of those sources alone whose name begins so."""
+        return KernelLayout([source for source in self._sources if source.name.startswith(prefix)])
+
     def add(self, source: LayoutSource) -> None:
         """Append a source; what was not known so far is asked again."""
         self._sources.append(source)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
 
@@ -77,6 +78,29 @@ class VmcoreInfo:
         return _integer(self.values.get("KERNELOFFSET"), 16)
 
 
+def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
+    """Return the dump's keys with those of a supplied text over them, its symbols moved to the dump's KASLR offset.
+
+    Raises:
+        LayoutInvalid: the text is of another kernel.
+    """
+    for key in ("OSRELEASE", "BUILD-ID", "PAGESIZE"):
+        ours, theirs = dumps.string(key), supplied.string(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise LayoutInvalid(
+                f"the supplied VMCOREINFO is of another kernel: its {key} is {theirs}, the dump's is {ours}"
+            )
+    moved = dict(supplied.values)
+    shift = (dumps.kernel_offset or 0) - (supplied.kernel_offset or 0)
+    for key in [key for key in moved if key.startswith("SYMBOL(")]:
+        address = _integer(moved[key], 16)
+        if address is not None:
+            moved[key] = f"{(address + shift) & (1 << 64) - 1:x}"
+    if dumps.string("KERNELOFFSET") is not None:
+        moved["KERNELOFFSET"] = dumps.values["KERNELOFFSET"]
+    return VmcoreInfo({**dumps.values, **moved}, dumps.truncated_line, dumps.ignored)
+
+
 def _integer(text: str | None, base: int) -> int | None:
     try:
         return None if text is None else int(text, base)
@@ -135,9 +159,12 @@ class VmcoreInfoSource(LayoutSource):
         self.name = name
 
     def member(self, struct: str, path: str) -> Member | None:
-        """See ``LayoutSource.member``; the key has no type, so only the very path that it names is known."""
+        """See ``LayoutSource.member``; the key has no type, so only the very path that it names is known.
+
+        The kernel tells no sizes of members; a file that ``vmcore-tasks layout`` wrote does.
+        """
         offset = self.info.offset(struct, path)
-        return None if offset is None else Member(offset, self.name)
+        return None if offset is None else Member(offset, self.name, self.info.size(f"{struct}.{path}"))
 
     def size(self, struct: str) -> int | None:
         """See ``LayoutSource.size``."""

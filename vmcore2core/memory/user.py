@@ -140,6 +140,15 @@ class UserMemory:
         unknown.sort(key=lambda run: run.start)
         return Survey(counts, _merged(unknown))
 
+    def resident_pages(self) -> int:
+        """Return how many pages the page tables map, in all regions."""
+        ranges = Ranges(self._starts, np.array([r.end for r in self.regions], np.uint64))
+        page, count = np.uint64(self.spec.page_size), 0
+        for batch in walk(self.memory, self.spec, self.root, ranges):
+            leaf = batch.kind == RunKind.LEAF
+            count += int((batch.size[leaf] // page).sum())
+        return count
+
     def batches(self, start: int, end: int) -> Iterator[tuple[U64Array, U8Array]]:
         """See ``PageStream.batches``; the range may span regions."""
         page = self.spec.page_size

@@ -33,7 +33,7 @@ from vmcore2core.process.model import (
     Vma,
 )
 from vmcore2core.process.stack import InitialStack
-from vmcore2core.process.threads import CpuNotes, describe, thread_regs
+from vmcore2core.process.threads import CpuNotes, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
 
 ELF_PRARGSZ = 80
@@ -138,9 +138,10 @@ class Processes:
         try:
             yield from views
         except (CorruptStructure, MemoryFault) as error:
-            self._warn(f"some tasks may be missing: {error}")
+            self.warn(f"some tasks may be missing: {error}")
 
-    def _warn(self, sentence: str) -> None:
+    def warn(self, sentence: str) -> None:
+        """Remember a sentence about what is broken, once."""
         if sentence not in self.warnings:
             self.warnings.append(sentence)
 
@@ -184,18 +185,32 @@ class Processes:
             except (KernelThread, NoUserMemory):
                 continue
             except MemoryFault as fault:
-                self._warn(f"the task at {leader.address:#x} cannot be read: {fault}")
+                self.warn(f"the task at {leader.address:#x} cannot be read: {fault}")
                 continue
             yield leader
 
-    def capture(self, leader: StructView) -> Captured:
+    def thread_registers(self, leader: StructView) -> Iterator[tuple[StructView, ThreadRegs | str]]:
+        """Yield each thread with its user registers, or with a sentence that says why there are none."""
+        owner = self.mm_of(leader)
+        pgd = self.kernel.memory.to_phys(owner.pointer("pgd"))
+        for task in self.threads(leader):
+            try:
+                yield task, thread_regs(self.kernel, task, self.cpus, pgd)
+            except MemoryFault as fault:
+                yield task, f"its task_struct cannot be read: {fault}"
+
+    def capture(self, leader: StructView, *, with_absent: bool = True) -> Captured:
         """Return the process as plain data, and its memory.
+
+        Args:
+            leader: the thread group's leader.
+            with_absent: look up which pages are absent; without it, ``Vma.absent`` is empty.
 
         Raises:
             KernelThread, NoUserMemory: it has no user memory.
             MemoryFault, LayoutUnknown, CorruptStructure: what cannot be done without is not readable or known.
         """
-        return _Capture(self, leader).run()
+        return _Capture(self, leader).run(with_absent=with_absent)
 
 
 class _Capture:
@@ -211,7 +226,7 @@ class _Capture:
         self.pgd = self.kernel.memory.to_phys(self.mm.pointer("pgd"))
         self.spec = self.kernel.arch.user_page_table(self.kernel.memory.kernel_map)
 
-    def run(self) -> Captured:
+    def run(self, *, with_absent: bool) -> Captured:
         threads, left_out, machine = self._threads()
         self.elf_class = machine.elf_class
         vmas, regions = self._vmas()
@@ -230,7 +245,7 @@ class _Capture:
             regions = [self._vdso_region(region) if region.start == vdso else region for region in regions]
             memory = UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions))
         vmas = [
-            replace(vma, absent=absent_runs(memory.survey(region))) if vma.dumped else vma
+            replace(vma, absent=absent_runs(memory.survey(region))) if vma.dumped and with_absent else vma
             for vma, region in zip(vmas, regions, strict=True)
         ]
         gate = self._gate_vma()
@@ -262,9 +277,8 @@ class _Capture:
         arch = self.kernel.arch
         found = []
         left_out: list[ThreadLeftOut] = []
-        for task in self.processes.threads(self.leader):
+        for task, answer in self.processes.thread_registers(self.leader):
             try:
-                answer = thread_regs(self.kernel, task, self.processes.cpus, self.pgd)
                 if isinstance(answer, str):
                     left_out.append(ThreadLeftOut(sched.task_pid(task), sched.task_comm(task), answer))
                 else:
@@ -327,6 +341,7 @@ class _Capture:
         # A special mapping ([vvar], [uprobes]) has operations, but no file: its pages are not zero-filled either.
         special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
         region = Region(start, end, zero_fill=file is None and not special, pgoff=pgoff or 0, backing=backing)
+        device, inode = fs.device_and_inode(file) if file is not None else (None, None)
         vma = Vma(
             start=start,
             end=end,
@@ -335,6 +350,8 @@ class _Capture:
             pgoff=pgoff if file is not None else None,
             path=path,
             name=name,
+            device=device,
+            inode=inode,
             dumped=dumped,
         )
         return vma, region

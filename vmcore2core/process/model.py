@@ -117,6 +117,8 @@ class Vma:
         pgoff: file offset in pages, or None.
         path: of the mapped file as /proc/PID/maps has it (" (deleted)" included), or None for anonymous memory.
         name: "[heap]", "[stack]", "[vdso]" and the like, or "".
+        device: s_dev of the mapped file's file system (major << 20 | minor), or None.
+        inode: its inode number, or None.
         dumped: whether its memory belongs into a core (VM_DONTDUMP, VM_IO and filters say no).
         absent: runs of pages that are not known, ascending; pages in none of them are present or read as zero.
     """
@@ -128,6 +130,8 @@ class Vma:
     pgoff: int | None = None
     path: bytes | None = None
     name: str = ""
+    device: int | None = None
+    inode: int | None = None
     dumped: bool = True
     absent: tuple[AbsentRun, ...] = ()
 

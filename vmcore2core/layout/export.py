@@ -1,0 +1,91 @@
+"""The layout that conversion needs, written as VMCOREINFO text: one file next to a dump instead of debug information.
+
+The keys are the kernel's own where it exports them (the task and VMA export), and in the same grammar where it does not;
+``SIZE(struct.member)`` tells the size of a member where that matters, and ``KERNELOFFSET`` to which KASLR offset the
+symbols belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmcore2core.interfaces import Layout
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
+
+# struct -> members; all are tried, and those that this kernel has are written.
+MEMBERS: dict[str, str] = {
+    "task_struct": (
+        "tasks thread_node pid tgid exit_state __state state flags comm stack signal mm fs real_parent real_cred "
+        "on_cpu thread_info.cpu cpu static_prio"
+    ),
+    "signal_struct": "thread_head nr_threads pids",
+    "pid": "numbers",
+    "cred": "uid gid",
+    "fs_struct": "root",
+    "mm_struct": ("mm_mt mmap pgd start_brk brk start_stack arg_start arg_end saved_auxv task_size"),
+    "maple_tree": "ma_root ma_flags",
+    "maple_node": "slot parent ma64 mr64",
+    "maple_range_64": "pivot slot",
+    "maple_metadata": "end gap",
+    "maple_arange_64": "pivot slot gap meta",
+    "vm_area_struct": (
+        "vm_start vm_end vm_flags vm_file vm_mm vm_pgoff vm_next anon_vma vm_ops vm_private_data anon_name"
+    ),
+    "anon_vma_name": "name",
+    "vm_special_mapping": "name",
+    "file": "f_path f_mapping f_inode",
+    "path": "mnt dentry",
+    "dentry": "d_name d_parent d_hash",
+    "qstr": "hash_len name",
+    "mount": "mnt mnt_parent mnt_mountpoint",
+    "inode": "i_size i_ino i_sb",
+    "super_block": "s_dev",
+    "address_space": "host i_pages a_ops",
+    "xarray": "xa_head",
+    "xa_node": "shift slots",
+    "page": "mapping",
+}
+SIZES = (
+    "task_struct signal_struct mm_struct maple_tree maple_node vm_area_struct file path dentry qstr mount inode "
+    "address_space xarray page pt_regs cred fs_struct thread_union"
+)
+SYMBOLS = "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops vmemmap_base gate_vma vsyscall_mode"
+NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID phys_base"
+
+
+def export_layout(
+    layout: Layout, symbols: Layout, vmcoreinfo: VmcoreInfo, thread_members: tuple[str, ...]
+) -> Iterator[str]:
+    """Yield lines of VMCOREINFO text, without newlines.
+
+    Args:
+        layout: who answers for structures and constants.
+        symbols: who answers for symbols: BTF has none.
+        vmcoreinfo: of the dump or vmlinux: which kernel it is.
+        thread_members: members of ``struct thread_struct`` that the architecture reads.
+    """
+    for key in ("OSRELEASE", "BUILD-ID", "PAGESIZE"):
+        value = vmcoreinfo.string(key)
+        if value is not None:
+            yield f"{key}={value}"
+    yield f"KERNELOFFSET={vmcoreinfo.kernel_offset or 0:x}"
+    for name in SYMBOLS.split():
+        symbol = symbols.find_symbol(name)
+        if symbol is not None:
+            yield f"SYMBOL({name})={symbol:x}"
+    for struct, names in MEMBERS.items():
+        members = names.split() + ([f"thread.{m}" for m in thread_members] if struct == "task_struct" else [])
+        for member in members:
+            found = layout.find_member(struct, member)
+            if found is not None:
+                yield f"OFFSET({struct}.{member})={found.offset}"
+                if found.size is not None:
+                    yield f"SIZE({struct}.{member})={found.size}"
+    for struct in SIZES.split():
+        size = layout.find_size(struct)
+        if size is not None:
+            yield f"SIZE({struct})={size}"
+    for name in NUMBERS.split():
+        number = layout.find_constant(name)
+        if number is not None:
+            yield f"NUMBER({name})={number}"

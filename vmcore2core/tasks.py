@@ -1,0 +1,262 @@
+"""What ``vmcore-tasks`` shows, as plain records: processes, threads, mappings, the dump itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from vmcore2core.containers.base import PageState
+from vmcore2core.errors import KernelThread, LayoutUnknown, MemoryFault, NoUserMemory, Vmcore2coreError
+from vmcore2core.kernel import mm, printk, sched
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.memory.user import UserPageState
+from vmcore2core.process.capture import Captured
+from vmcore2core.report import text
+from vmcore2core.session import Session
+
+COUNT_AT_ONCE = 1 << 22
+DMESG_TAIL = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One task of ``ps``; None is "not known"."""
+
+    pid: int
+    tgid: int
+    ppid: int | None
+    state: str
+    cpu: int | None
+    kernel_thread: bool
+    threads: int
+    vsz_kib: int | None
+    rss_kib: int | None
+    comm: str
+    command: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which tasks are wanted; an empty part does not restrict."""
+
+    pids: tuple[int, ...] = ()
+    comms: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+
+    def takes(self, row: TaskRow) -> bool:
+        """Tell whether a task is wanted."""
+        return (
+            (not self.pids or row.pid in self.pids or row.tgid in self.pids)
+            and (not self.comms or any(fnmatchcase(row.comm, pattern) for pattern in self.comms))
+            and (not self.states or row.state in self.states)
+        )
+
+
+def processes(session: Session, selection: Selection = Selection(), *, memory: bool = True) -> Iterator[TaskRow]:
+    """Yield a row for each thread group, by its leader.
+
+    Args:
+        session: the dump.
+        selection: which.
+        memory: whether sizes and command lines are looked up, which reads page tables and stacks.
+    """
+    for leader in session.processes.leaders():
+        try:
+            row = _row(session, leader)
+            if selection.takes(row):
+                yield _with_memory(session, leader, row) if memory else row
+        except (MemoryFault, LayoutUnknown) as error:
+            session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")
+
+
+def _row(session: Session, task: StructView) -> TaskRow:
+    return TaskRow(
+        pid=sched.task_pid(task),
+        tgid=sched.task_tgid(task),
+        ppid=sched.real_parent_tgid(task),
+        state=sched.task_state_char(task),
+        cpu=sched.task_cpu(task),
+        kernel_thread=sched.is_kthread(task),
+        threads=sum(1 for _ in session.processes.threads(task)),
+        vsz_kib=None,
+        rss_kib=None,
+        comm=text(sched.task_comm(task)) or "",
+        command=None,
+    )
+
+
+def _with_memory(session: Session, leader: StructView, row: TaskRow) -> TaskRow:
+    try:
+        captured = session.processes.capture(leader, with_absent=False)
+    except (KernelThread, NoUserMemory):
+        return row
+    except Vmcore2coreError as error:
+        session.processes.warn(f"the memory of {row.pid} ({row.comm}) cannot be walked: {error}")
+        return row
+    snapshot = captured.snapshot
+    own = [vma for vma in snapshot.vmas if vma.name != "[vsyscall]"]
+    command = snapshot.psinfo.pr_psargs
+    return TaskRow(
+        **{
+            **asdict(row),
+            "vsz_kib": sum(vma.end - vma.start for vma in own) >> 10,
+            "rss_kib": captured.memory.resident_pages() * snapshot.page_size >> 10,
+            "command": text(command) or None if command is not None else None,
+        }
+    )
+
+
+def tree_order(rows: list[TaskRow]) -> list[tuple[int, TaskRow]]:
+    """Return rows with their depth, children below their parents, in order of PID."""
+    known = {row.pid for row in rows}
+    children: dict[int | None, list[TaskRow]] = {}
+    for row in rows:
+        children.setdefault(row.ppid if row.ppid in known and row.ppid != row.pid else None, []).append(row)
+    ordered: list[tuple[int, TaskRow]] = []
+    waiting = [(0, row) for row in reversed(children.get(None, []))]
+    while waiting:
+        depth, row = waiting.pop()
+        ordered.append((depth, row))
+        waiting += [(depth + 1, child) for child in reversed(children.pop(row.pid, []))]
+    return ordered
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRow:
+    """One thread, with its user registers; ``registers`` is None where there are none, and ``source`` says why."""
+
+    tid: int
+    comm: str
+    state: str
+    cpu: int | None
+    source: str
+    registers: dict[str, int] | None
+    unknown: tuple[str, ...]
+
+
+def threads(session: Session, leader: StructView) -> Iterator[ThreadRow]:
+    """Yield the threads of a process."""
+    for task, answer in session.processes.thread_registers(leader):
+        regs = None if isinstance(answer, str) else dict(answer.regs)
+        yield ThreadRow(
+            tid=sched.task_pid(task),
+            comm=text(sched.task_comm(task)) or "",
+            state=sched.task_state_char(task),
+            cpu=sched.task_cpu(task),
+            source=answer if isinstance(answer, str) else answer.source,
+            registers=regs,
+            unknown=() if isinstance(answer, str) else answer.unknown,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MapRow:
+    """One line of ``maps``; ``pages`` counts the mapping's pages by what they are."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int | None
+    device: int | None
+    inode: int | None
+    name: str
+    pages: dict[str, int]
+
+    def line(self) -> str:
+        """Return the line as fs/proc/task_mmu.c: show_map_vma() writes it; what is not known reads as zero."""
+        device = self.device or 0
+        head = (
+            f"{self.start:08x}-{self.end:08x} {self.permissions} {self.offset or 0:08x} "
+            f"{device >> 20:02x}:{device & 0xFFFFF:02x} {self.inode or 0} "
+        )
+        return head.ljust(73) + self.name if self.name else head
+
+
+def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[list[MapRow], Captured]:
+    """Return the mappings of a process as /proc/PID/maps lists them.
+
+    Args:
+        session: the dump.
+        leader: the process.
+        pages: count what each mapping's pages are.
+    """
+    captured = session.processes.capture(leader, with_absent=False)
+    regions = {region.start: region for region in captured.memory.regions}
+    rows = []
+    for vma in captured.snapshot.vmas:
+        counts: Counter[UserPageState] = Counter()
+        if pages and vma.start in regions:
+            counts = captured.memory.survey(regions[vma.start]).counts
+        rows.append(
+            MapRow(
+                start=vma.start,
+                end=vma.end,
+                permissions=mm.vma_permissions(vma.vm_flags),
+                offset=None if vma.pgoff is None else vma.pgoff * captured.snapshot.page_size,
+                device=vma.device,
+                inode=vma.inode,
+                name=_map_name(vma.path) if vma.path is not None else vma.name,
+                pages={state.name.lower(): n for state, n in counts.items() if n},
+            )
+        )
+    return rows, captured
+
+
+def _map_name(path: bytes) -> str:
+    """Return a path as maps prints it: seq_path() escapes newlines."""
+    return text(path.replace(b"\n", b"\\012")) or ""
+
+
+def info(session: Session) -> dict[str, Any]:
+    """Return what there is to say of the dump and its kernel."""
+    container, boot = session.container, session.boot
+    lines, problem = printk.read_messages(session.kernel)
+    crash_time = boot.vmcoreinfo.string("CRASHTIME")
+    unknown = [f"messages: {problem}"] if problem else []
+    unknown += [] if crash_time else ["crash time: VMCOREINFO has no CRASHTIME (the kernel did not panic)"]
+    if boot.vmcoreinfo.truncated_line is not None:
+        unknown.append(
+            f"VMCOREINFO is cut off in {boot.vmcoreinfo.truncated_line!r}, and what should follow is not there"
+        )
+    return {
+        "dump": [str(path) for path in container.paths],
+        "format": container.DOC.name,
+        "compression": container.compressed,
+        "dump_level": container.dump_level,
+        "dump_warnings": list(session.warnings),
+        "release": boot.utsname.release,
+        "version": boot.utsname.version,
+        "machine": boot.utsname.machine,
+        "nodename": text(boot.utsname.nodename.encode()),
+        "build_id": boot.vmcoreinfo.build_id,
+        "crash_time": int(crash_time) if crash_time and crash_time.isdigit() else None,
+        "panic": printk.panic_message(lines),
+        "cpus": [
+            {"cpu": note.number, "pid": note.pr_pid, "user_mode": note.user_mode}
+            for note in session.processes.cpus.notes
+        ],
+        "page_size": container.page_size,
+        "pages": page_counts(session),
+        "vmcoreinfo": boot.vmcoreinfo_origin,
+        "sources": list(boot.layout.source_names),
+        "unknown": unknown,
+        "messages": [f"[{line.seconds:12.6f}] {text(line.text.encode())}" for line in lines[-DMESG_TAIL:]],
+    }
+
+
+def page_counts(session: Session) -> dict[str, int]:
+    """Return the dump's page frames by state."""
+    container = session.container
+    counts: Counter[str] = Counter()
+    for memory_range in container.memory_ranges():
+        first, last = memory_range.start // container.page_size, -(-memory_range.end // container.page_size)
+        for pfn in range(first, last, COUNT_AT_ONCE):
+            states = container.page_states(np.arange(pfn, min(pfn + COUNT_AT_ONCE, last), dtype=np.uint64))
+            for state, n in enumerate(np.bincount(states, minlength=len(PageState)).tolist()):
+                counts[PageState(state).name.lower()] += n
+    return {name: n for name, n in counts.items() if n}

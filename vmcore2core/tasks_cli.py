@@ -1,0 +1,266 @@
+"""The ``vmcore-tasks`` command: what was running on the machine, from its dump; no logic."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vmcore2core.cli import Exit, run_command, say, set_up_logging
+from vmcore2core.errors import LayoutUnknown, UsageError
+
+if TYPE_CHECKING:
+    from vmcore2core.kernel.struct import StructView
+    from vmcore2core.session import Session
+    from vmcore2core.tasks import TaskRow, ThreadRow
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Show the processes in a Linux kernel crash dump, without kernel debug information.",
+)
+
+Vmcore = Annotated[
+    list[Path] | None,
+    typer.Argument(help="The dump. Without it: $VMCORE, else /proc/vmcore, else the newest below /var/crash."),
+]
+Vmlinux = Annotated[Path | None, typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.")]
+Vmcoreinfo = Annotated[Path | None, typer.Option(help="VMCOREINFO text whose keys go before the dump's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)]
+Pid = Annotated[int, typer.Option("--pid", "-p", help="The process, by its PID or that of any of its threads.")]
+Tid = Annotated[int | None, typer.Option("--tid", "-t", help="Only the thread with this ID.")]
+
+
+class LayoutFrom(Enum):
+    """Which source ``layout`` asks."""
+
+    DUMP = "dump"
+    BTF = "BTF"
+    VMLINUX = "vmlinux"
+
+
+@contextmanager
+def opened(vmcore: list[Path] | None, vmlinux: Path | None, vmcoreinfo: Path | None, verbose: int) -> Iterator[Session]:
+    """Open the dump; what is odd about it is said at the end."""
+    set_up_logging(verbose)
+    from vmcore2core.session import Session, find_dump
+
+    paths = vmcore or []
+    if not paths:
+        path, why = find_dump(os.environ.get("VMCORE"))
+        say(f"taking {path} ({why})")
+        paths = [path]
+    with Session(paths, vmlinux, vmcoreinfo) as session:
+        yield session
+        for warning in session.warnings:
+            say(f"{session.container.paths[0]}: {warning}")
+        if verbose:
+            for item, source in session.boot.layout.provenance().items():
+                say(f"{item}: {source}")
+        if session.warnings:
+            raise typer.Exit(Exit.INCOMPLETE)
+
+
+def _print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    print(json.dumps(document, indent=1, default=str))
+
+
+@app.command()
+def ps(
+    vmcore: Vmcore = None,
+    pid: Annotated[list[int] | None, typer.Option("--pid", "-p", help="Only these; may repeat.")] = None,
+    comm: Annotated[list[str] | None, typer.Option(help="Only names that match this pattern; may repeat.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only tasks in this state (R S D T t Z X I); may repeat.")
+    ] = None,
+    tree: Annotated[bool, typer.Option(help="Children below their parents.")] = False,
+    vmlinux: Vmlinux = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+) -> None:
+    """List the processes and kernel threads."""
+    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+        from vmcore2core.tasks import Selection, processes, tree_order
+
+        selection = Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
+        rows = list(processes(session, selection))
+        if as_json:
+            _print_json([asdict(row) for row in rows])
+            return
+        if tree and all(row.ppid is None for row in rows):
+            say("no parents are known: this kernel's layout has no task_struct.real_parent; listed without a tree")
+        print(f"{'PID':>7} {'PPID':>7} S {'CPU':>3} {'THR':>4} {'VSZ':>9} {'RSS':>8} COMMAND")
+        for depth, row in tree_order(rows) if tree else [(0, row) for row in rows]:
+            print(ps_line(row, depth))
+
+
+def ps_line(row: TaskRow, depth: int) -> str:
+    """Return a line of ``ps``; "-" is what is not known."""
+    numbers = [
+        f"{'-' if value is None else value:>{width}}"
+        for value, width in ((row.cpu, 3), (row.threads, 4), (row.vsz_kib, 9), (row.rss_kib, 8))
+    ]
+    command = f"[{row.comm}]" if row.kernel_thread or row.command is None else row.command
+    ppid = "-" if row.ppid is None else row.ppid
+    return f"{row.pid:>7} {ppid:>7} {row.state} {' '.join(numbers)} {'  ' * depth}{command}"
+
+
+@app.command()
+def threads(
+    pid: Pid,
+    vmcore: Vmcore = None,
+    vmlinux: Vmlinux = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+) -> None:
+    """List the threads of a process."""
+    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+        rows = list(_threads(session, session.processes.find(pid)))
+        if as_json:
+            _print_json([asdict(row) for row in rows])
+            return
+        print(f"{'TID':>7} S {'CPU':>3} {'NAME':<16} REGISTERS FROM")
+        for row in rows:
+            print(f"{row.tid:>7} {row.state} {'-' if row.cpu is None else row.cpu:>3} {row.comm:<16} {row.source}")
+
+
+def _threads(session: Session, leader: StructView) -> Iterator[ThreadRow]:
+    from vmcore2core import tasks
+
+    yield from tasks.threads(session, leader)
+
+
+def _chosen(session: Session, pid: int | None, tid: int | None) -> list[ThreadRow]:
+    """Return the threads that --pid and --tid name."""
+    number = tid if tid is not None else pid
+    if number is None:
+        raise UsageError("say which process: --pid PID or --tid TID")
+    rows = _threads(session, session.processes.find(number))
+    return [row for row in rows if tid is None or row.tid == tid]
+
+
+@app.command()
+def regs(
+    vmcore: Vmcore = None,
+    pid: Annotated[int | None, typer.Option("--pid", "-p", help="All threads of this process.")] = None,
+    tid: Tid = None,
+    vmlinux: Vmlinux = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Show the user registers of threads, and where they come from."""
+    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+        rows = _chosen(session, pid, tid)
+        if as_json:
+            _print_json(
+                [
+                    {
+                        **asdict(row),
+                        "registers": {k: f"{v:#x}" for k, v in row.registers.items()} if row.registers else None,
+                    }
+                    for row in rows
+                ]
+            )
+            return
+        for row in rows:
+            print(f"{row.tid} ({row.comm}): {row.source}")
+            registers = list((row.registers or {}).items())
+            for i in range(0, len(registers), 3):
+                print("  " + "  ".join(f"{name:>8} {value:016x}" for name, value in registers[i : i + 3]))
+            if row.unknown:
+                print(f"  not known: {' '.join(row.unknown)}")
+
+
+@app.command()
+def maps(
+    pid: Pid,
+    vmcore: Vmcore = None,
+    vmlinux: Vmlinux = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Show the mappings of a process as /proc/PID/maps does; -v counts their pages by what they are."""
+    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+        from vmcore2core import tasks
+
+        rows, _ = tasks.maps(session, session.processes.find(pid), pages=bool(verbose) or as_json)
+        if not session.processes.mounts.known:
+            say("mounts are not known: paths begin at the root of their file system")
+        if as_json:
+            _print_json([{**asdict(row), "start": f"{row.start:#x}", "end": f"{row.end:#x}"} for row in rows])
+            return
+        for row in rows:
+            print(row.line())
+            if verbose:
+                print("    " + (", ".join(f"{n} {what}" for what, n in row.pages.items()) or "nothing"))
+
+
+@app.command()
+def info(
+    vmcore: Vmcore = None,
+    vmlinux: Vmlinux = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Say what the dump is, why the kernel died, and what is not known."""
+    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+        from vmcore2core import tasks
+
+        document = tasks.info(session)
+        if as_json:
+            _print_json(document)
+            return
+        for key, value in document.items():
+            if value is None or value == []:
+                continue
+            if isinstance(value, list):
+                print(f"{key.replace('_', ' ')}:")
+                for item in value:
+                    print(f"  {', '.join(f'{k} {v}' for k, v in item.items()) if isinstance(item, dict) else item}")
+            elif isinstance(value, dict):
+                print(f"{key}: {', '.join(f'{n} {name}' for name, n in value.items())}")
+            else:
+                print(f"{key.replace('_', ' ')}: {value}")
+
+
+@app.command()
+def layout(
+    vmcore: Vmcore = None,
+    source: Annotated[
+        LayoutFrom, typer.Option("--from", help="Who answers: everything the dump has, its BTF alone, or the vmlinux.")
+    ] = LayoutFrom.DUMP,
+    vmlinux: Vmlinux = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Write the layout that conversion needs as VMCOREINFO text, to be given as --vmcoreinfo."""
+    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+        from vmcore2core.layout.export import export_layout
+
+        prefix = {LayoutFrom.DUMP: "", LayoutFrom.BTF: "BTF", LayoutFrom.VMLINUX: "vmlinux"}[source]
+        layout_asked = session.boot.layout.only(prefix)
+        if not layout_asked.source_names:
+            raise LayoutUnknown(f"a layout from {source.value}", session.boot.layout.source_names)
+        members = tuple(session.boot.arch.thread_members)
+        for line in export_layout(layout_asked, session.boot.layout, session.boot.vmcoreinfo, members):
+            print(line)
+
+
+def main() -> None:
+    """Run the command; every error is one sentence and an exit status."""
+    run_command(app, "vmcore-tasks")
