@@ -20,7 +20,9 @@ from vmcore2core.errors import DumpError, LayoutInvalid, LayoutUnknown, MemoryFa
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.btf import BtfSource, find_btf_candidates, validate_btf
-from vmcore2core.layout.kallsyms import KallsymsSource
+from vmcore2core.layout.image import image_blocks
+from vmcore2core.layout.kallsyms import KallsymsSource, known_symbols
+from vmcore2core.layout.kallsyms_scan import find_kallsyms
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.uts import UtsName, read_utsname
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
@@ -31,7 +33,6 @@ log = logging.getLogger(__name__)
 
 BTF_SIZE_MAX = 64 << 20
 VMCOREINFO_SIZE_MAX = 64 << 10
-IMAGE_SCAN_MAX = 256 << 20
 MAGIC = np.frombuffer(b"OSRELEASE=", np.uint8)
 NOTE_HEADER = 24  # elf64_note and "VMCOREINFO\0" padded
 
@@ -66,6 +67,7 @@ class LazySource(LayoutSource):
             factory, self._factory = self._factory, None
             try:
                 self._source = factory()
+                self.name = self._source.name if self._source is not None else self.name
             except Vmcore2coreError as error:
                 self.problem = str(error)
                 log.info("%s cannot be used: %s", self.name, error)
@@ -134,11 +136,11 @@ def _kernel_memory(
     """Open kernel memory by VMCOREINFO, and check that the kernel has the release that VMCOREINFO says."""
     arch = _arch(container, vmcoreinfo)
     memory = KernelMemory(physical, arch.kernel_map(vmcoreinfo))
-    uts_ns, offset = vmcoreinfo.symbol("init_uts_ns"), vmcoreinfo.offset("uts_namespace", "name")
-    if uts_ns is None or offset is None:
+    uts_ns = vmcoreinfo.symbol("init_uts_ns")
+    if uts_ns is None:
         raise LayoutUnknown("SYMBOL(init_uts_ns)", ("VMCOREINFO",))
     try:
-        utsname = read_utsname(memory, uts_ns, offset)
+        utsname = read_utsname(memory, uts_ns, vmcoreinfo.offset("uts_namespace", "name"))
     except MemoryFault as fault:
         raise LayoutInvalid(f"VMCOREINFO does not fit the dump's memory: init_uts_ns cannot be read: {fault}") from None
     if utsname.sysname != "Linux" or utsname.release != vmcoreinfo.osrelease:
@@ -214,7 +216,17 @@ def _readable(physical: PhysicalMemory, paddr: int, limit: int) -> bytes:
 
 
 def _kallsyms_source(memory: KernelMemory, vmcoreinfo: VmcoreInfo, arch: Arch) -> LayoutSource | None:
-    return KallsymsSource.from_vmcoreinfo(memory, vmcoreinfo, arch.byte_order)
+    """Return kallsyms: where VMCOREINFO says, or searched for in the kernel image."""
+    told = KallsymsSource.from_vmcoreinfo(memory, vmcoreinfo, arch.byte_order)
+    if told is not None:
+        return told
+    witnesses = known_symbols(vmcoreinfo)
+    for tables in find_kallsyms(memory, arch.byte_order):
+        try:
+            return KallsymsSource(memory, tables, arch.byte_order, witnesses, "kallsyms found in the dump's memory")
+        except (LayoutInvalid, MemoryFault) as error:
+            log.debug("what looks like kallsyms at %#x is not: %s", tables.names, error)
+    return None
 
 
 def _btf_source(memory: KernelMemory, layout: KernelLayout, arch: Arch) -> LayoutSource | None:
@@ -233,14 +245,8 @@ def _btf_by_scan(memory: KernelMemory, arch: Arch) -> LayoutSource | None:
     Modules' BTF is smaller and not complete by itself; the copy that boot decompression leaves behind is damaged.
     """
     candidates: list[tuple[int, int]] = []
-    for mapping in memory.kernel_map.linear:
-        end = min(mapping.range.end, mapping.range.start + IMAGE_SCAN_MAX)
-        for address in range(mapping.range.start, end, 1 << 21):
-            try:
-                block = memory.read(address, 1 << 21)
-            except MemoryFault:
-                continue
-            candidates += [(length, address + offset) for offset, length in find_btf_candidates(block)]
+    for address, block in image_blocks(memory):
+        candidates += [(length, address + offset) for offset, length in find_btf_candidates(block)]
     for length, address in sorted(candidates, reverse=True):
         try:
             data = memory.read(address, length)

@@ -1,8 +1,8 @@
 """The layout that conversion needs, written as VMCOREINFO text: one file next to a dump instead of debug information.
 
-The keys are the kernel's own where it exports them (the task and VMA export), and in the same grammar where it does not;
-``SIZE(struct.member)`` tells the size of a member where that matters, and ``KERNELOFFSET`` to which KASLR offset the
-symbols belong.
+The keys are the kernel's own where it exports them (the task and VMA export), and in the same grammar where it does
+not; ``SIZE(struct.member)`` tells the size of a member where that matters, and ``KERNELOFFSET`` to which KASLR offset
+the symbols belong.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SIZES = (
     "address_space xarray page pt_regs cred fs_struct thread_union"
 )
 SYMBOLS = "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops vmemmap_base gate_vma vsyscall_mode"
-NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID phys_base"
+NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID"
 
 
 def export_layout(

@@ -45,6 +45,11 @@ class KallsymsTables:
     relative_base: int | None
 
 
+def known_symbols(info: VmcoreInfo) -> dict[str, int]:
+    """Return symbols that VMCOREINFO tells, by which a table is checked."""
+    return {name: address for name in WITNESSES if (address := info.symbol(name)) is not None}
+
+
 class KallsymsSource(LayoutSource):
     """Symbols from the dump's kallsyms tables.
 
@@ -53,17 +58,22 @@ class KallsymsSource(LayoutSource):
         tables: where the tables are.
         byte_order: of the kernel.
         witnesses: symbols known otherwise, which the table must agree with.
+        name: how the tables were found, for provenance.
 
     Raises:
         LayoutInvalid: the tables are broken or agree in no known form.
         MemoryFault: they cannot be read.
     """
 
-    name = NAME
-
     def __init__(
-        self, memory: Memory, tables: KallsymsTables, byte_order: ByteOrder, witnesses: dict[str, int]
+        self,
+        memory: Memory,
+        tables: KallsymsTables,
+        byte_order: ByteOrder,
+        witnesses: dict[str, int],
+        name: str = NAME,
     ) -> None:
+        self.name = name
         self._memory = memory
         self._tables = tables
         self._order = byte_order
@@ -85,8 +95,7 @@ class KallsymsSource(LayoutSource):
         names, num_syms, token_table, token_index, offsets = found
         relative_base = info.symbol("kallsyms_relative_base")
         tables = KallsymsTables(names, num_syms, token_table, token_index, offsets, relative_base)
-        witnesses = {name: address for name in WITNESSES if (address := info.symbol(name)) is not None}
-        return cls(memory, tables, byte_order, witnesses)
+        return cls(memory, tables, byte_order, known_symbols(info))
 
     @cached_property
     def _tokens(self) -> list[bytes]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vmcore2core.interfaces import Memory
 
 UTS_FIELD = 65  # __NEW_UTS_LEN + 1
+NAME_WITHIN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,20 @@ class UtsName:
     machine: str
 
 
-def read_utsname(memory: Memory, uts_namespace: int, name_offset: int) -> UtsName:
-    """Return the names at ``struct uts_namespace`` + OFFSET(uts_namespace.name).
+def read_utsname(memory: Memory, uts_namespace: int, name_offset: int | None) -> UtsName:
+    """Return the names in ``init_uts_ns``.
+
+    Args:
+        memory: kernel virtual memory.
+        uts_namespace: its address.
+        name_offset: OFFSET(uts_namespace.name); None before Linux 5.11, where a reference count comes first: then the
+            name is where "Linux" begins.
 
     Raises:
         MemoryFault: they cannot be read.
     """
+    if name_offset is None:
+        name_offset = max(memory.read(uts_namespace, NAME_WITHIN).find(b"Linux\0"), 0)
     raw = memory.read(uts_namespace + name_offset, 5 * UTS_FIELD)
     fields = [raw[i * UTS_FIELD : (i + 1) * UTS_FIELD].split(b"\0", 1)[0].decode("ascii", "replace") for i in range(5)]
     return UtsName(*fields)
