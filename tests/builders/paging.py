@@ -35,7 +35,7 @@ class FlatContainer(DumpContainer):
         self.damaged_on_reading: set[int] = set()
 
     @classmethod
-    def detect(cls, f: BinaryIO) -> bool:
+    def detect(cls, _f: BinaryIO) -> bool:
         return False
 
     def memory_ranges(self) -> tuple[AddressRange, ...]:

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.builders.paging import PROTNONE, PSE, P, PhysicalImage, RW, US, FlatContainer
+from tests.builders.paging import PROTNONE, PSE, RW, US, FlatContainer, P, PhysicalImage
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
 from vmcore2core.arch.x86_64 import ARCH
 from vmcore2core.containers.base import PageState
@@ -250,7 +250,7 @@ def test_translate_names_the_level_where_it_ends() -> None:
     physical = PhysicalMemory(FlatContainer(bytes(image.data)))
     with pytest.raises(NotMapped, match="pte entry is 0x0"):
         translate(physical, SPEC, PhysAddr(image.ROOT), BASE + 0x1000)
-    with pytest.raises(NotMapped, match="pgd entry is 0x0|p4d entry is 0x0"):
+    with pytest.raises(NotMapped, match=r"pgd entry is 0x0|p4d entry is 0x0"):
         translate(physical, SPEC, PhysAddr(image.ROOT), 0)
 
 

@@ -20,6 +20,8 @@ VM_IO = 0x4000
 VM_DONTDUMP = 0x0400_0000
 VM_MIXEDMAP = 0x1000_0000
 MAX_VMAS = 1 << 20
+PAGE_SIZE_MIN = 4096
+SAVED_AUXV_MAX = 4096  # Linux 7.2: 2 * (AT_VECTOR_SIZE_ARCH + 22 + 1) words
 ANON_VMA_NAME_MAX_LEN = 80
 AT_NULL = 0
 
@@ -46,9 +48,12 @@ def for_each_vma(mm: StructView) -> Iterator[StructView]:
             start, end = vma_start(vma), vma_end(vma)
         except MemoryFault as fault:
             raise CorruptStructure(str(fault), vma.address, "vm_area_struct") from None
-        if not end_before <= start < end:
+        if not end_before <= start < end <= mm.kernel.arch.user_end or (start | end) % PAGE_SIZE_MIN:
             raise CorruptStructure(
-                f"VMA {start:#x}-{end:#x} after one that ends at {end_before:#x}", vma.address, "vm_area_struct"
+                f"VMA {start:#x}-{end:#x}, expected whole pages from {end_before:#x} up to "
+                f"{mm.kernel.arch.user_end:#x}",
+                vma.address,
+                "vm_area_struct",
             )
         end_before = end
         yield vma
@@ -82,7 +87,7 @@ def saved_auxv(mm: StructView, word: int) -> bytes | None:
         word: bytes of a word of the process: a compat process has 32-bit pairs in the same place.
     """
     member = mm.kernel.layout.find_member("mm_struct", "saved_auxv")
-    if member is None or not member.size:
+    if member is None or not member.size or member.size > SAVED_AUXV_MAX:
         return None
     raw = mm.bytes_of("saved_auxv", member.size)
     for at in range(0, len(raw) - 2 * word + 1, 2 * word):

@@ -1,7 +1,7 @@
 """The kernel's messages: the printk ring buffer, as dmesg(1) shows it.
 
-References: kernel/printk/printk_ringbuffer.h and .c: prb_read_valid(), get_data() (Linux 5.10 to 7.2); the layout is all
-in VMCOREINFO. Linux before 5.10 has a record buffer of another form, which is not read.
+References: kernel/printk/printk_ringbuffer.h and .c: prb_read_valid(), get_data() (Linux 5.10 to 7.2); the layout is
+all in VMCOREINFO. Linux before 5.10 has a record buffer of another form, which is not read.
 """
 
 from __future__ import annotations
