@@ -229,7 +229,9 @@ def say(sentence: str) -> None:
     print(f"{_program}: {sentence}", file=sys.stderr)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # what cleans up is short, and a second one must not end it halfway
     raise KeyboardInterrupt
 
 
@@ -243,7 +245,8 @@ def run_command(command: typer.Typer, program: str) -> None:
     """Run a command; every error is one sentence and an exit status."""
     global _program
     _program = program
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         command(prog_name=program)
     except UsageError as error:

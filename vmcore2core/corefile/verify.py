@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,9 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
 
 
 def _by_lief(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
-    import lief
-
+    # A signal's exception inside lief's own start-up ends the whole process, and only the main thread gets any.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        lief: Any = pool.submit(import_module, "lief").result()
     lief.logging.disable()
     binary = lief.ELF.parse(list(plan.head))
     if not isinstance(binary, lief.ELF.Binary):
