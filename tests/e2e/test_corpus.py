@@ -65,12 +65,12 @@ def test_core_equals_the_kernels_own(
     assert ours.note(NT_AUXV) == kernels.note(NT_AUXV)
     assert ours.note(NT_FILE) == kernels.note(NT_FILE)
     assert ours.registers.keys() == kernels.registers.keys()
-    for tid, truth in kernels.registers.items():
+    for tid, theirs in kernels.registers.items():
         skip = SYSCALL_RETURN
-        if truth.get("rbx") == 0x1234123412341234:  # the spinning thread went on
+        if theirs.get("rbx") == 0x1234123412341234:  # the spinning thread went on
             skip = skip | {"rip"}
         assert {k: hex(v) for k, v in ours.registers[tid].items() if k not in skip} == {
-            k: hex(v) for k, v in truth.items() if k not in skip
+            k: hex(v) for k, v in theirs.items() if k not in skip
         }, f"thread {tid}"
 
 
@@ -135,7 +135,7 @@ def test_kdump_with_user_pages_is_complete(corpus: Path, tmp_path: Path) -> None
             assert regs["fs_base"]
             if comm == "v-regs":
                 values = {name: f"{regs[name]:x}" for name in ("rbx", "r12", "r13", "r14", "r15")}
-                assert values == dict(rbx="1" * 16, r12="6" * 16, r13="7" * 16, r14="8" * 16, r15="9" * 16)
+                assert values == {"rbx": "1" * 16, "r12": "6" * 16, "r13": "7" * 16, "r14": "8" * 16, "r15": "9" * 16}
 
 
 def test_kdump_without_user_pages_says_which_level_would_have_kept_them(corpus: Path, tmp_path: Path) -> None:

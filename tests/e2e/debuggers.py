@@ -1,0 +1,80 @@
+"""Running gdb and lldb on a core, and what they show, as plain data."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TIMEOUT = 120
+
+
+def need(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return found
+
+
+def gdb(core: Path, *commands: str, program: Path | None = None, sysroot: Path | None = None) -> str:
+    """Return gdb's output."""
+    arguments = [need("gdb"), "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-load off"]
+    arguments += ["-iex", f"set sysroot {sysroot or '/nonexistent'}"]
+    for command in commands:
+        arguments += ["-ex", command]
+    arguments += [str(program)] if program else []
+    arguments += ["-c", str(core)] if not program else [str(core)]
+    return _run(arguments)
+
+
+def lldb(core: Path, *commands: str, program: Path, sysroot: Path | None = None) -> str:
+    """Return lldb's output."""
+    arguments = [need("lldb"), "--no-lldbinit", "--batch"]
+    if sysroot is not None:
+        arguments += ["-O", f"platform select --sysroot {sysroot} remote-linux"]
+        arguments += ["-O", f"settings set target.exec-search-paths {sysroot}/bin {sysroot}/lib {sysroot}/lib64"]
+    for command in commands:
+        arguments += ["-o", command]
+    return _run([*arguments, "-c", str(core), str(program)])
+
+
+def _run(arguments: list[str]) -> str:
+    # Debian's lldb looks for its Python modules in a place of its own.
+    modules = sorted(Path("/usr/lib").glob("llvm-*/lib/python3*/*-packages"))
+    env = {**os.environ, "PYTHONPATH": ":".join(map(str, modules)), "LC_ALL": "C.UTF-8"}
+    result = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL, env=env, check=False
+    )
+    return result.stdout + result.stderr
+
+
+def gdb_backtraces(output: str) -> dict[int, list[str]]:
+    """Return function names, innermost first, by thread ID, out of ``thread apply all bt``."""
+    parts = re.split(r"^Thread \d+ \(.*LWP (\d+)\)*:?.*$", output, flags=re.MULTILINE)
+    return {
+        int(tid): re.findall(r"^#\d+ +(?:0x[0-9a-f]+ in )?(<signal handler called>|[^ (]+)", frames, re.MULTILINE)
+        for tid, frames in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def lldb_backtraces(output: str) -> dict[int, list[str]]:
+    """Return function names, innermost first, by thread ID, out of ``thread list`` and ``bt all``."""
+    tids = {
+        int(n): int(tid, 16 if tid.startswith("0x") else 10)
+        for n, tid in re.findall(r"thread #(\d+): tid = (\w+)", output)
+    }
+    parts = re.split(r"^[* ]+ thread #(\d+), .*$", output, flags=re.MULTILINE)
+    return {
+        tids[int(number)]: re.findall(r"frame #\d+: 0x[0-9a-f]+ [^`\n]*`([\w.:]+)", frames)
+        for number, frames in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def in_order(wanted: list[str], shown: list[str]) -> bool:
+    """Tell whether all of ``wanted`` occur in ``shown``, in this order."""
+    rest = iter(shown)
+    return all(any(name == other for other in rest) for name in wanted)

@@ -1,0 +1,47 @@
+"""Dumps that say less than kdump's: no VMCOREINFO note, as most hypervisors write them; cores must be the same."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
+from tests.e2e.test_fixtures import GUESTS, bundled, convert
+
+SUB_HEADER_VMCOREINFO = 4096 + 32  # kdump_sub_header's offset_vmcoreinfo and size_vmcoreinfo
+
+
+def without_note(dump: Path, target: Path) -> Path:
+    """Copy a kdump file; its VMCOREINFO is no longer referred to, and its note has another name."""
+    data = bytearray(dump.read_bytes())
+    offset, size = struct.unpack_from("<QQ", data, SUB_HEADER_VMCOREINFO)
+    assert data[offset : offset + 10] == b"OSRELEASE="
+    struct.pack_into("<QQ", data, SUB_HEADER_VMCOREINFO, 0, 0)
+    data[offset : offset + size] = bytes(size)
+    name = data.index(b"VMCOREINFO\0")
+    data[name : name + 10] = b"SOMETHING!"
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_the_text_is_found_in_memory_and_the_cores_are_the_same(guest: str, tmp_path: Path) -> None:
+    dump = bundled(guest, tmp_path)
+    bare = without_note(dump, tmp_path / "bare")
+    told, found = tmp_path / "told", tmp_path / "found"
+    assert convert(dump, "--all", "-o", told).returncode == 0
+    result = convert(bare, "--all", "-o", found, "-v")
+    assert result.returncode == 0
+    assert "VMCOREINFO text at physical 0x" in result.stderr
+    names = sorted(path.name for path in told.iterdir())
+    assert sorted(path.name for path in found.iterdir()) == names
+    assert len(names) == 3
+    for name in names:
+        ours, theirs = Core(found / name), Core(told / name)
+        diff = compare_pages(ours, theirs)
+        assert (diff.wrong, diff.zeroed, diff.absent) == ([], [], [])
+        assert ours.registers == theirs.registers
+        assert ours.extents == theirs.extents
+        assert (ours.note(NT_AUXV), ours.note(NT_FILE)) == (theirs.note(NT_AUXV), theirs.note(NT_FILE))
