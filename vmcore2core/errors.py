@@ -99,13 +99,16 @@ class LayoutUnknown(LayoutError):
     """No layout source knows the item.
 
     Args:
-        item: such as "OFFSET(task_struct.mm)", in VMCOREINFO's grammar.
+        item: such as "OFFSET(task_struct.mm)", in VMCOREINFO's grammar; several with commas between.
         sources: names of the sources asked.
     """
 
     def __init__(self, item: str, sources: tuple[str, ...] = ()) -> None:
         asked = f" (asked: {', '.join(sources)})" if sources else ""
-        super().__init__(f"{item} of this kernel is not known{asked}; give its vmlinux with --vmlinux")
+        super().__init__(
+            f"{item} of this kernel {'are' if ', ' in item else 'is'} not known{asked}; give its vmlinux with "
+            "--vmlinux, or such lines in a file with --vmcoreinfo"
+        )
         self.item = item
 
 

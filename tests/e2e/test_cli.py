@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_fixtures import FIXTURES, convert
+from tests.e2e.guests import FIXTURES, convert
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 

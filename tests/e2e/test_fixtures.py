@@ -3,89 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
 from tests.e2e.debuggers import gdb, gdb_backtraces, in_order, lldb, lldb_backtraces
+from tests.e2e.guests import GUESTS, PROGRAMS, Guest, convert
 
-FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-GUESTS = sorted(path.parent.name for path in FIXTURES.glob("*/truth"))
-PROGRAMS = ("lab-static", "lab-dynamic")
 SYSCALL_RETURN = {"rax", "orig_rax", "eflags"}
 
 
 def test_there_are_bundled_dumps() -> None:
     assert GUESTS == ["debian-5.10-amd64", "debian-6.1-amd64", "debian-7.2-amd64"]
-
-
-def bundled(name: str, folder: Path) -> Path:
-    """Return a bundled dump, unpacked into ``folder`` where it is packed as a whole."""
-    packed = FIXTURES / name / "vmcore.zst"
-    return unpack(packed, folder / name) if packed.exists() else FIXTURES / name / "vmcore"
-
-
-@dataclass
-class Guest:
-    """One bundled dump, converted."""
-
-    folder: Path
-    dump: Path
-    cores: Path
-    sysroot: Path
-    result: subprocess.CompletedProcess[str]
-
-    @cached_property
-    def pids(self) -> dict[str, int]:
-        found: dict[str, int] = json.loads((self.folder / "truth" / "pids.json").read_text())
-        return found
-
-    @cached_property
-    def expected(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "truth" / "expected.json").read_text())
-        return found
-
-    def core(self, program: str) -> Path:
-        return self.cores / f"core.{program}.{self.pids[program]}"
-
-    def threads(self, program: str) -> dict[str, int]:
-        """Thread name -> TID."""
-        lines = (self.folder / "truth" / f"{program}.tasks").read_text().splitlines()
-        return {line.split("\t")[1]: int(line.split("\t")[0]) for line in lines}
-
-    def truth_core(self, program: str, folder: Path) -> Core:
-        return Core(unpack(self.folder / "truth" / f"{program}.core.zst", folder / f"{program}.truth"))
-
-
-def convert(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vmcore2core", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.fixture(scope="session")
-def sysroot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The guests' programs and libraries, unpacked."""
-    target = tmp_path_factory.mktemp("sysroot")
-    shutil.copytree(FIXTURES / "sysroot", target, dirs_exist_ok=True)
-    for packed in target.rglob("*.zst"):
-        unpack(packed, packed.with_suffix("")).chmod(0o755)
-        packed.unlink()
-    return target
-
-
-@pytest.fixture(scope="module", params=GUESTS)
-def guest(request: pytest.FixtureRequest, sysroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Guest:
-    cores = tmp_path_factory.mktemp("cores")
-    dump = bundled(request.param, tmp_path_factory.mktemp("dump"))
-    return Guest(FIXTURES / request.param, dump, cores, sysroot, convert(dump, "--all", "-o", cores))
 
 
 def test_all_processes_come_out_complete(guest: Guest) -> None:

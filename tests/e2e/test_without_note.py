@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.test_fixtures import GUESTS, bundled, convert
+from tests.e2e.guests import GUESTS, bundled, convert
 
 SUB_HEADER_VMCOREINFO = 4096 + 32  # kdump_sub_header's offset_vmcoreinfo and size_vmcoreinfo
 

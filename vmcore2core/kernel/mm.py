@@ -106,10 +106,11 @@ def vma_name(mm: StructView, vma: StructView) -> str:
     if special:
         return special
     start, end = vma_start(vma), vma_end(vma)
-    start_brk, brk, stack = mm.ulong("start_brk"), mm.ulong("brk"), mm.ulong("start_stack")
-    if start < brk and end > start_brk:
+    word = mm.kernel.arch.pointer_size
+    start_brk, brk, stack = (mm.find_uint(name, word) for name in ("start_brk", "brk", "start_stack"))
+    if start_brk is not None and brk is not None and start < brk and end > start_brk:
         return "[heap]"
-    if start <= stack <= end:
+    if stack is not None and start <= stack <= end:
         return "[stack]"
     anon_name = (
         vma.pointer("anon_name")

@@ -23,6 +23,7 @@ from vmcore2core.layout.btf import BtfSource, find_btf_candidates, validate_btf
 from vmcore2core.layout.image import image_blocks
 from vmcore2core.layout.kallsyms import KallsymsSource, known_symbols
 from vmcore2core.layout.kallsyms_scan import find_kallsyms
+from vmcore2core.layout.required import check_required
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.uts import UtsName, read_utsname
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
@@ -121,6 +122,7 @@ def bootstrap(
     kallsyms = LazySource("kallsyms in the dump", lambda: _kallsyms_source(memory, vmcoreinfo, arch))
     first = [VmcoreInfoSource(_only(own, supplied), "--vmcoreinfo")] if supplied is not None else []
     layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more_sources])
+    check_required(layout, layout.source_names)
     _check_init_task(memory, layout, arch)
     return Bootstrapped(arch, vmcoreinfo, origin, memory, layout, utsname)
 

@@ -73,9 +73,9 @@ class InitialStack:
 
     def _parse_words(self) -> tuple[list[int], bytes] | None:
         """Return argv's pointers and the auxiliary vector."""
-        at = self.mm.ulong("start_stack")
-        argc = self._uint(at)
-        if argc is None or argc > MAX_STRINGS:
+        at = self.mm.find_uint("start_stack", self.mm.kernel.arch.pointer_size)
+        argc = None if at is None else self._uint(at)
+        if at is None or argc is None or argc > MAX_STRINGS:
             return None
         at += self.word
         argv = []

@@ -1,0 +1,91 @@
+"""The bundled guests, converted once, and the commands as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import unpack
+from tests.e2e.cores import Core
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+GUESTS = sorted(path.parent.name for path in FIXTURES.glob("*/truth"))
+PROGRAMS = ("lab-static", "lab-dynamic")
+TASKS = "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()"
+
+
+def bundled(name: str, folder: Path) -> Path:
+    """Return a bundled dump, unpacked into ``folder`` where it is packed as a whole."""
+    packed = FIXTURES / name / "vmcore.zst"
+    return unpack(packed, folder / name) if packed.exists() else FIXTURES / name / "vmcore"
+
+
+def unpacked_sysroot(target: Path) -> Path:
+    """Return the guests' programs and libraries, unpacked."""
+    shutil.copytree(FIXTURES / "sysroot", target, dirs_exist_ok=True)
+    for packed in target.rglob("*.zst"):
+        unpack(packed, packed.with_suffix("")).chmod(0o755)
+        packed.unlink()
+    return target
+
+
+def convert(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``vmcore2core``."""
+    return _run(["-m", "vmcore2core", *map(str, args)])
+
+
+def tasks(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``vmcore-tasks``."""
+    return _run(["-c", TASKS, *map(str, args)])
+
+
+def tasks_json(*args: str | Path) -> Any:
+    """Run ``vmcore-tasks --json`` and return what it printed."""
+    result = tasks(*args, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def _run(args: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=300, check=False)
+
+
+@dataclass
+class Guest:
+    """One bundled dump, converted."""
+
+    folder: Path
+    dump: Path
+    cores: Path
+    sysroot: Path
+    result: subprocess.CompletedProcess[str]
+
+    @cached_property
+    def pids(self) -> dict[str, int]:
+        found: dict[str, int] = json.loads(self.truth("pids.json"))
+        return found
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.truth("expected.json"))
+        return found
+
+    def truth(self, name: str) -> str:
+        """What the guest said."""
+        return (self.folder / "truth" / name).read_text()
+
+    def core(self, program: str) -> Path:
+        return self.cores / f"core.{program}.{self.pids[program]}"
+
+    def threads(self, program: str) -> dict[str, int]:
+        """Thread name -> TID."""
+        return {line.split("\t")[1]: int(line.split("\t")[0]) for line in self.truth(f"{program}.tasks").splitlines()}
+
+    def truth_core(self, program: str, folder: Path) -> Core:
+        return Core(unpack(self.folder / "truth" / f"{program}.core.zst", folder / f"{program}.truth"))

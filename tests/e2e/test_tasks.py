@@ -1,0 +1,126 @@
+"""``vmcore-tasks`` on the bundled dumps: what it shows is what the guest's own /proc said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.guests import PROGRAMS, Guest, bundled, convert, tasks, tasks_json
+
+KALLSYMS_KEY = b"SYMBOL(kallsyms_"
+BTF_HEADER = bytes.fromhex("9feb01001800000000000000")  # magic, version, flags, hdr_len, type_off
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_maps_is_proc_maps(guest: Guest, program: str) -> None:
+    result = tasks("maps", guest.dump, "--pid", str(guest.pids[program]))
+    assert result.stdout.splitlines() == guest.truth(f"{program}.maps").splitlines()
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_ps_lists_what_proc_lists(guest: Guest) -> None:
+    rows = {row["pid"]: row for row in tasks_json("ps", guest.dump)}
+    fields = [line.split("\t") for line in guest.truth("ps.txt").splitlines()]
+    truth = {int(pid): (int(ppid), state, comm) for pid, ppid, state, comm in fields}
+    # Kernel workers come and go in the moment between dump and truth.
+    gone = rows.keys() ^ truth.keys()
+    assert all((rows[pid]["comm"] if pid in rows else truth[pid][2]).startswith("kworker/") for pid in gone)
+    assert len(gone) < 4
+    for pid in rows.keys() & truth.keys():
+        ppid, state, comm = truth[pid]
+        row = rows[pid]
+        assert row["ppid"] == ppid
+        assert comm.startswith(row["comm"])
+        assert row["kernel_thread"] is (pid == 2 or ppid == 2)
+        if pid in guest.pids.values() and pid != 1:
+            assert (row["state"], row["comm"]) == (state, comm)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ps_has_sizes_command_line_and_number_of_threads(guest: Guest, program: str) -> None:
+    status = dict(line.split(":\t", 1) for line in guest.truth(f"{program}.status").splitlines())
+    (row,) = tasks_json("ps", guest.dump, "--pid", str(guest.pids[program]))
+    assert row["vsz_kib"] == int(status["VmSize"].split()[0])
+    # The kernel's counters are exact to 64 pages a CPU and counter; ours are counted from the page tables.
+    assert abs(row["rss_kib"] - int(status["VmRSS"].split()[0])) <= 4 * 64 * 2 * 3
+    assert row["threads"] == int(status["Threads"])
+    assert row["command"] == guest.truth(f"{program}.cmdline").rstrip("\0").replace("\0", " ")
+
+
+def test_ps_filters_by_pid_comm_and_state(guest: Guest) -> None:
+    assert [row["comm"] for row in tasks_json("ps", guest.dump, "--state", "Z")] == ["lab-zombie"]
+    assert {row["comm"] for row in tasks_json("ps", guest.dump, "--comm", "lab-*")} == {"lab-zombie", *PROGRAMS}
+    tid = guest.threads("lab-static")["t-cond"]
+    assert tasks_json("ps", guest.dump, "--pid", "1", "--pid", "2")[1]["comm"] == "kthreadd"
+    assert tasks_json("ps", guest.dump, "--comm", "t-cond") == []
+    assert tid in {row["tid"] for row in tasks_json("threads", guest.dump, "--pid", str(guest.pids["lab-static"]))}
+
+
+def test_the_tree_has_children_below_their_parents(guest: Guest) -> None:
+    lines = tasks("ps", guest.dump, "--tree").stdout.splitlines()
+    depth = {line.split()[0]: re.search(r"[\[/]", line).start() for line in lines[1:] if re.search(r"[\[/]", line)}  # type: ignore[union-attr]
+    assert depth[str(guest.pids["lab-static"])] > depth["1"]
+    assert depth[str(guest.pids["zombie"])] > depth["1"]
+    assert depth["3"] > depth["2"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_threads_are_those_of_proc_with_their_registers(guest: Guest, program: str) -> None:
+    rows = {row["tid"]: row for row in tasks_json("threads", guest.dump, "--pid", str(guest.pids[program]))}
+    fields = [line.split("\t") for line in guest.truth(f"{program}.tasks").splitlines()]
+    assert rows.keys() == {int(tid) for tid, *_ in fields}
+    for tid, comm, state, call in fields:
+        row = rows[int(tid)]
+        assert (row["comm"], row["state"]) == (comm, state)
+        if call != "running":  # number, six arguments, stack pointer, program counter
+            words = [int(word, 0) for word in call.split()]
+            names = ("orig_rax", "rdi", "rsi", "rdx", "r10", "r8", "r9", "rsp", "rip")
+            assert [row["registers"][name] for name in names] == words
+            assert row["source"] == "kernel stack"
+    for comm, wanted in guest.expected["registers"][program].items():
+        row = next(row for row in rows.values() if row["comm"] == comm)
+        assert {name: f"{row['registers'][name]:#x}" for name in wanted} == wanted
+
+
+def test_info_says_what_the_kernel_is(guest: Guest) -> None:
+    shown = tasks("info", guest.dump).stdout
+    release = guest.truth("version.txt").split()[2]
+    assert f"release: {release}" in shown
+    assert "Run /init as init process" in shown
+
+
+def test_a_dump_whose_layout_comes_from_a_file_gives_the_same_core(tmp_path: Path) -> None:
+    """The layout from BTF is written to a file; then a copy of the dump that has neither kallsyms nor BTF needs it."""
+    whole = bundled("debian-7.2-amd64", tmp_path)
+    layout = tmp_path / "layout.txt"
+    layout.write_text(tasks("layout", whole, "--from", "BTF").stdout)
+    (tmp_path / "bare").mkdir()
+    bare = tmp_path / "bare" / whole.name
+    data = whole.read_bytes()
+    assert KALLSYMS_KEY in data
+    assert BTF_HEADER in data
+    bare.write_bytes(data.replace(KALLSYMS_KEY, b"SYMBOL(somewhere").replace(BTF_HEADER, bytes(len(BTF_HEADER))))
+
+    refused = convert(bare, "--pid", "1", "-o", tmp_path / "none")
+    assert refused.returncode == 1
+    assert "--vmcoreinfo" in refused.stderr
+    assert "--vmlinux" in refused.stderr
+    pids = [f"--pid={row['pid']}" for row in tasks_json("ps", whole, "--comm", "lab-[ds]*")]
+    assert len(pids) == 2
+    assert convert(whole, *pids, "-o", tmp_path / "one").returncode == 0
+    result = convert(bare, *pids, "--vmcoreinfo", layout, "-o", tmp_path / "two", "-v")
+    assert result.returncode == 0
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) == 2
+    for name in names:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_a_layout_of_another_kernel_is_refused(tmp_path: Path) -> None:
+    layout = tmp_path / "layout.txt"
+    layout.write_text(tasks("layout", bundled("debian-6.1-amd64", tmp_path)).stdout)
+    result = convert(bundled("debian-5.10-amd64", tmp_path), "--vmcoreinfo", layout, "--pid", "1", "-o", tmp_path / "x")
+    assert result.returncode == 1
+    assert "is of another kernel" in result.stderr
