@@ -144,7 +144,7 @@ class _Run:
         """Write the cores; one that fails does not stop the others."""
         from vmcore2core.kernel.sched import task_tgid
 
-        with _progress_bars() as bar:
+        with _progress_bars(len(leaders)) as bar:
             for leader in leaders:
                 try:
                     target = self._target(leader)
@@ -197,27 +197,37 @@ class _Run:
 
 
 @contextmanager
-def _progress_bars() -> Iterator[Callable[[str], Progress | None]]:
-    """Give a function from a label to a progress callback; bars are drawn on stderr where that is a terminal."""
+def _progress_bars(processes: int) -> Iterator[Callable[[str], Progress | None]]:
+    """Give a function from the next core's label to a progress callback.
+
+    Bars are drawn on stderr where that is a terminal: one for the core, and above it one for all where there are more.
+    """
     if not sys.stderr.isatty():
         yield lambda _label: None
         return
     from rich import progress as rich_progress
     from rich.console import Console
+    from rich.filesize import decimal
 
     columns = (
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(),
-        rich_progress.DownloadColumn(),
+        rich_progress.TextColumn("{task.fields[amount]}"),
         rich_progress.TimeRemainingColumn(),
     )
     with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        every = bars.add_task("processes", total=processes, amount=f"0/{processes}", visible=processes > 1)
+        core = bars.add_task("", total=None, amount="")
+        count = 0
 
         def bar(label: str) -> Progress | None:
-            task = bars.add_task(label, total=None)
+            nonlocal count
+            bars.update(every, completed=count, amount=f"{count}/{processes}")
+            count += 1
+            bars.reset(core, description=label, total=None, amount="")
 
             def update(done: int, total: int) -> None:
-                bars.update(task, completed=done, total=total, visible=done < total)
+                bars.update(core, completed=done, total=total, amount=f"{decimal(done)}/{decimal(total)}")
 
             return update
 
