@@ -19,6 +19,7 @@ References: scripts/kallsyms.c: write_src() (Linux 4.18 to 5.19; 6.0 and later t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -87,6 +88,8 @@ def _token_table(memory: KernelMemory, token_index: int, byte_order: ByteOrder) 
     """Return the address of the 256 strings before the index: each ends where the next begins."""
     raw = memory.read(token_index, INDEX_BYTES)
     index = [int.from_bytes(raw[at : at + 2], byte_order) for at in range(0, INDEX_BYTES, 2)]
+    if index[0] or any(not 2 <= b - a <= TOKEN_MAX for a, b in pairwise(index)):
+        return None
     shortest = index[-1] + 2
     for size in range(_aligned(shortest), _aligned(shortest + TOKEN_MAX), ALIGN):
         table = memory.read(token_index - size, size)

@@ -1,0 +1,90 @@
+"""kallsyms by its form alone, in a real 5.10 kernel, whose VMCOREINFO does not say where it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.guests import bundled
+from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.containers import open_container
+from vmcore2core.errors import LayoutInvalid, MemoryFault, PageMissing
+from vmcore2core.layout.kallsyms import WITNESSES, KallsymsSource
+from vmcore2core.layout.kallsyms_scan import find_kallsyms
+from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo
+from vmcore2core.memory.kernel import KernelMemory
+from vmcore2core.memory.physical import PhysicalMemory
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The dump's VMCOREINFO."""
+    container = open_container([bundled("debian-5.10-amd64", tmp_path_factory.mktemp("text"))])
+    assert container.vmcoreinfo is not None
+    return container.vmcoreinfo
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> KernelMemory:
+    container = open_container([bundled("debian-5.10-amd64", tmp_path_factory.mktemp("dump"))])
+    return KernelMemory(PhysicalMemory(container), ARCH.kernel_map(parse_vmcoreinfo(text)))
+
+
+def test_it_agrees_with_symbols_that_it_was_not_checked_against(memory: KernelMemory, text: bytes) -> None:
+    (tables,) = find_kallsyms(memory, "little")
+    told = {name.decode(): int(value, 16) for name, value in re.findall(rb"SYMBOL\((\w+)\)=(\w+)", text)}
+    witness = {"init_uts_ns": told["init_uts_ns"]}
+    source = KallsymsSource(memory, tables, "little", witness, "found")
+    others = told.keys() - WITNESSES - {"mem_section", "node_data"}  # VMCOREINFO has these two as values
+    assert len(others) >= 2
+    assert {name: source.symbol(name) for name in others} == {name: told[name] for name in others}
+    assert source.num_syms == 105_158
+
+
+def test_tables_that_agree_with_no_symbol_are_refused(memory: KernelMemory) -> None:
+    (tables,) = find_kallsyms(memory, "little")
+    with pytest.raises(LayoutInvalid, match="does not agree with VMCOREINFO"):
+        KallsymsSource(memory, tables, "little", {"init_uts_ns": 0xFFFF_FFFF_8000_0000}, "found")
+
+
+def test_nothing_is_found_in_the_other_byte_order(memory: KernelMemory) -> None:
+    assert list(find_kallsyms(memory, "big")) == []
+
+
+class Patched:
+    """Kernel memory in which some bytes are others, or cannot be read."""
+
+    def __init__(self, memory: KernelMemory, at: int, patch: bytes | None) -> None:
+        self.kernel_map, self.physical = memory.kernel_map, memory.physical
+        self.memory, self.at, self.patch = memory, at, patch
+
+    def read(self, address: int, size: int) -> bytes:
+        data = self.memory.read(address, size)
+        end = self.at + len(self.patch or b"x")
+        if address < end and self.at < address + size:
+            if self.patch is None:
+                raise PageMissing(self.at)
+            whole = bytearray(data)
+            for i, byte in enumerate(self.patch):
+                if address <= self.at + i < address + size:
+                    whole[self.at + i - address] = byte
+            return bytes(whole)
+        return data
+
+
+@pytest.mark.parametrize("patch", [None, b"\0", b"\xff\xff\xff\xff"])
+@pytest.mark.parametrize("place", ["names", "num_syms", "token_table", "token_index"])
+def test_a_broken_table_is_not_found_or_refused(memory: KernelMemory, place: str, patch: bytes | None) -> None:
+    (tables,) = find_kallsyms(memory, "little")
+    broken = Patched(memory, getattr(tables, place), patch)
+    found = list(find_kallsyms(broken, "little"))  # type: ignore[arg-type]
+    for one in found:
+        with pytest.raises((LayoutInvalid, MemoryFault)):
+            KallsymsSource(broken, one, "little", {"init_uts_ns": 1})
+    assert found == [] or place in ("names", "token_index", "num_syms")
+
+
+def test_the_dump_is_bundled(tmp_path: Path) -> None:
+    assert bundled("debian-5.10-amd64", tmp_path).stat().st_size > 10 << 20
