@@ -57,15 +57,19 @@ class Core:
         return next((desc for name, kind, desc in self.notes if (name, kind) == ("CORE", n_type)), None)
 
     @property
+    def prstatus(self) -> dict[int, bytes]:
+        """NT_PRSTATUS by thread ID."""
+        at = 32 if self.is_64 else 24
+        found = [desc for name, kind, desc in self.notes if (name, kind) == ("CORE", NT_PRSTATUS)]
+        return {struct.unpack_from("<i", desc, at)[0]: desc for desc in found}
+
+    @property
     def registers(self) -> dict[int, dict[str, int]]:
         """General registers by thread ID."""
-        names, pid_at, reg_at, form = (GREGS_64, 32, 112, "<27Q") if self.is_64 else (GREGS_32, 24, 72, "<17I")
+        names, at, form = (GREGS_64, 112, "<27Q") if self.is_64 else (GREGS_32, 72, "<17I")
         return {
-            struct.unpack_from("<i", desc, pid_at)[0]: dict(
-                zip(names, struct.unpack_from(form, desc, reg_at), strict=True)
-            )
-            for name, kind, desc in self.notes
-            if (name, kind) == ("CORE", NT_PRSTATUS)
+            tid: dict(zip(names, struct.unpack_from(form, desc, at), strict=True))
+            for tid, desc in self.prstatus.items()
         }
 
     @property

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import struct
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
+from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, Core, compare_pages
 from tests.e2e.debuggers import gdb, gdb_backtraces, in_order, lldb, lldb_backtraces
 from tests.e2e.guests import GUESTS, PROGRAMS, Guest, convert
 
@@ -45,6 +47,28 @@ def test_core_equals_the_kernels_own(guest: Guest, program: str, tmp_path: Path)
             skip |= {"fs_base"}
         mine = {k: hex(v) for k, v in ours.registers[tid].items() if k not in skip}
         assert mine == {k: hex(v) for k, v in truth.items() if k not in skip}, f"thread {tid}"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_other_fields_of_the_notes_are_the_kernels(guest: Guest, program: str, tmp_path: Path) -> None:
+    """Besides what the signal that killed the process changed, and times, which went on."""
+    ours, kernels = Core(guest.core(program)), guest.truth_core(program, tmp_path)
+    for tid, truth in kernels.prstatus.items():
+        mine = ours.prstatus[tid]
+        # elf_prstatus: pr_sighold at 24; pr_pid, pr_ppid, pr_pgrp, pr_sid at 32; four timevals at 48
+        assert struct.unpack_from("<Q4i", mine, 24) == struct.unpack_from("<Q4i", truth, 24)
+        (u1, v1, s1, w1), (u2, v2, s2, w2) = (struct.unpack_from("<4q", desc, 48) for desc in (mine, truth))
+        assert u1 * 10**6 + v1 <= u2 * 10**6 + v2
+        assert s1 * 10**6 + w1 <= s2 * 10**6 + w2
+    blocked = struct.unpack_from("<Q", ours.prstatus[guest.threads(program)["t-signal"]], 24)[0]
+    assert blocked == 1 << (signal.SIGUSR1 - 1)
+    spinning = ours.prstatus[guest.threads(program)["t-spin"]]
+    assert struct.unpack_from("<2q", spinning, 48) > (0, 0)
+    # elf_prpsinfo: pr_nice at 3; from pr_uid at 16 on to the end
+    info, wanted = ours.note(NT_PRPSINFO), kernels.note(NT_PRPSINFO)
+    assert info is not None
+    assert wanted is not None
+    assert (info[3], info[16:]) == (wanted[3], wanted[16:])
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

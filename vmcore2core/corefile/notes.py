@@ -73,8 +73,8 @@ def prstatus(snapshot: ProcessSnapshot, thread: ThreadSnapshot) -> bytes:
         "si_code": 0,
         "si_errno": 0,
         "pr_cursig": thread.pr_cursig,
-        "pr_sigpend": thread.pr_sigpend & mask,
-        "pr_sighold": thread.pr_sighold & mask,
+        "pr_sigpend": (thread.pr_sigpend or 0) & mask,
+        "pr_sighold": (thread.pr_sighold or 0) & mask,
         "pr_pid": thread.tid,
         "pr_ppid": thread.pr_ppid or 0,
         "pr_pgrp": thread.pr_pgrp or 0,
@@ -133,8 +133,8 @@ def unknown_fields(snapshot: ProcessSnapshot) -> list[str]:
     info = snapshot.psinfo
     fields = ("psargs", "state", "sname", "zomb", "nice", "flag", "uid", "gid", "ppid", "pgrp", "sid")
     unknown = [f"pr_{name}" for name in fields if getattr(info, f"pr_{name}") is None]
-    times = ("pr_utime", "pr_stime", "pr_cutime", "pr_cstime")
-    return unknown + [name for name in times if any(getattr(thread, name) is None for thread in snapshot.threads)]
+    of_threads = ("pr_sigpend", "pr_sighold", "pr_utime", "pr_stime", "pr_cutime", "pr_cstime")
+    return unknown + [name for name in of_threads if any(getattr(thread, name) is None for thread in snapshot.threads)]
 
 
 def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> bytes:

@@ -88,6 +88,14 @@ def real_parent_tgid(task: StructView) -> int | None:
     return task_tgid(parent) if parent is not None else 0
 
 
+def real_parent_pid(task: StructView) -> int | None:
+    """Return ``real_parent->pid``: the thread that forked it, as cores have it; None where not known."""
+    if not task.has("real_parent"):
+        return None
+    parent = task.follow("real_parent", "task_struct")
+    return task_pid(parent) if parent is not None else 0
+
+
 def task_nice(task: StructView) -> int | None:
     """Return the nice value (PRIO_TO_NICE in include/linux/sched/prio.h), or None where the layout does not tell."""
     static_prio = task.find_uint("static_prio", 4)

@@ -16,9 +16,9 @@ from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 MEMBERS: dict[str, str] = {
     "task_struct": (
         "tasks thread_node pid tgid exit_state __state state flags comm stack signal mm fs real_parent real_cred "
-        "on_cpu thread_info.cpu cpu static_prio"
+        "on_cpu thread_info.cpu cpu static_prio pending.signal blocked utime stime"
     ),
-    "signal_struct": "thread_head nr_threads pids",
+    "signal_struct": "thread_head nr_threads pids utime stime cutime cstime",
     "pid": "numbers",
     "cred": "uid gid",
     "fs_struct": "root",

@@ -27,11 +27,11 @@ from vmcore2core.process.model import (
     AbsentReason,
     AbsentRun,
     ProcessSnapshot,
-    PsInfo,
     ThreadLeftOut,
     ThreadSnapshot,
     Vma,
 )
+from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.threads import CpuNotes, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
@@ -264,7 +264,7 @@ class _Capture:
             page_size=self.spec.page_size,
             threads=tuple(threads),
             threads_left_out=tuple(left_out),
-            psinfo=self._psinfo(stack),
+            psinfo=psinfo(self.leader, stack.arguments(ELF_PRARGSZ - 1)),
             auxv=auxv,
             vmas=tuple(vmas),
             warnings=tuple(self.warnings),
@@ -275,9 +275,10 @@ class _Capture:
     def _threads(self) -> tuple[list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
         """Capture the threads, the leader first."""
         arch = self.kernel.arch
-        found = []
+        found, group = [], []
         left_out: list[ThreadLeftOut] = []
         for task, answer in self.processes.thread_registers(self.leader):
+            group.append(task)
             try:
                 if isinstance(answer, str):
                     left_out.append(ThreadLeftOut(sched.task_pid(task), sched.task_comm(task), answer))
@@ -288,7 +289,6 @@ class _Capture:
         machine = arch.core_machine(
             found[0][1].regs if found else {}, self.mm.find_uint("task_size", arch.pointer_size)
         )
-        parent = sched.real_parent_tgid(self.leader)
         threads = [
             ThreadSnapshot(
                 tid=sched.task_pid(task),
@@ -296,7 +296,7 @@ class _Capture:
                 gregs=arch.gregs(regs.regs, machine),
                 gregs_source=regs.source,
                 gregs_unknown=tuple(name for name in regs.unknown if name in machine.greg_names),
-                pr_ppid=parent,
+                **prstatus_or_unknown(task, group),
             )
             for task, regs in found
         ]
@@ -369,25 +369,6 @@ class _Capture:
         flags = view.ulong("vm_flags")
         start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
         return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name="[vsyscall]", dumped=False)
-
-    def _psinfo(self, stack: InitialStack) -> PsInfo:
-        """Return what NT_PRPSINFO tells (fs/binfmt_elf.c: fill_psinfo())."""
-        leader = self.leader
-        args = stack.arguments(ELF_PRARGSZ - 1)
-        state = sched.task_state(leader)
-        letter = sched.task_state_char(leader)
-        return PsInfo(
-            pr_pid=sched.task_tgid(leader),
-            pr_fname=sched.task_comm(leader),
-            pr_psargs=args.replace(b"\0", b" ") if args is not None else None,
-            pr_state=(state & 0x7F).bit_length(),
-            pr_sname=letter if letter in "RSDTZW" else ".",
-            pr_zomb=letter == "Z",
-            pr_nice=sched.task_nice(leader),
-            pr_flag=sched.task_flags(leader),
-            pr_ppid=sched.real_parent_tgid(leader),
-            **sched.task_ids(leader),
-        )
 
 
 def absent_runs(survey: Survey) -> tuple[AbsentRun, ...]:

@@ -43,8 +43,8 @@ class ThreadSnapshot:
     regsets: tuple[RegSetData, ...] = ()
     gregs_unknown: tuple[str, ...] = ()
     pr_cursig: int = 0
-    pr_sigpend: int = 0
-    pr_sighold: int = 0
+    pr_sigpend: int | None = None
+    pr_sighold: int | None = None
     pr_ppid: int | None = None
     pr_pgrp: int | None = None
     pr_sid: int | None = None

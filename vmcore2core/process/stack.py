@@ -41,7 +41,7 @@ class InitialStack:
         return None
 
     def arguments(self, limit: int) -> bytes | None:
-        """Return the command line's strings with their NULs, without the last, at most ``limit`` bytes.
+        """Return the command line's strings, each with its NUL, at most ``limit`` bytes.
 
         None where it cannot be read.
         """
@@ -50,8 +50,7 @@ class InitialStack:
             start, end = self._argument_area()
         if start is None or end is None or not 0 < start <= end:
             return None
-        data = self.memory.read(start, min(end - start, limit))
-        return None if data is None else data.removesuffix(b"\0")
+        return self.memory.read(start, min(end - start, limit))
 
     def _argument_area(self) -> tuple[int | None, int | None]:
         """Return where the argument strings begin and end, from argv's pointers."""

@@ -1,0 +1,119 @@
+"""What NT_PRSTATUS and NT_PRPSINFO tell besides registers.
+
+References: fs/binfmt_elf.c: fill_prstatus(), fill_psinfo() (Linux 7.2); kernel/sched/cputime.c: thread_group_cputime().
+The kernel writes these when a signal kills the process; here nothing did, so the pending signals are those there were,
+and the times are those that were accounted last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from vmcore2core.errors import MemoryFault
+from vmcore2core.kernel import sched
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.process.model import PsInfo
+
+NANOSECONDS = 8  # bytes of a u64
+
+
+class PrStatus(TypedDict):
+    """``ThreadSnapshot``'s fields of the same names; None where not known."""
+
+    pr_sigpend: int | None
+    pr_sighold: int | None
+    pr_ppid: int | None
+    pr_pgrp: int | None
+    pr_sid: int | None
+    pr_utime: int | None
+    pr_stime: int | None
+    pr_cutime: int | None
+    pr_cstime: int | None
+
+
+def prstatus(task: StructView, group: Sequence[StructView]) -> PrStatus:
+    """Return what NT_PRSTATUS tells of one thread.
+
+    Args:
+        task: its ``struct task_struct``.
+        group: all threads of its group: the leader's times are the group's.
+
+    Raises:
+        MemoryFault: a structure cannot be read.
+    """
+    ids = sched.task_ids(task)
+    signal = task.follow("signal", "signal_struct")
+    leads = sched.task_pid(task) == sched.task_tgid(task)
+    timed = [*group] if leads else [task]
+    return PrStatus(
+        pr_sigpend=_sigset(task, "pending.signal"),
+        pr_sighold=_sigset(task, "blocked"),
+        pr_ppid=sched.real_parent_pid(task),
+        pr_pgrp=ids["pr_pgrp"],
+        pr_sid=ids["pr_sid"],
+        pr_utime=_time(timed, signal if leads else None, "utime"),
+        pr_stime=_time(timed, signal if leads else None, "stime"),
+        pr_cutime=signal.find_uint("cutime", NANOSECONDS) if signal is not None else None,
+        pr_cstime=signal.find_uint("cstime", NANOSECONDS) if signal is not None else None,
+    )
+
+
+def _sigset(task: StructView, member: str) -> int | None:
+    """Return the first word of a ``sigset_t``, as NT_PRSTATUS has it."""
+    found = task.kernel.layout.find_member("task_struct", member)
+    if found is None:
+        return None
+    return task.kernel.read_uint(task.address + found.offset, task.kernel.arch.pointer_size)
+
+
+def _time(tasks: Sequence[StructView], signal: StructView | None, member: str) -> int | None:
+    """Return the sum of the tasks' times, with those of the group's threads that are gone, in nanoseconds."""
+    total = 0
+    for view in (*tasks, *([signal] if signal is not None else [])):
+        value = view.find_uint(member, NANOSECONDS)
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+def psinfo(leader: StructView, args: bytes | None) -> PsInfo:
+    """Return what NT_PRPSINFO tells of a process.
+
+    Args:
+        leader: the thread group's leader.
+        args: the command line's strings, each with its NUL, or None where it is not known.
+    """
+    state = sched.task_state(leader)
+    letter = sched.task_state_char(leader)
+    return PsInfo(
+        pr_pid=sched.task_tgid(leader),
+        pr_fname=sched.task_comm(leader),
+        pr_psargs=args.replace(b"\0", b" ") if args is not None else None,
+        pr_state=(state & 0x7F).bit_length(),
+        pr_sname=letter if letter in "RSDTZW" else ".",
+        pr_zomb=letter == "Z",
+        pr_nice=sched.task_nice(leader),
+        pr_flag=sched.task_flags(leader),
+        pr_ppid=sched.real_parent_pid(leader),
+        **sched.task_ids(leader),
+    )
+
+
+def prstatus_or_unknown(task: StructView, group: Sequence[StructView]) -> PrStatus:
+    """Return ``prstatus``, or nothing known where a structure that it needs cannot be read."""
+    try:
+        return prstatus(task, group)
+    except MemoryFault:
+        return PrStatus(
+            pr_sigpend=None,
+            pr_sighold=None,
+            pr_ppid=None,
+            pr_pgrp=None,
+            pr_sid=None,
+            pr_utime=None,
+            pr_stime=None,
+            pr_cutime=None,
+            pr_cstime=None,
+        )
