@@ -244,6 +244,21 @@ def test_damage_found_on_reading_is_remembered_for_the_next_survey() -> None:
     assert [r.state for r in memory.survey(area).unknown] == [UserPageState.DAMAGED]
 
 
+def test_a_read_of_a_page_that_does_not_decode_is_none_from_the_first_time_on() -> None:
+    image = PhysicalImage(32)
+    paddr = image.page(b"bad") | P | US
+    image.map(BASE, paddr)
+    memory, container = user_memory(image, region(1))
+    container.damaged_on_reading = {paddr >> 12}
+    assert [memory.read(BASE, 16), memory.read(BASE, 16)] == [None, None]
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 25, 1 << 62])
+def test_a_read_of_an_absurd_size_is_none(size: int) -> None:
+    memory, _ = user_memory(PhysicalImage(32), region(1))
+    assert memory.read(BASE, size) is None
+
+
 def test_translate_names_the_level_where_it_ends() -> None:
     image = PhysicalImage(32)
     image.map(BASE, image.page() | P)

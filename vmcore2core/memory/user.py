@@ -18,6 +18,7 @@ from vmcore2core.memory.physical import PhysicalMemory
 
 WINDOW_PAGES = 1 << 20  # pages looked at together: bounds the arrays to some tens of MiB
 BATCH_PAGES = 1 << 10  # pages read together
+READ_MAX = 1 << 24  # bytes that one read() returns: whoever wants more takes batches()
 
 
 class UserPageState(IntEnum):
@@ -166,12 +167,12 @@ class UserMemory:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return user memory at ``address``, or None where any byte of it is not known."""
+        if not 0 <= size <= READ_MAX:
+            return None
         page = self.spec.page_size
         start, end = address & ~(page - 1), -(-(address + size) // page) * page
         data = bytearray(end - start)
-        if size < 0 or size > 1 << 24:
-            return None
-        at = start
+        at, damaged = start, len(self.damaged)
         for region in self.regions:
             if region.end <= at or region.start >= end:
                 continue
@@ -184,6 +185,8 @@ class UserMemory:
                 for i, v in enumerate(vaddr):
                     data[int(v) - start : int(v) - start + page] = pages[i].tobytes()
             at = high
+        if len(self.damaged) != damaged:  # a page that is there turned out not to decode
+            return None
         return bytes(data[address - start : address - start + size]) if at >= end else None
 
     def _resolve_unknown(self, region: Region, start: int, end: int) -> bool:
