@@ -2,7 +2,9 @@
 
 Sources of truth: arch/x86/include/asm/pgtable_types.h, pgtable-invert.h, arch/x86/include/asm/ptrace.h (struct
 pt_regs), arch/x86/include/asm/user_64.h (struct user_regs_struct), arch/x86/include/asm/user32.h (struct
-user_regs_struct32), Linux 7.2; QEMU's target/i386/arch_dump.c (QEMUCPUState), 10.0.
+user_regs_struct32), arch/x86/include/uapi/asm/{sigcontext,ucontext}.h, arch/x86/include/asm/sigframe.h, Linux 7.2;
+the psABI's register numbers for DWARF (x86-64 1.0, figure 3.36; i386 1.1, table 2.14);
+QEMU's target/i386/arch_dump.c (QEMUCPUState), 10.0.
 """
 
 from __future__ import annotations
@@ -71,3 +73,37 @@ QEMUCPUState = np.dtype(
     ]
 )
 """Descriptor of a note named "QEMU": one CPU, with its control registers."""
+
+# DWARF register number -> user_regs_struct name; the number after the last general register is the return address.
+DWARF_REGS = tuple("rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split())
+DWARF_REGS32 = tuple("rax rcx rdx rbx rsp rbp rsi rdi rip".split())
+
+SIGCONTEXT_OF = {name: name.removeprefix("r") if name[1:].isalpha() else name for name in DWARF_REGS}
+"""user_regs_struct name -> struct sigcontext's name."""
+
+sigcontext_64 = np.dtype(
+    [(name, "<u8") for name in "r8 r9 r10 r11 r12 r13 r14 r15 di si bp bx dx ax cx sp ip flags".split()]
+)
+"""struct sigcontext_64, up to the selectors."""
+
+sigcontext_32 = np.dtype(
+    [(name, "<u4") for name in "gs fs es ds di si bp sp bx dx cx ax trapno err ip cs flags sp_at_signal ss".split()]
+)
+"""struct sigcontext_32, up to fpstate; gs, fs, es, ds, cs and ss are each a __u16 and padding."""
+
+# From the stack pointer that a signal handler returns with.
+RT_SIGFRAME_MCONTEXT = 40  # struct rt_sigframe without pretcode: offsetof(uc.uc_mcontext)
+SIGFRAME_IA32_SC = 4  # struct sigframe_ia32 without pretcode: offsetof(sc)
+RT_SIGFRAME_IA32_PUC = 8  # struct rt_sigframe_ia32 without pretcode: offsetof(puc)
+UCONTEXT_IA32_MCONTEXT = 20  # struct ucontext_ia32: offsetof(uc_mcontext)
+
+# mov $__NR_rt_sigreturn,%rax (or %eax); syscall
+RT_SIGRETURN = (b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", b"\xb8\x0f\x00\x00\x00\x0f\x05")
+RT_SIGRETURN_IA32 = b"\xb8\xad\x00\x00\x00\xcd\x80"  # mov $__NR_rt_sigreturn,%eax; int $0x80
+SIGRETURN_IA32 = b"\x58\xb8\x77\x00\x00\x00\xcd\x80"  # pop %eax; mov $__NR_sigreturn,%eax; int $0x80
+
+CALL_REL32 = 0xE8
+CALL_INDIRECT = 0xFF
+CALL_INDIRECT_REG = 2  # /2 in ModRM
+CALL_BYTES_MAX = 8
+"""Longest form of call before a return address: REX, opcode, ModRM, SIB, disp32."""

@@ -19,7 +19,7 @@ from vmcore2core.errors import LayoutUnknown, UsageError
 if TYPE_CHECKING:
     from vmcore2core.kernel.struct import StructView
     from vmcore2core.session import Session
-    from vmcore2core.tasks import TaskRow, ThreadRow
+    from vmcore2core.tasks import StackRow, TaskRow, ThreadRow
 
 app = typer.Typer(
     add_completion=False,
@@ -142,13 +142,13 @@ def _threads(session: Session, leader: StructView) -> Iterator[ThreadRow]:
     yield from tasks.threads(session, leader)
 
 
-def _chosen(session: Session, pid: int | None, tid: int | None) -> list[ThreadRow]:
-    """Return the threads that --pid and --tid name."""
+def _chosen(session: Session, pid: int | None, tid: int | None) -> tuple[StructView, list[ThreadRow]]:
+    """Return the threads that --pid and --tid name, and the leader of their process."""
     number = tid if tid is not None else pid
     if number is None:
         raise UsageError("say which process: --pid PID or --tid TID")
-    rows = _threads(session, session.processes.find(number))
-    return [row for row in rows if tid is None or row.tid == tid]
+    leader = session.processes.find(number)
+    return leader, [row for row in _threads(session, leader) if tid is None or row.tid == tid]
 
 
 @app.command()
@@ -163,7 +163,7 @@ def regs(
 ) -> None:
     """Show the user registers of threads, and where they come from."""
     with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
-        rows = _chosen(session, pid, tid)
+        _, rows = _chosen(session, pid, tid)
         if as_json:
             _print_json(
                 [
@@ -182,6 +182,52 @@ def regs(
                 print("  " + "  ".join(f"{name:>8} {value:016x}" for name, value in registers[i : i + 3]))
             if row.unknown:
                 print(f"  not known: {' '.join(row.unknown)}")
+
+
+@app.command()
+def bt(
+    vmcore: Vmcore = None,
+    pid: Annotated[int | None, typer.Option("--pid", "-p", help="All threads of this process.")] = None,
+    tid: Tid = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most frames of a thread.")] = 256,
+    vmlinux: Vmlinux = None,
+    vmcoreinfo: Vmcoreinfo = None,
+    as_json: AsJson = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Show the user stacks of threads, from what is in memory alone: no binaries are needed."""
+    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+        from vmcore2core import tasks
+
+        leader, rows = _chosen(session, pid, tid)
+        captured = session.processes.capture(leader, with_absent=False)
+        stacks = list(tasks.backtraces(captured, session, rows, limit))
+        for warning in captured.snapshot.warnings:
+            say(warning)
+        if as_json:
+            _print_json([_stack_document(stack) for stack in stacks])
+        else:
+            _print_stacks(stacks)
+    if captured.snapshot.warnings or not all(stack.complete for stack in stacks):
+        raise typer.Exit(Exit.INCOMPLETE)
+
+
+def _print_stacks(stacks: list[StackRow]) -> None:
+    for number, stack in enumerate(stacks):
+        print(f"{chr(10) if number else ''}{stack.pid} {stack.tid} {stack.comm} {stack.state}")
+        for frame in stack.frames:
+            print(frame.line())
+        print(f"{'complete' if stack.complete else 'stopped'}: {stack.end}")
+
+
+def _stack_document(stack: StackRow) -> dict[str, Any]:
+    """Return a stack for JSON, addresses in hexadecimal."""
+    document = asdict(stack)
+    for frame in document["frames"]:
+        del frame["width"]
+        for key in ("address", "offset", "file_address", "file_offset"):
+            frame[key] = f"{frame[key]:#x}" if frame[key] is not None else None
+    return document
 
 
 @app.command()

@@ -17,12 +17,17 @@ LAYERS = (
     {"layout"},
     {"kernel"},
     {"process"},
-    {"corefile"},
+    {"corefile", "unwind"},
     {"session", "report", "tasks"},
     {"cli", "tasks_cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-STRANGERS = {"arch": {"containers"}, "containers": {"arch"}, "corefile": {"kernel", "memory", "layout", "containers"}}
+STRANGERS = {
+    "arch": {"containers"},
+    "containers": {"arch"},
+    "corefile": {"kernel", "memory", "layout", "containers", "unwind"},
+    "unwind": {"kernel", "layout", "corefile"},
+}
 DATA_ONLY = {"process.model": {"errors", "addresses", "interfaces"}, "formats": {"formats"}}
 
 
@@ -75,6 +80,7 @@ def test_a_module_imports_only_layers_to_its_left(module: str, path: Path) -> No
         ("memory.user", "from vmcore2core.kernel import mm"),
         ("arch.x86_64", "import vmcore2core.containers.elf"),
         ("corefile.plan", "from vmcore2core.memory.user import UserMemory"),
+        ("unwind.image", "from vmcore2core.corefile.plan import plan"),
         ("formats.elf", "from vmcore2core.errors import FormatError"),
         ("process.model", "from vmcore2core.kernel.struct import Kernel"),
     ],

@@ -12,6 +12,8 @@ To write cores:
   - thread_bases(): the registers kept in struct thread_struct
   - cpu_notes(): the registers in the CPUs' crash notes
   - core_machine(): e_machine and class of one process's core (compat processes)
+To show user backtraces:
+  - unwind_spec(): DWARF's register numbers, signal frames, calls
 """
 
 from __future__ import annotations
@@ -103,6 +105,55 @@ class CoreMachine:
     e_machine: int
     elf_class: int
     greg_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SignalTrampoline:
+    """The instructions that a signal handler returns to, and where the interrupted registers then are.
+
+    Attributes:
+        code: the whole trampoline.
+        entry: offset of an instruction in it that a program counter may be at.
+        mcontext: offset of the saved registers from the stack pointer there, or from ``pointer``'s target.
+        pointer: offset from the stack pointer of a pointer to the user context, or None where the context is there
+            itself.
+        registers: the saved registers as they are in memory.
+        names: register name -> field of ``registers``.
+    """
+
+    code: bytes
+    entry: int
+    mcontext: int
+    pointer: int | None
+    registers: np.dtype[np.void]
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class UnwindSpec:
+    """What stack unwinding must know of one kind of process.
+
+    Attributes:
+        word: bytes of an address.
+        registers: DWARF register number -> native name.
+        return_address: DWARF column of the return address, whose register is the program counter.
+        stack_pointer: its DWARF number.
+        frame_pointer: its DWARF number.
+        preserved: DWARF numbers of the registers that a function leaves as they were.
+        trampolines: ways back from a signal handler.
+        call_size_max: longest call instruction in bytes.
+        ends_with_call: tells whether the bytes before a return address are a call.
+    """
+
+    word: int
+    registers: tuple[str, ...]
+    return_address: int
+    stack_pointer: int
+    frame_pointer: int
+    preserved: frozenset[int]
+    trampolines: tuple[SignalTrampoline, ...]
+    call_size_max: int
+    ends_with_call: Callable[[bytes], bool]
 
 
 class LayoutKeys(Protocol):
@@ -231,6 +282,10 @@ class Arch(ABC):
             regs: user registers of one of its threads, by native names; may be empty.
             task_size: ``mm->task_size``, or None where it is not known.
         """
+
+    def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
+        """Return how the stacks of such a process unwind, or None where this is not known yet."""
+        return None
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """Return elf_gregset_t of these registers; a register that is not in ``regs`` is zero."""

@@ -23,6 +23,8 @@ from vmcore2core.arch.base import (
     LinearMapping,
     PageTableLevel,
     PageTableSpec,
+    SignalTrampoline,
+    UnwindSpec,
 )
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
@@ -66,6 +68,73 @@ def decode(
     kind[entries == 0] = EntryKind.NONE
     present_or_leaf = present | leaf
     return kind, np.where(present_or_leaf, paddr, np.uint64(0))
+
+
+def ends_with_call(code: bytes) -> bool:
+    """Tell whether bytes end in a call instruction: near, direct or indirect (Intel SDM, CALL)."""
+    if len(code) >= 5 and code[-5] == fmt.CALL_REL32:
+        return True
+    for size in range(2, min(len(code), fmt.CALL_BYTES_MAX - 1) + 1):
+        opcode, modrm = code[-size], code[-size + 1]
+        if opcode != fmt.CALL_INDIRECT or modrm >> 3 & 7 != fmt.CALL_INDIRECT_REG:
+            continue
+        mod, rm = modrm >> 6, modrm & 7
+        length = 2
+        if mod != 3 and rm == 4:  # a SIB byte; its base 5 without mod is a 32-bit displacement
+            length += 1 + (4 if mod == 0 and size > 2 and code[-size + 2] & 7 == 5 else 0)
+        length += {0: 4 if rm == 5 else 0, 1: 1, 2: 4, 3: 0}[mod]
+        if length == size:
+            return True
+    return False
+
+
+# Registers that a function preserves: psABI x86-64, figure 3.4; psABI i386, table 2.3.
+_UNWIND_64 = UnwindSpec(
+    word=8,
+    registers=fmt.DWARF_REGS,
+    return_address=fmt.DWARF_REGS.index("rip"),
+    stack_pointer=fmt.DWARF_REGS.index("rsp"),
+    frame_pointer=fmt.DWARF_REGS.index("rbp"),
+    preserved=frozenset(fmt.DWARF_REGS.index(name) for name in ("rbx", "rbp", "r12", "r13", "r14", "r15")),
+    trampolines=tuple(
+        SignalTrampoline(code, entry, fmt.RT_SIGFRAME_MCONTEXT, None, fmt.sigcontext_64, fmt.SIGCONTEXT_OF)
+        for code in fmt.RT_SIGRETURN
+        for entry in (0, len(code) - 2)
+    ),
+    call_size_max=fmt.CALL_BYTES_MAX,
+    ends_with_call=ends_with_call,
+)
+
+_NAMES_32 = {name: fmt.SIGCONTEXT_OF[name] for name in fmt.DWARF_REGS32}
+_UNWIND_32 = UnwindSpec(
+    word=4,
+    registers=fmt.DWARF_REGS32,
+    return_address=fmt.DWARF_REGS32.index("rip"),
+    stack_pointer=fmt.DWARF_REGS32.index("rsp"),
+    frame_pointer=fmt.DWARF_REGS32.index("rbp"),
+    preserved=frozenset(fmt.DWARF_REGS32.index(name) for name in ("rbx", "rbp", "rsi", "rdi")),
+    trampolines=(
+        *(
+            SignalTrampoline(
+                fmt.RT_SIGRETURN_IA32,
+                entry,
+                fmt.UCONTEXT_IA32_MCONTEXT,
+                fmt.RT_SIGFRAME_IA32_PUC,
+                fmt.sigcontext_32,
+                _NAMES_32,
+            )
+            for entry in (0, len(fmt.RT_SIGRETURN_IA32) - 2)
+        ),
+        SignalTrampoline(fmt.SIGRETURN_IA32, 0, fmt.SIGFRAME_IA32_SC, None, fmt.sigcontext_32, _NAMES_32),
+        # After the pop, the stack pointer is at the context itself.
+        *(
+            SignalTrampoline(fmt.SIGRETURN_IA32, entry, 0, None, fmt.sigcontext_32, _NAMES_32)
+            for entry in (1, len(fmt.SIGRETURN_IA32) - 2)
+        ),
+    ),
+    call_size_max=fmt.CALL_BYTES_MAX,
+    ends_with_call=ends_with_call,
+)
 
 
 class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
@@ -233,6 +302,10 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         if regs.get("cs") == fmt.USER32_CS or (task_size is not None and task_size <= 1 << 32):
             return CoreMachine(EM_386, 32, fmt.user_regs_struct32.names or ())
         return CoreMachine(EM_X86_64, 64, self.greg_names)
+
+    def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
+        """See ``Arch.unwind_spec``; x32 processes, 32-bit ones with 64-bit registers, are not known yet."""
+        return {(EM_386, 32): _UNWIND_32, (EM_X86_64, 64): _UNWIND_64}.get((machine.e_machine, machine.elf_class))
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes."""

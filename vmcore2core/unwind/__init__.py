@@ -1,0 +1,1 @@
+"""User-space backtraces out of a process's memory and registers alone."""

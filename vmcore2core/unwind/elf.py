@@ -1,0 +1,136 @@
+"""The headers of an ELF image, checked before anything in them is believed.
+
+References: System V gABI, chapters "Program Header" and "Sections".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from construct import ConstructError
+
+from vmcore2core.errors import CorruptStructure
+from vmcore2core.formats import elf, elf_dynamic
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.unwind.cursor import Read
+
+SEGMENTS_MAX = 1024
+SECTIONS_MAX = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A program header; addresses are the file's own."""
+
+    p_type: int
+    p_flags: int
+    p_offset: int
+    p_vaddr: int
+    p_filesz: int
+    p_memsz: int
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section header."""
+
+    sh_name: int
+    sh_type: int
+    sh_flags: int
+    sh_addr: int
+    sh_offset: int
+    sh_size: int
+    sh_link: int
+
+
+@dataclass(frozen=True, slots=True)
+class ElfHeaders:
+    """What the headers of an image say.
+
+    Attributes:
+        segments: the program headers.
+        e_shoff: file offset of the section headers, 0 for none.
+        e_shnum: their number.
+        e_shstrndx: which of them has the names.
+    """
+
+    segments: tuple[Segment, ...]
+    e_shoff: int
+    e_shnum: int
+    e_shstrndx: int
+
+    def of_type(self, p_type: int) -> Segment | None:
+        """Return the first program header of a type."""
+        return next((segment for segment in self.segments if segment.p_type == p_type), None)
+
+    def holding(self, offset: int, page_size: int) -> Segment | None:
+        """Return the executable PT_LOAD that maps the page at a file offset."""
+        for segment in self.segments:
+            first = segment.p_offset & ~(page_size - 1)
+            if (
+                segment.p_type == elf.PT_LOAD
+                and segment.p_flags & elf.PF_X
+                and first <= offset < segment.p_offset + segment.p_filesz
+            ):
+                return segment
+        return None
+
+
+def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | None:
+    """Return the headers of the image at 0, or None where there is none or its bytes are not known.
+
+    Args:
+        read: bytes by file offset.
+        elf_class: 32 or 64, what the process is.
+        order: likewise.
+
+    Raises:
+        CorruptStructure: it begins as an ELF file, and goes on otherwise.
+    """
+    variant = (elf.ELF_CLASSES[elf.ELFCLASS64 if elf_class == 64 else elf.ELFCLASS32], order)
+    declaration = elf.Ehdr[variant]
+    raw = read(0, declaration.sizeof())
+    if raw is None or not raw.startswith(elf.ELFMAG):
+        return None
+    if elf.ELF_CLASSES.get(raw[elf.EI_CLASS]) != elf_class or elf.ELF_BYTE_ORDERS.get(raw[elf.EI_DATA]) != order:
+        return None
+    try:
+        ehdr: Any = declaration.parse(raw)
+    except ConstructError as error:
+        raise CorruptStructure("is not an ELF header", 0, "Elf_Ehdr") from error
+    dtype = elf.PHDR_DTYPE[variant]
+    if ehdr.e_phentsize != dtype.itemsize or not 0 < ehdr.e_phnum <= SEGMENTS_MAX:
+        raise CorruptStructure(
+            f"{ehdr.e_phnum} program headers of {ehdr.e_phentsize} bytes, expected 1 to {SEGMENTS_MAX} of "
+            f"{dtype.itemsize}",
+            ehdr.e_phoff,
+            "Elf_Ehdr.e_phoff",
+        )
+    table = read(ehdr.e_phoff, ehdr.e_phnum * dtype.itemsize)
+    if table is None:
+        return None
+    names = ("p_type", "p_flags", "p_offset", "p_vaddr", "p_filesz", "p_memsz")
+    segments = tuple(Segment(*(int(row[name]) for name in names)) for row in np.frombuffer(table, dtype))
+    good = ehdr.e_shentsize == elf_dynamic.SHDR_DTYPE[variant].itemsize
+    return ElfHeaders(segments, ehdr.e_shoff if good else 0, ehdr.e_shnum if good else 0, ehdr.e_shstrndx)
+
+
+def parse_sections(read: Read, headers: ElfHeaders, elf_class: int, order: ByteOrder) -> tuple[Section, ...]:
+    """Return the section headers; none where there are none or their bytes are not known.
+
+    Args:
+        read: bytes by file offset.
+        headers: of the same file.
+        elf_class: 32 or 64.
+        order: byte order.
+    """
+    dtype = elf_dynamic.SHDR_DTYPE[(elf.ELF_CLASSES[elf.ELFCLASS64 if elf_class == 64 else elf.ELFCLASS32], order)]
+    if not headers.e_shoff or headers.e_shnum > SECTIONS_MAX:
+        return ()
+    table = read(headers.e_shoff, headers.e_shnum * dtype.itemsize)
+    if not table:
+        return ()
+    names = ("sh_name", "sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size", "sh_link")
+    return tuple(Section(*(int(row[name]) for name in names)) for row in np.frombuffer(table, dtype))

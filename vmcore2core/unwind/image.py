@@ -1,0 +1,300 @@
+"""One ELF image as it lies in a process: its call frame information, and names for its code.
+
+What is loaded is read where it is loaded (.eh_frame, .dynsym); what is not (.symtab, section headers) is read from the
+file's page cache. Static executables have no PT_GNU_EH_FRAME: gcc links them with crtbeginT.o, which registers
+.eh_frame itself; there the section headers tell where it is.
+
+References: LSB Core 5.0, chapter 10.6 (.eh_frame_hdr); glibc's elf/dl-reloc.c and elf/get-dynamic-info.h (2.41).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from vmcore2core.errors import CorruptStructure
+from vmcore2core.formats import dwarf_cfi, elf, elf_dynamic
+from vmcore2core.unwind.cfi import EhFrame, Fde
+from vmcore2core.unwind.cursor import Cursor
+from vmcore2core.unwind.elf import ElfHeaders, Section, Segment, parse_sections
+from vmcore2core.unwind.symbols import Symbol, SymbolTable, count_by_gnu_hash, count_by_hash, read_table
+
+if TYPE_CHECKING:
+    from vmcore2core.interfaces import ByteOrder
+    from vmcore2core.unwind.reading import PagedRead
+
+FDES_MAX = 1 << 18  # that a section without a search table may have
+EH_FRAME_MAX = 1 << 25
+DYNAMIC_MAX = 4096
+HDR_READ = 32  # .eh_frame_hdr up to its table, with the longest encodings
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image's bytes are.
+
+    Attributes:
+        read: the process's memory.
+        file: the file by its offsets, or None for an image that no file has (the vDSO).
+        elf_class: 32 or 64.
+        order: byte order.
+        page_size: bytes.
+    """
+
+    read: PagedRead
+    file: PagedRead | None
+    elf_class: int
+    order: ByteOrder
+    page_size: int
+
+    @property
+    def word(self) -> int:
+        """Bytes of an address."""
+        return self.elf_class // 8
+
+
+class Image:
+    """An ELF image.
+
+    Args:
+        headers: its headers.
+        bias: what to add to the file's addresses to get the process's.
+        source: where its bytes are.
+    """
+
+    def __init__(self, headers: ElfHeaders, bias: int, source: ImageSource) -> None:
+        self.headers, self.bias, self.source = headers, bias, source
+        self.eh_frame = EhFrame(source.read, source.order, source.word)
+        self.cfi_problem: str | None = None
+
+    def fde(self, pc: int) -> Fde | None:
+        """Return the FDE of the function that holds ``pc``, or None; ``cfi_problem`` then may say why.
+
+        Raises:
+            CorruptStructure: what there is, is malformed.
+        """
+        table = self._search_table
+        if table is not None:
+            address = self._search(table, pc)
+        else:
+            starts, addresses = self._index
+            at = bisect_right(starts, pc) - 1
+            address = addresses[at] if at >= 0 else None
+        fde = self.eh_frame.fde(address) if address is not None else None
+        return fde if fde is not None and fde.start <= pc < fde.end else None
+
+    def symbol(self, pc: int) -> Symbol | None:
+        """Return the function that holds ``pc``; its address is the process's."""
+        for table in (self._symtab, self._dynsym):
+            found = table.find(pc - self.bias) if table is not None else None
+            if found is not None:
+                return Symbol(found.name, found.value + self.bias)
+        return None
+
+    # Call frame information.
+
+    @cached_property
+    def _search_table(self) -> tuple[int, int, int] | None:
+        """Return (address of .eh_frame_hdr, address of its table, entries), or None where there is none to search."""
+        segment = self.headers.of_type(elf_dynamic.PT_GNU_EH_FRAME)
+        if segment is None:
+            return None
+        hdr = segment.p_vaddr + self.bias
+        raw = self.source.read(hdr, min(segment.p_memsz, HDR_READ))
+        if raw is None:
+            return None
+        cursor = Cursor(raw, hdr, ".eh_frame_hdr", self.source.order, self.source.word)
+        try:
+            version, eh_frame, count_encoding, encoding = (cursor.uint(1) for _ in range(4))
+            if version != dwarf_cfi.EH_FRAME_HDR_VERSION or encoding != dwarf_cfi.DW_EH_PE_TABLE:
+                return None
+            if eh_frame != dwarf_cfi.DW_EH_PE_omit:
+                cursor.encoded(eh_frame, data_base=hdr)
+            count = cursor.encoded(count_encoding, data_base=hdr)
+        except CorruptStructure as error:
+            self.cfi_problem = str(error)
+            return None
+        room = max(segment.p_memsz - cursor.at, 0) // dwarf_cfi.EH_TABLE_ENTRY
+        return hdr, cursor.here, min(count, room)
+
+    def _search(self, table: tuple[int, int, int], pc: int) -> int | None:
+        """Return the address of the FDE that may hold ``pc``, by bisection of .eh_frame_hdr's table."""
+        hdr, at, count = table
+        low, high = 0, count  # the first entry above pc is in [low, high]
+        found = None
+        while low < high:
+            middle = (low + high) // 2
+            raw = self.source.read(at + middle * dwarf_cfi.EH_TABLE_ENTRY, dwarf_cfi.EH_TABLE_ENTRY)
+            if raw is None:
+                self.cfi_problem = f".eh_frame_hdr at {hdr:#x} is not known in full"
+                return None
+            cursor = Cursor(raw, at, ".eh_frame_hdr", self.source.order, self.source.word)
+            if hdr + cursor.sint(4) <= pc:
+                low, found = middle + 1, hdr + cursor.sint(4)
+            else:
+                high = middle
+        return found
+
+    @cached_property
+    def _index(self) -> tuple[list[int], list[int]]:
+        """Return the starts of all functions in .eh_frame, ascending, and their FDEs' addresses."""
+        section = self._section(b".eh_frame")
+        if section is None or not section.sh_flags & elf_dynamic.SHF_ALLOC:
+            self.cfi_problem = self.cfi_problem or "where its .eh_frame is, if it has one, is not known"
+            return [], []
+        found: list[tuple[int, int]] = []
+        at = section.sh_addr + self.bias
+        end = at + min(section.sh_size, EH_FRAME_MAX)
+        try:
+            while at < end and len(found) < FDES_MAX:
+                size, is_cie = self._entry_size(at)
+                if not size:
+                    break
+                fde = None if is_cie else self.eh_frame.fde(at)
+                if fde is not None:
+                    found.append((fde.start, at))
+                at += size
+        except CorruptStructure as error:
+            self.cfi_problem = str(error)
+        found.sort()
+        return [start for start, _ in found], [address for _, address in found]
+
+    def _entry_size(self, at: int) -> tuple[int, bool]:
+        """Return an entry's bytes, 0 for the last one, and whether it is a CIE."""
+        head = self.source.read(at, 4)
+        length = int.from_bytes(head, self.source.order) if head is not None else None
+        if length == 0:
+            return 0, True
+        identity = self.source.read(at + 4, 4)
+        if length is None or identity is None:
+            raise CorruptStructure("its bytes are not known", at, ".eh_frame")
+        if length == dwarf_cfi.DWARF64_ESCAPE:
+            raise CorruptStructure("a 64-bit entry, expected a 32-bit one", at, ".eh_frame")
+        return length + 4, int.from_bytes(identity, self.source.order) == dwarf_cfi.CIE_ID
+
+    # Names.
+
+    @cached_property
+    def _sections(self) -> tuple[Section, ...]:
+        if self.source.file is None:
+            return ()
+        return parse_sections(self.source.file, self.headers, self.source.elf_class, self.source.order)
+
+    def _section(self, name: bytes) -> Section | None:
+        names = self._sections
+        if self.source.file is None or self.headers.e_shstrndx >= len(names):
+            return None
+        strings = names[self.headers.e_shstrndx]
+        for section in names:
+            if section.sh_name < strings.sh_size:
+                found = self.source.file.string(strings.sh_offset + section.sh_name)
+                if found == name:
+                    return section
+        return None
+
+    @cached_property
+    def _symtab(self) -> SymbolTable | None:
+        """Return .symtab; it is in no PT_LOAD, so the file itself must have been read lately."""
+        symtab = next((s for s in self._sections if s.sh_type == elf_dynamic.SHT_SYMTAB), None)
+        if symtab is None or self.source.file is None or symtab.sh_link >= len(self._sections):
+            return None
+        strings = self._sections[symtab.sh_link]
+        dtype = self._sym_dtype
+        return read_table(
+            self.source.file,
+            symtab.sh_offset,
+            symtab.sh_size // dtype.itemsize,
+            dtype,
+            strings=self.source.file,
+            strtab=strings.sh_offset,
+            strsz=strings.sh_size,
+            end_of=self._section_end,
+        )
+
+    def _section_end(self, address: int, index: int) -> int | None:
+        if index >= len(self._sections):
+            return None
+        section = self._sections[index]
+        end = section.sh_addr + section.sh_size
+        return end if section.sh_addr <= address < end else None
+
+    @cached_property
+    def _dynsym(self) -> SymbolTable | None:
+        """Return .dynsym, by the dynamic section."""
+        tags = self._dynamic
+        strsz = tags.get(elf_dynamic.DT_STRSZ)
+        addresses = {
+            tag: self._loaded(tags[tag])
+            for tag in (elf_dynamic.DT_SYMTAB, elf_dynamic.DT_STRTAB, elf_dynamic.DT_HASH, elf_dynamic.DT_GNU_HASH)
+            if tag in tags
+        }
+        symtab, strtab = addresses.get(elf_dynamic.DT_SYMTAB), addresses.get(elf_dynamic.DT_STRTAB)
+        if symtab is None or strtab is None or strsz is None:
+            return None
+        count = self._dynsym_count(
+            addresses.get(elf_dynamic.DT_HASH), addresses.get(elf_dynamic.DT_GNU_HASH), symtab, strtab
+        )
+        return read_table(
+            self.source.read,
+            symtab,
+            count,
+            self._sym_dtype,
+            strings=self.source.read,
+            strtab=strtab,
+            strsz=strsz,
+            end_of=self._segment_end,
+        )
+
+    def _dynsym_count(self, by_hash: int | None, by_gnu_hash: int | None, symtab: int, strtab: int) -> int:
+        source = self.source
+        count = count_by_hash(source.read, by_hash, source.order) if by_hash is not None else None
+        if count is None and by_gnu_hash is not None:
+            count = count_by_gnu_hash(source.read, by_gnu_hash, source.order, source.word)
+        # Every linker puts .dynstr somewhere behind .dynsym.
+        room = max(strtab - symtab, 0) // self._sym_dtype.itemsize
+        return min(count, room) if count is not None and room else count or room
+
+    @cached_property
+    def _dynamic(self) -> dict[int, int]:
+        segment = self.headers.of_type(elf_dynamic.PT_DYNAMIC)
+        if segment is None:
+            return {}
+        dtype = elf_dynamic.DYN_DTYPE[self._variant]
+        count = min(segment.p_memsz // dtype.itemsize, DYNAMIC_MAX)
+        raw = self.source.read(segment.p_vaddr + self.bias, count * dtype.itemsize)
+        tags: dict[int, int] = {}
+        for row in np.frombuffer(raw or b"", dtype):
+            if row["d_tag"] == elf_dynamic.DT_NULL:
+                break
+            tags.setdefault(int(row["d_tag"]), int(row["d_val"]))
+        return tags
+
+    def _loaded(self, address: int) -> int | None:
+        """Return the process's address of a dynamic tag's: glibc has relocated it in place, musl and the vDSO not."""
+        for candidate in (address - self.bias, address):
+            if self._segment(candidate) is not None:
+                return candidate + self.bias
+        return None
+
+    def _segment(self, address: int) -> Segment | None:
+        for segment in self.headers.segments:
+            if segment.p_type == elf.PT_LOAD and segment.p_vaddr <= address < segment.p_vaddr + segment.p_memsz:
+                return segment
+        return None
+
+    def _segment_end(self, address: int, _index: int) -> int | None:
+        segment = self._segment(address)
+        return segment.p_vaddr + segment.p_memsz if segment is not None else None
+
+    @property
+    def _variant(self) -> tuple[Literal[32, 64], ByteOrder]:
+        source = self.source
+        return elf.ELF_CLASSES[elf.ELFCLASS64 if source.elf_class == 64 else elf.ELFCLASS32], source.order
+
+    @property
+    def _sym_dtype(self) -> np.dtype[np.void]:
+        return elf_dynamic.SYM_DTYPE[self._variant]

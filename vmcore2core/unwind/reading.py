@@ -1,0 +1,161 @@
+"""Bytes of a process and of the files it maps, remembered by page; what is not known is None, never zeros."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmcore2core.containers.base import PageState
+from vmcore2core.memory.user import Backing, UserMemory, UserPageState
+from vmcore2core.unwind.cursor import Read
+
+CACHED_PAGES = 2048
+SMALL_PAGES = 4  # reads of more pages are not remembered
+READ_MAX = 1 << 20
+ADDRESS_END = 1 << 64
+NAME_MAX = 4096
+
+
+class PagedRead:
+    """A ``Read`` that keeps pages.
+
+    Args:
+        fetch: reads what is not kept.
+        page_size: bytes.
+    """
+
+    def __init__(self, fetch: Read, page_size: int) -> None:
+        self.fetch, self.page_size = fetch, page_size
+        self._pages: OrderedDict[int, bytes | None] = OrderedDict()
+
+    def __call__(self, address: int, size: int) -> bytes | None:
+        """See ``Read``; a size that no honest structure has is not known either."""
+        if not 0 <= size <= READ_MAX or not 0 <= address <= ADDRESS_END - size:
+            return None
+        page = self.page_size
+        first, last = address // page, (address + max(size, 1) - 1) // page
+        if last - first >= SMALL_PAGES:
+            return self.fetch(address, size)
+        pieces = []
+        for number in range(first, last + 1):
+            piece = self._page(number)
+            if piece is None:
+                return None
+            pieces.append(piece)
+        offset = address - first * page
+        return b"".join(pieces)[offset : offset + size]
+
+    def _page(self, number: int) -> bytes | None:
+        if number in self._pages:
+            self._pages.move_to_end(number)
+            return self._pages[number]
+        found = self.fetch(number * self.page_size, self.page_size)
+        self._pages[number] = found
+        if len(self._pages) > CACHED_PAGES:
+            self._pages.popitem(last=False)
+        return found
+
+    def known(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the runs of ``[address, address + size)`` that are known, as (address, bytes)."""
+        start, run = address, b""
+        for at, length, piece in self._pieces(address, min(address + size, ADDRESS_END)):
+            if piece is not None:
+                run += piece
+                continue
+            if run:
+                yield start, run
+            start, run = at + length, b""
+        if run:
+            yield start, run
+
+    def _pieces(self, address: int, end: int) -> Iterator[tuple[int, int, bytes | None]]:
+        """Yield (address, size, bytes) of all of ``[address, end)``, page by page where not all is known."""
+        for low in range(address, end, READ_MAX):
+            high = min(low + READ_MAX, end)
+            whole = self(low, high - low)
+            if whole is not None:
+                yield low, high - low, whole
+                continue
+            at = low
+            while at < high:
+                length = min(self.page_size - at % self.page_size, high - at)
+                yield at, length, self(at, length)
+                at += length
+
+    def string(self, address: int) -> bytes | None:
+        """Return a NUL-terminated string, or None where it is not known or too long."""
+        found = b""
+        while len(found) < NAME_MAX:
+            piece = self(address + len(found), self.page_size - (address + len(found)) % self.page_size)
+            if piece is None:
+                return None
+            before, nul, _ = piece.partition(b"\0")
+            found += before
+            if nul:
+                return found if len(found) < NAME_MAX else None
+        return None
+
+
+def user_read(memory: UserMemory) -> PagedRead:
+    """Return how to read a process's memory."""
+    page = memory.spec.page_size
+
+    def fetch(address: int, size: int) -> bytes | None:
+        found = memory.read(address, size)
+        if found is not None and memory.damaged:
+            first, end = address // page * page, address + size
+            if any(first <= damaged < end for damaged in memory.damaged):
+                return None
+        return found
+
+    return PagedRead(fetch, page)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """``[start, end)`` of the process shows the file from ``offset`` on, and cannot be written."""
+
+    start: int
+    end: int
+    offset: int
+
+
+def file_read(memory: UserMemory, backing: Backing, mapped: Sequence[Mapped], user: PagedRead) -> PagedRead:
+    """Return how to read a mapped file by its offsets: from the page cache, else through read-only mappings.
+
+    Args:
+        memory: of the process.
+        backing: the file's page cache.
+        mapped: where the process shows the file.
+        user: reads the process's memory.
+    """
+    page = memory.spec.page_size
+
+    def through_mapping(offset: int) -> bytes | None:
+        for where in mapped:
+            if where.offset <= offset < where.offset + where.end - where.start:
+                return user(where.start + offset - where.offset, page)
+        return None
+
+    def fetch(offset: int, size: int) -> bytes | None:
+        first, end = offset // page, -(-(offset + size) // page)
+        index, paddr, state = backing.lookup(first, end - 1)
+        data = np.zeros((end - first, page), np.uint8)
+        known = np.zeros(end - first, bool)
+        here = state == UserPageState.PRESENT
+        pages, states = memory.memory.read_blocks(paddr[here], page)
+        good = (states == PageState.PRESENT) | (states == PageState.ZERO)
+        at = (index[here][good] - np.uint64(first)).astype(np.int64)
+        data[at], known[at] = pages[good], True
+        known[(index[state == UserPageState.ZERO] - np.uint64(first)).astype(np.int64)] = True
+        for missing in np.flatnonzero(~known).tolist():
+            piece = through_mapping((first + missing) * page)
+            if piece is None:
+                return None
+            data[missing] = np.frombuffer(piece, np.uint8)
+        return data.tobytes()[offset - first * page :][:size]
+
+    return PagedRead(fetch, page)

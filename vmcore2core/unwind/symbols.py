@@ -1,0 +1,181 @@
+"""Names of functions, from the symbol tables of an image.
+
+References: System V gABI, chapter "Symbol Table"; binutils' bfd/elflink.c (2.44) for DT_GNU_HASH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import U64Array
+from vmcore2core.formats import elf_dynamic as fmt
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.unwind.reading import PagedRead
+
+SYMBOLS_MAX = 1 << 20
+CANDIDATES_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A function's name and where it begins, as the file counts addresses."""
+
+    name: bytes
+    value: int
+
+
+EndOf = Callable[[int, int], int | None]
+"""(address, section index) -> end of the section or segment that holds the address, or None."""
+
+
+class SymbolTable:
+    """The functions of one symbol table.
+
+    Args:
+        symbols: Elf_Sym[n] as read; what is not known is not there.
+        complete: whether all of the table is there.
+        strings: reads a name by its address.
+        strtab: address of the string table.
+        strsz: its size.
+        end_of: bounds of functions without a size.
+    """
+
+    def __init__(
+        self,
+        symbols: NDArray[np.void],
+        *,
+        complete: bool,
+        strings: Callable[[int], bytes | None],
+        strtab: int,
+        strsz: int,
+        end_of: EndOf,
+    ) -> None:
+        defined = (symbols["st_shndx"] != fmt.SHN_UNDEF) & (symbols["st_shndx"] < fmt.SHN_LORESERVE)
+        kind = symbols["st_info"] & np.uint8(fmt.STT_MASK)
+        self._all: U64Array = np.sort(symbols["st_value"][defined].astype(np.uint64))
+        functions = symbols[defined & ((kind == fmt.STT_FUNC) | (kind == fmt.STT_GNU_IFUNC))]
+        self._symbols = functions
+        self._start: U64Array = functions["st_value"].astype(np.uint64)
+        self._size: U64Array = functions["st_size"].astype(np.uint64)
+        self.complete = complete
+        self._string, self._strtab, self._strsz, self._end_of = strings, strtab, strsz, end_of
+
+    def find(self, address: int) -> Symbol | None:
+        """Return the function that holds an address, or None where that is not certain."""
+        if not 0 <= address < 1 << 64 or not len(self._start):
+            return None
+        at = np.uint64(address)
+        # Unsigned differences do not overflow where the start is not above the address.
+        covers = (self._start <= at) & (at - np.minimum(self._start, at) < self._size)
+        if covers.any():
+            start = self._start[covers].max()
+            return self._best(np.flatnonzero(covers & (self._start == start)))
+        return self._without_size(address)
+
+    def _without_size(self, address: int) -> Symbol | None:
+        """Return a function of size 0 (assembler): up to the next symbol or the end of its section."""
+        below = (self._start <= np.uint64(address)) & (self._size == 0)
+        if not self.complete or not below.any():
+            return None
+        start = self._start[below].max()
+        last = self._all[int(np.searchsorted(self._all, np.uint64(address), side="right")) - 1]
+        chosen = np.flatnonzero(below & (self._start == start))
+        end = self._end_of(int(start), int(self._symbols["st_shndx"][chosen[0]]))
+        if last != start or end is None or address >= end:
+            return None
+        return self._best(chosen)
+
+    def _best(self, candidates: NDArray[np.intp]) -> Symbol | None:
+        """Return one of several names of a function: not a local one, few underscores, short."""
+        found = []
+        for i in candidates[:CANDIDATES_MAX].tolist():
+            row = self._symbols[i]
+            offset = int(row["st_name"])
+            name = self._string(self._strtab + offset) if 0 < offset < self._strsz else None
+            if name:
+                local = int(row["st_info"]) >> fmt.STB_SHIFT == fmt.STB_LOCAL
+                rank = (local, len(name) - len(name.lstrip(b"_")), len(name), name)
+                found.append((rank, Symbol(name, int(row["st_value"]))))
+        return min(found)[1] if found else None
+
+
+def read_table(
+    read: PagedRead,
+    address: int,
+    count: int,
+    dtype: np.dtype[np.void],
+    *,
+    strings: PagedRead,
+    strtab: int,
+    strsz: int,
+    end_of: EndOf,
+) -> SymbolTable:
+    """Return a symbol table; entries whose bytes are not known are left out.
+
+    Args:
+        read: bytes where the table lies.
+        address: of the table there.
+        count: number of symbols.
+        dtype: Elf_Sym.
+        strings: bytes where the names lie.
+        strtab: address of the string table there.
+        strsz: its size in bytes.
+        end_of: bounds of functions without a size.
+    """
+    wanted = min(count, SYMBOLS_MAX)
+    size = dtype.itemsize
+    parts = [np.zeros(0, dtype)]
+    for start, run in read.known(address, wanted * size):
+        skip = -(start - address) % size
+        whole = max((len(run) - skip) // size, 0)
+        parts.append(np.frombuffer(run, dtype, whole, skip) if whole else np.zeros(0, dtype))
+    symbols = np.concatenate(parts)
+    complete = len(symbols) == count
+    return SymbolTable(symbols, complete=complete, strings=strings.string, strtab=strtab, strsz=strsz, end_of=end_of)
+
+
+def count_by_hash(read: PagedRead, address: int, order: ByteOrder) -> int | None:
+    """Return the number of symbols that DT_HASH tells, or None where it is not known."""
+    dtype = fmt.HASH_DTYPE[order]
+    head = read(address, dtype.itemsize)
+    return int(np.frombuffer(head, dtype)[0]["nchain"]) if head is not None else None
+
+
+def count_by_gnu_hash(read: PagedRead, address: int, order: ByteOrder, word: int) -> int | None:
+    """Return the number of symbols that DT_GNU_HASH covers, or None where it is not known.
+
+    Args:
+        read: user memory.
+        address: of the hash table.
+        order: byte order.
+        word: bytes of an address.
+    """
+    dtype = fmt.GNU_HASH_DTYPE[order]
+    raw = read(address, dtype.itemsize)
+    if raw is None:
+        return None
+    head = np.frombuffer(raw, dtype)[0]
+    nbuckets, symoffset, bloom = int(head["nbuckets"]), int(head["symoffset"]), int(head["bloom_size"])
+    if nbuckets > SYMBOLS_MAX or bloom > SYMBOLS_MAX:
+        return None
+    at = address + dtype.itemsize + bloom * word
+    code = np.dtype("<u4" if order == "little" else ">u4")
+    buckets = b"".join(run for _, run in read.known(at, nbuckets * code.itemsize))
+    if len(buckets) != nbuckets * code.itemsize:
+        return None
+    last = int(np.frombuffer(buckets, code).max()) if nbuckets else 0
+    if last < symoffset:
+        return symoffset
+    chains = at + nbuckets * code.itemsize
+    while last < SYMBOLS_MAX:
+        raw = read(chains + (last - symoffset) * code.itemsize, code.itemsize)
+        if raw is None:
+            return None
+        last += 1
+        if int.from_bytes(raw, order) & fmt.GNU_HASH_CHAIN_END:
+            return last
+    return None
