@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.debuggers import in_order
 from tests.e2e.guests import PROGRAMS, Guest, bundled, convert, tasks, tasks_json
 
 KALLSYMS_KEY = b"SYMBOL(kallsyms_"
@@ -82,6 +83,17 @@ def test_threads_are_those_of_proc_with_their_registers(guest: Guest, program: s
     for comm, wanted in guest.expected["registers"][program].items():
         row = next(row for row in rows.values() if row["comm"] == comm)
         assert {name: f"{row['registers'][name]:#x}" for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_bt_shows_every_threads_functions_without_binaries(guest: Guest, program: str) -> None:
+    stacks = {stack["comm"]: stack for stack in tasks_json("bt", guest.dump, "--pid", str(guest.pids[program]))}
+    assert stacks.keys() == guest.threads(program).keys()
+    for comm, wanted in guest.expected[program].items():
+        frames = stacks[comm]["frames"]
+        assert in_order(wanted, [frame["symbol"] or "" for frame in frames]), comm
+        assert frames[0]["found_by"] == "registers"
+    assert "signal frame" in {frame["found_by"].split(",")[0] for frame in stacks["t-signal"]["frames"]}
 
 
 def test_info_says_what_the_kernel_is(guest: Guest) -> None:
