@@ -20,8 +20,13 @@ NT_FPREGSET = 2
 NT_PRPSINFO = 3
 NT_AUXV = 6
 NT_FILE = 0x46494C45
+NT_PRXFPREG = 0x46E62B7F
+NT_386_TLS = 0x200
+NT_X86_XSTATE = 0x202
+NT_X86_XSAVE_LAYOUT = 0x205
 
 NOTE_CORE = "CORE"
+NOTE_LINUX = "LINUX"
 NOTE_VMCORE2CORE = "vmcore2core"
 NT_VMCORE2CORE = 1
 """Our own note, the last: JSON that says what is missing and where everything comes from; debuggers pass over it."""

@@ -302,8 +302,9 @@ def layout(
         layout_asked = session.boot.layout.only(prefix)
         if not layout_asked.source_names:
             raise LayoutUnknown(f"a layout from {source.value}", session.boot.layout.source_names)
-        members = tuple(session.boot.arch.thread_members)
-        for line in export_layout(layout_asked, session.boot.layout, session.boot.vmcoreinfo, members):
+        for line in export_layout(
+            layout_asked, session.boot.layout, session.boot.vmcoreinfo, session.boot.arch.layout_keys
+        ):
             print(line)
 
 

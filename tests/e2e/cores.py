@@ -12,6 +12,9 @@ GREGS_64 = (
     "fs_base gs_base ds es fs gs"
 ).split()
 GREGS_32 = "ebx ecx edx esi edi ebp eax ds es fs gs orig_eax eip cs eflags esp ss".split()
+# NT_FPREGSET, NT_PRXFPREG, NT_X86_XSTATE, NT_386_TLS
+REGSETS = {("CORE", 2), ("LINUX", 0x46E62B7F), ("LINUX", 0x202), ("LINUX", 0x200)}
+NT_SIGINFO, NT_X86_XSAVE_LAYOUT = 0x53494749, 0x205
 NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_FILE = 1, 3, 6, 0x46494C45
 
 
@@ -62,6 +65,19 @@ class Core:
         at = 32 if self.is_64 else 24
         found = [desc for name, kind, desc in self.notes if (name, kind) == ("CORE", NT_PRSTATUS)]
         return {struct.unpack_from("<i", desc, at)[0]: desc for desc in found}
+
+    @property
+    def regsets(self) -> dict[int, list[tuple[str, int, bytes]]]:
+        """The notes behind each thread's NT_PRSTATUS that are the thread's own."""
+        found: dict[int, list[tuple[str, int, bytes]]] = {}
+        at, tid = 32 if self.is_64 else 24, 0
+        for note in self.notes:
+            if note[:2] == ("CORE", NT_PRSTATUS):
+                tid = struct.unpack_from("<i", note[2], at)[0]
+                found[tid] = []
+            elif note[:2] in REGSETS:
+                found[tid].append(note)
+        return found
 
     @property
     def registers(self) -> dict[int, dict[str, int]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import struct
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, Core, compare_pages
+from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, NT_X86_XSAVE_LAYOUT, Core, compare_pages
 from tests.e2e.debuggers import gdb, gdb_backtraces, in_order, lldb, lldb_backtraces
 from tests.e2e.guests import GUESTS, PROGRAMS, Guest, convert
 
@@ -69,6 +70,36 @@ def test_the_other_fields_of_the_notes_are_the_kernels(guest: Guest, program: st
     assert info is not None
     assert wanted is not None
     assert (info[3], info[16:]) == (wanted[3], wanted[16:])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_vector_registers_are_the_kernels_byte_for_byte(guest: Guest, program: str, tmp_path: Path) -> None:
+    ours, kernels = Core(guest.core(program)), guest.truth_core(program, tmp_path)
+    told = json.loads(next(desc for name, _, desc in ours.notes if name == "vmcore2core"))["no_further_registers"]
+    spinning = guest.threads(program)["t-spin"]
+    for tid, truth in kernels.regsets.items():
+        if str(tid) in told:
+            assert tid == spinning
+            assert told[str(tid)].startswith("its floating-point registers were in the processor")
+            assert ours.regsets[tid] == []
+        else:
+            assert ours.regsets[tid] == truth
+            assert [note[:2] for note in truth] == [("CORE", 2), ("LINUX", 0x202)]
+    layouts = [[note for note in core.notes if note[1] == NT_X86_XSAVE_LAYOUT] for core in (ours, kernels)]
+    assert layouts[0] == layouts[1]
+    assert len(layouts[0]) == (guest.folder.name == "debian-7.2-amd64")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_gdb_shows_the_vectors_that_the_program_loaded(guest: Guest, program: str) -> None:
+    tid = guest.threads(program)["t-regs"]
+    wanted = guest.expected["vectors"]["t-regs"]
+    names = sorted(wanted)
+    find = f"python [t.switch() for t in gdb.selected_inferior().threads() if t.ptid[1] == {tid}]"
+    shown = gdb(guest.core(program), find, *(f"p/x ${n}.v{len(wanted[n]) // 2}_int8" for n in names), "p $st0")
+    values = re.findall(r"= \{((?:0x[0-9a-f]+(?: <repeats \d+ times>)?(?:, )?)+)\}", shown)
+    assert [bytes(int(v, 16) for v in value.split(", ")).hex() for value in values] == [wanted[n] for n in names]
+    assert "3.14159265358979323" in shown
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -12,6 +12,7 @@ To write cores:
   - thread_bases(): the registers kept in struct thread_struct
   - cpu_notes(): the registers in the CPUs' crash notes
   - core_machine(): e_machine and class of one process's core (compat processes)
+  - regsets(): the notes besides NT_PRSTATUS
 To show user backtraces:
   - unwind_spec(): DWARF's register numbers, signal frames, calls
 """
@@ -105,6 +106,15 @@ class CoreMachine:
     e_machine: int
     elf_class: int
     greg_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CoreNote:
+    """A note of a core as an architecture makes it: owner, NT_* type, descriptor."""
+
+    name: str
+    n_type: int
+    desc: bytes
 
 
 @dataclass(frozen=True)
@@ -206,6 +216,7 @@ class Arch(ABC):
         greg_names: names of a core's general registers, in elf_gregset_t's order.
         thread_members: members of ``struct thread_struct`` that ``thread_bases`` reads, and where they stand relative
             to the one that holds the thread pointer, in bytes: for kernels that do not tell.
+        layout_keys: what it asks of a layout, as VMCOREINFO keys: for a layout written to a file.
         machine_names: further names in a dump header's utsname.machine.
     """
 
@@ -216,6 +227,7 @@ class Arch(ABC):
     user_end: int
     greg_names: tuple[str, ...]
     thread_members: Mapping[str, int]
+    layout_keys: tuple[str, ...] = ()
     machine_names: tuple[str, ...] = ()
 
     @abstractmethod
@@ -282,6 +294,35 @@ class Arch(ABC):
             regs: user registers of one of its threads, by native names; may be empty.
             task_size: ``mm->task_size``, or None where it is not known.
         """
+
+    def regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+    ) -> tuple[CoreNote, ...] | None:
+        """Return the notes of a thread besides NT_PRSTATUS, in the kernel's order.
+
+        Args:
+            task: ``struct task_struct *`` of a task that is off the CPU: else its registers are in the processor.
+            regs: its general registers.
+            machine: of the core.
+            memory: kernel virtual memory.
+            layout: of the kernel.
+
+        Returns:
+            None where the layout does not know where the kernel keeps them.
+
+        Raises:
+            MemoryFault: they cannot be read.
+            LayoutInvalid: what is there cannot be they.
+        """
+        return None
+
+    def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
+        """Return the notes that this architecture's cores have once, at the end.
+
+        Raises:
+            MemoryFault, LayoutInvalid: as ``regsets``.
+        """
+        return ()
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """Return how the stacks of such a process unwind, or None where this is not known yet."""

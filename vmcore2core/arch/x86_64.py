@@ -16,6 +16,7 @@ from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U
 from vmcore2core.arch.base import (
     Arch,
     CoreMachine,
+    CoreNote,
     CpuNote,
     EntryKind,
     KernelMap,
@@ -26,7 +27,9 @@ from vmcore2core.arch.base import (
     SignalTrampoline,
     UnwindSpec,
 )
+from vmcore2core.arch.x86_fpu import LAYOUT_KEYS, find_geometry, find_image, fxsave, i387, tls, xsave
 from vmcore2core.errors import LayoutUnknown, MemoryFault
+from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import ByteOrder, Layout, Memory
 
@@ -148,6 +151,10 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
     greg_names = fmt.user_regs_struct.names or ()
     # {es, ds, fsindex, gsindex; fsbase, gsbase} since Linux kernel commit 296f781a4b7f ("x86/asm/64: Rename
     # thread_struct's fs and gs to fsbase and gsbase") (in v4.7).
+    layout_keys = (
+        *(f"OFFSET(task_struct.thread.{name})" for name in ("fsbase", "gsbase", "ds", "es", "fsindex", "gsindex")),
+        *LAYOUT_KEYS,
+    )
     thread_members: Mapping[str, int] = MappingProxyType(
         {"fsbase": 0, "gsbase": 8, "es": -8, "ds": -6, "fsindex": -4, "gsindex": -2}
     )
@@ -256,6 +263,39 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             found = layout.find_member("task_struct", f"thread.{member}")
             bases[reg] = int.from_bytes(memory.read(task + found.offset, size), "little") if found else None
         return bases
+
+    def regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+    ) -> tuple[CoreNote, ...] | None:
+        """See ``Arch.regsets``; x86_64_regsets and x86_32_regsets in arch/x86/kernel/ptrace.c.
+
+        Not made: NT_386_IOPERM, NT_X86_SHSTK.
+        """
+        geometry, image = find_geometry(memory, layout), find_image(task, memory, layout)
+        if geometry is None or image is None:
+            return None
+        legacy = fxsave(image, geometry)
+        state = CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))
+        if machine.elf_class == 64:
+            return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), state
+        notes = [
+            CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, i387(legacy, regs.get("cs", 0), regs.get("ds", 0))),
+            CoreNote(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy),
+            state,
+        ]
+        array = layout.find_member("task_struct", "thread.tls_array")
+        if array is not None and array.size:
+            descriptors = memory.read(task + array.offset, array.size)
+            if any(descriptors):
+                notes.append(CoreNote(elf_core.NOTE_LINUX, elf_core.NT_386_TLS, tls(descriptors)))
+        return tuple(notes)
+
+    def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
+        """See ``Arch.process_notes``."""
+        geometry = find_geometry(memory, layout)
+        if geometry is None or not geometry.has_layout_note:
+            return ()
+        return (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSAVE_LAYOUT, geometry.layout_note()),)
 
     def note_bases(self, note: CpuNote) -> Mapping[str, int]:
         """See ``Arch.note_bases``; in the kernel, swapgs has put the user's gs_base into MSR_KERNEL_GS_BASE.

@@ -45,6 +45,7 @@ def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> list[N
         notes += [Note(regset.note_name, regset.note_type, regset.data) for regset in thread.regsets]
     if not snapshot.threads:
         notes += process_notes(snapshot)
+    notes += [Note(note.note_name, note.note_type, note.data) for note in snapshot.last_notes]
     notes.append(Note(fmt.NOTE_VMCORE2CORE, fmt.NT_VMCORE2CORE, provenance(snapshot, origin)))
     return notes
 
@@ -145,6 +146,7 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> byte
         **origin,
         "registers": {str(thread.tid): thread.gregs_source for thread in snapshot.threads},
         "unknown_registers": {str(t.tid): t.gregs_unknown for t in snapshot.threads if t.gregs_unknown},
+        "no_further_registers": {str(t.tid): t.regsets_unknown for t in snapshot.threads if t.regsets_unknown},
         "threads_left_out": {str(left.tid): left.reason for left in snapshot.threads_left_out},
         "unknown_fields": unknown_fields(snapshot),
         "absent_pages": sum((run.end - run.start) // snapshot.page_size for run, _ in runs),

@@ -7,7 +7,7 @@ the symbols belong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vmcore2core.interfaces import Layout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
@@ -53,39 +53,41 @@ SYMBOLS = "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops vmemm
 NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID"
 
 
-def export_layout(
-    layout: Layout, symbols: Layout, vmcoreinfo: VmcoreInfo, thread_members: tuple[str, ...]
-) -> Iterator[str]:
+def export_layout(layout: Layout, symbols: Layout, vmcoreinfo: VmcoreInfo, more: Iterable[str] = ()) -> Iterator[str]:
     """Yield lines of VMCOREINFO text, without newlines.
 
     Args:
         layout: who answers for structures and constants.
         symbols: who answers for symbols: BTF has none.
         vmcoreinfo: of the dump or vmlinux: which kernel it is.
-        thread_members: members of ``struct thread_struct`` that the architecture reads.
+        more: what the architecture reads, as keys: "OFFSET(task_struct.thread.fsbase)", "SYMBOL(init_fpstate)".
     """
     for key in ("OSRELEASE", "BUILD-ID", "PAGESIZE"):
         value = vmcoreinfo.string(key)
         if value is not None:
             yield f"{key}={value}"
     yield f"KERNELOFFSET={vmcoreinfo.kernel_offset or 0:x}"
-    for name in SYMBOLS.split():
-        symbol = symbols.find_symbol(name)
-        if symbol is not None:
-            yield f"SYMBOL({name})={symbol:x}"
-    for struct, names in MEMBERS.items():
-        members = names.split() + ([f"thread.{m}" for m in thread_members] if struct == "task_struct" else [])
-        for member in members:
-            found = layout.find_member(struct, member)
-            if found is not None:
-                yield f"OFFSET({struct}.{member})={found.offset}"
-                if found.size is not None:
-                    yield f"SIZE({struct}.{member})={found.size}"
-    for struct in SIZES.split():
-        size = layout.find_size(struct)
-        if size is not None:
-            yield f"SIZE({struct})={size}"
-    for name in NUMBERS.split():
-        number = layout.find_constant(name)
-        if number is not None:
-            yield f"NUMBER({name})={number}"
+    keys = [f"SYMBOL({name})" for name in SYMBOLS.split()]
+    keys += [f"OFFSET({struct}.{member})" for struct, members in MEMBERS.items() for member in members.split()]
+    keys += [f"SIZE({struct})" for struct in SIZES.split()]
+    keys += [f"NUMBER({name})" for name in NUMBERS.split()]
+    for key in dict.fromkeys((*keys, *more)):
+        yield from _lines(key, layout, symbols)
+
+
+def _lines(key: str, layout: Layout, symbols: Layout) -> Iterator[str]:
+    kind, _, name = key.removesuffix(")").partition("(")
+    if kind == "OFFSET":
+        struct, _, member = name.partition(".")
+        found = layout.find_member(struct, member)
+        if found is not None:
+            yield f"{key}={found.offset}"
+            if found.size is not None:
+                yield f"SIZE({name})={found.size}"
+        return
+    symbol = symbols.find_symbol(name) if kind == "SYMBOL" else None
+    number = layout.find_size(name) if kind == "SIZE" else layout.find_constant(name) if kind == "NUMBER" else None
+    if symbol is not None:
+        yield f"{key}={symbol:x}"
+    elif number is not None:
+        yield f"{key}={number}"

@@ -32,6 +32,7 @@ from vmcore2core.process.model import (
     Vma,
 )
 from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
+from vmcore2core.process.regsets import last_notes, regsets
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.threads import CpuNotes, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
@@ -266,6 +267,7 @@ class _Capture:
             threads_left_out=tuple(left_out),
             psinfo=psinfo(self.leader, stack.arguments(ELF_PRARGSZ - 1)),
             auxv=auxv,
+            last_notes=last_notes(self.kernel),
             vmas=tuple(vmas),
             warnings=tuple(self.warnings),
             notices=tuple(self.notices),
@@ -289,18 +291,22 @@ class _Capture:
         machine = arch.core_machine(
             found[0][1].regs if found else {}, self.mm.find_uint("task_size", arch.pointer_size)
         )
-        threads = [
-            ThreadSnapshot(
-                tid=sched.task_pid(task),
-                comm=sched.task_comm(task),
-                gregs=arch.gregs(regs.regs, machine),
-                gregs_source=regs.source,
-                gregs_unknown=tuple(name for name in regs.unknown if name in machine.greg_names),
-                **prstatus_or_unknown(task, group),
-            )
-            for task, regs in found
-        ]
-        return threads, left_out, machine
+        return [self._thread(task, regs, machine, group) for task, regs in found], left_out, machine
+
+    def _thread(
+        self, task: StructView, regs: ThreadRegs, machine: CoreMachine, group: list[StructView]
+    ) -> ThreadSnapshot:
+        notes, unknown = regsets(self.kernel, task, regs, machine)
+        return ThreadSnapshot(
+            tid=sched.task_pid(task),
+            comm=sched.task_comm(task),
+            gregs=self.kernel.arch.gregs(regs.regs, machine),
+            gregs_source=regs.source,
+            regsets=notes,
+            gregs_unknown=tuple(name for name in regs.unknown if name in machine.greg_names),
+            regsets_unknown=unknown,
+            **prstatus_or_unknown(task, group),
+        )
 
     def _vmas(self) -> tuple[list[Vma], list[Region]]:
         vmas: list[Vma] = []

@@ -15,7 +15,7 @@ from vmcore2core.interfaces import ByteOrder
 
 @dataclass(frozen=True, slots=True)
 class RegSetData:
-    """One per-thread note besides NT_PRSTATUS, such as NT_FPREGSET: bytes exactly as they go into the core."""
+    """One note of an architecture, such as NT_FPREGSET: bytes exactly as they go into the core."""
 
     note_name: str
     note_type: int
@@ -34,6 +34,7 @@ class ThreadSnapshot:
         gregs_source: where the registers come from ("kernel stack", "crash note of CPU 1").
         regsets: further register notes, in the kernel's order.
         gregs_unknown: names of registers in ``gregs`` that are not known and hold zero ("fs_base").
+        regsets_unknown: why there are no further register notes, as a sentence, or None.
     """
 
     tid: int
@@ -42,6 +43,7 @@ class ThreadSnapshot:
     gregs_source: str
     regsets: tuple[RegSetData, ...] = ()
     gregs_unknown: tuple[str, ...] = ()
+    regsets_unknown: str | None = None
     pr_cursig: int = 0
     pr_sigpend: int | None = None
     pr_sighold: int | None = None
@@ -151,6 +153,7 @@ class ProcessSnapshot:
         threads_left_out: threads without registers, with reasons.
         psinfo: for NT_PRPSINFO.
         auxv: ``saved_auxv`` bytes, AT_NULL included, or None.
+        last_notes: notes that the architecture's cores have once, behind all others.
         vmas: ascending, disjoint.
         warnings: sentences about what was broken or unknown on the way; not empty means exit status 3.
         notices: sentences worth knowing that leave the core complete (inferred values, fields not known).
@@ -166,6 +169,7 @@ class ProcessSnapshot:
     psinfo: PsInfo
     vmas: tuple[Vma, ...]
     auxv: bytes | None = None
+    last_notes: tuple[RegSetData, ...] = ()
     threads_left_out: tuple[ThreadLeftOut, ...] = ()
     warnings: tuple[str, ...] = field(default=())
     notices: tuple[str, ...] = field(default=())

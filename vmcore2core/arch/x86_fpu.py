@@ -1,0 +1,331 @@
+"""x86 floating-point and vector registers: the kernel's XSAVE image as the notes have it.
+
+The image in memory may be compacted (XSAVES, XSAVEC) and may lack components that are in their initial state; the notes
+have the standard form with everything in its place.
+
+References: arch/x86/kernel/fpu/xstate.c: __copy_xstate_to_uabi_buf(), __raw_xsave_addr(); regset.c: xfpregs_get(),
+xstateregs_get(), __convert_from_fxsr(); arch/x86/kernel/ptrace.c: x86_64_regsets, x86_32_regsets (Linux 5.10 to 7.2);
+Intel SDM volume 1, 13.4.3 for the compacted form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmcore2core.errors import LayoutInvalid
+from vmcore2core.formats import x86_fpu as fmt
+from vmcore2core.interfaces import Layout, Memory
+
+LAYOUT_KEYS = (
+    *(f"SYMBOL({name})" for name in ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")),
+    *(f"SYMBOL({name})" for name in ("xstate_flags", "xstate_comp_offsets", "fpu_user_cfg")),
+    *(f"SYMBOL({name})" for name in ("fpu_user_xstate_size", "fpu_kernel_xstate_size")),
+    "SYMBOL(elf_coredump_extra_notes_write)",
+    "NUMBER(XFEATURE_MAX)",
+    *(f"OFFSET(task_struct.thread.{name})" for name in ("pkru", "fpu.state", "fpu.fpstate", "tls_array")),
+    *(f"OFFSET({name})" for name in ("fpu.fpstate", "fpu.__fpstate", "fpstate.size", "fpstate.user_xfeatures")),
+    *(f"OFFSET({name})" for name in ("fpstate.regs", "fpu_state_config.max_size", "fpu_state_config.max_features")),
+)
+
+IMAGE_MAX = 1 << 16  # AMX's tile data makes it 11 KiB
+XFEATURES_MAX = 63
+
+
+@dataclass(frozen=True)
+class XsaveGeometry:
+    """What the kernel found out of its processor at boot.
+
+    Attributes:
+        offsets: ``xstate_offsets``: of each component in the standard form, -1 for none.
+        sizes: ``xstate_sizes``.
+        aligned: bits of the components that start at a multiple of 64 in the compacted form.
+        compacted_offsets: ``xstate_comp_offsets``, where the kernel has that instead (before Linux 5.16).
+        user_size: bytes of the standard form that a process sees.
+        user_features: bits of the components that a process sees.
+        sw_reserved: ``xstate_fx_sw_bytes``, which the notes have at offset 464; it begins with XCR0.
+        init: the legacy area's initial state.
+        has_layout_note: whether this kernel's cores have NT_X86_XSAVE_LAYOUT (since Linux 6.12).
+    """
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    aligned: int
+    compacted_offsets: tuple[int, ...] | None
+    user_size: int
+    user_features: int
+    sw_reserved: bytes
+    init: bytes
+    has_layout_note: bool
+
+    def layout_note(self) -> bytes:
+        """Return the descriptor of NT_X86_XSAVE_LAYOUT (arch/x86/kernel/fpu/xstate.c: dump_xsave_layout_desc())."""
+        extended = [i for i in _bits(self.user_features) if i >= fmt.XFEATURE_FIRST_EXTENDED]
+        records = [(i, self.sizes[i], self.offsets[i], 0) for i in extended]
+        return np.array(records, fmt.xfeat_component).tobytes()
+
+
+@dataclass(frozen=True)
+class FpuImage:
+    """One task's state.
+
+    Attributes:
+        data: union fpregs_state as it is in memory.
+        user_features: bits of the components that this process may see.
+        pkru: ``thread.pkru``, where the kernel keeps it apart (since Linux 5.14), else None.
+    """
+
+    data: bytes
+    user_features: int
+    pkru: int | None
+
+
+def _bits(mask: int) -> list[int]:
+    return [i for i in range(XFEATURES_MAX) if mask >> i & 1]
+
+
+def find_geometry(memory: Memory, layout: Layout) -> XsaveGeometry | None:
+    """Return the geometry, or None where the layout does not know where the kernel keeps it.
+
+    Raises:
+        MemoryFault: it cannot be read.
+        LayoutInvalid: it cannot be true.
+    """
+    number = layout.find_constant("XFEATURE_MAX")
+    addresses = [
+        layout.find_symbol(name) for name in ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")
+    ]
+    sizes_known = _user_size(memory, layout)
+    offsets_at, sizes_at, sw_at, init_at = addresses
+    if number is None or sizes_known is None:
+        return None
+    if offsets_at is None or sizes_at is None or sw_at is None or init_at is None:
+        return None
+    if not fmt.XFEATURE_PKRU < number <= XFEATURES_MAX:
+        raise LayoutInvalid(f"XFEATURE_MAX is {number}, expected {fmt.XFEATURE_PKRU + 1} to {XFEATURES_MAX}")
+    user_size, user_features = sizes_known
+    regs = layout.find_member("fpstate", "regs")
+    flags_at, compacted_at = layout.find_symbol("xstate_flags"), layout.find_symbol("xstate_comp_offsets")
+    flags = _ints(memory, flags_at, number) if flags_at is not None else (0,) * number
+    geometry = XsaveGeometry(
+        offsets=_ints(memory, offsets_at, number),
+        sizes=_ints(memory, sizes_at, number),
+        aligned=sum(1 << i for i, flag in enumerate(flags) if flag & fmt.XSTATE_FLAG_ALIGNED64),
+        compacted_offsets=_ints(memory, compacted_at, number) if compacted_at is not None else None,
+        user_size=user_size,
+        user_features=user_features,
+        sw_reserved=memory.read(sw_at, fmt.SW_RESERVED.stop - fmt.SW_RESERVED.start),
+        init=memory.read(init_at + (regs.offset if regs is not None else 0), fmt.FXSAVE_SIZE),
+        has_layout_note=layout.find_symbol("elf_coredump_extra_notes_write") is not None,
+    )
+    _check(geometry)
+    return geometry
+
+
+def _ints(memory: Memory, address: int, count: int) -> tuple[int, ...]:
+    return tuple(np.frombuffer(memory.read(address, 4 * count), "<i4").tolist())
+
+
+def _user_size(memory: Memory, layout: Layout) -> tuple[int, int] | None:
+    """Return (bytes of the standard form, its components) as processes see them."""
+    config = layout.find_symbol("fpu_user_cfg")
+    max_size = layout.find_member("fpu_state_config", "max_size")
+    max_features = layout.find_member("fpu_state_config", "max_features")
+    if config is not None and max_size is not None and max_features is not None:
+        size = int.from_bytes(memory.read(config + max_size.offset, 4), "little")
+        return size, int.from_bytes(memory.read(config + max_features.offset, 8), "little")
+    # Before Linux kernel commit 2bd264bce238 ("x86/fpu: Move xstate size to fpu_*_cfg") (in v5.16).
+    size_at, sw_at = layout.find_symbol("fpu_user_xstate_size"), layout.find_symbol("xstate_fx_sw_bytes")
+    if size_at is None or sw_at is None:
+        return None
+    size = int.from_bytes(memory.read(size_at, 4), "little")
+    return size, int.from_bytes(memory.read(sw_at, 8), "little")
+
+
+def _check(geometry: XsaveGeometry) -> None:
+    if not fmt.XSAVE_EXTENDED_OFFSET <= geometry.user_size <= IMAGE_MAX:
+        raise LayoutInvalid(
+            f"the XSAVE image of processes has {geometry.user_size:#x} bytes, expected 0x240 to 0x10000"
+        )
+    for i in _bits(geometry.user_features):
+        if i >= len(geometry.offsets):
+            raise LayoutInvalid(f"XSAVE component {i} of processes, expected less than XFEATURE_MAX")
+        start, size = geometry.offsets[i], geometry.sizes[i]
+        if i >= fmt.XFEATURE_FIRST_EXTENDED and not (
+            fmt.XSAVE_EXTENDED_OFFSET <= start < start + size <= geometry.user_size
+        ):
+            raise LayoutInvalid(
+                f"XSAVE component {i} at {start:#x} with {size:#x} bytes, expected within {geometry.user_size:#x}"
+            )
+
+
+def find_image(task: int, memory: Memory, layout: Layout) -> FpuImage | None:
+    """Return a task's state in memory, or None where the layout does not know where it is.
+
+    Args:
+        task: ``struct task_struct *``; it must be off the CPU, else its registers are there.
+        memory: kernel virtual memory.
+        layout: of the kernel.
+
+    Raises:
+        MemoryFault: it cannot be read.
+        LayoutInvalid: it is not where the layout says.
+    """
+    pkru_member = layout.find_member("task_struct", "thread.pkru")
+    pkru = int.from_bytes(memory.read(task + pkru_member.offset, 4), "little") if pkru_member is not None else None
+    inline = layout.find_member("task_struct", "thread.fpu.state")
+    if inline is not None:  # before Linux 5.16
+        size_at = layout.find_symbol("fpu_kernel_xstate_size")
+        if size_at is None:
+            return None
+        size = int.from_bytes(memory.read(size_at, 4), "little")
+        return FpuImage(_image(memory, task + inline.offset, size), (1 << XFEATURES_MAX) - 1, pkru)
+    fpu = _fpu(task, layout)
+    pointer, own = layout.find_member("fpu", "fpstate"), layout.find_member("fpu", "__fpstate")
+    names = ("size", "user_xfeatures", "regs")
+    members = [found for name in names if (found := layout.find_member("fpstate", name)) is not None]
+    if fpu is None or pointer is None or own is None or len(members) != len(names):
+        return None
+    fpstate = int.from_bytes(memory.read(fpu + pointer.offset, 8), "little")
+    # Larger ones, for AMX, are allocated apart; their size says so.
+    size = int.from_bytes(memory.read(fpstate + members[0].offset, 4), "little")
+    if fpstate != fpu + own.offset and size <= 4096:
+        raise LayoutInvalid(f"fpu.fpstate at {fpu:#x} is {fpstate:#x}, expected {fpu + own.offset:#x}")
+    user = int.from_bytes(memory.read(fpstate + members[1].offset, 8), "little")
+    return FpuImage(_image(memory, fpstate + members[2].offset, size), user, pkru)
+
+
+def _fpu(task: int, layout: Layout) -> int | None:
+    """Return the address of a task's ``struct fpu``."""
+    inside = layout.find_member("task_struct", "thread.fpu.fpstate")
+    if inside is not None:
+        member = layout.find_member("fpu", "fpstate")
+        return None if member is None else task + inside.offset - member.offset
+    # Since Linux kernel commit cb7ca40a3882 ("x86/fpu: Make task_struct::thread constant size") (in v6.16), it follows
+    # task_struct: x86_task_fpu().
+    size = layout.find_size("task_struct")
+    return None if size is None else task + size
+
+
+def _image(memory: Memory, address: int, size: int) -> bytes:
+    if not fmt.XSAVE_EXTENDED_OFFSET <= size <= IMAGE_MAX:
+        raise LayoutInvalid(f"the XSAVE image at {address:#x} has {size:#x} bytes, expected 0x240 to 0x10000")
+    return memory.read(address, size)
+
+
+def fxsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
+    """Return NT_FPREGSET of a 64-bit process: struct user_i387_struct, which is FXSAVE's 512 bytes."""
+    header = np.frombuffer(image.data, fmt.xstate_header, 1, fmt.XSAVE_HEADER_OFFSET)[0]
+    out = bytearray(fmt.FXSAVE_SIZE)
+    _copy_legacy(out, image.data, geometry.init, int(header["xfeatures"]) & 0b11)
+    return bytes(out)
+
+
+def _copy_legacy(out: bytearray, data: bytes, init: bytes, features: int) -> None:
+    fp, sse = features >> fmt.XFEATURE_FP & 1, features >> fmt.XFEATURE_SSE & 1
+    ymm = features >> fmt.XFEATURE_YMM & 1
+    for part, present in ((fmt.FP_HEAD, fp), (fmt.MXCSR, sse | ymm), (fmt.ST_SPACE, fp), (fmt.XMM_SPACE, sse)):
+        out[part] = (data if present else init)[part]
+
+
+def xsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
+    """Return NT_X86_XSTATE: the standard form, with what is in its initial state filled in.
+
+    Raises:
+        LayoutInvalid: a component lies outside the image.
+    """
+    header = np.frombuffer(image.data, fmt.xstate_header, 1, fmt.XSAVE_HEADER_OFFSET)[0]
+    features = int(header["xfeatures"]) & image.user_features & geometry.user_features
+    out = bytearray(geometry.user_size)
+    _copy_legacy(out, image.data, geometry.init, features)
+    out[fmt.SW_RESERVED] = geometry.sw_reserved
+    shown = np.zeros(1, fmt.xstate_header)
+    shown["xfeatures"] = features
+    out[fmt.XSAVE_HEADER_OFFSET : fmt.XSAVE_EXTENDED_OFFSET] = shown.tobytes()
+    for i in _bits(geometry.user_features & image.user_features):
+        if i < fmt.XFEATURE_FIRST_EXTENDED:
+            continue
+        start, size = geometry.offsets[i], geometry.sizes[i]
+        if i == fmt.XFEATURE_PKRU and image.pkru is not None:
+            out[start : start + size] = image.pkru.to_bytes(4, "little").ljust(size, b"\0")
+        elif features >> i & 1:  # the initial state of all others is zero
+            at = _component(i, int(header["xcomp_bv"]), geometry)
+            if at + size > len(image.data):
+                raise LayoutInvalid(f"XSAVE component {i} at {at:#x} lies outside its {len(image.data):#x} bytes")
+            out[start : start + size] = image.data[at : at + size]
+    return bytes(out)
+
+
+def _component(number: int, xcomp_bv: int, geometry: XsaveGeometry) -> int:
+    """Return where a component is in an image."""
+    if not xcomp_bv & fmt.XCOMP_BV_COMPACTED_FORMAT:
+        return geometry.offsets[number]
+    if geometry.compacted_offsets is not None:
+        return geometry.compacted_offsets[number]
+    at = fmt.XSAVE_EXTENDED_OFFSET
+    for i in _bits(xcomp_bv & ((1 << number + 1) - 1)):
+        if i < fmt.XFEATURE_FIRST_EXTENDED:
+            continue
+        if geometry.aligned >> i & 1:
+            at = -(-at // 64) * 64
+        if i == number:
+            return at
+        at += geometry.sizes[i] if i < len(geometry.sizes) else 0
+    raise LayoutInvalid(f"XSAVE component {number} is not in XCOMP_BV {xcomp_bv:#x}")
+
+
+def i387(legacy: bytes, cs: int, ds: int) -> bytes:
+    """Return NT_FPREGSET of a 32-bit process, out of FXSAVE's image.
+
+    Args:
+        legacy: ``fxsave``'s 512 bytes.
+        cs: ``pt_regs.cs``: FXSAVE in 64-bit mode does not keep the selectors.
+        ds: ``thread.ds``.
+    """
+    fx = np.frombuffer(legacy, fmt.fxregs, 1)[0]
+    out = np.zeros(1, fmt.user_i387_ia32)
+    out["cwd"], out["swd"] = int(fx["cwd"]) | 0xFFFF_0000, int(fx["swd"]) | 0xFFFF_0000
+    out["twd"] = _tag_word(fx)
+    out["fip"], out["foo"] = int(fx["rip"]) & 0xFFFF_FFFF, int(fx["rdp"]) & 0xFFFF_FFFF
+    out["fcs"], out["fos"] = cs & 0xFFFF_FFFF, ds & 0xFFFF | 0xFFFF_0000
+    out["st_space"] = fx["st_space"][:, :10].reshape(-1)
+    return out.tobytes()
+
+
+def _tag_word(fx: np.void) -> int:
+    """Return the x87 tag word: two bits a register, out of one and the registers (twd_fxsr_to_i387())."""
+    top = int(fx["swd"]) >> 11 & 7
+    word = 0xFFFF_0000
+    for register in range(8):
+        tag = 3  # empty
+        if int(fx["twd"]) >> register & 1:
+            value = fx["st_space"][(register - top) & 7]
+            exponent = int(value[8]) | (int(value[9]) & 0x7F) << 8
+            significand = int.from_bytes(value[:8].tobytes(), "little")
+            if exponent == 0x7FFF:
+                tag = 2
+            elif exponent == 0:
+                tag = 1 if significand == 0 else 2
+            else:
+                tag = 0 if significand >> 63 else 2
+        word |= tag << 2 * register
+    return word
+
+
+def tls(descriptors: bytes) -> bytes:
+    """Return NT_386_TLS out of ``thread.tls_array`` (arch/x86/kernel/tls.c: fill_user_desc()).
+
+    Args:
+        descriptors: struct desc_struct[GDT_ENTRY_TLS_ENTRIES], 8 bytes each.
+    """
+    out = np.zeros(len(descriptors) // fmt.DESC_SIZE, fmt.user_desc)
+    for i, desc in enumerate(np.frombuffer(descriptors, "<u8").tolist()):
+        kind, present, available, long, wide, pages = (desc >> at & mask for at, mask in fmt.DESC_FLAGS)
+        limit = desc & 0xFFFF | desc >> 32 & 0xF0000
+        base = desc >> 16 & 0xFF_FFFF | desc >> 32 & 0xFF00_0000
+        flags = (
+            wide | (kind >> 2) << 1 | (not kind & 2) << 3 | pages << 4 | (not present) << 5 | available << 6 | long << 7
+        )
+        out[i] = (fmt.GDT_ENTRY_TLS_MIN + i, base, limit, flags)
+    return out.tobytes()

@@ -1,0 +1,44 @@
+"""The register notes besides NT_PRSTATUS: floating point, vectors, and what else an architecture has.
+
+The kernel saves them when a task leaves a CPU. While it is on one, they are in the processor, and what memory has is
+older: then there is no note, never a stale one.
+"""
+
+from __future__ import annotations
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.base import CoreMachine
+from vmcore2core.errors import LayoutInvalid, MemoryFault
+from vmcore2core.kernel.sched import task_on_cpu
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.process.model import RegSetData
+from vmcore2core.process.threads import ThreadRegs
+
+SOURCE = "thread_struct"
+
+
+def regsets(
+    kernel: Kernel, task: StructView, regs: ThreadRegs, machine: CoreMachine
+) -> tuple[tuple[RegSetData, ...], str | None]:
+    """Return a thread's further notes in the kernel's order, and a sentence that says why there are none, or None."""
+    on_cpu = task_on_cpu(task)
+    if on_cpu is None:
+        return (), "its floating-point registers may be in a processor: the layout has no task_struct.on_cpu"
+    if on_cpu:
+        return (), "its floating-point registers were in the processor, which the dump does not have"
+    try:
+        notes = kernel.arch.regsets(KernelAddr(task.address), regs.regs, machine, kernel.memory, kernel.layout)
+    except (MemoryFault, LayoutInvalid) as error:
+        return (), f"its floating-point registers cannot be read: {error}"
+    if notes is None:
+        return (), "where the kernel keeps its floating-point registers is not known"
+    return tuple(RegSetData(note.name, note.n_type, note.desc, SOURCE) for note in notes), None
+
+
+def last_notes(kernel: Kernel) -> tuple[RegSetData, ...]:
+    """Return the notes that the architecture's cores have once; none where they cannot be read."""
+    try:
+        notes = kernel.arch.process_notes(kernel.memory, kernel.layout)
+    except (MemoryFault, LayoutInvalid):
+        return ()
+    return tuple(RegSetData(note.name, note.n_type, note.desc, SOURCE) for note in notes)
