@@ -28,8 +28,11 @@ NT_X86_XSAVE_LAYOUT = 0x205
 NOTE_CORE = "CORE"
 NOTE_LINUX = "LINUX"
 NOTE_VMCORE2CORE = "vmcore2core"
-NT_VMCORE2CORE = 1
-"""Our own note, the last: JSON that says what is missing and where everything comes from; debuggers pass over it."""
+NT_VMCORE2CORE = 0x564D_4332
+"""Our own note ("VMC2"), the last: JSON that says what is missing and where everything comes from.
+
+gdb and elfutils look at the type of a note under whatever name: this number is nobody's.
+"""
 
 PR_FNAME_SIZE = 16
 ELF_PRARGSZ = 80

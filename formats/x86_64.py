@@ -14,6 +14,7 @@ import numpy as np
 # Page-table entries.
 PAGE_PRESENT = 1 << 0
 PAGE_PSE = 1 << 7
+PAGE_KNL_ERRATUM_MASK = 1 << 5 | 1 << 6  # accessed, dirty: a processor sets them in empty entries
 PAGE_PROTNONE = 1 << 8  # _PAGE_GLOBAL's bit, where _PAGE_PRESENT is clear
 PAGE_PAT_LARGE = 1 << 12
 PTE_PFN_MASK = ((1 << 52) - 1) & ~0xFFF

@@ -101,11 +101,15 @@ class KernelMap:
 
 @dataclass(frozen=True, slots=True)
 class CoreMachine:
-    """What the core of one process is: its e_machine, class (32 or 64), and its registers' names in order."""
+    """What the core of one process is: its e_machine, class (32 or 64), and its registers' names in order.
+
+    ``unsupported`` says what it is ("an x32 process, ...") where no core can be written, else None.
+    """
 
     e_machine: int
     elf_class: int
     greg_names: tuple[str, ...]
+    unsupported: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

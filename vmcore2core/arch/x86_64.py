@@ -50,6 +50,7 @@ def decode(
 ) -> tuple[U8Array, U64Array]:
     """Decode page-table entries, see ``PageTableSpec.decode``."""
     level = levels[index]
+    entries = entries & ~np.uint64(fmt.PAGE_KNL_ERRATUM_MASK)
     present = (entries & np.uint64(fmt.PAGE_PRESENT)) != 0
     # PROT_NONE and NUMA-hinting pages are in memory, only not accessible.
     protnone = ~present & ((entries & np.uint64(fmt.PAGE_PROTNONE)) != 0)
@@ -68,6 +69,9 @@ def decode(
     kind[leaf] = EntryKind.LEAF
     if level.name in ("pgd", "p4d"):
         kind[leaf] = EntryKind.BAD  # no 256 TiB or 512 GiB pages exist
+    elif level.name != "pte":
+        reserved = ((1 << level.shift) - 1) & ~((fmt.PAGE_PAT_LARGE << 1) - 1)
+        kind[leaf & present & ((entries & np.uint64(reserved)) != 0)] = EntryKind.BAD
     kind[entries == 0] = EntryKind.NONE
     present_or_leaf = present | leaf
     return kind, np.where(present_or_leaf, paddr, np.uint64(0))
@@ -338,10 +342,16 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         return KernelAddr(address) if value in fmt.VSYSCALL_MAPPED else None
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``: a 32-bit code segment, or an address space that ends at 4 GiB."""
-        if regs.get("cs") == fmt.USER32_CS or (task_size is not None and task_size <= 1 << 32):
-            return CoreMachine(EM_386, 32, fmt.user_regs_struct32.names or ())
-        return CoreMachine(EM_X86_64, 64, self.greg_names)
+        """See ``Arch.core_machine``: what a process is does not change when it runs code of the other kind (wine does).
+
+        An x32 process has 64-bit registers in an address space that ends at 4 GiB.
+        """
+        small = task_size <= 1 << 32 if task_size is not None else regs.get("cs") == fmt.USER32_CS
+        if not small:
+            return CoreMachine(EM_X86_64, 64, self.greg_names)
+        if regs.get("cs") == fmt.USER_CS:
+            return CoreMachine(EM_X86_64, 32, self.greg_names, "an x32 process, which is not supported")
+        return CoreMachine(EM_386, 32, fmt.user_regs_struct32.names or ())
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """See ``Arch.unwind_spec``; x32 processes, 32-bit ones with 64-bit registers, are not known yet."""
@@ -349,7 +359,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes."""
-        if machine.elf_class == 32:
+        if machine.e_machine == EM_386:
             regs = {name: regs.get(fmt.REG32.get(name, name), 0) for name in machine.greg_names}
         return super().gregs(regs, machine)
 

@@ -61,7 +61,9 @@ def atomic_file(path: Path, *, force: bool = False, inputs: Sequence[Path] = ())
         OutputExists, OutputError: see ``check_output``; or the system refuses.
     """
     check_output(path, force=force, inputs=inputs)
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.part")
+    # A name has at most 255 bytes (NAME_MAX).
+    start = os.fsdecode(os.fsencode(path.name)[:200])
+    temporary = path.with_name(f".{start}.{secrets.token_hex(8)}.part")
     try:
         # Opened inside: an interrupt may come as soon as the file exists.
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -19,6 +19,7 @@ from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
 from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
 
 REPORT_RUNS_MAX = 512
+OVERFLOW_UID = 65534  # DEFAULT_OVERFLOWUID in include/linux/highuid.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,14 @@ def _timeval(nanoseconds: int | None) -> list[int]:
 def prpsinfo(snapshot: ProcessSnapshot) -> bytes:
     """Return ``struct elf_prpsinfo``."""
     info = snapshot.psinfo
-    ids = (1 << (32 if snapshot.elf_class == 64 else 16)) - 1
     record = {
         "pr_state": info.pr_state or 0,
         "pr_sname": (info.pr_sname or "\0").encode()[:1],
         "pr_zomb": int(info.pr_zomb or False),
         "pr_nice": info.pr_nice or 0,
         "pr_flag": (info.pr_flag or 0) & ((1 << snapshot.elf_class) - 1),
-        "pr_uid": (info.pr_uid or 0) & ids,
-        "pr_gid": (info.pr_gid or 0) & ids,
+        "pr_uid": _id(info.pr_uid, snapshot.elf_class),
+        "pr_gid": _id(info.pr_gid, snapshot.elf_class),
         "pr_pid": info.pr_pid,
         "pr_ppid": info.pr_ppid or 0,
         "pr_pgrp": info.pr_pgrp or 0,
@@ -115,6 +115,12 @@ def prpsinfo(snapshot: ProcessSnapshot) -> bytes:
         "pr_psargs": (info.pr_psargs or b"")[: fmt.ELF_PRARGSZ - 1].ljust(fmt.ELF_PRARGSZ, b"\0"),
     }
     return fmt.PrPsInfo[_variant(snapshot)].build(record)
+
+
+def _id(number: int | None, elf_class: int) -> int:
+    """Return a uid or gid as ``struct elf_prpsinfo`` has it: 32-bit cores have 16 bits (high2lowuid())."""
+    number = (number or 0) & 0xFFFF_FFFF
+    return OVERFLOW_UID if elf_class == 32 and number > 0xFFFF else number
 
 
 def nt_file(snapshot: ProcessSnapshot) -> bytes | None:

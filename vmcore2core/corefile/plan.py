@@ -1,14 +1,16 @@
 """Where everything goes in the file: Ehdr, program headers, PT_NOTE, PT_LOADs.
 
 A mapping without absent pages is one PT_LOAD, as the kernel writes it: p_filesz is p_memsz, and pages that were never
-touched are holes. Absent pages must never read as zeros, and what debuggers make of p_memsz beyond p_filesz differs
-(gdb 13.1, lldb 14.0.6, both tried on such cores):
+touched are holes. Absent pages are in no PT_LOAD: they must never read as zeros, and debuggers differ in what they make
+of p_memsz beyond p_filesz (gdb 13.1, lldb 14.0.6, both tried in tests/corefile/test_debuggers.py):
 
 - gdb looks at the contents of PT_LOADs first, then at the files of NT_FILE, and then reads a PT_LOAD's part without
-  contents as zeros. So absent pages of a mapped file may stand in a PT_LOAD without contents (gdb takes them from the
-  file, or says that it cannot), while absent anonymous pages must be in no PT_LOAD at all.
+  contents as zeros. So it takes absent pages of a mapped file from that file, or says that it cannot access them.
 - lldb takes the first PT_LOAD with contents that has the address, and fails beyond its contents. So PT_LOADs may not
   overlap, and present pages behind absent ones need a PT_LOAD of their own.
+
+A mapping that no core has (VM_DONTDUMP, VM_IO) is a PT_LOAD without contents, as in the kernel's cores; gdb shows zeros
+there, as it does with those.
 
 References: System V gABI, "Program Header"; fs/binfmt_elf.c: elf_core_dump(), fill_extnum_info() (Linux 7.2).
 """
@@ -21,6 +23,7 @@ from typing import cast
 
 import numpy as np
 
+from vmcore2core.errors import OutputError
 from vmcore2core.formats import elf as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass, align_up
 from vmcore2core.process.model import ProcessSnapshot, Vma
@@ -67,17 +70,28 @@ def segments_of(snapshot: ProcessSnapshot) -> Iterator[Segment]:
 
 
 def _pieces(vma: Vma) -> Iterator[Segment]:
-    """Yield a mapping with absent pages in pieces: a PT_LOAD from each present run to the end of the absent one."""
-    with_file = vma.path is not None
+    """Yield a mapping with absent pages in pieces: a PT_LOAD for each run of the others."""
     at = vma.start
     for run in vma.absent:
         if run.start > at:
-            yield Segment(at, (run.end if with_file else run.start) - at, run.start - at, vma.p_flags)
-        elif with_file:
-            yield Segment(at, run.end - at, 0, vma.p_flags)
+            yield Segment(at, run.start - at, run.start - at, vma.p_flags)
         at = run.end
     if at < vma.end:
         yield Segment(at, vma.end - at, vma.end - at, vma.p_flags)
+
+
+def check_class(snapshot: ProcessSnapshot) -> None:
+    """Check that the core's class can say where the process's mappings are.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    end = max((vma.end for vma in snapshot.vmas), default=0)
+    if end > 1 << snapshot.elf_class:
+        raise OutputError(
+            f"a core of class ELF{snapshot.elf_class} cannot hold this process: its mappings end at {end:#x}, "
+            f"expected at most {1 << snapshot.elf_class:#x}"
+        )
 
 
 def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
@@ -86,6 +100,9 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
     Args:
         snapshot: the process.
         notes: the PT_NOTE segment.
+
+    Raises:
+        OutputError: the core's class has no room for it.
     """
     variant = cast("ElfClass", snapshot.elf_class), snapshot.byte_order
     ehdr, phdr, shdr = fmt.Ehdr[variant], fmt.Phdr[variant], fmt.Shdr[variant]
@@ -96,6 +113,7 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
     shoff = align_up(notes_offset + len(notes), 8) if extended else 0
     head_size = shoff + shdr.sizeof() if extended else notes_offset + len(notes)
     offset = align_up(head_size, snapshot.page_size)
+    limit = (1 << snapshot.elf_class) - 1
     placed = []
     for segment in segments:
         placed.append(Segment(segment.start, segment.memsz, segment.filesz, segment.p_flags, offset))
@@ -126,6 +144,11 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
             "e_shstrndx": fmt.SHN_UNDEF,
         }
     )
+    if offset > limit:
+        raise OutputError(
+            f"a core of class ELF{snapshot.elf_class} cannot hold this process: it would have {offset:#x} bytes, "
+            f"expected at most {limit:#x}"
+        )
     head = header + _program_headers(snapshot, variant, notes_offset, len(notes), placed) + notes
     if extended:
         fields = dict.fromkeys(

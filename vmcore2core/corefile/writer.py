@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.notes import build_notes, notes_of
-from vmcore2core.corefile.plan import CorePlan, Segment, build_plan
+from vmcore2core.corefile.plan import CorePlan, Segment, build_plan, check_class
 from vmcore2core.interfaces import PageStream
 from vmcore2core.process.model import ProcessSnapshot
 
@@ -73,6 +74,7 @@ def write_core(
         OutputError: it cannot be written.
         PagesChanged: ``still_valid`` said no.
     """
+    check_class(snapshot)
     notes = build_notes(snapshot, notes_of(snapshot, origin or {}))
     plan = build_plan(snapshot, notes)
     with atomic_file(output, force=force, inputs=inputs) as fd:
@@ -102,9 +104,11 @@ def _write(fd: int, plan: CorePlan, stream: PageStream, page_size: int, progress
             present += len(vaddr)
             zero += len(vaddr) - nr_full
             written += nr_full * page_size
-            if nr_full == len(vaddr):
+            if not nr_full:
+                pass
+            elif nr_full == len(vaddr):
                 _write_pages(fd, segment, vaddr, pages)
-            elif nr_full:
+            else:
                 _write_pages(fd, segment, vaddr[full], pages[full])
             done = segment.offset + int(vaddr[-1]) - segment.start if len(vaddr) else told
             if progress is not None and done - told >= PROGRESS_EVERY:
@@ -129,4 +133,6 @@ def _pwrite(fd: int, data: memoryview, offset: int) -> None:
     """Write all of ``data``; a system call may write less."""
     while data:
         count = os.pwrite(fd, data, offset)
+        if not count:
+            raise OSError(errno.EIO, "the file system wrote nothing")
         data, offset = data[count:], offset + count

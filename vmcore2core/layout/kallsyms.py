@@ -105,8 +105,9 @@ class KallsymsSource(LayoutSource):
         while table.count(b"\0", index[-1]) == 0:
             if len(table) >= TOKEN_TABLE_MAX:
                 raise LayoutInvalid(f"kallsyms_token_table at {self._tables.token_table:#x} does not end")
-            table += self._memory.read(self._tables.token_table + len(table), 16)
-        if index[0] != 0 or any(a >= b or table[b - 1] for a, b in pairwise(index)):
+            table += self._memory.read(self._tables.token_table + len(table), 1)
+        rising = index[0] == 0 and all(a < b for a, b in pairwise(index))
+        if not rising or any(table[b - 1] for b in index[1:]):
             raise LayoutInvalid(
                 f"kallsyms_token_index at {self._tables.token_index:#x} does not fit kallsyms_token_table"
             )
@@ -119,12 +120,14 @@ class KallsymsSource(LayoutSource):
         at = 0
         starts, seconds = [], []
         for _ in range(self.num_syms):
-            if at + 2 >= len(names):
+            while at >= len(names):
                 names += self._read_names(len(names))
             length = names[at]
             starts.append(at)
             at += 1
             if length & BIG_SYMBOL:
+                if at == len(names):
+                    names += self._read_names(at)
                 length = length & ~BIG_SYMBOL | names[at] << 7
                 seconds.append(at)
                 at += 1

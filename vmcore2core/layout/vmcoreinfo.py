@@ -18,6 +18,9 @@ _LINE = re.compile(rb"([A-Za-z0-9_-]+(?:\([\x21-\x27\x2a-\x7e]+\))?)=([\x20-\x7e
 _RELEASE = re.compile(r"\d+\.\d+")
 
 
+PER_BOOT = ("KERNELOFFSET", "NUMBER(phys_base)", "CRASHTIME")
+
+
 class VmcoreInfo:
     """The parsed text.
 
@@ -79,7 +82,10 @@ class VmcoreInfo:
 
 
 def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
-    """Return the dump's keys with those of a supplied text over them, its symbols moved to the dump's KASLR offset.
+    """Return the dump's keys with those of a supplied text over them.
+
+    The text may be of another boot of this kernel: its symbols are moved to the dump's KASLR offset, and where the dump
+    has a symbol itself, the dump's counts.
 
     Raises:
         LayoutInvalid: the text is of another kernel.
@@ -96,14 +102,15 @@ def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
         address = _integer(moved[key], 16)
         if address is not None:
             moved[key] = f"{(address + shift) & (1 << 64) - 1:x}"
-    if dumps.string("KERNELOFFSET") is not None:
-        moved["KERNELOFFSET"] = dumps.values["KERNELOFFSET"]
+    # What another boot has elsewhere: some "symbols" (vmemmap, mem_section) are values of pointers, random by themselves.
+    boot = {k: v for k, v in dumps.values.items() if k.startswith("SYMBOL(") or k in PER_BOOT}
+    moved |= {key: value for key, value in boot.items() if key in moved}
     return VmcoreInfo({**dumps.values, **moved}, dumps.truncated_line, dumps.ignored)
 
 
 def _integer(text: str | None, base: int) -> int | None:
     try:
-        return None if text is None else int(text, base)
+        return None if text is None or "_" in text else int(text, base)
     except ValueError:
         return None
 

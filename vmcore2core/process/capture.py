@@ -16,6 +16,7 @@ from vmcore2core.errors import (
     LayoutUnknown,
     MemoryFault,
     NoUserMemory,
+    TaskError,
     TaskNotFound,
 )
 from vmcore2core.kernel import fs, mm, pid, sched
@@ -131,15 +132,18 @@ class Processes:
         """Yield each thread group's leader; a broken list ends early, with a warning."""
         yield from self._until_broken(pid.for_each_process(self.kernel))
 
-    def threads(self, leader: StructView) -> Iterator[StructView]:
-        """Yield a group's threads; a broken list ends early, with a warning."""
-        yield from self._until_broken(pid.for_each_thread(leader))
+    def threads(self, leader: StructView, broken: list[str] | None = None) -> Iterator[StructView]:
+        """Yield a group's threads; a broken list ends early, with a warning, which goes into ``broken`` as well."""
+        yield from self._until_broken(pid.for_each_thread(leader), broken)
 
-    def _until_broken(self, views: Iterator[StructView]) -> Iterator[StructView]:
+    def _until_broken(self, views: Iterator[StructView], broken: list[str] | None = None) -> Iterator[StructView]:
         try:
             yield from views
         except (CorruptStructure, MemoryFault) as error:
-            self.warn(f"some tasks may be missing: {error}")
+            sentence = f"some tasks may be missing: {error}"
+            self.warn(sentence)
+            if broken is not None:
+                broken.append(sentence)
 
     def warn(self, sentence: str) -> None:
         """Remember a sentence about what is broken, once."""
@@ -190,11 +194,13 @@ class Processes:
                 continue
             yield leader
 
-    def thread_registers(self, leader: StructView) -> Iterator[tuple[StructView, ThreadRegs | str]]:
+    def thread_registers(
+        self, leader: StructView, broken: list[str] | None = None
+    ) -> Iterator[tuple[StructView, ThreadRegs | str]]:
         """Yield each thread with its user registers, or with a sentence that says why there are none."""
         owner = self.mm_of(leader)
         pgd = self.kernel.memory.to_phys(owner.pointer("pgd"))
-        for task in self.threads(leader):
+        for task in self.threads(leader, broken):
             try:
                 yield task, thread_regs(self.kernel, task, self.cpus, pgd)
             except MemoryFault as fault:
@@ -279,7 +285,7 @@ class _Capture:
         arch = self.kernel.arch
         found, group = [], []
         left_out: list[ThreadLeftOut] = []
-        for task, answer in self.processes.thread_registers(self.leader):
+        for task, answer in self.processes.thread_registers(self.leader, self.warnings):
             group.append(task)
             try:
                 if isinstance(answer, str):
@@ -291,6 +297,8 @@ class _Capture:
         machine = arch.core_machine(
             found[0][1].regs if found else {}, self.mm.find_uint("task_size", arch.pointer_size)
         )
+        if machine.unsupported is not None:
+            raise TaskError(sched.task_tgid(self.leader), f"PID {describe(self.leader)} is {machine.unsupported}")
         return [self._thread(task, regs, machine, group) for task, regs in found], left_out, machine
 
     def _thread(
@@ -372,8 +380,13 @@ class _Capture:
         if address is None or self.elf_class != 64:
             return None
         view = self.kernel.view("vm_area_struct", address)
-        flags = view.ulong("vm_flags")
-        start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
+        try:
+            flags = view.ulong("vm_flags")
+            start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
+        except MemoryFault:
+            return None
+        if (start | end) % self.spec.page_size or not self.kernel.arch.user_end <= start < end:
+            return None
         return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name="[vsyscall]", dumped=False)
 
 

@@ -13,6 +13,8 @@ from vmcore2core.memory.user import UserMemory
 
 MAX_STRINGS = 1 << 16
 MAX_AUXV = 128
+PAGE = 4096
+MAX_STRING_PAGES = 33  # MAX_ARG_STRLEN
 AT_NULL, AT_PAGESZ, AT_SYSINFO_EHDR = 0, 6, 33
 
 
@@ -58,10 +60,14 @@ class InitialStack:
         if not vectors or not vectors[0]:
             return None, None
         argv = vectors[0]
-        for size in (64, 4096):
-            tail = self.memory.read(argv[-1], size)
-            if tail is not None and b"\0" in tail:
-                return argv[0], argv[-1] + tail.index(b"\0") + 1
+        at = argv[-1]
+        for _ in range(MAX_STRING_PAGES):
+            tail = self.memory.read(at, -at % PAGE or PAGE)
+            if tail is None:
+                break
+            if b"\0" in tail:
+                return argv[0], at + tail.index(b"\0") + 1
+            at += len(tail)
         return None, None
 
     def _parse(self) -> tuple[list[int], bytes] | None:

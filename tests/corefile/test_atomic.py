@@ -1,0 +1,310 @@
+"""The core appears whole or not at all, whatever fails on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.corefile.snapshots import PAGE, loads, snapshot, vma, write
+from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.errors import OutputError, OutputExists
+
+BASE = 0x7F00_0000_0000
+PROCESS = snapshot(vma(BASE, BASE + 64 * PAGE), vma(BASE + 100 * PAGE, BASE + 110 * PAGE, path=b"/x", pgoff=0))
+PAGES = {BASE + i * PAGE: bytes([i]) * PAGE for i in (1, 2, 5, 9, 33, 100, 109)}
+OLD = b"what was there before"
+
+# Every system call of the writer, as os names it; pathlib calls these too.
+CALLS = ("open", "pwrite", "pwritev", "write", "ftruncate", "fsync", "link", "replace", "rename", "close", "lstat")
+
+
+class Faults:
+    """Raises at the ``at``-th call (from 1), before the call is made or after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException, at: int, *, after: bool) -> None:
+        self.error, self.at, self.after = error, at, after
+        self.calls: list[str] = []
+        # KeyboardInterrupt can come anywhere; an unlink that fails cannot be made up for.
+        names = CALLS if isinstance(error, OSError) else (*CALLS, "unlink")
+        for name in names:
+            monkeypatch.setattr(os, name, self._wrap(name, getattr(os, name)))
+
+    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            mine = len(self.calls) == self.at
+            if mine and not self.after:
+                if name == "close":
+                    real(*args, **kwargs)  # Linux closes the descriptor whatever close(2) says
+                raise self.error
+            result = real(*args, **kwargs)
+            if mine:
+                if name == "open":
+                    real_close(result)
+                raise self.error
+            return result
+
+        real_close = os.close
+        return call
+
+
+def contents(core: Path) -> bytes:
+    return core.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The core as it is when nothing fails."""
+    core = tmp_path_factory.mktemp("whole") / "core"
+    write(PROCESS, core, PAGES)
+    return core.read_bytes()
+
+
+FAULTS = [
+    pytest.param(OSError(errno.ENOSPC, "No space left on device"), False, id="ENOSPC"),
+    pytest.param(OSError(errno.EIO, "Input/output error"), False, id="EIO"),
+    pytest.param(KeyboardInterrupt(), False, id="interrupt before"),
+    pytest.param(KeyboardInterrupt(), True, id="interrupt after"),
+    pytest.param(MemoryError(), True, id="MemoryError"),
+]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(("error", "after"), FAULTS)
+def test_a_fault_at_any_call_leaves_what_was_there_or_a_whole_core(
+    error: BaseException, after: bool, force: bool, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_fds = len(list(Path("/proc/self/fd").iterdir()))
+    failures = at = 0
+    while True:
+        at += 1
+        assert at < 200
+        folder = tmp_path / f"{at}"
+        folder.mkdir()
+        core = folder / "core"
+        if force:
+            core.write_bytes(OLD)
+        raised: BaseException | None = None
+        with monkeypatch.context() as patch:
+            faults = Faults(patch, error, at, after=after)
+            try:
+                write(PROCESS, core, PAGES, force=force, verify=False)
+            except OutputError as caught:
+                raised = caught
+            except (KeyboardInterrupt, MemoryError) as caught:
+                raised = caught
+        where = (at, faults.calls[-3:])
+        there = sorted(path.name for path in folder.iterdir())
+        assert there in (["core"], []), where
+        if there:
+            assert contents(core) in ((OLD, whole) if force else (whole,)), where
+        else:
+            assert not force, where
+            assert raised is not None, where
+        if raised is None:
+            assert contents(core) == whole, where
+        elif isinstance(error, OSError):
+            assert isinstance(raised, OutputError), where
+            assert str(core) in str(raised)
+        else:
+            assert raised is error, where
+        failures += raised is not None
+        if len(faults.calls) < at:
+            break
+    assert failures >= 10
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before_fds
+
+
+def test_short_writes_are_continued(whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+    sizes = iter(range(1, 1 << 30))
+
+    def short(fd: int, data: memoryview, offset: int) -> int:
+        return real(fd, bytes(data)[: next(sizes) * 7 % 1000 + 1], offset)
+
+    monkeypatch.setattr(os, "pwrite", short)
+    write(PROCESS, tmp_path / "core", PAGES)
+    assert (tmp_path / "core").read_bytes() == whole
+
+
+def test_an_error_of_the_page_stream_leaves_nothing(tmp_path: Path) -> None:
+    class Broken:
+        def batches(self, start: int, end: int) -> Iterator[Any]:
+            raise OutputError("planted")
+            yield
+
+    from vmcore2core.corefile.writer import write_core
+
+    with pytest.raises(OutputError, match="planted"):
+        write_core(PROCESS, Broken(), tmp_path / "core")
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_written_beside_its_place_under_a_hidden_name(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "core") as fd:
+        (temporary,) = tmp_path.iterdir()
+        assert temporary.name.startswith(".")
+        assert "core" in temporary.name
+        assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["core"]
+
+
+def test_a_core_is_for_its_owner_alone_whatever_umask_or_old_file_say(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    core.write_bytes(OLD)
+    core.chmod(0o666)
+    umask = os.umask(0)
+    try:
+        write(PROCESS, core, force=True)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(core.stat().st_mode) == 0o600
+
+
+def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    core.write_bytes(OLD)
+    with pytest.raises(OutputExists, match="--force"):
+        write(PROCESS, core)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [OLD]
+    write(PROCESS, core, force=True)
+    assert loads(core)
+
+
+def test_a_file_that_comes_in_between_is_kept_without_force(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    with pytest.raises(OutputExists), atomic_file(core):
+        core.write_bytes(OLD)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [OLD]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_system_without_hard_links(
+    force: bool, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    write(PROCESS, tmp_path / "core", PAGES, force=force)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [whole]
+
+
+def test_a_file_that_comes_in_between_is_kept_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = tmp_path / "core"
+
+    def no_link(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(OutputExists), atomic_file(core):
+        core.write_bytes(OLD)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [OLD]
+
+
+@pytest.mark.parametrize("kind", ["same", "symlink to it", "hard link", "dump is a symlink to it"])
+def test_the_dump_itself_is_never_replaced(kind: str, tmp_path: Path) -> None:
+    dump, core = tmp_path / "dump", tmp_path / "core"
+    dump.write_bytes(OLD)
+    given = dump
+    if kind == "same":
+        core = tmp_path / "." / "dump"
+    elif kind == "symlink to it":
+        core.symlink_to("dump")
+    elif kind == "hard link":
+        core.hardlink_to(dump)
+    else:
+        given = tmp_path / "link"
+        given.symlink_to("dump")
+        core = dump
+    names = sorted(tmp_path.iterdir())
+    with pytest.raises(OutputError, match="dump"):
+        write(PROCESS, core, force=True, inputs=(given,))
+    assert dump.read_bytes() == OLD
+    assert sorted(tmp_path.iterdir()) == names
+
+
+def test_a_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(OLD)
+    core = tmp_path / "core"
+    core.symlink_to("precious")
+    with pytest.raises(OutputExists):
+        write(PROCESS, core)
+    write(PROCESS, core, force=True)
+    assert not core.is_symlink()
+    assert (tmp_path / "precious").read_bytes() == OLD
+
+
+def test_a_dangling_symbolic_link_is_something_that_exists(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    core.symlink_to("nowhere")
+    with pytest.raises(OutputExists):
+        write(PROCESS, core)
+    assert core.is_symlink()
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("kind", ["directory", "fifo", "socket", "device", "link to a device"])
+def test_what_is_no_file_is_refused_even_with_force(kind: str, force: bool, tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    if kind == "directory":
+        core.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(core)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(core))
+    elif kind == "device":
+        core = Path("/dev/null")
+    else:
+        core.symlink_to("/dev/null")
+    before = core.lstat()
+    with pytest.raises(OutputError) as caught:
+        write(PROCESS, core, force=force)
+    assert not isinstance(caught.value, OutputExists)
+    assert core.lstat().st_ino == before.st_ino
+    assert len(list(tmp_path.iterdir())) == (kind != "device")
+
+
+@pytest.mark.parametrize("name", ["missing/core", "file/core", "n" * 300])
+def test_a_place_that_cannot_be_is_an_error_of_ours(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write(PROCESS, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_directory_that_may_not_be_written_to() -> None:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o555)
+        if os.geteuid() == 0:
+            os.seteuid(65534)  # root may write anywhere
+        try:
+            with pytest.raises(OutputError, match="Permission denied"):
+                write(PROCESS, folder / "core")
+        finally:
+            if os.getuid() == 0:
+                os.seteuid(0)
+        assert not list(folder.iterdir())
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 255, "é" * 127, "名" * 85, "\udcff" * 255], ids=["ascii", "2", "3", "not UTF-8"]
+)
+def test_a_name_as_long_as_names_may_be(name: str, tmp_path: Path) -> None:
+    write(PROCESS, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,0 +1,213 @@
+"""Registers come from where they are true: the CPU's note in user mode, else the kernel stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.builders.kernelimage import EXPORT, TEXT
+from tests.process.scene import (
+    CODE,
+    PF_EXITING,
+    VM_EXEC,
+    VM_READ,
+    Scene,
+    frame,
+    prstatus,
+    qemu_note,
+    registers,
+    simple,
+    user_regs,
+)
+from vmcore2core.process.threads import ThreadRegs
+
+LIVE = user_regs(0xAA, rip=CODE + 0xAA0, fs_base=0x7F00_0000_1000, gs_base=0x77, ds=1, es=2, fs=3, gs=4)
+IN_KERNEL = {**LIVE, "cs": 0x10, "ss": 0x18, "rip": 0xFFFF_FFFF_8100_1234}
+ROOT = 0x1000  # physical address of the process's page table
+
+
+def one(scene: Scene, *notes: tuple[str, int, bytes]) -> ThreadRegs | str:
+    processes = scene.processes(*notes)
+    ((_, found),) = processes.thread_registers(processes.find(100))
+    return found
+
+
+def regs_of(scene: Scene, *notes: tuple[str, int, bytes]) -> ThreadRegs:
+    found = one(scene, *notes)
+    assert isinstance(found, ThreadRegs)
+    return found
+
+
+def scene_of(**task: Any) -> Scene:
+    scene = Scene()
+    mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC))
+    scene.group(scene.task(100, **task), mm=mm)
+    return scene
+
+
+def test_a_task_off_the_cpu_has_its_registers_on_its_kernel_stack() -> None:
+    scene = scene_of(
+        on_cpu=0, members={"thread.fsbase": 0x7F00_0000_2000, "thread.gsbase": 0x55, "thread.fsindex": 0x63}
+    )
+    found = regs_of(scene)
+    assert {name: found.regs[name] for name in user_regs(100)} == user_regs(100)
+    assert (found.regs["fs_base"], found.regs["gs_base"], found.regs["fs"]) == (0x7F00_0000_2000, 0x55, 0x63)
+    assert (found.source, found.unknown) == ("kernel stack", ())
+
+
+def test_a_task_off_the_cpu_ignores_a_note_with_its_pid() -> None:
+    """The CPU ran it before: kdump's note was made when it was already off."""
+    found = regs_of(scene_of(on_cpu=0), ("CORE", 1, prstatus(100, LIVE)))
+    assert found.source == "kernel stack"
+    assert found.regs["rip"] == CODE + 100
+
+
+def test_a_task_in_user_mode_on_a_cpu_has_the_registers_of_kdumps_note() -> None:
+    scene = scene_of(on_cpu=1, members={"thread.fsbase": 0x7F00_0000_1000})
+    found = regs_of(scene, ("CORE", 1, prstatus(7, IN_KERNEL)), ("CORE", 1, prstatus(100, LIVE)))
+    assert found.source == "crash note of CPU 1"
+    assert {name: found.regs[name] for name in user_regs(0)} == {name: LIVE[name] for name in user_regs(0)}
+
+
+def test_a_task_in_the_kernel_on_a_cpu_has_its_user_registers_on_its_stack() -> None:
+    found = regs_of(scene_of(on_cpu=1), ("CORE", 1, prstatus(100, IN_KERNEL)))
+    assert found.regs["rip"] == CODE + 100
+    assert found.source == "kernel stack, running in the kernel on CPU 0"
+
+
+def test_a_task_on_a_cpu_that_has_no_note_never_gets_another_cpus() -> None:
+    found = regs_of(scene_of(on_cpu=1), ("CORE", 1, prstatus(101, LIVE)))
+    assert found.source == "kernel stack"
+    assert found.regs["rip"] == CODE + 100
+
+
+def qemu(*cpus: tuple[dict[str, int], int]) -> tuple[tuple[str, int, bytes], ...]:
+    """Return QEMU's notes: (registers, cr3) of each CPU."""
+    first = [("CORE", 1, prstatus(i + 1, regs)) for i, (regs, _) in enumerate(cpus)]
+    second = [("QEMU", 0, qemu_note(cr3, regs.get("fs_base", 0), regs.get("gs_base", 0), 0x99)) for regs, cr3 in cpus]
+    return (*first, *second)
+
+
+def test_qemus_notes_are_found_by_the_cpu_of_the_task_not_by_pid() -> None:
+    """pr_pid there is the CPU's number plus 1: PID 2 must not get CPU 1's registers."""
+    scene = Scene()
+    mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC))
+    scene.group(scene.task(100, on_cpu=1, members={"thread_info.cpu": 1}), mm=mm)
+    scene.group(scene.task(1, on_cpu=0), mm=mm)
+    notes = qemu((user_regs(0xBB), 0x9000), (LIVE, ROOT))
+    found = regs_of(scene, *notes)
+    assert found.source == "crash note of CPU 1"
+    assert found.regs["rip"] == LIVE["rip"]
+    assert (found.regs["fs_base"], found.regs["gs_base"]) == (0x7F00_0000_1000, 0x77)
+    processes = scene.processes(*notes)
+    ((_, other),) = processes.thread_registers(processes.find(1))
+    assert isinstance(other, ThreadRegs)
+    assert other.source == "kernel stack"
+
+
+def test_live_bases_of_a_task_in_the_kernel_are_those_that_swapgs_put_aside() -> None:
+    scene = scene_of(on_cpu=1, members={"thread_info.cpu": 0, "thread.fsbase": 1, "thread.gsbase": 2, "thread.ds": 5})
+    found = regs_of(scene, *qemu((IN_KERNEL, ROOT)))
+    assert (found.regs["fs_base"], found.regs["gs_base"]) == (0x7F00_0000_1000, 0x99)
+    assert found.regs["ds"] == 5
+    assert found.regs["rip"] == CODE + 100
+
+
+EXPORT_ONLY = {**EXPORT, "task_struct": {**EXPORT["task_struct"], "thread.fsbase": (2336, 8)}}
+
+
+def export_scene(fsbase: int = 0x7F00_0000_1000) -> Scene:
+    """A layout without on_cpu and cpu, as VMCOREINFO's export leaves it."""
+    scene = Scene(EXPORT_ONLY)
+    mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC))
+    scene.group(scene.task(100, members={"thread.fsbase": fsbase}), mm=mm)
+    return scene
+
+
+def test_without_on_cpu_a_user_mode_cpu_shows_whose_address_space_and_thread_it_runs() -> None:
+    found = regs_of(export_scene(), *qemu((user_regs(0xBB), 0x9000), (LIVE, ROOT)))
+    assert found.source == "crash note of CPU 1"
+    assert found.regs["rip"] == LIVE["rip"]
+
+
+@pytest.mark.parametrize(
+    ("fsbase", "regs", "cr3"),
+    [
+        pytest.param(0x7F00_0000_1000, LIVE, 0x9000, id="another address space"),
+        pytest.param(0x7F00_0000_8000, LIVE, ROOT, id="another thread"),
+        pytest.param(0x7F00_0000_1000, IN_KERNEL, ROOT, id="in the kernel"),
+    ],
+)
+def test_without_on_cpu_no_note_is_taken_that_may_be_anothers(fsbase: int, regs: dict[str, int], cr3: int) -> None:
+    found = regs_of(export_scene(fsbase), *qemu((regs, cr3)))
+    assert found.source == "kernel stack"
+    assert found.regs["rip"] == CODE + 100
+
+
+def test_bases_that_no_source_has_are_unknown_and_not_zero() -> None:
+    scene = Scene(EXPORT)
+    scene.group(scene.task(100), mm=scene.mm((CODE, CODE + 0x1000, VM_READ)))
+    found = regs_of(scene)
+    assert set(found.unknown) == {"fs_base", "gs_base", "ds", "es", "fs", "gs"}
+    assert not set(found.unknown) & set(found.regs)
+    snapshot = scene.capture().snapshot
+    assert set(snapshot.threads[0].gregs_unknown) == set(found.unknown)
+
+
+def test_two_threads_of_which_one_is_on_a_cpu() -> None:
+    scene = Scene()
+    mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC))
+    scene.group(scene.task(100, on_cpu=0), scene.task(101, 100, on_cpu=1, members={"thread_info.cpu": 0}), mm=mm)
+    first, second = scene.capture(*qemu((LIVE, ROOT))).snapshot.threads
+    assert (first.tid, first.gregs_source) == (100, "kernel stack")
+    assert (second.tid, second.gregs_source) == (101, "crash note of CPU 0")
+    assert registers(first.gregs)["rip"] == CODE + 100
+    assert registers(second.gregs)["rip"] == LIVE["rip"]
+
+
+def test_a_stack_without_user_registers_gives_a_sentence() -> None:
+    scene = scene_of(top=bytes(400))
+    answer = one(scene)
+    assert isinstance(answer, str)
+    assert answer.startswith("no user registers are at the top of its kernel stack at 0xffffffff8")
+
+
+def test_an_exiting_task_says_so() -> None:
+    assert one(scene_of(top=bytes(400), flags=PF_EXITING)) == "it is exiting, and its user registers are gone"
+
+
+def test_a_stack_that_is_not_in_the_dump_gives_a_sentence() -> None:
+    scene = simple()
+    scene.image.set("task_struct", scene.leaders[0], stack=0xFFFF_C900_0000_0000)
+    answer = one(scene)
+    assert isinstance(answer, str)
+    assert "0xffffc90000000000" in answer
+
+
+def test_a_thread_that_cannot_be_read_does_not_take_the_others_with_it() -> None:
+    scene = Scene()
+    mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC))
+    bad = scene.task(101, 100, top=bytes(400))
+    scene.group(scene.task(100), bad, scene.task(102, 100), mm=mm)
+    snapshot = scene.capture().snapshot
+    assert [thread.tid for thread in snapshot.threads] == [100, 102]
+    assert [(left.tid, left.comm) for left in snapshot.threads_left_out] == [(101, b"task101")]
+
+
+def test_a_compat_task_makes_a_core_of_32_bits() -> None:
+    regs = user_regs(1, cs=0x23, rip=0x804_8123, rsp=0xFFD0_0000, rax=0xFFFF_FFFF_0000_0007)
+    scene = Scene()
+    mm = scene.mm((0x804_8000, 0x804_9000, VM_READ | VM_EXEC), task_size=0xFFFF_E000)
+    scene.group(scene.task(100, top=frame(regs)), mm=mm)
+    snapshot = scene.capture().snapshot
+    assert (snapshot.elf_class, snapshot.e_machine) == (32, 3)
+    gregs = snapshot.threads[0].gregs
+    assert len(gregs) == 17 * 4
+    # user_regs_struct32: eax is the 7th word, eip the 13th, esp the 16th.
+    words = [int.from_bytes(gregs[i : i + 4], "little") for i in range(0, 68, 4)]
+    assert (words[6], words[12], words[13], words[15]) == (7, 0x804_8123, 0x23, 0xFFD0_0000)
+
+
+def test_the_image_of_the_test_is_at_the_kernels_place() -> None:
+    assert simple().leaders[0] > TEXT
