@@ -47,7 +47,7 @@ def kernel_map(phys_base: int = 0, l5: int = 0, sme_mask: int = 0, without: str 
 
 def decoded(entry: int, level: str = "pte", made: KernelMap | None = None) -> tuple[int, int]:
     """Return kind and physical address."""
-    spec = ARCH.user_page_table(made or kernel_map(l5=1))
+    spec = ARCH.user_page_table(made or kernel_map(l5=1), MM, Stack(b""), KernelLayout([]))
     (index,) = (i for i, one in enumerate(spec.levels) if one.name == level)
     kinds, paddrs = spec.decode(np.array([entry], np.uint64), index)
     assert kinds.dtype == np.uint8
@@ -124,7 +124,7 @@ def test_accessed_and_dirty_alone_are_an_empty_entry(level: str) -> None:
 
 
 def test_many_entries_are_decoded_each_for_itself() -> None:
-    spec = ARCH.user_page_table(kernel_map())
+    spec = ARCH.user_page_table(kernel_map(), MM, Stack(b""), KernelLayout([]))
     entries = np.array([0, 0x5067, 0x2, 0x000F_FFFE_DCBA_9160, NX | 0x7001], np.uint64)
     kinds, paddrs = spec.decode(entries, 3)
     assert kinds.tolist() == [NONE, LEAF, NOT_PRESENT, LEAF, LEAF]
@@ -218,6 +218,7 @@ USER_64 = {
     "orig_rax": (1 << 64) - 1,
 }
 USER_32 = {**USER_64, "cs": 0x23, "rip": 0xF7F0_1234, "rsp": 0xFFD0_1230}
+TASK = MM = KernelAddr(0xFFFF_8880_0000_1000)
 STACK = 0xFFFF_C900_0010_0000
 
 
@@ -241,7 +242,7 @@ class Stack:
 
 def user_regs(top: bytes, size: int = 16384, **constants: int) -> dict[str, int] | None:
     memory = Stack(top.rjust(size, b"\0"))
-    found = ARCH.user_regs(KernelAddr(STACK), memory, KernelLayout([Table(constants=constants)]))
+    found = ARCH.user_regs(TASK, KernelAddr(STACK), memory, KernelLayout([Table(constants=constants)]))
     return None if found is None else dict(found)
 
 
@@ -280,7 +281,7 @@ def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert user_regs(b"") is None
     assert user_regs(b"\xff" * 16384) is None
-    assert ARCH.user_regs(KernelAddr(STACK + (1 << 30)), Stack(b""), KernelLayout([Table()])) is None
+    assert ARCH.user_regs(TASK, KernelAddr(STACK + (1 << 30)), Stack(b""), KernelLayout([Table()])) is None
 
 
 def test_a_frame_elsewhere_in_the_stack_is_not_taken() -> None:

@@ -20,7 +20,7 @@ To show user backtraces:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -91,12 +91,20 @@ class KernelMap:
     Attributes:
         spec: form of the kernel's page table.
         root: physical address of its top table (``swapper_pg_dir``).
-        linear: ranges that need no walk: the kernel image.
+        linear: ranges that need no walk; every address in them translates so.
+        image: where the kernel image may be, to search it; pages in these ranges may be of something else, too. The
+            same as ``linear`` where it is empty.
     """
 
     spec: PageTableSpec
     root: PhysAddr
     linear: tuple[LinearMapping, ...]
+    image: tuple[LinearMapping, ...] = ()
+
+    @property
+    def searched(self) -> tuple[LinearMapping, ...]:
+        """The ranges to search for what the kernel image has."""
+        return self.image or self.linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +203,14 @@ class CpuNote:
         pr_pid: as the note has it: the running task's PID from kdump, the CPU number plus 1 from QEMU.
         regs: register name -> value, as many as the note has ("rip", "fs_base", "cr3").
         user_mode: whether the CPU was executing user code.
+        regsets: its further registers, as a core's notes have them.
     """
 
     number: int
     pr_pid: int
     regs: Mapping[str, int]
     user_mode: bool
+    regsets: tuple[CoreNote, ...] = ()
 
     @property
     def label(self) -> str:
@@ -246,15 +256,43 @@ class Arch(ABC):
             LayoutUnknown: VMCOREINFO lacks a key that this needs.
         """
 
-    @abstractmethod
-    def user_page_table(self, kernel_map: KernelMap) -> PageTableSpec:
-        """Return the form of user page tables."""
+    def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
+        """Yield VMCOREINFO keys that would put ``address`` of the kernel image at physical ``paddr``.
+
+        For a text that lacks them; the caller tries each and believes what the kernel's page table confirms.
+        """
+        return iter(())
 
     @abstractmethod
-    def user_regs(self, stack: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
+        """Return the form of a process's page table, whose root is ``mm->pgd``.
+
+        Args:
+            kernel_map: of the kernel.
+            mm: its ``struct mm_struct *``.
+            memory: kernel virtual memory.
+            layout: of the kernel.
+
+        Raises:
+            MemoryFault, LayoutInvalid: what tells the form cannot be read, or is broken.
+        """
+
+    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+        """Return the address that ``struct page`` of physical page 0 has or would have; None where it is not known.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        return layout.find_symbol("vmemmap")
+
+    @abstractmethod
+    def user_regs(
+        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+    ) -> Mapping[str, int] | None:
         """Return the user registers saved at the top of a kernel stack, without thread-local bases.
 
         Args:
+            task: ``struct task_struct *``.
             stack: ``task_struct.stack``, the lowest address of the stack.
 
         Returns:
@@ -298,6 +336,14 @@ class Arch(ABC):
             regs: user registers of one of its threads, by native names; may be empty.
             task_size: ``mm->task_size``, or None where it is not known.
         """
+
+    def core_flags(self, mm: KernelAddr, memory: Memory, layout: Layout) -> int:
+        """Return e_flags of a process's core.
+
+        Raises:
+            MemoryFault: what tells them cannot be read.
+        """
+        return 0
 
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout

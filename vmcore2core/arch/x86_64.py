@@ -6,7 +6,7 @@ Documentation/arch/x86/x86_64/mm.rst (Linux 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -195,11 +195,28 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         # mm->pgd and swapper_pg_dir are the kernel's copies with page-table isolation too; the user's is at +4096.
         return KernelMap(spec=spec, root=PhysAddr(pgd + to_phys), linear=(image,))
 
-    def user_page_table(self, kernel_map: KernelMap) -> PageTableSpec:
+    def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
+        """See ``Arch.located_keys``: phys_base, and whether there is a fifth level."""
+        base = paddr - (address - fmt.START_KERNEL_MAP)
+        known, level_5 = vmcoreinfo.number("phys_base"), vmcoreinfo.number("pgtable_l5_enabled")
+        if known in (None, base):
+            for enabled in (0, 1) if level_5 is None else (level_5,):
+                yield {"NUMBER(phys_base)": str(base), "NUMBER(pgtable_l5_enabled)": str(enabled)}
+
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
         """See ``Arch.user_page_table``: user and kernel tables have one form."""
         return kernel_map.spec
 
-    def user_regs(self, stack: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
+    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+        """See ``Arch.vmemmap``: its base is random; VMCOREINFO's SYMBOL(vmemmap) is that (since Linux 5.13)."""
+        found = layout.find_symbol("vmemmap_base")
+        if found is not None:
+            return int.from_bytes(memory.read(found, 8), "little")
+        return layout.find_symbol("vmemmap")
+
+    def user_regs(
+        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+    ) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/x86/include/asm/processor.h.
 
         TOP_OF_KERNEL_STACK_PADDING is 16 with CONFIG_X86_FRED in newer kernels and 0 before; the saved selectors

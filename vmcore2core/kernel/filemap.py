@@ -46,18 +46,11 @@ class PageCache:
         layout = kernel.layout
         self.page_size = kernel.memory.kernel_map.spec.page_size
         self._sizeof_page = layout.size("page")
-        self._vmemmap = self._vmemmap_base()
-        self._memory_aops = {a for name in MEMORY_AOPS if (a := layout.find_symbol(name)) is not None}
-
-    def _vmemmap_base(self) -> int:
-        # SYMBOL(vmemmap) in VMCOREINFO is the address of the array itself (since Linux 5.13 or so on x86-64).
-        found = self.kernel.layout.find_symbol("vmemmap_base")
-        if found is not None:
-            return self.kernel.read_pointer(found)
-        found = self.kernel.layout.find_symbol("vmemmap")
-        if found is None:
+        vmemmap = kernel.arch.vmemmap(kernel.memory, layout)
+        if vmemmap is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
-        return found
+        self._vmemmap = vmemmap
+        self._memory_aops = {a for name in MEMORY_AOPS if (a := layout.find_symbol(name)) is not None}
 
     def lookup(self, file: StructView, first: int, last: int) -> CachedPages:
         """Return the cached pages of a ``struct file`` with index in ``[first, last]``.

@@ -203,14 +203,14 @@ class _Sample:
         In it, ``host`` comes first and then ``i_pages`` {xa_lock, xa_flags, xa_head}; a node begins with its shift and
         has its slots behind {count, parent, array, private_list}. A mapped page must be found through them.
         """
-        layout, spec = self.kernel.layout, self.kernel.arch.user_page_table(self.kernel.memory.kernel_map)
+        layout = self.kernel.layout
         vmemmap, sizeof_page = layout.symbol("vmemmap"), layout.size("page")
         mapping_offset, file_size = layout.member("page", "mapping").offset, layout.size("file")
         candidates: set[int] | None = None
         i_pages, xa_head, slots = self.word, 8, 8 + 4 * self.word
         found = 0
         for owner, vma, file in self._file_vmas():
-            root = self.kernel.memory.to_phys(owner.pointer("pgd"))
+            root, spec = self.kernel.memory.to_phys(owner.pointer("pgd")), self.kernel.user_page_table(owner)
             start, pgoff = mm.vma_start(vma), vma.ulong("vm_pgoff")
             try:
                 paddr, _ = translate(self.kernel.memory.physical, spec, root, start)
@@ -270,7 +270,7 @@ class _Sample:
                 Region(UserAddr(mm.vma_start(v)), UserAddr(mm.vma_end(v))) for v in islice(mm.for_each_vma(owner), 4096)
             )
             root = kernel.memory.to_phys(owner.pointer("pgd"))
-            user = UserMemory(kernel.memory.physical, arch.user_page_table(kernel.memory.kernel_map), root, vmas)
+            user = UserMemory(kernel.memory.physical, kernel.user_page_table(owner), root, vmas)
             for task in pid.for_each_thread(leader):
                 words = self._words(task.address, size // self.word)
                 here = {i * self.word for i, value in enumerate(words) if arch.is_thread_pointer(value, user.read)}

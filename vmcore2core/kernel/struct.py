@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.base import Arch
+from vmcore2core.arch.base import Arch, PageTableSpec
 from vmcore2core.errors import MemoryFault
 from vmcore2core.interfaces import Layout, Member
 from vmcore2core.memory.kernel import KernelMemory
@@ -27,6 +27,10 @@ class Kernel:
     def container_of(self, address: int, struct: str, *names: str) -> StructView:
         """Return the ``struct struct`` whose member (first of ``names`` that exists) is at ``address``."""
         return self.view(struct, address - self.layout.member(struct, *names).offset)
+
+    def user_page_table(self, mm: StructView) -> PageTableSpec:
+        """Return the form of the page table of a ``struct mm_struct``."""
+        return self.arch.user_page_table(self.memory.kernel_map, mm.address, self.memory, self.layout)
 
     def read_uint(self, address: int, size: int) -> int:
         """Return an unsigned integer of ``size`` bytes in the kernel's byte order."""

@@ -18,7 +18,7 @@ def image_blocks(memory: KernelMemory, overlap: int = 0) -> Iterator[tuple[int, 
     What is found in a block must be read again with ``memory.read``, which fails where a page is not in the dump.
 
     Args:
-        memory: kernel virtual memory; its linear ranges are searched, at most 256 MiB of each.
+        memory: kernel virtual memory; ``KernelMap.searched`` is searched, at most 256 MiB of each.
         overlap: bytes of the next block that each block has as well, a multiple of the page size: the largest thing
             that may lie across their border.
 
@@ -27,7 +27,7 @@ def image_blocks(memory: KernelMemory, overlap: int = 0) -> Iterator[tuple[int, 
     """
     physical = memory.physical
     page_size = physical.page_size
-    for mapping in memory.kernel_map.linear:
+    for mapping in memory.kernel_map.searched:
         size = min(mapping.range.end - mapping.range.start, IMAGE_SCAN_MAX)
         for start in range(0, size, BLOCK):
             end = min(start + BLOCK + overlap, size)

@@ -102,7 +102,7 @@ def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
         address = _integer(moved[key], 16)
         if address is not None:
             moved[key] = f"{(address + shift) & (1 << 64) - 1:x}"
-    # What another boot has elsewhere: some "symbols" (vmemmap, mem_section) are values of pointers, random by themselves.
+    # What another boot has elsewhere: some "symbols" (vmemmap, mem_section) are values of pointers, each random.
     boot = {k: v for k, v in dumps.values.items() if k.startswith("SYMBOL(") or k in PER_BOOT}
     moved |= {key: value for key, value in boot.items() if key in moved}
     return VmcoreInfo({**dumps.values, **moved}, dumps.truncated_line, dumps.ignored)

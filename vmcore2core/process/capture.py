@@ -231,7 +231,7 @@ class _Capture:
         self.warnings: list[str] = []
         self.notices: list[str] = []
         self.pgd = self.kernel.memory.to_phys(self.mm.pointer("pgd"))
-        self.spec = self.kernel.arch.user_page_table(self.kernel.memory.kernel_map)
+        self.spec = self.kernel.user_page_table(self.mm)
 
     def run(self, *, with_absent: bool) -> Captured:
         threads, left_out, machine = self._threads()
@@ -277,6 +277,7 @@ class _Capture:
             vmas=tuple(vmas),
             warnings=tuple(self.warnings),
             notices=tuple(self.notices),
+            e_flags=self.kernel.arch.core_flags(self.mm.address, self.kernel.memory, self.kernel.layout),
         )
         return Captured(snapshot, memory)
 

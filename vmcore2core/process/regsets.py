@@ -21,6 +21,8 @@ def regsets(
     kernel: Kernel, task: StructView, regs: ThreadRegs, machine: CoreMachine
 ) -> tuple[tuple[RegSetData, ...], str | None]:
     """Return a thread's further notes in the kernel's order, and a sentence that says why there are none, or None."""
+    if regs.note is not None and regs.note.user_mode and regs.note.regsets:
+        return tuple(RegSetData(n.name, n.n_type, n.desc, regs.note.label) for n in regs.note.regsets), None
     on_cpu = task_on_cpu(task)
     if on_cpu is None:
         return (), "its floating-point registers may be in a processor: the layout has no task_struct.on_cpu"

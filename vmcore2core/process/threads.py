@@ -19,11 +19,15 @@ from vmcore2core.kernel.struct import Kernel, StructView
 
 @dataclass(frozen=True)
 class ThreadRegs:
-    """General registers of one thread by native name; ``unknown`` names those that no source has."""
+    """General registers of one thread by native name; ``unknown`` names those that no source has.
+
+    ``note`` is the CPU's that was running it, or None.
+    """
 
     regs: Mapping[str, int]
     source: str
     unknown: tuple[str, ...]
+    note: CpuNote | None = None
 
 
 class CpuNotes:
@@ -32,7 +36,8 @@ class CpuNotes:
     def __init__(self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...]) -> None:
         self.kernel = kernel
         self.notes = kernel.arch.cpu_notes(notes)
-        self.by_cpu = any(name == "QEMU" for name, _, _ in notes)
+        # QEMU numbers the notes; should kdump's be of tasks with just these PIDs, they are on just these CPUs.
+        self.by_cpu = all(note.pr_pid == note.number + 1 for note in self.notes)
 
     def of(self, task: StructView, pgd: int | None, thread_base: int | None) -> CpuNote | None:
         """Return the note of the CPU that was running ``task``, or None where none was.
@@ -90,7 +95,7 @@ def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | Non
     if note is not None and note.user_mode:
         regs, source = {**note.regs}, note.label
     else:
-        found = arch.user_regs(stack, kernel.memory, layout)
+        found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, layout)
         if found is None:
             if task_flags(task) & PF_EXITING:
                 return "it is exiting, and its user registers are gone"
@@ -100,7 +105,7 @@ def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | Non
             source += f", running in the kernel on CPU {note.number}"
     unknown = tuple(name for name, value in bases.items() if value is None and name in arch.greg_names)
     regs |= {name: value for name, value in bases.items() if value is not None}
-    return ThreadRegs({name: regs[name] for name in arch.greg_names if name in regs}, source, unknown)
+    return ThreadRegs({name: regs[name] for name in arch.greg_names if name in regs}, source, unknown, note)
 
 
 def describe(task: StructView) -> str:

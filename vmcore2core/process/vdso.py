@@ -28,7 +28,7 @@ class VdsoBacking:
     @staticmethod
     def _first_page(memory: KernelMemory, spec: PageTableSpec, pgd: PhysAddr, region: Region) -> int | None:
         """Return the physical address of the image, if a mapped page shows that it is within the kernel image."""
-        image = [(m.paddr, m.paddr + m.range.size) for m in memory.kernel_map.linear]
+        image = [(m.paddr, m.paddr + m.range.size) for m in memory.kernel_map.searched]
         size = region.end - region.start
         for offset in range(0, min(size, PAGES_MAX * spec.page_size), spec.page_size):
             try:
