@@ -232,6 +232,7 @@ class Arch(ABC):
             to the one that holds the thread pointer, in bytes: for kernels that do not tell.
         layout_keys: what it asks of a layout, as VMCOREINFO keys: for a layout written to a file.
         machine_names: further names in a dump header's utsname.machine.
+        image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
     """
 
     name: str
@@ -243,6 +244,7 @@ class Arch(ABC):
     thread_members: Mapping[str, int]
     layout_keys: tuple[str, ...] = ()
     machine_names: tuple[str, ...] = ()
+    image_keys: tuple[str, ...] = ()
 
     @abstractmethod
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:

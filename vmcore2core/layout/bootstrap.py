@@ -23,6 +23,7 @@ from vmcore2core.layout.btf import BtfSource, find_btf_candidates, validate_btf
 from vmcore2core.layout.image import image_blocks
 from vmcore2core.layout.kallsyms import KallsymsSource, known_symbols
 from vmcore2core.layout.kallsyms_scan import find_kallsyms
+from vmcore2core.layout.locate import locate_image
 from vmcore2core.layout.required import check_required
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.uts import UtsName, read_utsname
@@ -137,6 +138,8 @@ def _kernel_memory(
 ) -> tuple[Arch, KernelMemory, UtsName]:
     """Open kernel memory by VMCOREINFO, and check that the kernel has the release that VMCOREINFO says."""
     arch = _arch(container, vmcoreinfo)
+    if any(vmcoreinfo.string(key) is None for key in arch.image_keys):
+        vmcoreinfo = locate_image(physical, arch, vmcoreinfo)
     memory = KernelMemory(physical, arch.kernel_map(vmcoreinfo))
     uts_ns = vmcoreinfo.symbol("init_uts_ns")
     if uts_ns is None:

@@ -1,0 +1,70 @@
+"""Where the kernel image lies in memory, for a VMCOREINFO that was cut off before the architecture's keys.
+
+The keys of the task and VMA export overflow the note's 4096 bytes, and the architecture's come last
+(arch_crash_save_vmcoreinfo()): where the image is, and how many levels the page tables have. The image is found by the
+kernel's name of itself, and what is found is believed only if the kernel's own page table says the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+
+from vmcore2core.arch.base import Arch
+from vmcore2core.errors import MemoryFault
+from vmcore2core.layout.uts import UTS_FIELD
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
+from vmcore2core.memory.pagetable import translate
+from vmcore2core.memory.physical import PhysicalMemory
+
+log = logging.getLogger(__name__)
+
+ALIGN = 2 << 20  # the image moves by whole steps of this (CONFIG_PHYSICAL_ALIGN), so the low bits stay
+SYSNAME = b"Linux\0"
+RELEASE_FIELD = 2 * UTS_FIELD
+
+
+def locate_image(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo) -> VmcoreInfo:
+    """Return the text with the architecture's keys that it lacks, as far as memory proves them; else as it was."""
+    symbol, release = info.symbol("init_uts_ns"), info.osrelease
+    if symbol is None or release is None:
+        return info
+    name = symbol + (info.offset("uts_namespace", "name") or 0)
+    for paddr in _places(physical, name, release.encode()):
+        for keys in arch.located_keys(info, name, paddr):
+            whole = VmcoreInfo({**info.values, **keys}, info.truncated_line, info.ignored)
+            kernel_map = arch.kernel_map(whole)
+            try:
+                base, size = translate(physical, kernel_map.spec, kernel_map.root, name)
+            except MemoryFault:
+                continue
+            if base + (name & (size - 1)) == paddr:
+                log.info(
+                    "VMCOREINFO does not tell where the kernel image is; found in memory: %s",
+                    ", ".join(f"{k}={v}" for k, v in keys.items()),
+                )
+                return whole
+    return info
+
+
+def _places(physical: PhysicalMemory, address: int, release: bytes) -> Iterator[int]:
+    """Yield the physical addresses at which ``struct new_utsname`` of this release may be."""
+    page_size = physical.page_size
+    for memory_range in physical.container.memory_ranges():
+        first = memory_range.start + (address - memory_range.start) % ALIGN
+        for start in range(first, memory_range.end, ALIGN * 512):
+            paddrs = np.arange(start, min(start + ALIGN * 512, memory_range.end), ALIGN, dtype=np.uint64)
+            pages, _ = physical.read_blocks(paddrs & ~np.uint64(page_size - 1), page_size)
+            for paddr, page in zip(paddrs.tolist(), pages, strict=True):
+                text = page[paddr % page_size :][: len(SYSNAME)].tobytes()  # shorter at the end of a page
+                if SYSNAME.startswith(text) and _release(physical, paddr) == release:
+                    yield paddr
+
+
+def _release(physical: PhysicalMemory, paddr: int) -> bytes | None:
+    try:
+        return physical.read(paddr + RELEASE_FIELD, UTS_FIELD).split(b"\0", 1)[0]
+    except MemoryFault:
+        return None
