@@ -99,10 +99,12 @@ def panic_message(lines: list[Message]) -> str | None:
 
 
 def read_messages(kernel: Kernel) -> tuple[list[Message], str | None]:
-    """Return all messages that can be read, and why there are no more, if so."""
+    """Return all messages that can be read, one for each of their lines, and why there are no more, if so."""
     found: list[Message] = []
     try:
-        found.extend(messages(kernel))
+        for message in messages(kernel):
+            # As record_print_text() does: each line of a message gets the message's time.
+            found.extend(Message(message.seconds, line) for line in message.text.split("\n"))
     except (LayoutUnknown, CorruptStructure, MemoryFault) as error:
         return found, str(error)
     return found, None
