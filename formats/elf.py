@@ -70,13 +70,6 @@ SHT_NULL = 0
 SHN_UNDEF = 0
 
 
-NT_PRSTATUS = 1
-NT_PRPSINFO = 3
-NT_AUXV = 6
-NT_FILE = 0x46494C45
-"""Types of notes named "CORE": the kernel's dump has only NT_PRSTATUS (and /proc/kcore NT_PRPSINFO)."""
-
-
 class PhdrFlags(IntFlag):
     """p_flags."""
 

@@ -6,12 +6,13 @@ import itertools
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
 import pytest
 
-from vmcore2core.formats import elf
+from vmcore2core.formats import elf, elf_core
 from vmcore2core.formats._cabi import C_INTS, align_up, c_struct, offsetof
 
 VARIANTS: tuple[tuple[Literal[32, 64], Literal["little", "big"]], ...] = (
@@ -32,8 +33,9 @@ CONSTANTS = (
     "EI_CLASS EI_DATA EI_VERSION EI_OSABI EI_NIDENT ELFCLASS32 ELFCLASS64 ELFDATA2LSB ELFDATA2MSB EV_CURRENT "
     "ELFOSABI_NONE ET_NONE ET_REL ET_EXEC ET_DYN ET_CORE EM_NONE EM_386 EM_MIPS EM_PPC EM_PPC64 EM_S390 EM_ARM "
     "EM_SPARCV9 EM_IA_64 EM_X86_64 EM_AARCH64 EM_RISCV PT_NULL PT_LOAD PT_NOTE PN_XNUM SHT_NULL SHN_UNDEF PF_X PF_W "
-    "PF_R NT_PRSTATUS NT_PRPSINFO NT_AUXV NT_FILE"
+    "PF_R"
 )
+NOTE_TYPES = "NT_PRSTATUS NT_FPREGSET NT_PRPSINFO NT_AUXV NT_FILE NT_PRXFPREG NT_386_TLS NT_X86_XSTATE"
 
 
 def compile_and_run(source: str, directory: Path) -> dict[str, int]:
@@ -69,10 +71,11 @@ def test_members_lie_where_elf_h_has_them(tmp_path: Path) -> None:
             assert dtype.fields[member][1] == told[f"Phdr{bits}.{member}"]
 
 
-def test_constants_have_the_numbers_of_elf_h(tmp_path: Path) -> None:
-    body = "\n".join(f'printf("{name} %ld\\n", (long){name});' for name in CONSTANTS.split())
+@pytest.mark.parametrize(("module", "names"), [(elf, CONSTANTS), (elf_core, NOTE_TYPES)], ids=["elf", "elf_core"])
+def test_constants_have_the_numbers_of_elf_h(module: ModuleType, names: str, tmp_path: Path) -> None:
+    body = "\n".join(f'printf("{name} %ld\\n", (long){name});' for name in names.split())
     told = compile_and_run(f"#include <elf.h>\n#include <stdio.h>\nint main(void) {{ {body} return 0; }}", tmp_path)
-    assert {name: int(getattr(elf, name)) for name in CONSTANTS.split()} == told
+    assert {name: int(getattr(module, name)) for name in names.split()} == told
 
 
 @pytest.mark.parametrize(("bits", "order"), VARIANTS)

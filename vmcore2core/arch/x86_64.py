@@ -34,7 +34,6 @@ from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import ByteOrder, Layout, Memory
 
 EM_386, EM_X86_64 = 3, 62
-NT_PRSTATUS = 1
 
 _LEVELS = (
     PageTableLevel("pgd", 48, 9),
@@ -256,7 +255,9 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
         """See ``Arch.cpu_notes``; a "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
-        prstatus = [n for n in notes if n[0] in ("CORE", "") and n[1] == NT_PRSTATUS and len(n[2]) >= fmt.PRSTATUS_SIZE]
+        prstatus = [
+            n for n in notes if n[0] in ("CORE", "") and n[1] == elf_core.NT_PRSTATUS and len(n[2]) >= fmt.PRSTATUS_SIZE
+        ]
         qemu = [n for n in notes if n[0] == "QEMU" and len(n[2]) >= fmt.QEMUCPUState.itemsize]
         result = []
         for number, (_, _, desc) in enumerate(prstatus):

@@ -34,9 +34,6 @@ from vmcore2core.formats.elf import (
     ELFMAG,
     EM_NONE,
     ET_CORE,
-    NT_AUXV,
-    NT_FILE,
-    NT_PRPSINFO,
     PHDR_DTYPE,
     PN_XNUM,
     PT_LOAD,
@@ -45,6 +42,7 @@ from vmcore2core.formats.elf import (
     Phdr,
     Shdr,
 )
+from vmcore2core.formats.elf_core import NT_AUXV, NT_FILE, NT_PRPSINFO
 from vmcore2core.interfaces import ByteOrder
 
 PAGE_SIZE = 4096
