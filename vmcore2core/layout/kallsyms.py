@@ -177,10 +177,12 @@ class KallsymsSource(LayoutSource):
     def _address(self, index: int, form: Form) -> int:
         offset = int(self._offsets[index])
         if form == "place-relative":
-            return (self._tables.offsets + 4 * index + offset) & (1 << 64) - 1
-        if form == "base-relative":
-            return self._base + (offset & 0xFFFF_FFFF)
-        return offset if offset >= 0 else self._base - 1 - offset
+            address = self._tables.offsets + 4 * index + offset
+        elif form == "base-relative":
+            address = self._base + (offset & 0xFFFF_FFFF)
+        else:
+            address = offset if offset >= 0 else self._base - 1 - offset
+        return address & (1 << 64) - 1  # as the kernel's own arithmetic wraps
 
     def _form(self, witnesses: dict[str, int]) -> Form:
         """Return the form in which the table agrees with every witness that it has."""

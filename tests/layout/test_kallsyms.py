@@ -1,0 +1,382 @@
+"""kallsyms tables, as scripts/kallsyms.c writes them and as no kernel does."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.builders.kallsyms import FakeMemory, Form, Symbol, Tables, build, compress, length_bytes
+from vmcore2core.errors import LayoutInvalid, MemoryFault, NotMapped
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.layout.kallsyms import KallsymsSource
+from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo
+
+TEXT = 0xFFFF_FFFF_8100_0000
+FORMS: tuple[Form, ...] = ("place-relative", "base-relative", "absolute per-CPU")
+LONG = "_RNvMs0_" + "NtNtCs5l0EXMQXRMU_6kernel" * 18 + "_E"  # 460 characters, as Rust's mangling makes them
+
+SYMBOLS: tuple[Symbol, ...] = (
+    (TEXT, "T", "_stext"),
+    (TEXT + 0x40, "t", "cleanup"),
+    (TEXT + 0x40, "T", "do_one_initcall"),
+    (TEXT + 0x90, "t", "do_one_initcall.cold"),
+    (TEXT + 0x1230, "t", "cleanup"),
+    (TEXT + 0x2000, "t", LONG),
+    (TEXT + 0x2100, "T", "schedule"),
+    (TEXT + 0x2200, "t", "__schedule"),
+    (TEXT + 0x2300, "T", "schedule_timeout"),
+    (TEXT + 0xA0_A640, "D", "init_task"),
+    (TEXT + 0xA0_B000, "D", "init_uts_ns"),
+    (TEXT + 0xA0_C000, "R", "__start_BTF"),
+)
+WITNESSES = {"_stext": TEXT, "init_uts_ns": TEXT + 0xA0_B000}
+
+
+def order_name(order: str) -> ByteOrder:
+    return "little" if order == "<" else "big"
+
+
+def opened(tables: Tables, order: str = "<", witnesses: dict[str, int] | None = None) -> KallsymsSource:
+    lines = [b"SYMBOL(%s)=%x\n" % (k.encode(), v) for k, v in (WITNESSES if witnesses is None else witnesses).items()]
+    info = parse_vmcoreinfo(tables.vmcoreinfo() + b"".join(lines))
+    source = KallsymsSource.from_vmcoreinfo(tables.memory, info, order_name(order))
+    assert source is not None
+    return source
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_symbol_has_its_address(form: Form, order: str) -> None:
+    source = opened(build(SYMBOLS, form, order=order), order)
+    first: dict[str, int] = {}
+    for address, _, name in SYMBOLS:
+        first.setdefault(name, address)
+    assert {name: source.symbol(name) for name in first} == first
+    assert source.num_syms == len(SYMBOLS)
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("place-relative", "place-relative"),
+        ("base-relative", "base-relative"),
+        ("absolute per-CPU", "base-relative, absolute per-CPU"),
+    ],
+)
+def test_the_form_is_found_out(form: Form, expected: str, order: str) -> None:
+    assert opened(build(SYMBOLS, form, order=order), order).form == expected
+
+
+def test_the_builder_compresses_as_the_kernels_script_does() -> None:
+    """optimize_result(): 255 is the most frequent pair, and a token may be made of tokens."""
+    coded, tokens = compress([b"Tababab", b"tabab"])
+    assert tokens[255] == b"ab"
+    assert tokens[254] == b"abab"
+    assert tokens[ord("T")] == b"T"
+    assert tokens[ord("x")] == b""
+    assert [b"".join(tokens[code] for code in name) for name in coded] == [b"Tababab", b"tabab"]
+    assert sum(map(len, coded)) < len(b"Tababab" + b"tabab")
+
+
+def test_of_several_symbols_of_one_name_the_first_is_given() -> None:
+    assert opened(build(SYMBOLS)).symbol("cleanup") == TEXT + 0x40
+
+
+def test_a_witness_may_be_any_of_several_symbols_of_its_name() -> None:
+    symbols = [*SYMBOLS[:4], (TEXT + 0x1000, "t", "prb"), (TEXT + 0x1100, "t", "prb"), *SYMBOLS[5:]]
+    assert opened(build(symbols), witnesses={"prb": TEXT + 0x1100}).symbol("schedule") == TEXT + 0x2100
+
+
+@pytest.mark.parametrize(
+    "name", ["", "T", "Tschedule", "chedule", "schedul", "schedule\n", "cold", "nothing", "\n", "é"]
+)
+def test_a_part_of_a_name_is_not_the_symbol(name: str) -> None:
+    assert opened(build(SYMBOLS)).symbol(name) is None
+
+
+def test_symbol_type_is_not_part_of_the_name() -> None:
+    symbols = [(TEXT, "T", "_stext"), (TEXT + 8, "t", "T"), (TEXT + 16, "T", "t"), (TEXT + 24, "A", "TT")]
+    source = opened(build(symbols))
+    assert [source.symbol(name) for name in ("T", "t", "TT")] == [TEXT + 8, TEXT + 16, TEXT + 24]
+
+
+@pytest.mark.parametrize("length", [1, 126, 127, 128, 129, 254, 255, 256, 257, 511, 2047])
+def test_names_of_any_length_are_skipped_and_read(length: int) -> None:
+    """The two forms of a length meet at 128 codes; here no pair occurs twice, so that codes are characters."""
+    name = (bytes(range(33, 127)) * 40)[:length].decode()
+    coded, _ = compress([f"t{name}".encode()], nr_tokens=0)
+    assert len(coded[0]) == length + 1
+    tables = uncompressed([(TEXT, "T", "_stext"), (TEXT + 8, "t", name), (TEXT + 16, "T", "after")])
+    source = opened(tables)
+    assert source.symbol("after") == TEXT + 16
+    assert source.symbol(name) == TEXT + 8
+
+
+def uncompressed(symbols: list[Symbol]) -> Tables:
+    """Build tables in which every code is its own character."""
+    tables = build(symbols, at=TEXT + 0x200_0000)
+    names = b""
+    for _, letter, name in symbols:
+        text = f"{letter}{name}".encode()
+        names += length_bytes(len(text)) + text
+    tokens = [bytes([code]) if 33 <= code < 127 else b"" for code in range(256)]
+    index = [sum(len(token) + 1 for token in tokens[:code]) for code in range(256)]
+    for name, data in (
+        ("names", names),
+        ("token_table", b"".join(token + b"\0" for token in tokens)),
+        ("token_index", struct.pack("<256H", *index)),
+    ):
+        at = max(tables.memory.pieces) + 0x10_0000
+        tables.memory.pieces[at] = bytearray(data + bytes(16))
+        tables.addresses[name] = at
+    return tables
+
+
+def test_length_bytes_are_those_of_the_kernels_script() -> None:
+    """write_src(): 0x7f fits one byte; 0x80 is 0x80 0x01; kallsyms_expand_symbol() takes seven bits of each."""
+    assert [length_bytes(n) for n in (1, 0x7F, 0x80, 0xFF, 0x100, 0x3FFF)] == [
+        b"\x01",
+        b"\x7f",
+        b"\x80\x01",
+        b"\xff\x01",
+        b"\x80\x02",
+        b"\xff\x7f",
+    ]
+
+
+def test_percpu_symbols_are_absolute_and_others_are_not() -> None:
+    symbols = [(0, "A", "__per_cpu_start"), (0x2A000, "A", "cpu_tss_rw"), *SYMBOLS]
+    source = opened(build(symbols, "absolute per-CPU"))
+    assert source.symbol("cpu_tss_rw") == 0x2A000
+    assert source.symbol("__per_cpu_start") == 0
+    assert source.symbol("_stext") == TEXT
+    assert source.symbol("init_task") == TEXT + 0xA0_A640
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+def test_base_relative_offsets_have_no_sign(order: str) -> None:
+    """Since Linux 6.?, arm64 and riscv kernels reach beyond 2 GiB from their base: (u32)kallsyms_offsets[idx]."""
+    low = 1 << 32  # so that what is far is still an address
+    symbols = [
+        *((address - low, kind, name) for address, kind, name in SYMBOLS),
+        (TEXT + 0xC000_0000 - low, "D", "far"),
+    ]
+    witnesses = {name: address - low for name, address in WITNESSES.items()}
+    source = opened(build(symbols, at=TEXT - low + 0x200_0000, order=order), order, witnesses)
+    assert source.symbol("far") == TEXT + 0xC000_0000 - low
+
+
+def test_symbols_below_and_above_a_place_relative_table_are_found() -> None:
+    source = opened(build(SYMBOLS, "place-relative", at=TEXT + 0x20_0000))
+    assert source.symbol("_stext") == TEXT
+    assert source.symbol("init_task") == TEXT + 0xA0_A640
+
+
+def test_the_number_of_symbols_may_stand_right_before_the_names() -> None:
+    """As Linux 7.2 lays them out: without padding between."""
+    tables = build(SYMBOLS, "place-relative", aligned=False)
+    assert tables.addresses["names"] == tables.addresses["num_syms"] + 4
+    assert tables.addresses["names"] % 8 == 0
+    assert opened(tables).symbol("init_task") == TEXT + 0xA0_A640
+
+
+def test_thousands_of_symbols_are_told_apart() -> None:
+    symbols = [(TEXT + 16 * i, "tTdDrRbB"[i % 8], f"sys_{i:x}_{i * 7919 % 4093:x}") for i in range(5000)]
+    symbols[0] = (TEXT, "T", "_stext")
+    for form in FORMS:
+        source = opened(build(symbols, form))
+        assert all(source.symbol(name) == address for address, _, name in symbols[::97])
+
+
+def test_tables_that_end_where_memory_ends_are_read() -> None:
+    """The page after .rodata may not be in the dump."""
+    for size in (1, 8, 4096):
+        tables = build(SYMBOLS * size if size == 1 else SYMBOLS)
+        (start, data), *_ = tables.memory.pieces.items()
+        pieces = {}
+        bounds = [*sorted(tables.addresses.values()), start + len(data)]
+        for low, high in pairwise(bounds):
+            pieces[low] = data[low - start : high - start]
+        tables.memory.pieces = pieces
+        assert opened(tables).symbol("init_task") == TEXT + 0xA0_A640
+
+
+def test_vmcoreinfo_without_the_tables_gives_no_source() -> None:
+    tables = build(SYMBOLS)
+    for key in ("names", "num_syms", "token_table", "token_index", "offsets"):
+        lines = [line for line in tables.vmcoreinfo().splitlines(True) if f"kallsyms_{key})".encode() not in line]
+        info = parse_vmcoreinfo(b"".join(lines) + b"SYMBOL(_stext)=%x\n" % TEXT)
+        assert KallsymsSource.from_vmcoreinfo(tables.memory, info, "little") is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_table_that_disagrees_with_vmcoreinfo_is_refused(form: Form) -> None:
+    with pytest.raises(LayoutInvalid, match=r"does not agree with VMCOREINFO .*init_uts_ns=0xffffffff81a0b008"):
+        opened(build(SYMBOLS, form), witnesses={"_stext": TEXT, "init_uts_ns": TEXT + 0xA0_B008})
+
+
+def test_a_table_that_no_witness_is_in_is_refused() -> None:
+    with pytest.raises(LayoutInvalid, match="does not agree"):
+        opened(build(SYMBOLS), witnesses={"swapper_pg_dir": TEXT})
+
+
+def test_without_any_witness_a_table_is_refused() -> None:
+    with pytest.raises(LayoutInvalid):
+        opened(build(SYMBOLS), witnesses={})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def refused(tables: Tables, order: str = "<") -> str:
+    """Return the error of a source that cannot be used; it must come soon."""
+    begin = time.monotonic()
+    with pytest.raises((LayoutInvalid, MemoryFault)) as caught:
+        opened(tables, order).symbol("init_task")
+    assert time.monotonic() - begin < 5
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("num_syms", [0, (1 << 24) + 1, 1 << 31, 0xFFFF_FFFF])
+def test_an_impossible_number_of_symbols_is_refused(num_syms: int) -> None:
+    tables = build(SYMBOLS)
+    tables.write("num_syms", 0, struct.pack("<I", num_syms))
+    message = refused(tables)
+    assert f"{tables.addresses['num_syms']:#x}" in message
+    assert str(num_syms) in message
+    assert "expected 1 to 16777216" in message
+
+
+@pytest.mark.parametrize("num_syms", [1 << 24, 100_000])
+def test_more_symbols_than_there_are_end_at_the_end_of_memory(num_syms: int) -> None:
+    tables = build(SYMBOLS)
+    tables.write("num_syms", 0, struct.pack("<I", num_syms))
+    refused(tables)
+
+
+@pytest.mark.parametrize("num_syms", [1 << 24])
+def test_the_most_symbols_in_endless_memory_take_a_bounded_time(num_syms: int) -> None:
+    """A dump in which all memory behind the table reads as one page over and over."""
+    tables = build(SYMBOLS)
+    tables.write("num_syms", 0, struct.pack("<I", num_syms))
+
+    class Endless(FakeMemory):
+        def read(self, address: int, size: int) -> bytes:
+            self.bytes_read += size
+            try:
+                return super().read(address, size)
+            except NotMapped:
+                return b"\x01" * size
+
+    tables.memory = Endless(tables.memory.pieces)
+    begin = time.monotonic()
+    with pytest.raises((LayoutInvalid, MemoryFault)):
+        opened(tables)
+    assert tables.memory.bytes_read < 1 << 28
+    assert time.monotonic() - begin < 60
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pytest.param([0xFFFF] * 256, id="beyond the table"),
+        pytest.param([0] * 256, id="all the same"),
+        pytest.param([1, *range(2, 257)], id="does not begin at 0"),
+        pytest.param(list(range(255, -1, -1)), id="descending"),
+        pytest.param([2 * i for i in range(255)] + [60000], id="last one far beyond"),
+    ],
+)
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+def test_a_token_index_that_does_not_fit_the_token_table_is_refused(index: list[int], order: str) -> None:
+    tables = build(SYMBOLS, order=order)
+    tables.write("token_index", 0, struct.pack(order + "256H", *index))
+    refused(tables, order)
+
+
+def test_a_token_that_is_not_ended_by_a_nul_is_refused() -> None:
+    tables = build(SYMBOLS)
+    tables.write("token_table", 0, b"x")
+    assert f"{tables.addresses['token_index']:#x}" in refused(tables)
+
+
+def test_a_token_table_without_an_end_is_refused() -> None:
+    tables = build(SYMBOLS)
+    last = sum(len(token) + 1 for token in compress([f"{t}{n}".encode() for _, t, n in SYMBOLS])[1][:255])
+    at = 0xFFFF_FFFF_9000_0000
+    (start, data), *_ = tables.memory.pieces.items()
+    table = data[tables.addresses["token_table"] - start :][:last] + b"x" * (1 << 18)
+    tables.memory.pieces[at] = table
+    tables.addresses["token_table"] = at
+    assert f"kallsyms_token_table at {at:#x} does not end" in refused(tables)
+
+
+@pytest.mark.parametrize("table", ["names", "num_syms", "token_table", "token_index", "offsets", "relative_base"])
+@pytest.mark.parametrize("address", [0, 0xDEAD_0000_0000_0000, (1 << 64) - 4, 1 << 64], ids=hex)
+def test_a_table_where_no_memory_is_faults(table: str, address: int) -> None:
+    tables = build(SYMBOLS)
+    tables.addresses[table] = address
+    refused(tables)
+
+
+@pytest.mark.parametrize("length", [0, 0x7F, 0x80, 0xFF])
+def test_names_that_run_on_beyond_their_table_are_refused(length: int) -> None:
+    tables = build(SYMBOLS)
+    tables.write("names", 0, bytes([length]) * 4096)
+    refused(tables)
+
+
+def test_a_length_whose_second_byte_is_not_in_memory_faults() -> None:
+    tables = build([(TEXT, "T", "_stext")])
+    at = 0xFFFF_FFFF_9000_0000
+    tables.memory.pieces[at] = bytearray(b"\x81")
+    tables.addresses["names"] = at
+    refused(tables)
+
+
+def test_a_name_of_no_codes_hides_none_of_the_others() -> None:
+    """scripts/kallsyms.c never writes one; an empty name between others must not shift those after it."""
+    tables = uncompressed([(TEXT, "T", "_stext"), (TEXT + 8, "t", "a"), (TEXT + 16, "T", "after")])
+    names = b"\x07T_stext" + b"\x00" + b"\x06Tafter"
+    at = 0xFFFF_FFFF_9000_0000
+    tables.memory.pieces[at] = bytearray(names + bytes(16))
+    tables.addresses["names"] = at
+    try:
+        source = opened(tables)
+    except LayoutInvalid:
+        return
+    assert source.symbol("after") == TEXT + 16
+
+
+@pytest.mark.parametrize("damage", ["names", "token_table", "token_index", "offsets", "num_syms"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_tables_raise_nothing_but_the_documented_errors(damage: str, data: st.DataObject) -> None:
+    order = data.draw(st.sampled_from("<>"))
+    tables = build(SYMBOLS, data.draw(st.sampled_from(FORMS)), order=order)
+    at = data.draw(st.integers(0, 3 if damage == "num_syms" else 40))
+    tables.write(damage, at, data.draw(st.binary(min_size=1, max_size=16)))
+    try:
+        source = opened(tables, order)
+        for name in ("init_task", "schedule", "nothing"):
+            found = source.symbol(name)
+            assert found is None or 0 <= found < 1 << 64
+    except (LayoutInvalid, MemoryFault):
+        pass
+
+
+@pytest.mark.parametrize("wrong", ["<", ">"])
+def test_the_other_byte_order_is_refused(wrong: str) -> None:
+    right = ">" if wrong == "<" else "<"
+    refused(build(SYMBOLS, order=right), wrong)
+
+
+def without(*names: str) -> Callable[[Symbol], bool]:
+    return lambda symbol: symbol[2] not in names
