@@ -20,6 +20,10 @@ PAGE_PAT_LARGE = 1 << 12
 PTE_PFN_MASK = ((1 << 52) - 1) & ~0xFFF
 PTE_INVERTED_BIT = 1 << 51  # set in the inverted address of a PROT_NONE entry (L1TF): no RAM is up there
 
+# Of an entry that is not present: include/asm/pgtable_64.h.
+SWP_TYPE_BITS = 5
+SWP_OFFSET_SHIFT = 9 + SWP_TYPE_BITS  # the offset begins above _PAGE_PROTNONE
+
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
 KERNEL_IMAGE_SIZE = 1 << 30
 TASK_SIZE_MAX_4LEVEL = 1 << 47

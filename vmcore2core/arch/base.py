@@ -68,12 +68,15 @@ class PageTableSpec:
         decode: (entries as uint64[n] in host order, index into ``levels``) -> (``EntryKind`` as uint8[n], physical
             address of the table or page as uint64[n], 0 where there is none).
         page_size: bytes of a page.
+        address_bits: (entries, index as for ``decode``) -> the bits of the virtual address that stand in a leaf's
+            physical address (uint64[n]); None where there are no such entries (RISC-V's Svnapot has them).
     """
 
     levels: tuple[PageTableLevel, ...]
     entry_dtype: np.dtype[np.unsignedinteger]
     decode: Decode
     page_size: int = 4096
+    address_bits: Callable[[U64Array, int], U64Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +161,19 @@ class UnwindSpec:
     Attributes:
         word: bytes of an address.
         registers: DWARF register number -> native name.
-        return_address: DWARF column of the return address, whose register is the program counter.
+        return_address: number of the program counter: DWARF's column of the return address where that has no
+            register of its own, else any number that DWARF does not use.
         stack_pointer: its DWARF number.
         frame_pointer: its DWARF number.
         preserved: DWARF numbers of the registers that a function leaves as they were.
         trampolines: ways back from a signal handler.
         call_size_max: longest call instruction in bytes.
         ends_with_call: tells whether the bytes before a return address are a call.
+        link_register: DWARF number of the register that has the return address when a function is entered, or None
+            where the call pushes it.
+        frame_record: offset from the frame pointer of the saved one and the return address behind it.
+        back_chain: where every frame begins with the address of its caller's: offset of the return address in that;
+            None where frames are not chained so, and functions may keep a frame pointer instead.
     """
 
     word: int
@@ -176,6 +185,9 @@ class UnwindSpec:
     trampolines: tuple[SignalTrampoline, ...]
     call_size_max: int
     ends_with_call: Callable[[bytes], bool]
+    link_register: int | None = None
+    frame_record: int = 0
+    back_chain: int | None = None
 
 
 class LayoutKeys(Protocol):
@@ -279,6 +291,17 @@ class Arch(ABC):
             MemoryFault, LayoutInvalid: what tells the form cannot be read, or is broken.
         """
 
+    def swap_entry(self, entries: U64Array) -> tuple[U64Array, U64Array] | None:
+        """Return what page-table entries that are not present name: __swp_type() and __swp_offset().
+
+        Args:
+            entries: uint64[n], ``EntryKind.NOT_PRESENT``, of any level.
+
+        Returns:
+            type, uint64[n]; offset, uint64[n]; None where this is not known of the architecture.
+        """
+        return None
+
     def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
         """Return the address that ``struct page`` of physical page 0 has or would have; None where it is not known.
 
@@ -318,6 +341,24 @@ class Arch(ABC):
     def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
         """Tell whether a CPU was using the page table at physical ``pgd``; False where the note does not tell."""
 
+    def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
+        """Return the position of a CPU's note among QEMU's, which are in the order of the hardware's numbers.
+
+        Args:
+            cpu: the kernel's number.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        return cpu
+
+    def assumed_user_pc(self, note: CpuNote) -> int | None:
+        """Return the program counter of a note that does not tell the CPU's mode; None where it does (most do).
+
+        Its ``user_mode`` is only assumed then: firmware may run at such an address, too.
+        """
+        return None
+
     @abstractmethod
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
         """Return the user-space thread pointer among registers (x86: fs_base), or None."""
@@ -328,6 +369,14 @@ class Arch(ABC):
 
     def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
         """Return the ``struct vm_area_struct`` that all 64-bit processes have besides their own, or None."""
+        return None
+
+    def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
+        """Return where the image of a process's vDSO is in the kernel image, or None where nothing tells.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
         return None
 
     @abstractmethod
@@ -367,6 +416,27 @@ class Arch(ABC):
             LayoutInvalid: what is there cannot be they.
         """
         return None
+
+    def note_regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
+    ) -> tuple[tuple[CoreNote, ...], str | None]:
+        """Return the notes of a thread besides NT_PRSTATUS that was on a CPU.
+
+        Args:
+            task: its ``struct task_struct *``.
+            regs: its general registers.
+            note: the CPU's.
+            memory: kernel virtual memory.
+            layout: of the kernel.
+
+        Returns:
+            The notes, none where its registers were lost with the processor; and a sentence that says what is not in
+            them, or None.
+
+        Raises:
+            MemoryFault, LayoutInvalid: as ``regsets``.
+        """
+        return note.regsets if note.user_mode else (), None
 
     def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
         """Return the notes that this architecture's cores have once, at the end.

@@ -207,6 +207,11 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         """See ``Arch.user_page_table``: user and kernel tables have one form."""
         return kernel_map.spec
 
+    def swap_entry(self, entries: U64Array) -> tuple[U64Array, U64Array]:
+        """See ``Arch.swap_entry``; since the L1TF mitigation (v4.19 and stable kernels), the offset is inverted."""
+        types: U64Array = entries >> np.uint64(64 - fmt.SWP_TYPE_BITS)
+        return types, (~entries << np.uint64(fmt.SWP_TYPE_BITS)) >> np.uint64(fmt.SWP_OFFSET_SHIFT)
+
     def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
         """See ``Arch.vmemmap``: its base is random; VMCOREINFO's SYMBOL(vmemmap) is that (since Linux 5.13)."""
         found = layout.find_symbol("vmemmap_base")
@@ -359,6 +364,15 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         except MemoryFault:
             return None
         return KernelAddr(address) if value in fmt.VSYSCALL_MAPPED else None
+
+    def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
+        """See ``Arch.vdso_image``; struct vdso_image in arch/x86/include/asm/vdso.h."""
+        context = layout.find_member("mm_struct", "context.vdso_image")
+        data = layout.find_member("vdso_image", "data")
+        if context is None or data is None:
+            return None
+        image = int.from_bytes(memory.read(mm + context.offset, 8), "little")
+        return KernelAddr(int.from_bytes(memory.read(image + data.offset, 8), "little")) if image else None
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``: what a process is does not change when it runs code of the other kind (wine does).

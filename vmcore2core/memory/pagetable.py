@@ -104,6 +104,8 @@ def _level(
     wanted = ranges.overlap(vaddr, span)
     entry, vaddr = entry[wanted], vaddr[wanted]
     kind, paddr = spec.decode(entry, index)
+    if spec.address_bits is not None:
+        paddr = paddr | np.where(kind == EntryKind.LEAF, vaddr & spec.address_bits(entry, index), np.uint64(0))
     other = (kind != EntryKind.TABLE) & (kind != EntryKind.NONE)
     if other.any():
         n = int(np.count_nonzero(other))
@@ -147,6 +149,8 @@ def translate(memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, vaddr
         kinds, paddrs = spec.decode(entry, index)
         kind, paddr = int(kinds[0]), int(paddrs[0])
         if kind == EntryKind.LEAF:
+            if spec.address_bits is not None:
+                paddr |= vaddr & int(spec.address_bits(entry, index)[0])
             return PhysAddr(paddr), 1 << level.shift
         if kind != EntryKind.TABLE:
             raise NotMapped(vaddr, f"{level.name} entry is {int(entry[0]):#x}")

@@ -20,16 +20,22 @@ SOURCE = "thread_struct"
 def regsets(
     kernel: Kernel, task: StructView, regs: ThreadRegs, machine: CoreMachine
 ) -> tuple[tuple[RegSetData, ...], str | None]:
-    """Return a thread's further notes in the kernel's order, and a sentence that says why there are none, or None."""
-    if regs.note is not None and regs.note.user_mode and regs.note.regsets:
-        return tuple(RegSetData(n.name, n.n_type, n.desc, regs.note.label) for n in regs.note.regsets), None
+    """Return a thread's further notes in the kernel's order, and a sentence that says why some are missing, or None."""
+    address, arch = KernelAddr(task.address), kernel.arch
+    if regs.note is not None:
+        try:
+            live, missing = arch.note_regsets(address, regs.regs, regs.note, kernel.memory, kernel.layout)
+        except (MemoryFault, LayoutInvalid) as error:
+            return (), f"its floating-point registers cannot be read: {error}"
+        if live:
+            return tuple(RegSetData(n.name, n.n_type, n.desc, regs.note.label) for n in live), missing
     on_cpu = task_on_cpu(task)
     if on_cpu is None:
         return (), "its floating-point registers may be in a processor: the layout has no task_struct.on_cpu"
     if on_cpu:
         return (), "its floating-point registers were in the processor, which the dump does not have"
     try:
-        notes = kernel.arch.regsets(KernelAddr(task.address), regs.regs, machine, kernel.memory, kernel.layout)
+        notes = arch.regsets(address, regs.regs, machine, kernel.memory, kernel.layout)
     except (MemoryFault, LayoutInvalid) as error:
         return (), f"its floating-point registers cannot be read: {error}"
     if notes is None:

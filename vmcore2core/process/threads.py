@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.base import CpuNote
-from vmcore2core.errors import MemoryFault
+from vmcore2core.errors import CorruptStructure, MemoryFault
+from vmcore2core.kernel import mm
 from vmcore2core.kernel.sched import PF_EXITING, task_comm, task_cpu, task_flags, task_on_cpu, task_pid
 from vmcore2core.kernel.struct import Kernel, StructView
 
@@ -56,7 +57,8 @@ class CpuNotes:
             return next((note for note in self.notes if note.pr_pid == pid), None)
         if on_cpu:
             cpu = task_cpu(task)
-            return next((note for note in self.notes if note.number == cpu), None)
+            number = None if cpu is None else self.kernel.arch.note_number(cpu, self.kernel.memory, self.kernel.layout)
+            return next((note for note in self.notes if note.number == number), None)
         # Without on_cpu (VMCOREINFO's export lacks it), a CPU in user mode still shows whose address space and
         # whose thread it runs.
         return next(
@@ -93,6 +95,9 @@ def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | Non
     if note is not None:
         bases |= arch.note_bases(note)
     if note is not None and note.user_mode:
+        pc = arch.assumed_user_pc(note)
+        if pc is not None and not _is_code(task, pc):
+            return f"CPU {note.number}, which was running it, was at {pc:#x}: firmware, none of the process's code"
         regs, source = {**note.regs}, note.label
     else:
         found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, layout)
@@ -103,9 +108,19 @@ def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | Non
         regs, source = dict(found), "kernel stack"
         if note is not None:
             source += f", running in the kernel on CPU {note.number}"
-    unknown = tuple(name for name, value in bases.items() if value is None and name in arch.greg_names)
     regs |= {name: value for name, value in bases.items() if value is not None}
+    unknown = tuple(name for name in arch.greg_names if name not in regs)
     return ThreadRegs({name: regs[name] for name in arch.greg_names if name in regs}, source, unknown, note)
+
+
+def _is_code(task: StructView, address: int) -> bool:
+    """Tell whether a task's user address is in a mapping that can be executed."""
+    owner = task.follow("mm", "mm_struct")
+    try:
+        vmas = mm.for_each_vma(owner) if owner is not None else ()
+        return any(mm.vma_start(v) <= address < mm.vma_end(v) and v.ulong("vm_flags") & mm.VM_EXEC for v in vmas)
+    except (CorruptStructure, MemoryFault):
+        return False
 
 
 def describe(task: StructView) -> str:

@@ -315,7 +315,9 @@ class _Program:
         elif op == DwCfa.DW_CFA_def_cfa_sf:
             self.state.cfa = CfaRule(cursor.uleb128(), cursor.sleb128() * data_align)
         elif op == DwCfa.DW_CFA_def_cfa_register:
-            self.state.cfa = CfaRule(cursor.uleb128(), self._cfa(cursor).offset)
+            # RISC-V's CIEs begin so: an offset that nothing has set is 0, as libgcc and gdb have it.
+            offset = 0 if self.state.cfa is None else self._cfa(cursor).offset
+            self.state.cfa = CfaRule(cursor.uleb128(), offset)
         elif op == DwCfa.DW_CFA_def_cfa_offset:
             self.state.cfa = CfaRule(self._cfa(cursor).register, cursor.uleb128())
         elif op == DwCfa.DW_CFA_def_cfa_offset_sf:

@@ -2,7 +2,7 @@
 
 Per frame, the first that works: call frame information; the signal trampoline and the context that the kernel left
 for it; in the innermost function or one that a signal interrupted, the return address that the stack pointer points to;
-the frame pointer. A register that none of them recovers is not known from there on.
+the frame pointer, or the back chain. A register that none of them recovers is not known from there on.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Found(Enum):
     """What a signal interrupted, by ucontext.uc_mcontext on the stack."""
     STACK_POINTER = "return address at the stack pointer"
     FRAME_POINTER = "frame pointer"
+    BACK_CHAIN = "back chain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class Unwinder:
             return self._by_context(frame, trampoline, why)
         return (
             self._by_stack_pointer(frame)
-            or self._by_frame_pointer(frame, why)
+            or (self._by_frame_pointer if self.spec.back_chain is None else self._by_back_chain)(frame, why)
             or _End(complete=False, why="; ".join(why))
         )
 
@@ -196,7 +197,11 @@ class Unwinder:
             if value is not None:
                 registers[number] = value & self.mask
         if column != spec.return_address:
-            value = self._recover(frame, column, row.rules.get(column), cfa)
+            if column == spec.link_register and column not in row.rules:
+                # Only where no call has changed it yet; a signal's context is on the stack.
+                value = frame.registers.get(column) if frame.exact and not row.signal_frame else None
+            else:
+                value = self._recover(frame, column, row.rules.get(column), cfa)
             registers |= {spec.return_address: value & self.mask} if value is not None else {}
         if spec.return_address not in registers:
             why.append(f"the return address of {frame.pc:#x} is not known")
@@ -267,25 +272,29 @@ class Unwinder:
         """Return the caller of a function that has pushed nothing yet, or of an address that has no code."""
         if not frame.exact:
             return None
-        target = self._word(frame.sp)
+        link = self.spec.link_register
+        if link is not None and self.space.executable(frame.pc):  # it may have made calls of its own
+            return None
+        target = self._word(frame.sp) if link is None else frame.registers.get(link)
         if target is None or not self._returns_to(target):
             return None
         kept = {n: v for n, v in frame.registers.items() if n in self.spec.preserved}
         registers = kept | {
             self.spec.return_address: target,
-            self.spec.stack_pointer: (frame.sp + self.spec.word) & self.mask,
+            self.spec.stack_pointer: (frame.sp + (self.spec.word if link is None else 0)) & self.mask,
         }
         found = self._checked(frame, registers, Found.STACK_POINTER)
         return found if isinstance(found, Frame) else None
 
     def _by_frame_pointer(self, frame: Frame, why: list[str]) -> Frame | None:
         spec = self.spec
-        base = frame.registers.get(spec.frame_pointer)
-        if base is None:
+        pointer = frame.registers.get(spec.frame_pointer)
+        if pointer is None:
             why.append("the frame pointer is not known")
             return None
+        base = (pointer + spec.frame_record) & self.mask
         if base < frame.sp or base % spec.word or not self.space.same_mapping(base, frame.sp):
-            why.append(f"the frame pointer {base:#x} is not on the stack")
+            why.append(f"the frame pointer {pointer:#x} is not on the stack")
             return None
         saved, target = self._word(base), self._word(base + spec.word)
         if saved is None or target is None:
@@ -293,9 +302,9 @@ class Unwinder:
             return None
         # The outermost frame has 0 there (psABI, "Process Initialization"). A signal handler has the frame pointer of
         # what it interrupted, which may be on another stack.
-        grows = saved == 0 or saved > base or self._trampoline(target) is not None
+        grows = saved == 0 or saved + spec.frame_record > base or self._trampoline(target) is not None
         if not grows or not self._returns_to(target):
-            why.append(f"at the frame pointer {base:#x} there is no saved one and a return address")
+            why.append(f"at the frame pointer {pointer:#x} there is no saved one and a return address")
             return None
         registers = {
             spec.return_address: target,
@@ -304,6 +313,23 @@ class Unwinder:
         }
         found = self._checked(frame, registers, Found.FRAME_POINTER)
         return found if isinstance(found, Frame) else None
+
+    def _by_back_chain(self, frame: Frame, why: list[str]) -> Frame | _End | None:
+        if frame.exact:
+            why.append(f"whether {frame.pc:#x} is in a function that has made its frame is not known")
+            return None
+        base = self._word(frame.sp)
+        if base == 0:
+            return _End(complete=True, why=f"the back chain ends at {frame.sp:#x}")
+        target = self._word(base + (self.spec.back_chain or 0)) if base is not None else None
+        if base is None or target is None or base % self.spec.word or not self.space.same_mapping(base, frame.sp):
+            why.append(f"the back chain at {frame.sp:#x} does not lead to a frame")
+            return None
+        if not self._returns_to(target):
+            why.append(f"the return address {target:#x} in the frame at {base:#x} does not follow a call")
+            return None
+        found = {self.spec.return_address: target, self.spec.stack_pointer: base}
+        return self._checked(frame, found, Found.BACK_CHAIN)
 
     def _returns_to(self, target: int) -> bool:
         """Tell whether an address follows a call or is a trampoline; of code that is not known, any address may be."""
@@ -329,7 +355,8 @@ class Unwinder:
             return following
         if following.pc == 0:
             return _End(complete=True, why=f"the return address of {frame.pc:#x} is 0, as in an outermost frame")
-        if following.sp <= frame.sp:
+        pushes_nothing = frame.exact and self.spec.link_register is not None
+        if following.sp < frame.sp or (following.sp == frame.sp and not pushes_nothing):
             return _End(False, f"the stack pointer goes from {frame.sp:#x} to {following.sp:#x}, expected a higher one")
         if not self.space.executable(following.pc):
             return _End(False, f"the return address {following.pc:#x} of {frame.pc:#x} is in no executable mapping")

@@ -1,0 +1,242 @@
+"""ppc64le: cores of real processes against the cores that the kernel itself wrote of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import unpack
+from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
+from tests.e2e.debuggers import gdb_backtraces, lldb, lldb_backtraces, need
+from tests.e2e.guests import convert, tasks
+
+pytestmark = pytest.mark.corpus
+
+GUEST = "debian-7.2-ppc64el"
+VICTIMS = (("victim-dyn", 120, 5), ("victim-static", 112, 6))
+SPINNING = 118  # of victim-static
+GREGS = [*(f"r{i}" for i in range(32)), *"nip msr orig_gpr3 ctr link xer ccr softe trap dar dsisr result".split()]
+GREGS += [f"zero{i}" for i in range(4)]
+# NT_FPREGSET, NT_PPC_VMX, NT_PPC_VSX, NT_PPC_PPR, NT_PPC_DSCR, NT_PPC_TAR, NT_PPC_PMU, in the kernel's order.
+NOTES = [("CORE", 2), *(("LINUX", kind) for kind in (0x100, 0x102, 0x104, 0x105, 0x103, 0x107))]
+FLOATS_IN_CPU = 1 << 13 | 1 << 23 | 1 << 25  # MSR: FP, VSX, VEC
+LEVELS = ["level_c", "level_b", "level_a"]
+THREAD = ["start_thread", "clone"]
+
+
+@pytest.fixture(scope="module")
+def dump(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack(corpus / GUEST / "vmcore.elf.zst", tmp_path_factory.mktemp("dump") / "vmcore.elf")
+
+
+@pytest.fixture(scope="module")
+def cores(dump: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``--all`` of the dump: the directory."""
+    target = tmp_path_factory.mktemp("cores") / GUEST
+    result = convert(dump, "--all", "-o", target, "-v")
+    assert result.returncode == 0
+    assert "VMCOREINFO text at physical 0x" in result.stderr  # QEMU wrote no note
+    return target
+
+
+def registers(core: Core) -> dict[int, dict[str, int]]:
+    """General registers by thread ID."""
+    return {
+        tid: dict(zip(GREGS, struct.unpack_from("<48Q", desc, 112), strict=True)) for tid, desc in core.prstatus.items()
+    }
+
+
+def regsets(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
+    """The notes behind each thread's NT_PRSTATUS that are the thread's own."""
+    found: dict[int, list[tuple[str, int, bytes]]] = {}
+    tid = 0
+    for note in core.notes:
+        if note[:2] == ("CORE", 1):
+            (tid,) = struct.unpack_from("<i", note[2], 32)
+            found[tid] = []
+        elif note[:2] in NOTES or note[0] == "LINUX":
+            found[tid].append(note)
+    return found
+
+
+@pytest.mark.parametrize(("program", "pid", "threads"), VICTIMS)
+def test_core_equals_the_kernels_own(
+    corpus: Path, cores: Path, tmp_path: Path, program: str, pid: int, threads: int
+) -> None:
+    ours = Core(cores / f"core.{program}.{pid}")
+    kernels = Core(unpack(corpus / GUEST / "truth" / f"core.{program}.{pid}.zst", tmp_path / "truth"))
+    diff = compare_pages(ours, kernels)
+    assert (diff.wrong, diff.zeroed, diff.absent) == ([], [], [])
+    assert diff.same > 45_000
+    assert ours.pages().keys() <= kernels.pages().keys()
+    assert ours.extents == kernels.extents
+    assert (ours.note(NT_AUXV), ours.note(NT_FILE)) == (kernels.note(NT_AUXV), kernels.note(NT_FILE))
+    # e_ident's class and byte order, e_machine and e_flags.
+    for core in (ours, kernels):
+        assert (core.data[4], core.data[5]) == (2, 1)
+        assert (struct.unpack_from("<H", core.data, 18), struct.unpack_from("<I", core.data, 48)) == ((21,), (0,))
+    mine, theirs = registers(ours), registers(kernels)
+    assert mine.keys() == theirs.keys()
+    assert len(mine) == threads
+    for tid, truth in theirs.items():
+        # The signal: what the system call returned, in r3, and whether the leader, which wrote the core, had loaded
+        # its floating-point registers.
+        skip = {"r3", "result"}
+        if tid == SPINNING:  # the CPU's note has no more than registers
+            skip = {"trap", "dar", "dsisr"}
+        own, other = ({k: hex(v) for k, v in regs.items() if k not in skip} for regs in (mine[tid], truth))
+        for regs in (own, other):
+            regs["msr"] = hex(int(regs["msr"], 16) & ~FLOATS_IN_CPU)
+        assert own == other, f"thread {tid}"
+
+
+@pytest.mark.parametrize(("program", "pid", "threads"), VICTIMS)
+def test_every_further_note_equals_the_kernels(
+    corpus: Path, cores: Path, tmp_path: Path, program: str, pid: int, threads: int
+) -> None:
+    mine = regsets(Core(cores / f"core.{program}.{pid}"))
+    theirs = regsets(Core(unpack(corpus / GUEST / "truth" / f"core.{program}.{pid}.zst", tmp_path / "truth")))
+    assert (len(mine), mine.keys()) == (threads, theirs.keys())
+    for tid, truth in theirs.items():
+        assert [note[:2] for note in truth] == NOTES
+        # The spinning thread has its own from QEMU's notes, big-endian there, which do not have the last ones.
+        assert mine[tid] == (truth[:3] if tid == SPINNING else truth)
+
+
+def test_the_core_says_what_is_not_known_of_the_spinning_thread(cores: Path) -> None:
+    core = Core(cores / "core.victim-static.112")
+    (said,) = (json.loads(desc) for name, _, desc in core.notes if name == "vmcore2core")
+    assert said["registers"][str(SPINNING)] == "crash note of CPU 1"
+    assert said["unknown_registers"] == {str(SPINNING): ["orig_gpr3", "trap", "dar", "dsisr", "result"]}
+    assert said["no_further_registers"].keys() == {str(SPINNING)}
+    assert "PPR, DSCR, TAR" in said["no_further_registers"][str(SPINNING)]
+
+
+def test_registers_are_those_that_the_guest_said(corpus: Path, cores: Path) -> None:
+    """/proc/PID/task/TID/syscall: number, six arguments, stack pointer, program counter."""
+    for program, pid, _ in VICTIMS:
+        found = registers(Core(cores / f"core.{program}.{pid}"))
+        for line in (corpus / GUEST / "truth" / f"{program}.pid.tasks").read_text().splitlines():
+            where, comm, *call = line.split()
+            regs = found[int(where.rsplit("/", 1)[1])]
+            if comm != "v-spin":  # "running"
+                names = ("r0", "orig_gpr3", "r4", "r5", "r6", "r7", "r8", "r1", "nip")
+                assert [regs[name] for name in names] == [int(call[0]), *(int(value, 16) for value in call[1:])]
+
+
+def test_every_process_with_an_mm_comes_out(corpus: Path, cores: Path) -> None:
+    names = sorted(path.name for path in cores.iterdir())
+    assert names == ["core.init.1", "core.sleep.127", "core.victim-dyn.120", "core.victim-static.112"]
+    assert "sleep 777" in (corpus / GUEST / "truth" / "ps.txt").read_text()
+
+
+def test_a_text_without_the_mmu_is_made_up_for_by_the_kernels_variables(
+    dump: Path, cores: Path, tmp_path: Path
+) -> None:
+    """As older kernels write it."""
+    (tmp_path / "old").mkdir()
+    old = tmp_path / "old" / dump.name
+    old.write_bytes(dump.read_bytes().replace(b"NUMBER(RADIX_MMU)=", b"LENGTH(RADIX_MM?)="))
+    result = convert(old, "--pid", "120", "-o", tmp_path / "core")
+    assert result.returncode == 0
+    assert (tmp_path / "core").read_bytes() == (cores / "core.victim-dyn.120").read_bytes()
+
+
+def test_a_layout_in_a_file_stands_in_for_btf_and_kallsyms(dump: Path, cores: Path, tmp_path: Path) -> None:
+    (tmp_path / "layout").write_text(tasks("layout", dump).stdout)
+    data = bytearray(dump.read_bytes())
+    magic = struct.pack("<HBBI", 0xEB9F, 1, 0, 24)
+    for pattern, instead in ((magic, bytes(8)), (b"SYMBOL(kallsyms_", b"LENGTH(kallsyms_")):
+        places = [match.start() for match in re.finditer(re.escape(pattern), data)]
+        assert places
+        for at in places:
+            data[at : at + len(instead)] = instead
+    (tmp_path / "bare").mkdir()
+    bare = tmp_path / "bare" / dump.name
+    bare.write_bytes(data)
+    result = convert(bare, "--vmcoreinfo", tmp_path / "layout", "--pid", "112", "-o", tmp_path / "core", "-v")
+    assert result.returncode == 0
+    assert "BTF in the dump" not in result.stderr
+    ours, before = Core(tmp_path / "core"), Core(cores / "core.victim-static.112")
+    assert (registers(ours), regsets(ours)) == (registers(before), regsets(before))
+    diff = compare_pages(ours, before)
+    assert (diff.same, diff.wrong, diff.zeroed) == (len(before.pages()), [], [])
+
+
+def test_bt_names_every_function_without_any_binary(dump: Path) -> None:
+    """libc's symbols for its own functions are not in memory."""
+    known = {*LEVELS, "main", "bt_thread", "handler", "sig_thread", "regs_blocked", "cond_thread", "regs_spin"}
+    known |= {"nanosleep", "pause", "raise", "pthread_cond_wait", "clone", "__libc_start_main"}
+    for _, pid, threads in VICTIMS:
+        result = tasks("bt", dump, "--pid", str(pid), "--json")
+        assert result.returncode == 0, result.stderr
+        found = {thread["comm"]: thread for thread in json.loads(result.stdout)}
+        assert len(found) == threads
+        assert all(thread["complete"] for thread in found.values())
+        shown = {
+            comm: [frame["symbol"] for frame in thread["frames"] if frame["symbol"] in known]
+            for comm, thread in found.items()
+        }
+        spinning = shown.pop("v-spin", ["regs_spin", "clone"])
+        assert spinning == ["regs_spin", "clone"]
+        leader = [name for name in shown if name.startswith("victim")]
+        assert shown.pop(leader[0])[:5] == ["nanosleep", *LEVELS, "main"]
+        assert shown == {
+            "v-regs": ["pause", "regs_blocked", "clone"],
+            "v-sig": ["pause", "handler", "raise", "sig_thread", "clone"],
+            "v-cond": ["pthread_cond_wait", "cond_thread", "clone"],
+            "v-bt": ["nanosleep", *LEVELS, "bt_thread", "clone"],
+        }
+        frames = found["v-sig"]["frames"]
+        trampoline = [frame["signal_trampoline"] for frame in frames].index(True)
+        assert frames[trampoline - 1]["symbol"] == "handler"
+        assert frames[trampoline + 1]["found_by"] == "signal frame, CFI"
+
+
+def test_gdb_shows_the_stack_of_every_thread(corpus: Path, cores: Path) -> None:
+    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
+    files = [corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.112"]
+    result = subprocess.run(
+        [*command, "-ex", "thread apply all bt", *files], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert gdb_backtraces(result.stdout) == {
+        112: ["clock_nanosleep", "nanosleep", *LEVELS, "main"],
+        114: ["pause", "regs_blocked", *THREAD],
+        115: [
+            *("pause", "handler", "<signal handler called>", "__pthread_kill_implementation.constprop.0", "raise"),
+            *("sig_thread", *THREAD),
+        ],
+        116: ["__futex_abstimed_wait_cancelable64", "pthread_cond_wait", "cond_thread", *THREAD],
+        117: ["clock_nanosleep", "nanosleep", *LEVELS, "bt_thread", *THREAD],
+        118: ["regs_spin", *THREAD],
+    }
+
+
+def test_gdb_shows_the_same_as_of_the_kernels_core(corpus: Path, cores: Path, tmp_path: Path) -> None:
+    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
+    for program, pid, threads in VICTIMS:
+        truth = unpack(corpus / GUEST / "truth" / f"core.{program}.{pid}.zst", tmp_path / program)
+        shown = []
+        for core in (cores / f"core.{program}.{pid}", truth):
+            files = [corpus / GUEST / "bin" / program, core]
+            arguments = [*command, "-ex", "thread apply all bt", *map(str, files)]
+            result = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
+            shown.append(gdb_backtraces(result.stdout))
+        assert shown[0] == shown[1]
+        assert len(shown[0]) == threads
+
+
+def test_lldb_shows_the_stack_of_every_thread(corpus: Path, cores: Path) -> None:
+    output = lldb(
+        cores / "core.victim-static.112", "thread list", "bt all", program=corpus / GUEST / "bin" / "victim-static"
+    )
+    shown = lldb_backtraces(output)
+    assert shown.keys() == {112, 114, 115, 116, 117, 118}
+    assert shown[117][2:6] == [*LEVELS, "bt_thread"]
+    assert shown[112][2:6] == [*LEVELS, "main"]
+    assert shown[118][0] == "regs_spin"

@@ -1,0 +1,162 @@
+"""Page tables of 64-bit POWER servers under Linux: the radix MMU's own, and those that it keeps with the hash MMU.
+
+Both are four levels of big-endian entries, whatever the kernel's byte order, with the same bits in a page's entry. A
+radix entry that leads to a table tells how large that is; with the hash MMU only the kernel's variables tell.
+
+References: arch/powerpc/include/asm/book3s/64/{pgtable,radix,hash,hash-4k,hash-64k}.h, arch/powerpc/mm/pgtable_64.c,
+arch/powerpc/mm/book3s64/{radix_pgtable,hash_utils}.c (Linux 4.7 to 7.2); Power ISA 3.1B, book III, 6.7.10.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.arch.base import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.errors import LayoutInvalid
+from vmcore2core.formats import ppc64le as fmt
+from vmcore2core.interfaces import Layout, Memory
+
+BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+IndexSizes = tuple[int, int, int, int]
+"""{PTE,PMD,PUD,PGD}_INDEX_SIZE."""
+
+
+def _levels(page_size: int, sizes: IndexSizes) -> tuple[PageTableLevel, ...]:
+    levels = []
+    shift = page_size.bit_length() - 1
+    for name, bits in zip(("pte", "pmd", "pud", "pgd"), sizes, strict=True):
+        levels.append(PageTableLevel(name, shift, bits))
+        shift += bits
+    return tuple(reversed(levels))
+
+
+def decode_radix(entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...]) -> tuple[U8Array, U64Array]:
+    """Decode entries of the radix MMU, see ``PageTableSpec.decode``."""
+    if levels[index].name == "pte":
+        entries = np.where((entries & ~np.uint64(fmt.RADIX_PTE_NONE_MASK)) == 0, np.uint64(0), entries)
+    page = entries & np.uint64(fmt.PTE_RPN_MASK | fmt.RADIX_LEAF_RESERVED)  # misaligned where a reserved bit is set
+    bits = levels[index + 1].bits if index + 1 < len(levels) else 0
+    table = (entries & np.uint64(fmt.RADIX_TABLE_BITS)) == fmt.PAGE_PRESENT | bits
+    return _decode(entries, index, page, table, levels)
+
+
+def decode_hash(
+    entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...], val_bits: int
+) -> tuple[U8Array, U64Array]:
+    """Decode entries that Linux keeps with the hash MMU, see ``PageTableSpec.decode``.
+
+    Huge page directories (hugepd_t: older kernels have 16 MiB and 16 GiB pages behind them) are ``BAD``.
+
+    Args:
+        entries: uint64[n].
+        index: into ``levels``.
+        levels: all.
+        val_bits: what entries to tables have besides the address: HASH_PMD_VAL_BITS.
+    """
+    if levels[index].name == "pte":  # what tells the slot in the hash table may be left in an entry that is empty
+        entries = np.where((entries & ~np.uint64(fmt.HASH_NONE_MASK)) == 0, np.uint64(0), entries)
+    # Below the page size and above the address are the hash MMU's own bits, too.
+    page = entries & np.uint64(fmt.PTE_RPN_MASK & ~((1 << levels[-1].shift) - 1))
+    table = (entries & np.uint64(fmt.TABLE_MASKED_BITS)) == val_bits
+    return _decode(entries, index, page, table, levels)
+
+
+def _decode(
+    entries: U64Array, index: int, page: U64Array, table: BoolArray, levels: tuple[PageTableLevel, ...]
+) -> tuple[U8Array, U64Array]:
+    """Decode what both MMUs have in common.
+
+    Args:
+        entries: uint64[n].
+        index: into ``levels``.
+        page: uint64[n], the physical addresses of leaves; with bits beyond PTE_RPN_MASK where that is broken.
+        table: bool[n], whether an entry has the marks of one that leads to a table.
+        levels: all.
+    """
+    level = levels[index]
+    pte = _has(entries, fmt.PAGE_PTE)
+    # pte_present(), pmd_present(): an entry that is being changed says so, and its page is still there. PROT_NONE and
+    # NUMA-hinting pages are present without permissions.
+    leaf = pte & _has(entries, fmt.PAGE_PRESENT | fmt.PAGE_INVALID)
+    kind = np.full(len(entries), EntryKind.BAD, np.uint8)
+    if level.name in ("pte", "pmd"):
+        kind[pte & ~leaf] = EntryKind.NOT_PRESENT
+    if level.name != "pgd":
+        kind[leaf & ~_has(page, ~fmt.PTE_RPN_MASK & fmt.ALL_BITS | (1 << level.shift) - 1)] = EntryKind.LEAF
+    below = entries & ~np.uint64(fmt.TABLE_MASKED_BITS)
+    if level.name != "pte":
+        size = 8 << levels[index + 1].bits
+        kind[table & (below < fmt.TABLE_ADDRESS_MAX) & ~_has(below, size - 1)] = EntryKind.TABLE
+    kind[entries == 0] = EntryKind.NONE
+    paddr = np.where(kind == EntryKind.LEAF, page, np.where(kind == EntryKind.TABLE, below, np.uint64(0)))
+    return kind, paddr
+
+
+def _has(entries: U64Array, bits: int) -> BoolArray:
+    found: BoolArray = (entries & np.uint64(bits)) != 0
+    return found
+
+
+def decode_nothing(entries: U64Array, _index: int) -> tuple[U8Array, U64Array]:
+    """Say of every entry that it is broken, see ``kernel_spec``."""
+    return np.full(len(entries), EntryKind.BAD, np.uint8), np.zeros(len(entries), np.uint64)
+
+
+def radix_spec(page_size: int) -> PageTableSpec:
+    """Return the form of page tables with the radix MMU: user and kernel have the same."""
+    levels = _levels(page_size, fmt.RADIX_INDEX_SIZES[page_size])
+    return PageTableSpec(levels, np.dtype(">u8"), partial(decode_radix, levels=levels), page_size)
+
+
+def kernel_spec(page_size: int, radix_mmu: int | None) -> PageTableSpec:
+    """Return the form of the kernel's page table.
+
+    With the hash MMU it is not read: VMCOREINFO does not tell its levels, which differ between versions. Where it does
+    not tell which MMU there is either, radix entries are expected: they name the size of the table that they lead to,
+    and those of the hash MMU do not.
+
+    Args:
+        page_size: of the kernel.
+        radix_mmu: NUMBER(RADIX_MMU), or None.
+    """
+    spec = radix_spec(page_size)
+    return spec if radix_mmu != 0 else PageTableSpec(spec.levels, spec.entry_dtype, decode_nothing, page_size)
+
+
+def user_spec(page_size: int, memory: Memory, layout: Layout) -> PageTableSpec:
+    """Return the form of all processes' page tables, as the kernel's own variables say.
+
+    Raises:
+        LayoutUnknown: a variable is not known (the oldest kernels have none).
+        LayoutInvalid: they cannot be true.
+        MemoryFault: they cannot be read.
+    """
+    radix_mmu = layout.find_constant("RADIX_MMU")
+    if radix_mmu == 1:
+        return radix_spec(page_size)
+    places = [layout.symbol(name) for name in (*fmt.INDEX_SIZES, "__pmd_val_bits")]
+    pte, pmd, pud, pgd, val_bits = (int.from_bytes(memory.read(at, 8), "little") for at in places)
+    sizes = pte, pmd, pud, pgd
+    if radix_mmu is None and val_bits & fmt.VAL_BITS_RADIX:
+        if sizes != fmt.RADIX_INDEX_SIZES[page_size]:
+            raise LayoutInvalid(
+                f"{fmt.INDEX_SIZES[0]} at {places[0]:#x} and its like are {sizes}, "
+                f"expected {fmt.RADIX_INDEX_SIZES[page_size]} with the radix MMU"
+            )
+        return radix_spec(page_size)
+    if not all(1 <= size <= fmt.INDEX_SIZE_MAX for size in sizes) or (
+        sum(sizes) + page_size.bit_length() - 1 > fmt.EADDR_SIZE_MAX
+    ):
+        raise LayoutInvalid(
+            f"{fmt.INDEX_SIZES[0]} at {places[0]:#x} and its like are {sizes}, "
+            f"expected 1 to {fmt.INDEX_SIZE_MAX} bits each, {fmt.EADDR_SIZE_MAX} with those of a page"
+        )
+    if val_bits not in fmt.HASH_VAL_BITS:
+        raise LayoutInvalid(f"__pmd_val_bits at {places[-1]:#x} is {val_bits:#x}, expected 1 << 63 with the hash MMU")
+    levels = _levels(page_size, sizes)
+    decode = partial(decode_hash, levels=levels, val_bits=val_bits)
+    return PageTableSpec(levels, np.dtype(">u8"), decode, page_size)
