@@ -27,12 +27,22 @@ DT_GNU_HASH = 0x6FFFFEF5
 
 SHT_SYMTAB = 2
 SHT_STRTAB = 3
-SHF_ALLOC = 2
+SHT_NOTE = 7
+SHT_NOBITS = 8
+SHF_ALLOC = 0x2
+SHF_COMPRESSED = 0x800
+
+ELFCOMPRESS_ZLIB = 1
+ELFCOMPRESS_ZSTD = 2
+NT_GNU_BUILD_ID = 3  # of notes named "GNU"
 
 SHN_UNDEF = 0
 SHN_LORESERVE = 0xFF00
+SHN_ABS = 0xFFF1
 
 STT_FUNC = 2
+STT_SECTION = 3
+STT_FILE = 4
 STT_GNU_IFUNC = 10
 STT_MASK = 0xF
 STB_SHIFT = 4
@@ -66,8 +76,17 @@ def _sym(elf_class: ElfClass, order: ByteOrder) -> np.dtype[np.void]:
     return np.dtype([("st_name", word), *rest, *value] if elf_class == 64 else [("st_name", word), *value, *rest])
 
 
+def _chdr(elf_class: ElfClass, order: ByteOrder) -> np.dtype[np.void]:
+    word, size = f"{NUMPY_ORDER[order]}u4", f"{NUMPY_ORDER[order]}u{elf_class // 8}"
+    reserved = [("ch_reserved", word)] if elf_class == 64 else []
+    return np.dtype([("ch_type", word), *reserved, ("ch_size", size), ("ch_addralign", size)])
+
+
 SHDR_DTYPE: Mapping[tuple[ElfClass, ByteOrder], np.dtype[np.void]] = MappingProxyType({v: _shdr(*v) for v in _VARIANTS})
 """Elf32_Shdr (40 bytes), Elf64_Shdr (64 bytes)."""
+
+CHDR_DTYPE: Mapping[tuple[ElfClass, ByteOrder], np.dtype[np.void]] = MappingProxyType({v: _chdr(*v) for v in _VARIANTS})
+"""Elf32_Chdr (12 bytes), Elf64_Chdr (24 bytes): the head of a section that is SHF_COMPRESSED."""
 
 SYM_DTYPE: Mapping[tuple[ElfClass, ByteOrder], np.dtype[np.void]] = MappingProxyType({v: _sym(*v) for v in _VARIANTS})
 """Elf32_Sym (16 bytes), Elf64_Sym (24 bytes)."""

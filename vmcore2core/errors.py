@@ -105,10 +105,10 @@ class LayoutUnknown(LayoutError):
 
     def __init__(self, item: str, sources: tuple[str, ...] = ()) -> None:
         asked = f" (asked: {', '.join(sources)})" if sources else ""
-        super().__init__(
-            f"{item} of this kernel {'are' if ', ' in item else 'is'} not known{asked}; give its vmlinux with "
-            "--vmlinux, or such lines in a file with --vmcoreinfo"
-        )
+        tell = "such lines in a file with --vmcoreinfo"
+        if not any(source.startswith("vmlinux") for source in sources):
+            tell = f"its vmlinux with --vmlinux, or {tell}"
+        super().__init__(f"{item} of this kernel {'are' if ', ' in item else 'is'} not known{asked}; give {tell}")
         self.item = item
 
 

@@ -77,8 +77,7 @@ class Session:
     def __init__(self, paths: Sequence[Path], vmlinux: Path | None = None, vmcoreinfo: Path | None = None) -> None:
         self.container = open_container(paths)
         try:
-            more = vmlinux_sources(self.container.vmcoreinfo, vmlinux)
-            self.boot = bootstrap(self.container, more, _supplied(vmcoreinfo))
+            self.boot = bootstrap(self.container, partial(vmlinux_sources, vmlinux), _supplied(vmcoreinfo))
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)

@@ -297,10 +297,14 @@ def layout(
     """Write the layout that conversion needs as VMCOREINFO text, to be given as --vmcoreinfo."""
     with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
         from vmcore2core.layout.export import export_layout
+        from vmcore2core.layout.resolver import KernelLayout
+        from vmcore2core.layout.vmlinux import vmlinux_sources
 
-        prefix = {LayoutFrom.DUMP: "", LayoutFrom.BTF: "BTF", LayoutFrom.VMLINUX: "vmlinux"}[source]
-        layout_asked = session.boot.layout.only(prefix)
-        if not layout_asked.source_names:
+        if source is LayoutFrom.VMLINUX:
+            layout_asked = KernelLayout(vmlinux_sources(vmlinux, session.boot.vmcoreinfo))
+        else:
+            layout_asked = session.boot.layout.only("BTF" if source is LayoutFrom.BTF else "")
+        if layout_asked.find_member("task_struct", "pid") is None:
             raise LayoutUnknown(f"a layout from {source.value}", session.boot.layout.source_names)
         for line in export_layout(
             layout_asked, session.boot.layout, session.boot.vmcoreinfo, session.boot.arch.layout_keys

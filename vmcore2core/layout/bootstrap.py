@@ -8,7 +8,7 @@ must call itself by VMCOREINFO's release, and its first task "swapper".
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,9 @@ BTF_SIZE_MAX = 64 << 20
 VMCOREINFO_SIZE_MAX = 64 << 10
 MAGIC = np.frombuffer(b"OSRELEASE=", np.uint8)
 NOTE_HEADER = 24  # elf64_note and "VMCOREINFO\0" padded
+
+MoreSources = Callable[[VmcoreInfo, LayoutSource, LayoutSource], Sequence[LayoutSource]]
+"""(VMCOREINFO, the dump's own symbols, its types) -> sources to be asked after these."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,13 @@ _NOTHING = LayoutSource()
 
 
 def bootstrap(
-    container: DumpContainer, more_sources: tuple[LayoutSource, ...] = (), supplied: VmcoreInfo | None = None
+    container: DumpContainer, more_sources: MoreSources | None = None, supplied: VmcoreInfo | None = None
 ) -> Bootstrapped:
     """Return the kernel of a dump, ready to be walked.
 
     Args:
         container: the dump.
-        more_sources: asked after what the dump itself has (a vmlinux).
+        more_sources: gives what is asked after what the dump itself has (a vmlinux).
         supplied: VMCOREINFO text given by the user (``--vmcoreinfo``); its keys go before the dump's.
 
     Raises:
@@ -122,7 +125,8 @@ def bootstrap(
     btf = LazySource("BTF in the dump", lambda: _btf_source(memory, layout, arch))
     kallsyms = LazySource("kallsyms in the dump", lambda: _kallsyms_source(memory, vmcoreinfo, arch))
     first = [VmcoreInfoSource(_only(own, supplied), "--vmcoreinfo")] if supplied is not None else []
-    layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more_sources])
+    more = more_sources(vmcoreinfo, kallsyms, btf) if more_sources is not None else ()
+    layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more])
     check_required(layout, layout.source_names)
     _check_init_task(memory, layout, arch)
     return Bootstrapped(arch, vmcoreinfo, origin, memory, layout, utsname)
@@ -138,6 +142,8 @@ def _kernel_memory(
 ) -> tuple[Arch, KernelMemory, UtsName]:
     """Open kernel memory by VMCOREINFO, and check that the kernel has the release that VMCOREINFO says."""
     arch = _arch(container, vmcoreinfo)
+    if vmcoreinfo.osrelease is None:
+        raise LayoutUnknown("OSRELEASE", ("VMCOREINFO",))
     if any(vmcoreinfo.string(key) is None for key in arch.image_keys):
         vmcoreinfo = locate_image(physical, arch, vmcoreinfo)
     memory = KernelMemory(physical, arch.kernel_map(vmcoreinfo))

@@ -1,12 +1,194 @@
-"""A vmlinux given by the user: placeholder."""
+"""A vmlinux as layout sources: one that the user names, or that of the debug package, where it is installed.
+
+It must be the very kernel of the dump: by build ID, else by the release in its ``linux_banner``. Its symbols, its BTF
+and its DWARF are three sources; each is opened when a question comes to it, and none where the dump's own tables tell
+all that a vmlinux of the same build could.
+
+References: Debian's linux-image-*-dbg, Fedora's kernel-debuginfo and gdb's "Separate Debug Files" for the places.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from vmcore2core.errors import LayoutInvalid
 from vmcore2core.layout.base import LayoutSource
+from vmcore2core.layout.bootstrap import LazySource
+from vmcore2core.layout.btf import BtfSource
+from vmcore2core.layout.dwarf import NAME as DWARF
+from vmcore2core.layout.dwarf import DwarfSource
+from vmcore2core.layout.symtab import NAME as SYMTAB
+from vmcore2core.layout.symtab import SymtabSource
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
+from vmcore2core.layout.vmlinux_file import VmlinuxFile
+
+log = logging.getLogger(__name__)
+
+BTF = "vmlinux BTF"
+BTF_SIZE_MAX = 64 << 20
+TABLES = (".symtab", ".BTF", ".debug_info")
+
+_RELEASE = re.compile(r"[0-9][A-Za-z0-9._+~-]{0,63}")
+_BUILD_ID = re.compile(r"(?:[0-9a-f]{2}){4,64}")
 
 
-def vmlinux_sources(vmcoreinfo: bytes | None, vmlinux: Path | None) -> tuple[LayoutSource, ...]:
-    """Return nothing yet."""
-    return ()
+def vmlinux_sources(
+    vmlinux: Path | None,
+    info: VmcoreInfo,
+    symbols: LayoutSource | None = None,
+    types: LayoutSource | None = None,
+    *,
+    root: Path = Path("/"),
+) -> tuple[LayoutSource, ...]:
+    """Return the sources that a vmlinux is, in the order in which they are to be asked; none where there is no file.
+
+    Args:
+        vmlinux: the file that the user names; without it, the debug packages' usual places are looked at, if
+            VMCOREINFO has a build ID: only a file with this build ID is taken.
+        info: VMCOREINFO of the dump.
+        symbols: what the dump itself has for symbols; where it has variables, too, .symtab is not asked.
+        types: what the dump itself has for types; where it has them, BTF and DWARF are not asked.
+        root: where the usual places begin.
+
+    Raises:
+        LayoutInvalid: the file that the user names cannot be used or is of another kernel.
+    """
+    if vmlinux is not None:
+        file = VmlinuxFile(vmlinux)
+        _check(file, info)
+        return _Vmlinux(lambda: file, info, symbols, types, named=True).sources()
+    places = [path for path in usual_places(info, root) if path.is_file()]
+    return _Vmlinux(_First(places, info), info, symbols, types, named=False).sources() if places else ()
+
+
+def usual_places(info: VmcoreInfo, root: Path = Path("/")) -> Iterator[Path]:
+    """Yield where a vmlinux of this kernel may be, most likely first; nothing without a build ID to check it by."""
+    build_id, release = info.build_id or "", info.osrelease or ""
+    if _BUILD_ID.fullmatch(build_id) is None:
+        return
+    if _RELEASE.fullmatch(release):  # the dump says it: it must not lead anywhere else
+        yield root / "usr/lib/debug/boot" / f"vmlinux-{release}"
+        yield root / "usr/lib/debug/lib/modules" / release / "vmlinux"
+    yield root / "usr/lib/debug/.build-id" / build_id[:2] / f"{build_id[2:]}.debug"
+    if _RELEASE.fullmatch(release):
+        yield root / "lib/modules" / release / "build/vmlinux"
+        yield root / "boot" / f"vmlinux-{release}"
+
+
+class _First:
+    """Opens the first of some files that is of this kernel, once."""
+
+    def __init__(self, places: list[Path], info: VmcoreInfo) -> None:
+        self._places = places
+        self._info = info
+        self._file: VmlinuxFile | None = None
+
+    def __call__(self) -> VmlinuxFile | None:
+        places, self._places = self._places, []
+        for path in places:
+            try:
+                file = VmlinuxFile(path)
+                if file.build_id != self._info.build_id:
+                    log.info("%s is of another kernel: its build ID is %s", path, file.build_id)
+                    continue
+                _check(file, self._info)
+            except LayoutInvalid as error:
+                log.info("not taken: %s", error)
+                continue
+            log.info("taking %s: it has the dump's build ID", path)
+            self._file = file
+            break
+        return self._file
+
+
+def _check(file: VmlinuxFile, info: VmcoreInfo) -> None:
+    """Check that a file is of the dump's kernel and has something to tell.
+
+    Raises:
+        LayoutInvalid: it is not, or has not.
+    """
+    ours, theirs = info.build_id, file.build_id
+    if ours is not None and theirs is not None:
+        if ours.lower() != theirs:
+            raise LayoutInvalid(f"{file.path} is of another kernel: its build ID is {theirs}, the dump's is {ours}")
+    else:
+        _check_release(file, info, theirs)
+    if not any(file.section(name) for name in TABLES):
+        raise LayoutInvalid(f"{file.path} is stripped: expected {', '.join(TABLES[:-1])} or {TABLES[-1]} in it")
+
+
+def _check_release(file: VmlinuxFile, info: VmcoreInfo, build_id: str | None) -> None:
+    without = "the dump" if build_id is not None else "it"
+    same = None if info.osrelease is None else file.has_release(info.osrelease)
+    if same is None:
+        raise LayoutInvalid(f"{file.path} may be of any kernel: {without} has no build ID, and no release is known")
+    if not same:
+        raise LayoutInvalid(
+            f"{file.path} is of another kernel: {without} has no build ID, and the file has no linux_banner of release "
+            f"{info.osrelease}"
+        )
+
+
+class _Vmlinux:
+    """What opens each of a vmlinux's sources; None where there is nothing to open, or no need."""
+
+    def __init__(
+        self,
+        opened: Callable[[], VmlinuxFile | None],
+        info: VmcoreInfo,
+        symbols: LayoutSource | None,
+        types: LayoutSource | None,
+        *,
+        named: bool,
+    ) -> None:
+        self._file = opened
+        self._info = info
+        self._symbols = symbols
+        self._types = types
+        self._named = named
+        self._btf_source = LazySource(BTF, partial(self._said, self._btf))
+
+    def sources(self) -> tuple[LayoutSource, ...]:
+        symtab, dwarf = (
+            LazySource(name, partial(self._said, make)) for name, make in ((SYMTAB, self._symtab), (DWARF, self._dwarf))
+        )
+        return symtab, self._btf_source, dwarf
+
+    def _said(self, make: Callable[[], LayoutSource | None]) -> LayoutSource | None:
+        """Open a source; if it is broken in a file that the user names, say so."""
+        try:
+            return make()
+        except LayoutInvalid as error:
+            if not self._named:
+                raise  # LazySource tells those who want to know
+            log.warning("%s", error)
+            return None
+
+    def _symtab(self) -> LayoutSource | None:
+        if self._symbols is not None and self._symbols.symbol("init_task") is not None:
+            return None  # kallsyms with CONFIG_KALLSYMS_ALL
+        file = self._file()
+        return None if file is None or file.section(".symtab") is None else SymtabSource(file, self._info)
+
+    def _btf(self) -> LayoutSource | None:
+        file = None if _knows_types(self._types) else self._file()
+        section = None if file is None else file.section(".BTF")
+        if file is None or section is None:
+            return None
+        source = BtfSource(file.data(section, BTF_SIZE_MAX), BTF, pointer_size=file.elf_class // 8)
+        if not _knows_types(source):
+            raise LayoutInvalid(f"{file.path}: its .BTF has no struct task_struct")
+        return source
+
+    def _dwarf(self) -> LayoutSource | None:
+        # pahole makes BTF out of DWARF: with the one, the other has nothing to add.
+        file = None if _knows_types(self._types) or _knows_types(self._btf_source) else self._file()
+        return None if file is None or file.section(".debug_info") is None else DwarfSource(file)
+
+
+def _knows_types(source: LayoutSource | None) -> bool:
+    return source is not None and source.size("task_struct") is not None

@@ -1,0 +1,273 @@
+"""A vmlinux as an ELF file: its sections, and which kernel it is of.
+
+The file is the user's, and may be of any content: every length is checked against the file before it is believed, and
+what is wrong is one ``LayoutInvalid``.
+
+References: System V gABI, "Sections" and "Section Compression"; scripts/link-vmlinux.sh; init/version-timestamp.c:
+linux_banner (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import weakref
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+from construct import Struct
+
+from vmcore2core.containers.notes import parse_notes
+from vmcore2core.errors import LayoutInvalid
+from vmcore2core.formats._cabi import ElfClass
+from vmcore2core.formats.elf import (
+    EI_CLASS,
+    EI_DATA,
+    EI_NIDENT,
+    ELF_BYTE_ORDERS,
+    ELF_CLASSES,
+    ELFMAG,
+    ET_DYN,
+    ET_EXEC,
+    PT_NOTE,
+    SHT_NULL,
+    Ehdr,
+    Phdr,
+    Shdr,
+)
+from vmcore2core.formats.elf_dynamic import (
+    CHDR_DTYPE,
+    ELFCOMPRESS_ZLIB,
+    ELFCOMPRESS_ZSTD,
+    NT_GNU_BUILD_ID,
+    SHF_ALLOC,
+    SHF_COMPRESSED,
+    SHT_NOBITS,
+    SHT_NOTE,
+)
+from vmcore2core.interfaces import ByteOrder
+
+SHNUM_MAX = 4096  # a vmlinux has some 100 sections
+PHNUM_MAX = 256
+NOTES_SIZE_MAX = 1 << 20
+NAMES_SIZE_MAX = 1 << 20
+READ_SIZE_MAX = 1 << 30  # one pread() gives 2 GiB at most
+RODATA_SIZE_MAX = 256 << 20
+SECTION_SIZE_MAX = 1 << 30  # .debug_info is some 200 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section header, with its name."""
+
+    name: str
+    sh_type: int
+    sh_flags: int
+    sh_addr: int
+    sh_offset: int
+    sh_size: int
+    sh_link: int
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the kernel has it in memory (SHF_ALLOC)."""
+        return bool(self.sh_flags & SHF_ALLOC)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether its bytes in the file are compressed (SHF_COMPRESSED)."""
+        return bool(self.sh_flags & SHF_COMPRESSED)
+
+
+class VmlinuxFile:
+    """An open vmlinux, or the part of it that a debug package has.
+
+    Nothing is mapped: a file that becomes shorter while it is read is an error, not a signal.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        elf_class: 32 or 64.
+        byte_order: of the kernel.
+        sections: in the file's order.
+
+    Raises:
+        LayoutInvalid: it cannot be read or is not a vmlinux.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd, self.size = _open(path)
+        self._close = weakref.finalize(self, os.close, self._fd)
+        try:
+            self._read_headers()
+        except LayoutInvalid:
+            self._close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; it is closed without this, too, when nothing refers to it any more."""
+        self._close()
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes of the file.
+
+        Raises:
+            LayoutInvalid: the file ends before, or cannot be read.
+        """
+        if offset + size > self.size:
+            raise LayoutInvalid(f"{self.path} ends at {self.size:#x}, expected {size:#x} bytes at {offset:#x}")
+        parts, left = [], size
+        while left:
+            try:
+                part = os.pread(self._fd, min(left, READ_SIZE_MAX), offset + size - left)
+            except OSError as error:
+                raise LayoutInvalid(f"{self.path} cannot be read: {error.strerror}") from error
+            if not part:
+                raise LayoutInvalid(f"{self.path} has become shorter while it was read")
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    def _read_headers(self) -> None:
+        ident = self.pread(0, EI_NIDENT) if self.size >= EI_NIDENT else b""
+        if not ident.startswith(ELFMAG):
+            raise LayoutInvalid(f"{self.path} is not an ELF file, expected the kernel's vmlinux (not vmlinuz, bzImage)")
+        elf_class, order = ELF_CLASSES.get(ident[EI_CLASS]), ELF_BYTE_ORDERS.get(ident[EI_DATA])
+        if elf_class is None or order is None:
+            raise LayoutInvalid(
+                f"{self.path} has ELF class {ident[EI_CLASS]} and data encoding {ident[EI_DATA]}, expected 1 or 2"
+            )
+        self.elf_class: ElfClass = elf_class
+        self.byte_order: ByteOrder = order
+        ehdr = self._parse(Ehdr[elf_class, order], 0)
+        if ehdr.e_type not in (ET_EXEC, ET_DYN):
+            raise LayoutInvalid(f"{self.path} has ELF type {ehdr.e_type}, expected {ET_EXEC} or {ET_DYN} of a vmlinux")
+        self._phdrs = int(ehdr.e_phoff), int(ehdr.e_phnum)
+        self.sections = self._read_sections(int(ehdr.e_shoff), int(ehdr.e_shnum), int(ehdr.e_shstrndx))
+
+    def _parse(self, declared: Struct, offset: int) -> Any:  # noqa: ANN401 - construct's container
+        return declared.parse(self.pread(offset, declared.sizeof()))
+
+    def _read_sections(self, offset: int, count: int, names_index: int) -> tuple[Section, ...]:
+        declared = Shdr[self.elf_class, self.byte_order]
+        if not 0 <= names_index < count <= SHNUM_MAX:
+            raise LayoutInvalid(
+                f"{self.path} has {count} section headers with names in {names_index}, expected 1 to {SHNUM_MAX}"
+            )
+        size = declared.sizeof()
+        table = self.pread(offset, size * count)
+        headers = [declared.parse(table[at : at + size]) for at in range(0, len(table), size)]
+        strings = headers[names_index]
+        names = self.pread(int(strings.sh_offset), min(int(strings.sh_size), NAMES_SIZE_MAX))
+        fields = ("sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size", "sh_link")
+        sections = tuple(
+            Section(_string(names, int(header.sh_name)), *(int(getattr(header, field)) for field in fields))
+            for header in headers
+        )
+        for section in sections:
+            end = section.sh_offset + section.sh_size
+            if section.sh_type not in (SHT_NULL, SHT_NOBITS) and end > self.size:
+                raise LayoutInvalid(f"{self.path} ends at {self.size:#x}, expected section {section.name} to {end:#x}")
+        return sections
+
+    def section(self, name: str) -> Section | None:
+        """Return the first section of this name that has bytes in the file; None if there is none."""
+        for section in self.sections:
+            if section.name == name and section.sh_type not in (SHT_NULL, SHT_NOBITS) and section.sh_size:
+                return section
+        return None
+
+    def data(self, section: Section, limit: int = SECTION_SIZE_MAX) -> bytes:
+        """Return a section's bytes, decompressed.
+
+        Raises:
+            LayoutInvalid: it is broken or larger than ``limit``.
+        """
+        if section.sh_size > limit:
+            raise self._too_large(section, section.sh_size, limit)
+        raw = self.pread(section.sh_offset, section.sh_size)
+        return self._decompressed(section, raw, limit) if section.compressed else raw
+
+    def _too_large(self, section: Section, size: int, limit: int) -> LayoutInvalid:
+        return LayoutInvalid(f"{self.path}: section {section.name} has {size:#x} bytes, expected at most {limit:#x}")
+
+    def _decompressed(self, section: Section, raw: bytes, limit: int) -> bytes:
+        header = CHDR_DTYPE[self.elf_class, self.byte_order]
+        start = header.itemsize
+        if len(raw) < start:
+            raise LayoutInvalid(f"{self.path}: section {section.name} is shorter than its compression header")
+        record = np.frombuffer(raw, header, 1)[0]
+        ch_type, ch_size = int(record["ch_type"]), int(record["ch_size"])
+        if ch_size > limit:
+            raise self._too_large(section, ch_size, limit)
+        decompress = {ELFCOMPRESS_ZLIB: _zlib, ELFCOMPRESS_ZSTD: _zstd}.get(ch_type)
+        if decompress is None:
+            raise LayoutInvalid(
+                f"{self.path}: section {section.name} has ch_type {ch_type}, expected 1 (zlib) or 2 (zstd)"
+            )
+        try:
+            data = decompress(memoryview(raw)[start:], ch_size)
+        except (zlib.error, zstandard.ZstdError, MemoryError) as error:
+            raise LayoutInvalid(f"{self.path}: section {section.name} does not decompress: {error}") from error
+        if len(data) != ch_size:
+            raise LayoutInvalid(
+                f"{self.path}: section {section.name} decompresses to {len(data):#x} bytes, expected {ch_size:#x}"
+            )
+        return data
+
+    @cached_property
+    def build_id(self) -> str | None:
+        """The GNU build ID, hexadecimal; None where the file has none."""
+        places = [(s.sh_offset, s.sh_size) for s in self.sections if s.sh_type == SHT_NOTE] or self._note_segments()
+        for offset, size in places:
+            notes, _ = parse_notes(self.pread(offset, min(size, NOTES_SIZE_MAX)), self.byte_order, offset)
+            for note in notes:
+                if note.name == "GNU" and note.n_type == NT_GNU_BUILD_ID and note.desc:
+                    return note.desc.hex()
+        return None
+
+    def _note_segments(self) -> list[tuple[int, int]]:
+        offset, count = self._phdrs
+        declared = Phdr[self.elf_class, self.byte_order]
+        headers = [self._parse(declared, offset + i * declared.sizeof()) for i in range(min(count, PHNUM_MAX))]
+        return [(int(p.p_offset), int(p.p_filesz)) for p in headers if p.p_type == PT_NOTE]
+
+    def has_release(self, release: str) -> bool | None:
+        """Tell whether ``linux_banner`` is of this release; None where the file has no ``.rodata``."""
+        rodata = self.section(".rodata")
+        return None if rodata is None else f"Linux version {release} ".encode() in self.data(rodata, RODATA_SIZE_MAX)
+
+
+def _open(path: Path) -> tuple[int, int]:
+    """Open a regular file: return its descriptor and size; a FIFO is not waited for."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise LayoutInvalid(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise LayoutInvalid(f"{path} is not a regular file, expected the kernel's vmlinux")
+    return fd, status.st_size
+
+
+def _string(table: bytes, offset: int) -> str:
+    end = table.find(b"\0", offset)
+    return table[offset:end].decode("latin-1") if 0 <= offset <= end else ""
+
+
+def _zlib(data: memoryview, size: int) -> bytes:
+    return zlib.decompressobj().decompress(data, size + 1)
+
+
+def _zstd(data: memoryview, size: int) -> bytes:
+    # decompress() would believe the size in the frame's own header; the reader gives no more than asked for.
+    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+        return reader.read(size + 1)
