@@ -21,7 +21,9 @@ from vmcore2core.formats.btf import BtfKind
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
 
-DEPTH_MAX = 32  # typedef chains, nested anonymous members: kernel/bpf/btf.c allows 32 as well
+DEPTH_MAX = 32  # typedef chains: kernel/bpf/btf.c allows 32 as well
+ANONYMOUS_MAX = 256  # anonymous structures within one
+SAME_NAME_MAX = 64  # a string stands in BTF once
 CANDIDATE_SIZE_MIN = 64 << 10  # the kernel's own BTF is some MiB; modules have less
 CANDIDATE_SIZE_MAX = 64 << 20
 
@@ -130,7 +132,7 @@ class Btf:
         headers = self.starts[1:] // 4
         at = self.strings.find(needle)
         offsets = []
-        while at >= 0:
+        while at >= 0 and len(offsets) < SAME_NAME_MAX:
             offsets.append(at + 1)
             at = self.strings.find(needle, at + 1)
         for offset in offsets:
@@ -180,7 +182,7 @@ class BtfSource(LayoutSource):
         for name in path.split("."):
             if inside is None or inside.kind not in (BtfKind.STRUCT, BtfKind.UNION):
                 return None
-            found = self._member(inside, name, 0)
+            found = self._member(inside, name, set())
             if found is None:
                 return None
             type_id, offset, bit_size = found
@@ -193,8 +195,12 @@ class BtfSource(LayoutSource):
             return Member(bits // unit * unit // 8, self.name, size or 4, bits % unit, bit_size, type_name)
         return Member(bits // 8, self.name, size, None, None, type_name)
 
-    def _member(self, inside: BtfType, name: str, depth: int) -> tuple[int, int, int] | None:
-        """Return (type ID, bit offset, bit-field size) of a member, seen through anonymous ones."""
+    def _member(self, inside: BtfType, name: str, seen: set[int]) -> tuple[int, int, int] | None:
+        """Return (type ID, bit offset, bit-field size) of a member, seen through anonymous ones.
+
+        ``seen`` are the structures that do not have it: hostile ones may hold each other many times over.
+        """
+        seen.add(inside.at)
         anonymous = []
         for name_off, type_id, offset in self.btf.records(inside, fmt.MEMBER_FORMAT):
             bit_size = offset >> fmt.BITFIELD_SIZE_SHIFT if inside.kflag else 0
@@ -204,10 +210,10 @@ class BtfSource(LayoutSource):
                 anonymous.append((type_id, offset))
             elif self.btf.name(name_off) == name:
                 return type_id, offset, bit_size
-        for type_id, offset in anonymous if depth < DEPTH_MAX else ():
+        for type_id, offset in anonymous if len(seen) < ANONYMOUS_MAX else ():
             below = self.btf.resolved(type_id)
-            if below is not None and below.kind in (BtfKind.STRUCT, BtfKind.UNION):
-                found = self._member(below, name, depth + 1)
+            if below is not None and below.kind in (BtfKind.STRUCT, BtfKind.UNION) and below.at not in seen:
+                found = self._member(below, name, seen)
                 if found is not None:
                     return found[0], found[1] + offset, found[2]
         return None

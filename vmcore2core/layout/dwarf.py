@@ -42,7 +42,8 @@ UNITS = (
     "arch/x86/kernel/fpu/xstate.c",
 )
 UNITS_MAX = 1 << 16  # a vmlinux with everything built in has some 25,000
-DEPTH_MAX = 32  # typedefs, nested anonymous members
+DEPTH_MAX = 32  # typedefs, arrays
+ANONYMOUS_MAX = 256  # anonymous structures within one
 
 STRUCT, UNION, TYPEDEF, ENUM = (
     "DW_TAG_structure_type",
@@ -154,7 +155,7 @@ class DwarfSource(LayoutSource):
         inside = self._struct(struct)
         bits, last = 0, None
         for name in path.split("."):
-            found = None if inside is None or inside.tag not in (STRUCT, UNION) else self._member(inside, name, 0)
+            found = None if inside is None or inside.tag not in (STRUCT, UNION) else self._member(inside, name, set())
             if found is None:
                 return None
             last, offset = found
@@ -167,8 +168,9 @@ class DwarfSource(LayoutSource):
             return Member(bits // unit * unit // 8, self.name, size or 4, bits % unit, bit_size, type_name)
         return Member(bits // 8, self.name, size, None, None, type_name)
 
-    def _member(self, inside: DIE, name: str, depth: int) -> tuple[DIE, int] | None:
-        """Return a member, seen through anonymous ones, and its offset in bits."""
+    def _member(self, inside: DIE, name: str, seen: set[int]) -> tuple[DIE, int] | None:
+        """Return a member, seen through anonymous ones, and its offset in bits; ``seen`` do not have it."""
+        seen.add(inside.offset)
         anonymous = []
         for child in _children(inside):
             if child.tag != "DW_TAG_member":
@@ -177,10 +179,10 @@ class DwarfSource(LayoutSource):
                 anonymous.append(child)
             elif _name(child) == name:
                 return child, self._bit_offset(child)
-        for child in anonymous if depth < DEPTH_MAX else ():
+        for child in anonymous if len(seen) < ANONYMOUS_MAX else ():
             below = _resolved(child)
-            if below is not None and below.tag in (STRUCT, UNION):
-                found = self._member(below, name, depth + 1)
+            if below is not None and below.tag in (STRUCT, UNION) and below.offset not in seen:
+                found = self._member(below, name, seen)
                 if found is not None:
                     return found[0], found[1] + self._bit_offset(child)
         return None
