@@ -131,7 +131,7 @@ class Btf:
         needle = b"\0" + name.encode() + b"\0"
         headers = self.starts[1:] // 4
         at = self.strings.find(needle)
-        offsets = []
+        offsets: list[int] = []
         while at >= 0 and len(offsets) < SAME_NAME_MAX:
             offsets.append(at + 1)
             at = self.strings.find(needle, at + 1)
