@@ -62,13 +62,14 @@ def main_header(
     sub_hdr_size: int,
     bitmap_blocks: int,
     max_mapnr: int,
+    timestamp: int = 0,
 ) -> bytes:
     """Return ``struct disk_dump_header``: 464 bytes with 64-bit words, 452 with 32."""
     char = "<" if order == "little" else ">"
     names = ("Linux", "(none)", "6.1.0", "#1 SMP", machine, "(none)")
     utsname = b"".join(name.encode().ljust(65, b"\0") for name in names)
     head = signature + struct.pack(char + "i", version) + utsname
-    head += bytes(6 + 16) if bits == 64 else bytes(2 + 8)
+    head += struct.pack(char + ("6xqq" if bits == 64 else "2xii"), timestamp, 0)
     return head + struct.pack(
         char + "IiiIIIIIIi",
         status,
@@ -110,7 +111,8 @@ def build_kdump(
     status: int | None = None,
     dump_level: int = 31,
     phys_base: int = 0,
-    split: int = 0,
+    split: tuple[int, int] | None = None,
+    timestamp: int = 0,
     notes: bytes = b"",
     vmcoreinfo: bytes = b"",
     eraseinfo: bytes = b"",
@@ -129,6 +131,8 @@ def build_kdump(
         excluded: page frames in the first bitmap only.
         vmcoreinfo: stored apart from ``notes``, as header_version 3 does.
         bitmaps: 2, or 1 as in old diskdumps.
+        split: page frames of this part of a split dump: the bitmaps have all pages, descriptors and data those alone.
+        timestamp: seconds.
         desc_override: by page frame, (offset, size, flags) to put into its page_desc.
     """
     char = "<" if order == "little" else ">"
@@ -143,11 +147,11 @@ def build_kdump(
     fields = (
         (phys_base,),
         (dump_level,),
-        (split, 0, min(max_mapnr, 0xFFFFFFFF) if split else 0),
+        (int(split is not None), *(min(pfn, 0xFFFFFFFF) for pfn in split or (0, 0))),
         (extra_at + len(notes) if vmcoreinfo else 0, len(vmcoreinfo)),
         (extra_at if notes else 0, len(notes)),
         (extra_at + len(notes) + len(vmcoreinfo) if eraseinfo else 0, len(eraseinfo)),
-        (0, max_mapnr if split else 0, max_mapnr if max_mapnr_64 is None else max_mapnr_64),
+        (*(split or (0, 0)), max_mapnr if max_mapnr_64 is None else max_mapnr_64),
     )
     sub = struct.pack(
         char + "".join(SUB_FORMATS[abi][: version + 1]), *(value for group in fields[: version + 1] for value in group)
@@ -163,16 +167,18 @@ def build_kdump(
         sub_hdr_size=sub_hdr_size,
         bitmap_blocks=bitmap_blocks,
         max_mapnr=max_mapnr,
+        timestamp=timestamp,
     )
     blocks = header.ljust(block_size, b"\0")
     blocks += (sub.ljust(SUB_SIZES[abi], b"\0") + extra).ljust(sub_hdr_size * block_size, b"\0")
     if bitmaps == 2:
         blocks += bitmap([*pages, *excluded], bitmap_size)
     blocks += bitmap(pages, bitmap_size)
+    mine = [pfn for pfn in sorted(pages) if split is None or split[0] <= pfn < split[1]]
     at = len(blocks) + 24 * len(pages)
     descs, data = bytearray(), bytearray()
     zero: tuple[int, int, int] | None = None
-    for pfn in sorted(pages):
+    for pfn in mine:
         packed, flags = COMPRESSORS[codec](pages[pfn]), FLAGS[codec]
         is_zero = not pages[pfn].strip(b"\0")
         if len(packed) >= block_size or is_zero:
@@ -186,4 +192,5 @@ def build_kdump(
         if desc_override and pfn in desc_override:
             offset, size, flags = desc_override[pfn]
         descs += struct.pack(char + "QIIQ", offset, size, flags, 0)
-    return bytes(blocks + descs + data)
+    # makedumpfile leaves room for the descriptors of all parts.
+    return bytes(blocks + descs.ljust(24 * len(pages), b"\0") + data)

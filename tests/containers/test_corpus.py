@@ -85,14 +85,41 @@ def test_file_rewritten_by_makedumpfile_has_the_same_bytes(
         assert (read_all(before, pfns) == read_all(after, pfns)).all()
 
 
-def test_split_file_by_makedumpfile_is_named(tmp_path: Path) -> None:
+def test_split_dump_by_makedumpfile_has_the_same_bytes(tmp_path: Path) -> None:
     if shutil.which("makedumpfile") is None:
         pytest.skip("needs makedumpfile")
     source = corpus("debian-6.1-amd64-kdump", "vmcore.lzo-d31")
-    parts = [tmp_path / "1", tmp_path / "2"]
+    parts = [tmp_path / name for name in "123"]
+    # Its default block of 1 GiB would put all of this memory into the first part.
+    split = ["makedumpfile", "--split", "--splitblock-size", "64", "-c", "-d", "31"]
+    subprocess.run([*split, source, *parts], check=True, capture_output=True)
+    assert all(part.stat().st_size > 1 << 20 for part in parts)
+    with open_container([source]) as before, open_container([parts[2], parts[0], parts[1]]) as after:
+        assert after.warnings == []
+        assert after.paths == tuple(parts)
+        assert [note.desc for note in after.notes] == [note.desc for note in before.notes]
+        assert after.memory_ranges() == before.memory_ranges()
+        pfns = present_pages(before)
+        assert (present_pages(after) == pfns).all()
+        assert (read_all(before, pfns) == read_all(after, pfns)).all()
+    with open_container([parts[0], parts[2]]) as partial:
+        (warning,) = partial.warnings
+        assert "this dump was split, and the part with page frames 0x" in warning
+        states = partial.page_states(pfns)
+        assert set(states.tolist()) == {PageState.PRESENT, PageState.TRUNCATED}
+        assert (read_all(partial, pfns[states == PageState.PRESENT])).any()
+
+
+def test_parts_by_makedumpfile_that_have_no_page_are_parts(tmp_path: Path) -> None:
+    if shutil.which("makedumpfile") is None:
+        pytest.skip("needs makedumpfile")
+    source = corpus("debian-6.1-amd64-kdump", "vmcore.lzo-d31")
+    parts = [tmp_path / name for name in "12"]
     subprocess.run(["makedumpfile", "--split", "-d", "31", source, *parts], check=True, capture_output=True)
-    with pytest.raises(Exception, match="split"):
-        open_container(parts[:1])
+    with open_container([source]) as before, open_container(parts[::-1]) as after:
+        assert after.warnings == []
+        pfns = present_pages(before)
+        assert (read_all(before, pfns) == read_all(after, pfns)).all()
 
 
 def test_qemu_elf_dump_reads_as_its_program_headers_say(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.builders.flat import build_flattened
 from vmcore2core.containers import open_container
+from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.flattened import FlattenedFile
 from vmcore2core.errors import DumpError, FormatError
 
@@ -20,7 +21,7 @@ CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 def opened(tmp_path: Path, data: bytes) -> FlattenedFile:
     path = tmp_path / "flat"
     path.write_bytes(data)
-    return FlattenedFile(path)
+    return FlattenedFile(DumpFile(path))
 
 
 def rearranged(pieces: list[tuple[int, bytes]]) -> bytes:
@@ -67,6 +68,7 @@ def test_a_cut_off_file_ends_where_its_last_piece_ends(tmp_path: Path) -> None:
         (build_flattened([], kind=2), "type 2 at file offset 0x10, expected 1"),
         (build_flattened([], version=9), "version 9 at file offset 0x18, expected 1"),
         (build_flattened([(-5, b"x")]), "at file offset 0x1000"),
+        (build_flattened([((1 << 63) - 1, b"x")]), "offset 0x7fffffffffffffff, buf_size 0x1 at file offset 0x1000"),
     ],
 )
 def test_a_broken_header_is_one_sentence(tmp_path: Path, data: bytes, words: str) -> None:
@@ -88,7 +90,7 @@ def test_makedumpfile_rearranges_to_the_same_bytes(tmp_path: Path) -> None:
     source = CORPUS / "seed-7.2-amd64" / "vmcore.kdump-zlib"
     if not source.exists():
         pytest.skip("../shared/corpus is not there")
-    file = FlattenedFile(source)
+    file = FlattenedFile(DumpFile(source))
     subprocess.run(["makedumpfile", "-R", tmp_path / "plain"], stdin=source.open("rb"), check=True, capture_output=True)
     assert file.read(0, file.size) == (tmp_path / "plain").read_bytes()
     with open_container([source]) as container:

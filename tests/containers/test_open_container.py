@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import random
 import struct
 from pathlib import Path
@@ -59,14 +56,13 @@ def test_at_most_one_container_claims_a_file(tmp_path: Path, raw: bytes) -> None
         (b"", "is empty"),
         (b"#!/bin/sh\necho\n", "is a text file"),
         ("größe\n".encode() * 400, "is a text file"),
-        (bytes(5000), "begins with 4096 zero bytes"),
+        (
+            bytes(5000),
+            "begins with 4096 zero bytes, which no dump format does; if it is memory without any header, say",
+        ),
         (b"\x01\x02\x03\x04\xff\xfe\xfd\xfc\0", "begins with 01020304fffefdfc, which is not the signature"),
-        (gzip.compress(ELF), "is compressed with gzip; unpack it first (gzip -d)"),
-        (bz2.compress(ELF), "is compressed with bzip2; unpack it first (bzip2 -d)"),
-        (lzma.compress(ELF), "is compressed with xz; unpack it first (xz -d)"),
-        (b"\x28\xb5\x2f\xfd\x04", "is compressed with zstd; unpack it first (zstd -d --long=31)"),
-        (b"\x04\x22\x4d\x18\x40", "is compressed with lz4; unpack it first (lz4 -d)"),
-        (b"EMiL\x01\0\0\0", "is a LiME memory image"),
+        (b"\x1f\x9d\x90" + bytes(60), "is compressed with compress; unpack it first (gzip -d)"),
+        (b"PK\x03\x04" + bytes(60), "is compressed with zip; unpack it first (unzip)"),
         (b"QEVM\0\0\0\x03", "is a QEMU migration stream"),
         (b"\x7fELF\x02", "is cut off: 5 bytes, which is less than an ELF header"),
         (b"\x7fELF\x09" + bytes(40), "an ELF header with EI_CLASS 9 and EI_DATA 0"),

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmcore2core.containers.base import DumpContainer
+from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.files import open_dump_file
-from vmcore2core.containers.foreign import describe
+from vmcore2core.containers.foreign import describe, recognise
+from vmcore2core.containers.raw import RawContainer
+from vmcore2core.containers.unpacked import ProgressBar
 from vmcore2core.errors import UnknownFormat, UsageError
 
 __all__ = ["all_containers", "open_container"]
@@ -29,28 +32,57 @@ def all_containers() -> tuple[type[DumpContainer], ...]:
     return tuple(found)
 
 
-def open_container(paths: Sequence[Path]) -> DumpContainer:
+def open_container(
+    paths: Sequence[Path], memory_map: str | None = None, progress: ProgressBar | None = None
+) -> DumpContainer:
     """Open a dump.
 
     Args:
         paths: the dump's file, or files where the format has several.
+        memory_map: what is where in a file without a header (see ``raw.parse_map``); None for any other file.
+        progress: draws a bar while a compressed file is unpacked; called with what is being done.
 
     Raises:
-        UsageError: no path was given.
-        UnknownFormat: no container claims the first file; the message says what it looks like.
+        UsageError: no path was given, or more of them than the format has files, or a map for a file that has its own.
+        UnknownFormat: no container claims any of the files; the message says what the first one looks like.
         FormatError: it is broken.
         DumpError: it cannot be read.
     """
     if not paths:
         raise UsageError("no dump file was given")
-    with contextlib.closing(open_dump_file(paths[0])) as file:
-        claims = [container for container in all_containers() if container.detect(file.head())]
-        if not claims:
-            raise UnknownFormat(f"{paths[0]} {describe(file.head())}")
-    return _construct(claims[0], paths)
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context(contextlib.closing(open_dump_file(path, progress))) for path in paths]
+        claimant = _claimant(files)
+        container = _construct(claimant, files) if memory_map is None else _mapped(claimant, files, memory_map)
+        opened.pop_all()  # the container closes them now
+        return container
 
 
-def _construct(container: type[DumpContainer], paths: Sequence[Path]) -> DumpContainer:
+def _claimant(files: Sequence[DumpFile]) -> type[DumpContainer] | None:
+    """Return the format of the first file that any container claims: the others may have no header at all."""
+    for file in files:
+        for container in all_containers():
+            if container.detect(file.head()):
+                return container
+    return None
+
+
+def _mapped(claimant: type[DumpContainer] | None, files: Sequence[DumpFile], memory_map: str) -> DumpContainer:
+    if claimant is not None:
+        raise UsageError(
+            f"{files[0].path} is a dump of format {claimant.DOC.name}, which says itself what is where: --map is for "
+            f"files without a header"
+        )
+    known = recognise(files[0].head())
+    if known is not None:
+        raise UsageError(f"{files[0].path} {known}; --map is for files without a header")
+    return RawContainer(files, memory_map)
+
+
+def _construct(container: type[DumpContainer] | None, files: Sequence[DumpFile]) -> DumpContainer:
     """Call the constructor; the contract of ``DumpContainer`` fixes its argument, but no type can say so."""
-    opened: DumpContainer = container(paths)  # type: ignore[call-arg]
+    if container is None:
+        why = f" ({files[0].cut_off})" if files[0].cut_off else ""
+        raise UnknownFormat(f"{files[0].path} {describe(files[0].head())}{why}")
+    opened: DumpContainer = container(files)  # type: ignore[call-arg]
     return opened

@@ -52,7 +52,8 @@ class DumpContainer(ABC):
     """An open dump file.
 
     A subclass is one file ``containers/NAME.py`` ending in ``CONTAINER = NameContainer``. Its constructor takes the
-    path(s), reads header, magic, version, ranges in this order, and raises ``FormatError`` with one clear sentence.
+    open files (``Sequence[DumpFile]``, at least one, which ``close`` closes), reads header, magic, version, ranges in
+    this order, and raises ``FormatError`` with one clear sentence; whoever called it closes the files then.
 
     Attributes:
         paths: the file or files, as given.

@@ -62,6 +62,12 @@ class RankedBitmap:
         ranks: U64Array = self._rank[block] + counts
         return ranks
 
+    def count_below(self, pfn: int) -> int:
+        """Return the number of bits that are set below ``pfn``, which may be the end of the bitmap."""
+        if pfn >= self.bitmap.nbytes * 8:
+            return self.count
+        return int(self.rank(np.array([pfn], dtype=np.uint64))[0])
+
 
 def bit_runs(bitmap: U8Array, nr_bits: int) -> Iterator[tuple[int, int]]:
     """Yield the runs ``[start, end)`` of set bits among the first ``nr_bits``, ascending.

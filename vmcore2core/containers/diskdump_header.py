@@ -90,6 +90,8 @@ class DiskDumpHeader:
         bitmap_count: 2, or 1 in diskdumps without filtering.
         page_desc_offset: of the table of page descriptors.
         vmcoreinfo: where it is in the file; size 0 if it is not there. So, too, note and eraseinfo.
+        timestamp: seconds and microseconds of when it was written.
+        split_pfns: start_pfn and end_pfn of a part of a split dump, or None for a dump in one file.
     """
 
     is_kdump: bool
@@ -98,6 +100,7 @@ class DiskDumpHeader:
     byte_order: ByteOrder
     release: str
     machine: str
+    timestamp: tuple[int, int]
     status: int
     block_size: int
     max_mapnr: int
@@ -110,6 +113,15 @@ class DiskDumpHeader:
     vmcoreinfo: AddressRange = _NOWHERE
     note: AddressRange = _NOWHERE
     eraseinfo: AddressRange = _NOWHERE
+    split_pfns: tuple[int, int] | None = None
+
+    @property
+    def dump_identity(self) -> tuple[object, ...]:
+        """What all parts of one split dump have in common."""
+        return (
+            *(self.is_kdump, self.header_version, self.word_size, self.byte_order, self.release, self.machine),
+            *(self.timestamp, self.block_size, self.max_mapnr, self.bitmap_size, self.phys_base, self.dump_level),
+        )
 
     @property
     def e_machine(self) -> int | None:
@@ -129,6 +141,7 @@ class _MainHeader:
     byte_order: ByteOrder
     release: str
     machine: str
+    timestamp: tuple[int, int]
     status: int
     block_size: int
     sub_hdr_size: int
@@ -144,7 +157,9 @@ class _SubHeader:
     phys_base: int | None = None
     dump_level: int | None = None
     split: int = 0
-    split_at: int = 0
+    start_pfn: int = 0
+    end_pfn: int = 0
+    start_pfn_at: int = 0
     vmcoreinfo: AddressRange = _NOWHERE
     note: AddressRange = _NOWHERE
     eraseinfo: AddressRange = _NOWHERE
@@ -156,7 +171,7 @@ def read_header(file: DumpFile) -> DiskDumpHeader:
     """Read both headers and check that what they describe lies in the file.
 
     Raises:
-        FormatError: a field is impossible, the file ends inside headers or bitmaps, or is a part of a split dump.
+        FormatError: a field is impossible, or the file ends inside headers or bitmaps.
     """
     signature = file.read_exactly(0, SIG_LEN, "the signature")
     if signature not in (KDUMP_SIGNATURE, DISK_DUMP_SIGNATURE):
@@ -210,6 +225,7 @@ def _parse_disk_dump_header(file: DumpFile, word_size: ElfClass, byte_order: Byt
         byte_order=byte_order,
         release=_text(fields.utsname.release),
         machine=_text(fields.utsname.machine),
+        timestamp=(fields.timestamp.tv_sec, fields.timestamp.tv_usec),
         status=fields.status,
         block_size=block_size,
         sub_hdr_size=sub_hdr_size,
@@ -226,11 +242,7 @@ def _read_sub_header(file: DumpFile, main: _MainHeader) -> _SubHeader:
         # With a 64-bit time_t, the header of a 32-bit makedumpfile looks like the 64-bit one.
         abis = (*abis, *SUB_HEADER_ABIS[32])
     candidates = [_parse_sub_header(file, main, abi) for abi in abis]
-    header = next((c for c in candidates if _is_plausible(c, main, file.size)), candidates[0])
-    if header.split:
-        expected = "0: a part of a split dump is not supported yet; join all parts with makedumpfile --reassemble"
-        raise FormatError(f"kdump_sub_header.split {header.split}", header.split_at, expected)
-    return header
+    return next((c for c in candidates if _is_plausible(c, main, file.size)), candidates[0])
 
 
 def _parse_sub_header(file: DumpFile, main: _MainHeader, abi: SubHeaderAbi) -> _SubHeader:
@@ -239,11 +251,14 @@ def _parse_sub_header(file: DumpFile, main: _MainHeader, abi: SubHeaderAbi) -> _
     fields = layout.parse(file.read_exactly(start, layout.sizeof(), "kdump_sub_header"))
     since = main.header_version
     sign = 1 << (63 if abi == "64" else 31)
+    wide = "_64" if since >= 6 else ""
     return _SubHeader(
         phys_base=(fields.phys_base ^ sign) - sign,
         dump_level=fields.dump_level if since >= 1 else None,
         split=fields.split if since >= 2 else 0,
-        split_at=start + offsetof(layout, "split") if since >= 2 else 0,
+        start_pfn=fields[f"start_pfn{wide}"] if since >= 2 else 0,
+        end_pfn=fields[f"end_pfn{wide}"] if since >= 2 else 0,
+        start_pfn_at=start + offsetof(layout, f"start_pfn{wide}") if since >= 2 else 0,
         vmcoreinfo=_range(fields.offset_vmcoreinfo, fields.size_vmcoreinfo) if since >= 3 else _NOWHERE,
         note=_range(fields.offset_note, fields.size_note) if since >= 4 else _NOWHERE,
         eraseinfo=_range(fields.offset_eraseinfo, fields.size_eraseinfo) if since >= 5 else _NOWHERE,
@@ -292,6 +307,7 @@ def _place_bitmaps(file: DumpFile, main: _MainHeader, sub: _SubHeader) -> DiskDu
         byte_order=main.byte_order,
         release=main.release,
         machine=main.machine,
+        timestamp=main.timestamp,
         status=main.status,
         block_size=block_size,
         max_mapnr=max_mapnr,
@@ -304,4 +320,15 @@ def _place_bitmaps(file: DumpFile, main: _MainHeader, sub: _SubHeader) -> DiskDu
         vmcoreinfo=sub.vmcoreinfo,
         note=sub.note,
         eraseinfo=sub.eraseinfo,
+        split_pfns=_split_pfns(sub, max_mapnr),
     )
+
+
+def _split_pfns(sub: _SubHeader, max_mapnr: int) -> tuple[int, int] | None:
+    """Return the page frames that this part of a split dump has; makedumpfile writes empty parts too."""
+    if not sub.split:
+        return None
+    if not sub.start_pfn <= sub.end_pfn <= max_mapnr:
+        what = f"start_pfn {sub.start_pfn:#x} and end_pfn {sub.end_pfn:#x} of a part of a split dump"
+        raise FormatError(what, sub.start_pfn_at, f"a range of page frames up to {max_mapnr:#x}")
+    return sub.start_pfn, sub.end_pfn

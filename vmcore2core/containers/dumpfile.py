@@ -9,13 +9,14 @@ import contextlib
 import io
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.errors import DumpError, FormatError
+from vmcore2core.errors import DumpError, FormatError, UsageError
 
 HEAD_SIZE = 4096
 """Bytes that detection sees."""
@@ -102,12 +103,16 @@ class DumpFile:
         return np.frombuffer(self.read_exactly(offset, size, what), dtype=np.uint8)
 
     def buffer(self, offset: int, size: int) -> memoryview:
-        """Return a view of ``size`` bytes at ``offset``; the caller has checked that the file has them."""
+        """Return a view of ``size`` bytes at ``offset``; the caller has checked that the file has them.
+
+        Raises:
+            CodecError: they do not decode, where the file is compressed.
+        """
         if self.data is not None:
             return self.data[offset : offset + size].data
         return memoryview(self.read(offset, size))
 
-    def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> None:
+    def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> list[int]:
         """Copy pages into ``out``: row ``rows[i]`` gets the bytes at ``offsets[i]``.
 
         Runs that lie together in the file and in ``out`` are copied as one.
@@ -116,20 +121,24 @@ class DumpFile:
             offsets: uint64[n], of any alignment, each with a whole page before the end of the file.
             rows: uint64[n].
             out: uint8[m, page_size], C-contiguous.
+
+        Returns:
+            The rows whose bytes do not decode, where the file is compressed; what is in them must not be used.
         """
         if not len(offsets):
-            return
+            return []
         page_size = out.shape[1]
         together = (np.diff(offsets) == page_size) & (np.diff(rows) == 1)
         starts = np.concatenate(([0], np.flatnonzero(~together) + 1))
         if self.data is None or len(offsets) >= RUN_ROWS * len(starts):
             self._gather_runs(offsets, rows, starts.tolist(), out)
-            return
+            return []
         # Of uint8, so that any alignment will do: np.take of a misaligned view would copy all of the file.
         windows = np.lib.stride_tricks.sliding_window_view(self.data, page_size)
         for i in range(0, len(offsets), GATHER_ROWS):
             part = slice(i, i + GATHER_ROWS)
             out[rows[part].astype(np.intp)] = windows[offsets[part].astype(np.intp)]
+        return []
 
     def _gather_runs(self, offsets: U64Array, rows: U64Array, starts: list[int], out: U8Array) -> None:
         page_size = out.shape[1]
@@ -147,3 +156,37 @@ class DumpFile:
         """Close the file; the mapping goes when the last array over it does."""
         self.data = None
         self._file.close()
+
+
+def only_file(files: Sequence[DumpFile], what: str) -> DumpFile:
+    """Return the file of a format whose dumps are one.
+
+    Raises:
+        UsageError: there are several.
+    """
+    if len(files) != 1:
+        raise UsageError(f"{what} is one file, and {len(files)} were given")
+    return files[0]
+
+
+class LayeredFile(DumpFile):
+    """What another file unwraps to; a subclass sets ``size`` and overrides ``read``.
+
+    Attributes:
+        inner: the file below, closed with this one.
+    """
+
+    def __init__(self, inner: DumpFile) -> None:  # there is no file of its own to open
+        self.path = inner.path
+        self.inner = inner
+        self.size = 0
+        self.data = None
+        self.cut_off = inner.cut_off
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See ``DumpFile.read``."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the file below."""
+        self.inner.close()

@@ -17,13 +17,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.addresses import AddressRange, U8Array, U64Array
-from vmcore2core.containers.base import ContainerDoc, DumpContainer, Note, PageState
-from vmcore2core.containers.dumpfile import DumpFile
-from vmcore2core.containers.files import open_dump_file
+from vmcore2core.containers.base import ContainerDoc, Note
+from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
-from vmcore2core.containers.segments import PageRuns, page_runs
-from vmcore2core.errors import FormatError, UnknownFormat, UsageError
+from vmcore2core.containers.segmented import SegmentedContainer
+from vmcore2core.errors import FormatError, UnknownFormat
 from vmcore2core.formats._cabi import ElfClass, offsetof
 from vmcore2core.formats.elf import (
     EI_CLASS,
@@ -45,9 +43,6 @@ from vmcore2core.formats.elf import (
 from vmcore2core.formats.elf_core import NT_AUXV, NT_FILE, NT_PRPSINFO
 from vmcore2core.interfaces import ByteOrder
 
-PAGE_SIZE = 4096
-"""ELF does not tell the page size; memory comes in multiples of 4 KiB on every machine."""
-
 PHNUM_MAX = 1 << 20
 """More program headers than any machine has memory ranges; keeps hostile tables from filling memory."""
 
@@ -64,7 +59,7 @@ class _ElfHeader:
     phnum: int
 
 
-class ElfContainer(DumpContainer):
+class ElfContainer(SegmentedContainer):
     """An ELF vmcore.
 
     Attributes:
@@ -85,20 +80,10 @@ class ElfContainer(DumpContainer):
         limitations=("pages that makedumpfile left out are unknown, even those that were zero",),
     )
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        if len(paths) != 1:
-            raise UsageError(f"an ELF dump is one file, and {len(paths)} were given")
-        self.paths = tuple(paths)
-        self.page_size = PAGE_SIZE
-        self._file = open_dump_file(paths[0])
-        try:
-            self.warnings = [] if self._file.cut_off is None else [self._file.cut_off]
-            self._open()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _open(self) -> None:
+    def __init__(self, files: Sequence[DumpFile]) -> None:
+        self._file = only_file(files, "an ELF dump")
+        self.paths = (self._file.path,)
+        self.warnings = [] if self._file.cut_off is None else [self._file.cut_off]
         header = _read_header(self._file)
         self.elf_class = header.elf_class
         self.byte_order = header.byte_order
@@ -108,8 +93,7 @@ class ElfContainer(DumpContainer):
         loads = phdrs[phdrs["p_type"] == PT_LOAD]
         _refuse_application_core(self.paths[0], self.notes, loads)
         self.segments = _check_loads(loads, header)
-        self._runs: PageRuns = page_runs(self.segments, PAGE_SIZE)
-        self._warn_if_truncated()
+        self._set_segments(self.segments, "its program headers")
 
     def _read_notes(self, headers: NDArray[np.void], byte_order: ByteOrder) -> tuple[Note, ...]:
         notes: list[Note] = []
@@ -127,14 +111,6 @@ class ElfContainer(DumpContainer):
                 self.warnings.append(warning)
         return tuple(notes)
 
-    def _warn_if_truncated(self) -> None:
-        missing = self._runs.pages_beyond(self._file.size)
-        if missing:
-            self.warnings.append(
-                f"the file is cut off: it ends at {self._file.size:#x}, and {missing} of the "
-                f"{self._runs.nr_pages} pages that its program headers describe lie behind that"
-            )
-
     @classmethod
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with an ELF header of type ET_CORE."""
@@ -147,27 +123,6 @@ class ElfContainer(DumpContainer):
             return False
         e_type = f.read(2)
         return len(e_type) == 2 and int.from_bytes(e_type, byte_order) == ET_CORE
-
-    def memory_ranges(self) -> tuple[AddressRange, ...]:
-        """Return the ranges that PT_LOAD segments describe, by p_paddr and p_memsz."""
-        return self._runs.memory
-
-    def page_states(self, pfns: U64Array) -> U8Array:
-        """Return the ``PageState`` of each page frame; a frame that is only partly described is ``MISSING``."""
-        return self._runs.locate(pfns, self._file.size)[0]
-
-    def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
-        """Copy page frames from the file into ``out``."""
-        states, offsets = self._runs.locate(pfns, self._file.size)
-        present = states == PageState.PRESENT
-        out[~present] = 0
-        rows = np.flatnonzero(present).astype(np.uint64)
-        self._file.gather(offsets[present], rows, out)
-        return states
-
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
 
 
 def _read_header(file: DumpFile) -> _ElfHeader:

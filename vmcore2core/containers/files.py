@@ -6,20 +6,28 @@ from pathlib import Path
 
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.flattened import FlattenedFile, is_flattened
+from vmcore2core.containers.packed import unwrapped
+from vmcore2core.containers.unpacked import ProgressBar
 from vmcore2core.errors import DumpError
 
 
-def open_dump_file(path: Path) -> DumpFile:
-    """Return the file; a flattened one as the dump that it describes.
+def open_dump_file(path: Path, progress: ProgressBar | None = None) -> DumpFile:
+    """Return the file; a compressed one as what it holds, and a flattened one as the dump that it describes.
+
+    Args:
+        path: the file.
+        progress: draws a bar while a compressed file is unpacked.
 
     Raises:
-        FormatError: it is a broken flattened file.
-        DumpError: it cannot be read.
+        FormatError, CodecError: it is a broken compressed or flattened file.
+        DumpError: it cannot be read, or there is no place to unpack it to.
     """
     if path.is_dir():
         raise DumpError(f"{path} is a directory, not a dump file")
     file = DumpFile(path)
-    if not is_flattened(file.head()):
-        return file
-    file.close()
-    return FlattenedFile(path)
+    try:
+        file = unwrapped(file, progress)
+        return FlattenedFile(file) if is_flattened(file.head()) else file
+    except BaseException:
+        file.close()
+        raise

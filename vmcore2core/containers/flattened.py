@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import heapq
 from itertools import pairwise
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.dumpfile import DumpFile, LayeredFile
 from vmcore2core.errors import FormatError
 from vmcore2core.formats import flattened as fmt
 
 PIECES_MAX = 1 << 26
+
+OFFSET_MAX = (1 << 63) - 1
 
 
 def is_flattened(f: BinaryIO) -> bool:
@@ -28,7 +29,7 @@ def is_flattened(f: BinaryIO) -> bool:
     return f.read(len(fmt.MAKEDUMPFILE_SIGNATURE)) == fmt.MAKEDUMPFILE_SIGNATURE
 
 
-class FlattenedFile(DumpFile):
+class FlattenedFile(LayeredFile):
     """The dump that a flattened file describes, as ``DumpFile`` gives any other.
 
     Attributes:
@@ -36,14 +37,9 @@ class FlattenedFile(DumpFile):
         cut_off: sentence about a missing end, or None.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._raw_data, self._raw_size = self.data, self.size
-        self.data = None
-        self.cut_off: str | None = None
-        raw = self._raw(0, fmt.makedumpfile_header.itemsize)
-        if len(raw) < fmt.makedumpfile_header.itemsize:
-            raise FormatError("makedumpfile_header is cut off by the end of the file", len(raw), "a flattened dump")
+    def __init__(self, inner: DumpFile) -> None:
+        super().__init__(inner)
+        raw = inner.read_exactly(0, fmt.makedumpfile_header.itemsize, "makedumpfile_header")
         header = np.frombuffer(raw, fmt.makedumpfile_header)[0]
         for field, good in (("type", fmt.TYPE_FLAT_HEADER), ("version", fmt.VERSION_FLAT_HEADER)):
             if int(header[field]) != good:
@@ -52,36 +48,28 @@ class FlattenedFile(DumpFile):
         self._starts, self._ends, self._positions = self._index()
         self.size = int(self._ends.max(initial=0))
 
-    def _raw(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file itself; fewer at its end."""
-        described = self.size
-        self.data, self.size = self._raw_data, self._raw_size
-        try:
-            return super().read(offset, size)
-        finally:
-            self.data, self.size = None, described
-
     def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return start and end of each disjoint piece of the described dump, ascending, and its place in the file."""
         pieces: list[tuple[int, int, int]] = []
         at = fmt.MAX_SIZE_MDF_HEADER
         step = fmt.makedumpfile_data_header.itemsize
         while True:
-            raw = self._raw(at, step)
+            raw = self.inner.read(at, step)
             if len(raw) < step:
-                self.cut_off = f"the flattened file is cut off: it ends at {self._raw_size:#x} without its end mark"
+                without_end = f"the flattened file is cut off: it ends at {self.inner.size:#x} without its end mark"
+                self.cut_off = self.cut_off or without_end
                 break
             offset, size = (int.from_bytes(raw[i : i + 8], "big", signed=True) for i in (0, 8))
             if offset == fmt.END_FLAG_FLAT_HEADER and size == fmt.END_FLAG_FLAT_HEADER:
                 break
-            if offset < 0 or size < 0 or len(pieces) >= PIECES_MAX:
+            if offset < 0 or size < 0 or offset + size > OFFSET_MAX or len(pieces) >= PIECES_MAX:
                 raise FormatError(
                     f"makedumpfile_data_header offset {offset:#x}, buf_size {size:#x}",
                     at,
                     "a piece of data or the end mark",
                 )
             at += step
-            size_there = min(size, self._raw_size - at)
+            size_there = min(size, self.inner.size - at)
             if size_there:
                 pieces.append((offset, offset + size_there, at))
             at += size
@@ -102,7 +90,7 @@ class FlattenedFile(DumpFile):
                 offset = gap_end
                 continue
             part = min(end, int(self._ends[index])) - offset
-            chunks.append(self._raw(int(self._positions[index]) + offset - int(self._starts[index]), part))
+            chunks.append(self.inner.read(int(self._positions[index]) + offset - int(self._starts[index]), part))
             offset += part
             index += 1
         return b"".join(chunks)

@@ -6,17 +6,14 @@ References: the magic numbers of file(1).
 from __future__ import annotations
 
 import codecs
+import io
 from typing import BinaryIO
 
 from vmcore2core.formats.elf import EI_CLASS, EI_DATA, EI_NIDENT, ELF_BYTE_ORDERS, ELF_CLASSES, ELFMAG
 
 _PACKED: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x1f\x8b", "gzip", "gzip -d"),
-    (b"\xfd7zXZ\0", "xz", "xz -d"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d --long=31"),
-    (b"BZh", "bzip2", "bzip2 -d"),
-    (b"\x04\x22\x4d\x18", "lz4", "lz4 -d"),
-    (b"\x02\x21\x4c\x18", "lz4 (legacy)", "lz4 -d"),
+    (b"\x1f\x9d", "compress", "gzip -d"),
+    (b"LZIP", "lzip", "lzip -d"),
     (b"\x89LZO\0\r\n\x1a\n", "lzop", "lzop -d"),
     (b"PK\x03\x04", "zip", "unzip"),
     (b"7z\xbc\xaf\x27\x1c", "7-zip", "7z x"),
@@ -28,8 +25,6 @@ _MIGRATION = (
 )
 
 _DUMPS: tuple[tuple[bytes, str], ...] = (
-    (b"EMiL", "is a LiME memory image, which is not supported yet"),
-    (b"AVML", "is an AVML memory image, which is not supported yet"),
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "is an LKCD dump, which is not supported"),
     (b"PAGEDU", "is a Windows crash dump, not a Linux one"),
     (b"MDMP", "is a minidump of a Windows process, not a kernel dump"),
@@ -37,7 +32,21 @@ _DUMPS: tuple[tuple[bytes, str], ...] = (
     (b"QFI\xfb", "is a qcow2 disk image, not a kernel dump"),
 )
 
+_MAP = "if it is memory without any header, say what is where with --map"
+
 _ET_NAMES = {1: "object file", 2: "executable", 3: "executable or shared library", 4: "core"}
+
+
+def recognise(f: BinaryIO) -> str | None:
+    """Return what a file with the signature in ``f`` is, the rest of a sentence; None if there is no signature."""
+    head = f.read()
+    for magic, what in _DUMPS:
+        if head.startswith(magic):
+            return what
+    for magic, what, command in _PACKED:
+        if head.startswith(magic):
+            return f"is compressed with {what}; unpack it first ({command})"
+    return _describe_elf(head) if head.startswith(ELFMAG) else None
 
 
 def describe(f: BinaryIO) -> str:
@@ -45,19 +54,14 @@ def describe(f: BinaryIO) -> str:
     head = f.read()
     if not head:
         return "is empty"
-    for magic, what in _DUMPS:
-        if head.startswith(magic):
-            return what
-    for magic, what, command in _PACKED:
-        if head.startswith(magic):
-            return f"is compressed with {what}; unpack it first ({command})"
-    if head.startswith(ELFMAG):
-        return _describe_elf(head)
+    known = recognise(io.BytesIO(head))
+    if known is not None:
+        return known
     if b"\0" not in head and _is_text(head):
         return "is a text file, not a kernel dump"
     if not head.strip(b"\0"):
-        return f"begins with {len(head)} zero bytes, which no dump format does"
-    return f"begins with {head[:8].hex()}, which is not the signature of a known dump format"
+        return f"begins with {len(head)} zero bytes, which no dump format does; {_MAP}"
+    return f"begins with {head[:8].hex()}, which is not the signature of a known dump format; {_MAP}"
 
 
 def _describe_elf(head: bytes) -> str:

@@ -1,0 +1,75 @@
+"""Compressed files that a dump may lie in: what tells them, and the headers that an index is made of.
+
+Sources of truth: RFC 1952 (gzip); bzip2's bzlib_private.h; the .xz file format 1.2.1; RFC 8878 (zstd); LZ4's
+doc/lz4_Frame_format.md (1.6.2).
+"""
+
+from __future__ import annotations
+
+GZIP_MAGIC = b"\x1f\x8b\x08"
+"""ID1, ID2, CM = deflate."""
+
+BZIP2_MAGIC = b"BZh"
+"""Then the block size, '1' to '9'."""
+BZIP2_BLOCK_MAGICS = (b"1AY&SY", b"\x17rE8P\x90")
+"""What follows: a block, or the end of an empty stream."""
+
+# .xz: stream header (magic, flags, CRC-32), blocks, index, footer (CRC-32, backward size, flags, magic).
+XZ_MAGIC = b"\xfd7zXZ\0"
+XZ_FOOTER_MAGIC = b"YZ"
+XZ_HEADER_SIZE = 12
+XZ_FOOTER_SIZE = 12
+XZ_FLAGS_OFFSET = 6
+XZ_FOOTER_BACKWARD_SIZE = 4
+XZ_FOOTER_FLAGS = 8
+XZ_FOOTER_MAGIC_OFFSET = 10
+XZ_FLAGS_SIZE = 2
+XZ_ALIGN = 4
+"""Blocks are padded to a multiple of this; backward size counts so many bytes, less one."""
+XZ_VARINT_MAX = 9
+
+# zstd: the frame header is read by the library; behind it are blocks with 3 bytes of header each.
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_SKIPPABLE_MAGICS = tuple(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16))
+ZSTD_SKIPPABLE_HEADER = 8
+ZSTD_FRAME_HEADER_MAX = 18
+ZSTD_BLOCK_HEADER = 3
+ZSTD_BLOCK_LAST = 0x1
+ZSTD_BLOCK_TYPE_SHIFT = 1
+ZSTD_BLOCK_TYPE_MASK = 0x3
+ZSTD_BLOCK_RLE = 1
+ZSTD_BLOCK_RESERVED = 3
+ZSTD_BLOCK_SIZE_SHIFT = 3
+ZSTD_BLOCK_MAX = 1 << 17
+ZSTD_CHECKSUM = 4
+
+# LZ4 frame: magic, FLG, BD, content size and dictionary ID where FLG says so, HC; blocks with their size before them.
+LZ4_MAGIC = b"\x04\x22\x4d\x18"
+LZ4_FLG = 4
+LZ4_BD = 5
+LZ4_DESCRIPTOR = 6
+LZ4_VERSION_MASK = 0xC0
+LZ4_VERSION = 0x40
+LZ4_FLG_BLOCK_INDEPENDENCE = 0x20
+LZ4_FLG_BLOCK_CHECKSUM = 0x10
+LZ4_FLG_CONTENT_SIZE = 0x08
+LZ4_FLG_CONTENT_CHECKSUM = 0x04
+LZ4_FLG_DICT_ID = 0x01
+LZ4_CONTENT_SIZE = 8
+LZ4_DICT_ID = 4
+LZ4_HC = 1
+LZ4_CHECKSUM = 4
+LZ4_BLOCK_SIZES = {4: 64 << 10, 5: 256 << 10, 6: 1 << 20, 7: 4 << 20}
+"""Bytes that a block decodes to at most, by bits 4 to 6 of BD."""
+LZ4_BD_SIZE_SHIFT = 4
+LZ4_BD_SIZE_MASK = 0x7
+LZ4_BLOCK_SIZE = 4
+LZ4_UNCOMPRESSED = 0x80000000
+"""In a block's size: the block is stored as it is."""
+LZ4_OFFSET_MAX = 65535
+"""How far a match may reach back, into the block before where blocks are linked."""
+LZ4_RUN_MASK = 15
+
+LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
+LZ4_LEGACY_BLOCK = 8 << 20
+"""Bytes that every block but the last decodes to."""

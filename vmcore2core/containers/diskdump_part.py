@@ -1,0 +1,223 @@
+"""One file of a kdump-compressed dump: all of it, or the page frames ``[start_pfn, end_pfn)`` of a split one.
+
+Each part of a split dump has both bitmaps whole, and the descriptors of its own page frames alone.
+
+References: makedumpfile's write_kdump_pages_cyclic(), write_kdump_bitmap_file(), reassemble_kdump_pages() (1.7.9).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import AddressRange, U8Array, U64Array
+from vmcore2core.containers.base import Note, PageState
+from vmcore2core.containers.bitmap import RankedBitmap, bit_runs, test_bits
+from vmcore2core.containers.compression import PageDecoder, page_decoder
+from vmcore2core.containers.diskdump_header import read_header
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
+from vmcore2core.errors import CodecError, FormatError
+from vmcore2core.formats.diskdump import (
+    DUMP_DH_COMPRESSED_INCOMPLETE,
+    DUMP_DH_EXCLUDED_VMEMMAP,
+    DUMP_HEADER_INCOMPLETED,
+    PAGE_DESC_DTYPE,
+)
+
+RANGES_MAX = 1 << 18
+"""Ranges of RAM; keeps a hostile bitmap from filling memory."""
+
+DESCS_PER_CHECK = 1 << 12
+"""Page descriptors at the end of the table that tell whether the file is cut off: pages are written in order."""
+
+DESCS_MAX_COUNTED = 1 << 24
+"""Page descriptors that are looked at to count the missing pages of a file that is cut off (400 MB of table)."""
+
+
+class DiskDumpPart:
+    """A file with its headers, bitmaps and descriptors.
+
+    Attributes:
+        file: where it all is.
+        header: what the headers say.
+        start_pfn: first page frame that it has descriptors for.
+        end_pfn: page frame behind the last one.
+    """
+
+    def __init__(self, file: DumpFile) -> None:
+        self.file = file
+        header = self.header = read_header(file)
+        self.start_pfn, self.end_pfn = header.split_pfns or (0, header.max_mapnr)
+        self._decoders: dict[int, PageDecoder | None] = {}
+        size, second = header.bitmap_size, header.bitmap_offset
+        self._ram: U8Array | None = None
+        if header.bitmap_count == 2:
+            self._ram = file.array(header.bitmap_offset, size, "the first bitmap")
+            second += size
+        self._dumped = RankedBitmap(file.array(second, size, "the second bitmap"))
+        self._nr_before = self._dumped.count_below(self.start_pfn)
+        self.nr_pages = self._dumped.count_below(self.end_pfn) - self._nr_before
+        self._page_descs = self._open_page_descs()
+
+    def _open_page_descs(self) -> NDArray[np.void]:
+        """Map the part of the descriptor table that the file has."""
+        dtype = PAGE_DESC_DTYPE[self.header.byte_order]
+        offset = self.header.page_desc_offset
+        count = min(self.nr_pages, max(0, self.file.size - offset) // dtype.itemsize)
+        return self.file.array(offset, count * dtype.itemsize, "the page descriptors").view(dtype)
+
+    def read_notes(self, warnings: list[str]) -> tuple[Note, ...]:
+        """Return the ELF notes; what is wrong with them goes into ``warnings``."""
+        header = self.header
+        notes: tuple[Note, ...] = ()
+        if header.note.size:
+            raw = self._read_range(header.note, "ELF notes", warnings)
+            notes, warning = parse_notes(raw, header.byte_order, header.note.start)
+            if warning is not None:
+                warnings.append(warning)
+        if header.vmcoreinfo.size and not any(note.name == "VMCOREINFO" for note in notes):
+            # header_version 3 has no notes, only this.
+            desc = self._read_range(header.vmcoreinfo, "VMCOREINFO", warnings)
+            if desc:
+                notes = (*notes, Note("VMCOREINFO", 0, desc))
+        return notes
+
+    def _read_range(self, where: AddressRange, what: str, warnings: list[str]) -> bytes:
+        raw = self.file.read(where.start, min(where.size, NOTES_SIZE_MAX))
+        if len(raw) < where.size:
+            warnings.append(
+                f"only {len(raw):#x} of the {where.size:#x} bytes of {what} at file offset {where.start:#x} can be read"
+            )
+        return raw
+
+    def warnings(self) -> list[str]:
+        """Return sentences about what the file says of itself and what it lacks."""
+        found = [] if self.file.cut_off is None else [self.file.cut_off]
+        status, is_kdump = self.header.status, self.header.is_kdump
+        if status & (DUMP_DH_COMPRESSED_INCOMPLETE if is_kdump else DUMP_HEADER_INCOMPLETED):
+            found.append(
+                "the dump says of itself that it is incomplete: writing it stopped early, as for lack of space"
+            )
+        if is_kdump and status & DUMP_DH_EXCLUDED_VMEMMAP:
+            found.append("the kernel's page structures of unused memory were left out of the dump")
+        lacking = self._nr_cut_off()
+        if lacking:
+            found.append(
+                f"the file is cut off: it ends at {self.file.size:#x}, and {lacking} of its {self.nr_pages} pages "
+                f"lie behind that or were never written"
+            )
+        return found
+
+    def _nr_cut_off(self) -> int:
+        lacking = self.nr_pages - len(self._page_descs)
+        if not lacking and not self._is_cut_off(self._page_descs[-DESCS_PER_CHECK:]).any():
+            return 0
+        counted = self._page_descs[-DESCS_MAX_COUNTED:]
+        for i in range(0, len(counted), DESCS_PER_CHECK):
+            lacking += int(np.count_nonzero(self._is_cut_off(counted[i : i + DESCS_PER_CHECK])))
+        return lacking
+
+    def _is_cut_off(self, descs: NDArray[np.void]) -> NDArray[np.bool_]:
+        """Return which pages the file does not have; a descriptor that was never written is zero."""
+        offset = descs["offset"].astype(np.uint64)
+        room = np.uint64(self.file.size)
+        cut: NDArray[np.bool_] = (offset == 0) | (offset > room) | (descs["size"] > room - np.minimum(offset, room))
+        return cut
+
+    def is_of_one_dump_with(self, other: DiskDumpPart) -> bool:
+        """Tell whether two parts come from one run of makedumpfile: both have all of both bitmaps."""
+        mine, theirs = self.header, other.header
+        return (
+            mine.dump_identity == theirs.dump_identity
+            and np.array_equal(self._dumped.bitmap, other._dumped.bitmap)
+            and (self._ram is None) == (other._ram is None)
+            and (self._ram is None or other._ram is None or np.array_equal(self._ram, other._ram))
+        )
+
+    def memory_ranges(self) -> tuple[AddressRange, ...]:
+        """Return the runs of RAM in the first bitmap."""
+        bitmap = self._dumped.bitmap if self._ram is None else self._ram
+        size = self.header.block_size
+        runs = bit_runs(bitmap, self.header.max_mapnr)
+        ranges = tuple(AddressRange(s * size, e * size) for s, e in itertools.islice(runs, RANGES_MAX + 1))
+        if len(ranges) > RANGES_MAX:
+            what = f"first bitmap with more than {RANGES_MAX} runs"
+            raise FormatError(what, self.header.bitmap_offset, "the RAM of a machine, which comes in few ranges")
+        return ranges
+
+    def outline(self, pfns: U64Array) -> U8Array:
+        """Return what the bitmaps say of each page frame: ``MISSING``, ``EXCLUDED``, or ``TRUNCATED`` for dumped.
+
+        That a page is really there is for ``locate`` to say, of the part that has it.
+        """
+        states = np.full(len(pfns), PageState.MISSING, dtype=np.uint8)
+        valid = np.flatnonzero(pfns < np.uint64(self.header.max_mapnr))
+        if self._ram is not None:
+            states[valid[test_bits(self._ram, pfns[valid])]] = PageState.EXCLUDED
+        states[valid[test_bits(self._dumped.bitmap, pfns[valid])]] = PageState.TRUNCATED
+        return states
+
+    def locate(self, pfns: U64Array) -> tuple[U8Array, NDArray[np.void]]:
+        """Return the state of each dumped page frame of this part, and the descriptors of the ``PRESENT`` ones."""
+        index = self._dumped.rank(pfns) - np.uint64(self._nr_before)
+        known = index < len(self._page_descs)
+        states = np.full(len(pfns), PageState.TRUNCATED, dtype=np.uint8)
+        descs = self._page_descs[index[known].astype(np.intp)]
+        found = np.full(len(descs), PageState.PRESENT, dtype=np.uint8)
+        found[(descs["size"] > self.header.block_size) | (descs["size"] == 0)] = PageState.DAMAGED
+        found[self._is_cut_off(descs)] = PageState.TRUNCATED
+        states[known] = found
+        return states, descs[found == PageState.PRESENT]
+
+    def read(self, descs: NDArray[np.void], rows: NDArray[np.intp], out: U8Array, states: U8Array) -> None:
+        """Read the page of each descriptor into its row; descriptors that point to the same bytes are decoded once.
+
+        Rows of pages that do not decode become zeros, and ``DAMAGED`` in ``states``.
+        """
+        order = np.lexsort((descs["flags"], descs["size"], descs["offset"]))
+        descs, rows = descs[order], rows[order]
+        fields = descs[["offset", "size", "flags"]]
+        first = np.ones(len(rows), dtype=np.bool_)
+        first[1:] = fields[1:] != fields[:-1]
+        self._decode(descs[first], rows[first], out, states)
+        if not first.all():
+            source = rows[first][np.cumsum(first) - 1]
+            copies = rows[~first]
+            out[copies] = out[source[~first]]
+            states[copies] = states[source[~first]]
+
+    def _decode(self, descs: NDArray[np.void], rows: NDArray[np.intp], out: U8Array, states: U8Array) -> None:
+        """Read the page of each descriptor into its row; mark those that do not decode."""
+        for flags in np.unique(descs["flags"]).tolist():
+            mine = descs["flags"] == flags
+            offsets = descs["offset"][mine].astype(np.uint64)
+            sizes = descs["size"][mine]
+            if flags:
+                bad = self._decode_compressed(flags, offsets.tolist(), sizes.tolist(), rows[mine].tolist(), out)
+            else:
+                whole = sizes == self.header.block_size
+                bad = self.file.gather(offsets[whole], rows[mine][whole].astype(np.uint64), out)
+                bad += rows[mine][~whole].tolist()
+            out[bad] = 0
+            states[bad] = PageState.DAMAGED
+
+    def _decode_compressed(
+        self, flags: int, offsets: list[int], sizes: list[int], rows: list[int], out: U8Array
+    ) -> list[int]:
+        """Decode pages of one codec; return the rows of those that are damaged."""
+        if flags not in self._decoders:
+            self._decoders[flags] = page_decoder(flags)
+        decode = self._decoders[flags]
+        if decode is None:
+            return rows
+        bad = []
+        buffer = self.file.buffer
+        for offset, size, row in zip(offsets, sizes, rows, strict=True):
+            try:
+                decode(buffer(offset, size), out[row].data)
+            except CodecError:
+                bad.append(row)
+        return bad

@@ -1,0 +1,72 @@
+"""What all formats share that keep memory as it is: physical address ranges at offsets of one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import AddressRange, U8Array, U64Array
+from vmcore2core.containers.base import DumpContainer, PageState
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.segments import PageRuns, page_runs
+
+PAGE_SIZE = 4096
+"""Such files do not tell the page size; memory comes in multiples of 4 KiB on every machine."""
+
+PHYS_BITS = 56
+"""More bits than a physical address has on any machine of Linux; such addresses and offsets never wrap around."""
+
+_SEGMENT = np.dtype([("p_paddr", "u8"), ("p_offset", "u8"), ("p_filesz", "u8"), ("p_memsz", "u8")])
+
+
+def segment_table(segments: Iterable[tuple[int, int, int]]) -> NDArray[np.void]:
+    """Return (physical address, file offset, bytes), none of which wraps around, as ``page_runs`` takes them."""
+    return np.array([(paddr, offset, size, size) for paddr, offset, size in segments], dtype=_SEGMENT)
+
+
+class SegmentedContainer(DumpContainer):
+    """Segments of one file; a subclass sets ``_file`` and ``_runs``."""
+
+    page_size = PAGE_SIZE
+    _file: DumpFile
+    _runs: PageRuns
+
+    def _set_segments(self, segments: NDArray[np.void], described_by: str) -> None:
+        """Take the segments, and warn of those that the file does not have.
+
+        Args:
+            segments: see ``page_runs``.
+            described_by: what names them, in the plural: "its program headers".
+        """
+        self._runs = page_runs(segments, self.page_size)
+        missing = self._runs.pages_beyond(self._file.size)
+        if missing:
+            self.warnings.append(
+                f"the file is cut off: it ends at {self._file.size:#x}, and {missing} of the "
+                f"{self._runs.nr_pages} pages that {described_by} describe lie behind that"
+            )
+
+    def memory_ranges(self) -> tuple[AddressRange, ...]:
+        """Return the ranges that the segments describe."""
+        return self._runs.memory
+
+    def page_states(self, pfns: U64Array) -> U8Array:
+        """Return the ``PageState`` of each page frame; a frame that is only partly described is ``MISSING``."""
+        return self._runs.locate(pfns, self._file.size)[0]
+
+    def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
+        """Copy page frames from the file into ``out``."""
+        states, offsets = self._runs.locate(pfns, self._file.size)
+        present = states == PageState.PRESENT
+        out[~present] = 0
+        rows = np.flatnonzero(present).astype(np.uint64)
+        bad = self._file.gather(offsets[present], rows, out)
+        out[bad] = 0
+        states[bad] = PageState.DAMAGED
+        return states
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()

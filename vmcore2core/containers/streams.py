@@ -1,0 +1,339 @@
+"""Compressed files from their first byte to their last: gzip, bzip2, xz, zstd, lz4.
+
+Every decoder gives a bounded piece at a time. What is broken is a ``CodecError``; a file that merely ends too early
+gives what it has, and ``problem`` says so.
+
+References: RFC 1952; RFC 8878; the .xz file format; LZ4's doc/lz4_Frame_format.md and doc/lz4_Block_format.md.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, Protocol, cast
+
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.xz_blocks import MEMORY_MAX
+from vmcore2core.containers.zstd_frames import WINDOW_MAX, ZstdIndex
+from vmcore2core.errors import CodecError, FormatError
+from vmcore2core.formats import packed as fmt
+
+PIECE = 1 << 20
+"""Bytes that are read, and given, at once."""
+
+
+class Problem(Enum):
+    """What is odd with the end of a compressed file."""
+
+    CUT_OFF = "is cut off"
+    TRAILING = "goes on with something else, which is left out"
+
+
+class Stream:
+    """A compressed file being decoded.
+
+    Attributes:
+        position: bytes of the file that have been taken.
+        problem: with the end of the file, or None; known after the last piece.
+    """
+
+    def __init__(self, file: DumpFile, name: str) -> None:
+        self.file = file
+        self.name = name
+        self.position = 0
+        self.problem: Problem | None = None
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the decoded bytes.
+
+        Raises:
+            CodecError: they do not decode, or do not have their checksum.
+        """
+        raise NotImplementedError
+
+    def _broken(self, error: object) -> CodecError:
+        return CodecError(
+            f"{self.file.path} is broken: its {self.name} data does not decode before file offset "
+            f"{self.position:#x} ({error})"
+        )
+
+
+class _Decoder(Protocol):
+    """What bz2 and lzma have."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _GzipDecoder:
+    """zlib's decoder with the interface of those of bz2 and lzma."""
+
+    def __init__(self, decompressobj: Callable[..., Any]) -> None:
+        self._stream = decompressobj(wbits=31)
+        self._full = False
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._stream.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self.eof and not self._full and not self._stream.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._stream.unused_data)
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        piece = bytes(self._stream.decompress(self._stream.unconsumed_tail + data, max_length))
+        self._full = len(piece) == max_length
+        return piece
+
+
+class MemberStream(Stream):
+    """gzip, bzip2 or xz: members one behind the other, with zeros between or behind them.
+
+    Args:
+        file: the compressed file.
+        name: of the codec.
+        magic: what each member begins with.
+        decoder: makes a decoder for one.
+        errors: what decoders raise.
+    """
+
+    def __init__(
+        self,
+        file: DumpFile,
+        name: str,
+        magic: bytes,
+        decoder: Callable[[], _Decoder],
+        errors: tuple[type[Exception], ...],
+    ) -> None:
+        super().__init__(file, name)
+        self._magic, self._new, self._errors = magic, decoder, errors
+
+    def _more(self) -> bytes:
+        data = self.file.read(self.position, PIECE)
+        self.position += len(data)
+        return data
+
+    def pieces(self) -> Iterator[bytes]:
+        """See ``Stream.pieces``."""
+        data = self._more()
+        while data:
+            decoder = self._new()
+            yield from self._member(decoder, data)
+            if not decoder.eof:
+                self.problem = Problem.CUT_OFF
+                return
+            data = decoder.unused_data
+            while not data.strip(b"\0") and (data := self._more()):
+                pass
+            data = data.lstrip(b"\0")
+            if len(data) < len(self._magic):
+                data += self._more()
+            if data and not data.startswith(self._magic):
+                self.problem = Problem.TRAILING
+                return
+
+    def _member(self, decoder: _Decoder, data: bytes) -> Iterator[bytes]:
+        try:
+            piece = decoder.decompress(data, PIECE)
+            while piece or not decoder.eof:
+                if piece:
+                    yield piece
+                if decoder.eof:
+                    return
+                data = b""
+                if decoder.needs_input and not (data := self._more()):
+                    return
+                piece = decoder.decompress(data, PIECE)
+        except self._errors as error:
+            raise self._broken(error) from error
+
+
+def gzip_stream(file: DumpFile) -> Stream:
+    """Return the decoder of a gzip file."""
+    errors: tuple[type[Exception], ...]
+    decompressobj: Callable[..., Any]
+    try:
+        from isal.igzip_lib import IsalError
+        from isal.isal_zlib import decompressobj as isal_decompressobj
+
+        decompressobj, errors = isal_decompressobj, (cast("type[Exception]", IsalError), ValueError, MemoryError)
+    except ImportError:
+        import zlib
+
+        decompressobj, errors = zlib.decompressobj, (zlib.error, ValueError, MemoryError)
+    return MemberStream(file, "gzip", fmt.GZIP_MAGIC, lambda: _GzipDecoder(decompressobj), errors)
+
+
+def bzip2_stream(file: DumpFile) -> Stream:
+    """Return the decoder of a bzip2 file."""
+    errors = (OSError, EOFError, ValueError, MemoryError)
+    return MemberStream(file, "bzip2", fmt.BZIP2_MAGIC, bz2.BZ2Decompressor, errors)
+
+
+def xz_stream(file: DumpFile) -> Stream:
+    """Return the decoder of an xz file."""
+
+    def decoder() -> _Decoder:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY_MAX)
+
+    return MemberStream(file, "xz", fmt.XZ_MAGIC, decoder, (lzma.LZMAError, EOFError, ValueError, MemoryError))
+
+
+class ZstdStream(Stream):
+    """A zstd file, whose frames are known already."""
+
+    def __init__(self, file: DumpFile, index: ZstdIndex) -> None:
+        super().__init__(file, "zstd")
+        self._end = file.size if index.is_cut_off else index.end
+        if index.is_cut_off:
+            self.problem = Problem.CUT_OFF
+        elif index.end < file.size:
+            self.problem = Problem.TRAILING
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes of the file, for zstd's reader."""
+        size = PIECE if size < 0 else min(size, PIECE)
+        data = self.file.read(self.position, min(size, self._end - self.position))
+        self.position += len(data)
+        return data
+
+    def pieces(self) -> Iterator[bytes]:
+        """See ``Stream.pieces``."""
+        import zstandard
+
+        context = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX)
+        reader = context.stream_reader(self, read_across_frames=True)  # type: ignore[arg-type]
+        while True:
+            try:
+                piece = reader.read(PIECE)
+            except (zstandard.ZstdError, MemoryError) as error:
+                if self.problem is Problem.CUT_OFF and self.position >= self._end:
+                    return
+                raise self._broken(error) from error
+            if not piece:
+                return
+            yield piece
+
+
+class Lz4Stream(Stream):
+    """An lz4 file, in its frame format or in the legacy one. Its checksums, which are XXH32, are not looked at."""
+
+    def __init__(self, file: DumpFile) -> None:
+        super().__init__(file, "lz4")
+        import cramjam
+
+        self._decompress = cramjam.lz4.decompress_block_into
+        self._error: type[Exception] = cramjam.DecompressionError
+
+    def pieces(self) -> Iterator[bytes]:
+        """See ``Stream.pieces``."""
+        while self.position < self.file.size and self.problem is None:
+            magic = self.file.read(self.position, len(fmt.LZ4_MAGIC))
+            if magic == fmt.LZ4_MAGIC:
+                yield from self._frame()
+            elif magic == fmt.LZ4_LEGACY_MAGIC:
+                yield from self._legacy()
+            elif magic in fmt.ZSTD_SKIPPABLE_MAGICS:  # the same in both formats
+                raw = self.file.read(self.position, fmt.ZSTD_SKIPPABLE_HEADER)
+                self.position += fmt.ZSTD_SKIPPABLE_HEADER + int.from_bytes(raw[4:], "little")
+            else:
+                self.problem = Problem.TRAILING
+
+    def _frame(self) -> Iterator[bytes]:
+        descriptor = self.file.read(self.position, fmt.LZ4_DESCRIPTOR)
+        if len(descriptor) < fmt.LZ4_DESCRIPTOR:
+            self.problem = Problem.CUT_OFF
+            return
+        flg, bd = descriptor[fmt.LZ4_FLG], descriptor[fmt.LZ4_BD]
+        block_max = fmt.LZ4_BLOCK_SIZES.get(bd >> fmt.LZ4_BD_SIZE_SHIFT & fmt.LZ4_BD_SIZE_MASK)
+        if flg & fmt.LZ4_VERSION_MASK != fmt.LZ4_VERSION or flg & fmt.LZ4_FLG_DICT_ID or block_max is None:
+            what = f"an lz4 frame descriptor with FLG {flg:#x} and BD {bd:#x}"
+            raise FormatError(what, self.position, "version 1, no dictionary, blocks of 64 KiB to 4 MiB")
+        self.position += fmt.LZ4_DESCRIPTOR + (fmt.LZ4_CONTENT_SIZE if flg & fmt.LZ4_FLG_CONTENT_SIZE else 0)
+        self.position += fmt.LZ4_HC
+        linked = not flg & fmt.LZ4_FLG_BLOCK_INDEPENDENCE
+        checksum = fmt.LZ4_CHECKSUM if flg & fmt.LZ4_FLG_BLOCK_CHECKSUM else 0
+        before = b""
+        while (size := self._number()) is not None:
+            if not size:
+                self.position += fmt.LZ4_CHECKSUM if flg & fmt.LZ4_FLG_CONTENT_CHECKSUM else 0
+                if self.position > self.file.size:
+                    self.problem = Problem.CUT_OFF
+                return
+            piece = self._block(size, block_max, before)
+            if piece is None:
+                return
+            self.position += checksum
+            before = (before + piece)[-fmt.LZ4_OFFSET_MAX :] if linked else b""
+            yield piece
+
+    def _legacy(self) -> Iterator[bytes]:
+        """Yield the blocks of a legacy frame, which ends where another one begins or the file does."""
+        self.position += len(fmt.LZ4_LEGACY_MAGIC)
+        others = (fmt.LZ4_MAGIC, fmt.LZ4_LEGACY_MAGIC)
+        while self.position < self.file.size and self.file.read(self.position, fmt.LZ4_BLOCK_SIZE) not in others:
+            size = self._number()
+            piece = None if size is None else self._block(size, fmt.LZ4_LEGACY_BLOCK, b"")
+            if piece is None:
+                return
+            yield piece
+
+    def _number(self) -> int | None:
+        """Return a block's size, or None where the file ends before it."""
+        raw = self.file.read(self.position, fmt.LZ4_BLOCK_SIZE)
+        if len(raw) < fmt.LZ4_BLOCK_SIZE:
+            self.problem = Problem.CUT_OFF
+            return None
+        self.position += len(raw)
+        return int.from_bytes(raw, "little")
+
+    def _block(self, size: int, block_max: int, before: bytes) -> bytes | None:
+        """Return what a block decodes to, or None where the file ends inside it."""
+        stored, size = bool(size & fmt.LZ4_UNCOMPRESSED), size & ~fmt.LZ4_UNCOMPRESSED
+        if size > block_max + block_max // 255 + 16:  # what incompressible bytes take
+            raise FormatError(f"an lz4 block of {size:#x} bytes", self.position, f"{block_max:#x} at most")
+        data = self.file.read(self.position, size)
+        self.position += size
+        if len(data) < size:
+            self.problem = Problem.CUT_OFF
+            return None
+        if stored:
+            return data
+        head = _as_prefix(before)
+        out = bytearray(len(before) + (_PREFIX_TAIL if head else 0) + block_max)
+        try:
+            decoded = self._decompress(head + data, out)
+        except (self._error, ValueError, MemoryError) as error:
+            raise self._broken(error) from error
+        return bytes(out[len(out) - block_max : decoded])
+
+
+_PREFIX_TAIL = 4
+
+
+def _as_prefix(before: bytes) -> bytes:
+    """Return an lz4 sequence that decodes to 4 bytes and then ``before``, so that what follows may refer to it.
+
+    A sequence is literals and then a match of at least 4 bytes. With the last 4 bytes of ``before`` as the first 4
+    literals, the match that copies those completes it.
+    """
+    if len(before) < _PREFIX_TAIL:
+        return b""
+    literals = before[-_PREFIX_TAIL:] + before[:-_PREFIX_TAIL]
+    rest = len(literals) - fmt.LZ4_RUN_MASK
+    if rest < 0:
+        head = bytes([len(literals) << 4])
+    else:
+        head = bytes([fmt.LZ4_RUN_MASK << 4]) + b"\xff" * (rest // 255) + bytes([rest % 255])
+    return head + literals + len(literals).to_bytes(2, "little")
