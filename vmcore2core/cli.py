@@ -7,8 +7,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -18,16 +16,19 @@ import typer
 
 from vmcore2core import __version__
 from vmcore2core.errors import OutputError, TaskError, UsageError, Vmcore2coreError
+from vmcore2core.progress import one_bar, progress_bars
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
     from types import FrameType
 
-    from vmcore2core.corefile.writer import Progress
     from vmcore2core.kernel.struct import StructView
+    from vmcore2core.process.dump_filter import DumpFilter
     from vmcore2core.report import ErrorEntry
     from vmcore2core.session import CoreResult, Session
 
+
+FILTER_MAX = 0x1FF
 
 _program = "vmcore2core"
 
@@ -83,6 +84,29 @@ def vmcore2core(
         Path | None,
         typer.Option(help="VMCOREINFO text whose keys go before the dump's (vmcore-tasks layout writes one)."),
     ] = None,
+    memory_map: Annotated[
+        str | None,
+        typer.Option(
+            "--map",
+            metavar="START:SIZE@OFFSET,...",
+            help="What physical memory is where in a dump without a header; raw: all from address 0 on; or a file.",
+        ),
+    ] = None,
+    dump_filter: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="MASK",
+            help="Memory to write, as core(5)'s coredump_filter; 0x1ff: all. Default: each process's own.",
+        ),
+    ] = None,
+    swap: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NUMBER=]FILE",
+            help="A swap file or partition of the machine, or a copy of it; NUMBER where several are of one size.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
     verbose: Annotated[
@@ -99,6 +123,7 @@ def vmcore2core(
     pids, comms = pid or [], comm or []
     if not (pids or comms or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN or --all")
+    mask = _filter_mask(dump_filter)
     set_up_logging(verbose)
     from vmcore2core.session import Session, find_dump
 
@@ -107,10 +132,26 @@ def vmcore2core(
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")
         paths = [path]
-    with Session(paths, vmlinux, vmcoreinfo) as session:
-        run = _Run(session, output, force=force, single=len(pids) == 1 and not (comms or everything))
+    with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar) as session:
+        run = _Run(session, output, mask, force=force, single=len(pids) == 1 and not (comms or everything))
         run.extract(run.selected(pids, comms, everything=everything))
         raise typer.Exit(run.finish(as_json=as_json, verbose=bool(verbose)))
+
+
+def _filter_mask(text: str | None) -> DumpFilter | None:
+    """Return a coredump_filter as core(5) writes it: hexadecimal with 0x, octal with 0, else decimal."""
+    if text is None:
+        return None
+    from vmcore2core.process.dump_filter import DumpFilter
+
+    try:
+        octal = text.startswith("0") and text.isdigit() and len(text) > 1
+        value = int(text, 8 if octal else 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= FILTER_MAX:
+        raise typer.BadParameter(f"--filter {text}: expected a number from 0 to {FILTER_MAX:#x}, such as 0x33")
+    return DumpFilter(value)
 
 
 @dataclass
@@ -119,6 +160,7 @@ class _Run:
 
     session: Session
     output: Path | None
+    dump_filter: DumpFilter | None
     force: bool
     single: bool
     results: list[CoreResult] = field(default_factory=list)
@@ -144,11 +186,13 @@ class _Run:
         """Write the cores; one that fails does not stop the others."""
         from vmcore2core.kernel.sched import task_tgid
 
-        with _progress_bars(len(leaders)) as bar:
+        with progress_bars(len(leaders)) as bar:
             for leader in leaders:
                 try:
                     target = self._target(leader)
-                    result = self.session.extract(leader, target, force=self.force, progress=bar(target.name))
+                    result = self.session.extract(
+                        leader, target, dump_filter=self.dump_filter, force=self.force, progress=bar(target.name)
+                    )
                 except Vmcore2coreError as error:
                     self.failed(error, task_tgid(leader))
                 else:
@@ -194,44 +238,6 @@ class _Run:
         except OSError as error:
             raise OutputError(f"{directory}: {error.strerror}, expected a directory for the cores") from error
         return directory / core_name(leader)
-
-
-@contextmanager
-def _progress_bars(processes: int) -> Iterator[Callable[[str], Progress | None]]:
-    """Give a function from the next core's label to a progress callback.
-
-    Bars are drawn on stderr where that is a terminal: one for the core, and above it one for all where there are more.
-    """
-    if not sys.stderr.isatty():
-        yield lambda _label: None
-        return
-    from rich import progress as rich_progress
-    from rich.console import Console
-    from rich.filesize import decimal
-
-    columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.TextColumn("{task.fields[amount]}"),
-        rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        every = bars.add_task("processes", total=processes, amount=f"0/{processes}", visible=processes > 1)
-        core = bars.add_task("", total=None, amount="")
-        count = 0
-
-        def bar(label: str) -> Progress | None:
-            nonlocal count
-            bars.update(every, completed=count, amount=f"{count}/{processes}")
-            count += 1
-            bars.reset(core, description=label, total=None, amount="")
-
-            def update(done: int, total: int) -> None:
-                bars.update(core, completed=done, total=total, amount=f"{decimal(done)}/{decimal(total)}")
-
-            return update
-
-        yield bar
 
 
 def say(sentence: str) -> None:

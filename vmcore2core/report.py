@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot
+from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, AbsentRun, ProcessSnapshot
 from vmcore2core.session import CoreResult, Session
 
 RANGES_SHOWN = 8
@@ -44,7 +44,7 @@ def core_sentences(result: CoreResult, dump_level: int | None, *, verbose: bool)
         f"{who}: thread {left.tid} ({text(left.comm)}) is left out: {left.reason}" for left in snapshot.threads_left_out
     ]
     if result.missing_pages:
-        total = sum((v.end - v.start) // snapshot.page_size for v in snapshot.vmas if v.dumped)
+        total = sum((v.dump_end(snapshot.page_size) - v.start) // snapshot.page_size for v in snapshot.vmas)
         reasons = "; ".join(f"{n} {reason.value}" for reason, n in result.absent_pages.items() if _counts(reason))
         ranges = missing_ranges(snapshot)
         shown = ", ".join(f"{start:#x}-{end:#x}" for start, end in ranges[:RANGES_SHOWN])
@@ -75,7 +75,7 @@ def missing_ranges(snapshot: ProcessSnapshot) -> list[tuple[int, int]]:
 
 
 def _counts(reason: AbsentReason) -> bool:
-    return reason is not AbsentReason.BEYOND_FILE
+    return reason not in NO_SUCH_PAGE
 
 
 def _excluded(dump_level: int | None) -> str:

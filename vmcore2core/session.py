@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from vmcore2core.containers import open_container
+from vmcore2core.containers.unpacked import ProgressBar
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
 from vmcore2core.kernel import sched
@@ -22,7 +23,9 @@ from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.layout.vmlinux import vmlinux_sources
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Processes, refresh_absent
-from vmcore2core.process.model import AbsentReason, ProcessSnapshot
+from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, ProcessSnapshot
+from vmcore2core.process.swapped import SwappedPages
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class CoreResult:
     @property
     def missing_pages(self) -> int:
         """Pages that the process had and the core lacks."""
-        return sum(n for reason, n in self.absent_pages.items() if reason is not AbsentReason.BEYOND_FILE)
+        return sum(n for reason, n in self.absent_pages.items() if reason not in NO_SUCH_PAGE)
 
     @property
     def complete(self) -> bool:
@@ -69,19 +72,31 @@ class Session:
         paths: the dump's file or files.
         vmlinux: the kernel's own ELF file with symbols, for what the dump does not tell.
         vmcoreinfo: a VMCOREINFO text whose keys go before the dump's.
+        swap: the machine's swap files and partitions, FILE or NUMBER=FILE, for the pages that were swapped to them.
+        memory_map: what is where in a dump without a header (``containers.raw.parse_map``).
+        progress: draws a bar while a compressed file is unpacked.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
+        UsageError: a swap file is none of this machine's.
     """
 
-    def __init__(self, paths: Sequence[Path], vmlinux: Path | None = None, vmcoreinfo: Path | None = None) -> None:
-        self.container = open_container(paths)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        vmlinux: Path | None = None,
+        vmcoreinfo: Path | None = None,
+        swap: Sequence[str] = (),
+        memory_map: str | None = None,
+        progress: ProgressBar | None = None,
+    ) -> None:
+        self.container = open_container(paths, memory_map, progress)
         try:
             self.boot = bootstrap(self.container, partial(vmlinux_sources, vmlinux), _supplied(vmcoreinfo))
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
-            self.processes = Processes(self.kernel, notes)
+            self.processes = Processes(self.kernel, notes, SwappedPages(self.kernel, swap))
         except (DumpError, LayoutError) as error:
             self.container.close()
             if self.container.warnings:  # a file that is cut off is the likely cause, and the more useful sentence
@@ -95,6 +110,7 @@ class Session:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.processes.swap.close()
         self.container.close()
 
     @property
@@ -114,13 +130,20 @@ class Session:
                 yield leader
 
     def extract(
-        self, leader: StructView, output: Path, *, force: bool = False, progress: Progress | None = None
+        self,
+        leader: StructView,
+        output: Path,
+        *,
+        dump_filter: DumpFilter | None = None,
+        force: bool = False,
+        progress: Progress | None = None,
     ) -> CoreResult:
         """Write the core of one process.
 
         Args:
             leader: the thread group's leader.
             output: where the core goes.
+            dump_filter: which memory belongs into it; None for what the process's own coredump_filter says.
             force: replace what is there.
             progress: called with (bytes done, bytes in all).
 
@@ -128,7 +151,7 @@ class Session:
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
             OutputError: the core cannot be written.
         """
-        captured = self.processes.capture(leader)
+        captured = self.processes.capture(leader, dump_filter=dump_filter)
         origin: dict[str, str | None] = {
             "dump": self.container.paths[0].name,
             "kernel": self.boot.utsname.release,
@@ -142,7 +165,7 @@ class Session:
                     memory,
                     output,
                     force=force,
-                    inputs=self.container.paths,
+                    inputs=(*self.container.paths, *self.processes.swap.paths),
                     origin=origin,
                     progress=progress,
                     still_valid=partial(_no_more_damage, memory, known),

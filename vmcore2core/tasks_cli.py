@@ -15,6 +15,7 @@ import typer
 
 from vmcore2core.cli import Exit, run_command, say, set_up_logging
 from vmcore2core.errors import LayoutUnknown, UsageError
+from vmcore2core.progress import one_bar
 
 if TYPE_CHECKING:
     from vmcore2core.kernel.struct import StructView
@@ -35,6 +36,14 @@ Vmcore = Annotated[
 ]
 Vmlinux = Annotated[Path | None, typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.")]
 Vmcoreinfo = Annotated[Path | None, typer.Option(help="VMCOREINFO text whose keys go before the dump's.")]
+MemoryMap = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        metavar="START:SIZE@OFFSET,...",
+        help="What physical memory is where in a dump without a header; raw: all from address 0 on; or a file.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)]
 Pid = Annotated[int, typer.Option("--pid", "-p", help="The process, by its PID or that of any of its threads.")]
@@ -50,7 +59,9 @@ class LayoutFrom(Enum):
 
 
 @contextmanager
-def opened(vmcore: list[Path] | None, vmlinux: Path | None, vmcoreinfo: Path | None, verbose: int) -> Iterator[Session]:
+def opened(
+    vmcore: list[Path] | None, vmlinux: Path | None, vmcoreinfo: Path | None, memory_map: str | None, verbose: int
+) -> Iterator[Session]:
     """Open the dump; what is odd about it is said at the end."""
     set_up_logging(verbose)
     from vmcore2core.session import Session, find_dump
@@ -60,7 +71,7 @@ def opened(vmcore: list[Path] | None, vmlinux: Path | None, vmcoreinfo: Path | N
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")
         paths = [path]
-    with Session(paths, vmlinux, vmcoreinfo) as session:
+    with Session(paths, vmlinux, vmcoreinfo, memory_map=memory_map, progress=one_bar) as session:
         yield session
         for warning in session.warnings:
             say(f"{session.container.paths[0]}: {warning}")
@@ -86,11 +97,12 @@ def ps(
     tree: Annotated[bool, typer.Option(help="Children below their parents.")] = False,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
+    memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
 ) -> None:
     """List the processes and kernel threads."""
-    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
         from vmcore2core.tasks import Selection, processes, tree_order
 
         selection = Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
@@ -122,11 +134,12 @@ def threads(
     vmcore: Vmcore = None,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
+    memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
 ) -> None:
     """List the threads of a process."""
-    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
         rows = list(_threads(session, session.processes.find(pid)))
         if as_json:
             _print_json([asdict(row) for row in rows])
@@ -158,11 +171,12 @@ def regs(
     tid: Tid = None,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
+    memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
 ) -> None:
     """Show the user registers of threads, and where they come from."""
-    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
         _, rows = _chosen(session, pid, tid)
         if as_json:
             _print_json(
@@ -192,11 +206,12 @@ def bt(
     limit: Annotated[int, typer.Option(min=1, help="Most frames of a thread.")] = 256,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
+    memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
 ) -> None:
     """Show the user stacks of threads, from what is in memory alone: no binaries are needed."""
-    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
         from vmcore2core import tasks
 
         leader, rows = _chosen(session, pid, tid)
@@ -236,11 +251,12 @@ def maps(
     vmcore: Vmcore = None,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
+    memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
 ) -> None:
     """Show the mappings of a process as /proc/PID/maps does; -v counts their pages by what they are."""
-    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
         from vmcore2core import tasks
 
         rows, _ = tasks.maps(session, session.processes.find(pid), pages=bool(verbose) or as_json)
@@ -260,11 +276,12 @@ def info(
     vmcore: Vmcore = None,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
+    memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
 ) -> None:
     """Say what the dump is, why the kernel died, and what is not known."""
-    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
         from vmcore2core import tasks
 
         document = tasks.info(session)
@@ -292,10 +309,11 @@ def layout(
     ] = LayoutFrom.DUMP,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
+    memory_map: MemoryMap = None,
     verbose: Verbose = 0,
 ) -> None:
     """Write the layout that conversion needs as VMCOREINFO text, to be given as --vmcoreinfo."""
-    with opened(vmcore, vmlinux, vmcoreinfo, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
         from vmcore2core.layout.export import export_layout
         from vmcore2core.layout.resolver import KernelLayout
         from vmcore2core.layout.vmlinux import vmlinux_sources

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import struct
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +127,99 @@ def test_tls_descriptors_are_shown_as_get_thread_area_does() -> None:
     note = tls(struct.pack("<QQQ", desc, 0, 0))
     assert struct.unpack_from("<4I", note) == (12, 0xF7FC5500, 0xFFFFF, 0b0101_0001)
     assert struct.unpack_from("<4I", note, 16) == (13, 0, 0, 0b0010_1000)
+
+
+HOST = r"""
+#include <cpuid.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+/* XCR0; offset, size and flags of each component (CPUID 0xd); an image by XSAVE, and one by XSAVEC. */
+static uint8_t values[64 * 32];
+static uint8_t standard[16384] __attribute__((aligned(64))), compacted[16384] __attribute__((aligned(64)));
+
+__attribute__((target("avx512f,avx512bw"))) static void load_avx512(void)
+{
+	__asm__ volatile("vmovdqu64 (%0), %%zmm0; vmovdqu64 64(%0), %%zmm7; vmovdqu64 128(%0), %%zmm15;"
+		"vmovdqu64 192(%0), %%zmm16; vmovdqu64 256(%0), %%zmm31; kmovq (%0), %%k1; kmovq 8(%0), %%k7"
+		:: "r"(values) : "memory");
+}
+
+__attribute__((target("avx"))) static void load_avx(void)
+{
+	__asm__ volatile("vmovdqu (%0), %%ymm0; vmovdqu 32(%0), %%ymm15" :: "r"(values) : "memory");
+}
+
+int main(void)
+{
+	uint32_t a, b, c, d, low, high;
+	uint64_t xcr0, more = 0;
+
+	for (unsigned i = 0; i < sizeof values; i++)
+		values[i] = i * 37 + i / 256 + 1;
+	__cpuid(1, a, b, c, d);
+	if (!(c & bit_OSXSAVE))
+		return 0;
+	__asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	xcr0 = (uint64_t)high << 32 | low;
+	__cpuid_count(0xd, 1, a, b, c, d);
+	more = a >> 1 & 1;
+	fwrite(&xcr0, 8, 1, stdout);
+	fwrite(&more, 8, 1, stdout);
+	for (uint32_t i = 0; i < 32; i++) {
+		__cpuid_count(0xd, i, a, b, c, d);
+		fwrite((uint32_t[]){i < 2 ? 0 : b, i < 2 ? 0 : a, c}, 4, 3, stdout);
+	}
+	if ((xcr0 & 0xe4) == 0xe4)
+		load_avx512();
+	else if (xcr0 & 4)
+		load_avx();
+	__asm__ volatile("fldpi; fld1; xsave64 (%0)" :: "r"(standard), "a"(low), "d"(high) : "memory");
+	if (more)
+		__asm__ volatile("xsavec64 (%0)" :: "r"(compacted), "a"(low), "d"(high) : "memory");
+	fwrite(standard, sizeof standard, 1, stdout);
+	fwrite(compacted, sizeof compacted, 1, stdout);
+	return 0;
+}
+"""
+
+
+def test_images_of_the_host_itself(tmp_path: Path) -> None:
+    """XSAVE and XSAVEC of one state, AVX-512 and all that this processor has, give the same note."""
+    if platform.machine() != "x86_64":
+        return
+    (tmp_path / "host.c").write_text(HOST)
+    subprocess.run(["gcc", "-O1", "-o", tmp_path / "host", tmp_path / "host.c"], check=True)
+    said = subprocess.run([tmp_path / "host"], check=True, capture_output=True).stdout
+    if not said:
+        return  # a processor without XSAVE
+    xcr0, has_xsavec = struct.unpack_from("<2Q", said)
+    components = list(struct.iter_unpack("<3I", said[16 : 16 + 32 * 12]))
+    standard, compacted = said[400 : 400 + 16384], said[400 + 16384 :]
+    geometry = XsaveGeometry(
+        offsets=tuple(offset for offset, _, _ in components),
+        sizes=tuple(size for _, size, _ in components),
+        aligned=sum(1 << i for i, (_, size, flags) in enumerate(components) if size and flags & 2),
+        compacted_offsets=None,
+        user_size=max(576, *(offset + size for i, (offset, size, _) in enumerate(components) if xcr0 >> i & 1)),
+        user_features=xcr0,
+        sw_reserved=bytes(48),
+        init=INIT[:28] + standard[28:32] + INIT[32:],
+        has_layout_note=True,
+    )
+    features = struct.unpack_from("<Q", standard, 512)[0]
+    wanted = bytearray(standard[: geometry.user_size])
+    wanted[416:464] = bytes(48)
+    wanted[464:512] = bytes(48)
+    assert features & 3 == 3
+    assert xsave(FpuImage(standard, xcr0, None), geometry) == wanted
+    assert standard[32:42] == b"\0" * 7 + b"\x80\xff\x3f"  # 1.0 on top of the x87 stack
+    if has_xsavec:
+        assert struct.unpack_from("<2Q", compacted, 512) == (features, xcr0 | COMPACTED)
+        assert xsave(FpuImage(compacted, xcr0, None), geometry) == wanted
+    if xcr0 & 0xE4 == 0xE4:
+        ramp = bytes((i * 37 + i // 256 + 1) & 0xFF for i in range(320))
+        assert features & 0xE0 == 0xE0
+        assert wanted[160:176] + wanted[576:592] + wanted[geometry.offsets[6] :][:32] == ramp[:64]  # zmm0
+        assert wanted[geometry.offsets[7] + 15 * 64 :][:64] == ramp[256:320]  # zmm31

@@ -56,6 +56,11 @@ class Core:
             self.notes.append((name, n_type, self.data[at : at + descsz]))
             at += descsz + 3 & ~3
 
+    @property
+    def loads_without_offsets(self) -> list[tuple[int, int, int, int]]:
+        """PT_LOADs as (vaddr, filesz, memsz, flags)."""
+        return [(vaddr, filesz, memsz, flags) for vaddr, _, filesz, memsz, flags in self.loads]
+
     def note(self, n_type: int) -> bytes | None:
         return next((desc for name, kind, desc in self.notes if (name, kind) == ("CORE", n_type)), None)
 

@@ -35,10 +35,9 @@ def test_a_wrong_path(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"just some text\n" * 20, "is a text file"),
         (bytes(range(256)) * 8, "is not the signature of a known dump format"),
-        (b"\x1f\x8b\x08\x00" + bytes(60), "gzip"),
-        (b"(\xb5/\xfd" + bytes(60), "zst"),
+        (b"PK\x03\x04" + bytes(60), "zip"),
     ],
-    ids=["empty", "text", "binary", "gzip", "zstd"],
+    ids=["empty", "text", "binary", "zip"],
 )
 def test_a_file_that_is_no_dump(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "file"

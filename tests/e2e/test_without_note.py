@@ -40,7 +40,7 @@ def test_the_text_is_found_in_memory_and_the_cores_are_the_same(guest: str, tmp_
     assert "VMCOREINFO text at physical 0x" in result.stderr
     names = sorted(path.name for path in told.iterdir())
     assert sorted(path.name for path in found.iterdir()) == names
-    assert len(names) == 3
+    assert len(names) >= 3
     for name in names:
         ours, theirs = Core(found / name), Core(told / name)
         diff = compare_pages(ours, theirs)

@@ -18,8 +18,8 @@ LAYERS = (
     {"kernel"},
     {"process"},
     {"corefile", "unwind"},
-    {"session", "report", "tasks"},
-    {"cli", "tasks_cli"},
+    {"session", "report", "tasks", "support"},
+    {"cli", "tasks_cli", "progress"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STRANGERS = {

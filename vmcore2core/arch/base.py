@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -44,6 +44,21 @@ class EntryKind(IntEnum):
     """The page exists, but not here: swap, migration, device memory, markers. The entry itself tells which."""
     BAD = 4
     """Reserved bits are set, or an address beyond what the machine can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchDoc:
+    """What the generated support table says of an architecture.
+
+    Attributes:
+        page_tables: those that are read.
+        tested: kernels and kinds of processes whose cores were compared with the kernel's own.
+        limitations: what is not done.
+    """
+
+    page_tables: str
+    tested: str
+    limitations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +261,8 @@ class Arch(ABC):
         machine_names: further names in a dump header's utsname.machine.
         image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
     """
+
+    DOC: ClassVar[ArchDoc]
 
     name: str
     e_machine: int

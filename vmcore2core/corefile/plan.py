@@ -9,8 +9,8 @@ of p_memsz beyond p_filesz (gdb 13.1, lldb 14.0.6, both tried in tests/corefile/
 - lldb takes the first PT_LOAD with contents that has the address, and fails beyond its contents. So PT_LOADs may not
   overlap, and present pages behind absent ones need a PT_LOAD of their own.
 
-A mapping that no core has (VM_DONTDUMP, VM_IO) is a PT_LOAD without contents, as in the kernel's cores; gdb shows zeros
-there, as it does with those.
+What does not belong into the core (VM_DONTDUMP, VM_IO, coredump_filter) is in a PT_LOAD without contents, as in the
+kernel's cores; gdb takes it from the mapped file, or shows zeros, as it does with those.
 
 References: System V gABI, "Program Header"; fs/binfmt_elf.c: elf_core_dump(), fill_extnum_info() (Linux 7.2).
 """
@@ -61,8 +61,10 @@ def segments_of(snapshot: ProcessSnapshot) -> Iterator[Segment]:
     """Yield the PT_LOADs of a process, without offsets."""
     for vma in snapshot.vmas:
         size = vma.end - vma.start
-        if not vma.dumped:
+        if not vma.dumped or (vma.first_page_only and vma.absent):
             yield Segment(vma.start, size, 0, vma.p_flags)
+        elif vma.first_page_only:
+            yield Segment(vma.start, size, snapshot.page_size, vma.p_flags)
         elif not vma.absent:
             yield Segment(vma.start, size, size, vma.p_flags)
         else:

@@ -16,7 +16,8 @@ from vmcore2core.kernel.xarray import XArray
 from vmcore2core.memory.user import UserPageState
 
 # address_space_operations of file systems that keep their files in memory alone: what is not there is a hole.
-MEMORY_AOPS = ("shmem_aops", "ram_aops")
+MEMORY_AOPS = ("shmem_aops", "ram_aops", "hugetlbfs_aops")
+INDEX_MAX = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class CachedPages:
 
     Attributes:
         index: uint64[n], page index in the file.
-        paddr: uint64[n], physical address of a present page, else 0.
+        paddr: uint64[n], physical address of a present page, swp_entry_t of a swapped one, else 0.
         state: uint8[n], ``UserPageState``: ``PRESENT``, ``SWAPPED`` (shared memory), ``ZERO`` (a hole of a file that
             lives in memory), ``BEYOND_FILE``.
     """
@@ -35,7 +36,8 @@ class CachedPages:
     state: U8Array
 
 
-Run = tuple[int, int, int, UserPageState]  # first page index, pages, physical address of the first, what they are
+# First page index, pages, physical address (or swp_entry_t) of the first, what they are.
+Run = tuple[int, int, int, UserPageState]
 
 
 class PageCache:
@@ -50,6 +52,7 @@ class PageCache:
         if vmemmap is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         self._vmemmap = vmemmap
+        self._hugetlbfs_aops = layout.find_symbol("hugetlbfs_aops")
         self._memory_aops = {a for name in MEMORY_AOPS if (a := layout.find_symbol(name)) is not None}
 
     def lookup(self, file: StructView, first: int, last: int) -> CachedPages:
@@ -63,15 +66,35 @@ class PageCache:
         if mapping is None:
             return _pages([], self.page_size)
         in_memory = self._in_memory(mapping)
+        array = XArray(mapping.embedded("i_pages", "xarray"))
+        unit = self._index_unit(mapping, array)
         runs = []
-        for run in XArray(mapping.embedded("i_pages", "xarray")).runs(first, last):
-            low, high = max(run.first, first), min(run.last, last)
+        for run in array.runs(first >> unit, last >> unit):
+            start, end = run.first << unit, (run.last + 1 << unit) - 1
+            low, high = max(start, first), min(end, last)
             if not run.is_value:
-                pfn = (run.entry - self._vmemmap) // self._sizeof_page + low - run.first
+                pfn = (run.entry - self._vmemmap) // self._sizeof_page + low - start
                 runs.append((low, high - low + 1, pfn * self.page_size, UserPageState.PRESENT))
             elif in_memory:  # elsewhere it is the shadow of an evicted page
-                runs.append((low, high - low + 1, 0, UserPageState.SWAPPED))
+                runs.append((low, high - low + 1, (run.entry >> 1) + low - run.first, UserPageState.SWAPPED))
         return _pages(self._with_holes(runs, mapping, first, last, in_memory=in_memory), self.page_size)
+
+    def _index_unit(self, mapping: StructView, array: XArray) -> int:
+        """Return by how many bits an index of hugetlbfs counts more than a page.
+
+        Since Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7),
+        an entry spans as many indices as its pages. Before that, it has one, which counts huge pages.
+        """
+        if self._hugetlbfs_aops is None or not self._in_memory(mapping):
+            return 0
+        if mapping.pointer("a_ops") != self._hugetlbfs_aops:
+            return 0
+        inode = mapping.follow("host", "inode") if mapping.has("host") else None
+        bits = inode.find_uint("i_blkbits", 1) if inode is not None else None
+        run = next(array.runs(0, INDEX_MAX), None)
+        if bits is None or run is None or run.first != run.last:
+            return 0
+        return max(0, bits - (self.page_size.bit_length() - 1))
 
     def _in_memory(self, mapping: StructView) -> bool:
         return mapping.has("a_ops") and mapping.pointer("a_ops") in self._memory_aops
@@ -104,7 +127,7 @@ def _pages(runs: list[Run], page_size: int) -> CachedPages:
     count = table[:, 1].astype(np.int64)
     within = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
     state = np.repeat(table[:, 3], count).astype(np.uint8)
-    paddr: U64Array = np.repeat(table[:, 2], count) + within * np.uint64(page_size)
-    return CachedPages(
-        np.repeat(table[:, 0], count) + within, np.where(state == UserPageState.PRESENT, paddr, np.uint64(0)), state
-    )
+    step = np.zeros(256, np.uint64)
+    step[UserPageState.PRESENT], step[UserPageState.SWAPPED] = page_size, 1
+    paddr: U64Array = np.repeat(table[:, 2], count) + within * step[state]
+    return CachedPages(np.repeat(table[:, 0], count) + within, paddr, state)

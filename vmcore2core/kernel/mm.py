@@ -17,6 +17,7 @@ VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
 VM_MAYSHARE = 0x80
 VM_PFNMAP = 0x400
 VM_IO = 0x4000
+VM_HUGETLB = 0x40_0000
 VM_DONTDUMP = 0x0400_0000
 VM_MIXEDMAP = 0x1000_0000
 MAX_VMAS = 1 << 20
@@ -24,6 +25,7 @@ PAGE_SIZE_MIN = 4096
 SAVED_AUXV_MAX = 4096  # Linux 7.2: 2 * (AT_VECTOR_SIZE_ARCH + 22 + 1) words
 ANON_VMA_NAME_MAX_LEN = 80
 AT_NULL = 0
+MMF_DUMP_FILTER_SHIFT, MMF_DUMP_FILTER_MASK = 2, 0x1FF
 
 
 def vma_start(vma: StructView) -> int:
@@ -94,6 +96,15 @@ def saved_auxv(mm: StructView, word: int) -> bytes | None:
         if int.from_bytes(raw[at : at + word], mm.kernel.arch.byte_order) == AT_NULL:
             return raw[: at + 2 * word]
     return None
+
+
+def coredump_filter(mm: StructView) -> int | None:
+    """Return what /proc/PID/coredump_filter says, or None where the layout does not know ``mm->flags``.
+
+    proc_coredump_filter_read() in fs/proc/base.c; MMF_DUMP_FILTER_SHIFT and _MASK in include/linux/mm_types.h.
+    """
+    flags = mm.find_uint("flags", mm.kernel.arch.pointer_size)
+    return None if flags is None else flags >> MMF_DUMP_FILTER_SHIFT & MMF_DUMP_FILTER_MASK
 
 
 def vma_name(mm: StructView, vma: StructView) -> str:

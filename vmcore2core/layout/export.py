@@ -22,7 +22,7 @@ MEMBERS: dict[str, str] = {
     "pid": "numbers",
     "cred": "uid gid",
     "fs_struct": "root",
-    "mm_struct": ("mm_mt mmap pgd start_brk brk start_stack arg_start arg_end saved_auxv task_size"),
+    "mm_struct": ("mm_mt mmap pgd start_brk brk start_stack arg_start arg_end saved_auxv task_size flags"),
     "maple_tree": "ma_root ma_flags",
     "maple_node": "slot parent ma64 mr64",
     "maple_range_64": "pivot slot",
@@ -38,7 +38,7 @@ MEMBERS: dict[str, str] = {
     "dentry": "d_name d_parent d_hash",
     "qstr": "hash_len name",
     "mount": "mnt mnt_parent mnt_mountpoint",
-    "inode": "i_size i_ino i_sb",
+    "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits",
     "super_block": "s_dev",
     "address_space": "host i_pages a_ops",
     "xarray": "xa_head",
@@ -49,7 +49,9 @@ SIZES = (
     "task_struct signal_struct mm_struct maple_tree maple_node vm_area_struct file path dentry qstr mount inode "
     "address_space xarray page pt_regs cred fs_struct thread_union"
 )
-SYMBOLS = "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops vmemmap_base gate_vma vsyscall_mode"
+SYMBOLS = (
+    "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops hugetlbfs_aops vmemmap_base gate_vma vsyscall_mode"
+)
 NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID"
 
 

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
 from vmcore2core.arch.base import PageTableSpec
@@ -22,23 +23,45 @@ READ_MAX = 1 << 24  # bytes that one read() returns: whoever wants more takes ba
 
 
 class UserPageState(IntEnum):
-    """What a user page is; uint8 in arrays. Up to ``ZERO`` its bytes are known."""
+    """What a user page is; uint8 in arrays. Up to ``STORED`` its bytes are known."""
 
     PRESENT = 0
     """In the dump."""
     ZERO = 1
     """Never touched, or left out of the dump because it was zero: reads as zeros."""
-    EXCLUDED = 2
-    NOT_IN_DUMP = 3
-    TRUNCATED = 4
-    DAMAGED = 5
-    SWAPPED = 6
-    NOT_CACHED = 7
+    STORED = 2
+    """Swapped out to where ``SwapSpace.read`` gets it from: compressed in memory, or in a swap file that was given."""
+    EXCLUDED = 3
+    NOT_IN_DUMP = 4
+    TRUNCATED = 5
+    DAMAGED = 6
+    SWAPPED = 7
+    """Swapped out, and nothing is known of where to."""
+    NOT_CACHED = 8
     """A page of a file (or of the vDSO) that is neither mapped nor found in the page cache."""
-    BEYOND_FILE = 8
+    BEYOND_FILE = 9
     """Past the end of the mapped file: there is no such page (SIGBUS)."""
-    TABLE_MISSING = 9
-    TABLE_BROKEN = 10
+    TABLE_MISSING = 10
+    TABLE_BROKEN = 11
+    SWAPPED_TO_DISK = 12
+    """Swapped out to a file or partition that was not given."""
+    SWAP_UNREADABLE = 13
+    """Swapped out to compressed memory that cannot be read: its records are broken, or its codec is not known."""
+    HWPOISON = 14
+    """The memory failed, and the page with it."""
+    DEVICE_PRIVATE = 15
+    """In the memory of a device."""
+    GUARD = 16
+    """A guard page (MADV_GUARD_INSTALL): there is no such page (SIGSEGV)."""
+    SPECIAL = 17
+    """The page table has an entry whose kind is not known."""
+    UNTOUCHED = 18
+    """Nothing but a marker in the page table: as if there were no entry."""
+    SWAP_CUT_OFF = 19
+    """Swapped out to a file or partition that was given, and which ends before it."""
+
+
+LAST_KNOWN = UserPageState.STORED
 
 
 _OF_PAGE_STATE = np.zeros(256, np.uint8)
@@ -64,7 +87,33 @@ class Backing(Protocol):
 
         Returns:
             Ascending page index, uint64[n]; physical address, uint64[n]; ``UserPageState`` as uint8[n]
-            (``PRESENT`` where the physical address is to be looked at).
+            (``PRESENT`` where the physical address is to be looked at; where it is ``SWAPPED``, the physical address
+            is the swp_entry_t).
+        """
+        ...
+
+
+class SwapSpace(Protocol):
+    """Where swapped pages are; a page's swp_entry_t is what the kernel calls so: type and offset."""
+
+    def entries(self, ptes: U64Array) -> U64Array:
+        """Return the swp_entry_t of page-table entries that are not present, uint64[n]."""
+        ...
+
+    def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:
+        """Return where the pages of swp_entry_t values are.
+
+        Returns:
+            uint64[n]: the physical address of ``PRESENT`` pages, and for ``STORED`` ones what ``read`` takes; and
+            ``UserPageState`` as uint8[n].
+        """
+        ...
+
+    def read(self, entries: U64Array) -> tuple[U8Array, U8Array]:
+        """Read ``STORED`` pages.
+
+        Returns:
+            uint8[n, page_size]; and uint8[n], 0 for pages that cannot be read after all: their bytes must not be used.
         """
         ...
 
@@ -114,9 +163,14 @@ class UserMemory:
     """
 
     def __init__(
-        self, memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, regions: tuple[Region, ...]
+        self,
+        memory: PhysicalMemory,
+        spec: PageTableSpec,
+        root: PhysAddr,
+        regions: tuple[Region, ...],
+        swap: SwapSpace | None = None,
     ) -> None:
-        self.memory, self.spec, self.root = memory, spec, root
+        self.memory, self.spec, self.root, self.swap = memory, spec, root, swap
         self.regions = regions
         self._starts = np.array([r.start for r in regions], np.uint64)
         self.damaged: set[int] = set()
@@ -131,7 +185,7 @@ class UserMemory:
             per_state = np.bincount(state, minlength=len(UserPageState))
             counts.update({s: int(per_state[s]) for s in UserPageState if per_state[s]})
             counts[UserPageState.ZERO] += (end - start) // page - len(vaddr) if region.zero_fill else 0
-            bad = state > UserPageState.ZERO
+            bad = state > LAST_KNOWN
             _append_runs(unknown, vaddr[bad], state[bad], page)
             if not region.zero_fill:
                 lost = _complement(vaddr, start, end, page)
@@ -160,10 +214,11 @@ class UserMemory:
                 return
             for window_start, window_end in _windows(low, high, page):
                 vaddr, paddr, state = self._resolve(region, window_start, window_end)
-                there = state == UserPageState.PRESENT
-                vaddr, paddr = vaddr[there], paddr[there]
+                there = (state == UserPageState.PRESENT) | (state == UserPageState.STORED)
+                vaddr, paddr, stored = vaddr[there], paddr[there], state[there] == UserPageState.STORED
                 for at in range(0, len(vaddr), BATCH_PAGES):
-                    yield self._read(vaddr[at : at + BATCH_PAGES], paddr[at : at + BATCH_PAGES])
+                    batch = slice(at, at + BATCH_PAGES)
+                    yield self._read(vaddr[batch], paddr[batch], stored[batch])
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return user memory at ``address``, or None where any byte of it is not known."""
@@ -192,11 +247,17 @@ class UserMemory:
     def _resolve_unknown(self, region: Region, start: int, end: int) -> bool:
         vaddr, _, state = self._resolve(region, start, end)
         page = self.spec.page_size
-        return bool((state > UserPageState.ZERO).any()) or (not region.zero_fill and len(vaddr) < (end - start) // page)
+        return bool((state > LAST_KNOWN).any()) or (not region.zero_fill and len(vaddr) < (end - start) // page)
 
-    def _read(self, vaddr: U64Array, paddr: U64Array) -> tuple[U64Array, U8Array]:
-        pages, states = self.memory.read_blocks(paddr, self.spec.page_size)
+    def _read(self, vaddr: U64Array, paddr: U64Array, stored: NDArray[np.bool_]) -> tuple[U64Array, U8Array]:
+        here = ~stored
+        pages, states = self.memory.read_blocks(paddr[here], self.spec.page_size)
         good = (states == PageState.PRESENT) | (states == PageState.ZERO)
+        if self.swap is not None and stored.any():
+            present, present_good = pages, good
+            pages, good = np.zeros((len(vaddr), self.spec.page_size), np.uint8), np.zeros(len(vaddr), np.bool_)
+            pages[here], good[here] = present, present_good
+            pages[stored], good[stored] = self.swap.read(paddr[stored])
         if not good.all():
             self.damaged.update(int(v) for v in vaddr[~good])
             return vaddr[good], pages[good]
@@ -206,21 +267,31 @@ class UserMemory:
         """Return all pages of ``[start, end)`` of which anything is known but that they were never touched.
 
         Returns:
-            Ascending page address uint64[n], physical address uint64[n], ``UserPageState`` uint8[n].
+            Ascending page address uint64[n], physical address uint64[n] (of ``STORED`` pages what ``SwapSpace.read``
+            takes), ``UserPageState`` uint8[n].
         """
         parts = [
-            _pages_of(batch, start, end, self.spec.page_size)
+            _pages_of(batch, start, end, self.spec.page_size, self.swap)
             for batch in walk(self.memory, self.spec, self.root, Ranges(_u64(start), _u64(end)))
         ]
-        vaddr, paddr, state = _joined(parts)
+        vaddr, paddr, state = self._with_swap(*_joined(parts))
         if region.backing is not None:
-            vaddr, paddr, state = self._with_backing(region, start, end, vaddr, paddr, state)
+            vaddr, paddr, state = self._with_swap(*self._with_backing(region, start, end, vaddr, paddr, state))
         here = state == UserPageState.PRESENT
         if here.any():
             state[here] = _OF_PAGE_STATE[self.memory.block_states(paddr[here], self.spec.page_size)]
         if self.damaged:
             state[np.isin(vaddr, np.fromiter(self.damaged, np.uint64, len(self.damaged)))] = UserPageState.DAMAGED
         return vaddr, paddr, state
+
+    def _with_swap(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> tuple[U64Array, U64Array, U8Array]:
+        """Look for the pages whose swp_entry_t is known; drop those that are only marked."""
+        swapped = (state == UserPageState.SWAPPED) & (paddr != 0)
+        if self.swap is None or not swapped.any():
+            return vaddr, paddr, state
+        paddr[swapped], state[swapped] = self.swap.locate(paddr[swapped])
+        touched = state != UserPageState.UNTOUCHED
+        return vaddr[touched], paddr[touched], state[touched]
 
     def _with_backing(
         self, region: Region, start: int, end: int, vaddr: U64Array, paddr: U64Array, state: U8Array
@@ -248,20 +319,31 @@ def _windows(start: int, end: int, page: int) -> Iterator[tuple[int, int]]:
         yield at, min(at + step, end)
 
 
-def _pages_of(batch: WalkBatch, start: int, end: int, page: int) -> tuple[U64Array, U64Array, U8Array]:
-    """Cut a batch's entries, huge ones too, into pages within ``[start, end)``."""
+def _pages_of(
+    batch: WalkBatch, start: int, end: int, page: int, swap: SwapSpace | None
+) -> tuple[U64Array, U64Array, U8Array]:
+    """Cut a batch's entries, huge ones too, into pages within ``[start, end)``.
+
+    The physical address of what is not present is its swp_entry_t, where that is known.
+    """
     state = np.zeros(len(batch.kind), np.uint8)
     for kind, user_state in _OF_RUN_KIND.items():
         state[batch.kind == kind] = user_state
     low = np.maximum(batch.vaddr, np.uint64(start))
     high = np.minimum(batch.vaddr + batch.size, np.uint64(end))
-    paddr: U64Array = (batch.paddr + (low - batch.vaddr)).astype(np.uint64)
+    base, step = batch.paddr, np.full(len(batch.kind), page, np.uint64)
+    absent = batch.kind == RunKind.NOT_PRESENT
+    if swap is not None and absent.any():
+        base = batch.paddr.copy()
+        base[absent] = swap.entries(batch.entry[absent])
+        step[absent] = base[absent] != 0  # a huge page's entries count pages, from its own on
+    paddr: U64Array = (base + (low - batch.vaddr) // np.uint64(page) * step).astype(np.uint64)
     count = ((high - low) // np.uint64(page)).astype(np.int64)
     if (count == 1).all():
         return low, paddr, state
     within = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
-    within *= np.uint64(page)
-    return np.repeat(low, count) + within, np.repeat(paddr, count) + within, np.repeat(state, count)
+    inside: U64Array = np.repeat(paddr, count) + within * np.repeat(step, count)
+    return np.repeat(low, count) + within * np.uint64(page), inside, np.repeat(state, count)
 
 
 def _joined(parts: list[tuple[U64Array, U64Array, U8Array]]) -> tuple[U64Array, U64Array, U8Array]:

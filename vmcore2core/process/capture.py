@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from vmcore2core.addresses import U8Array, U64Array, UserAddr
+from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.base import CoreMachine
 from vmcore2core.errors import (
     CorruptStructure,
     KernelThread,
-    LayoutUnknown,
     MemoryFault,
     NoUserMemory,
     TaskError,
     TaskNotFound,
 )
 from vmcore2core.kernel import fs, mm, pid, sched
-from vmcore2core.kernel.filemap import CachedPages, PageCache
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.memory.user import Region, Survey, UserMemory, UserPageState
-from vmcore2core.process.dump_filter import vma_dumped, vma_p_flags
+from vmcore2core.memory.user import Region, UserMemory, UserPageState
+from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
+from vmcore2core.process.filebacking import CachedLookups
+from vmcore2core.process.mappings import Mappings
 from vmcore2core.process.model import (
     AbsentReason,
     AbsentRun,
@@ -35,11 +32,11 @@ from vmcore2core.process.model import (
 from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
 from vmcore2core.process.regsets import last_notes, regsets
 from vmcore2core.process.stack import InitialStack
+from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.threads import CpuNotes, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
 
 ELF_PRARGSZ = 80
-CACHED_LOOKUPS = 256
 
 _REASONS = {
     UserPageState.EXCLUDED: AbsentReason.EXCLUDED,
@@ -51,7 +48,15 @@ _REASONS = {
     UserPageState.BEYOND_FILE: AbsentReason.BEYOND_FILE,
     UserPageState.TABLE_MISSING: AbsentReason.TABLE_MISSING,
     UserPageState.TABLE_BROKEN: AbsentReason.TABLE_BROKEN,
+    UserPageState.SWAPPED_TO_DISK: AbsentReason.SWAPPED_TO_DISK,
+    UserPageState.SWAP_UNREADABLE: AbsentReason.SWAP_UNREADABLE,
+    UserPageState.SWAP_CUT_OFF: AbsentReason.SWAP_CUT_OFF,
+    UserPageState.HWPOISON: AbsentReason.HWPOISON,
+    UserPageState.DEVICE_PRIVATE: AbsentReason.DEVICE_PRIVATE,
+    UserPageState.GUARD: AbsentReason.GUARD,
+    UserPageState.SPECIAL: AbsentReason.SPECIAL,
 }
+_OF_SWAP = (AbsentReason.SWAPPED, AbsentReason.SWAP_UNREADABLE, AbsentReason.DAMAGED)
 
 
 @dataclass(frozen=True)
@@ -62,58 +67,6 @@ class Captured:
     memory: UserMemory
 
 
-class FileBacking:
-    """``Backing`` of one mapping: the page cache of its ``struct file``."""
-
-    def __init__(self, cache: CachedLookups, file: StructView) -> None:
-        self.cache, self.file = cache, file
-
-    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
-        """See ``Backing.lookup``."""
-        return self.cache.lookup(self.file, first, last)
-
-
-class CachedLookups:
-    """The page cache with the latest answers remembered: processes share libraries.
-
-    Attributes:
-        problem: why the page cache cannot be searched, or None.
-        broken: sentences about files whose page cache is broken.
-    """
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.problem: str | None = None
-        self.broken: list[str] = []
-        self._pages: PageCache | None = None
-        self._answers: OrderedDict[tuple[int, int, int], tuple[U64Array, U64Array, U8Array]] = OrderedDict()
-        try:
-            self._pages = PageCache(kernel)
-        except (LayoutUnknown, MemoryFault) as error:
-            self.problem = f"files' pages that were not mapped in cannot be looked for: {error}"
-
-    def lookup(self, file: StructView, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
-        """Return a file's pages as ``Backing.lookup`` does."""
-        none = np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint8)
-        if self._pages is None:
-            return none
-        try:
-            key = int(file.pointer("f_mapping")), first, last
-            if key not in self._answers:
-                self._answers[key] = self._states(self._pages.lookup(file, first, last))
-                if len(self._answers) > CACHED_LOOKUPS:
-                    self._answers.popitem(last=False)
-            return self._answers[key]
-        except (CorruptStructure, MemoryFault, LayoutUnknown) as error:
-            sentence = f"the page cache of the file at {file.address:#x} cannot be read: {error}"
-            if sentence not in self.broken:
-                self.broken.append(sentence)
-            return none
-
-    @staticmethod
-    def _states(pages: CachedPages) -> tuple[U64Array, U64Array, U8Array]:
-        return pages.index, pages.paddr, pages.state
-
-
 class Processes:
     """All processes of the dump.
 
@@ -121,8 +74,11 @@ class Processes:
         warnings: sentences about broken task lists met so far.
     """
 
-    def __init__(self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...]) -> None:
+    def __init__(
+        self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...], swap: SwappedPages | None = None
+    ) -> None:
         self.kernel = kernel
+        self.swap = swap or SwappedPages(kernel)
         self.cpus = CpuNotes(kernel, notes)
         self.cache = CachedLookups(kernel)
         self.mounts = fs.Mounts(kernel)
@@ -206,18 +162,21 @@ class Processes:
             except MemoryFault as fault:
                 yield task, f"its task_struct cannot be read: {fault}"
 
-    def capture(self, leader: StructView, *, with_absent: bool = True) -> Captured:
+    def capture(
+        self, leader: StructView, *, with_absent: bool = True, dump_filter: DumpFilter | None = EVERYTHING
+    ) -> Captured:
         """Return the process as plain data, and its memory.
 
         Args:
             leader: the thread group's leader.
+            dump_filter: which memory belongs into the core; None for what the process's own coredump_filter says.
             with_absent: look up which pages are absent; without it, ``Vma.absent`` is empty.
 
         Raises:
             KernelThread, NoUserMemory: it has no user memory.
             MemoryFault, LayoutUnknown, CorruptStructure: what cannot be done without is not readable or known.
         """
-        return _Capture(self, leader).run(with_absent=with_absent)
+        return _Capture(self, leader).run(dump_filter, with_absent=with_absent)
 
 
 class _Capture:
@@ -233,11 +192,17 @@ class _Capture:
         self.pgd = self.kernel.memory.to_phys(self.mm.pointer("pgd"))
         self.spec = self.kernel.user_page_table(self.mm)
 
-    def run(self, *, with_absent: bool) -> Captured:
+    def run(self, dump_filter: DumpFilter | None, *, with_absent: bool) -> Captured:
         threads, left_out, machine = self._threads()
-        self.elf_class = machine.elf_class
-        vmas, regions = self._vmas()
-        memory = UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions))
+        mappings = Mappings(
+            self.kernel,
+            self.mm,
+            self.leader,
+            self.processes.mounts,
+            self.processes.cache,
+            self._own_filter() if dump_filter is None else dump_filter,
+        )
+        memory = self._memory(mappings.regions)
         stack = InitialStack(self.mm, memory, machine)
         auxv = mm.saved_auxv(self.mm, machine.elf_class // 8)
         if auxv is None:
@@ -246,22 +211,31 @@ class _Capture:
                 self.notices.append(
                     "NT_AUXV is read from the initial user stack: the layout has no mm_struct.saved_auxv"
                 )
+            else:
+                self.warnings.append(
+                    "NT_AUXV is left out: the layout has no mm_struct.saved_auxv, and none was found on the user stack"
+                )
         vdso = stack.vdso(auxv)
-        if any(vma.start == vdso for vma in vmas):
-            vmas = [replace(vma, name="[vdso]", dumped=True) if vma.start == vdso else vma for vma in vmas]
-            regions = [self._vdso_region(region) if region.start == vdso else region for region in regions]
-            memory = UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions))
-        vmas = [
-            replace(vma, absent=absent_runs(memory.survey(region))) if vma.dumped and with_absent else vma
-            for vma, region in zip(vmas, regions, strict=True)
-        ]
-        gate = self._gate_vma()
+        for i, (vma, region) in enumerate(zip(mappings.vmas, mappings.regions, strict=True)):
+            if vma.start == vdso:
+                mappings.vmas[i] = replace(vma, name="[vdso]", dumped=True, first_page_only=False)
+                backing = VdsoBacking(self.kernel.memory, self.spec, self.pgd, region, self._vdso_image(machine))
+                mappings.regions[i] = replace(region, zero_fill=False, pgoff=0, backing=backing)
+        memory = self._memory(mappings.regions)
+        mappings.look_for_elf_headers(memory)
+        from_files = self.processes.swap.nr_from_files
+        vmas = _surveyed(mappings.vmas, memory) if with_absent else mappings.vmas
+        if self.processes.swap.nr_from_files > from_files:
+            self.notices += self.processes.swap.notices
+        gate = mappings.gate(machine.elf_class)
         if gate is not None and (not vmas or vmas[-1].end <= gate.start):
             vmas.append(gate)
+        self.warnings += mappings.warnings
         problem = self.processes.cache.problem
         if problem and any(run.reason is AbsentReason.NOT_CACHED for vma in vmas for run in vma.absent):
             self.warnings.append(problem)
-        self.warnings += self.processes.cache.broken
+        if any(run.reason in _OF_SWAP for vma in vmas for run in vma.absent):
+            self.warnings += self.processes.swap.problems
         snapshot = ProcessSnapshot(
             tgid=sched.task_tgid(self.leader),
             comm=sched.task_comm(self.leader),
@@ -289,7 +263,10 @@ class _Capture:
         for task, answer in self.processes.thread_registers(self.leader, self.warnings):
             group.append(task)
             try:
-                if isinstance(answer, str):
+                if not task.pointer("mm"):
+                    # A leader that has exited stays until all its threads have; no core has it.
+                    self.notices.append(f"thread {describe(task)} has exited")
+                elif isinstance(answer, str):
                     left_out.append(ThreadLeftOut(sched.task_pid(task), sched.task_comm(task), answer))
                 else:
                     found.append((task, answer))
@@ -317,90 +294,41 @@ class _Capture:
             **prstatus_or_unknown(task, group),
         )
 
-    def _vmas(self) -> tuple[list[Vma], list[Region]]:
-        vmas: list[Vma] = []
-        regions: list[Region] = []
-        root = self._root()
+    def _memory(self, regions: list[Region]) -> UserMemory:
+        return UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions), self.processes.swap.space)
+
+    def _vdso_image(self, machine: CoreMachine) -> KernelAddr | None:
         try:
-            for view in mm.for_each_vma(self.mm):
-                vma, region = self._vma(view, root)
-                vmas.append(vma)
-                regions.append(region)
-        except (CorruptStructure, MemoryFault) as error:
-            self.warnings.append(f"mappings may be missing: {error}")
-        return vmas, regions
-
-    def _root(self) -> tuple[int, int] | None:
-        """Return the process's root directory as (vfsmount, dentry), or None where it is not known."""
-        try:
-            fs_struct = self.leader.follow("fs", "fs_struct")
-            if fs_struct is None:
-                return None
-            root = fs_struct.embedded("root", "path")
-            return root.pointer("mnt"), root.pointer("dentry")
-        except (LayoutUnknown, MemoryFault):
-            return None
-
-    def _vma(self, view: StructView, root: tuple[int, int] | None) -> tuple[Vma, Region]:
-        start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
-        flags = view.ulong("vm_flags")
-        file = view.follow("vm_file", "file")
-        path = fs.file_path(self.kernel, file, self.processes.mounts, root) if file is not None else None
-        if file is not None and path is None:
-            self.warnings.append(f"the path of the file mapped at {start:#x} cannot be read")
-        pgoff = view.find_uint("vm_pgoff", self.kernel.arch.pointer_size)
-        anon_vma = bool(view.pointer("anon_vma")) if view.has("anon_vma") else None
-        name = mm.vma_name(self.mm, view) if file is None else ""
-        dumped = vma_dumped(flags, is_file=file is not None, anon_vma=anon_vma)
-        backing = FileBacking(self.processes.cache, file) if file is not None and pgoff is not None else None
-        # A special mapping ([vvar], [uprobes]) has operations, but no file: its pages are not zero-filled either.
-        special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
-        region = Region(start, end, zero_fill=file is None and not special, pgoff=pgoff or 0, backing=backing)
-        device, inode = fs.device_and_inode(file) if file is not None else (None, None)
-        vma = Vma(
-            start=start,
-            end=end,
-            p_flags=vma_p_flags(flags),
-            vm_flags=flags,
-            pgoff=pgoff if file is not None else None,
-            path=path,
-            name=name,
-            device=device,
-            inode=inode,
-            dumped=dumped,
-        )
-        return vma, region
-
-    def _vdso_region(self, region: Region) -> Region:
-        backing = VdsoBacking(self.kernel.memory, self.spec, self.pgd, region)
-        return replace(region, zero_fill=False, pgoff=0, backing=backing)
-
-    def _gate_vma(self) -> Vma | None:
-        """Return the mapping that is in no mm (x86: vsyscall); the kernel gives it no readable page."""
-        address = self.kernel.arch.gate_vma(self.kernel.memory, self.kernel.layout)
-        if address is None or self.elf_class != 64:
-            return None
-        view = self.kernel.view("vm_area_struct", address)
-        try:
-            flags = view.ulong("vm_flags")
-            start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
+            return self.kernel.arch.vdso_image(
+                self.mm.address, machine.elf_class, self.kernel.memory, self.kernel.layout
+            )
         except MemoryFault:
             return None
-        if (start | end) % self.spec.page_size or not self.kernel.arch.user_end <= start < end:
-            return None
-        return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name="[vsyscall]", dumped=False)
+
+    def _own_filter(self) -> DumpFilter:
+        """Return the process's coredump_filter; everything where it is not known."""
+        bits = mm.coredump_filter(self.mm)
+        if bits is None:
+            self.notices.append("all mappings are written: the layout has no mm_struct.flags to tell coredump_filter")
+            return EVERYTHING
+        self.notices.append(f"mappings are written as the process's coredump_filter {bits:#x} says")
+        return DumpFilter(bits)
 
 
-def absent_runs(survey: Survey) -> tuple[AbsentRun, ...]:
-    """Return a survey's unknown pages with the reasons that the core gives."""
-    return tuple(AbsentRun(run.start, run.end, _REASONS[run.state]) for run in survey.unknown)
+def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
+    """Return the mappings with their absent pages, and with the reasons that the core gives for each run."""
+    regions = {region.start: region for region in memory.regions}
+    result = []
+    for vma in vmas:
+        if vma.dumped:
+            survey = memory.survey(replace(regions[vma.start], end=vma.dump_end(memory.spec.page_size)))
+            runs = tuple(AbsentRun(run.start, run.end, _REASONS[run.state]) for run in survey.unknown)
+            vma = replace(vma, absent=runs)
+        result.append(vma)
+    return result
 
 
 def refresh_absent(captured: Captured) -> Captured:
     """Return the process with its pages surveyed again, after reading showed that some are damaged."""
-    regions = {region.start: region for region in captured.memory.regions}
-    vmas = tuple(
-        replace(vma, absent=absent_runs(captured.memory.survey(regions[vma.start]))) if vma.dumped else vma
-        for vma in captured.snapshot.vmas
-    )
-    return Captured(replace(captured.snapshot, vmas=vmas), captured.memory)
+    vmas = _surveyed(captured.snapshot.vmas, captured.memory)
+    return Captured(replace(captured.snapshot, vmas=tuple(vmas)), captured.memory)

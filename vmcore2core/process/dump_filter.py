@@ -1,14 +1,59 @@
-"""Which mappings belong into a core (fs/coredump.c: vma_dump_size(), always_dump_vma(), Linux 7.2).
+"""Which memory belongs into a core: the rules of core(5), "Controlling which mappings are written".
 
-The process's own coredump_filter is not applied: the memory is in the dump already, and without its text and files a
-core is of little use to somebody who lacks the very binaries.
+References: fs/coredump.c: vma_dump_size(), always_dump_vma(), dump_vma_snapshot(); fs/binfmt_elf.c: elf_core_dump()
+(Linux 7.2). Two rules are not the kernel's: memory of devices (VM_PFNMAP) is not in the dump, so such a mapping has no
+contents even where the kernel writes some ([vvar]); and where it is not known whether a VMA was written to, it was.
 """
 
 from __future__ import annotations
 
-from vmcore2core.kernel.mm import VM_DONTDUMP, VM_EXEC, VM_IO, VM_PFNMAP, VM_READ, VM_WRITE
+from dataclasses import dataclass
+from enum import Enum, IntFlag
+
+from vmcore2core.kernel.mm import VM_DONTDUMP, VM_EXEC, VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE
 
 PF_X, PF_W, PF_R = 1, 2, 4
+
+
+class DumpFilter(IntFlag):
+    """The bits of /proc/PID/coredump_filter (MMF_DUMP_* in include/linux/mm_types.h, from bit 0)."""
+
+    ANON_PRIVATE = 1 << 0
+    ANON_SHARED = 1 << 1
+    MAPPED_PRIVATE = 1 << 2
+    MAPPED_SHARED = 1 << 3
+    ELF_HEADERS = 1 << 4
+    HUGETLB_PRIVATE = 1 << 5
+    HUGETLB_SHARED = 1 << 6
+    DAX_PRIVATE = 1 << 7
+    DAX_SHARED = 1 << 8
+
+
+EVERYTHING = ~DumpFilter(0)
+
+
+class Extent(Enum):
+    """How much of a mapping belongs into a core."""
+
+    NOTHING = "nothing"
+    FIRST_PAGE = "first page"
+    FIRST_PAGE_IF_ELF = "first page if it is an ELF header"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """What the rules ask of a mapped file; None where it is not known.
+
+    Attributes:
+        linked: whether its inode has a name (i_nlink).
+        executable: whether anybody may execute it (i_mode).
+        dax: whether its pages are persistent memory itself (S_DAX).
+    """
+
+    linked: bool | None = None
+    executable: bool | None = None
+    dax: bool | None = None
 
 
 def vma_p_flags(vm_flags: int) -> int:
@@ -18,15 +63,39 @@ def vma_p_flags(vm_flags: int) -> int:
     )
 
 
-def vma_dumped(vm_flags: int, *, is_file: bool, anon_vma: bool | None) -> bool:
-    """Tell whether the memory of a VMA belongs into the core; the vDSO does, whatever this says.
+def vma_dump_extent(
+    vm_flags: int, dump_filter: DumpFilter, *, file: MappedFile | None, anon_vma: bool | None, at_start: bool = True
+) -> Extent:
+    """Return how much of a VMA belongs into the core; the vDSO does as a whole, whatever this says.
 
     Args:
         vm_flags: ``vma->vm_flags``.
-        is_file: whether ``vm_file`` is set.
+        dump_filter: the process's, or the user's.
+        file: None without ``vm_file``.
         anon_vma: whether ``anon_vma`` is set, or None where the layout does not know.
+        at_start: whether ``vm_pgoff`` is 0.
     """
     if vm_flags & (VM_DONTDUMP | VM_IO | VM_PFNMAP):
-        return False
-    # Private anonymous memory that was never written: the kernel gives it no bytes in the file either.
-    return is_file or anon_vma is not False
+        return Extent.NOTHING
+    shared = bool(vm_flags & VM_SHARED)
+    if file is not None and file.dax:
+        return _whole_if(dump_filter, DumpFilter.DAX_SHARED if shared else DumpFilter.DAX_PRIVATE)
+    if vm_flags & VM_HUGETLB:
+        return _whole_if(dump_filter, DumpFilter.HUGETLB_SHARED if shared else DumpFilter.HUGETLB_PRIVATE)
+    if shared:
+        # Shared anonymous memory is a file without a name; where nothing tells, it is what most people want to see.
+        named = file is not None and file.linked is True
+        return _whole_if(dump_filter, DumpFilter.MAPPED_SHARED if named else DumpFilter.ANON_SHARED)
+    if anon_vma is not False and dump_filter & DumpFilter.ANON_PRIVATE:
+        return Extent.WHOLE
+    if file is None:
+        return Extent.NOTHING
+    if dump_filter & DumpFilter.MAPPED_PRIVATE:
+        return Extent.WHOLE
+    if dump_filter & DumpFilter.ELF_HEADERS and at_start and vm_flags & VM_READ:
+        return Extent.FIRST_PAGE if file.executable else Extent.FIRST_PAGE_IF_ELF
+    return Extent.NOTHING
+
+
+def _whole_if(dump_filter: DumpFilter, bit: DumpFilter) -> Extent:
+    return Extent.WHOLE if dump_filter & bit else Extent.NOTHING

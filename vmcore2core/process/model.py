@@ -91,11 +91,22 @@ class AbsentReason(Enum):
     NOT_IN_DUMP = "not in the dump"
     TRUNCATED = "the dump file ends before it"
     DAMAGED = "its compressed form in the dump does not decode"
-    SWAPPED = "swapped out"
+    SWAPPED = "swapped out, to where is not known"
+    SWAPPED_TO_DISK = "swapped to disk (--swap takes the swap file)"
+    SWAP_UNREADABLE = "swapped to compressed memory that cannot be read"
+    SWAP_CUT_OFF = "swapped to a file that ends before it"
     NOT_CACHED = "page of a file that is not in memory"
     BEYOND_FILE = "past the end of the mapped file"
     TABLE_MISSING = "the page table is not in the dump"
     TABLE_BROKEN = "the page table is broken"
+    HWPOISON = "lost with failed memory (hardware poison)"
+    DEVICE_PRIVATE = "in the memory of a device"
+    GUARD = "guard page"
+    SPECIAL = "the page table has an entry of a kind that is not known"
+
+
+NO_SUCH_PAGE = frozenset({AbsentReason.BEYOND_FILE, AbsentReason.GUARD})
+"""Reasons that mean that the process had no page there, either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +133,7 @@ class Vma:
         device: s_dev of the mapped file's file system (major << 20 | minor), or None.
         inode: its inode number, or None.
         dumped: whether its memory belongs into a core (VM_DONTDUMP, VM_IO and filters say no).
+        first_page_only: whether of its memory only the first page does: an ELF header that tells what was mapped.
         absent: runs of pages that are not known, ascending; pages in none of them are present or read as zero.
     """
 
@@ -135,7 +147,14 @@ class Vma:
     device: int | None = None
     inode: int | None = None
     dumped: bool = True
+    first_page_only: bool = False
     absent: tuple[AbsentRun, ...] = ()
+
+    def dump_end(self, page_size: int) -> UserAddr:
+        """Return the end of what belongs into a core; ``start`` where nothing does."""
+        if not self.dumped:
+            return self.start
+        return UserAddr(self.start + page_size) if self.first_page_only else self.end
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """The vDSO's pages, mapped in or not.
 
-Its image is part of the kernel image, in one piece: where one of its pages is mapped, the others lie beside it
-(arch/x86/entry/vdso/vma.c: vdso_fault(); arch/*/kernel/vdso.S, Linux 4.18 to 7.2).
+Its image is part of the kernel image, in one piece. Where the layout does not tell where, a page of it that is mapped
+does: the others lie beside it (arch/x86/entry/vdso/vma.c: vdso_fault(); arch/*/kernel/vdso.S, Linux 4.18 to 7.2).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from vmcore2core.addresses import PhysAddr, U8Array, U64Array
+from vmcore2core.addresses import KernelAddr, PhysAddr, U8Array, U64Array
 from vmcore2core.arch.base import PageTableSpec
 from vmcore2core.errors import MemoryFault
 from vmcore2core.memory.kernel import KernelMemory
@@ -16,14 +16,34 @@ from vmcore2core.memory.pagetable import translate
 from vmcore2core.memory.user import Region, UserPageState
 
 PAGES_MAX = 64
+ELFMAG = b"\x7fELF"
 
 
 class VdsoBacking:
     """``Backing`` of the vDSO's mapping in one process."""
 
-    def __init__(self, memory: KernelMemory, spec: PageTableSpec, pgd: PhysAddr, region: Region) -> None:
+    def __init__(
+        self,
+        memory: KernelMemory,
+        spec: PageTableSpec,
+        pgd: PhysAddr,
+        region: Region,
+        image: KernelAddr | None = None,
+    ) -> None:
         self.page_size = spec.page_size
         self._first = self._first_page(memory, spec, pgd, region)
+        if self._first is None and image is not None:
+            self._first = self._told(memory, image, region.end - region.start)
+
+    @staticmethod
+    def _told(memory: KernelMemory, image: KernelAddr, size: int) -> int | None:
+        """Return the physical address of the image that the kernel tells, if it lies in one piece."""
+        try:
+            first, last = memory.to_phys(image), memory.to_phys(image + size - 1)
+        except MemoryFault:
+            return None
+        inside = any(m.paddr <= first and last < m.paddr + m.range.size for m in memory.kernel_map.searched)
+        return first if inside and last == first + size - 1 and _is_elf(memory, first) else None
 
     @staticmethod
     def _first_page(memory: KernelMemory, spec: PageTableSpec, pgd: PhysAddr, region: Region) -> int | None:
@@ -36,7 +56,7 @@ class VdsoBacking:
             except MemoryFault:
                 continue
             first = paddr - offset
-            if any(low <= first and first + size <= high for low, high in image):
+            if any(low <= first and first + size <= high for low, high in image) and _is_elf(memory, first):
                 return first
         return None
 
@@ -46,3 +66,10 @@ class VdsoBacking:
         index = np.arange(first, first + count, dtype=np.uint64)
         paddr: U64Array = (index * np.uint64(self.page_size)) + np.uint64(self._first or 0)
         return index, paddr, np.full(count, UserPageState.PRESENT, np.uint8)
+
+
+def _is_elf(memory: KernelMemory, paddr: int) -> bool:
+    try:
+        return memory.physical.read(paddr, len(ELFMAG)) == ELFMAG
+    except MemoryFault:
+        return False

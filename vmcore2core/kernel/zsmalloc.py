@@ -1,0 +1,183 @@
+"""zsmalloc, the allocator of zram and zswap: objects that may lie across two pages.
+
+A handle is the address of a word that tells page frame and index of the object. How the word is made up has changed;
+it is told by the object itself, which begins with its handle.
+
+References: mm/zsmalloc.c: zs_obj_read_begin(), obj_to_location(), get_next_zpdesc(); mm/zpdesc.h (Linux 4.18 to 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmcore2core.errors import CorruptStructure, MemoryFault
+from vmcore2core.formats import swap as fmt
+from vmcore2core.kernel.struct import Kernel, StructView
+
+PHYSMEM_BITS = (52, 46, 48, 44, 56)  # MAX_POSSIBLE_PHYSMEM_BITS: x86-64's, then what other machines have
+
+
+@dataclass(frozen=True, slots=True)
+class SizeClass:
+    """What of ``struct size_class`` says where an object is; sizes in bytes."""
+
+    size: int
+    objs_per_zspage: int
+    huge: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """How the word behind a handle is made up: bits below the page frame, and tag bits below the index."""
+
+    below_pfn: int
+    tag_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The start of an object: its first page, the byte in it, its zspage and size class."""
+
+    page: StructView
+    offset: int
+    zspage: StructView
+    size_class: SizeClass
+
+
+class ZsPool:
+    """One ``struct zs_pool``.
+
+    Args:
+        kernel: the kernel, with a layout that knows zsmalloc's types.
+        address: of the pool.
+        vmemmap: address of the ``struct page`` of page frame 0.
+    """
+
+    def __init__(self, kernel: Kernel, address: int, vmemmap: int) -> None:
+        self.kernel = kernel
+        self._vmemmap = vmemmap
+        self._pool = kernel.view("zs_pool", address)
+        self._page_size = kernel.memory.kernel_map.spec.page_size
+        self._sizeof_page = kernel.layout.size("page")
+        self._classes: dict[int, SizeClass] = {}
+        self._word: _Word | None = None
+        self._nr_classes = self._number_of_classes()
+
+    def _number_of_classes(self) -> int:
+        array = self.kernel.layout.member("zs_pool", "size_class").size
+        return array // self.kernel.arch.pointer_size if array else 0
+
+    def read(self, handle: int, size: int) -> bytes:
+        """Return the first ``size`` bytes of an object.
+
+        Raises:
+            CorruptStructure: handle, object and zspage do not fit each other.
+            MemoryFault: one of them cannot be read.
+            LayoutUnknown: a member is not known.
+        """
+        if not 0 < size <= self._page_size:
+            raise CorruptStructure(f"an object of {size:#x} bytes, expected at most a page", handle, "zsmalloc handle")
+        place = self._place(handle)
+        offset = place.offset + (0 if place.size_class.huge else self.kernel.arch.pointer_size)
+        if size > place.size_class.size:
+            raise CorruptStructure(
+                f"an object of {size:#x} bytes in a class of {place.size_class.size:#x}", handle, "zsmalloc handle"
+            )
+        first = min(size, self._page_size - offset)
+        data = self._bytes(place.page, offset, first)
+        if first < size:
+            data += self._bytes(self._next(place), 0, size - first)
+        return data
+
+    def _place(self, handle: int) -> _Place:
+        """Find an object in the way that found the first one; at first, in the way whose object has the handle."""
+        word = self.kernel.read_pointer(handle)
+        forms = [self._word] if self._word is not None else self._forms()
+        problem: Exception | None = None
+        for form in forms:
+            try:
+                place = self._by_word(word, form, handle)
+            except (CorruptStructure, MemoryFault) as error:
+                problem = problem or error
+                continue
+            self._word = form
+            return place
+        raise CorruptStructure(f"it names no object: {problem}", handle, "zsmalloc handle")
+
+    def _forms(self) -> list[_Word]:
+        page_bits, word_bits = self._page_size.bit_length() - 1, 8 * self.kernel.arch.pointer_size
+        bits = self.kernel.layout.find_constant("MAX_PHYSMEM_BITS")
+        sizes = dict.fromkeys((*PHYSMEM_BITS, *((bits,) if bits else ())))
+        return [_Word(word_bits - (n - page_bits), tags) for n in sizes for tags in fmt.OBJ_TAG_BITS]
+
+    def _by_word(self, word: int, form: _Word, handle: int) -> _Place:
+        """Return where the object is, if it is there: a zspage whose object of this index has this handle."""
+        index = (word & ((1 << form.below_pfn) - 1)) >> form.tag_bits
+        page = self.kernel.view("page", self._vmemmap + (word >> form.below_pfn) * self._sizeof_page)
+        zspage = self.kernel.view("zspage", page.ulong("private"))
+        if zspage.uint("magic", size=4) != fmt.ZSPAGE_MAGIC:
+            raise CorruptStructure("it has no magic number 0x58", zspage.address, "zspage")
+        size_class = self._class(zspage.uint("class", size=4))
+        if index >= size_class.objs_per_zspage:
+            raise CorruptStructure(
+                f"index {index}, expected at most {size_class.objs_per_zspage} objects", handle, "zsmalloc handle"
+            )
+        offset = size_class.size * index % self._page_size
+        found = self._huge_handles(page) if size_class.huge else iter((self._head(page, offset),))
+        if handle not in found:
+            raise CorruptStructure("the object there does not have this handle", handle, "zsmalloc handle")
+        return _Place(page, offset, zspage, size_class)
+
+    def _head(self, page: StructView, offset: int) -> int:
+        """Return the handle that an object begins with: its tag says that it is allocated."""
+        raw = self._bytes(page, offset, self.kernel.arch.pointer_size)
+        value = int.from_bytes(raw, self.kernel.arch.byte_order)
+        return value & ~fmt.OBJ_ALLOCATED_TAG if value & fmt.OBJ_ALLOCATED_TAG else 0
+
+    def _huge_handles(self, page: StructView) -> Iterator[int]:
+        """Yield what may be the handle of a huge class's page, which has it in ``struct page``."""
+        for value in self._links(page):
+            yield value & ~fmt.OBJ_ALLOCATED_TAG
+            yield value
+
+    def _links(self, page: StructView) -> Iterator[int]:
+        """Yield what may be the link to the zspage's next page, newest kernel's first.
+
+        ``page->freelist`` until Linux kernel commit ffedd09fa9b0 ("zsmalloc: Stop using slab fields in struct page")
+        (in v5.17), then ``page->index``, then ``zpdesc->next`` (v6.14).
+        """
+        word = self.kernel.arch.pointer_size
+        for struct, member in (("zpdesc", "next"), ("page", "index"), ("page", "freelist")):
+            found = self.kernel.layout.find_member(struct, member)
+            if found is not None:
+                yield self.kernel.read_uint(page.address + found.offset, word)
+
+    def _next(self, place: _Place) -> StructView:
+        for link in self._links(place.page):
+            frame, rest = divmod(link - self._vmemmap, self._sizeof_page)
+            if rest or not 0 <= frame < 1 << 52:
+                continue
+            page = self.kernel.view("page", link)
+            if page.ulong("private") == place.zspage.address:
+                return page
+        raise CorruptStructure("the zspage does not go on where an object does", place.page.address, "page")
+
+    def _class(self, index: int) -> SizeClass:
+        if index not in self._classes:
+            if index >= self._nr_classes:
+                wrong = f"size class {index}, expected {self._nr_classes}"
+                raise CorruptStructure(wrong, self._pool.address, "zs_pool")
+            word = self.kernel.arch.pointer_size
+            address = self.kernel.read_pointer(self._pool.addr_of("size_class") + index * word)
+            view = self.kernel.view("size_class", address)
+            size, objects = view.uint("size", size=4), view.uint("objs_per_zspage", size=4)
+            pages = view.uint("pages_per_zspage", size=4)
+            if not 0 < size <= self._page_size or not 0 < pages <= fmt.ZS_PAGES_MAX or objects * size > pages << 16:
+                raise CorruptStructure(f"{objects} objects of {size:#x} bytes in {pages} pages", address, "size_class")
+            self._classes[index] = SizeClass(size, objects, huge=objects == 1 and pages == 1)
+        return self._classes[index]
+
+    def _bytes(self, page: StructView, offset: int, size: int) -> bytes:
+        frame = (page.address - self._vmemmap) // self._sizeof_page
+        return self.kernel.memory.physical.read(frame * self._page_size + offset, size)

@@ -1,0 +1,73 @@
+"""Where pages of mapped files come from that a process has not mapped in: the page cache, with answers remembered."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.kernel.filemap import PageCache
+from vmcore2core.kernel.struct import Kernel, StructView
+
+CACHED_LOOKUPS = 256
+
+Pages = tuple[U64Array, U64Array, U8Array]  # as ``Backing.lookup`` returns them
+
+
+class CachedLookups:
+    """The page cache of all files, with the latest answers: processes share libraries.
+
+    Attributes:
+        problem: why the page cache cannot be searched, or None.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.problem: str | None = None
+        self._pages: PageCache | None = None
+        self._answers: OrderedDict[tuple[int, int, int], Pages] = OrderedDict()
+        try:
+            self._pages = PageCache(kernel)
+        except (LayoutUnknown, MemoryFault) as error:
+            self.problem = f"files' pages that were not mapped in cannot be looked for: {error}"
+
+    def lookup(self, file: StructView, first: int, last: int) -> Pages | None:
+        """Return a file's pages as ``Backing.lookup`` does; None where no page cache can be searched.
+
+        Raises:
+            CorruptStructure, MemoryFault, LayoutUnknown: this file's is broken.
+        """
+        if self._pages is None:
+            return None
+        key = int(file.pointer("f_mapping")), first, last
+        if key not in self._answers:
+            pages = self._pages.lookup(file, first, last)
+            self._answers[key] = pages.index, pages.paddr, pages.state
+            if len(self._answers) > CACHED_LOOKUPS:
+                self._answers.popitem(last=False)
+        return self._answers[key]
+
+
+class FileBacking:
+    """``Backing`` of one mapping: the page cache of its ``struct file``.
+
+    Args:
+        cache: of all files.
+        file: ``struct file``.
+        problems: where a sentence goes if this file's page cache is broken.
+    """
+
+    def __init__(self, cache: CachedLookups, file: StructView, problems: list[str]) -> None:
+        self.cache, self.file, self.problems = cache, file, problems
+
+    def lookup(self, first: int, last: int) -> Pages:
+        """See ``Backing.lookup``."""
+        try:
+            pages = self.cache.lookup(self.file, first, last)
+        except (CorruptStructure, MemoryFault, LayoutUnknown) as error:
+            sentence = f"the page cache of the file at {self.file.address:#x} cannot be read: {error}"
+            if sentence not in self.problems:
+                self.problems.append(sentence)
+            pages = None
+        return pages or (np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint8))

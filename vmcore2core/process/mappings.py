@@ -1,0 +1,149 @@
+"""A process's mappings: what the core says of each, and where its pages come from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vmcore2core.addresses import UserAddr
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.kernel import fs, mm
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.memory.user import Region, UserMemory
+from vmcore2core.process.dump_filter import DumpFilter, Extent, MappedFile, vma_dump_extent, vma_p_flags
+from vmcore2core.process.filebacking import CachedLookups, FileBacking
+from vmcore2core.process.model import Vma
+
+ELFMAG = b"\x7fELF"
+S_IXUGO = 0o111
+S_DAX = 1 << 13  # include/linux/fs.h, since Linux 4.2
+
+
+class Mappings:
+    """The mappings of one process.
+
+    Args:
+        kernel: the dumped kernel.
+        owner: its ``struct mm_struct``.
+        leader: its ``struct task_struct``, for the root directory.
+        mounts: of the machine.
+        cache: the page cache.
+        dump_filter: which memory belongs into the core.
+
+    Attributes:
+        vmas: in address order; ``Vma.absent`` is not filled in.
+        regions: of the same mappings.
+        warnings: sentences about what is broken.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        owner: StructView,
+        leader: StructView,
+        mounts: fs.Mounts,
+        cache: CachedLookups,
+        dump_filter: DumpFilter,
+    ) -> None:
+        self.kernel, self.mm = kernel, owner
+        self.warnings: list[str] = []
+        self.vmas: list[Vma] = []
+        self.regions: list[Region] = []
+        self._mounts, self._cache, self._filter = mounts, cache, dump_filter
+        self._root = _root(leader)
+        self._if_elf: set[int] = set()
+        try:
+            for view in mm.for_each_vma(owner):
+                self._add(view)
+        except (CorruptStructure, MemoryFault) as error:
+            self.warnings.append(f"mappings may be missing: {error}")
+
+    def _add(self, view: StructView) -> None:
+        start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
+        flags = view.ulong("vm_flags")
+        file = view.follow("vm_file", "file")
+        path = fs.file_path(self.kernel, file, self._mounts, self._root) if file is not None else None
+        if file is not None and path is None:
+            self.warnings.append(f"the path of the file mapped at {start:#x} cannot be read")
+        pgoff = view.find_uint("vm_pgoff", self.kernel.arch.pointer_size)
+        extent = vma_dump_extent(
+            flags,
+            self._filter,
+            file=_mapped_file(file) if file is not None else None,
+            anon_vma=bool(view.pointer("anon_vma")) if view.has("anon_vma") else None,
+            at_start=pgoff == 0,
+        )
+        if extent is Extent.FIRST_PAGE_IF_ELF:
+            self._if_elf.add(start)
+        backing = FileBacking(self._cache, file, self.warnings) if file is not None and pgoff is not None else None
+        # A special mapping ([vvar], [uprobes]) has operations, but no file: its pages are not zero-filled either.
+        special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
+        region = Region(start, end, zero_fill=file is None and not special, pgoff=pgoff or 0, backing=backing)
+        device, inode = fs.device_and_inode(file) if file is not None else (None, None)
+        vma = Vma(
+            start=start,
+            end=end,
+            p_flags=vma_p_flags(flags),
+            vm_flags=flags,
+            pgoff=pgoff if file is not None else None,
+            path=path,
+            name=mm.vma_name(self.mm, view) if file is None else "",
+            device=device,
+            inode=inode,
+            dumped=extent is not Extent.NOTHING,
+            first_page_only=extent in (Extent.FIRST_PAGE, Extent.FIRST_PAGE_IF_ELF),
+        )
+        self.vmas.append(vma)
+        self.regions.append(region)
+
+    def look_for_elf_headers(self, memory: UserMemory) -> None:
+        """Settle of which mappings the first page belongs into the core because it is an ELF header."""
+        for i, vma in enumerate(self.vmas):
+            if vma.start in self._if_elf:
+                # A page that is not there may be one: it is counted as missing, as the kernel would have had it.
+                self.vmas[i] = replace(vma, dumped=memory.read(vma.start, len(ELFMAG)) in (ELFMAG, None))
+
+    def gate(self, elf_class: int) -> Vma | None:
+        """Return the mapping that is in no mm (x86: vsyscall); the kernel gives it no readable page."""
+        address = self.kernel.arch.gate_vma(self.kernel.memory, self.kernel.layout)
+        if address is None or elf_class != 64:
+            return None
+        view = self.kernel.view("vm_area_struct", address)
+        try:
+            flags = view.ulong("vm_flags")
+            start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
+        except MemoryFault:
+            return None
+        page_size = self.kernel.memory.kernel_map.spec.page_size
+        if (start | end) % page_size or not self.kernel.arch.user_end <= start < end:
+            return None
+        return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name="[vsyscall]", dumped=False)
+
+
+def _root(leader: StructView) -> tuple[int, int] | None:
+    """Return the process's root directory as (vfsmount, dentry), or None where it is not known."""
+    try:
+        fs_struct = leader.follow("fs", "fs_struct")
+        if fs_struct is None:
+            return None
+        root = fs_struct.embedded("root", "path")
+        return root.pointer("mnt"), root.pointer("dentry")
+    except (LayoutUnknown, MemoryFault):
+        return None
+
+
+def _mapped_file(file: StructView) -> MappedFile:
+    """Return what the dump filter asks of a ``struct file``."""
+    try:
+        inode = file.follow("f_inode", "inode") if file.has("f_inode") else None
+        if inode is None:
+            return MappedFile()
+        links, mode, flags = (
+            inode.find_uint(name, size) for name, size in (("i_nlink", 4), ("i_mode", 2), ("i_flags", 4))
+        )
+    except MemoryFault:
+        return MappedFile()
+    return MappedFile(
+        linked=None if links is None else bool(links),
+        executable=None if mode is None else bool(mode & S_IXUGO),
+        dax=None if flags is None else bool(flags & S_DAX),
+    )

@@ -1,0 +1,154 @@
+"""Swapped pages of all processes: the kernel's records, wired to the stores that the dump and the user give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmcore2core.containers.files import open_dump_file
+from vmcore2core.containers.swapfile import SwapFile
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault, UsageError
+from vmcore2core.kernel.struct import Kernel
+from vmcore2core.kernel.swap import KernelSwap, Store, SwapDevice
+from vmcore2core.kernel.zram import DISK_PREFIX, Zram
+from vmcore2core.kernel.zswap import Zswap
+from vmcore2core.memory.user import UserPageState
+
+_NUMBERED = re.compile(r"(\d{1,2})=(.+)", re.DOTALL)
+
+
+class SwappedPages:
+    """Where swapped pages come from.
+
+    Args:
+        kernel: the kernel.
+        files: swap files and partitions of the machine, each as FILE or as NUMBER=FILE.
+
+    Attributes:
+        space: what ``UserMemory`` asks; None where the kernel's records cannot be used.
+        stores: those of ``files``.
+
+    Raises:
+        DumpError, FormatError: a file cannot be read or is not a swap file.
+        UsageError: a file is none of this machine's swap files.
+    """
+
+    def __init__(self, kernel: Kernel, files: Sequence[str] = ()) -> None:
+        self.kernel = kernel
+        self.space: KernelSwap | None = None
+        self.stores: dict[int, FileStore] = {}
+        self._problem: str | None = None
+        try:
+            self.space = KernelSwap(kernel, self._stores)
+        except (LayoutUnknown, MemoryFault, CorruptStructure) as error:
+            self._problem = f"swapped pages cannot be looked for: {error}"
+        try:
+            for name in files:
+                self._add_file(name)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def problems(self) -> list[str]:
+        """Sentences about what of the kernel's records could not be read."""
+        return list(self.space.problems) if self.space is not None else [self._problem or ""]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The swap files."""
+        return tuple(store.swap.file.path for store in self.stores.values())
+
+    @property
+    def nr_from_files(self) -> int:
+        """How many pages were looked up in swap files so far."""
+        return sum(store.nr_found for store in self.stores.values())
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about the swap files that pages came from."""
+        return [store.notice for store in self.stores.values() if store.nr_found]
+
+    def _add_file(self, name: str) -> None:
+        numbered = _NUMBERED.fullmatch(name)
+        path = Path(numbered[2] if numbered else name)
+        if self.space is None:
+            raise UsageError(f"--swap {name}: {self._problem}")
+        file = open_dump_file(path)
+        try:
+            page_size = self.kernel.memory.kernel_map.spec.page_size
+            swap = SwapFile(file, page_size, self.kernel.arch.byte_order)
+            device = self._device(swap, self.space.devices, int(numbered[1]) if numbered else None)
+            self.stores[device.number] = FileStore(swap, device)
+        except BaseException:
+            file.close()
+            raise
+
+    def _device(self, swap: SwapFile, devices: Sequence[SwapDevice], number: int | None) -> SwapDevice:
+        """Return the device that a file is of: the number and the sizes must fit, and only one be left."""
+        said = ", ".join(f"{d.number} ({d.name}) of {d.slots_max} slots" for d in devices) or "none"
+        path = swap.file.path
+        fitting = [d for d in devices if d.slots_max == swap.slots_max and number in (None, d.number)]
+        free = [d for d in fitting if d.number not in self.stores]
+        if not free:
+            which = "" if number is None else f" for number {number}"
+            raise UsageError(
+                f"--swap {path} has {swap.slots_max} slots, which fits no swap area{which} that was in use: {said}"
+            )
+        if len(free) > 1:
+            raise UsageError(
+                f"--swap {path} has {swap.slots_max} slots, as several swap areas: {said}; say NUMBER={path}"
+            )
+        return free[0]
+
+    def _stores(self, device: SwapDevice) -> list[Store]:
+        """Return where slots of a device have their pages, in the order in which the kernel itself looks."""
+        stores: list[Store] = [Zswap(self.kernel, device.number, self._vmemmap())]
+        if device.disk is not None and device.disk_name.startswith(DISK_PREFIX):
+            stores.append(Zram(self.kernel, device.disk, self._vmemmap()))
+        if device.number in self.stores:
+            stores.append(self.stores[device.number])
+        return stores
+
+    def _vmemmap(self) -> int:
+        found = self.kernel.arch.vmemmap(self.kernel.memory, self.kernel.layout)
+        if found is None:
+            raise LayoutUnknown("SYMBOL(vmemmap)")
+        return found
+
+    def close(self) -> None:
+        """Release the files."""
+        for store in self.stores.values():
+            store.swap.close()
+
+
+class FileStore:
+    """``kernel.swap.Store`` of a swap file or partition.
+
+    Attributes:
+        nr_found: how many pages were found here so far.
+        notice: what is to be said where any was.
+    """
+
+    def __init__(self, swap: SwapFile, device: SwapDevice) -> None:
+        self.swap = swap
+        self.nr_found = 0
+        self.notice = (
+            f"pages swapped to {device.name} come from {swap.file.path.name}: they are right if the machine did not "
+            f"swap after the dump and before that was copied"
+        )
+
+    def find(self, offset: int) -> UserPageState | None:
+        """See ``Store.find``."""
+        if self.swap.read(offset) is None:
+            return UserPageState.SWAP_CUT_OFF
+        self.nr_found += 1
+        return UserPageState.STORED
+
+    def read(self, offset: int) -> bytes:
+        """See ``Store.read``."""
+        page = self.swap.read(offset)
+        if page is None:
+            raise CorruptStructure(f"slot {offset:#x} lies behind the end of {self.swap.file.path}", offset, "swap")
+        return page

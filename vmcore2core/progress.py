@@ -1,0 +1,70 @@
+"""Progress bars on stderr, where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+Update = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+@contextmanager
+def progress_bars(processes: int) -> Iterator[Callable[[str], Update | None]]:
+    """Give a function from the next core's label to a progress callback.
+
+    There is a bar for the core, and above it one for all where there are more.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _label: None
+        return
+    with _bars() as bars:
+        every = bars.add_task("processes", total=processes, amount=f"0/{processes}", visible=processes > 1)
+        core = bars.add_task("", total=None, amount="")
+        count = 0
+
+        def bar(label: str) -> Update:
+            nonlocal count
+            bars.update(every, completed=count, amount=f"{count}/{processes}")
+            count += 1
+            bars.reset(core, description=label, total=None, amount="")
+            return _updater(bars, core)
+
+        yield bar
+
+
+@contextmanager
+def one_bar(label: str) -> Iterator[Update | None]:
+    """Give a progress callback for one long work."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with _bars() as bars:
+        yield _updater(bars, bars.add_task(label, total=None, amount=""))
+
+
+def _bars() -> Progress:
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.TextColumn("{task.fields[amount]}"),
+        rich_progress.TimeRemainingColumn(),
+    )
+    return rich_progress.Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _updater(bars: Progress, task: TaskID) -> Update:
+    from rich.filesize import decimal
+
+    def update(done: int, total: int) -> None:
+        bars.update(task, completed=done, total=total, amount=f"{decimal(done)}/{decimal(total)}")
+
+    return update
