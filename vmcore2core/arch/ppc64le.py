@@ -17,6 +17,7 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
 from vmcore2core.arch.base import (
     Arch,
+    ArchDoc,
     CoreMachine,
     CoreNote,
     CpuNote,
@@ -74,6 +75,17 @@ _UNWIND = UnwindSpec(
 
 class Ppc64le(Arch):
     """64-bit POWER, little-endian."""
+
+    DOC = ArchDoc(
+        page_tables="radix; 4 and 64 KiB pages",
+        tested="Debian's 7.2, radix, 4 KiB pages",
+        limitations=(
+            "vmalloc and vmemmap under the hash MMU",
+            "32-bit processes",
+            "transactional memory's notes",
+            "swapped pages",
+        ),
+    )
 
     name = "ppc64le"
     e_machine = EM_PPC64

@@ -15,6 +15,7 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, align_up
 from vmcore2core.arch.base import (
     Arch,
+    ArchDoc,
     CoreMachine,
     CoreNote,
     CpuNote,
@@ -78,6 +79,12 @@ _UNWIND = UnwindSpec(
 
 class Riscv64(Arch):
     """RISC-V, 64 bits."""
+
+    DOC = ArchDoc(
+        page_tables="Sv39, Sv48, Sv57; Svnapot, Svpbmt",
+        tested="Debian's 7.2, Sv48",
+        limitations=("rv32 processes", "NT_RISCV_USER_CFI", "swapped pages"),
+    )
 
     name = "riscv64"
     e_machine = EM_RISCV

@@ -1,0 +1,45 @@
+"""README's tables of architectures and dump formats, from what the plug-ins say of themselves.
+
+usage: python -m vmcore2core.support README.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vmcore2core.arch import all_archs
+from vmcore2core.containers import all_containers
+
+BEGIN = "<!-- made by: python -m vmcore2core.support README.md -->"
+END = "<!-- end of what is made -->"
+
+
+def tables() -> Iterator[str]:
+    """Yield the lines of Markdown tables of all dump formats and of all architectures."""
+    docs = [container.DOC for container in all_containers()]
+    rows = [(doc.name, doc.summary, "; ".join(doc.limitations)) for doc in docs]
+    yield from _table(("dump format", "written by", "limits"), rows)
+    yield ""
+    machines = [(arch.name, arch.DOC) for arch in all_archs()]
+    tested = [(name, doc.page_tables, doc.tested, "; ".join(doc.limitations)) for name, doc in machines]
+    yield from _table(("architecture", "page tables", "tested on", "not done"), tested)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(row)} |"
+
+
+def main() -> None:
+    """Put the tables between the marks of the file that is named."""
+    path = Path(sys.argv[1])
+    text = path.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    path.write_text("\n".join([before + begin, *tables(), end + after]))
+
+
+if __name__ == "__main__":
+    main()
