@@ -35,9 +35,13 @@ user_i387_ia32 = np.dtype([(name, "<u4") for name in "cwd swd twd fip fcs foo fo
 """struct user_i387_ia32_struct: NT_FPREGSET of a 32-bit process; 108 bytes."""
 
 XCOMP_BV_COMPACTED_FORMAT = 1 << 63
-XFEATURE_FP, XFEATURE_SSE, XFEATURE_YMM, XFEATURE_PKRU = 0, 1, 2, 9
+XFEATURE_FP, XFEATURE_SSE, XFEATURE_YMM, XFEATURE_PKRU, XFEATURE_CET_USER = 0, 1, 2, 9, 11
 XFEATURE_FIRST_EXTENDED = 2
 XSTATE_FLAG_ALIGNED64 = 2
+CET_USER_SSP = slice(8, 16)  # of struct cet_user_state: user_cet, user_ssp
+ARCH_SHSTK_SHSTK = 1 << 0  # of thread_struct.features: arch/x86/include/uapi/asm/prctl.h
+
+IO_BITMAP_BYTES = 65536 // 8  # arch/x86/include/asm/processor.h: IO_BITMAP_BITS
 
 GDT_ENTRY_TLS_MIN = 12  # of a 64-bit kernel
 DESC_SIZE = 8

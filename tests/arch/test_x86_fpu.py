@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmcore2core.arch.x86_fpu import FpuImage, XsaveGeometry, fxsave, i387, tls, xsave
+from vmcore2core.arch.x86_fpu import FpuImage, XsaveGeometry, fxsave, i387, tls, user_ssp, xsave
 from vmcore2core.errors import LayoutInvalid
 
 # Standard offsets and sizes of a processor with AVX-512, PKRU, CET and AMX.
@@ -64,6 +64,18 @@ def test_compacted_form_is_expanded_with_alignment_and_supervisor_components() -
         assert note[OFFSETS[component] :][: SIZES[component]] == FILL[component], component
     assert struct.unpack_from("<Q", note, 512)[0] == 0b111 | 1 << 9 | 1 << 17 | 1 << 18
     assert FILL[11] not in note
+
+
+def test_the_shadow_stacks_pointer_is_the_second_word_of_a_supervisor_component() -> None:
+    xcomp = 0b111 | 1 << 9 | 1 << 11 | COMPACTED
+    data = bytearray(image(0b111 | 1 << 11, xcomp, {}).data)
+    struct.pack_into("<QQ", data, 840, 0x1, 0x7F00_1234_5678)
+    assert user_ssp(FpuImage(bytes(data), USER, None), GEOMETRY) == struct.pack("<Q", 0x7F00_1234_5678)
+    assert user_ssp(image(0b111, xcomp, {}), GEOMETRY) is None
+    with pytest.raises(LayoutInvalid):
+        user_ssp(image(0b111 | 1 << 11, xcomp, {}, size=848), GEOMETRY)
+    with pytest.raises(LayoutInvalid):
+        user_ssp(image(0b111 | 1 << 11, 0, {}), GEOMETRY)  # not in the standard form
 
 
 def test_a_component_in_its_initial_state_is_zero_whatever_memory_has() -> None:

@@ -16,7 +16,7 @@ from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, Core, compare_pages
 from tests.e2e.debuggers import gdb, gdb_backtraces
 from tests.e2e.guests import Guest, convert, tasks_json
 
-STATES = ("lab-filter", "lab-huge", "lab-leader", "lab-stopped", "lab-swap", "lab-traced", "lab-vfork")
+STATES = ("lab-filter", "lab-huge", "lab-leader", "lab-ports", "lab-stopped", "lab-swap", "lab-traced", "lab-vfork")
 PAGE = 4096
 AT_SYSINFO_EHDR = 33
 SYSCALL_RETURN = {"rax", "orig_rax", "eflags"}

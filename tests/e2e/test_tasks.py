@@ -130,7 +130,7 @@ def test_a_dump_whose_layout_comes_from_a_file_gives_the_same_core(tmp_path: Pat
     (swapped,) = (line for line in result.stderr.splitlines() if "pages are missing" in line)
     assert "(lab-swap)" in swapped  # the file has nothing of zram's structures
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(names) == 11
+    assert len(names) == 12
     for name in names:
         if "lab-swap" in name:
             continue

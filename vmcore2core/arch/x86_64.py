@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
+from vmcore2core.arch import x86_regsets
 from vmcore2core.arch.base import (
     Arch,
     ArchDoc,
@@ -28,7 +29,7 @@ from vmcore2core.arch.base import (
     SignalTrampoline,
     UnwindSpec,
 )
-from vmcore2core.arch.x86_fpu import LAYOUT_KEYS, find_geometry, find_image, fxsave, i387, tls, xsave
+from vmcore2core.arch.x86_fpu import find_geometry
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_64 as fmt
@@ -150,7 +151,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
     DOC = ArchDoc(
         page_tables="4 and 5 levels; 4 KiB, 2 MiB, 1 GiB",
         tested="Debian's 5.10, 6.1 and 7.2, and a 7.2 with the task and VMA export alone; 64-bit and i386 processes",
-        limitations=("x32 processes", "NT_X86_SHSTK", "NT_386_IOPERM"),
+        limitations=("x32 processes", "no test on a real processor with shadow stacks (NT_X86_SHSTK)"),
     )
 
     name = "x86_64"
@@ -166,7 +167,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         *(f"OFFSET(task_struct.thread.{name})" for name in ("fsbase", "gsbase", "ds", "es", "fsindex", "gsindex")),
         "OFFSET(mm_struct.context.vdso_image)",
         "OFFSET(vdso_image.data)",
-        *LAYOUT_KEYS,
+        *x86_regsets.LAYOUT_KEYS,
     )
     thread_members: Mapping[str, int] = MappingProxyType(
         {"fsbase": 0, "gsbase": 8, "es": -8, "ds": -6, "fsindex": -4, "gsindex": -2}
@@ -304,28 +305,8 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``; x86_64_regsets and x86_32_regsets in arch/x86/kernel/ptrace.c.
-
-        Not made: NT_386_IOPERM, NT_X86_SHSTK.
-        """
-        geometry, image = find_geometry(memory, layout), find_image(task, memory, layout)
-        if geometry is None or image is None:
-            return None
-        legacy = fxsave(image, geometry)
-        state = CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))
-        if machine.elf_class == 64:
-            return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), state
-        notes = [
-            CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, i387(legacy, regs.get("cs", 0), regs.get("ds", 0))),
-            CoreNote(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy),
-            state,
-        ]
-        array = layout.find_member("task_struct", "thread.tls_array")
-        if array is not None and array.size:
-            descriptors = memory.read(task + array.offset, array.size)
-            if any(descriptors):
-                notes.append(CoreNote(elf_core.NOTE_LINUX, elf_core.NT_386_TLS, tls(descriptors)))
-        return tuple(notes)
+        """See ``Arch.regsets``."""
+        return x86_regsets.regsets(task, regs, machine.elf_class, memory, layout)
 
     def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
         """See ``Arch.process_notes``."""

@@ -257,6 +257,22 @@ def xsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
     return bytes(out)
 
 
+def user_ssp(image: FpuImage, geometry: XsaveGeometry) -> bytes | None:
+    """Return NT_X86_SHSTK: the shadow stack's pointer; None where the image lacks that component.
+
+    Raises:
+        LayoutInvalid: it lies outside the image.
+    """
+    header = np.frombuffer(image.data, fmt.xstate_header, 1, fmt.XSAVE_HEADER_OFFSET)[0]
+    if not int(header["xfeatures"]) >> fmt.XFEATURE_CET_USER & 1:
+        return None
+    at = _component(fmt.XFEATURE_CET_USER, int(header["xcomp_bv"]), geometry)
+    found = image.data[at : at + fmt.CET_USER_SSP.stop][fmt.CET_USER_SSP]
+    if at < fmt.XSAVE_EXTENDED_OFFSET or len(found) < fmt.CET_USER_SSP.stop - fmt.CET_USER_SSP.start:
+        raise LayoutInvalid(f"XSAVE component 11 at {at:#x} lies outside its {len(image.data):#x} bytes")
+    return found
+
+
 def _component(number: int, xcomp_bv: int, geometry: XsaveGeometry) -> int:
     """Return where a component is in an image."""
     if not xcomp_bv & fmt.XCOMP_BV_COMPACTED_FORMAT:

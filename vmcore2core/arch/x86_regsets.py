@@ -1,0 +1,70 @@
+"""x86: which register notes a thread has, in the kernel's order.
+
+References: arch/x86/kernel/ptrace.c: x86_64_regsets, x86_32_regsets, ioperm_get(); arch/x86/kernel/fpu/regset.c:
+ssp_active(), ssp_get() (Linux 5.10 to 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmcore2core.arch import x86_fpu
+from vmcore2core.arch.base import CoreNote
+from vmcore2core.arch.x86_fpu import find_geometry, find_image, fxsave, i387, tls, user_ssp, xsave
+from vmcore2core.formats import elf_core
+from vmcore2core.formats import x86_fpu as fmt
+from vmcore2core.interfaces import Layout, Memory
+
+LAYOUT_KEYS = (
+    *x86_fpu.LAYOUT_KEYS,
+    "OFFSET(task_struct.thread.io_bitmap)",
+    "OFFSET(io_bitmap.bitmap)",
+    "OFFSET(task_struct.thread.features)",
+)
+
+
+def regsets(
+    task: int, regs: Mapping[str, int], elf_class: int, memory: Memory, layout: Layout
+) -> tuple[CoreNote, ...] | None:
+    """Return the notes of a thread besides NT_PRSTATUS, see ``Arch.regsets``."""
+    geometry, image = find_geometry(memory, layout), find_image(task, memory, layout)
+    if geometry is None or image is None:
+        return None
+    legacy = fxsave(image, geometry)
+    state = CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))
+    ports = _ioperm(task, memory, layout)
+    if elf_class == 64:
+        ssp = user_ssp(image, geometry) if _has_shadow_stack(task, memory, layout) else None
+        shadow = [] if ssp is None else [CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_SHSTK, ssp)]
+        return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), *ports, state, *shadow
+    notes = [
+        CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, i387(legacy, regs.get("cs", 0), regs.get("ds", 0))),
+        CoreNote(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy),
+        state,
+    ]
+    array = layout.find_member("task_struct", "thread.tls_array")
+    if array is not None and array.size:
+        descriptors = memory.read(task + array.offset, array.size)
+        if any(descriptors):
+            notes.append(CoreNote(elf_core.NOTE_LINUX, elf_core.NT_386_TLS, tls(descriptors)))
+    return *notes, *ports
+
+
+def _ioperm(task: int, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
+    """Return NT_386_IOPERM for a thread that has asked for I/O ports: a clear bit is a port that it may use."""
+    pointer = layout.find_member("task_struct", "thread.io_bitmap")
+    bitmap = layout.find_member("io_bitmap", "bitmap")
+    if pointer is None or bitmap is None:
+        return ()  # before Linux 5.5
+    address = int.from_bytes(memory.read(task + pointer.offset, 8), "little")
+    if not address:
+        return ()
+    raw = memory.read(address + bitmap.offset, fmt.IO_BITMAP_BYTES)
+    return (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_386_IOPERM, raw),)
+
+
+def _has_shadow_stack(task: int, memory: Memory, layout: Layout) -> bool:
+    features = layout.find_member("task_struct", "thread.features")
+    if features is None:
+        return False
+    return bool(int.from_bytes(memory.read(task + features.offset, 8), "little") & fmt.ARCH_SHSTK_SHSTK)
