@@ -10,7 +10,7 @@ from tests.unwind.processes import compile_c
 from tests.unwind.test_cfi import libc
 from tests.unwind.test_symbols import image_of, mapped, readelf_functions
 from vmcore2core.errors import CorruptStructure
-from vmcore2core.unwind.elf import parse_headers
+from vmcore2core.process.elf import parse_headers
 
 BASE = 0x7F1234000000
 

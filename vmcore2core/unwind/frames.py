@@ -230,7 +230,7 @@ class Unwinder:
         """Return a register's value in the caller, or None where it is not known."""
         if rule is None:
             if number == self.spec.stack_pointer:
-                return cfa
+                return cfa - self.spec.cfa_offset
             return frame.registers.get(number) if number in self.spec.preserved else None
         if isinstance(rule, SameValue):
             return frame.registers.get(number)
@@ -288,6 +288,8 @@ class Unwinder:
 
     def _by_frame_pointer(self, frame: Frame, why: list[str]) -> Frame | None:
         spec = self.spec
+        if spec.frame_pointer is None:
+            return None
         pointer = frame.registers.get(spec.frame_pointer)
         if pointer is None:
             why.append("the frame pointer is not known")

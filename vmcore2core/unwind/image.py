@@ -18,9 +18,9 @@ import numpy as np
 
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import dwarf_cfi, elf, elf_dynamic
+from vmcore2core.process.elf import ElfHeaders, Section, Segment, parse_sections
 from vmcore2core.unwind.cfi import EhFrame, Fde
 from vmcore2core.unwind.cursor import Cursor
-from vmcore2core.unwind.elf import ElfHeaders, Section, Segment, parse_sections
 from vmcore2core.unwind.symbols import Symbol, SymbolTable, count_by_gnu_hash, count_by_hash, read_table
 
 if TYPE_CHECKING:

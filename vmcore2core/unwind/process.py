@@ -9,9 +9,9 @@ from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats.elf import PF_W, PF_X
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.elf import ElfHeaders, parse_headers
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.unwind.cursor import Read
-from vmcore2core.unwind.elf import ElfHeaders, parse_headers
 from vmcore2core.unwind.image import Image, ImageSource
 from vmcore2core.unwind.reading import Mapped, PagedRead, file_read, user_read
 

@@ -5,6 +5,7 @@ References: System V gABI, chapters "Program Header" and "Sections".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ from construct import ConstructError
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import elf, elf_dynamic
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.unwind.cursor import Read
+
+Read = Callable[[int, int], bytes | None]
+"""Bytes by (offset, size); None where any of them is not known."""
 
 SEGMENTS_MAX = 1024
 SECTIONS_MAX = 1 << 14
