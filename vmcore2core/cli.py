@@ -107,6 +107,14 @@ def vmcore2core(
             help="A swap file or partition of the machine, or a copy of it; NUMBER where several are of one size.",
         ),
     ] = None,
+    sysroot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Take pages of programs and libraries that are not in memory from the files below DIR, if these have "
+            "the same build ID.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
     verbose: Annotated[
@@ -132,7 +140,7 @@ def vmcore2core(
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")
         paths = [path]
-    with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar) as session:
+    with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot) as session:
         run = _Run(session, output, mask, force=force, single=len(pids) == 1 and not (comms or everything))
         run.extract(run.selected(pids, comms, everything=everything))
         raise typer.Exit(run.finish(as_json=as_json, verbose=bool(verbose)))

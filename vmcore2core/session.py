@@ -26,6 +26,7 @@ from vmcore2core.process.capture import Processes, refresh_absent
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, ProcessSnapshot
 from vmcore2core.process.swapped import SwappedPages
+from vmcore2core.process.sysroot import Sysroot
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +76,11 @@ class Session:
         swap: the machine's swap files and partitions, FILE or NUMBER=FILE, for the pages that were swapped to them.
         memory_map: what is where in a dump without a header (``containers.raw.parse_map``).
         progress: draws a bar while a compressed file is unpacked.
+        sysroot: a folder with the machine's files, for pages of programs and libraries that are not in memory.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
-        UsageError: a swap file is none of this machine's.
+        UsageError: a swap file is none of this machine's, or the folder is none.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Session:
         swap: Sequence[str] = (),
         memory_map: str | None = None,
         progress: ProgressBar | None = None,
+        sysroot: Path | None = None,
     ) -> None:
         self.container = open_container(paths, memory_map, progress)
         try:
@@ -96,7 +99,8 @@ class Session:
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
-            self.processes = Processes(self.kernel, notes, SwappedPages(self.kernel, swap))
+            originals = None if sysroot is None else Sysroot(sysroot)
+            self.processes = Processes(self.kernel, notes, SwappedPages(self.kernel, swap), originals)
         except (DumpError, LayoutError) as error:
             self.container.close()
             if self.container.warnings:  # a file that is cut off is the likely cause, and the more useful sentence

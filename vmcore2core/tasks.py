@@ -15,7 +15,7 @@ from vmcore2core.containers.base import PageState
 from vmcore2core.errors import KernelThread, LayoutUnknown, MemoryFault, NoUserMemory, TaskError, Vmcore2coreError
 from vmcore2core.kernel import mm, printk, sched
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.memory.user import UserPageState
+from vmcore2core.memory.region import UserPageState
 from vmcore2core.process.capture import Captured
 from vmcore2core.report import text
 from vmcore2core.session import Session

@@ -6,7 +6,7 @@ import pytest
 
 from tests.builders.kernelimage import TEXT, KernelImage
 from vmcore2core.kernel.filemap import CachedPages, PageCache
-from vmcore2core.memory.user import UserPageState
+from vmcore2core.memory.region import UserPageState
 
 VMEMMAP = 0xFFFF_EA00_0000_0000
 SHMEM_AOPS, HUGETLBFS_AOPS, DISK_AOPS = TEXT + 0x100, TEXT + 0x200, TEXT + 0x300

@@ -12,7 +12,7 @@ import pytest
 
 from tests.builders.kernelimage import EXPORT, MORE, TEXT, KernelImage, Offsets
 from vmcore2core.errors import FormatError, UsageError
-from vmcore2core.memory.user import UserPageState as State
+from vmcore2core.memory.region import UserPageState as State
 from vmcore2core.process.swapped import SwappedPages
 
 PAGE = 4096

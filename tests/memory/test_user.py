@@ -14,7 +14,8 @@ from vmcore2core.containers.base import PageState
 from vmcore2core.errors import NotMapped, PageExcluded
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
-from vmcore2core.memory.user import Region, UserMemory, UserPageState
+from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.user import UserMemory
 
 BASE = 0x7F00_0000_0000
 

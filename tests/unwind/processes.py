@@ -18,7 +18,8 @@ from vmcore2core.addresses import U8Array, U64Array, UserAddr
 from vmcore2core.arch.base import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86_64 import ARCH
 from vmcore2core.containers.base import PageState
-from vmcore2core.memory.user import Region, UserMemory
+from vmcore2core.memory.region import Region
+from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import ProcessSnapshot, PsInfo, Vma
 from vmcore2core.unwind.frames import Unwinder
 from vmcore2core.unwind.process import UserSpace

@@ -13,7 +13,7 @@ from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.errors import LayoutUnknown
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
-from vmcore2core.memory.user import UserPageState
+from vmcore2core.memory.region import UserPageState
 
 # address_space_operations of file systems that keep their files in memory alone: what is not there is a hole.
 MEMORY_AOPS = ("shmem_aops", "ram_aops", "hugetlbfs_aops")

@@ -20,7 +20,8 @@ from vmcore2core.kernel import mm, pid, sched
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.memory.pagetable import translate
-from vmcore2core.memory.user import Region, UserMemory
+from vmcore2core.memory.region import Region
+from vmcore2core.memory.user import UserMemory
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from vmcore2core.kernel import fs
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.swap_cache import CachePages, SwapCache, cached, swap_cache
 from vmcore2core.kernel.swapops import SoftLeaf, special_types
-from vmcore2core.memory.user import UserPageState
+from vmcore2core.memory.region import UserPageState
 
 DISK_NAME_LEN = 32
 PROBLEMS_MAX = 16

@@ -5,63 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
 from vmcore2core.arch.base import PageTableSpec
 from vmcore2core.containers.base import PageState
 from vmcore2core.memory.pagetable import Ranges, RunKind, WalkBatch, walk
 from vmcore2core.memory.physical import PhysicalMemory
+from vmcore2core.memory.region import LAST_KNOWN, Region, SwapSpace, UserPageState
 
 WINDOW_PAGES = 1 << 20  # pages looked at together: bounds the arrays to some tens of MiB
 BATCH_PAGES = 1 << 10  # pages read together
 READ_MAX = 1 << 24  # bytes that one read() returns: whoever wants more takes batches()
-
-
-class UserPageState(IntEnum):
-    """What a user page is; uint8 in arrays. Up to ``STORED`` its bytes are known."""
-
-    PRESENT = 0
-    """In the dump."""
-    ZERO = 1
-    """Never touched, or left out of the dump because it was zero: reads as zeros."""
-    STORED = 2
-    """Swapped out to where ``SwapSpace.read`` gets it from: compressed in memory, or in a swap file that was given."""
-    EXCLUDED = 3
-    NOT_IN_DUMP = 4
-    TRUNCATED = 5
-    DAMAGED = 6
-    SWAPPED = 7
-    """Swapped out, and nothing is known of where to."""
-    NOT_CACHED = 8
-    """A page of a file (or of the vDSO) that is neither mapped nor found in the page cache."""
-    BEYOND_FILE = 9
-    """Past the end of the mapped file: there is no such page (SIGBUS)."""
-    TABLE_MISSING = 10
-    TABLE_BROKEN = 11
-    SWAPPED_TO_DISK = 12
-    """Swapped out to a file or partition that was not given."""
-    SWAP_UNREADABLE = 13
-    """Swapped out to compressed memory that cannot be read: its records are broken, or its codec is not known."""
-    HWPOISON = 14
-    """The memory failed, and the page with it."""
-    DEVICE_PRIVATE = 15
-    """In the memory of a device."""
-    GUARD = 16
-    """A guard page (MADV_GUARD_INSTALL): there is no such page (SIGSEGV)."""
-    SPECIAL = 17
-    """The page table has an entry whose kind is not known."""
-    UNTOUCHED = 18
-    """Nothing but a marker in the page table: as if there were no entry."""
-    SWAP_CUT_OFF = 19
-    """Swapped out to a file or partition that was given, and which ends before it."""
-
-
-LAST_KNOWN = UserPageState.STORED
 
 
 _OF_PAGE_STATE = np.zeros(256, np.uint8)
@@ -77,64 +33,6 @@ _OF_RUN_KIND = {
     RunKind.BAD: UserPageState.TABLE_BROKEN,
     RunKind.TABLE_MISSING: UserPageState.TABLE_MISSING,
 }
-
-
-class Backing(Protocol):
-    """Where pages of a mapping come from that the process has not mapped in: the page cache of its file."""
-
-    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
-        """Return what is known of the pages with index ``[first, last]``.
-
-        Returns:
-            Ascending page index, uint64[n]; physical address, uint64[n]; ``UserPageState`` as uint8[n]
-            (``PRESENT`` where the physical address is to be looked at; where it is ``SWAPPED``, the physical address
-            is the swp_entry_t).
-        """
-        ...
-
-
-class SwapSpace(Protocol):
-    """Where swapped pages are; a page's swp_entry_t is what the kernel calls so: type and offset."""
-
-    def entries(self, ptes: U64Array) -> U64Array:
-        """Return the swp_entry_t of page-table entries that are not present, uint64[n]."""
-        ...
-
-    def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:
-        """Return where the pages of swp_entry_t values are.
-
-        Returns:
-            uint64[n]: the physical address of ``PRESENT`` pages, and for ``STORED`` ones what ``read`` takes; and
-            ``UserPageState`` as uint8[n].
-        """
-        ...
-
-    def read(self, entries: U64Array) -> tuple[U8Array, U8Array]:
-        """Read ``STORED`` pages.
-
-        Returns:
-            uint8[n, page_size]; and uint8[n], 0 for pages that cannot be read after all: their bytes must not be used.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Region:
-    """One VMA as its memory goes.
-
-    Attributes:
-        start: first byte.
-        end: first byte after it.
-        zero_fill: whether a page that was never touched reads as zeros: private anonymous memory.
-        pgoff: for files, the page index of ``start``.
-        backing: where pages come from that are not mapped in.
-    """
-
-    start: UserAddr
-    end: UserAddr
-    zero_fill: bool = True
-    pgoff: int = 0
-    backing: Backing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +112,11 @@ class UserMemory:
                 return
             for window_start, window_end in _windows(low, high, page):
                 vaddr, paddr, state = self._resolve(region, window_start, window_end)
-                there = (state == UserPageState.PRESENT) | (state == UserPageState.STORED)
-                vaddr, paddr, stored = vaddr[there], paddr[there], state[there] == UserPageState.STORED
+                there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
+                vaddr, paddr, state = vaddr[there], paddr[there], state[there]
                 for at in range(0, len(vaddr), BATCH_PAGES):
                     batch = slice(at, at + BATCH_PAGES)
-                    yield self._read(vaddr[batch], paddr[batch], stored[batch])
+                    yield self._read(vaddr[batch], paddr[batch], state[batch], region)
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return user memory at ``address``, or None where any byte of it is not known."""
@@ -249,15 +147,19 @@ class UserMemory:
         page = self.spec.page_size
         return bool((state > LAST_KNOWN).any()) or (not region.zero_fill and len(vaddr) < (end - start) // page)
 
-    def _read(self, vaddr: U64Array, paddr: U64Array, stored: NDArray[np.bool_]) -> tuple[U64Array, U8Array]:
-        here = ~stored
+    def _read(self, vaddr: U64Array, paddr: U64Array, state: U8Array, region: Region) -> tuple[U64Array, U8Array]:
+        here = state == UserPageState.PRESENT
         pages, states = self.memory.read_blocks(paddr[here], self.spec.page_size)
         good = (states == PageState.PRESENT) | (states == PageState.ZERO)
-        if self.swap is not None and stored.any():
+        if not here.all():
             present, present_good = pages, good
             pages, good = np.zeros((len(vaddr), self.spec.page_size), np.uint8), np.zeros(len(vaddr), np.bool_)
             pages[here], good[here] = present, present_good
-            pages[stored], good[stored] = self.swap.read(paddr[stored])
+            stored, original = state == UserPageState.STORED, state == UserPageState.ORIGINAL
+            if self.swap is not None and stored.any():
+                pages[stored], good[stored] = self.swap.read(paddr[stored])
+            if region.original is not None and original.any():
+                pages[original], good[original] = region.original.read(paddr[original])
         if not good.all():
             self.damaged.update(int(v) for v in vaddr[~good])
             return vaddr[good], pages[good]
@@ -267,8 +169,8 @@ class UserMemory:
         """Return all pages of ``[start, end)`` of which anything is known but that they were never touched.
 
         Returns:
-            Ascending page address uint64[n], physical address uint64[n] (of ``STORED`` pages what ``SwapSpace.read``
-            takes), ``UserPageState`` uint8[n].
+            Ascending page address uint64[n], physical address uint64[n] (of ``STORED`` and ``ORIGINAL`` pages what
+            ``SwapSpace.read`` and ``Original.read`` take), ``UserPageState`` uint8[n].
         """
         parts = [
             _pages_of(batch, start, end, self.spec.page_size, self.swap)
@@ -280,6 +182,8 @@ class UserMemory:
         here = state == UserPageState.PRESENT
         if here.any():
             state[here] = _OF_PAGE_STATE[self.memory.block_states(paddr[here], self.spec.page_size)]
+        if region.original is not None:
+            vaddr, paddr, state = self._with_original(region, start, end, vaddr, paddr, state)
         if self.damaged:
             state[np.isin(vaddr, np.fromiter(self.damaged, np.uint64, len(self.damaged)))] = UserPageState.DAMAGED
         return vaddr, paddr, state
@@ -292,6 +196,23 @@ class UserMemory:
         paddr[swapped], state[swapped] = self.swap.locate(paddr[swapped])
         touched = state != UserPageState.UNTOUCHED
         return vaddr[touched], paddr[touched], state[touched]
+
+    def _with_original(
+        self, region: Region, start: int, end: int, vaddr: U64Array, paddr: U64Array, state: U8Array
+    ) -> tuple[U64Array, U64Array, U8Array]:
+        """Take the pages that are in no memory from the original file, and those left out of the dump if it may be."""
+        assert region.original is not None  # noqa: S101 - for mypy
+        page = np.uint64(self.spec.page_size)
+        base = np.uint64((region.pgoff - region.start // int(page)) % (1 << 64))
+        if region.pristine:
+            lost = (state == UserPageState.EXCLUDED) | (state == UserPageState.NOT_IN_DUMP)
+            lost[lost] = region.original.has(base + vaddr[lost] // page)
+            paddr[lost], state[lost] = base + vaddr[lost] // page, UserPageState.ORIGINAL
+        gaps = [np.arange(a, b, page, dtype=np.uint64) for a, b in _complement(vaddr, start, end, int(page))]
+        absent = np.concatenate([*gaps, np.zeros(0, np.uint64)])
+        absent = absent[region.original.has(base + absent // page)]
+        originals = np.full(len(absent), UserPageState.ORIGINAL, np.uint8)
+        return _joined([(vaddr, paddr, state), (absent, base + absent // page, originals)])
 
     def _with_backing(
         self, region: Region, start: int, end: int, vaddr: U64Array, paddr: U64Array, state: U8Array

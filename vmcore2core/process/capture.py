@@ -17,7 +17,8 @@ from vmcore2core.errors import (
 )
 from vmcore2core.kernel import fs, mm, pid, sched
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.memory.user import Region, UserMemory, UserPageState
+from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.filebacking import CachedLookups
 from vmcore2core.process.mappings import Mappings
@@ -33,6 +34,7 @@ from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
 from vmcore2core.process.regsets import last_notes, regsets
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.swapped import SwappedPages
+from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.threads import CpuNotes, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
 
@@ -75,9 +77,14 @@ class Processes:
     """
 
     def __init__(
-        self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...], swap: SwappedPages | None = None
+        self,
+        kernel: Kernel,
+        notes: tuple[tuple[str, int, bytes], ...],
+        swap: SwappedPages | None = None,
+        sysroot: Sysroot | None = None,
     ) -> None:
         self.kernel = kernel
+        self.sysroot = sysroot
         self.swap = swap or SwappedPages(kernel)
         self.cpus = CpuNotes(kernel, notes)
         self.cache = CachedLookups(kernel)
@@ -227,6 +234,12 @@ class _Capture:
         vmas = _surveyed(mappings.vmas, memory) if with_absent else mappings.vmas
         if self.processes.swap.nr_from_files > from_files:
             self.notices += self.processes.swap.notices
+        if self.processes.sysroot is not None and with_absent:
+            regions, notices = self.processes.sysroot.complete(
+                vmas, memory, machine.elf_class, self.kernel.arch.byte_order
+            )
+            memory, self.notices = self._memory(regions), self.notices + notices
+            vmas = _surveyed(vmas, memory)
         gate = mappings.gate(machine.elf_class)
         if gate is not None and (not vmas or vmas[-1].end <= gate.start):
             vmas.append(gate)

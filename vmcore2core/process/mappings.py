@@ -8,7 +8,8 @@ from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.memory.user import Region, UserMemory
+from vmcore2core.memory.region import Region
+from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.dump_filter import DumpFilter, Extent, MappedFile, vma_dump_extent, vma_p_flags
 from vmcore2core.process.filebacking import CachedLookups, FileBacking
 from vmcore2core.process.model import Vma
@@ -65,11 +66,12 @@ class Mappings:
         if file is not None and path is None:
             self.warnings.append(f"the path of the file mapped at {start:#x} cannot be read")
         pgoff = view.find_uint("vm_pgoff", self.kernel.arch.pointer_size)
+        anon_vma = bool(view.pointer("anon_vma")) if view.has("anon_vma") else None
         extent = vma_dump_extent(
             flags,
             self._filter,
             file=_mapped_file(file) if file is not None else None,
-            anon_vma=bool(view.pointer("anon_vma")) if view.has("anon_vma") else None,
+            anon_vma=anon_vma,
             at_start=pgoff == 0,
         )
         if extent is Extent.FIRST_PAGE_IF_ELF:
@@ -77,7 +79,14 @@ class Mappings:
         backing = FileBacking(self._cache, file, self.warnings) if file is not None and pgoff is not None else None
         # A special mapping ([vvar], [uprobes]) has operations, but no file: its pages are not zero-filled either.
         special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
-        region = Region(start, end, zero_fill=file is None and not special, pgoff=pgoff or 0, backing=backing)
+        region = Region(
+            start,
+            end,
+            zero_fill=file is None and not special,
+            pgoff=pgoff or 0,
+            backing=backing,
+            pristine=file is not None and anon_vma is False and not flags & mm.VM_SHARED,
+        )
         device, inode = fs.device_and_inode(file) if file is not None else (None, None)
         vma = Vma(
             start=start,

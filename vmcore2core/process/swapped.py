@@ -13,7 +13,7 @@ from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.swap import KernelSwap, Store, SwapDevice
 from vmcore2core.kernel.zram import DISK_PREFIX, Zram
 from vmcore2core.kernel.zswap import Zswap
-from vmcore2core.memory.user import UserPageState
+from vmcore2core.memory.region import UserPageState
 
 _NUMBERED = re.compile(r"(\d{1,2})=(.+)", re.DOTALL)
 

@@ -13,7 +13,7 @@ from vmcore2core.arch.base import PageTableSpec
 from vmcore2core.errors import MemoryFault
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.pagetable import translate
-from vmcore2core.memory.user import Region, UserPageState
+from vmcore2core.memory.region import Region, UserPageState
 
 PAGES_MAX = 64
 ELFMAG = b"\x7fELF"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmcore2core.containers.base import PageState
-from vmcore2core.memory.user import Backing, UserMemory, UserPageState
+from vmcore2core.memory.region import Backing, UserPageState
+from vmcore2core.memory.user import UserMemory
 from vmcore2core.unwind.cursor import Read
 
 CACHED_PAGES = 2048

@@ -1,0 +1,199 @@
+"""Original files, for the pages of programs and libraries that are in no memory any more.
+
+A file is believed if it has the build ID that the process's own memory has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.containers.notes import parse_notes
+from vmcore2core.errors import CorruptStructure, UsageError
+from vmcore2core.formats import elf, elf_dynamic
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.memory.region import Region
+from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.elf import Read, parse_headers
+from vmcore2core.process.model import AbsentReason, Vma
+
+NOTES_MAX = 1 << 16
+LINKS_MAX = 40
+FROM_FILE = frozenset({AbsentReason.NOT_CACHED, AbsentReason.EXCLUDED, AbsentReason.NOT_IN_DUMP})
+DELETED = b" (deleted)"
+
+
+class OriginalFile:
+    """``memory.region.Original``: a file on disk, opened for each read, as a process may have hundreds.
+
+    Args:
+        path: of the file.
+        page_size: of the process.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+
+    def __init__(self, path: Path, page_size: int) -> None:
+        self.path, self._page_size = path, page_size
+        self._status = _identity(path.stat())
+        self.size = path.stat().st_size
+
+    def has(self, indices: U64Array) -> NDArray[np.bool_]:
+        """See ``Original.has``."""
+        found: NDArray[np.bool_] = indices < np.uint64(-(-self.size // self._page_size))
+        return found
+
+    def read(self, indices: U64Array) -> tuple[U8Array, NDArray[np.bool_]]:
+        """See ``Original.read``; behind the file's end, its last page is zero."""
+        pages = np.zeros((len(indices), self._page_size), np.uint8)
+        good = np.zeros(len(indices), np.bool_)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                if _identity(os.fstat(file.fileno())) != self._status:
+                    return pages, good
+                for row, index in enumerate(indices.tolist()):
+                    wanted = min(self._page_size, self.size - index * self._page_size)
+                    raw = os.pread(file.fileno(), wanted, index * self._page_size) if wanted > 0 else b""
+                    pages[row, : len(raw)] = np.frombuffer(raw, np.uint8)
+                    good[row] = len(raw) == wanted > 0
+        except OSError:
+            good[:] = False
+        return pages, good
+
+    def bytes_at(self, offset: int, size: int) -> bytes | None:
+        """Return bytes of the file, or None where it does not have all of them."""
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                raw = os.pread(file.fileno(), size, offset)
+        except OSError:
+            return None
+        return raw if len(raw) == size else None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def build_id(read: Read, elf_class: int, order: ByteOrder) -> bytes | None:
+    """Return the build ID of an ELF file, or None where it has none or what is read does not tell.
+
+    Args:
+        read: bytes by file offset.
+        elf_class: 32 or 64, what the process is.
+        order: likewise.
+    """
+    try:
+        headers = parse_headers(read, elf_class, order)
+    except CorruptStructure:
+        return None
+    for segment in headers.segments if headers is not None else ():
+        if segment.p_type != elf.PT_NOTE or not 0 < segment.p_filesz <= NOTES_MAX:
+            continue
+        raw = read(segment.p_offset, segment.p_filesz)
+        for note in parse_notes(raw, order, segment.p_offset)[0] if raw is not None else ():
+            if (note.name, note.n_type) == ("GNU", elf_dynamic.NT_GNU_BUILD_ID) and note.desc:
+                return note.desc
+    return None
+
+
+class Sysroot:
+    """A folder with the machine's files at their paths.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        UsageError: it is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UsageError(f"--sysroot {folder} is not a directory")
+        self.folder = folder.resolve()
+
+    def find(self, path: bytes) -> Path | None:
+        """Return the file at a path of the dump, or None where there is none.
+
+        Links go as they went on the machine, as after chroot(2): an absolute one begins at the folder, and nothing
+        leads out of it.
+        """
+        todo = deque(os.fsdecode(path.removesuffix(DELETED)).split("/"))
+        at, links = self.folder, 0
+        try:
+            while todo:
+                name = todo.popleft()
+                if name == "..":
+                    at = at if at == self.folder else at.parent
+                elif name not in ("", "."):
+                    at /= name
+                    if at.is_symlink():
+                        target, links = str(at.readlink()), links + 1
+                        if links > LINKS_MAX:
+                            return None
+                        todo.extendleft(reversed(target.split("/")))
+                        at = self.folder if target.startswith("/") else at.parent
+            return at if at.is_file() else None
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            return None
+
+    def complete(
+        self, vmas: Sequence[Vma], memory: UserMemory, elf_class: int, order: ByteOrder
+    ) -> tuple[list[Region], list[str]]:
+        """Return the regions of a process with the original files of those whose pages are missing.
+
+        Args:
+            vmas: the mappings, with what is absent; as many as ``memory`` has regions, in the same order.
+            memory: of the process.
+            elf_class: 32 or 64.
+            order: of the process.
+
+        Returns:
+            The regions; and sentences about each file that is used or is there and is not.
+        """
+        regions, notices = list(memory.regions), []
+        judged: dict[bytes, OriginalFile | None] = {}
+        for i, (vma, region) in enumerate(zip(vmas, regions, strict=True)):
+            if vma.path is None or region.backing is None or not any(run.reason in FROM_FILE for run in vma.absent):
+                continue
+            if vma.path not in judged:
+                judged[vma.path], notice = self._judged(vma.path, vmas, memory, elf_class, order)
+                notices += [notice] if notice else []
+            regions[i] = replace(region, original=judged[vma.path])
+        return regions, notices
+
+    def _judged(
+        self, path: bytes, vmas: Sequence[Vma], memory: UserMemory, elf_class: int, order: ByteOrder
+    ) -> tuple[OriginalFile | None, str | None]:
+        """Return the original file of a path if it is the one, and what is to be said of it."""
+        found = self.find(path)
+        if found is None:
+            return None, None
+        try:
+            file = OriginalFile(found, memory.spec.page_size)
+        except OSError as error:
+            return None, f"{found} is not used: {error.strerror or error}"
+        theirs = build_id(file.bytes_at, elf_class, order)
+        if theirs is None:
+            return None, f"{found} is not used: it has no build ID to tell that it is the file that was mapped"
+        header = next((vma for vma in vmas if vma.path == path and vma.pgoff == 0), None)
+        ours = None if header is None else build_id(_mapped(header, memory), elf_class, order)
+        if ours is None:
+            return None, f"{found} is not used: the build ID of the file that was mapped is not in memory"
+        if ours != theirs:
+            return None, f"{found} is not used: its build ID is {theirs.hex()}, that of memory {ours.hex()}"
+        return file, f"pages that are not in memory come from {found}, whose build ID {theirs.hex()} is that of memory"
+
+
+def _mapped(vma: Vma, memory: UserMemory) -> Read:
+    def read(offset: int, size: int) -> bytes | None:
+        return memory.read(vma.start + offset, size) if offset + size <= vma.end - vma.start else None
+
+    return read
