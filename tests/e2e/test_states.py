@@ -16,7 +16,17 @@ from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, Core, compare_pages
 from tests.e2e.debuggers import gdb, gdb_backtraces
 from tests.e2e.guests import Guest, convert, tasks_json
 
-STATES = ("lab-filter", "lab-huge", "lab-leader", "lab-ports", "lab-stopped", "lab-swap", "lab-traced", "lab-vfork")
+STATES = (
+    "lab-filter",
+    "lab-huge",
+    "lab-leader",
+    "lab-ports",
+    "lab-stopped",
+    "lab-swap",
+    "lab-traced",
+    "lab-vfork",
+    "lab-zswap",
+)
 PAGE = 4096
 AT_SYSINFO_EHDR = 33
 SYSCALL_RETURN = {"rax", "orig_rax", "eflags"}
@@ -80,6 +90,14 @@ def test_huge_pages_are_whole_and_an_untouched_one_is_a_hole(states: Guest) -> N
             page = core.read(start + at, PAGE)
             number = at.to_bytes(8, "little")
             assert page == (number + bytes([at // PAGE & 0xFF | 1]) * (PAGE - 8) if at < touched else bytes(PAGE))
+
+
+def test_swapped_pages_are_where_the_lab_put_them(states: Guest, tmp_path: Path) -> None:
+    """In zram before zswap was switched on, then in zswap; what the layout was asked for tells."""
+    for program, in_zswap in (("lab-swap", False), ("lab-zswap", True)):
+        said = convert(states.dump, "--pid", str(states.pids[program]), "-o", tmp_path / program, "-v").stderr
+        assert "OFFSET(size_class.pages_per_zspage)" in said
+        assert ("OFFSET(zswap_pool.tfm_name)" in said) == in_zswap
 
 
 def test_the_filter_of_the_user_goes_before_the_processs_own(states: Guest, tmp_path: Path) -> None:
