@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vmcore2core.arch.base import CoreMachine
+from vmcore2core.arch.base import CoreMachine, CoreNote
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import KernelThread, LayoutUnknown, MemoryFault, NoUserMemory, TaskError, Vmcore2coreError
 from vmcore2core.kernel import mm, printk, sched
@@ -290,11 +290,13 @@ def backtraces(captured: Captured, session: Session, rows: list[ThreadRow], limi
         raise TaskError(snapshot.tgid, f"how user stacks of {arch.name} unwind is not known yet")
     space = UserSpace(snapshot, captured.memory)
     unwinder = Unwinder(spec, space)
+    notes = {t.tid: [CoreNote(n.note_name, n.note_type, n.data) for n in t.regsets] for t in snapshot.threads}
     for row in rows:
         frames: tuple[FrameRow, ...] = ()
         complete, end = False, f"no registers: {row.source}"
         if row.registers is not None:
-            found = unwinder.backtrace(row.registers, limit)
+            more = arch.unwind_registers(notes.get(row.tid, ()))
+            found = unwinder.backtrace({**more, **row.registers}, limit)
             frames = tuple(_frame_row(space, number, frame, 2 * spec.word) for number, frame in enumerate(found.frames))
             complete, end = found.complete, found.end
         yield StackRow(snapshot.tgid, row.tid, row.comm, row.state, row.source, frames, complete, end)

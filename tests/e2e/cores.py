@@ -33,16 +33,23 @@ class Core:
         data = self.data
         assert data[:4] == b"\x7fELF"
         self.is_64 = data[4] == 2
+        order = self.order = "<" if data[5] == 1 else ">"
         if self.is_64:
-            phoff, phentsize, phnum = *struct.unpack_from("<Q", data, 32), *struct.unpack_from("<HH", data, 54)
+            phoff, phentsize, phnum = (
+                *struct.unpack_from(order + "Q", data, 32),
+                *struct.unpack_from(order + "HH", data, 54),
+            )
         else:
-            phoff, phentsize, phnum = *struct.unpack_from("<I", data, 28), *struct.unpack_from("<HH", data, 42)
+            phoff, phentsize, phnum = (
+                *struct.unpack_from(order + "I", data, 28),
+                *struct.unpack_from(order + "HH", data, 42),
+            )
         for i in range(phnum):
             at = phoff + i * phentsize
             if self.is_64:
-                p_type, flags, offset, vaddr, _, filesz, memsz, _ = struct.unpack_from("<IIQQQQQQ", data, at)
+                p_type, flags, offset, vaddr, _, filesz, memsz, _ = struct.unpack_from(order + "IIQQQQQQ", data, at)
             else:
-                p_type, offset, vaddr, _, filesz, memsz, flags, _ = struct.unpack_from("<8I", data, at)
+                p_type, offset, vaddr, _, filesz, memsz, flags, _ = struct.unpack_from(order + "8I", data, at)
             if p_type == 1:
                 self.loads.append((vaddr, offset, filesz, memsz, flags))
             elif p_type == 4:
@@ -50,7 +57,7 @@ class Core:
 
     def _notes(self, at: int, end: int) -> None:
         while at < end:
-            namesz, descsz, n_type = struct.unpack_from("<III", self.data, at)
+            namesz, descsz, n_type = struct.unpack_from(self.order + "III", self.data, at)
             name = self.data[at + 12 : at + 12 + namesz].rstrip(b"\0").decode()
             at += 12 + (namesz + 3 & ~3)
             self.notes.append((name, n_type, self.data[at : at + descsz]))
@@ -69,7 +76,7 @@ class Core:
         """NT_PRSTATUS by thread ID."""
         at = 32 if self.is_64 else 24
         found = [desc for name, kind, desc in self.notes if (name, kind) == ("CORE", NT_PRSTATUS)]
-        return {struct.unpack_from("<i", desc, at)[0]: desc for desc in found}
+        return {struct.unpack_from(self.order + "i", desc, at)[0]: desc for desc in found}
 
     @property
     def regsets(self) -> dict[int, list[tuple[str, int, bytes]]]:
@@ -78,7 +85,7 @@ class Core:
         at, tid = 32 if self.is_64 else 24, 0
         for note in self.notes:
             if note[:2] == ("CORE", NT_PRSTATUS):
-                tid = struct.unpack_from("<i", note[2], at)[0]
+                tid = struct.unpack_from(self.order + "i", note[2], at)[0]
                 found[tid] = []
             elif note[:2] in REGSETS:
                 found[tid].append(note)

@@ -20,7 +20,7 @@ To show user backtraces:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Protocol
@@ -179,7 +179,7 @@ class UnwindSpec:
         return_address: number of the program counter: DWARF's column of the return address where that has no
             register of its own, else any number that DWARF does not use.
         stack_pointer: its DWARF number.
-        frame_pointer: its DWARF number.
+        frame_pointer: its DWARF number; None where no register points to a frame record.
         preserved: DWARF numbers of the registers that a function leaves as they were.
         trampolines: ways back from a signal handler.
         call_size_max: longest call instruction in bytes.
@@ -189,13 +189,14 @@ class UnwindSpec:
         frame_record: offset from the frame pointer of the saved one and the return address behind it.
         back_chain: where every frame begins with the address of its caller's: offset of the return address in that;
             None where frames are not chained so, and functions may keep a frame pointer instead.
+        cfa_offset: how far the canonical frame address is above the caller's stack pointer.
     """
 
     word: int
     registers: tuple[str, ...]
     return_address: int
     stack_pointer: int
-    frame_pointer: int
+    frame_pointer: int | None
     preserved: frozenset[int]
     trampolines: tuple[SignalTrampoline, ...]
     call_size_max: int
@@ -203,6 +204,7 @@ class UnwindSpec:
     link_register: int | None = None
     frame_record: int = 0
     back_chain: int | None = None
+    cfa_offset: int = 0
 
 
 class LayoutKeys(Protocol):
@@ -369,6 +371,19 @@ class Arch(ABC):
         """
         return cpu
 
+    def note_of(self, cpu: int, notes: Sequence[CpuNote], memory: Memory, layout: Layout) -> CpuNote | None:
+        """Return the note of a CPU among those that are numbered, not named by a PID; None where there is none.
+
+        Args:
+            cpu: the kernel's number.
+            notes: of all CPUs.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        number = self.note_number(cpu, memory, layout)
+        return next((note for note in notes if note.number == number), None)
+
     def assumed_user_pc(self, note: CpuNote) -> int | None:
         """Return the program counter of a note that does not tell the CPU's mode; None where it does (most do).
 
@@ -466,6 +481,10 @@ class Arch(ABC):
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """Return how the stacks of such a process unwind, or None where this is not known yet."""
         return None
+
+    def unwind_registers(self, notes: Sequence[CoreNote]) -> Mapping[str, int]:
+        """Return the registers by ``unwind_spec``'s names that a thread's notes have besides NT_PRSTATUS."""
+        return {}
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """Return elf_gregset_t of these registers; a register that is not in ``regs`` is zero."""

@@ -57,8 +57,8 @@ class CpuNotes:
             return next((note for note in self.notes if note.pr_pid == pid), None)
         if on_cpu:
             cpu = task_cpu(task)
-            number = None if cpu is None else self.kernel.arch.note_number(cpu, self.kernel.memory, self.kernel.layout)
-            return next((note for note in self.notes if note.number == number), None)
+            arch, memory, layout = self.kernel.arch, self.kernel.memory, self.kernel.layout
+            return None if cpu is None else arch.note_of(cpu, self.notes, memory, layout)
         # Without on_cpu (VMCOREINFO's export lacks it), a CPU in user mode still shows whose address space and
         # whose thread it runs.
         return next(
