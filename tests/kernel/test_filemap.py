@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.builders.kernelimage import TEXT, KernelImage
+from vmcore2core.errors import CorruptStructure
 from vmcore2core.kernel.filemap import CachedPages, PageCache
 from vmcore2core.memory.region import UserPageState
 
@@ -96,3 +97,10 @@ def test_one_huge_page_before_6_7_is_the_root_itself() -> None:
 
 def test_a_huge_file_with_nothing_cached_is_a_hole() -> None:
     assert runs(lookup(0, HUGE * 4096, HUGETLBFS_AOPS, 0, HUGE - 1)) == [(0, HUGE, 0, ZERO)]
+
+
+@pytest.mark.parametrize("entry", [VMEMMAP - 64, VMEMMAP + 64 * 0x123 + 8])
+def test_an_entry_that_is_no_struct_page_is_refused(entry: int) -> None:
+    image = KernelImage()
+    with pytest.raises(CorruptStructure, match="no struct page is there"):
+        lookup(image.xa_node(0, {1: entry}), 3 * 4096, DISK_AOPS, 0, 3, image)

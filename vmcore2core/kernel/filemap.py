@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.errors import LayoutUnknown
+from vmcore2core.errors import CorruptStructure, LayoutUnknown
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
 from vmcore2core.memory.region import UserPageState
@@ -18,6 +18,7 @@ from vmcore2core.memory.region import UserPageState
 # address_space_operations of file systems that keep their files in memory alone: what is not there is a hole.
 MEMORY_AOPS = ("shmem_aops", "ram_aops", "hugetlbfs_aops")
 INDEX_MAX = (1 << 64) - 1
+PFN_MAX = 1 << 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,11 @@ class PageCache:
             start, end = run.first << unit, (run.last + 1 << unit) - 1
             low, high = max(start, first), min(end, last)
             if not run.is_value:
-                pfn = (run.entry - self._vmemmap) // self._sizeof_page + low - start
-                runs.append((low, high - low + 1, pfn * self.page_size, UserPageState.PRESENT))
+                pfn, rest = divmod(run.entry - self._vmemmap, self._sizeof_page)
+                if rest or not 0 <= pfn < PFN_MAX:
+                    raise CorruptStructure("no struct page is there", run.entry, "address_space.i_pages")
+                paddr = (pfn + low - start) * self.page_size
+                runs.append((low, high - low + 1, paddr, UserPageState.PRESENT))
             elif in_memory:  # elsewhere it is the shadow of an evicted page
                 runs.append((low, high - low + 1, (run.entry >> 1) + low - run.first, UserPageState.SWAPPED))
         return _pages(self._with_holes(runs, mapping, first, last, in_memory=in_memory), self.page_size)
