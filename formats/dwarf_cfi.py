@@ -86,6 +86,8 @@ class DwCfa(IntEnum):
     DW_CFA_val_offset = 0x14
     DW_CFA_val_offset_sf = 0x15
     DW_CFA_val_expression = 0x16
+    DW_CFA_AARCH64_negate_ra_state_with_pc = 0x2C
+    DW_CFA_AARCH64_negate_ra_state = 0x2D
     DW_CFA_GNU_args_size = 0x2E
     DW_CFA_GNU_negative_offset_extended = 0x2F
 

@@ -27,6 +27,7 @@ from tests.corefile.snapshots import (
 )
 from tests.corefile.test_notes import eu_readelf
 from vmcore2core.errors import OutputError
+from vmcore2core.process.model import AbsentReason
 
 TIB = 1 << 40
 
@@ -113,6 +114,25 @@ def test_absent_pages_of_a_file_are_in_no_segment_either(tmp_path: Path) -> None
     runs = (absent(0x1_0000, 0x1_1000), absent(0x1_3000, 0x1_4000), absent(0x1_6000, 0x1_8000))
     write(snapshot(vma(0x1_0000, 0x1_8000, R | X, path=b"/x", pgoff=0, absent=runs)), core)
     assert loads(core) == [(0x1_1000, 0x2000, 0x2000, R | X), (0x1_4000, 0x2000, 0x2000, R | X)]
+
+
+def test_pages_behind_a_files_end_are_within_the_last_segment_without_contents(tmp_path: Path) -> None:
+    core, beyond = tmp_path / "core", AbsentReason.BEYOND_FILE
+    runs = (absent(0x1_0000, 0x1_1000), absent(0x1_3000, 0x1_8000, beyond))
+    none = vma(0x2_0000, 0x2_2000, R, path=b"/x", pgoff=9, absent=(absent(0x2_0000, 0x2_2000, beyond),))
+    inside = (absent(0x3_1000, 0x3_2000, beyond), absent(0x3_3000, 0x3_4000))
+    write(
+        snapshot(
+            vma(0x1_0000, 0x1_8000, R, path=b"/x", pgoff=0, absent=runs), none, vma(0x3_0000, 0x3_4000, absent=inside)
+        ),
+        core,
+    )
+    assert [load[:3] for load in loads(core)] == [
+        (0x1_1000, 0x7000, 0x2000),
+        (0x2_0000, 0x2000, 0),
+        (0x3_0000, 0x1000, 0x1000),
+        (0x3_2000, 0x1000, 0x1000),
+    ]
 
 
 def test_adjacent_absent_runs_of_unlike_reasons_leave_no_empty_segment(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_other_fields_of_the_notes_are_the_kernels(guest: Guest, program: st
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_vector_registers_are_the_kernels_byte_for_byte(guest: Guest, program: str, tmp_path: Path) -> None:
     ours, kernels = Core(guest.core(program)), guest.truth_core(program, tmp_path)
-    told = json.loads(next(desc for name, _, desc in ours.notes if name == "vmcore2core"))["no_further_registers"]
+    told = json.loads(next(desc for name, _, desc in ours.notes if name == "vmcore2core"))["registers_left_out"]
     spinning = guest.threads(program)["t-spin"]
     for tid, truth in kernels.regsets.items():
         if str(tid) in told:

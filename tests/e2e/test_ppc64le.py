@@ -113,8 +113,8 @@ def test_the_core_says_what_is_not_known_of_the_spinning_thread(cores: Path) -> 
     (said,) = (json.loads(desc) for name, _, desc in core.notes if name == "vmcore2core")
     assert said["registers"][str(SPINNING)] == "crash note of CPU 1"
     assert said["unknown_registers"] == {str(SPINNING): ["orig_gpr3", "trap", "dar", "dsisr", "result"]}
-    assert said["no_further_registers"].keys() == {str(SPINNING)}
-    assert "PPR, DSCR, TAR" in said["no_further_registers"][str(SPINNING)]
+    assert said["registers_left_out"].keys() == {str(SPINNING)}
+    assert "PPR, DSCR, TAR" in said["registers_left_out"][str(SPINNING)]
 
 
 def test_registers_are_those_that_the_guest_said(corpus: Path, cores: Path) -> None:

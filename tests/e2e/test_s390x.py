@@ -114,7 +114,7 @@ def test_the_core_says_what_is_not_known_of_the_spinning_thread(cores: Path) -> 
     (said,) = (json.loads(desc) for name, _, desc in core.notes if name == "vmcore2core")
     assert said["registers"][str(SPINNING)] == "crash note of CPU 1"
     assert said["unknown_registers"] == {}
-    assert said["no_further_registers"] == {str(SPINNING): "the address of its last branch was in the processor"}
+    assert said["registers_left_out"] == {str(SPINNING): "the address of its last branch was in the processor"}
 
 
 def test_registers_are_those_that_the_guest_said(corpus: Path, cores: Path) -> None:

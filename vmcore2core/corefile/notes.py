@@ -152,7 +152,7 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> byte
         **origin,
         "registers": {str(thread.tid): thread.gregs_source for thread in snapshot.threads},
         "unknown_registers": {str(t.tid): t.gregs_unknown for t in snapshot.threads if t.gregs_unknown},
-        "no_further_registers": {str(t.tid): t.regsets_unknown for t in snapshot.threads if t.regsets_unknown},
+        "registers_left_out": {str(t.tid): t.regsets_unknown for t in snapshot.threads if t.regsets_unknown},
         "threads_left_out": {str(left.tid): left.reason for left in snapshot.threads_left_out},
         "unknown_fields": unknown_fields(snapshot),
         "absent_pages": sum((run.end - run.start) // snapshot.page_size for run, _ in runs),

@@ -9,6 +9,9 @@ of p_memsz beyond p_filesz (gdb 13.1, lldb 14.0.6, both tried in tests/corefile/
 - lldb takes the first PT_LOAD with contents that has the address, and fails beyond its contents. So PT_LOADs may not
   overlap, and present pages behind absent ones need a PT_LOAD of their own.
 
+Where a mapping ends in pages that there are not, behind the mapped file's end, the PT_LOAD goes on without contents:
+the kernel's cores have zeros there.
+
 What does not belong into the core (VM_DONTDUMP, VM_IO, coredump_filter) is in a PT_LOAD without contents, as in the
 kernel's cores; gdb takes it from the mapped file, or shows zeros, as it does with those.
 
@@ -26,7 +29,7 @@ import numpy as np
 from vmcore2core.errors import OutputError
 from vmcore2core.formats import elf as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass, align_up
-from vmcore2core.process.model import ProcessSnapshot, Vma
+from vmcore2core.process.model import NO_SUCH_PAGE, ProcessSnapshot, Vma
 
 PT_NOTE_ALIGN = 4
 
@@ -72,14 +75,21 @@ def segments_of(snapshot: ProcessSnapshot) -> Iterator[Segment]:
 
 
 def _pieces(vma: Vma) -> Iterator[Segment]:
-    """Yield a mapping with absent pages in pieces: a PT_LOAD for each run of the others."""
+    """Yield a mapping with absent pages in pieces: a PT_LOAD for each run of the others.
+
+    Where it ends in pages that there are not, behind the end of the mapped file, these belong to the last piece.
+    """
+    absent = list(vma.absent)
+    filled = vma.end
+    while absent and absent[-1].reason in NO_SUCH_PAGE and absent[-1].end == filled:
+        filled = absent.pop().start
     at = vma.start
-    for run in vma.absent:
+    for run in absent:
         if run.start > at:
             yield Segment(at, run.start - at, run.start - at, vma.p_flags)
         at = run.end
     if at < vma.end:
-        yield Segment(at, vma.end - at, vma.end - at, vma.p_flags)
+        yield Segment(at, vma.end - at, filled - at, vma.p_flags)
 
 
 def check_class(snapshot: ProcessSnapshot) -> None:

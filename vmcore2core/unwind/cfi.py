@@ -16,6 +16,13 @@ from vmcore2core.unwind.cursor import Cursor, Read
 WHERE = ".eh_frame"
 ENTRY_MAX = 1 << 16  # bytes of a CIE or FDE; the longest ones of big programs have some 10 KiB
 REMEMBERED_MAX = 64
+
+# Whether a return address is signed, arm64's instructions say; an address shows it by itself (UnwindSpec.signed_bits).
+_NO_RULE = (
+    DwCfa.DW_CFA_nop,
+    DwCfa.DW_CFA_AARCH64_negate_ra_state,
+    DwCfa.DW_CFA_AARCH64_negate_ra_state_with_pc,
+)
 REGISTERS_MAX = 256
 
 
@@ -294,9 +301,10 @@ class _Program:
         return self.location + delta * self.cie.code_align
 
     def _rule(self, cursor: Cursor, op: int, low: int) -> None:
-        if op in (DwCfa.DW_CFA_nop, DwCfa.DW_CFA_GNU_args_size):
-            if op == DwCfa.DW_CFA_GNU_args_size:
-                cursor.uleb128()
+        if op == DwCfa.DW_CFA_GNU_args_size:
+            cursor.uleb128()
+        elif op in _NO_RULE:
+            pass
         elif op == DwCfa.DW_CFA_remember_state:
             if len(self.remembered) >= REMEMBERED_MAX:
                 raise cursor.wrong(f"more than {REMEMBERED_MAX} states are remembered")

@@ -202,7 +202,7 @@ class Unwinder:
                 value = frame.registers.get(column) if frame.exact and not row.signal_frame else None
             else:
                 value = self._recover(frame, column, row.rules.get(column), cfa)
-            registers |= {spec.return_address: value & self.mask} if value is not None else {}
+            registers |= {spec.return_address: self._stripped(value & self.mask)} if value is not None else {}
         if spec.return_address not in registers:
             why.append(f"the return address of {frame.pc:#x} is not known")
             return None
@@ -276,6 +276,7 @@ class Unwinder:
         if link is not None and self.space.executable(frame.pc):  # it may have made calls of its own
             return None
         target = self._word(frame.sp) if link is None else frame.registers.get(link)
+        target = None if target is None else self._stripped(target)
         if target is None or not self._returns_to(target):
             return None
         kept = {n: v for n, v in frame.registers.items() if n in self.spec.preserved}
@@ -302,6 +303,7 @@ class Unwinder:
         if saved is None or target is None:
             why.append(f"the stack at {base:#x} is not known")
             return None
+        target = self._stripped(target)
         # The outermost frame has 0 there (psABI, "Process Initialization"). A signal handler has the frame pointer of
         # what it interrupted, which may be on another stack.
         grows = saved == 0 or saved + spec.frame_record > base or self._trampoline(target) is not None
@@ -342,6 +344,13 @@ class Unwinder:
         size = self.spec.call_size_max
         code = self.space.read(target - size, size)
         return code is None or self.spec.ends_with_call(code)
+
+    def _stripped(self, target: int) -> int:
+        """Return a return address without the signature that may be in its upper bits (arm64's PAC)."""
+        if self.space.executable(target):
+            return target
+        candidates = (target & ((1 << bits) - 1) for bits in self.spec.signed_bits)
+        return next((address for address in candidates if self.space.executable(address)), target)
 
     def _word(self, address: int) -> int | None:
         raw = self.space.read(address & self.mask, self.spec.word)
