@@ -190,6 +190,7 @@ class UnwindSpec:
         back_chain: where every frame begins with the address of its caller's: offset of the return address in that;
             None where frames are not chained so, and functions may keep a frame pointer instead.
         cfa_offset: how far the canonical frame address is above the caller's stack pointer.
+        signed_bits: how many low bits of a return address may be the address alone, where the others may sign it.
     """
 
     word: int
@@ -205,6 +206,7 @@ class UnwindSpec:
     frame_record: int = 0
     back_chain: int | None = None
     cfa_offset: int = 0
+    signed_bits: tuple[int, ...] = ()
 
 
 class LayoutKeys(Protocol):

@@ -1,0 +1,160 @@
+"""What an arm64 kernel and its processors can do, as far as the kernel's own tables tell.
+
+References: arch/arm64/kernel/cpufeature.c: arm64_ftr_regs[], with the values that all processors have in common and
+that the command line left; arch/arm64/kernel/ptrace.c: aarch64_regsets[]; arch/arm64/kernel/fpsimd.c: vl_info[]
+(Linux 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmcore2core.errors import LayoutInvalid
+from vmcore2core.formats import arm64 as fmt
+from vmcore2core.formats import elf_core
+from vmcore2core.interfaces import Layout, Memory
+
+ENTRIES_MAX = 128
+LAYOUT_KEYS = (
+    "SYMBOL(arm64_ftr_regs)",
+    "SIZE(__ftr_reg_entry)",
+    "OFFSET(__ftr_reg_entry.reg)",
+    "OFFSET(arm64_ftr_reg.sys_val)",
+    "SYMBOL(aarch64_regsets)",
+    "SIZE(user_regset)",
+    "OFFSET(user_regset.core_note_type)",
+    "OFFSET(user_regset.n)",
+    "OFFSET(user_regset.size)",
+    "SYMBOL(vl_info)",
+    "SIZE(vl_info)",
+    "OFFSET(vl_info.max_vl)",
+    "SYMBOL(sve_max_vl)",
+    "SYMBOL(core_num_brps)",
+    "SYMBOL(core_num_wrps)",
+)
+
+DEFAULT_REGSETS: Mapping[int, int] = {
+    elf_core.NT_FPREGSET: 528,
+    fmt.NT_ARM_TLS: 16,
+    fmt.NT_ARM_HW_BREAK: 264,
+    fmt.NT_ARM_HW_WATCH: 264,
+    fmt.NT_ARM_FPMR: 8,
+    fmt.NT_ARM_SYSTEM_CALL: 4,
+    fmt.NT_ARM_SVE: 0x2240,
+    fmt.NT_ARM_SSVE: 0x2240,
+    fmt.NT_ARM_ZA: 0x10010,
+    fmt.NT_ARM_ZT: 64,
+    fmt.NT_ARM_PAC_MASK: 16,
+    fmt.NT_ARM_PAC_ENABLED_KEYS: 8,
+    fmt.NT_ARM_PACA_KEYS: 64,
+    fmt.NT_ARM_PACG_KEYS: 16,
+    fmt.NT_ARM_TAGGED_ADDR_CTRL: 8,
+    fmt.NT_ARM_POE: 8,
+    fmt.NT_ARM_GCS: 24,
+}
+"""Note type -> most bytes, in Linux 7.2's order: for layouts that do not tell the kernel's own."""
+
+
+def regset_sizes(memory: Memory, layout: Layout) -> Mapping[int, int]:
+    """Return which notes the kernel has, in its order, and how many bytes each has at most.
+
+    Raises:
+        MemoryFault: the table cannot be read.
+    """
+    table, size = layout.find_symbol("aarch64_regsets"), layout.find_size("user_regset")
+    members = [layout.find_member("user_regset", name) for name in ("core_note_type", "n", "size")]
+    if table is None or not size or None in members:
+        return DEFAULT_REGSETS
+    found: dict[int, int] = {}
+    for i in range(ENTRIES_MAX):
+        note_type, count, unit = (
+            int.from_bytes(memory.read(table + i * size + member.offset, 4), "little")
+            for member in members
+            if member is not None
+        )
+        # The table begins with the general registers; what follows it is something else.
+        if i == 0 and note_type == elf_core.NT_PRSTATUS:
+            continue
+        if note_type not in DEFAULT_REGSETS or note_type in found:
+            break
+        found[note_type] = count * unit
+    return found or DEFAULT_REGSETS
+
+
+class Features:
+    """What the processors have, by their ID registers as the kernel took them together.
+
+    Attributes:
+        known: whether the kernel's table of them was found; without it, no feature is there.
+    """
+
+    def __init__(self, memory: Memory, layout: Layout) -> None:
+        self._values = self._read(memory, layout)
+
+    @property
+    def known(self) -> bool:
+        """Whether the kernel's table of them was found; without it, no feature is there."""
+        return bool(self._values)
+
+    @staticmethod
+    def _read(memory: Memory, layout: Layout) -> dict[int, int]:
+        table, size = layout.find_symbol("arm64_ftr_regs"), layout.find_size("__ftr_reg_entry")
+        reg, value = layout.find_member("__ftr_reg_entry", "reg"), layout.find_member("arm64_ftr_reg", "sys_val")
+        if table is None or not size or reg is None or value is None:
+            return {}
+        values: dict[int, int] = {}
+        last = 0
+        for i in range(ENTRIES_MAX):
+            entry = table + i * size
+            number = int.from_bytes(memory.read(entry, 4), "little")
+            # The table is sorted: what is not greater is behind it.
+            if not max(last + 1, fmt.SYS_REG_OP0_3) <= number < fmt.SYS_REG_END or number % fmt.SYS_REG_STEP:
+                break
+            last = number
+            if number in fmt.ID_REGISTERS:
+                pointer = int.from_bytes(memory.read(entry + reg.offset, 8), "little")
+                values[number] = int.from_bytes(memory.read(pointer + value.offset, 8), "little")
+        return values
+
+    def has(self, feature: str) -> bool:
+        """Tell whether all processors have a feature of ``FEATURE_FIELDS``."""
+        return any(self.field(reg, shift) >= least for reg, shift, least in fmt.FEATURE_FIELDS[feature])
+
+    def field(self, register: int, shift: int) -> int:
+        """Return an unsigned field of an ID register; 0 where it is not known."""
+        return self._values.get(register, 0) >> shift & 0xF
+
+
+def max_vl(memory: Memory, layout: Layout, vec_type: int) -> int | None:
+    """Return the longest vector in bytes that a thread may ask for; None where nothing tells.
+
+    Raises:
+        MemoryFault: it cannot be read.
+        LayoutInvalid: it is not one that there is.
+    """
+    table, size, member = (
+        layout.find_symbol("vl_info"),
+        layout.find_size("vl_info"),
+        layout.find_member("vl_info", "max_vl"),
+    )
+    # Since Linux kernel commit b5bc00ffddc0 ("arm64/sve: Put system wide vector length information into structs") (in
+    # v5.16), both kinds are in a table.
+    if table is not None and size and member is not None:
+        address = table + vec_type * size + member.offset
+    else:
+        old = layout.find_symbol("sve_max_vl") if vec_type == fmt.ARM64_VEC_SVE else None
+        if old is None:
+            return None
+        address = old
+    return checked_vl(int.from_bytes(memory.read(address, 4), "little"), f"the longest vector at {address:#x}")
+
+
+def checked_vl(length: int, what: str) -> int:
+    """Return a vector length in bytes.
+
+    Raises:
+        LayoutInvalid: no processor has vectors of this length.
+    """
+    if not 0 < length <= fmt.SVE_VL_MAX or length % fmt.SVE_VQ_BYTES:
+        raise LayoutInvalid(f"{what} is {length:#x} bytes, expected a multiple of 16 up to {fmt.SVE_VL_MAX:#x}")
+    return length

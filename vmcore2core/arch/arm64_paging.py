@@ -1,0 +1,119 @@
+"""arm64's page tables: 4, 16 and 64 KiB pages, 36 to 52 bits of a virtual address, 48 or 52 of a physical one.
+
+References: Arm ARM (DDI 0487) D8.3, "Translation table descriptor formats"; arch/arm64/include/asm/pgtable-hwdef.h,
+pgtable-prot.h, pgtable.h (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.arch.base import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.formats import arm64 as fmt
+
+PAGE_SHIFTS = {4096: 12, 16384: 14, 65536: 16}
+VA_BITS = {12: (39, 48, 52), 14: (36, 47, 48, 52), 16: (42, 48, 52)}
+"""PAGE_SHIFT -> what CONFIG_ARM64_VA_BITS may be."""
+_NAMES = ("pgd", "p4d", "pud", "pmd", "pte")
+
+
+@dataclass(frozen=True, slots=True)
+class TableForm:
+    """What tells the form of a kernel's page tables.
+
+    Attributes:
+        page_shift: of a page: 12, 14 or 16.
+        va_bits: CONFIG_ARM64_VA_BITS, which gives the size of the top table where both have as many levels.
+        va_bits_actual: bits of a kernel address: fewer on a processor without LVA or LPA2.
+    """
+
+    page_shift: int
+    va_bits: int
+    va_bits_actual: int
+
+    @property
+    def lpa2(self) -> bool:
+        """Whether entries are as FEAT_LPA2 has them: TCR_EL1.DS, which comes with 52 bits of a virtual address."""
+        return self.page_shift < 16 and self.va_bits_actual > 48
+
+
+def levels(form: TableForm) -> tuple[PageTableLevel, ...]:
+    """Return the levels; ARM64_HW_PGTABLE_LEVELS() and PTRS_PER_PGD in pgtable-hwdef.h.
+
+    Where a processor without LVA runs a kernel for 52 bits, the kernel indexes the larger top table all the same, and
+    the processor is given its end (64 KiB pages); or it has one level less (pgtable_l5_enabled()).
+    """
+    bits = form.page_shift - fmt.ENTRY_SHIFT
+    count = (form.va_bits_actual - 4) // bits
+    same = (form.va_bits - 4) // bits == count
+    top_shift = bits * (count - 1) + form.page_shift
+    top_bits = (form.va_bits if same else form.va_bits_actual) - top_shift
+    names = ("pgd", *_NAMES[len(_NAMES) - count + 1 :])
+    shifts = range(top_shift, form.page_shift - 1, -bits)
+    return tuple(
+        PageTableLevel(name, shift, bits if i else top_bits)
+        for i, (name, shift) in enumerate(zip(names, shifts, strict=True))
+    )
+
+
+def page_table_spec(form: TableForm) -> PageTableSpec:
+    """Return the form of the page tables, the kernel's and its processes'."""
+    found = levels(form)
+    return PageTableSpec(
+        levels=found,
+        entry_dtype=np.dtype("<u8"),
+        decode=partial(decode, levels=found, form=form),
+        page_size=1 << form.page_shift,
+    )
+
+
+def decode(
+    entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...], form: TableForm
+) -> tuple[U8Array, U64Array]:
+    """Decode page-table entries, see ``PageTableSpec.decode``."""
+    level, last = levels[index], index + 1 == len(levels)
+    valid = (entries & np.uint64(fmt.PTE_VALID)) != 0
+    typed = (entries & np.uint64(fmt.PTE_TABLE_BIT)) != 0
+    # PROT_NONE pages are in memory, only not accessible, and so is a huge page that is being split. Swap entries have
+    # neither of the type bits. The marks below are of blocks: PTE_PRESENT_INVALID, which is PTE_NG since Linux kernel
+    # commit f0f5863a0fb0 ("arm64/mm: Remove PTE_PROT_NONE bit") (in v6.10); before that, one bit for each case. A swap
+    # entry of a block has none of the three: its offset is a multiple of the block's pages.
+    marks = fmt.PTE_NG | fmt.PTE_PROT_NONE_OLD | fmt.PMD_PRESENT_INVALID_OLD
+    invalid = ~valid & (typed if last else ~typed & ((entries & np.uint64(marks)) != 0))
+    leaf = (valid & (typed if last else ~typed)) | invalid
+    table = valid & typed if not last else np.zeros(len(entries), np.bool_)
+    paddr = address(entries, form)
+    leaf_paddr = paddr & ~np.uint64((1 << level.shift) - 1)
+
+    kind = np.full(len(entries), EntryKind.NOT_PRESENT, np.uint8)
+    kind[valid] = EntryKind.BAD
+    kind[table] = EntryKind.TABLE
+    kind[leaf] = EntryKind.LEAF if last or level.shift <= _block_shift_max(form) else EntryKind.BAD
+    reserved = 0 if form.lpa2 else fmt.PTE_RESERVED_48
+    kind[(table | leaf) & ((entries & np.uint64(reserved)) != 0)] = EntryKind.BAD
+    if not last:
+        within = ((1 << level.shift) - 1) & ~((1 << form.page_shift) - 1) & ~fmt.BLOCK_NT
+        kind[leaf & ((entries & np.uint64(within)) != 0)] = EntryKind.BAD
+    kind[entries == 0] = EntryKind.NONE
+    known = (kind == EntryKind.TABLE) | (kind == EntryKind.LEAF)
+    return kind, np.where(known, np.where(leaf, leaf_paddr, paddr), np.uint64(0))
+
+
+def _block_shift_max(form: TableForm) -> int:
+    """Return the shift of the highest level that may have blocks."""
+    return (fmt.BLOCK_SHIFT_MAX_52 if form.lpa2 or form.page_shift == 16 else fmt.BLOCK_SHIFT_MAX_48)[form.page_shift]
+
+
+def address(entries: U64Array, form: TableForm) -> U64Array:
+    """Return the physical addresses that entries have, whatever they are of: __pte_to_phys()."""
+    page = ~np.uint64((1 << form.page_shift) - 1)
+    low: U64Array = entries & np.uint64(fmt.PTE_ADDR_LOW_LPA2 if form.lpa2 else fmt.PTE_ADDR_LOW_48) & page
+    if form.lpa2:
+        return low | (entries & np.uint64(fmt.PTE_ADDR_HIGH_LPA2)) << np.uint64(fmt.PTE_ADDR_HIGH_LPA2_SHIFT)
+    if form.page_shift == 16:  # zero where FEAT_LPA is not in use
+        return low | (entries & np.uint64(fmt.PTE_ADDR_HIGH_64K)) << np.uint64(fmt.PTE_ADDR_HIGH_64K_SHIFT)
+    return low
