@@ -34,7 +34,17 @@ xstate_header = np.dtype([("xfeatures", "<u8"), ("xcomp_bv", "<u8"), ("reserved"
 user_i387_ia32 = np.dtype([(name, "<u4") for name in "cwd swd twd fip fcs foo fos".split()] + [("st_space", "u1", 80)])
 """struct user_i387_ia32_struct: NT_FPREGSET of a 32-bit process; 108 bytes."""
 
+fpstate = np.dtype([("size", "<u4"), ("user_size", "<u4"), ("xfeatures", "<u8"), ("user_xfeatures", "<u8")])
+"""struct fpstate as it begins; ``regs`` is the next multiple of 64 behind ``xfd`` and some bits."""
+FPSTATE_REGS = 64
+fpu_state_config = np.dtype(
+    [("max_size", "<u4"), ("default_size", "<u4"), ("max_features", "<u8"), ("default_features", "<u8")]
+)
+"""struct fpu_state_config as it begins."""
+XSAVE_SIZE_MAX = 1 << 16  # AMX's tile data makes it 11 KiB
+
 XCOMP_BV_COMPACTED_FORMAT = 1 << 63
+XFEATURE_MASK_FPSSE = 0b11
 XFEATURE_FP, XFEATURE_SSE, XFEATURE_YMM, XFEATURE_PKRU, XFEATURE_CET_USER = 0, 1, 2, 9, 11
 XFEATURE_FIRST_EXTENDED = 2
 XSTATE_FLAG_ALIGNED64 = 2

@@ -46,8 +46,12 @@ INFERRED = {
     "address_space": "i_pages a_ops",
     "xarray": "xa_head",
     "xa_node": "shift slots",
-    "task_struct": "thread.fsbase thread.gsbase thread.ds thread.es thread.fsindex thread.gsindex",
+    "task_struct": "thread.fsbase thread.gsbase thread.ds thread.es thread.fsindex thread.gsindex on_cpu",
+    "fpu": "fpstate __fpstate",
+    "fpstate": "size user_xfeatures regs",
+    "fpu_state_config": "max_size max_features",
 }
+SYMBOLS = "init_task shmem_aops current_task __per_cpu_offset nr_cpu_ids init_fpstate fpu_user_cfg".split()
 
 
 def pairs(table: dict[str, str]) -> list[tuple[str, str]]:
@@ -62,7 +66,7 @@ class ExportOnly(LayoutSource):
     def __init__(self, full: KernelLayout) -> None:
         self.members = {pair: full.find_member(*pair) for pair in pairs(EXPORTED_MEMBERS)}
         self.sizes = {name: full.find_size(name) for name in EXPORTED_SIZES}
-        self.symbols = {"init_task": full.find_symbol("init_task"), "shmem_aops": full.find_symbol("shmem_aops")}
+        self.symbols = {name: full.find_symbol(name) for name in SYMBOLS}
         self.asked: set[tuple[str, str]] = set()
 
     def member(self, struct: str, path: str) -> Member | None:

@@ -264,6 +264,7 @@ class Arch(ABC):
         layout_keys: what it asks of a layout, as VMCOREINFO keys: for a layout written to a file.
         machine_names: further names in a dump header's utsname.machine.
         image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
+        inferable: (struct, member) whose offsets ``infer`` may tell.
     """
 
     DOC: ClassVar[ArchDoc]
@@ -278,6 +279,7 @@ class Arch(ABC):
     layout_keys: tuple[str, ...] = ()
     machine_names: tuple[str, ...] = ()
     image_keys: tuple[str, ...] = ()
+    inferable: tuple[tuple[str, str], ...] = ()
 
     @abstractmethod
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
@@ -330,6 +332,19 @@ class Arch(ABC):
             MemoryFault: what tells it cannot be read.
         """
         return layout.find_symbol("vmemmap")
+
+    def infer(self, tasks: Sequence[KernelAddr], memory: Memory, layout: Layout) -> Mapping[tuple[str, str], int]:
+        """Return offsets of ``inferable`` members, told by what must be true of them; none where anything is amiss.
+
+        Args:
+            tasks: ``struct task_struct *`` of user threads that are off the CPU.
+            memory: kernel virtual memory.
+            layout: of the kernel.
+
+        Raises:
+            MemoryFault: what tells cannot be read.
+        """
+        return {}
 
     @abstractmethod
     def user_regs(

@@ -6,14 +6,14 @@ Documentation/arch/x86/x86_64/mm.rst (Linux 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
-from vmcore2core.arch import x86_regsets
+from vmcore2core.arch import x86_fpu_infer, x86_regsets
 from vmcore2core.arch.base import (
     Arch,
     ArchDoc,
@@ -169,6 +169,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         "OFFSET(vdso_image.data)",
         *x86_regsets.LAYOUT_KEYS,
     )
+    inferable = x86_fpu_infer.MEMBERS
     thread_members: Mapping[str, int] = MappingProxyType(
         {"fsbase": 0, "gsbase": 8, "es": -8, "ds": -6, "fsindex": -4, "gsindex": -2}
     )
@@ -301,6 +302,10 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             found = layout.find_member("task_struct", f"thread.{member}")
             bases[reg] = int.from_bytes(memory.read(task + found.offset, size), "little") if found else None
         return bases
+
+    def infer(self, tasks: Sequence[KernelAddr], memory: Memory, layout: Layout) -> Mapping[tuple[str, str], int]:
+        """See ``Arch.infer``."""
+        return x86_fpu_infer.infer(tasks, memory, layout)
 
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout

@@ -29,7 +29,6 @@ LAYOUT_KEYS = (
     *(f"OFFSET({name})" for name in ("fpstate.regs", "fpu_state_config.max_size", "fpu_state_config.max_features")),
 )
 
-IMAGE_MAX = 1 << 16  # AMX's tile data makes it 11 KiB
 XFEATURES_MAX = 63
 
 
@@ -73,7 +72,8 @@ class FpuImage:
     Attributes:
         data: union fpregs_state as it is in memory.
         user_features: bits of the components that this process may see.
-        pkru: ``thread.pkru``, where the kernel keeps it apart (since Linux 5.14), else None.
+        pkru: ``thread.pkru``, where the kernel keeps it apart (since Linux 5.14), else None: the image has it as it
+            was when the thread left its CPU.
     """
 
     data: bytes
@@ -92,13 +92,14 @@ def find_geometry(memory: Memory, layout: Layout) -> XsaveGeometry | None:
         MemoryFault: it cannot be read.
         LayoutInvalid: it cannot be true.
     """
-    number = layout.find_constant("XFEATURE_MAX")
+    # Where it is not known, as many as there may be are read: only those that are in use are looked at.
+    number = layout.find_constant("XFEATURE_MAX") or XFEATURES_MAX
     addresses = [
         layout.find_symbol(name) for name in ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")
     ]
     sizes_known = _user_size(memory, layout)
     offsets_at, sizes_at, sw_at, init_at = addresses
-    if number is None or sizes_known is None:
+    if sizes_known is None:
         return None
     if offsets_at is None or sizes_at is None or sw_at is None or init_at is None:
         return None
@@ -144,7 +145,7 @@ def _user_size(memory: Memory, layout: Layout) -> tuple[int, int] | None:
 
 
 def _check(geometry: XsaveGeometry) -> None:
-    if not fmt.XSAVE_EXTENDED_OFFSET <= geometry.user_size <= IMAGE_MAX:
+    if not fmt.XSAVE_EXTENDED_OFFSET <= geometry.user_size <= fmt.XSAVE_SIZE_MAX:
         raise LayoutInvalid(
             f"the XSAVE image of processes has {geometry.user_size:#x} bytes, expected 0x240 to 0x10000"
         )
@@ -209,7 +210,7 @@ def _fpu(task: int, layout: Layout) -> int | None:
 
 
 def _image(memory: Memory, address: int, size: int) -> bytes:
-    if not fmt.XSAVE_EXTENDED_OFFSET <= size <= IMAGE_MAX:
+    if not fmt.XSAVE_EXTENDED_OFFSET <= size <= fmt.XSAVE_SIZE_MAX:
         raise LayoutInvalid(f"the XSAVE image at {address:#x} has {size:#x} bytes, expected 0x240 to 0x10000")
     return memory.read(address, size)
 

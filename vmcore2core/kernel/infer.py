@@ -13,6 +13,8 @@ import logging
 from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 
+import numpy as np
+
 from vmcore2core.addresses import KernelAddr, UserAddr
 from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.interfaces import Member
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 NAME = "inferred"
 SAMPLE_PROCESSES = 16
 SAMPLE_VMAS = 256
+SAMPLE_TASKS = 4096
+NR_CPUS_MAX = 8192
 PGOFF_MAX = 1 << 44  # MAX_LFS_FILESIZE in pages
 DENTRY_DEPTH_MAX = 64
 ADDRESS_SPACE_MAX = 192  # bytes that struct address_space has at least
@@ -50,6 +54,8 @@ class InferredSource(LayoutSource):
             (_PAGE_CACHE, self._sample.page_cache),
             ((("address_space", "a_ops"),), self._sample.a_ops),
             (tuple(("task_struct", f"thread.{m}") for m in kernel.arch.thread_members), self._sample.thread),
+            ((_ON_CPU,), self._sample.on_cpu),
+            (kernel.arch.inferable, self._sample.of_arch),
         ):
             for member in members:
                 self._pending[member] = infer
@@ -67,10 +73,12 @@ class InferredSource(LayoutSource):
                 answer = {}
             self._found |= answer
         offset = self._found.get((struct, path))
-        return None if offset is None else Member(offset, NAME)
+        return None if offset is None else Member(offset, NAME, _SIZES.get((struct, path)))
 
 
 _MOUNT = (("path", "mnt"), ("mount", "mnt"), ("mount", "mnt_parent"), ("mount", "mnt_mountpoint"))
+_ON_CPU = ("task_struct", "on_cpu")
+_SIZES = {_ON_CPU: 1}
 _SPECIAL = (("vm_area_struct", "vm_private_data"), ("vm_special_mapping", "name"))
 _PAGE_CACHE = (
     ("file", "f_mapping"),
@@ -281,6 +289,44 @@ class _Sample:
             return {}
         base = candidates.pop()
         return {("task_struct", f"thread.{name}"): base + delta for name, delta in arch.thread_members.items()}
+
+    def on_cpu(self) -> dict[tuple[str, str], int]:
+        """on_cpu has a byte that is 1 in the tasks that are the CPUs' current ones, and 0 in all others.
+
+        Whichever such byte is taken tells the same of every task.
+        """
+        current = set(self._current_tasks())
+        size = self.kernel.layout.size("task_struct")
+        candidates = np.ones(size, np.bool_)
+        seen = 0
+        others = (t.address for leader in pid.for_each_process(self.kernel) for t in pid.for_each_thread(leader))
+        for address in {*current, *islice(others, SAMPLE_TASKS)}:
+            task = np.frombuffer(self.kernel.memory.read(address, size), np.uint8)
+            candidates &= task == (address in current)
+            seen += address not in current
+        found = np.flatnonzero(candidates)
+        return {_ON_CPU: int(found[0])} if current and seen and len(found) else {}
+
+    def _current_tasks(self) -> Iterator[int]:
+        """Yield each CPU's current task; per-CPU symbols are addresses in the image since Linux 6.15."""
+        layout, kernel = self.kernel.layout, self.kernel
+        variable, offsets = layout.symbol("current_task"), layout.symbol("__per_cpu_offset")
+        count = kernel.read_uint(layout.symbol("nr_cpu_ids"), 4)
+        if not 0 < count <= NR_CPUS_MAX:
+            raise CorruptStructure(f"{count} CPUs, expected at most {NR_CPUS_MAX}", variable, "nr_cpu_ids")
+        for cpu in range(count):
+            at = (variable + self._word(offsets + cpu * self.word)) % (1 << 8 * self.word)
+            task = kernel.view("task_struct", self._word(at))
+            number, comm = sched.task_pid(task), sched.task_comm(task)
+            if number == 0 and comm != b"swapper/%d" % cpu:
+                raise CorruptStructure(f"task 0 is {comm!r}, expected swapper/{cpu}", task.address, "current_task")
+            yield task.address
+
+    def of_arch(self) -> dict[tuple[str, str], int]:
+        """What only the architecture can tell, by the threads that are off the CPU."""
+        threads = (thread for leader, _ in self._leaders() for thread in pid.for_each_thread(leader))
+        tasks = [thread.address for thread in islice(threads, SAMPLE_TASKS) if sched.task_on_cpu(thread) is False]
+        return dict(self.kernel.arch.infer(tasks, self.kernel.memory, self.kernel.layout))
 
     def _word(self, address: int) -> int:
         return self.kernel.read_uint(address, self.word)

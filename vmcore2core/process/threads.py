@@ -55,12 +55,11 @@ class CpuNotes:
             pid = task_pid(task)
             # Idle CPUs all say 0, so a PID of 0 never gets here: it has no user memory.
             return next((note for note in self.notes if note.pr_pid == pid), None)
-        if on_cpu:
-            cpu = task_cpu(task)
-            arch, memory, layout = self.kernel.arch, self.kernel.memory, self.kernel.layout
-            return None if cpu is None else arch.note_of(cpu, self.notes, memory, layout)
-        # Without on_cpu (VMCOREINFO's export lacks it), a CPU in user mode still shows whose address space and
-        # whose thread it runs.
+        cpu = task_cpu(task)
+        if on_cpu and cpu is not None:
+            return self.kernel.arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
+        # Without on_cpu or cpu (VMCOREINFO's export lacks them), a CPU in user mode still shows whose address space
+        # and whose thread it runs.
         return next(
             (
                 note
