@@ -36,6 +36,8 @@ BLOCK_SHIFT_MAX_52 = {12: 39, 14: 36, 16: 42}
 ENTRY_SHIFT = 3
 TASK_SIZE_MAX = 1 << 52
 TASK_SIZE_32_MAX = 1 << 32
+THREAD_SIZES = (16 << 10, 32 << 10, 64 << 10)
+"""What a kernel stack's size may be: 16 KiB or one page, and twice that with KASAN."""
 
 # PSTATE as SPSR_EL1 has it.
 PSR_MODE_MASK = 0xF

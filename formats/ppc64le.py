@@ -103,6 +103,8 @@ PMU_SIZE = 40  # siar, sdar, sier, mmcr2, mmcr0
 
 PPC_FEATURE2_ARCH_2_07 = 0x8000_0000  # cpu_spec.cpu_user_features2, AT_HWCAP2
 HW_CPU_ID_NONE = 0xFFFF  # paca_struct.hw_cpu_id of a CPU that is not there, or -1
+THREAD_SIZES = (16 << 10, 32 << 10, 64 << 10)
+"""What a kernel stack's size may be."""
 STACK_MAX = 64 << 10
 """THREAD_SIZE at its largest."""
 

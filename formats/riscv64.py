@@ -45,6 +45,8 @@ SATP_VA_BITS = {8: 39, 9: 48, 10: 57}
 KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
 TASK_SIZE_MAX = 1 << 56  # Sv57
 TASK_SIZE_32_MAX = 1 << 32
+THREAD_SIZES = (16 << 10, 32 << 10)
+"""What a kernel stack's size may be: 16 KiB, and twice that with KASAN."""
 
 # sstatus.
 SR_SIE = 1 << 1

@@ -43,6 +43,8 @@ TABLE_TYPES = {"pgd": 3, "p4d": 2, "pud": 1, "pmd": 0}
 REGION2_SIZE = 1 << 42
 """What three levels of tables translate; four translate REGION1_SIZE."""
 REGION1_SIZE = 1 << 53
+THREAD_SIZES = (16 << 10, 64 << 10)
+"""What a kernel stack's size may be."""
 TASK_SIZE_MAX = (1 << 64) - (1 << PAGE_SHIFT)
 TASK_SIZE_31 = 1 << 31
 LOWCORE_ADDRESS = (1 << 31) - 1

@@ -27,6 +27,8 @@ SWP_OFFSET_SHIFT = 9 + SWP_TYPE_BITS  # the offset begins above _PAGE_PROTNONE
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
 KERNEL_IMAGE_SIZE = 1 << 30
 TASK_SIZE_MAX_4LEVEL = 1 << 47
+THREAD_SIZES = (16 << 10, 32 << 10)
+"""What a kernel stack's size may be."""
 TASK_SIZE_MAX_5LEVEL = 1 << 56
 
 VSYSCALL_MAPPED = (0, 1)  # enum { EMULATE, XONLY, NONE } vsyscall_mode

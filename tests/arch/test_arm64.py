@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from tests.arch.test_s390x_paging import Bytes
 from tests.builders.kernelimage import Table
+from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.arm64 import ARCH, ends_with_call

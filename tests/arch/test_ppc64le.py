@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 
+from tests.arch.cross import cross_numbers
 from tests.arch.test_ppc64le_paging import info
 from tests.builders.kernelimage import Table
+from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.base import CoreNote, CpuNote
 from vmcore2core.arch.ppc64le import ARCH
-from vmcore2core.errors import LayoutInvalid, NotMapped
+from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Memory
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo
 
+CC = "powerpc64le-linux-gnu-gcc"
 TASK, STACK, CPU_SPEC, PACAS = (
     0xC000_0000_0100_0000,
     0xC000_0000_0110_0000,
@@ -42,19 +42,6 @@ USER = {
     "softe": 0,
 }
 KERNEL = {**USER, "nip": 0xC000_0000_001B_6DA4, "msr": 1 << 63 | 0x280_B033, "r1": 0xC000_0000_0297_7C90}
-
-
-class Bytes:
-    """Kernel memory of a few places."""
-
-    def __init__(self, places: Mapping[int, bytes]) -> None:
-        self.places = places
-
-    def read(self, address: int, size: int) -> bytes:
-        for start, content in self.places.items():
-            if start <= address and address + size <= start + len(content):
-                return content[address - start : address - start + size]
-        raise NotMapped(address)
 
 
 NOTHING = Bytes({})
@@ -176,28 +163,13 @@ def test_a_kernel_thread_has_none_and_a_wild_pointer_is_not_followed() -> None:
     assert user_regs(memory(None)) is None
 
 
-def cross_numbers(tmp_path: Path, expressions: list[str], *includes: str) -> list[int]:
-    """Return constant C expressions as the cross compiler computes them."""
-    compiler = shutil.which("powerpc64le-linux-gnu-gcc")
-    if compiler is None:
-        pytest.skip("powerpc64le-linux-gnu-gcc is not installed")
-    lines = ["#include <stddef.h>", *(f"#include <{name}>" for name in includes)]
-    lines.append(f"unsigned long numbers[] = {{{', '.join(expressions)}}};")
-    (tmp_path / "numbers.c").write_text("\n".join(lines))
-    subprocess.run([compiler, "-c", "-o", "numbers.o", "numbers.c"], cwd=tmp_path, check=True, timeout=60)
-    with (tmp_path / "numbers.o").open("rb") as f:
-        section = ELFFile(f).get_section_by_name(".data")
-        assert section is not None
-        return list(struct.unpack(f"<{len(expressions)}Q", section.data()))
-
-
 def test_registers_and_notes_are_as_the_c_headers_have_them(tmp_path: Path) -> None:
     names = list(ARCH.greg_names)
     where = [f"offsetof(struct pt_regs, {f'gpr[{n[1:]}]' if n[1:].isdigit() else n})" for n in names[:44]]
     sizes = ["sizeof(elf_gregset_t)", "sizeof(elf_fpregset_t)", "sizeof(elf_vrregset_t)", "sizeof(struct elf_prstatus)"]
     sizes += ["offsetof(struct elf_prstatus, pr_pid)", "offsetof(struct elf_prstatus, pr_reg)"]
     *offsets, gregset, fpregset, _, prstatus, pid, reg = cross_numbers(
-        tmp_path, [*where, *sizes], "asm/ptrace.h", "asm/elf.h", "sys/procfs.h"
+        CC, tmp_path, [*where, *sizes], "asm/ptrace.h", "asm/elf.h", "sys/procfs.h"
     )
     raw = ARCH.gregs({name: 0x100 + i for i, name in enumerate(names)}, ARCH.core_machine({}, None))
     assert (len(raw), gregset, fpregset) == (384, 384, 264)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.arch.test_ppc64le import cross_numbers
+from tests.arch.cross import cross_numbers
+from tests.arch.test_ppc64le import CC
 from vmcore2core.arch.base import CoreMachine, UnwindSpec
 from vmcore2core.arch.ppc64le import ARCH, ends_with_call
 from vmcore2core.interfaces import ByteOrder
@@ -61,6 +62,7 @@ def test_dwarf_numbers_are_the_abis() -> None:
 def test_the_signal_frame_is_where_the_c_headers_have_it(tmp_path: Path) -> None:
     """struct rt_sigframe begins with its ucontext, 128 bytes (__SIGNAL_FRAMESIZE) above the handler's caller."""
     context, nip, link = cross_numbers(
+        CC,
         tmp_path,
         ["offsetof(ucontext_t, uc_mcontext.gp_regs)", "8 * PT_NIP", "8 * PT_LNK"],
         "signal.h",

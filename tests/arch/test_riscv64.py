@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from elftools.elf.elffile import ELFFile
 
+from tests.arch.cross import cross_numbers
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
+from tests.builders.places import Bytes
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene, prstatus, registers, user_regs
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
@@ -26,6 +25,7 @@ from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.process.threads import ThreadRegs
 
+CC = "riscv64-linux-gnu-gcc"
 NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
     EntryKind.NONE,
     EntryKind.TABLE,
@@ -293,19 +293,6 @@ TASK = MM = KernelAddr(0xFFFF_AF80_0000_1000)
 STACK = 0xFFFF_8F80_0010_0000
 
 
-class Bytes:
-    """Kernel memory of a few places."""
-
-    def __init__(self, places: dict[int, bytes]) -> None:
-        self.places = places
-
-    def read(self, address: int, size: int) -> bytes:
-        for start, content in self.places.items():
-            if start <= address and address + size <= start + len(content):
-                return content[address - start : address - start + size]
-        raise NotMapped(address)
-
-
 def frame(regs: dict[str, int]) -> bytes:
     """Pack struct pt_regs: 36 words."""
     return struct.pack("<36Q", *(regs[name] for name in PT_REGS))
@@ -357,26 +344,11 @@ def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert ARCH.user_regs(TASK, KernelAddr(STACK), Bytes({}), KernelLayout([Table()])) is None
 
 
-def cross_numbers(tmp_path: Path, expressions: list[str], *includes: str) -> list[int]:
-    """Return constant C expressions as the cross compiler computes them."""
-    compiler = shutil.which("riscv64-linux-gnu-gcc")
-    if compiler is None:
-        pytest.skip("riscv64-linux-gnu-gcc is not installed")
-    lines = ["#include <stddef.h>", *(f"#include <{name}>" for name in includes)]
-    lines.append(f"unsigned long numbers[] = {{{', '.join(expressions)}}};")
-    (tmp_path / "numbers.c").write_text("\n".join(lines))
-    subprocess.run([compiler, "-c", "-o", "numbers.o", "numbers.c"], cwd=tmp_path, check=True, timeout=60)
-    with (tmp_path / "numbers.o").open("rb") as f:
-        section = ELFFile(f).get_section_by_name(".data")
-        assert section is not None
-        return list(struct.unpack(f"<{len(expressions)}Q", section.data()))
-
-
 def test_registers_are_struct_user_regs_struct(tmp_path: Path) -> None:
     names = list(ARCH.greg_names)
     assert names == GREGS
     expressions = [f"offsetof(struct user_regs_struct, {name})" for name in names]
-    *offsets, size = cross_numbers(tmp_path, [*expressions, "sizeof(struct user_regs_struct)"], "asm/ptrace.h")
+    *offsets, size = cross_numbers(CC, tmp_path, [*expressions, "sizeof(struct user_regs_struct)"], "asm/ptrace.h")
     raw = ARCH.gregs({name: 0x100 + i for i, name in enumerate(names)}, ARCH.core_machine({}, None))
     assert len(raw) == size
     found = {name: int.from_bytes(raw[at : at + 8], "little") for name, at in zip(names, offsets, strict=True)}
@@ -504,6 +476,7 @@ def test_nt_fpregset_is_the_fstate_with_zeros_for_padding() -> None:
 
 def test_the_size_of_nt_fpregset_is_the_compilers(tmp_path: Path) -> None:
     numbers = cross_numbers(
+        CC,
         tmp_path,
         ["sizeof(struct __riscv_d_ext_state)", "offsetof(struct __riscv_d_ext_state, fcsr)"],
         "asm/ptrace.h",

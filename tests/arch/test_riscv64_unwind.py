@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.arch.test_riscv64 import cross_numbers
+from tests.arch.cross import cross_numbers
+from tests.arch.test_riscv64 import CC
 from vmcore2core.arch.base import CoreMachine, UnwindSpec
 from vmcore2core.arch.riscv64 import ARCH, ends_with_call
 from vmcore2core.arch.x86_64 import ARCH as X86
@@ -191,7 +192,7 @@ def test_a_cie_that_names_only_the_cfas_register_means_no_offset() -> None:
 
 def test_the_context_of_a_signal_is_where_the_compiler_says(tmp_path: Path) -> None:
     numbers = ["offsetof(ucontext_t, uc_mcontext)", "sizeof(siginfo_t)", "sizeof(struct user_regs_struct)"]
-    uc_mcontext, siginfo, size = cross_numbers(tmp_path, numbers, "signal.h", "asm/ptrace.h")
+    uc_mcontext, siginfo, size = cross_numbers(CC, tmp_path, numbers, "signal.h", "asm/ptrace.h")
     (trampoline,) = (one for one in spec().trampolines if one.entry == 0)
     assert (trampoline.mcontext, trampoline.pointer) == (siginfo + uc_mcontext, None)
     assert trampoline.registers.itemsize == size

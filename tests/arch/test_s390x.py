@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 
-from tests.arch.test_s390x_paging import Bytes
+from tests.arch.cross import cross_numbers
 from tests.builders.kernelimage import Table
+from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.base import CpuNote
 from vmcore2core.arch.s390x import ARCH
 from vmcore2core.errors import NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 
+CC = "s390x-linux-gnu-gcc"
 GPRS = [f"r{i}" for i in range(16)]
 ACRS = [f"acr{i}" for i in range(16)]
 GREGS = ["pswm", "pswa", *GPRS, *ACRS, "orig_r2"]
@@ -32,21 +31,6 @@ USER |= {"pswm": USER_MASK, "pswa": 0x104_F7E6, "r15": 0x3FF_D4B7_6BF0, "orig_r2
 ACCESS = {name: 0x3FF + i for i, name in enumerate(ACRS)}
 
 
-def cross_numbers(tmp_path: Path, expressions: list[str], *includes: str) -> list[int]:
-    """Return constant C expressions as the cross compiler computes them."""
-    compiler = shutil.which("s390x-linux-gnu-gcc")
-    if compiler is None:
-        pytest.skip("s390x-linux-gnu-gcc is not installed")
-    lines = ["#include <stddef.h>", *(f"#include <{name}>" for name in includes)]
-    lines.append(f"unsigned long numbers[] = {{{', '.join(expressions)}}};")
-    (tmp_path / "numbers.c").write_text("\n".join(lines))
-    subprocess.run([compiler, "-c", "-o", "numbers.o", "numbers.c"], cwd=tmp_path, check=True, timeout=60)
-    with (tmp_path / "numbers.o").open("rb") as f:
-        section = ELFFile(f).get_section_by_name(".data")
-        assert section is not None
-        return list(struct.unpack(f">{len(expressions)}Q", section.data()))
-
-
 def test_registers_are_s390_regs(tmp_path: Path) -> None:
     """psw_t psw; unsigned long gprs[16]; unsigned int acrs[16]; unsigned long orig_gpr2."""
     values = {name: 0x100 + i for i, name in enumerate(GREGS)}
@@ -55,7 +39,7 @@ def test_registers_are_s390_regs(tmp_path: Path) -> None:
     assert list(MACHINE.greg_names) == GREGS
     assert ARCH.gregs({"pswa": 0x1234}, MACHINE) == struct.pack(">QQ200x", 0, 0x1234)
     expressions = ["sizeof(s390_regs)", *(f"offsetof(s390_regs, {m})" for m in ("psw", "gprs", "acrs", "orig_gpr2"))]
-    assert cross_numbers(tmp_path, expressions, "asm/ptrace.h") == [len(raw), 0, 16, 144, 208]
+    assert cross_numbers(CC, tmp_path, expressions, "asm/ptrace.h") == [len(raw), 0, 16, 144, 208]
 
 
 # The kernel stack.
@@ -367,7 +351,12 @@ def test_the_sizes_of_notes_are_the_compilers(tmp_path: Path) -> None:
         *("sizeof(struct elf_prstatus)", "offsetof(struct elf_prstatus, pr_reg)"),
         *("sizeof(s390_fp_regs)", "offsetof(s390_fp_regs, fprs)"),
     ]
-    assert cross_numbers(tmp_path, expressions, "sys/procfs.h", "asm/ptrace.h") == [len(cpu_note(LIVE)), 112, 136, 8]
+    assert cross_numbers(CC, tmp_path, expressions, "sys/procfs.h", "asm/ptrace.h") == [
+        len(cpu_note(LIVE)),
+        112,
+        136,
+        8,
+    ]
 
 
 def test_a_31_bit_process_is_not_supported_and_says_so() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
+from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.base import EntryKind, KernelMap, PageTableSpec
@@ -55,19 +56,6 @@ def info(*without: str, **changed: str) -> VmcoreInfo:
 
 def kernel_map(*without: str, **changed: str) -> KernelMap:
     return ARCH.kernel_map(info(*without, **changed))
-
-
-class Bytes:
-    """Kernel memory of a few places."""
-
-    def __init__(self, places: dict[int, bytes]) -> None:
-        self.places = places
-
-    def read(self, address: int, size: int) -> bytes:
-        for start, content in self.places.items():
-            if start <= address and address + size <= start + len(content):
-                return content[address - start : address - start + size]
-        raise NotMapped(address)
 
 
 def user_spec(first: int) -> PageTableSpec:

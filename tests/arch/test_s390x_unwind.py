@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.arch.test_s390x import cross_numbers
+from tests.arch.cross import cross_numbers
+from tests.arch.test_s390x import CC
 from vmcore2core.arch.base import CoreMachine, CoreNote, UnwindSpec
 from vmcore2core.arch.s390x import ARCH, ends_with_call
 from vmcore2core.interfaces import ByteOrder
@@ -180,9 +181,9 @@ def test_the_context_of_a_signal_is_where_the_compiler_says(tmp_path: Path) -> N
     """arch/s390/kernel/signal.c: struct sigframe has callee_used_stack[160], struct sigcontext, _sigregs; struct
     rt_sigframe callee_used_stack[160], __u16 svc_insn, struct siginfo, struct ucontext_extended."""
     expressions = ["offsetof(ucontext_t, uc_mcontext)", "sizeof(siginfo_t)", "sizeof(mcontext_t)"]
-    uc_mcontext, siginfo, size = cross_numbers(tmp_path, expressions, "signal.h", "ucontext.h")
+    uc_mcontext, siginfo, size = cross_numbers(CC, tmp_path, expressions, "signal.h", "ucontext.h")
     expressions = ["sizeof(struct sigcontext)", "offsetof(_sigregs, fpregs.fprs)", "offsetof(_sigregs, regs.acrs)"]
-    sigcontext, *inside = cross_numbers(tmp_path, expressions, "asm/sigcontext.h")
+    sigcontext, *inside = cross_numbers(CC, tmp_path, expressions, "asm/sigcontext.h")
     plain, realtime = spec().trampolines
     assert (plain.mcontext, realtime.mcontext) == (160 + sigcontext, 168 + siginfo + uc_mcontext)
     assert [plain.registers.fields[name][1] for name in ("f0", "acr0")] == inside  # type: ignore[index]

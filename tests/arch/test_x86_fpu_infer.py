@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from tests.arch.test_s390x_paging import Bytes
 from tests.builders.kernelimage import Table
+from tests.builders.places import Bytes
 from vmcore2core.arch.x86_fpu_infer import MEMBERS, infer
 from vmcore2core.layout.resolver import KernelLayout
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, need
-from tests.e2e.guests import convert, tasks
+from tests.e2e.guests import convert
+from tests.e2e.machines import check_layout_from_file, gdb_multiarch, stacks_of_victim_static, thread_notes
 from tests.unwind.test_corpus import check
 
 pytestmark = pytest.mark.corpus
@@ -26,7 +24,6 @@ GREGS = (*(f"x{i}" for i in range(31)), "sp", "pc", "pstate")
 # TAGGED_ADDR_CTRL, in the kernel's order.
 LINUX = [0x401, 0x402, 0x403, 0x404, 0x405, 0x40B, 0x40C, 0x406, 0x40A, 0x407, 0x408, 0x409]
 TLS, SYSTEM_CALL, SVE, SSVE, ZA = 0x401, 0x404, 0x405, 0x40B, 0x40C
-LEVELS = ["level_c", "level_b", "level_a"]
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +48,8 @@ def registers(core: Core) -> dict[int, dict[str, int]]:
 
 
 def regsets(core: Core) -> dict[int, dict[int, bytes]]:
-    """The notes behind each thread's NT_PRSTATUS that are the thread's own, by type, in their order."""
-    found: dict[int, dict[int, bytes]] = {}
-    tid = 0
-    for name, kind, desc in core.notes:
-        if (name, kind) == ("CORE", 1):
-            (tid,) = struct.unpack_from("<i", desc, 32)
-            found[tid] = {}
-        elif (name, kind) == ("CORE", 2) or name == "LINUX":
-            found[tid][kind] = desc
-    return found
+    """Each thread's own notes by type, in their order."""
+    return {tid: {kind: desc for _, kind, desc in notes} for tid, notes in thread_notes(core).items()}
 
 
 def syscalls(corpus: Path, program: str) -> dict[int, list[int]]:
@@ -124,24 +113,7 @@ def test_every_process_with_an_mm_comes_out(cores: Path) -> None:
 
 
 def test_a_layout_in_a_file_stands_in_for_btf_and_kallsyms(dump: Path, cores: Path, tmp_path: Path) -> None:
-    (tmp_path / "layout").write_text(tasks("layout", dump).stdout)
-    data = bytearray(dump.read_bytes())
-    magic = struct.pack("<HBBI", 0xEB9F, 1, 0, 24)
-    for pattern, instead in ((magic, bytes(8)), (b"SYMBOL(kallsyms_", b"LENGTH(kallsyms_")):
-        places = [match.start() for match in re.finditer(re.escape(pattern), data)]
-        assert places
-        for at in places:
-            data[at : at + len(instead)] = instead
-    (tmp_path / "bare").mkdir()
-    bare = tmp_path / "bare" / dump.name
-    bare.write_bytes(data)
-    result = convert(bare, "--vmcoreinfo", tmp_path / "layout", "--pid", "107", "-o", tmp_path / "core", "-v")
-    assert result.returncode == 0
-    assert "BTF in the dump" not in result.stderr
-    ours, before = Core(tmp_path / "core"), Core(cores / "core.victim-static.107")
-    assert (registers(ours), regsets(ours)) == (registers(before), regsets(before))
-    diff = compare_pages(ours, before)
-    assert (diff.same, diff.wrong, diff.zeroed) == (len(before.pages()), [], [])
+    check_layout_from_file(dump, cores / "core.victim-static.107", tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["dyn", "static"])
@@ -158,20 +130,5 @@ def test_the_json_of_a_thread_that_was_on_a_cpu_says_what_is_lost(dump: Path, tm
 
 
 def test_gdb_shows_the_stack_of_every_thread(corpus: Path, cores: Path) -> None:
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
-    files = [corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.107"]
-    result = subprocess.run(
-        [*command, "-ex", "thread apply all bt", *files], capture_output=True, text=True, timeout=120, check=True
-    )
-    end = ["start_thread", "thread_start"]
-    assert gdb_backtraces(result.stdout) == {
-        107: ["clock_nanosleep", "nanosleep", *LEVELS, "main"],
-        109: ["pause", "regs_blocked", *end],
-        110: [
-            *("pause", "handler", "<signal handler called>", "__pthread_kill_implementation.constprop.0", "raise"),
-            *("sig_thread", *end),
-        ],
-        111: ["__futex_abstimed_wait_cancelable64", "pthread_cond_wait", "cond_thread", *end],
-        112: ["clock_nanosleep", "nanosleep", *LEVELS, "bt_thread", *end],
-        113: ["regs_spin", *end],
-    }
+    shown = gdb_multiarch(corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.107")
+    assert shown == stacks_of_victim_static(107, "start_thread", "thread_start")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, lldb, lldb_backtraces, need
+from tests.e2e.debuggers import lldb, lldb_backtraces
 from tests.e2e.guests import convert, tasks
+from tests.e2e.machines import LEVELS, check_layout_from_file, gdb_multiarch, stacks_of_victim_static, thread_notes
 
 pytestmark = pytest.mark.corpus
 
@@ -25,7 +24,6 @@ GREGS += [f"zero{i}" for i in range(4)]
 # NT_FPREGSET, NT_PPC_VMX, NT_PPC_VSX, NT_PPC_PPR, NT_PPC_DSCR, NT_PPC_TAR, NT_PPC_PMU, in the kernel's order.
 NOTES = [("CORE", 2), *(("LINUX", kind) for kind in (0x100, 0x102, 0x104, 0x105, 0x103, 0x107))]
 FLOATS_IN_CPU = 1 << 13 | 1 << 23 | 1 << 25  # MSR: FP, VSX, VEC
-LEVELS = ["level_c", "level_b", "level_a"]
 THREAD = ["start_thread", "clone"]
 
 
@@ -49,19 +47,6 @@ def registers(core: Core) -> dict[int, dict[str, int]]:
     return {
         tid: dict(zip(GREGS, struct.unpack_from("<48Q", desc, 112), strict=True)) for tid, desc in core.prstatus.items()
     }
-
-
-def regsets(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
-    """The notes behind each thread's NT_PRSTATUS that are the thread's own."""
-    found: dict[int, list[tuple[str, int, bytes]]] = {}
-    tid = 0
-    for note in core.notes:
-        if note[:2] == ("CORE", 1):
-            (tid,) = struct.unpack_from("<i", note[2], 32)
-            found[tid] = []
-        elif note[:2] in NOTES or note[0] == "LINUX":
-            found[tid].append(note)
-    return found
 
 
 @pytest.mark.parametrize(("program", "pid", "threads"), VICTIMS)
@@ -99,8 +84,8 @@ def test_core_equals_the_kernels_own(
 def test_every_further_note_equals_the_kernels(
     corpus: Path, cores: Path, tmp_path: Path, program: str, pid: int, threads: int
 ) -> None:
-    mine = regsets(Core(cores / f"core.{program}.{pid}"))
-    theirs = regsets(Core(unpack(corpus / GUEST / "truth" / f"core.{program}.{pid}.zst", tmp_path / "truth")))
+    mine = thread_notes(Core(cores / f"core.{program}.{pid}"))
+    theirs = thread_notes(Core(unpack(corpus / GUEST / "truth" / f"core.{program}.{pid}.zst", tmp_path / "truth")))
     assert (len(mine), mine.keys()) == (threads, theirs.keys())
     for tid, truth in theirs.items():
         assert [note[:2] for note in truth] == NOTES
@@ -148,24 +133,7 @@ def test_a_text_without_the_mmu_is_made_up_for_by_the_kernels_variables(
 
 
 def test_a_layout_in_a_file_stands_in_for_btf_and_kallsyms(dump: Path, cores: Path, tmp_path: Path) -> None:
-    (tmp_path / "layout").write_text(tasks("layout", dump).stdout)
-    data = bytearray(dump.read_bytes())
-    magic = struct.pack("<HBBI", 0xEB9F, 1, 0, 24)
-    for pattern, instead in ((magic, bytes(8)), (b"SYMBOL(kallsyms_", b"LENGTH(kallsyms_")):
-        places = [match.start() for match in re.finditer(re.escape(pattern), data)]
-        assert places
-        for at in places:
-            data[at : at + len(instead)] = instead
-    (tmp_path / "bare").mkdir()
-    bare = tmp_path / "bare" / dump.name
-    bare.write_bytes(data)
-    result = convert(bare, "--vmcoreinfo", tmp_path / "layout", "--pid", "112", "-o", tmp_path / "core", "-v")
-    assert result.returncode == 0
-    assert "BTF in the dump" not in result.stderr
-    ours, before = Core(tmp_path / "core"), Core(cores / "core.victim-static.112")
-    assert (registers(ours), regsets(ours)) == (registers(before), regsets(before))
-    diff = compare_pages(ours, before)
-    assert (diff.same, diff.wrong, diff.zeroed) == (len(before.pages()), [], [])
+    check_layout_from_file(dump, cores / "core.victim-static.112", tmp_path)
 
 
 def test_bt_names_every_function_without_any_binary(dump: Path) -> None:
@@ -199,36 +167,17 @@ def test_bt_names_every_function_without_any_binary(dump: Path) -> None:
 
 
 def test_gdb_shows_the_stack_of_every_thread(corpus: Path, cores: Path) -> None:
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
-    files = [corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.112"]
-    result = subprocess.run(
-        [*command, "-ex", "thread apply all bt", *files], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert gdb_backtraces(result.stdout) == {
-        112: ["clock_nanosleep", "nanosleep", *LEVELS, "main"],
-        114: ["pause", "regs_blocked", *THREAD],
-        115: [
-            *("pause", "handler", "<signal handler called>", "__pthread_kill_implementation.constprop.0", "raise"),
-            *("sig_thread", *THREAD),
-        ],
-        116: ["__futex_abstimed_wait_cancelable64", "pthread_cond_wait", "cond_thread", *THREAD],
-        117: ["clock_nanosleep", "nanosleep", *LEVELS, "bt_thread", *THREAD],
-        118: ["regs_spin", *THREAD],
-    }
+    shown = gdb_multiarch(corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.112")
+    assert shown == stacks_of_victim_static(112, *THREAD)
 
 
 def test_gdb_shows_the_same_as_of_the_kernels_core(corpus: Path, cores: Path, tmp_path: Path) -> None:
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
     for program, pid, threads in VICTIMS:
         truth = unpack(corpus / GUEST / "truth" / f"core.{program}.{pid}.zst", tmp_path / program)
-        shown = []
-        for core in (cores / f"core.{program}.{pid}", truth):
-            files = [corpus / GUEST / "bin" / program, core]
-            arguments = [*command, "-ex", "thread apply all bt", *map(str, files)]
-            result = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
-            shown.append(gdb_backtraces(result.stdout))
-        assert shown[0] == shown[1]
-        assert len(shown[0]) == threads
+        binary = corpus / GUEST / "bin" / program
+        shown = gdb_multiarch(binary, cores / f"core.{program}.{pid}")
+        assert shown == gdb_multiarch(binary, truth)
+        assert len(shown) == threads
 
 
 def test_lldb_shows_the_stack_of_every_thread(corpus: Path, cores: Path) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, need
 from tests.e2e.guests import convert, tasks
+from tests.e2e.machines import check_layout_from_file, gdb_multiarch, stacks_of_victim_static
 from tests.unwind.test_corpus import check
 
 pytestmark = pytest.mark.corpus
@@ -23,7 +22,6 @@ VICTIMS = (("victim-dyn", 112, 5), ("victim-static", 104, 6))
 SPINNING = 110  # of victim-static
 GREGS = ("pc ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6").split()
 ENOSYS = (1 << 64) - 38
-LEVELS = ["level_c", "level_b", "level_a"]
 
 
 @pytest.fixture(scope="module")
@@ -117,26 +115,7 @@ def test_a_text_without_the_image_s_place_is_made_up_for_by_what_memory_has(
 
 
 def test_a_layout_in_a_file_stands_in_for_btf_and_kallsyms(dump: Path, cores: Path, tmp_path: Path) -> None:
-    (tmp_path / "layout").write_text(tasks("layout", dump).stdout)
-    data = bytearray(dump.read_bytes())
-    magic = struct.pack("<HBBI", 0xEB9F, 1, 0, 24)
-    for pattern, instead in ((magic, bytes(8)), (b"SYMBOL(kallsyms_", b"LENGTH(kallsyms_")):
-        places = [match.start() for match in re.finditer(re.escape(pattern), data)]
-        assert places
-        for at in places:
-            data[at : at + len(instead)] = instead
-    (tmp_path / "bare").mkdir()
-    bare = tmp_path / "bare" / dump.name
-    bare.write_bytes(data)
-    result = convert(bare, "--vmcoreinfo", tmp_path / "layout", "--pid", "104", "-o", tmp_path / "core", "-v")
-    assert result.returncode == 0
-    assert "BTF in the dump" not in result.stderr
-    ours, before = Core(tmp_path / "core"), Core(cores / "core.victim-static.104")
-    assert registers(ours) == registers(before)
-    assert ours.regsets == before.regsets
-    assert ours.data[48:52] == before.data[48:52]
-    diff = compare_pages(ours, before)
-    assert (diff.same, diff.wrong, diff.zeroed) == (len(before.pages()), [], [])
+    check_layout_from_file(dump, cores / "core.victim-static.104", tmp_path)
 
 
 def test_bt_names_every_function_without_any_binary(corpus: Path, dump: Path) -> None:
@@ -154,20 +133,5 @@ def test_bt_of_code_that_nothing_describes_ends_with_a_reason(dump: Path) -> Non
 
 
 def test_gdb_shows_the_stack_of_every_thread(corpus: Path, cores: Path) -> None:
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
-    files = [corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.104"]
-    result = subprocess.run(
-        [*command, "-ex", "thread apply all bt", *files], capture_output=True, text=True, timeout=120, check=True
-    )
-    end = ["start_thread", "__thread_start"]
-    assert gdb_backtraces(result.stdout) == {
-        104: ["clock_nanosleep", "nanosleep", *LEVELS, "main"],
-        106: ["pause", "regs_blocked", *end],
-        107: [
-            *("pause", "handler", "<signal handler called>", "__pthread_kill_implementation.constprop.0", "raise"),
-            *("sig_thread", *end),
-        ],
-        108: ["__futex_abstimed_wait_common", "pthread_cond_wait", "cond_thread", *end],
-        109: ["clock_nanosleep", "nanosleep", *LEVELS, "bt_thread", *end],
-        110: ["regs_spin", *end],
-    }
+    shown = gdb_multiarch(corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.104")
+    assert shown == stacks_of_victim_static(104, "start_thread", "__thread_start", waits="__futex_abstimed_wait_common")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, lldb, lldb_backtraces, need
+from tests.e2e.debuggers import lldb, lldb_backtraces
 from tests.e2e.guests import convert, tasks
+from tests.e2e.machines import LEVELS, check_layout_from_file, gdb_multiarch, stacks_of_victim_static, thread_notes
 from tests.unwind.test_corpus import check
 
 pytestmark = pytest.mark.corpus
@@ -25,7 +24,6 @@ GREGS = ["pswm", "pswa", *(f"r{i}" for i in range(16)), *(f"acr{i}" for i in ran
 # NT_FPREGSET, NT_S390_SYSTEM_CALL, NT_S390_LAST_BREAK, NT_S390_VXRS_LOW, NT_S390_VXRS_HIGH, in the kernel's order.
 NOTES = [("CORE", 2), *(("LINUX", kind) for kind in (0x307, 0x306, 0x309, 0x30A))]
 ENOSYS = (1 << 64) - 38
-LEVELS = ["level_c", "level_b", "level_a"]
 THREAD = ["start_thread", "thread_start"]
 
 
@@ -54,19 +52,6 @@ def registers(core: Core) -> dict[int, dict[str, int]]:
         tid: dict(zip(GREGS, struct.unpack_from(">18Q16IQ", desc, 112), strict=True))
         for tid, desc in core.prstatus.items()
     }
-
-
-def regsets(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
-    """The notes behind each thread's NT_PRSTATUS that are the thread's own."""
-    found: dict[int, list[tuple[str, int, bytes]]] = {}
-    tid = 0
-    for note in core.notes:
-        if note[:2] == ("CORE", 1):
-            (tid,) = struct.unpack_from(">i", note[2], 32)
-            found[tid] = []
-        elif note[:2] == ("CORE", 2) or note[0] == "LINUX":
-            found[tid].append(note)
-    return found
 
 
 @pytest.mark.parametrize(("program", "pid", "threads"), VICTIMS)
@@ -98,7 +83,10 @@ def test_core_equals_the_kernels_own(
 def test_every_further_note_equals_the_kernels(
     corpus: Path, cores: Path, tmp_path: Path, program: str, pid: int, threads: int
 ) -> None:
-    mine, theirs = regsets(Core(cores / f"core.{program}.{pid}")), regsets(truth_core(corpus, program, pid, tmp_path))
+    mine, theirs = (
+        thread_notes(Core(cores / f"core.{program}.{pid}")),
+        thread_notes(truth_core(corpus, program, pid, tmp_path)),
+    )
     assert (len(mine), mine.keys()) == (threads, theirs.keys())
     for tid, truth in theirs.items():
         if tid == SPINNING:  # what QEMU's notes do not have; the kernel's own has what interrupted it afterwards
@@ -121,7 +109,7 @@ def test_registers_are_those_that_the_guest_said(corpus: Path, cores: Path) -> N
     """/proc/PID/task/TID/syscall: number, six arguments, stack pointer, program counter."""
     for program, pid, _ in VICTIMS:
         core = Core(cores / f"core.{program}.{pid}")
-        found, notes = registers(core), regsets(core)
+        found, notes = registers(core), thread_notes(core)
         for line in (corpus / GUEST / "truth" / f"{program}.pid.tasks").read_text().splitlines():
             where, comm, *call = line.split()
             tid = int(where.rsplit("/", 1)[1])
@@ -147,24 +135,7 @@ def test_maps_are_those_of_the_guest(corpus: Path, dump: Path, program: str, pid
 
 
 def test_a_layout_in_a_file_stands_in_for_btf_and_kallsyms(dump: Path, cores: Path, tmp_path: Path) -> None:
-    (tmp_path / "layout").write_text(tasks("layout", dump).stdout)
-    data = bytearray(dump.read_bytes())
-    magic = struct.pack(">HBBI", 0xEB9F, 1, 0, 24)
-    for pattern, instead in ((magic, bytes(8)), (b"SYMBOL(kallsyms_", b"LENGTH(kallsyms_")):
-        places = [match.start() for match in re.finditer(re.escape(pattern), data)]
-        assert places
-        for at in places:
-            data[at : at + len(instead)] = instead
-    (tmp_path / "bare").mkdir()
-    bare = tmp_path / "bare" / dump.name
-    bare.write_bytes(data)
-    result = convert(bare, "--vmcoreinfo", tmp_path / "layout", "--pid", "111", "-o", tmp_path / "core", "-v")
-    assert result.returncode == 0
-    assert "BTF in the dump" not in result.stderr
-    ours, before = Core(tmp_path / "core"), Core(cores / "core.victim-static.111")
-    assert (registers(ours), regsets(ours)) == (registers(before), regsets(before))
-    diff = compare_pages(ours, before)
-    assert (diff.same, diff.wrong, diff.zeroed) == (len(before.pages()), [], [])
+    check_layout_from_file(dump, cores / "core.victim-static.111", tmp_path, ">")
 
 
 @pytest.mark.parametrize("kind", ["dyn", "static"])
@@ -172,30 +143,14 @@ def test_bt_names_every_function_without_any_binary(corpus: Path, dump: Path, ki
     check(dump, corpus / GUEST, kind, spins=kind == "static")
 
 
-def backtraces(program: Path, core: Path) -> dict[int, list[str]]:
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
-    arguments = [*command, "-ex", "thread apply all bt", str(program), str(core)]
-    result = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
-    return gdb_backtraces(result.stdout)
-
-
 def test_gdb_shows_the_stack_of_every_thread(corpus: Path, cores: Path) -> None:
-    assert backtraces(corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.111") == {
-        111: ["clock_nanosleep", "nanosleep", *LEVELS, "main"],
-        113: ["pause", "regs_blocked", *THREAD],
-        114: [
-            *("pause", "handler", "<signal handler called>", "__pthread_kill_implementation.constprop.0", "raise"),
-            *("sig_thread", *THREAD),
-        ],
-        115: ["__futex_abstimed_wait_cancelable64", "pthread_cond_wait", "cond_thread", *THREAD],
-        116: ["clock_nanosleep", "nanosleep", *LEVELS, "bt_thread", *THREAD],
-        117: ["regs_spin", *THREAD],
-    }
+    shown = gdb_multiarch(corpus / GUEST / "bin" / "victim-static", cores / "core.victim-static.111")
+    assert shown == stacks_of_victim_static(111, *THREAD)
 
 
 def test_gdb_shows_the_same_as_of_the_kernels_core(corpus: Path, cores: Path, tmp_path: Path) -> None:
     program, truth = corpus / GUEST / "bin" / "victim-static", truth_core(corpus, "victim-static", 111, tmp_path)
-    assert backtraces(program, cores / "core.victim-static.111") == backtraces(program, truth.path)
+    assert gdb_multiarch(program, cores / "core.victim-static.111") == gdb_multiarch(program, truth.path)
 
 
 def test_lldb_shows_the_stack_of_every_thread(corpus: Path, cores: Path) -> None:

@@ -6,7 +6,7 @@ arch/arm64/kernel/{ptrace,process,signal,vmcore_info}.c (Linux 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -23,10 +23,10 @@ from vmcore2core.arch.base import (
     KernelMap,
     LayoutKeys,
     LinearMapping,
-    PageTableSpec,
     SignalTrampoline,
     UnwindSpec,
 )
+from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
@@ -166,10 +166,6 @@ class Arm64(Arch):
                     "NUMBER(TCR_EL1_T1SZ)": f"{64 - actual:#x}",
                 }
 
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
-        """See ``Arch.user_page_table``: user and kernel tables have one form."""
-        return kernel_map.spec
-
     def user_regs(
         self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
     ) -> Mapping[str, int] | None:
@@ -180,7 +176,7 @@ class Arm64(Arch):
         """
         told = layout.find_size("pt_regs")
         found = []
-        for top in self._thread_sizes(layout):
+        for top in stack_sizes(layout, fmt.THREAD_SIZES):
             for size in fmt.PT_REGS_SIZES if told is None else (told,):
                 try:
                     raw = memory.read(stack + top - size, fmt.pt_regs.itemsize)
@@ -192,20 +188,6 @@ class Arm64(Arch):
                     found.append(regs)
         # What is a frame by chance, in the wrong place, is told from the true one by nothing.
         return found[0] if len(found) == 1 else None
-
-    @staticmethod
-    def _thread_sizes(layout: Layout) -> tuple[int, ...]:
-        """Return THREAD_SIZE, or what it may be: 16 KiB or one page, and twice that with KASAN.
-
-        The init task's stack is that large: INIT_TASK_DATA() in include/asm-generic/vmlinux.lds.h.
-        """
-        told = layout.find_constant("THREAD_SIZE") or layout.find_size("thread_union")
-        if told:
-            return (told,)
-        start, end = layout.find_symbol("__start_init_stack"), layout.find_symbol("__end_init_stack")
-        if start is not None and end is not None and (end - start).bit_count() == 1 and 0 < end - start <= 1 << 20:
-            return (end - start,)
-        return (16 << 10, 32 << 10, 64 << 10)
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:
         """Tell whether an exception saved this from EL0; valid_native_regs(), valid_compat_regs() in ptrace.c."""
@@ -240,26 +222,6 @@ class Arm64(Arch):
                 further.append(CoreNote(other_name, other_type, other))
             result.append(CpuNote(len(result), pid, regs, user_mode=user, regsets=tuple(further)))
         return tuple(result)
-
-    def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
-        """See ``Arch.thread_bases``: the thread pointer, TPIDR_EL0, is in NT_ARM_TLS, not among the registers."""
-        return {}
-
-    def note_bases(self, note: CpuNote) -> Mapping[str, int]:
-        """See ``Arch.note_bases``."""
-        return {}
-
-    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
-        """See ``Arch.note_uses_pgd``: no note has TTBR0_EL1."""
-        return False
-
-    def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
-        """See ``Arch.thread_pointer``."""
-        return None
-
-    def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
-        """See ``Arch.is_thread_pointer``: no word of a TCB points to itself here."""
-        return False
 
     def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
         """See ``Arch.vdso_image``; vdso_info[] in arch/arm64/kernel/vdso.c."""

@@ -17,6 +17,7 @@ import numpy as np
 from vmcore2core.arch.arm64_features import LAYOUT_KEYS as FEATURE_KEYS
 from vmcore2core.arch.arm64_features import Features, checked_vl, max_vl, regset_sizes
 from vmcore2core.arch.base import CoreNote
+from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
@@ -47,7 +48,7 @@ IN_PROCESSOR = frozenset(
 LOST = "its thread pointer and the state of SME were in the processor, which the dump does not have"
 
 
-class Thread:
+class Thread(ThreadStruct):
     """``struct thread_struct`` of a task, and what is around it.
 
     Args:
@@ -59,19 +60,9 @@ class Thread:
     """
 
     def __init__(self, task: int, regs: Mapping[str, int], va_bits: int, memory: Memory, layout: Layout) -> None:
-        self.task, self.regs, self.va_bits = task, regs, va_bits
-        self.memory, self.layout = memory, layout
+        super().__init__(task, memory, layout, "little")
+        self.regs, self.va_bits = regs, va_bits
         self.features = Features(memory, layout)
-
-    def raw(self, member: str, size: int) -> bytes | None:
-        """Return bytes from a member of thread_struct on; None where the layout does not know it."""
-        found = self.layout.find_member("task_struct", f"thread.{member}")
-        return None if found is None else self.memory.read(self.task + found.offset, size)
-
-    def uint(self, member: str, size: int = 8) -> int | None:
-        """Return an unsigned integer."""
-        raw = self.raw(member, size)
-        return None if raw is None else int.from_bytes(raw, "little")
 
     def flag(self, name: str) -> bool:
         """Tell whether a thread flag is set; which bit it is, the first task's flags tell.
@@ -345,7 +336,7 @@ def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Cor
 
 def regsets(thread: Thread) -> tuple[CoreNote, ...] | None:
     """Return the notes of a thread that is off the CPU; None where the layout does not know where they are."""
-    if thread.layout.find_member("task_struct", "thread.uw.fpsimd_state") is None:
+    if not thread.has("uw.fpsimd_state"):
         return None
     return tuple(saved(thread))
 

@@ -300,7 +300,6 @@ class Arch(ABC):
         """
         return iter(())
 
-    @abstractmethod
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
         """Return the form of a process's page table, whose root is ``mm->pgd``.
 
@@ -313,6 +312,7 @@ class Arch(ABC):
         Raises:
             MemoryFault, LayoutInvalid: what tells the form cannot be read, or is broken.
         """
+        return kernel_map.spec
 
     def swap_entry(self, entries: U64Array) -> tuple[U64Array, U64Array] | None:
         """Return what page-table entries that are not present name: __swp_type() and __swp_offset().
@@ -365,17 +365,17 @@ class Arch(ABC):
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
         """Return the CPUs' registers from the dump's notes (name, type, descriptor)."""
 
-    @abstractmethod
     def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
         """Return the registers kept in ``struct thread_struct`` while a task is off the CPU (x86: fs_base, gs_base)."""
+        return {}
 
-    @abstractmethod
     def note_bases(self, note: CpuNote) -> Mapping[str, int]:
         """Return the registers of ``thread_bases`` that a CPU note has live, for the task that was running there."""
+        return {}
 
-    @abstractmethod
     def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
         """Tell whether a CPU was using the page table at physical ``pgd``; False where the note does not tell."""
+        return False
 
     def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
         """Return the position of a CPU's note among QEMU's, which are in the order of the hardware's numbers.
@@ -408,13 +408,13 @@ class Arch(ABC):
         """
         return None
 
-    @abstractmethod
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
         """Return the user-space thread pointer among registers (x86: fs_base), or None."""
+        return None
 
-    @abstractmethod
     def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
         """Tell whether a word must be a thread pointer: what it points to in user memory says so itself."""
+        return False
 
     def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
         """Return the ``struct vm_area_struct`` that all 64-bit processes have besides their own, or None."""

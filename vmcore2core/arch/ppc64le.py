@@ -9,7 +9,7 @@ arch/powerpc/kernel/{process,paca}.c, arch/powerpc/kernel/ptrace/ptrace-view.c, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -30,6 +30,7 @@ from vmcore2core.arch.base import (
 )
 from vmcore2core.arch.ppc64le_paging import kernel_spec, user_spec
 from vmcore2core.arch.ppc64le_regsets import LAYOUT_KEYS, LOST, Thread, live_regsets, qemu_regsets, saved_regsets
+from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
@@ -163,9 +164,8 @@ class Ppc64le(Arch):
         at = Thread(task, memory, layout).uint("regs", 8)
         if at is None:
             size = layout.find_size("pt_regs")
-            thread_size = layout.find_constant("THREAD_SIZE") or layout.find_size("thread_union")
-            sizes = (thread_size,) if thread_size else (16 << 10, 32 << 10, 64 << 10)
-            places: Sequence[int] = [stack + top - size for top in sizes] if size else ()
+            tops = stack_sizes(layout, fmt.THREAD_SIZES)
+            places: Sequence[int] = [stack + top - size for top in tops] if size else ()
         else:
             places = (at,) if stack <= at < stack + fmt.STACK_MAX else ()
         for place in places:
@@ -238,25 +238,9 @@ class Ppc64le(Arch):
             return cpu
         return sum(1 for number in numbers if number is not None and number < own)
 
-    def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
-        """See ``Arch.thread_bases``: the thread pointer is a general register."""
-        return {}
-
-    def note_bases(self, note: CpuNote) -> Mapping[str, int]:
-        """See ``Arch.note_bases``."""
-        return {}
-
-    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
-        """See ``Arch.note_uses_pgd``: no note has the PID register."""
-        return False
-
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
         """See ``Arch.thread_pointer``."""
         return regs.get("r13")
-
-    def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
-        """See ``Arch.is_thread_pointer``: no word of a TCB points to itself here."""
-        return False
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``; a compat process runs with MSR's SF clear, and has TASK_SIZE_USER32."""

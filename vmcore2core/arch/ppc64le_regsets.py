@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from vmcore2core.arch.base import CoreNote
+from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
@@ -39,27 +40,11 @@ LOST = (
 """What is not known of a thread that was on a CPU."""
 
 
-class Thread:
-    """What ``struct thread_struct`` of a task has; a member that the layout does not know is None.
-
-    Args:
-        task: ``struct task_struct *``.
-        memory: kernel virtual memory.
-        layout: of the kernel.
-    """
+class Thread(ThreadStruct):
+    """``struct thread_struct`` of a task."""
 
     def __init__(self, task: int, memory: Memory, layout: Layout) -> None:
-        self.task, self.memory, self.layout = task, memory, layout
-
-    def raw(self, member: str, size: int) -> bytes | None:
-        """Return bytes from a member on."""
-        found = self.layout.find_member("task_struct", f"thread.{member}")
-        return None if found is None else self.memory.read(self.task + found.offset, size)
-
-    def uint(self, member: str, size: int) -> int | None:
-        """Return an unsigned integer."""
-        raw = self.raw(member, size)
-        return None if raw is None else int.from_bytes(raw, "little")
+        super().__init__(task, memory, layout, "little")
 
     @property
     def ppr(self) -> bytes | None:
@@ -129,7 +114,7 @@ def _arch_2_07(thread: Thread) -> bool:
 
 def saved_regsets(thread: Thread) -> tuple[CoreNote, ...] | None:
     """Return all notes of a thread that is off the CPU, in the kernel's order; None where they cannot be found."""
-    if thread.layout.find_member("task_struct", "thread.fp_state.fpr") is None:
+    if not thread.has("fp_state.fpr"):
         return None
     return in_order((*saved_floats(thread), *saved_vectors(thread), *special(thread)))
 

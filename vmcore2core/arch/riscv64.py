@@ -6,7 +6,7 @@ arch/riscv/kernel/{ptrace,process,vmcore_info}.c, arch/riscv/mm/init.c (Linux 7.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -27,6 +27,7 @@ from vmcore2core.arch.base import (
     UnwindSpec,
 )
 from vmcore2core.arch.riscv64_paging import LEVELS, decode, napot_address_bits
+from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import riscv64 as fmt
@@ -167,10 +168,6 @@ class Riscv64(Arch):
             for bits in LEVELS if va_bits is None else (va_bits,):
                 yield {"NUMBER(va_kernel_pa_offset)": f"{offset:#x}", "NUMBER(VA_BITS)": str(bits)}
 
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
-        """See ``Arch.user_page_table``: satp.MODE is the same for all."""
-        return kernel_map.spec
-
     def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
         """See ``Arch.vmemmap``; ``vmemmap`` in arch/riscv/include/asm/pgtable.h.
 
@@ -212,7 +209,7 @@ class Riscv64(Arch):
     def _saved_frame(self, stack: int, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
         """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
         size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
-        for top in self._thread_sizes(layout):
+        for top in stack_sizes(layout, fmt.THREAD_SIZES):
             try:
                 raw = memory.read(stack + top - align_up(size, fmt.STACK_ALIGN), fmt.pt_regs.itemsize)
             except MemoryFault:
@@ -222,20 +219,6 @@ class Riscv64(Arch):
             if self._plausible(regs):
                 return regs
         return None
-
-    @staticmethod
-    def _thread_sizes(layout: Layout) -> tuple[int, ...]:
-        """Return THREAD_SIZE, or what it may be: 16 KiB, and twice that with KASAN.
-
-        The init task's stack is that large: INIT_TASK_DATA() in include/asm-generic/vmlinux.lds.h.
-        """
-        told = layout.find_constant("THREAD_SIZE") or layout.find_size("thread_union")
-        if told:
-            return (told,)
-        start, end = layout.find_symbol("__start_init_stack"), layout.find_symbol("__end_init_stack")
-        if start is not None and end is not None and (end - start).bit_count() == 1 and 0 < end - start <= 1 << 20:
-            return (end - start,)
-        return (16 << 10, 32 << 10)
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:
         """Tell whether a trap saved this in user mode: SPP is clear, and interrupts were on, as they always are."""
@@ -262,18 +245,6 @@ class Riscv64(Arch):
             result.append(CpuNote(len(result), pid, regs, user_mode=regs["pc"] < self.user_end))
         return tuple(result)
 
-    def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
-        """See ``Arch.thread_bases``: the thread pointer is a general register."""
-        return {}
-
-    def note_bases(self, note: CpuNote) -> Mapping[str, int]:
-        """See ``Arch.note_bases``."""
-        return {}
-
-    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
-        """See ``Arch.note_uses_pgd``: no note has satp."""
-        return False
-
     def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
         """See ``Arch.note_number``: CPU 0 is whichever hart came first; arch/riscv/kernel/smp.c, setup_smp()."""
         table = layout.find_symbol("__cpuid_to_hartid_map")
@@ -286,10 +257,6 @@ class Riscv64(Arch):
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
         """See ``Arch.thread_pointer``."""
         return regs.get("tp")
-
-    def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
-        """See ``Arch.is_thread_pointer``: no word of a TCB points to itself here."""
-        return False
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``; a compat process has TASK_SIZE_32."""

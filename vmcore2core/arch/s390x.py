@@ -28,6 +28,7 @@ from vmcore2core.arch.base import (
 )
 from vmcore2core.arch.s390x_paging import SPECS
 from vmcore2core.arch.s390x_regsets import LAYOUT_KEYS, Thread, cpu_regsets, live_regsets, saved_regsets
+from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
@@ -188,8 +189,7 @@ class S390x(Arch):
     def _saved_frame(self, stack: int, memory: Memory, layout: Layout) -> tuple[int, Mapping[str, int]] | None:
         """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode, and its address."""
         size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
-        told = layout.find_constant("THREAD_SIZE") or layout.find_size("thread_union")
-        for top in (told,) if told else (16 << 10, 64 << 10):  # THREAD_SIZE, and with KASAN
+        for top in stack_sizes(layout, fmt.THREAD_SIZES):
             address = stack + top - size
             try:
                 raw = memory.read(address, fmt.pt_regs.itemsize)

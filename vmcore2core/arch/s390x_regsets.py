@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from vmcore2core.arch.base import CoreNote
+from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.interfaces import Layout, Memory
@@ -28,22 +29,11 @@ LAYOUT_KEYS = (
 LOST = "the address of its last branch was in the processor"
 
 
-class Thread:
-    """What ``struct thread_struct`` of a task has; a member that the layout does not know is None.
-
-    Args:
-        task: ``struct task_struct *``.
-        memory: kernel virtual memory.
-        layout: of the kernel.
-    """
+class Thread(ThreadStruct):
+    """``struct thread_struct`` of a task."""
 
     def __init__(self, task: int, memory: Memory, layout: Layout) -> None:
-        self.task, self.memory, self.layout = task, memory, layout
-
-    def raw(self, member: str, size: int) -> bytes | None:
-        """Return bytes from a member on."""
-        found = self.layout.find_member("task_struct", f"thread.{member}")
-        return None if found is None else self.memory.read(self.task + found.offset, size)
+        super().__init__(task, memory, layout, "big")
 
     def pointed(self, member: str, size: int) -> bytes | None:
         """Return bytes that a member points to; None where it is NULL, too."""

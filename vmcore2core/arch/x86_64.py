@@ -29,6 +29,7 @@ from vmcore2core.arch.base import (
     SignalTrampoline,
     UnwindSpec,
 )
+from vmcore2core.arch.task import stack_sizes
 from vmcore2core.arch.x86_fpu import find_geometry
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
@@ -238,9 +239,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         TOP_OF_KERNEL_STACK_PADDING is 16 with CONFIG_X86_FRED in newer kernels and 0 before; the saved selectors
         tell which: no other word pair of a frame reads as user CS and SS.
         """
-        thread_size = layout.find_constant("THREAD_SIZE") or layout.find_size("thread_union")
-        sizes = (thread_size,) if thread_size else (16 << 10, 32 << 10)
-        for size in sizes:
+        for size in stack_sizes(layout, fmt.THREAD_SIZES):
             for padding in (0, 16):
                 top = stack + size - padding
                 try:

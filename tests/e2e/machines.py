@@ -1,0 +1,80 @@
+"""What the tests of the corpus' guests on other machines have in common."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+from tests.e2e.cores import Core, compare_pages
+from tests.e2e.debuggers import gdb_backtraces, need
+from tests.e2e.guests import convert, tasks
+
+LEVELS = ["level_c", "level_b", "level_a"]
+
+
+def thread_notes(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
+    """Return the notes behind each thread's NT_PRSTATUS that are the thread's own."""
+    found: dict[int, list[tuple[str, int, bytes]]] = {}
+    tid = 0
+    for note in core.notes:
+        if note[:2] == ("CORE", 1):
+            (tid,) = struct.unpack_from(core.order + "i", note[2], 32)
+            found[tid] = []
+        elif note[:2] == ("CORE", 2) or note[0] == "LINUX":
+            found[tid].append(note)
+    return found
+
+
+def check_layout_from_file(dump: Path, core: Path, folder: Path, order: Literal["<", ">"] = "<") -> None:
+    """Check that a copy of the dump without BTF and kallsyms gives the same core with a layout that was written."""
+    (folder / "layout").write_text(tasks("layout", dump).stdout)
+    data = bytearray(dump.read_bytes())
+    magic = struct.pack(order + "HBBI", 0xEB9F, 1, 0, 24)
+    for pattern, instead in ((magic, bytes(8)), (b"SYMBOL(kallsyms_", b"LENGTH(kallsyms_")):
+        places = [match.start() for match in re.finditer(re.escape(pattern), data)]
+        assert places
+        for at in places:
+            data[at : at + len(instead)] = instead
+    (folder / "bare").mkdir()
+    bare = folder / "bare" / dump.name
+    bare.write_bytes(data)
+    pid = core.name.rsplit(".", 1)[1]
+    result = convert(bare, "--vmcoreinfo", folder / "layout", "--pid", pid, "-o", folder / "core", "-v")
+    assert result.returncode == 0
+    assert "BTF in the dump" not in result.stderr
+    ours, before = Core(folder / "core"), Core(core)
+    assert ours.prstatus == before.prstatus
+    assert thread_notes(ours) == thread_notes(before)
+    assert ours.data[48:52] == before.data[48:52]  # e_flags
+    diff = compare_pages(ours, before)
+    assert (diff.same, diff.wrong, diff.zeroed) == (len(before.pages()), [], [])
+
+
+def gdb_multiarch(program: Path, core: Path) -> dict[int, list[str]]:
+    """Return the function names that gdb shows of each thread, with no files but the program."""
+    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
+    arguments = [*command, "-ex", "thread apply all bt", str(program), str(core)]
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
+    return gdb_backtraces(result.stdout)
+
+
+def stacks_of_victim_static(pid: int, *end: str, waits: str = "__futex_abstimed_wait_cancelable64") -> object:
+    """Return what a debugger must show of victim-static's threads: the corpus' victim.c.
+
+    Args:
+        pid: its PID; the threads have the numbers from two more on.
+        end: outermost functions of a thread.
+        waits: libc's function that waits for a futex.
+    """
+    signal = ["pause", "handler", "<signal handler called>", "__pthread_kill_implementation.constprop.0", "raise"]
+    return {
+        pid: ["clock_nanosleep", "nanosleep", *LEVELS, "main"],
+        pid + 2: ["pause", "regs_blocked", *end],
+        pid + 3: [*signal, "sig_thread", *end],
+        pid + 4: [waits, "pthread_cond_wait", "cond_thread", *end],
+        pid + 5: ["clock_nanosleep", "nanosleep", *LEVELS, "bt_thread", *end],
+        pid + 6: ["regs_spin", *end],
+    }

@@ -1,0 +1,55 @@
+"""What architectures read of a task in the same way: the size of its kernel stack, and its ``struct thread_struct``."""
+
+from __future__ import annotations
+
+from vmcore2core.interfaces import ByteOrder, Layout, Memory
+
+STACK_SIZE_MAX = 1 << 20
+
+STACK_KEYS = ("SIZE(thread_union)", "SYMBOL(__start_init_stack)", "SYMBOL(__end_init_stack)")
+
+
+def stack_sizes(layout: Layout, possible: tuple[int, ...]) -> tuple[int, ...]:
+    """Return THREAD_SIZE where something tells it, else what it may be.
+
+    The init task's stack is that large: INIT_TASK_DATA() in include/asm-generic/vmlinux.lds.h.
+
+    Args:
+        layout: of the kernel.
+        possible: what it may be on this architecture, in bytes.
+    """
+    told = layout.find_constant("THREAD_SIZE") or layout.find_size("thread_union")
+    if told:
+        return (told,)
+    start, end = layout.find_symbol("__start_init_stack"), layout.find_symbol("__end_init_stack")
+    if start is not None and end is not None and (end - start).bit_count() == 1 and 0 < end - start <= STACK_SIZE_MAX:
+        return (end - start,)
+    return possible
+
+
+class ThreadStruct:
+    """What ``struct thread_struct`` of a task has; a member that the layout does not know is None.
+
+    Args:
+        task: ``struct task_struct *``.
+        memory: kernel virtual memory.
+        layout: of the kernel.
+        byte_order: of the kernel.
+    """
+
+    def __init__(self, task: int, memory: Memory, layout: Layout, byte_order: ByteOrder) -> None:
+        self.task, self.memory, self.layout, self.byte_order = task, memory, layout, byte_order
+
+    def has(self, member: str) -> bool:
+        """Tell whether the layout knows a member."""
+        return self.layout.find_member("task_struct", f"thread.{member}") is not None
+
+    def raw(self, member: str, size: int) -> bytes | None:
+        """Return bytes from a member on."""
+        found = self.layout.find_member("task_struct", f"thread.{member}")
+        return None if found is None else self.memory.read(self.task + found.offset, size)
+
+    def uint(self, member: str, size: int = 8) -> int | None:
+        """Return an unsigned integer."""
+        raw = self.raw(member, size)
+        return None if raw is None else int.from_bytes(raw, self.byte_order)
