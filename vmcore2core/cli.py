@@ -218,6 +218,8 @@ class _Run:
         session = self.session
         for warning in session.warnings:
             say(f"{session.container.paths[0]}: {warning}")
+        for notice in session.notices:
+            say(notice)
         for result in self.results:
             for sentence in core_sentences(result, session.container.dump_level, verbose=verbose):
                 say(sentence)

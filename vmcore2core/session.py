@@ -122,6 +122,11 @@ class Session:
         """Sentences about the dump as a whole that make everything from it incomplete."""
         return [*self.container.warnings, *self.processes.warnings]
 
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about what came from elsewhere than the dump, and may be out of date."""
+        return self.processes.swap.notices
+
     def matching(self, comms: Sequence[str] | None) -> Iterator[StructView]:
         """Yield the leaders of processes that have user memory.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,15 @@ def test_what_is_no_swap_area_is_refused_in_one_sentence(tmp_path: Path, raw: by
         opened(tmp_path / "swap", raw)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(shutil.which("mkswap", path="/usr/sbin:/sbin:/usr/bin") is None, reason="needs mkswap")
+@pytest.mark.parametrize("page", [4096, 65536])
+def test_what_mkswap_makes_is_read(tmp_path: Path, page: int) -> None:
+    path, size = tmp_path / "made", 40 * 65536
+    path.write_bytes(bytes(size))
+    path.chmod(0o600)
+    mkswap = shutil.which("mkswap", path="/usr/sbin:/sbin:/usr/bin") or ""
+    made = subprocess.run([mkswap, "-p", str(page), str(path)], capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert opened(path, path.read_bytes(), page, sys.byteorder).slots_max == size // page

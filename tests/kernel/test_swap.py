@@ -125,16 +125,16 @@ def test_a_page_on_disk_is_counted_and_comes_from_the_file_that_is_given(tmp_pat
     machine = Machine()
     without = machine.swap()
     assert located(without, [5, 6]) == [State.SWAPPED_TO_DISK] * 2
-    assert (without.problems, without.notices) == ([], [])
+    assert (without.problems, without.notices_since({})) == ([], [])
     given = machine.swap(area(tmp_path / "copy", {5: TEXT_PAGE}))
     assert located(given, [5, 6]) == [State.STORED] * 2
-    assert read(given, 5) == TEXT_PAGE
-    assert given.notices == [
+    assert given.notices_since({0: 0}) == [
         (
-            "pages swapped to /vda1 come from copy: they are right if the machine did not swap after the dump and "
+            "2 pages swapped to /vda1 come from copy: they are right if the machine did not swap after the dump and "
             "before that was copied"
         )
     ]
+    assert read(given, 5) == TEXT_PAGE
 
 
 def test_what_zswap_has_goes_before_what_the_disk_has(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_page_that_zswap_has_and_that_cannot_be_read_never_comes_from_the_disk
         machine.entry(6, bytes(5000), machine.zpool(b"zbud", b"lz4")),
     )
     swap = machine.swap(area(tmp_path / "copy", dict.fromkeys((3, 4, 5, 6), b"stale")))
-    assert located(swap, [3, 4, 5, 6]) == [State.STORED, State.STORED, State.SWAP_UNREADABLE, State.STORED]
+    assert located(swap, [3, 4, 5, 6]) == [State.STORED, *[State.SWAP_UNREADABLE] * 2, State.STORED]
     assert [read(swap, n) for n in (3, 4, 5, 6)] == [None] * 4
     said = "; ".join(swap.problems)
     for words in ("'rot13', which cannot be decoded", "are in z3fold", "length 0x1388, expected at most a page"):
@@ -257,3 +257,117 @@ def test_a_file_must_be_of_a_device_and_of_one_alone(tmp_path: Path) -> None:
     one.image.table.symbols.pop("nr_swapfiles")
     with pytest.raises(UsageError, match="swapped pages cannot be looked for"):
         one.swap(good)
+
+
+def test_special_entries_of_a_7_2_kernel() -> None:
+    machine = Machine()
+    machine.image.table.symbols["make_device_exclusive"] = TEXT
+    machine.image.table.constants["MAX_PHYSMEM_BITS"] = 46
+    swap = machine.swap()
+    assert swap.space is not None
+    # SWP_MIG_YOUNG and SWP_MIG_DIRTY are above the page frame: bits 34 and 35.
+    values = [25 << 58 | 0x123, 27 << 58 | 3 << 34 | 0x123, 30 << 58 | 0x40, 25 << 58 | 1 << 35]
+    paddr, state = swap.space.locate(np.array(values, np.uint64))
+    assert paddr.tolist() == [0x123000, 0x123000, 0x40000, 0]
+    assert state.tolist() == [State.PRESENT] * 4
+    others = {28: State.DEVICE_PRIVATE, 24: State.HWPOISON}
+    assert [located(swap, [7], number=n)[0] for n in others] == list(others.values())
+    assert located(swap, [1, 2, 4, 8], number=31) == [State.UNTOUCHED, State.HWPOISON, State.GUARD, State.SPECIAL]
+
+
+def test_a_page_frame_beyond_any_memory_is_no_page() -> None:
+    swap = Machine().swap()
+    assert swap.space is not None
+    paddr, state = swap.space.locate(np.array([28 << 58 | 1 << 52 | 5], np.uint64))
+    assert (paddr.tolist(), state.tolist()) == ([0], [State.TABLE_BROKEN])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("constants", "PG_uptodate", -5),
+        ("constants", "PG_uptodate", 64),
+        ("constants", "MAX_PHYSMEM_BITS", -5),
+        ("constants", "MAX_PHYSMEM_BITS", 1 << 32),
+        ("sizes", "page", 0),
+        ("sizes", "address_space", 1 << 63),
+        ("sizes", "swap_table", 0),
+        ("sizes", "swap_table", 4),
+        ("sizes", "swap_table", 1 << 40),
+        ("sizes", "swap_cluster_info", 1 << 64),
+    ],
+)
+def test_numbers_that_cannot_be_are_one_sentence(kind: str, name: str, value: int) -> None:
+    machine = Machine()
+    table = machine.image.table
+    if name.startswith("swap_"):
+        table.offsets["swap_cluster_info"] = {"table": (8, 8)}
+        table.offsets["swap_info_struct"]["cluster_info"] = (40, 8)
+        table.sizes |= {"swap_table": 4096, "swap_cluster_info": 16}
+    getattr(table, kind)[name] = value
+    swap = machine.swap()
+    assert swap.space is None or located(swap, [3, 4]) == [State.SWAPPED] * 2
+    assert len(swap.problems) == 1
+    assert "cannot be looked for: " in swap.problems[0]
+    assert f"({name}) is " in swap.problems[0]
+
+
+def test_a_table_of_clusters_tells_pages_shadows_and_zeros(tmp_path: Path) -> None:
+    """Words as mm/swap_table.h (v7.2) has them: 0b10 marks a page frame, bit 0 a shadow, bit 59 zeros."""
+    machine = Machine()
+    image = machine.image
+    table = image.table
+    table.offsets["swap_cluster_info"] = {"table": (8, 8)}
+    table.offsets["swap_info_struct"]["cluster_info"] = (40, 8)
+    table.sizes |= {"swap_table": 8 * 32, "swap_cluster_info": 16}
+    page, late = image.page(b"cached"), image.page(b"still to come")
+    frames = image.alloc(64 * 120, PAGE)
+    for offset in range(0, 64 * 120, PAGE):
+        image.map(VMEMMAP + offset, (frames - TEXT + offset) | 3)
+    for address, flags, slot in ((page, 1 << 2, 33), (late, 0, 34)):
+        image.words(frames + 64 * (address >> 12), flags)
+        image.words(frames + 64 * (address >> 12) + 40, slot)
+    words = [0, 3 << 60 | page >> 12 << 2 | 2, late >> 12 << 2 | 2, 0x1235, 1 << 59 | 1, page >> 12 << 2 | 2]
+    second = image.words(image.alloc(8 * 32), *words)
+    clusters = image.words(image.alloc(32), 0, 0, 0, second)
+    image.words(machine.infos[0] + 40, clusters)
+    swap = machine.swap(area(tmp_path / "copy", {}))
+    assert swap.space is not None
+    paddr, state = swap.space.locate(np.arange(32, 38, dtype=np.uint64))
+    assert paddr[1] == page
+    assert state.tolist() == [
+        State.STORED,
+        State.PRESENT,
+        State.STORED,
+        State.STORED,
+        State.ZERO,
+        State.SWAP_UNREADABLE,  # the struct page there says that it is of slot 33, and of a folio of one page
+    ]
+    assert "it is not page 4 of the folio" in "; ".join(swap.problems)
+    assert located(swap, [5]) == [State.STORED]  # its cluster has no table
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_pages_of_a_large_folio_that_the_cache_has(masked: bool) -> None:
+    """A folio of 4 pages at slots 8 to 11; page 3 is of no folio any more."""
+    machine = Machine()
+    image = machine.image
+    if masked:  # v7.2: GENMASK(63, order + 6) | 1
+        offsets = image.table.offsets["page"]
+        offsets["compound_info"] = offsets.pop("compound_head")
+    pages = [image.page() for _ in range(8)]
+    head = next(page for page in pages if page >> 12 & 3 == 0)
+    frames = image.alloc(64 * 120, PAGE)
+    for offset in range(0, 64 * 120, PAGE):
+        image.map(VMEMMAP + offset, (frames - TEXT + offset) | 3)
+    first = VMEMMAP + 64 * (head >> 12)
+    image.words(frames + 64 * (head >> 12), 1 << 2)
+    image.words(frames + 64 * (head >> 12) + 40, 8)
+    for i in (1, 2):
+        image.words(frames + 64 * ((head >> 12) + i) + 8, (-1 << 8) % (1 << 64) | 1 if masked else first | 1)
+    image.words(machine.space + 16, image.xa_node(0, dict.fromkeys((8, 9, 10, 11, 7), first)))
+    swap = machine.swap()
+    assert swap.space is not None
+    paddr, state = swap.space.locate(np.array([7, 8, 9, 10, 11], np.uint64))
+    assert paddr.tolist() == [0, head, head + PAGE, head + 2 * PAGE, 0]
+    assert state.tolist() == [State.SWAP_UNREADABLE, *[State.PRESENT] * 3, State.SWAP_UNREADABLE]

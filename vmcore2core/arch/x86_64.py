@@ -151,7 +151,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     DOC = ArchDoc(
         page_tables="4 and 5 levels; 4 KiB, 2 MiB, 1 GiB",
-        tested="Debian's 5.10, 6.1 and 7.2, and a 7.2 with the task and VMA export alone; 64-bit and i386 processes",
+        tested="Debian's 5.10, 6.1, 6.12, 7.2, and a 7.2 with the task and VMA export alone; 64-bit and i386 processes",
         limitations=("x32 processes", "no test on a real processor with shadow stacks (NT_X86_SHSTK)"),
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.errors import CorruptStructure, LayoutUnknown
+from vmcore2core.kernel.bounds import PFN_END
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
 from vmcore2core.memory.region import UserPageState
@@ -18,7 +19,6 @@ from vmcore2core.memory.region import UserPageState
 # address_space_operations of file systems that keep their files in memory alone: what is not there is a hole.
 MEMORY_AOPS = ("shmem_aops", "ram_aops", "hugetlbfs_aops")
 INDEX_MAX = (1 << 64) - 1
-PFN_MAX = 1 << 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class PageCache:
             low, high = max(start, first), min(end, last)
             if not run.is_value:
                 pfn, rest = divmod(run.entry - self._vmemmap, self._sizeof_page)
-                if rest or not 0 <= pfn < PFN_MAX:
+                if rest or not 0 <= pfn < PFN_END:
                     raise CorruptStructure("no struct page is there", run.entry, "address_space.i_pages")
                 paddr = (pfn + low - start) * self.page_size
                 runs.append((low, high - low + 1, paddr, UserPageState.PRESENT))

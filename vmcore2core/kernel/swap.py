@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.errors import CodecError, CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.errors import CodecError, CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.formats import swap as fmt
 from vmcore2core.kernel import fs
+from vmcore2core.kernel.bounds import PFN_END, physmem_bits
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.swap_cache import CachePages, SwapCache, cached, swap_cache
 from vmcore2core.kernel.swapops import SoftLeaf, special_types
@@ -26,7 +27,7 @@ from vmcore2core.memory.region import UserPageState
 DISK_NAME_LEN = 32
 PROBLEMS_MAX = 16
 
-_BROKEN = (CodecError, CorruptStructure, LayoutUnknown, MemoryFault)
+_BROKEN = (CodecError, CorruptStructure, LayoutError, MemoryFault)
 _SPECIAL = {
     SoftLeaf.DEVICE_PRIVATE: UserPageState.DEVICE_PRIVATE,
     SoftLeaf.HWPOISON: UserPageState.HWPOISON,
@@ -41,7 +42,7 @@ class Store(Protocol):
         """Return what the store has of a slot: ``STORED``, a reason why not, or None for nothing at all.
 
         Raises:
-            CodecError, CorruptStructure, LayoutUnknown, MemoryFault: it should have it, and cannot be read.
+            CodecError, CorruptStructure, LayoutError, MemoryFault: it should have it, and cannot be read.
         """
         ...
 
@@ -180,7 +181,7 @@ class KernelSwap:
         problems: sentences about what could not be read, the first few.
 
     Raises:
-        LayoutUnknown, MemoryFault, CorruptStructure: the kernel's records of its swap devices cannot be used.
+        LayoutError, MemoryFault, CorruptStructure: the kernel's records of its swap devices cannot be used.
     """
 
     def __init__(self, kernel: Kernel, open_stores: Callable[[SwapDevice], Sequence[Store]]) -> None:
@@ -190,8 +191,8 @@ class KernelSwap:
         self._page_size = kernel.memory.kernel_map.spec.page_size
         self._special = special_types(kernel.layout)
         self._nr_swapfiles = max((device.number + 1 for device in self.devices), default=0)
-        bits = kernel.layout.find_constant("MAX_PHYSMEM_BITS")
         shift = self._page_size.bit_length() - 1
+        bits = physmem_bits(kernel.layout, shift)
         # Above the page frame, migration entries have flags since Linux 6.1; it exports this number since 5.6.
         self._pfn_mask = (1 << (bits - shift if bits else fmt.SWP_TYPE_SHIFT)) - 1
         self._slots: dict[int, Slots | None] = {}
@@ -228,8 +229,9 @@ class KernelSwap:
         kind = self._special.get(number, SoftLeaf.UNKNOWN)
         paddr = np.zeros(len(offsets), np.uint64)
         if kind in (SoftLeaf.MIGRATION, SoftLeaf.DEVICE_EXCLUSIVE):
-            paddr = (offsets & np.uint64(self._pfn_mask)) * np.uint64(self._page_size)
-            return paddr, np.full(len(offsets), UserPageState.PRESENT, np.uint8)
+            pfn = offsets & np.uint64(self._pfn_mask)
+            paddr = np.where(pfn < PFN_END, pfn, np.uint64(0)) * np.uint64(self._page_size)
+            return paddr, np.where(pfn < PFN_END, UserPageState.PRESENT, UserPageState.TABLE_BROKEN).astype(np.uint8)
         if kind is SoftLeaf.MARKER:
             state = np.full(len(offsets), UserPageState.SPECIAL, np.uint8)
             for bit, told in (

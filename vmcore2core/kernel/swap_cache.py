@@ -9,18 +9,24 @@ References: mm/swap_state.c: swap_cache_get_folio(), add_to_swap_cache(); mm/swa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
 
 from vmcore2core.addresses import U64Array
-from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.errors import CorruptStructure, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import swap as fmt
+from vmcore2core.kernel.bounds import PFN_END, bit_number, struct_size
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
 
 FOLIO_PAGES_MAX = 1 << 13  # a folio of 512 MiB, in pages of 64 KiB
 BITS_PER_BYTE = 8
+STRUCT_PAGE_MAX = 1 << 10
+STRUCT_MAX = 1 << 16
+CLUSTER_SLOTS_MAX = 1 << 13  # SWAPFILE_CLUSTER where it is a huge page of 512 MiB, in pages of 64 KiB
+CACHED_CLUSTERS = 1024
 
 
 class CachePages:
@@ -28,17 +34,18 @@ class CachePages:
 
     Raises:
         LayoutUnknown: a member, a flag or the virtual memory map is not known.
+        LayoutInvalid: one of them cannot be.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         layout, self.kernel = kernel.layout, kernel
         self.page_size = kernel.memory.kernel_map.spec.page_size
-        self.sizeof_page = layout.size("page")
+        self.sizeof_page = struct_size(layout, "page", STRUCT_PAGE_MAX)
         vmemmap = kernel.arch.vmemmap(kernel.memory, layout)
         if vmemmap is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         self.vmemmap = vmemmap
-        uptodate = layout.find_constant("PG_uptodate")
+        uptodate = bit_number(layout, "PG_uptodate")
         if uptodate is None:
             raise LayoutUnknown("NUMBER(PG_uptodate)")
         self._uptodate = 1 << uptodate
@@ -62,15 +69,25 @@ class CachePages:
             CorruptStructure: it is not of this slot.
         """
         pfn, rest = divmod(page - self.vmemmap, self.sizeof_page)
-        if rest or pfn < 0:
+        if rest or not 0 <= pfn < PFN_END:
             raise CorruptStructure("the swap cache has no struct page there", page, "page")
         view = self.kernel.view("page", page)
         index = entry - view.ulong("private")
         if not 0 <= index < FOLIO_PAGES_MAX:
             raise CorruptStructure(f"private is {view.ulong('private'):#x}, expected slot {entry:#x}", page, "page")
+        if index:
+            self._check_tail(page, index)
         if not self._head(view).uint("flags", size=self.kernel.arch.pointer_size) & self._uptodate:
             return None
         return (pfn + index) * self.page_size
+
+    def _check_tail(self, head: int, index: int) -> None:
+        """Check that page ``index`` is of the folio: the cache, or private, may be out of date."""
+        tail = self.kernel.view("page", head + index * self.sizeof_page)
+        told = tail.pointer("compound_info", "compound_head")
+        # The head's address; in Linux 7.2, where struct page has a power of 2 as its size, a mask that leads to it.
+        if not told & 1 or head not in (told - 1, tail.address & told):
+            raise CorruptStructure(f"it is not page {index} of the folio at {head:#x}", tail.address, "page")
 
     def _head(self, page: StructView) -> StructView:
         """Return the first page of a compound page: until Linux 6.0, the cache has the others themselves."""
@@ -115,7 +132,7 @@ class XArrayCache(SwapCache):
     def __init__(self, pages: CachePages, spaces: int, nr_spaces: int, zeromap: int) -> None:
         super().__init__(pages)
         self._spaces, self._nr_spaces, self._zeromap = spaces, nr_spaces, zeromap
-        self._size = pages.kernel.layout.size("address_space")
+        self._size = struct_size(pages.kernel.layout, "address_space", STRUCT_MAX)
 
     def lookup(self, offsets: U64Array) -> Iterator[tuple[int, int]]:
         """See ``SwapCache.lookup``."""
@@ -158,11 +175,14 @@ class TableCache(SwapCache):
         super().__init__(pages)
         kernel, layout = pages.kernel, pages.kernel.layout
         self._clusters, self._max, self._zeromap = clusters, slots_max, zeromap
-        self._size = layout.size("swap_cluster_info")
+        self._size = struct_size(layout, "swap_cluster_info", STRUCT_MAX)
         self._table = layout.member("swap_cluster_info", "table").offset
         self._bitmap = layout.find_member("swap_cluster_info", "zero_bitmap")
-        self._slots = layout.size("swap_table") // kernel.arch.pointer_size
-        self._words: dict[int, U64Array] = {}
+        word = kernel.arch.pointer_size
+        self._slots = struct_size(layout, "swap_table", CLUSTER_SLOTS_MAX * word) // word
+        if not self._slots:
+            raise LayoutInvalid(f"SIZE(swap_table) is less than one word of {word} bytes")
+        self._words: OrderedDict[int, U64Array] = OrderedDict()
 
     def _cluster(self, number: int) -> U64Array:
         """Return the words of a cluster, uint64[SWAPFILE_CLUSTER]; no words where it has no table."""
@@ -173,6 +193,8 @@ class TableCache(SwapCache):
             size = kernel.arch.pointer_size
             raw = kernel.memory.read(table, self._slots * size) if table else b""
             self._words[number] = np.frombuffer(raw, f"{order}u{size}").astype(np.uint64)
+            if len(self._words) > CACHED_CLUSTERS:
+                self._words.popitem(last=False)
         return self._words[number]
 
     def _entries(self, offsets: U64Array) -> U64Array:
@@ -232,6 +254,7 @@ def swap_cache(pages: CachePages, info: StructView, swap_type: int) -> SwapCache
 
     Raises:
         LayoutUnknown: where the cache is, is not known.
+        LayoutInvalid: a size of its structures cannot be.
         MemoryFault: what tells cannot be read.
     """
     kernel = pages.kernel

@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from vmcore2core.errors import CodecError, CorruptStructure, LayoutUnknown
 from vmcore2core.formats import swap as fmt
+from vmcore2core.kernel.bounds import bit_number, struct_size
 from vmcore2core.kernel.btf_modules import with_module_types
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.zcomp import Decompress, decompressor
@@ -19,6 +20,7 @@ from vmcore2core.memory.region import UserPageState
 DISK_PREFIX = b"zram"
 NAME_MAX = 128  # CRYPTO_MAX_ALG_NAME
 ENTRIES_AT_ONCE = 256
+ENTRY_MAX = 1 << 10
 CACHED_BLOCKS = 1024
 
 
@@ -43,25 +45,25 @@ class Zram:
             wrong = f"disk is {self._zram.pointer('disk'):#x}, expected {disk.address:#x}"
             raise CorruptStructure(wrong, self._zram.address, "zram")
         self._page_size = kernel.memory.kernel_map.spec.page_size
-        self._table, self._entry_size = self._zram.pointer("table"), self._layout.size("zram_table_entry")
+        self._table = self._zram.pointer("table")
+        self._entry_size = struct_size(self._layout, "zram_table_entry", ENTRY_MAX)
         self._nr_entries = self._zram.uint("disksize", size=8) // self._page_size
         self._handle = self._layout.member("zram_table_entry", "handle").offset
         # Linux 7.2 has attr.flags beside its lock; before that, the lock is a bit of flags.
         self._flags = self._layout.member("zram_table_entry", "flags", "attr.flags")
         self._same, self._wb = self._flag("ZRAM_SAME"), self._flag("ZRAM_WB")
-        lock = self._layout.find_constant("ZRAM_LOCK")
+        lock = bit_number(self._layout, "ZRAM_LOCK")
         same_bit = self._same.bit_length() - 1
         self._size_mask = (1 << min(same_bit, same_bit if lock is None else lock)) - 1
         self._huge = self._flag("ZRAM_HUGE")
-        priority = self._layout.find_constant("ZRAM_COMP_PRIORITY_BIT1")
-        self._priority = priority
+        self._priority = bit_number(self._layout, "ZRAM_COMP_PRIORITY_BIT1")
         self._pool = ZsPool(with_module_types(typed, "zsmalloc"), self._zram.pointer("mem_pool"), vmemmap)
         self._codecs: dict[int, Decompress] = {}
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def _flag(self, name: str) -> int:
         """Return the mask of an enumerator of ``enum zram_pageflags``; 0 where this kernel has none of that name."""
-        bit = self._layout.find_constant(name)
+        bit = bit_number(self._layout, name)
         if bit is None and name == "ZRAM_SAME":
             raise LayoutUnknown("NUMBER(ZRAM_SAME)")
         return 0 if bit is None else 1 << bit

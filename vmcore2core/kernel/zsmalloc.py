@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.formats import swap as fmt
+from vmcore2core.kernel.bounds import PFN_END, physmem_bits, struct_size
 from vmcore2core.kernel.struct import Kernel, StructView
 
+STRUCT_PAGE_MAX = 1 << 10
 PHYSMEM_BITS = (52, 46, 48, 44, 56)  # MAX_POSSIBLE_PHYSMEM_BITS: x86-64's, then what other machines have
 
 
@@ -59,9 +61,9 @@ class ZsPool:
         self._vmemmap = vmemmap
         self._pool = kernel.view("zs_pool", address)
         self._page_size = kernel.memory.kernel_map.spec.page_size
-        self._sizeof_page = kernel.layout.size("page")
+        self._sizeof_page = struct_size(kernel.layout, "page", STRUCT_PAGE_MAX)
         self._classes: dict[int, SizeClass] = {}
-        self._word: _Word | None = None
+        self._words: list[_Word] = []
         self._nr_classes = self._number_of_classes()
 
     def _number_of_classes(self) -> int:
@@ -74,7 +76,7 @@ class ZsPool:
         Raises:
             CorruptStructure: handle, object and zspage do not fit each other.
             MemoryFault: one of them cannot be read.
-            LayoutUnknown: a member is not known.
+            LayoutUnknown, LayoutInvalid: a member is not known, or a number cannot be.
         """
         if not 0 < size <= self._page_size:
             raise CorruptStructure(f"an object of {size:#x} bytes, expected at most a page", handle, "zsmalloc handle")
@@ -91,23 +93,26 @@ class ZsPool:
         return data
 
     def _place(self, handle: int) -> _Place:
-        """Find an object in the way that found the first one; at first, in the way whose object has the handle."""
+        """Find an object in the ways that found those before it; at first, in the way whose object has the handle."""
         word = self.kernel.read_pointer(handle)
-        forms = [self._word] if self._word is not None else self._forms()
+        if not self._words:
+            self._words = self._forms()
         problem: Exception | None = None
-        for form in forms:
+        for form in self._words:
             try:
                 place = self._by_word(word, form, handle)
             except (CorruptStructure, MemoryFault) as error:
                 problem = problem or error
                 continue
-            self._word = form
+            # With index 0, words of all numbers of tag bits are the same.
+            told = word & ((1 << form.below_pfn) - 1)
+            self._words = [form] if told else [other for other in self._words if other.below_pfn == form.below_pfn]
             return place
         raise CorruptStructure(f"it names no object: {problem}", handle, "zsmalloc handle")
 
     def _forms(self) -> list[_Word]:
         page_bits, word_bits = self._page_size.bit_length() - 1, 8 * self.kernel.arch.pointer_size
-        bits = self.kernel.layout.find_constant("MAX_PHYSMEM_BITS")
+        bits = physmem_bits(self.kernel.layout, page_bits)
         sizes = dict.fromkeys((*PHYSMEM_BITS, *((bits,) if bits else ())))
         return [_Word(word_bits - (n - page_bits), tags) for n in sizes for tags in fmt.OBJ_TAG_BITS]
 
@@ -156,7 +161,7 @@ class ZsPool:
     def _next(self, place: _Place) -> StructView:
         for link in self._links(place.page):
             frame, rest = divmod(link - self._vmemmap, self._sizeof_page)
-            if rest or not 0 <= frame < 1 << 52:
+            if rest or not 0 <= frame < PFN_END:
                 continue
             page = self.kernel.view("page", link)
             if page.ulong("private") == place.zspage.address:

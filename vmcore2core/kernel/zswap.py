@@ -37,6 +37,7 @@ class Zswap:
         self._page_size = kernel.memory.kernel_map.spec.page_size
         self._pools: dict[int, tuple[ZsPool | None, int]] = {}
         self._codecs: dict[int, Decompress] = {}
+        self._typed: Kernel | None = None
         self._trees, self._nr_trees = 0, None
         trees, lengths = (kernel.layout.find_symbol(name) for name in ("zswap_trees", "nr_zswap_trees"))
         if trees is not None:  # else the kernel has no zswap: whoever asks knows its other symbols
@@ -49,7 +50,10 @@ class Zswap:
         entry = self._entry(offset)
         if entry is None:
             return None
-        if entry.uint("length", size=4) not in (0, self._page_size):
+        length = entry.uint("length", size=4)
+        if length:
+            self._allocator(entry)
+        if length not in (0, self._page_size):
             self._codec(entry)
         return UserPageState.STORED
 
@@ -116,12 +120,16 @@ class Zswap:
             self._codecs[pool] = decompressor(name.decode("ascii", "replace"))
         return self._codecs[pool]
 
-    def _object(self, entry: StructView, length: int) -> bytes:
-        """Return the stored bytes of a page."""
-        address, handle = entry.pointer("pool"), entry.ulong("handle")
+    def _allocator(self, entry: StructView) -> tuple[ZsPool | None, int]:
+        address = entry.pointer("pool")
         if address not in self._pools:
             self._pools[address] = self._open_pool(self.kernel.view("zswap_pool", address))
-        pool, header = self._pools[address]
+        return self._pools[address]
+
+    def _object(self, entry: StructView, length: int) -> bytes:
+        """Return the stored bytes of a page."""
+        handle = entry.ulong("handle")
+        pool, header = self._allocator(entry)
         if not 0 < length <= self._page_size:
             raise CorruptStructure(f"length {length:#x}, expected at most a page", entry.address, "zswap_entry")
         if pool is None:  # zbud: the handle is the address
@@ -147,4 +155,5 @@ class Zswap:
         raise CodecError(f"zswap's pages are in {name.decode('ascii', 'replace')}, which cannot be read")
 
     def _zsmalloc(self, address: int) -> ZsPool:
-        return ZsPool(with_module_types(self.kernel, "zsmalloc"), address, self._vmemmap)
+        self._typed = self._typed or with_module_types(self.kernel, "zsmalloc")
+        return ZsPool(self._typed, address, self._vmemmap)

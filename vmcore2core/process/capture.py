@@ -232,8 +232,7 @@ class _Capture:
         mappings.look_for_elf_headers(memory)
         from_files = self.processes.swap.nr_from_files
         vmas = _surveyed(mappings.vmas, memory) if with_absent else mappings.vmas
-        if self.processes.swap.nr_from_files > from_files:
-            self.notices += self.processes.swap.notices
+        self.notices += self.processes.swap.notices_since(from_files)
         if self.processes.sysroot is not None and with_absent:
             regions, notices = self.processes.sysroot.complete(
                 vmas, memory, machine.elf_class, self.kernel.arch.byte_order

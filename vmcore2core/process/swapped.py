@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vmcore2core.containers.files import open_dump_file
 from vmcore2core.containers.swapfile import SwapFile
-from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault, UsageError
+from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, MemoryFault, UsageError
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.swap import KernelSwap, Store, SwapDevice
 from vmcore2core.kernel.zram import DISK_PREFIX, Zram
@@ -41,7 +41,7 @@ class SwappedPages:
         self._problem: str | None = None
         try:
             self.space = KernelSwap(kernel, self._stores)
-        except (LayoutUnknown, MemoryFault, CorruptStructure) as error:
+        except (LayoutError, MemoryFault, CorruptStructure) as error:
             self._problem = f"swapped pages cannot be looked for: {error}"
         try:
             for name in files:
@@ -61,14 +61,22 @@ class SwappedPages:
         return tuple(store.swap.file.path for store in self.stores.values())
 
     @property
-    def nr_from_files(self) -> int:
-        """How many pages were looked up in swap files so far."""
-        return sum(store.nr_found for store in self.stores.values())
+    def nr_from_files(self) -> dict[int, int]:
+        """How many pages were found in swap files so far, by the number of the swap area."""
+        return {number: store.nr_found for number, store in self.stores.items()}
 
     @property
     def notices(self) -> list[str]:
         """Sentences about the swap files that pages came from."""
         return [store.notice for store in self.stores.values() if store.nr_found]
+
+    def notices_since(self, before: dict[int, int]) -> list[str]:
+        """Return sentences about the swap files that pages came from since ``nr_from_files`` was ``before``."""
+        return [
+            f"{store.nr_found - before[number]} {store.notice}"
+            for number, store in self.stores.items()
+            if store.nr_found > before[number]
+        ]
 
     def _add_file(self, name: str) -> None:
         numbered = _NUMBERED.fullmatch(name)
