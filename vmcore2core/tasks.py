@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vmcore2core.arch.base import CoreMachine, CoreNote
+from vmcore2core.arch.spec import CoreMachine, CoreNote
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import KernelThread, LayoutUnknown, MemoryFault, NoUserMemory, TaskError, Vmcore2coreError
 from vmcore2core.kernel import mm, printk, sched

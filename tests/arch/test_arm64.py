@@ -11,7 +11,7 @@ from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.arm64 import ARCH, ends_with_call
-from vmcore2core.arch.base import CoreNote, CpuNote
+from vmcore2core.arch.spec import CoreNote, CpuNote
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo

@@ -10,7 +10,7 @@ import pytest
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import PhysAddr
 from vmcore2core.arch.arm64_paging import TableForm, page_table_spec
-from vmcore2core.arch.base import EntryKind
+from vmcore2core.arch.spec import EntryKind
 from vmcore2core.memory.pagetable import Ranges, RunKind, walk
 from vmcore2core.memory.physical import PhysicalMemory
 

@@ -14,8 +14,8 @@ from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
-from vmcore2core.arch.base import CoreNote, CpuNote
 from vmcore2core.arch.ppc64le import ARCH
+from vmcore2core.arch.spec import CoreNote, CpuNote
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Memory
 from vmcore2core.layout.resolver import KernelLayout

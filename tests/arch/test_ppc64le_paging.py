@@ -15,8 +15,8 @@ import pytest
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
-from vmcore2core.arch.base import EntryKind, KernelMap, PageTableSpec
 from vmcore2core.arch.ppc64le import ARCH
+from vmcore2core.arch.spec import EntryKind, KernelMap, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo

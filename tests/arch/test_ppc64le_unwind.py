@@ -11,8 +11,8 @@ import pytest
 
 from tests.arch.cross import cross_numbers
 from tests.arch.test_ppc64le import CC
-from vmcore2core.arch.base import CoreMachine, UnwindSpec
 from vmcore2core.arch.ppc64le import ARCH, ends_with_call
+from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi import CfaRule, Row
 from vmcore2core.unwind.frames import Backtrace, Found, Unwinder

@@ -15,8 +15,8 @@ from tests.builders.places import Bytes
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene, prstatus, registers, user_regs
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
-from vmcore2core.arch.base import CpuNote, EntryKind, KernelMap
 from vmcore2core.arch.riscv64 import ARCH
+from vmcore2core.arch.spec import CpuNote, EntryKind, KernelMap
 from vmcore2core.arch.x86_64 import X86_64
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout

@@ -11,8 +11,8 @@ import pytest
 
 from tests.arch.cross import cross_numbers
 from tests.arch.test_riscv64 import CC
-from vmcore2core.arch.base import CoreMachine, UnwindSpec
 from vmcore2core.arch.riscv64 import ARCH, ends_with_call
+from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86_64 import ARCH as X86
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi import CfaRule, EhFrame, Offset, Row, Rule, Undefined

@@ -11,8 +11,8 @@ from tests.arch.cross import cross_numbers
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.base import CpuNote
 from vmcore2core.arch.s390x import ARCH
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 

@@ -12,8 +12,8 @@ from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
-from vmcore2core.arch.base import EntryKind, KernelMap, PageTableSpec
 from vmcore2core.arch.s390x import ARCH
+from vmcore2core.arch.spec import EntryKind, KernelMap, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo

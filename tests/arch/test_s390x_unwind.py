@@ -11,8 +11,8 @@ import pytest
 
 from tests.arch.cross import cross_numbers
 from tests.arch.test_s390x import CC
-from vmcore2core.arch.base import CoreMachine, CoreNote, UnwindSpec
 from vmcore2core.arch.s390x import ARCH, ends_with_call
+from vmcore2core.arch.spec import CoreMachine, CoreNote, UnwindSpec
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi import CfaRule, InRegister, Offset, Row, Rule, Undefined
 from vmcore2core.unwind.frames import Backtrace, Found, Unwinder

@@ -10,7 +10,7 @@ import pytest
 from tests.builders.kernelimage import Table
 from tests.corefile.cabi import fields
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.base import CpuNote, EntryKind, KernelMap
+from vmcore2core.arch.spec import CpuNote, EntryKind, KernelMap
 from vmcore2core.arch.x86_64 import ARCH
 from vmcore2core.errors import LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vmcore2core.addresses import U8Array, U64Array, UserAddr
-from vmcore2core.arch.base import CoreMachine, UnwindSpec
+from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86_64 import ARCH
 from vmcore2core.containers.base import PageState
 from vmcore2core.memory.region import Region

@@ -14,8 +14,8 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
 from vmcore2core.arch import arm64_regsets
 from vmcore2core.arch.arm64_paging import PAGE_SHIFTS, VA_BITS, TableForm, page_table_spec
-from vmcore2core.arch.base import (
-    Arch,
+from vmcore2core.arch.base import Arch
+from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
     CoreNote,

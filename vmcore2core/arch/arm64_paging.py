@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.base import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
 from vmcore2core.formats import arm64 as fmt
 
 PAGE_SHIFTS = {4096: 12, 16384: 14, 65536: 16}

@@ -16,7 +16,7 @@ import numpy as np
 
 from vmcore2core.arch.arm64_features import LAYOUT_KEYS as FEATURE_KEYS
 from vmcore2core.arch.arm64_features import Features, checked_vl, max_vl, regset_sizes
-from vmcore2core.arch.base import CoreNote
+from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm64 as fmt

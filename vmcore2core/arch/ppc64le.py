@@ -15,8 +15,10 @@ from types import MappingProxyType
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
-from vmcore2core.arch.base import (
-    Arch,
+from vmcore2core.arch.base import Arch
+from vmcore2core.arch.ppc64le_paging import kernel_spec, user_spec
+from vmcore2core.arch.ppc64le_regsets import LAYOUT_KEYS, LOST, Thread, live_regsets, qemu_regsets, saved_regsets
+from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
     CoreNote,
@@ -28,8 +30,6 @@ from vmcore2core.arch.base import (
     SignalTrampoline,
     UnwindSpec,
 )
-from vmcore2core.arch.ppc64le_paging import kernel_spec, user_spec
-from vmcore2core.arch.ppc64le_regsets import LAYOUT_KEYS, LOST, Thread, live_regsets, qemu_regsets, saved_regsets
 from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core

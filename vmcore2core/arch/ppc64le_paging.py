@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.base import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.interfaces import Layout, Memory

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vmcore2core.arch.base import CoreNote
+from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core

@@ -13,8 +13,9 @@ from types import MappingProxyType
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, align_up
-from vmcore2core.arch.base import (
-    Arch,
+from vmcore2core.arch.base import Arch
+from vmcore2core.arch.riscv64_paging import LEVELS, decode, napot_address_bits
+from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
     CoreNote,
@@ -26,7 +27,6 @@ from vmcore2core.arch.base import (
     SignalTrampoline,
     UnwindSpec,
 )
-from vmcore2core.arch.riscv64_paging import LEVELS, decode, napot_address_bits
 from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core

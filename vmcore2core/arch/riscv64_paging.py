@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.base import EntryKind, PageTableLevel
+from vmcore2core.arch.spec import EntryKind, PageTableLevel
 from vmcore2core.formats import riscv64 as fmt
 
 LEVELS = {

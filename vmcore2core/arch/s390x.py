@@ -13,8 +13,10 @@ from types import MappingProxyType
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
-from vmcore2core.arch.base import (
-    Arch,
+from vmcore2core.arch.base import Arch
+from vmcore2core.arch.s390x_paging import SPECS
+from vmcore2core.arch.s390x_regsets import LAYOUT_KEYS, Thread, cpu_regsets, live_regsets, saved_regsets
+from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
     CoreNote,
@@ -26,8 +28,6 @@ from vmcore2core.arch.base import (
     SignalTrampoline,
     UnwindSpec,
 )
-from vmcore2core.arch.s390x_paging import SPECS
-from vmcore2core.arch.s390x_regsets import LAYOUT_KEYS, Thread, cpu_regsets, live_regsets, saved_regsets
 from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.base import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
 from vmcore2core.formats import s390x as fmt
 
 LEVELS = (

@@ -14,8 +14,8 @@ import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
 from vmcore2core.arch import x86_fpu_infer, x86_regsets
-from vmcore2core.arch.base import (
-    Arch,
+from vmcore2core.arch.base import Arch
+from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
     CoreNote,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmcore2core.arch import x86_fpu
-from vmcore2core.arch.base import CoreNote
+from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.x86_fpu import find_geometry, find_image, fxsave, i387, tls, user_ssp, xsave
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_fpu as fmt

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.base import Arch, PageTableSpec
+from vmcore2core.arch.base import Arch
+from vmcore2core.arch.spec import PageTableSpec
 from vmcore2core.errors import MemoryFault
 from vmcore2core.interfaces import Layout, Member
 from vmcore2core.memory.kernel import KernelMemory

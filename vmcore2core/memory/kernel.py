@@ -7,7 +7,7 @@ The walk needs no direct-map base, no vmalloc base and no vmemmap base, which ar
 from __future__ import annotations
 
 from vmcore2core.addresses import PhysAddr
-from vmcore2core.arch.base import KernelMap
+from vmcore2core.arch.spec import KernelMap
 from vmcore2core.errors import MemoryFault, NotMapped
 from vmcore2core.memory.pagetable import translate
 from vmcore2core.memory.physical import PhysicalMemory

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array
-from vmcore2core.arch.base import EntryKind, PageTableSpec
+from vmcore2core.arch.spec import EntryKind, PageTableSpec
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import NotMapped, PageMissing
 from vmcore2core.memory.physical import PhysicalMemory

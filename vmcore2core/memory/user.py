@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
-from vmcore2core.arch.base import PageTableSpec
+from vmcore2core.arch.spec import PageTableSpec
 from vmcore2core.containers.base import PageState
 from vmcore2core.memory.pagetable import Ranges, RunKind, WalkBatch, walk
 from vmcore2core.memory.physical import PhysicalMemory

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.base import CoreMachine
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.errors import (
     CorruptStructure,
     KernelThread,

@@ -7,7 +7,7 @@ older: then there is no note, never a stale one.
 from __future__ import annotations
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.base import CoreMachine
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.errors import LayoutInvalid, MemoryFault
 from vmcore2core.kernel.sched import task_on_cpu
 from vmcore2core.kernel.struct import Kernel, StructView

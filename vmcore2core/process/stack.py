@@ -7,7 +7,7 @@ not look right.
 
 from __future__ import annotations
 
-from vmcore2core.arch.base import CoreMachine
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.user import UserMemory
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.base import CpuNote
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import mm
 from vmcore2core.kernel.sched import PF_EXITING, task_comm, task_cpu, task_flags, task_on_cpu, task_pid

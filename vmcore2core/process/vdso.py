@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vmcore2core.addresses import KernelAddr, PhysAddr, U8Array, U64Array
-from vmcore2core.arch.base import PageTableSpec
+from vmcore2core.arch.spec import PageTableSpec
 from vmcore2core.errors import MemoryFault
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.pagetable import translate

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vmcore2core.arch.base import SignalTrampoline, UnwindSpec
+from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi import CfaRule, Expression, Fde, InRegister, Offset, Row, Rule, SameValue, Undefined

@@ -1,0 +1,230 @@
+"""What an architecture tells, as plain data: page tables, the kernel's map, cores, register notes, unwinding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+
+from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
+
+
+class EntryKind(IntEnum):
+    """What a page-table entry says; the values go into uint8 arrays."""
+
+    NONE = 0
+    """Nothing was ever mapped here."""
+    TABLE = 1
+    """The next table."""
+    LEAF = 2
+    """A page in memory; PROT_NONE and NUMA-hinting entries too."""
+    NOT_PRESENT = 3
+    """The page exists, but not here: swap, migration, device memory, markers. The entry itself tells which."""
+    BAD = 4
+    """Reserved bits are set, or an address beyond what the machine can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchDoc:
+    """What the generated support table says of an architecture.
+
+    Attributes:
+        page_tables: those that are read.
+        tested: kernels and kinds of processes whose cores were compared with the kernel's own.
+        limitations: what is not done.
+    """
+
+    page_tables: str
+    tested: str
+    limitations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PageTableLevel:
+    """One level: the kernel's name of an entry ("pud"), lowest address bit it decodes, and how many bits."""
+
+    name: str
+    shift: int
+    bits: int
+
+
+Decode = Callable[[U64Array, int], tuple[U8Array, U64Array]]
+
+
+@dataclass(frozen=True)
+class PageTableSpec:
+    """The form of page tables.
+
+    Attributes:
+        levels: from the top table down to the PTE table.
+        entry_dtype: of one entry as it is in memory.
+        decode: (entries as uint64[n] in host order, index into ``levels``) -> (``EntryKind`` as uint8[n], physical
+            address of the table or page as uint64[n], 0 where there is none).
+        page_size: bytes of a page.
+        address_bits: (entries, index as for ``decode``) -> the bits of the virtual address that stand in a leaf's
+            physical address (uint64[n]); None where there are no such entries (RISC-V's Svnapot has them).
+    """
+
+    levels: tuple[PageTableLevel, ...]
+    entry_dtype: np.dtype[np.unsignedinteger]
+    decode: Decode
+    page_size: int = 4096
+    address_bits: Callable[[U64Array, int], U64Array] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMapping:
+    """Virtual addresses ``range`` of the kernel lie in one piece from physical address ``paddr`` on."""
+
+    range: AddressRange
+    paddr: PhysAddr
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """How kernel virtual addresses become physical ones.
+
+    Attributes:
+        spec: form of the kernel's page table.
+        root: physical address of its top table (``swapper_pg_dir``).
+        linear: ranges that need no walk; every address in them translates so.
+        image: where the kernel image may be, to search it; pages in these ranges may be of something else, too. The
+            same as ``linear`` where it is empty.
+    """
+
+    spec: PageTableSpec
+    root: PhysAddr
+    linear: tuple[LinearMapping, ...]
+    image: tuple[LinearMapping, ...] = ()
+
+    @property
+    def searched(self) -> tuple[LinearMapping, ...]:
+        """The ranges to search for what the kernel image has."""
+        return self.image or self.linear
+
+
+@dataclass(frozen=True, slots=True)
+class CoreMachine:
+    """What the core of one process is: its e_machine, class (32 or 64), and its registers' names in order.
+
+    ``unsupported`` says what it is ("an x32 process, ...") where no core can be written, else None.
+    """
+
+    e_machine: int
+    elf_class: int
+    greg_names: tuple[str, ...]
+    unsupported: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CoreNote:
+    """A note of a core as an architecture makes it: owner, NT_* type, descriptor."""
+
+    name: str
+    n_type: int
+    desc: bytes
+
+
+@dataclass(frozen=True)
+class SignalTrampoline:
+    """The instructions that a signal handler returns to, and where the interrupted registers then are.
+
+    Attributes:
+        code: the whole trampoline.
+        entry: offset of an instruction in it that a program counter may be at.
+        mcontext: offset of the saved registers from the stack pointer there, or from ``pointer``'s target.
+        pointer: offset from the stack pointer of a pointer to the user context, or None where the context is there
+            itself.
+        registers: the saved registers as they are in memory.
+        names: register name -> field of ``registers``.
+    """
+
+    code: bytes
+    entry: int
+    mcontext: int
+    pointer: int | None
+    registers: np.dtype[np.void]
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class UnwindSpec:
+    """What stack unwinding must know of one kind of process.
+
+    Attributes:
+        word: bytes of an address.
+        registers: DWARF register number -> native name.
+        return_address: number of the program counter: DWARF's column of the return address where that has no
+            register of its own, else any number that DWARF does not use.
+        stack_pointer: its DWARF number.
+        frame_pointer: its DWARF number; None where no register points to a frame record.
+        preserved: DWARF numbers of the registers that a function leaves as they were.
+        trampolines: ways back from a signal handler.
+        call_size_max: longest call instruction in bytes.
+        ends_with_call: tells whether the bytes before a return address are a call.
+        link_register: DWARF number of the register that has the return address when a function is entered, or None
+            where the call pushes it.
+        frame_record: offset from the frame pointer of the saved one and the return address behind it.
+        back_chain: where every frame begins with the address of its caller's: offset of the return address in that;
+            None where frames are not chained so, and functions may keep a frame pointer instead.
+        cfa_offset: how far the canonical frame address is above the caller's stack pointer.
+        signed_bits: how many low bits of a return address may be the address alone, where the others may sign it.
+    """
+
+    word: int
+    registers: tuple[str, ...]
+    return_address: int
+    stack_pointer: int
+    frame_pointer: int | None
+    preserved: frozenset[int]
+    trampolines: tuple[SignalTrampoline, ...]
+    call_size_max: int
+    ends_with_call: Callable[[bytes], bool]
+    link_register: int | None = None
+    frame_record: int = 0
+    back_chain: int | None = None
+    cfa_offset: int = 0
+    signed_bits: tuple[int, ...] = ()
+
+
+class LayoutKeys(Protocol):
+    """VMCOREINFO, as an architecture sees it."""
+
+    def symbol(self, name: str) -> int | None:
+        """Return SYMBOL(name)."""
+        ...
+
+    def number(self, name: str) -> int | None:
+        """Return NUMBER(name)."""
+        ...
+
+    def string(self, key: str) -> str | None:
+        """Return the value of another key."""
+        ...
+
+
+@dataclass(frozen=True)
+class CpuNote:
+    """Registers of one CPU when the machine stopped, from the dump's notes.
+
+    Attributes:
+        number: position among the CPU notes, from 0.
+        pr_pid: as the note has it: the running task's PID from kdump, the CPU number plus 1 from QEMU.
+        regs: register name -> value, as many as the note has ("rip", "fs_base", "cr3").
+        user_mode: whether the CPU was executing user code.
+        regsets: its further registers, as a core's notes have them.
+    """
+
+    number: int
+    pr_pid: int
+    regs: Mapping[str, int]
+    user_mode: bool
+    regsets: tuple[CoreNote, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """As provenance prints it."""
+        return f"crash note of CPU {self.number}"
