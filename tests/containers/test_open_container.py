@@ -63,7 +63,6 @@ def test_at_most_one_container_claims_a_file(tmp_path: Path, raw: bytes) -> None
         (b"\x01\x02\x03\x04\xff\xfe\xfd\xfc\0", "begins with 01020304fffefdfc, which is not the signature"),
         (b"\x1f\x9d\x90" + bytes(60), "is compressed with compress; unpack it first (gzip -d)"),
         (b"PK\x03\x04" + bytes(60), "is compressed with zip; unpack it first (unzip)"),
-        (b"QEVM\0\0\0\x03", "is a QEMU migration stream"),
         (b"\x7fELF\x02", "is cut off: 5 bytes, which is less than an ELF header"),
         (b"\x7fELF\x09" + bytes(40), "an ELF header with EI_CLASS 9 and EI_DATA 0"),
         (build_elf_vmcore([], e_type=2), "begins with 7f454c460201, an ELF executable, not a core"),

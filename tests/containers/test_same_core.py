@@ -6,16 +6,20 @@ registers of running tasks, so the process is one that sleeps.
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from tests.builders.elfdump import Load, build_elf_vmcore, note
 from tests.builders.kdump import build_kdump
 from tests.builders.lime import build_avml, build_lime
+from tests.builders.migration import build_stream
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import PageState
 from vmcore2core.session import Session
@@ -106,6 +110,31 @@ def as_avml(folder: Path, ranges: Ranges, _notes: bytes) -> tuple[list[Path], st
     return [folder / "vmcore"], None
 
 
+def as_saved(folder: Path, ranges: Ranges, _notes: bytes) -> tuple[list[Path], str | None]:
+    """Write a saved virtual machine: each page of its memory, from address 0 on."""
+    everything = pages(ranges)
+    size = (max(everything) + 1) * 4096
+    sent = [(b"pc.ram", at, everything.get(at // 4096, bytes(4096))) for at in range(0, size, 4096)]
+    (folder / "vmcore").write_bytes(build_stream({b"pc.ram": size}, [sent]))
+    return [folder / "vmcore"], None
+
+
+def as_packed(folder: Path, ranges: Ranges, notes: bytes) -> tuple[list[Path], str | None]:
+    """Write an ELF vmcore in zstd frames of 1 MiB, which are read in place."""
+    raw = build_elf_vmcore([Load(*r) for r in ranges], notes)
+    pack = zstandard.ZstdCompressor(level=1).compress
+    (folder / "vmcore").write_bytes(b"".join(pack(raw[at : at + (1 << 20)]) for at in range(0, len(raw), 1 << 20)))
+    return [folder / "vmcore"], None
+
+
+def as_unpacked(folder: Path, ranges: Ranges, notes: bytes) -> tuple[list[Path], str | None]:
+    """Write the parts of a split dump, each compressed with gzip, which are unpacked."""
+    paths, _ = as_split(folder, ranges, notes)
+    for path in paths:
+        path.write_bytes(gzip.compress(path.read_bytes(), 1))
+    return paths, None
+
+
 FORMATS: list[Callable[[Path, Ranges, bytes], tuple[list[Path], str | None]]] = [
     as_elf,
     as_split,
@@ -113,20 +142,26 @@ FORMATS: list[Callable[[Path, Ranges, bytes], tuple[list[Path], str | None]]] = 
     as_mapped,
     as_lime,
     as_avml,
+    as_saved,
+    as_packed,
+    as_unpacked,
 ]
 
 
 @pytest.mark.parametrize("write", FORMATS)
 def test_cores_are_the_same(
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     ranges: Ranges,
     notes: bytes,
     expected: bytes,
     write: Callable[[Path, Ranges, bytes], tuple[list[Path], str | None]],
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     paths, memory_map = write(tmp_path, ranges, notes)
     try:
         assert core(paths, tmp_path / "core", memory_map) == expected
     finally:
         for path in paths:
             path.unlink()
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)

@@ -19,16 +19,10 @@ _PACKED: tuple[tuple[bytes, str, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "7-zip", "7z x"),
 )
 
-_MIGRATION = (
-    "is a QEMU migration stream (virsh save, savevm), not a memory dump; use dump-guest-memory or "
-    "virsh dump --memory-only"
-)
-
 _DUMPS: tuple[tuple[bytes, str], ...] = (
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "is an LKCD dump, which is not supported"),
     (b"PAGEDU", "is a Windows crash dump, not a Linux one"),
     (b"MDMP", "is a minidump of a Windows process, not a kernel dump"),
-    (b"QEVM", _MIGRATION),
     (b"QFI\xfb", "is a qcow2 disk image, not a kernel dump"),
 )
 

@@ -73,6 +73,18 @@ class CpuNotes:
             None,
         )
 
+    def lost(self, task: StructView) -> str | None:
+        """Return a sentence where a task for which ``of`` found no note was on a CPU all the same; else None.
+
+        It may have been in user mode: what is on its kernel stack then is of the last time that it was not. Where
+        notes tell no CPU numbers that the layout knows, one in user mode was found; another was in the kernel.
+        """
+        cpu = task_cpu(task)
+        if not task_on_cpu(task) or (self.notes and self.by_cpu and cpu is None):
+            return None
+        where = "a CPU" if cpu is None else f"CPU {cpu}"
+        return f"it was running on {where}, whose registers the dump does not have; those on its kernel stack are older"
+
 
 def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | None) -> ThreadRegs | str:
     """Return the user registers of a thread, or a sentence that says why there are none.
@@ -99,6 +111,9 @@ def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | Non
             return f"CPU {note.number}, which was running it, was at {pc:#x}: firmware, none of the process's code"
         regs, source = {**note.regs}, note.label
     else:
+        lost = cpus.lost(task) if note is None else None
+        if lost is not None:
+            return lost
         found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, layout)
         if found is None:
             if task_flags(task) & PF_EXITING:

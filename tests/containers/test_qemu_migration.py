@@ -1,0 +1,159 @@
+"""Saved virtual machines: QEMU's stream, alone and behind libvirt's header."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.builders.elfdump import page
+from tests.builders.migration import build_stream, libvirt_header, ram_page, section
+from tests.containers.contract import check_contract, read
+from vmcore2core.addresses import AddressRange
+from vmcore2core.containers import open_container
+from vmcore2core.containers.base import DumpContainer, PageState
+from vmcore2core.containers.qemu_migration import main_memory
+from vmcore2core.errors import FormatError, UsageError, Vmcore2coreError
+
+PRESENT, ZERO, MISSING, TRUNCATED = PageState.PRESENT, PageState.ZERO, PageState.MISSING, PageState.TRUNCATED
+RAM, BIOS = b"pc.ram", b"pc.bios"
+NR = 64
+CONTENT = {n: bytes(4096) if n % 5 == 0 else page(n) for n in range(NR)}
+SIZE = b"pc.ram" + struct.pack(">Q", NR * 4096)
+FIRST = [(RAM, n * 4096, CONTENT[n]) for n in range(NR)]
+"""The first round: every page."""
+
+
+def stream(*rounds: list[tuple[bytes, int, bytes]], size: int = NR * 4096, **more: bytes) -> bytes:
+    return build_stream({RAM: size, BIOS: 8192}, rounds or (FIRST,), **more)
+
+
+def dump(tmp_path: Path, raw: bytes) -> DumpContainer:
+    path = tmp_path / "saved"
+    path.write_bytes(raw)
+    return open_container([path])
+
+
+def test_pages_and_zero_pages_are_read(tmp_path: Path) -> None:
+    with dump(tmp_path, stream()) as container:
+        assert (container.DOC.name, container.warnings, container.notes) == ("QEMU migration", [], ())
+        assert container.memory_ranges() == (AddressRange(0, NR * 4096),)
+        check_contract(container, {n: content for n, content in CONTENT.items() if content.strip(b"\0")})
+        assert read(container, 5, 10) == ([ZERO, ZERO], [bytes(4096)] * 2)
+
+
+def test_the_last_copy_of_a_page_counts(tmp_path: Path) -> None:
+    again = [(BIOS, 0, page(200)), (RAM, 3 * 4096, page(99)), (RAM, 4 * 4096, bytes(4096)), (RAM, 5 * 4096, page(98))]
+    with dump(tmp_path, stream(FIRST, again, [(RAM, 3 * 4096, page(97))])) as container:
+        assert read(container, 2, 3, 4, 5) == (
+            [PRESENT, PRESENT, ZERO, PRESENT],
+            [page(2), page(97), bytes(4096), page(98)],
+        )
+
+
+@pytest.mark.parametrize("magic", [b"LibvirtQemudSave", b"LibvirtQemudPart"])
+def test_libvirts_header_is_skipped(tmp_path: Path, magic: bytes) -> None:
+    with dump(tmp_path, libvirt_header(magic=magic) + stream()) as container:
+        assert container.warnings == []
+        assert read(container, 1, 63)[1] == [page(1), page(63)]
+
+
+@pytest.mark.parametrize(("compressed", "codec"), [(1, "gzip"), (3, "xz"), (9, "codec 9")])
+def test_libvirts_compression_is_named(tmp_path: Path, compressed: int, codec: str) -> None:
+    with pytest.raises(FormatError, match=f"compressed the machine's memory with {codec}"):
+        dump(tmp_path, libvirt_header(compressed) + stream())
+
+
+@pytest.mark.parametrize(
+    ("block", "machine", "size", "ranges"),
+    [
+        (RAM, b"pc-i440fx-7.2", 0xC000_0000, [(0, 0xC000_0000)]),
+        (RAM, b"pc-i440fx-7.2", 0x1_0000_0000, [(0, 0xC000_0000), (1 << 32, 0x1_4000_0000)]),
+        (RAM, b"pc-q35-7.2", 0xAFFF_F000, [(0, 0xAFFF_F000)]),
+        (RAM, b"pc-q35-7.2", 0xC000_0000, [(0, 0x8000_0000), (1 << 32, 0x1_4000_0000)]),
+        (RAM, b"microvm", 0x8000_0000, [(0, 0x8000_0000)]),
+        (b"mach-virt.ram", b"virt-7.2", 0x1000_0000, [(0x4000_0000, 0x5000_0000)]),
+        (b"riscv_virt_board.ram", b"virt", 0x1000_0000, [(0x8000_0000, 0x9000_0000)]),
+        (b"s390.ram", b"s390-ccw-virtio-7.2", 0x1000_0000, [(0, 0x1000_0000)]),
+        (b"ppc_spapr.ram", b"pseries-7.2", 0x1000_0000, [(0, 0x1000_0000)]),
+    ],
+)
+def test_memory_is_where_the_machine_has_it(
+    block: bytes, machine: bytes, size: int, ranges: list[tuple[int, int]]
+) -> None:
+    pieces = main_memory(block, size, machine)
+    assert [(start, start + length) for start, _, length in pieces] == ranges
+    assert [offset for _, offset, _ in pieces] == [0, ranges[0][1]][: len(ranges)]
+
+
+def test_memory_may_begin_elsewhere(tmp_path: Path) -> None:
+    pages = [(b"mach-virt.ram", n * 4096, content) for n, content in CONTENT.items()]
+    with dump(tmp_path, build_stream({b"mach-virt.ram": NR * 4096}, [pages], b"virt-7.2")) as container:
+        check_contract(container, {0x40000 + n: content for n, content in CONTENT.items() if content.strip(b"\0")})
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_stream_that_is_cut_off_gives_what_it_has(tmp_path: Path, share: float) -> None:
+    raw = stream()
+    with dump(tmp_path, raw[: int(len(raw) * share)]) as container:
+        (warning,) = container.warnings
+        assert "the file is cut off" in warning
+        states, rows = read(container, *range(NR))
+        there = states.index(TRUNCATED)
+        assert 0 < there < NR
+        assert rows[:there] == [CONTENT[n] for n in range(there)]
+        assert set(states[there:]) == {TRUNCATED}
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"QEVM\0\0\0\2" + bytes(20), "QEVM version 3"),
+        (b"QEVM\0\0\0\3", "ends before memory"),
+        (b"QEVM\0\0", "is cut off"),
+        (b"LibvirtQemudSave\2", "libvirt's header is cut off"),
+        (stream()[:8] + section(2, b""), "section 2 of a migration stream"),
+        (stream()[:8] + b"\x01\0\0\0\1\x05block" + bytes(8), "'block' before memory's"),
+        (stream()[:8] + b"\x09", "section type 0x9"),
+        (stream([(b"other", 0, page(1))]), "a page of RAM block 'other'"),
+        (stream([(RAM, NR * 4096, page(1))]), "a page at 0x40000 of a RAM block"),
+        (stream().replace(SIZE, SIZE[:-1] + b"\1", 1), "a RAM block of 0x40001 bytes"),
+        (build_stream({RAM: 1 << 40}, [[]]), "0x10000000000 bytes of memory in"),
+        (build_stream({b"other.ram": 4096}, [[(b"other.ram", 0, page(1))]]), "the largest RAM block is 'other.ram'"),
+        (
+            stream([]).replace(b"\x03\0\0\0\x02\0", b"\x03\0\0\0\x02" + ram_page(None, 0, page(1)) + b"\0", 1),
+            "name first",
+        ),
+        (stream(FIRST).replace(ram_page(None, 4096, page(1)), b"\0\0\0\0\0\0\x10\x48" + page(1)), "flags 0x48"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path: Path, raw: bytes, words: str) -> None:
+    with pytest.raises(FormatError) as refused:
+        dump(tmp_path, raw)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_machine_whose_hole_is_not_known_is_named() -> None:
+    with pytest.raises(FormatError, match="a machine of type 'isapc' with 0x100000000 bytes"):
+        main_memory(RAM, 1 << 32, b"isapc")
+
+
+def test_two_files_are_too_many(tmp_path: Path) -> None:
+    (tmp_path / "saved").write_bytes(stream())
+    with pytest.raises(UsageError, match="is one file, and 2 were given"):
+        open_container([tmp_path / "saved"] * 2)
+
+
+def test_random_damage_raises_nothing_else(tmp_path: Path) -> None:
+    rng, whole = random.Random(7), stream(FIRST, [(BIOS, 0, page(200)), (RAM, 4096, page(99))])
+    headers = [*range(150), *range(len(whole) - 6000, len(whole))]
+    for _ in range(400):
+        raw = bytearray(whole)
+        for _ in range(rng.randrange(1, 4)):
+            raw[rng.choice(headers)] = rng.randrange(256)
+        with contextlib.suppress(Vmcore2coreError), dump(tmp_path, bytes(raw)) as container:
+            assert len(read(container, *range(NR + 3))[0]) == NR + 3
