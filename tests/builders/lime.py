@@ -40,3 +40,24 @@ def build_avml(ranges: Iterable[tuple[int, bytes]], *, block: int = 1 << 24, ski
             image += lime_header(start + at, len(part), magic=0x4C4D5641, version=2)
             image += frames + struct.pack("<Q", len(frames))
     return bytes(image)
+
+
+def crc32c(data: bytes) -> int:
+    """Return CRC-32C (Castagnoli), bit by bit as RFC 3720, B.4, has it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def masked_crc(data: bytes) -> bytes:
+    """Return the checksum of a chunk, as framing_format.txt, 3, has it."""
+    crc = crc32c(data)
+    return struct.pack("<I", (crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8 & 0xFFFFFFFF)
+
+
+def snappy_chunk(kind: int, payload: bytes, checksum: bytes = b"") -> bytes:
+    """Return a chunk: 0 holds compressed data, 1 holds data as they are, both behind a checksum."""
+    return bytes([kind]) + (len(checksum) + len(payload)).to_bytes(3, "little") + checksum + payload

@@ -1,9 +1,9 @@
-"""Compressed files from their first byte to their last: gzip, bzip2, xz, zstd, lz4.
+"""Compressed files from their first byte to their last: gzip, bzip2, xz, zstd; lz4 is in ``lz4_stream``.
 
 Every decoder gives a bounded piece at a time. What is broken is a ``CodecError``; a file that merely ends too early
 gives what it has, and ``problem`` says so.
 
-References: RFC 1952; RFC 8878; the .xz file format; LZ4's doc/lz4_Frame_format.md and doc/lz4_Block_format.md.
+References: RFC 1952; RFC 8878; the .xz file format.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from typing import Any, Protocol, cast
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.xz_blocks import MEMORY_MAX
 from vmcore2core.containers.zstd_frames import WINDOW_MAX, ZstdIndex
-from vmcore2core.errors import CodecError, FormatError
+from vmcore2core.errors import CodecError
 from vmcore2core.formats import packed as fmt
 
 PIECE = 1 << 20
-"""Bytes that are read, and given, at once."""
+"""Bytes that are given at once."""
+
+READ = 1 << 16
+"""Bytes that are read at once: what lies behind a member is copied, so less is better where members are small."""
 
 
 class Problem(Enum):
@@ -120,7 +123,7 @@ class MemberStream(Stream):
         self._magic, self._new, self._errors = magic, decoder, errors
 
     def _more(self) -> bytes:
-        data = self.file.read(self.position, PIECE)
+        data = self.file.read(self.position, READ)
         self.position += len(data)
         return data
 
@@ -224,116 +227,3 @@ class ZstdStream(Stream):
             if not piece:
                 return
             yield piece
-
-
-class Lz4Stream(Stream):
-    """An lz4 file, in its frame format or in the legacy one. Its checksums, which are XXH32, are not looked at."""
-
-    def __init__(self, file: DumpFile) -> None:
-        super().__init__(file, "lz4")
-        import cramjam
-
-        self._decompress = cramjam.lz4.decompress_block_into
-        self._error: type[Exception] = cramjam.DecompressionError
-
-    def pieces(self) -> Iterator[bytes]:
-        """See ``Stream.pieces``."""
-        while self.position < self.file.size and self.problem is None:
-            magic = self.file.read(self.position, len(fmt.LZ4_MAGIC))
-            if magic == fmt.LZ4_MAGIC:
-                yield from self._frame()
-            elif magic == fmt.LZ4_LEGACY_MAGIC:
-                yield from self._legacy()
-            elif magic in fmt.ZSTD_SKIPPABLE_MAGICS:  # the same in both formats
-                raw = self.file.read(self.position, fmt.ZSTD_SKIPPABLE_HEADER)
-                self.position += fmt.ZSTD_SKIPPABLE_HEADER + int.from_bytes(raw[4:], "little")
-            else:
-                self.problem = Problem.TRAILING
-
-    def _frame(self) -> Iterator[bytes]:
-        descriptor = self.file.read(self.position, fmt.LZ4_DESCRIPTOR)
-        if len(descriptor) < fmt.LZ4_DESCRIPTOR:
-            self.problem = Problem.CUT_OFF
-            return
-        flg, bd = descriptor[fmt.LZ4_FLG], descriptor[fmt.LZ4_BD]
-        block_max = fmt.LZ4_BLOCK_SIZES.get(bd >> fmt.LZ4_BD_SIZE_SHIFT & fmt.LZ4_BD_SIZE_MASK)
-        if flg & fmt.LZ4_VERSION_MASK != fmt.LZ4_VERSION or flg & fmt.LZ4_FLG_DICT_ID or block_max is None:
-            what = f"an lz4 frame descriptor with FLG {flg:#x} and BD {bd:#x}"
-            raise FormatError(what, self.position, "version 1, no dictionary, blocks of 64 KiB to 4 MiB")
-        self.position += fmt.LZ4_DESCRIPTOR + (fmt.LZ4_CONTENT_SIZE if flg & fmt.LZ4_FLG_CONTENT_SIZE else 0)
-        self.position += fmt.LZ4_HC
-        linked = not flg & fmt.LZ4_FLG_BLOCK_INDEPENDENCE
-        checksum = fmt.LZ4_CHECKSUM if flg & fmt.LZ4_FLG_BLOCK_CHECKSUM else 0
-        before = b""
-        while (size := self._number()) is not None:
-            if not size:
-                self.position += fmt.LZ4_CHECKSUM if flg & fmt.LZ4_FLG_CONTENT_CHECKSUM else 0
-                if self.position > self.file.size:
-                    self.problem = Problem.CUT_OFF
-                return
-            piece = self._block(size, block_max, before)
-            if piece is None:
-                return
-            self.position += checksum
-            before = (before + piece)[-fmt.LZ4_OFFSET_MAX :] if linked else b""
-            yield piece
-
-    def _legacy(self) -> Iterator[bytes]:
-        """Yield the blocks of a legacy frame, which ends where another one begins or the file does."""
-        self.position += len(fmt.LZ4_LEGACY_MAGIC)
-        others = (fmt.LZ4_MAGIC, fmt.LZ4_LEGACY_MAGIC)
-        while self.position < self.file.size and self.file.read(self.position, fmt.LZ4_BLOCK_SIZE) not in others:
-            size = self._number()
-            piece = None if size is None else self._block(size, fmt.LZ4_LEGACY_BLOCK, b"")
-            if piece is None:
-                return
-            yield piece
-
-    def _number(self) -> int | None:
-        """Return a block's size, or None where the file ends before it."""
-        raw = self.file.read(self.position, fmt.LZ4_BLOCK_SIZE)
-        if len(raw) < fmt.LZ4_BLOCK_SIZE:
-            self.problem = Problem.CUT_OFF
-            return None
-        self.position += len(raw)
-        return int.from_bytes(raw, "little")
-
-    def _block(self, size: int, block_max: int, before: bytes) -> bytes | None:
-        """Return what a block decodes to, or None where the file ends inside it."""
-        stored, size = bool(size & fmt.LZ4_UNCOMPRESSED), size & ~fmt.LZ4_UNCOMPRESSED
-        if size > block_max + block_max // 255 + 16:  # what incompressible bytes take
-            raise FormatError(f"an lz4 block of {size:#x} bytes", self.position, f"{block_max:#x} at most")
-        data = self.file.read(self.position, size)
-        self.position += size
-        if len(data) < size:
-            self.problem = Problem.CUT_OFF
-            return None
-        if stored:
-            return data
-        head = _as_prefix(before)
-        out = bytearray(len(before) + (_PREFIX_TAIL if head else 0) + block_max)
-        try:
-            decoded = self._decompress(head + data, out)
-        except (self._error, ValueError, MemoryError) as error:
-            raise self._broken(error) from error
-        return bytes(out[len(out) - block_max : decoded])
-
-
-_PREFIX_TAIL = 4
-
-
-def _as_prefix(before: bytes) -> bytes:
-    """Return an lz4 sequence that decodes to 4 bytes and then ``before``, so that what follows may refer to it.
-
-    A sequence is literals and then a match of at least 4 bytes. With the last 4 bytes of ``before`` as the first 4
-    literals, the match that copies those completes it.
-    """
-    if len(before) < _PREFIX_TAIL:
-        return b""
-    literals = before[-_PREFIX_TAIL:] + before[:-_PREFIX_TAIL]
-    rest = len(literals) - fmt.LZ4_RUN_MASK
-    if rest < 0:
-        head = bytes([len(literals) << 4])
-    else:
-        head = bytes([fmt.LZ4_RUN_MASK << 4]) + b"\xff" * (rest // 255) + bytes([rest % 255])
-    return head + literals + len(literals).to_bytes(2, "little")

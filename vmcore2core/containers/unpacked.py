@@ -159,6 +159,9 @@ def _write(stream: Stream, target: BinaryIO, folder: Path, update: Progress | No
         if update is not None:
             update(min(stream.position, stream.file.size), stream.file.size)
     target.truncate()
+    # A file that has its name before its bytes are on the disk would be taken as whole after a power cut.
+    target.flush()
+    os.fsync(target.fileno())
 
 
 @contextlib.contextmanager

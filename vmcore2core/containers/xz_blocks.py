@@ -22,6 +22,8 @@ MEMORY_MAX = 2 << 30
 INDEX_MAX = 4 << 20
 """Bytes of the index of one stream: half a million blocks and more."""
 
+PADDING_STEP = 1 << 16
+
 BLOCK_OVERHEAD = 1 << 16
 """Bytes that a block may take above what it decodes to."""
 
@@ -38,21 +40,29 @@ class XzBlock:
 
 def index_blocks(file: DumpFile) -> list[XzBlock] | None:
     """Return the blocks of all streams, or None where the file is not one stream behind the other up to its end."""
-    blocks: list[XzBlock] = []
-    end = file.size
+    backwards: list[XzBlock] = []
+    end = _without_padding(file, file.size)
     while end > 0:
-        if end % fmt.XZ_ALIGN:
+        if end % fmt.XZ_ALIGN or end < fmt.XZ_FOOTER_SIZE:
             return None
-        footer = file.read(end - fmt.XZ_FOOTER_SIZE, fmt.XZ_FOOTER_SIZE) if end >= fmt.XZ_FOOTER_SIZE else b""
-        if footer[-fmt.XZ_ALIGN :] == bytes(fmt.XZ_ALIGN):
-            end -= fmt.XZ_ALIGN  # stream padding
-            continue
-        stream = _stream_blocks(file, end, footer)
+        stream = _stream_blocks(file, end, file.read(end - fmt.XZ_FOOTER_SIZE, fmt.XZ_FOOTER_SIZE))
         if stream is None:
             return None
-        end, found = stream
-        blocks[:0] = found
-    return blocks
+        start, found = stream
+        backwards += reversed(found)
+        end = _without_padding(file, start)
+    return backwards[::-1]
+
+
+def _without_padding(file: DumpFile, end: int) -> int:
+    """Return where the zeros before ``end`` begin."""
+    while end > 0:
+        raw = file.read(max(0, end - PADDING_STEP), min(end, PADDING_STEP))
+        left = len(raw.rstrip(b"\0"))
+        end -= len(raw) - left
+        if left:
+            break
+    return end
 
 
 def _stream_blocks(file: DumpFile, end: int, footer: bytes) -> tuple[int, list[XzBlock]] | None:
