@@ -98,6 +98,8 @@ NT_ARM_ZT = 0x40D
 NT_ARM_FPMR = 0x40E
 NT_ARM_POE = 0x40F
 NT_ARM_GCS = 0x410
+NT_ARM_RANGE = range(0x400, 0x500)
+"""What arm and arm64 have of the types, those of coming kernels too."""
 
 CPU_REGSETS = (("CORE", 2), ("LINUX", NT_ARM_SVE))
 """Notes that QEMU has behind each CPU's NT_PRSTATUS: NT_FPREGSET, and NT_ARM_SVE."""

@@ -237,9 +237,63 @@ def test_vector_registers_that_are_lost_are_an_error() -> None:
         Machine(fp_type=2).notes()
 
 
+def sve(length: int, size: int | None = None) -> bytes:
+    """Return NT_ARM_SVE with all of the registers, as QEMU has it: Z, P, FFR, padding, FPSR and FPCR, padding."""
+    body = -(-(-(-(32 * length + 17 * length // 8) // 16) * 16 + 8) // 16) * 16
+    return struct.pack("<IIHHHH", 16 + body if size is None else size, 0x2240, length, 256, 1, 0) + b"S" * body
+
+
+@pytest.mark.parametrize(
+    ("fpregset", "vectors", "left"),
+    [
+        pytest.param(528, sve(64), [2, 0x405, 0x409], id="both"),
+        pytest.param(527, sve(64), [0x405, 0x409], id="short floating-point registers"),
+        pytest.param(528, sve(32), [2, 0x409], id="vectors of another length: streaming mode"),
+        pytest.param(528, sve(64, 2000), [2, 0x409], id="another size in the header"),
+        pytest.param(528, sve(64)[:-16], [2, 0x409], id="vectors that are cut"),
+        pytest.param(528, sve(64)[:15], [2, 0x409], id="a header that is cut"),
+        pytest.param(0, b"", [], id="nothing"),
+    ],
+)
+def test_a_cpus_note_of_a_wrong_size_is_left_out(fpregset: int, vectors: bytes, left: list[int]) -> None:
+    notes = (CoreNote("CORE", 2, b"F" * fpregset), CoreNote("LINUX", 0x405, vectors))
+    task = bytearray(5000)
+    struct.pack_into("<II", task, THREAD + 592, 64, 32)
+    memory = Bytes({TASK: bytes(task), INIT: struct.pack("<Q", 1 << 16), FTR: bytes(4096)})
+    found, _ = ARCH.note_regsets(
+        TASK, USER, CpuNote(0, 1, USER, user_mode=True, regsets=notes), memory, KernelLayout([Machine().table])
+    )
+    assert [n.n_type for n in found] == left
+    assert all(n.desc in (b"F" * 528, sve(64)) for n in found if n.n_type != 0x409)
+
+
+def test_registers_that_may_be_older_are_not_shown() -> None:
+    """Without fp_type and TIF_SVE, nothing tells whether fpsimd_state or sve_state has the thread's registers."""
+    without = {name: at for name, at in MEMBERS.items() if name != "thread.fp_type"}
+    machine = ARCH.core_machine(USER, None)
+    memory = Bytes({TASK: bytes(5000), INIT: struct.pack("<Q", 1 << 16)})
+    layout = KernelLayout([Table({"task_struct": without}, symbols={"init_task": INIT})])
+    assert ARCH.regsets(TASK, USER, machine, memory, layout) is not None
+    del without["thread_info.flags"]
+    layout = KernelLayout([Table({"task_struct": without}, symbols={"init_task": INIT})])
+    assert ARCH.regsets(TASK, USER, machine, memory, layout) is None
+
+
+def test_a_note_of_a_newer_kernel_is_passed_over() -> None:
+    """struct user_regset[]: core_note_type, n, size; a type that is none of arm64's ends it."""
+    machine = Machine()
+    machine.table.symbols["aarch64_regsets"] = EVENT
+    machine.table.sizes["user_regset"] = 16
+    machine.table.offsets["user_regset"] = {"core_note_type": (0, 4), "n": (4, 4), "size": (8, 4)}
+    entries = [(1, 34, 8), (2, 132, 4), (0x4AA, 1, 8), (0x401, 1, 8), (0x404, 1, 4), (0x100, 1, 8), (0x409, 1, 8)]
+    machine.places[EVENT] = b"".join(struct.pack("<IIII", *entry, 0) for entry in entries)
+    # TPIDR2 is in NT_ARM_TLS since SME: n was 1.
+    assert {kind: len(desc) for kind, desc in machine.notes().items()} == {2: 528, 0x401: 8, 0x404: 4}
+
+
 def test_of_a_thread_on_a_cpu_only_what_the_kernel_alone_changes_comes_from_memory() -> None:
     machine = Machine(sctlr_user=1 << 31, keys_user=bytes(80))
-    live = (CoreNote("CORE", 2, b"F" * 528), CoreNote("LINUX", 0x405, b"S" * 2224))
+    live = (CoreNote("CORE", 2, b"F" * 528), CoreNote("LINUX", 0x405, sve(64)))
     note = CpuNote(0, 1, USER, user_mode=True, regsets=live)
     machine.notes()
     memory = Bytes({TASK: bytes(5000), INIT: struct.pack("<Q", 1 << 16), FTR: bytes(4096)})

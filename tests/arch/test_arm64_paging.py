@@ -11,7 +11,7 @@ from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import PhysAddr
 from vmcore2core.arch.arm64_paging import TableForm, page_table_spec
 from vmcore2core.arch.spec import EntryKind
-from vmcore2core.memory.pagetable import Ranges, RunKind, walk
+from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
 NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
@@ -138,3 +138,56 @@ def test_an_address_is_translated_level_by_level(form: TableForm) -> None:
     )
     assert (batch.vaddr.tolist(), batch.paddr.tolist()) == ([vaddr], [size * (len(spec.levels) + 1)])
     assert batch.kind.tolist() == [RunKind.LEAF]
+
+
+@pytest.mark.parametrize(
+    ("entry", "level", "form", "kind", "paddr"),
+    [
+        # Until Linux 6.9: PROT_NONE was bit 58, a huge page being split bit 59; swap's type from 3 on, offset from 8.
+        pytest.param(1 << 58 | 0x1234_5782, "pte", FORM_4K, LEAF, 0x1234_5000, id="old PROT_NONE"),
+        pytest.param(1 << 58 | 0x1220_0780, "pmd", FORM_4K, LEAF, 0x1220_0000, id="old PROT_NONE, 2M"),
+        pytest.param(1 << 59 | 0x1220_0780, "pmd", FORM_4K, LEAF, 0x1220_0000, id="old, being split"),
+        pytest.param(0x12200 << 8 | 30 << 3, "pmd", FORM_4K, NOT_PRESENT, 0, id="old, migrating"),
+        pytest.param(0x02FF_FFFF_FFFF_FFFC, "pte", FORM_4K, NOT_PRESENT, 0, id="every old swap bit"),
+        pytest.param(0x3FFF_FFFF_FFFF_F7FC, "pte", FORM_4K, NOT_PRESENT, 0, id="every swap bit"),
+        pytest.param(1 << 49 | USER_PAGE | 0x1234_5000, "pte", FORM_4K, BAD, 0, id="bit 49 is zero without LPA2"),
+        pytest.param(1 << 50 | USER_PAGE | 0x1234_5000, "pte", FORM_4K, LEAF, 0x1234_5000, id="guarded page (BTI)"),
+        pytest.param(1 << 52 | USER_PAGE | 0x1234_5000, "pte", FORM_4K, LEAF, 0x1234_5000, id="contiguous"),
+        pytest.param(7 << 60 | USER_PAGE | 0x1234_5000, "pte", FORM_4K, LEAF, 0x1234_5000, id="protection key"),
+        pytest.param(1 << 48 | 0x1234_5003, "pmd", FORM_4K, BAD, 0, id="table with a reserved bit"),
+        pytest.param(0x1234_5002, "pmd", FORM_4K, NOT_PRESENT, 0, id="a table that is not valid"),
+        pytest.param(0x1234_5203, "pmd", FORM_LPA2, TABLE, 0x8_0000_1234_5000, id="a table above 2 PiB"),
+        pytest.param(0x80_0000_0001, "p4d", FORM_LPA2, LEAF, 0x80_0000_0000, id="512G with LPA2"),
+        pytest.param(0x1_0000_0000_0001, "pgd", FORM_LPA2, BAD, 0, id="no block of 256T"),
+        pytest.param(0x1200_0001, "pmd", FORM_16K, LEAF, 0x1200_0000, id="16K: 32M"),
+        pytest.param(0x1100_0001, "pmd", FORM_16K, BAD, 0, id="16K: 32M, misaligned"),
+        pytest.param(0x10_0000_0001, "pgd", FORM_16K, BAD, 0, id="16K: no block of 64G without LPA2"),
+        pytest.param(0x10_0000_0001, "pud", FORM_16K_LPA2, LEAF, 0x10_0000_0000, id="16K: 64G with LPA2"),
+        pytest.param(0x4000_1F01, "pmd", FORM_64K, LEAF, 0x1_0000_4000_0000, id="64K: 512M above 256 TiB"),
+        pytest.param(0x4002_0F01, "pmd", FORM_64K, BAD, 0, id="64K: 512M, misaligned"),
+        pytest.param(0x1234_3003, "pmd", FORM_64K, TABLE, 0x3_0000_1234_0000, id="64K: a table above 768 TiB"),
+    ],
+)
+def test_rarer_entries(entry: int, level: str, form: TableForm, kind: int, paddr: int) -> None:
+    assert decoded(entry, level, form) == (kind, paddr)
+
+
+@pytest.mark.parametrize("form", [FORM_4K, FORM_LPA2, FORM_16K, FORM_64K])
+def test_tables_that_lead_to_themselves_end(form: TableForm) -> None:
+    spec = page_table_spec(form)
+    top = spec.levels[0]
+    memory = bytearray(0x3_0000)
+    struct.pack_into(f"<{1 << top.bits}Q", memory, 0x1_0000, *[0x1_0003] * (1 << top.bits))
+    ranges = Ranges(np.array([0], np.uint64), np.array([1 << top.shift + top.bits], np.uint64))
+    found = walk(PhysicalMemory(FlatContainer(bytes(memory))), spec, PhysAddr(0x1_0000), ranges)
+    assert {kind for batch in found for kind in batch.kind.tolist()} == {RunKind.BAD}
+
+
+def test_a_kernel_address_is_at_the_end_of_the_larger_top_table() -> None:
+    """64 KiB pages, built for 52 bits, on a processor for 48: 0xffff... is at the last of 1024 entries."""
+    memory = bytearray(0x5_0000)
+    for table, slot, entry in ((1, 1023, 0x2_0003), (2, 8191, 0x3_0003), (3, 8190, 0x7777_0703)):
+        struct.pack_into("<Q", memory, table * 0x1_0000 + 8 * slot, entry)
+    physical = PhysicalMemory(FlatContainer(bytes(memory)))
+    spec = page_table_spec(TableForm(16, 52, 48))
+    assert translate(physical, spec, PhysAddr(0x1_0000), 0xFFFF_FFFF_FFFE_1234) == (0x7777_0000, 0x1_0000)

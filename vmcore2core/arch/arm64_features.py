@@ -75,9 +75,10 @@ def regset_sizes(memory: Memory, layout: Layout) -> Mapping[int, int]:
         # The table begins with the general registers; what follows it is something else.
         if i == 0 and note_type == elf_core.NT_PRSTATUS:
             continue
-        if note_type not in DEFAULT_REGSETS or note_type in found:
+        if note_type in found or not (note_type == elf_core.NT_FPREGSET or note_type in fmt.NT_ARM_RANGE):
             break
-        found[note_type] = count * unit
+        if note_type in DEFAULT_REGSETS:  # another one is of a newer kernel
+            found[note_type] = count * unit
     return found or DEFAULT_REGSETS
 
 

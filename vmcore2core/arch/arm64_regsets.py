@@ -45,7 +45,9 @@ IN_PROCESSOR = frozenset(
 )
 """What a thread may change without the kernel: memory has it only of threads that are off the CPU."""
 
-LOST = "its thread pointer and the state of SME were in the processor, which the dump does not have"
+LOST = (
+    "its thread pointer and what it has of SME, FPMR, POE and GCS were in the processor, which the dump does not have"
+)
 
 
 class Thread(ThreadStruct):
@@ -64,8 +66,8 @@ class Thread(ThreadStruct):
         self.regs, self.va_bits = regs, va_bits
         self.features = Features(memory, layout)
 
-    def flag(self, name: str) -> bool:
-        """Tell whether a thread flag is set; which bit it is, the first task's flags tell.
+    def flag(self, name: str) -> bool | None:
+        """Tell whether a thread flag is set, None where the layout does not know; its bit, the first task's flags tell.
 
         That is never without TIF_FOREIGN_FPSTATE (INIT_THREAD_INFO), whose bit is another one since the kernel has
         most flags in common for all architectures (Linux 6.19).
@@ -73,7 +75,7 @@ class Thread(ThreadStruct):
         found = self.layout.find_member("task_struct", "thread_info.flags")
         init = self.layout.find_symbol("init_task")
         if found is None or init is None:
-            return False
+            return None
         first, own = (int.from_bytes(self.memory.read(at + found.offset, 8), "little") for at in (init, self.task))
         bits = fmt.TIF_GENERIC if first >> fmt.TIF_FOREIGN_FPSTATE_GENERIC & 1 else fmt.TIF
         return bool(own >> bits[name] & 1)
@@ -84,8 +86,8 @@ class Thread(ThreadStruct):
         return self.uint("svcr") or 0
 
     @property
-    def has_sve_state(self) -> bool:
-        """Whether the vector registers are in sve_state; told by TIF_SVE until Linux 6.1."""
+    def has_sve_state(self) -> bool | None:
+        """Whether the vector registers are in sve_state, None where nothing tells; told by TIF_SVE until Linux 6.1."""
         kind = self.uint("fp_type", 4)
         return self.flag("SVE") if kind is None else kind == fmt.FP_STATE_SVE
 
@@ -336,14 +338,31 @@ def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Cor
 
 def regsets(thread: Thread) -> tuple[CoreNote, ...] | None:
     """Return the notes of a thread that is off the CPU; None where the layout does not know where they are."""
-    if not thread.has("uw.fpsimd_state"):
+    # Without has_sve_state, what is in fpsimd_state may be older than the registers.
+    if not thread.has("uw.fpsimd_state") or thread.has_sve_state is None:
         return None
     return tuple(saved(thread))
 
 
 def live_regsets(thread: Thread, of_cpu: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
     """Return the notes of a thread that was on a CPU: what the CPU's note has, and what is the kernel's to change."""
-    if not of_cpu:
+    live = {note.n_type: note for note in of_cpu if _is_whole(thread, note)}
+    if not live:
         return ()
     order = list(_MAKERS)
-    return tuple(sorted((*of_cpu, *saved(thread, IN_PROCESSOR)), key=lambda note: order.index(note.n_type)))
+    return tuple(sorted((*live.values(), *saved(thread, IN_PROCESSOR)), key=lambda note: order.index(note.n_type)))
+
+
+def _is_whole(thread: Thread, note: CoreNote) -> bool:
+    """Tell whether a CPU's note has the size that it must have, and the thread's length of vectors.
+
+    In streaming mode, QEMU's NT_ARM_SVE has vectors of SME's length, which are none of SVE's registers.
+    """
+    if note.n_type == elf_core.NT_FPREGSET:
+        return len(note.desc) == fmt.user_fpsimd_state.itemsize
+    if len(note.desc) < fmt.user_sve_header.itemsize:
+        return False
+    header = np.frombuffer(note.desc, fmt.user_sve_header, 1)[0]
+    length, flags = int(header["vl"]), int(header["flags"])
+    known = thread.vector_length(fmt.ARM64_VEC_SVE)
+    return length == (known or length) and int(header["size"]) == len(note.desc) == _sve_size(length, flags)
