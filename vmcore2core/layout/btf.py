@@ -23,16 +23,16 @@ from vmcore2core.layout.base import LayoutSource
 
 DEPTH_MAX = 32  # typedef chains: kernel/bpf/btf.c allows 32 as well
 ANONYMOUS_MAX = 256  # anonymous structures within one
-SAME_NAME_MAX = 64  # a string stands in BTF once
+NAME_MAX = 512  # KSYM_NAME_LEN, which kernel/bpf/btf.c allows
 CANDIDATE_SIZE_MIN = 64 << 10  # the kernel's own BTF is some MiB; modules have less
 CANDIDATE_SIZE_MAX = 64 << 20
 
+# Words of a type by its kind: in any case, and for each of vlen; 0 for what is no kind.
 _FIXED = np.zeros(32, np.int64)
 _PER_VLEN = np.zeros(32, np.int64)
-for _kind, _size in fmt.EXTRA_FIXED.items():
-    _FIXED[_kind] = _size
-for _kind, _size in fmt.EXTRA_PER_VLEN.items():
-    _PER_VLEN[_kind] = _size
+for _kind in set(BtfKind) - {BtfKind.UNKN}:
+    _FIXED[_kind] = (fmt.TYPE_SIZE + fmt.EXTRA_FIXED.get(_kind, 0)) // 4
+    _PER_VLEN[_kind] = fmt.EXTRA_PER_VLEN.get(_kind, 0) // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +87,19 @@ class Btf:
         Raises:
             LayoutInvalid: a type is of an unknown kind or ends beyond the section.
         """
-        infos = self.words.tolist()
-        fixed, per_vlen = (_FIXED // 4 + 3).tolist(), (_PER_VLEN // 4).tolist()
-        starts, at, end = [-1], 0, len(infos)
-        kind_max = max(BtfKind)
+        info = self.words[1:-1]  # of a type that begins at each word
+        kind = info >> 24 & 0x1F
+        after = np.arange(len(info)) + _FIXED[kind] + _PER_VLEN[kind] * (info & 0xFFFF)
+        after[_FIXED[kind] == 0] = -1
+        step = memoryview(after)  # a list of a million numbers would take longer than the walk
+        starts, at, end = [-1], 0, len(self.words)
         while at < end:
-            info = infos[at + 1] if at + 2 < end else -1
-            kind = info >> 24 & 0x1F
-            if info < 0 or not 0 < kind <= kind_max or len(starts) > fmt.BTF_MAX_TYPES:
-                raise LayoutInvalid(
-                    f"BTF type {len(starts)} at {at * 4:#x} is of kind {kind}, expected 1 to {kind_max}"
-                )
+            following = step[at] if at < len(step) else -1
+            if following < 0 or len(starts) > fmt.BTF_MAX_TYPES:
+                why = f"of kind {kind[at]}, expected 1 to {max(BtfKind)}" if at < len(step) else "cut off by their end"
+                raise LayoutInvalid(f"BTF type {len(starts)} at {at * 4:#x} is {why}")
             starts.append(at * 4)
-            at += fixed[kind] + per_vlen[kind] * (info & 0xFFFF)
+            at = following
         if at != end:
             raise LayoutInvalid(f"BTF type {len(starts) - 1} ends at {at * 4:#x}, beyond the types' {end * 4:#x} bytes")
         return np.array(starts, np.int64)
@@ -122,27 +122,25 @@ class Btf:
         return None
 
     def name(self, offset: int) -> str:
-        """Return a string of the string section."""
-        end = self.strings.find(b"\0", offset)
+        """Return a string of the string section; "" where there is none of a sane length."""
+        end = self.strings.find(b"\0", offset, offset + NAME_MAX)
         return self.strings[offset:end].decode("ascii", "replace") if 0 <= offset < end else ""
 
-    def find(self, name: str, kinds: tuple[BtfKind, ...]) -> BtfType | None:
-        """Return the first type of one of these kinds with this name, in the order of kinds."""
-        needle = b"\0" + name.encode() + b"\0"
+    @cached_property
+    def _named(self) -> dict[str, int]:
+        """Type ID of each structure, union or typedef: the first of a name, in this order of kinds."""
         headers = self.starts[1:] // 4
-        at = self.strings.find(needle)
-        offsets: list[int] = []
-        while at >= 0 and len(offsets) < SAME_NAME_MAX:
-            offsets.append(at + 1)
-            at = self.strings.find(needle, at + 1)
-        for offset in offsets:
-            ids = np.flatnonzero(self.words[headers] == offset) + 1
-            for kind in kinds:
-                for type_id in ids.tolist():
-                    found = self.type_of(type_id)
-                    if found is not None and found.kind == kind:
-                        return found
-        return None
+        kinds = self.words[headers + 1] >> 24 & 0x1F
+        found: dict[str, int] = {}
+        for kind in (BtfKind.STRUCT, BtfKind.UNION, BtfKind.TYPEDEF):
+            ids = np.flatnonzero(kinds == kind)
+            for type_id, offset in zip((ids + 1).tolist(), self.words[headers[ids]].tolist(), strict=True):
+                found.setdefault(self.name(offset), type_id)
+        return found
+
+    def find(self, name: str) -> BtfType | None:
+        """Return the first structure with this name, else union, else what a typedef of it stands for."""
+        return self.resolved(self._named.get(name, 0))
 
     def records(self, found: BtfType, form: str) -> list[tuple[int, ...]]:
         """Return what follows a type: members, enumerators, the array."""
@@ -169,10 +167,7 @@ class BtfSource(LayoutSource):
 
     def _struct(self, name: str) -> BtfType | None:
         if name not in self._structs:
-            found = self.btf.find(name, (BtfKind.STRUCT, BtfKind.UNION, BtfKind.TYPEDEF))
-            if found is not None and found.kind == BtfKind.TYPEDEF:
-                found = self.btf.resolved(found.size_or_type)
-            self._structs[name] = found
+            self._structs[name] = self.btf.find(name)
         return self._structs[name]
 
     def member(self, struct: str, path: str) -> Member | None:

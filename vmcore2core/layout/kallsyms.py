@@ -1,33 +1,29 @@
 """kallsyms, the kernel's own symbol table, out of the dump.
 
-Names are sequences of tokens; addresses are 32-bit offsets. What they are relative to has changed twice, so the form is
-chosen by what agrees with the symbols that VMCOREINFO gives, and a table that agrees in no form is refused.
+Addresses are 32-bit offsets. What they are relative to has changed twice, so the form is chosen by what agrees with the
+symbols that VMCOREINFO gives, and a table that agrees in no form is refused.
 
-References: kernel/kallsyms.c: kallsyms_expand_symbol(), kallsyms_sym_address(); scripts/kallsyms.c: write_src()
-(Linux 4.18 to 7.2); kernel/vmcore_info.c for the tables' addresses, since Linux 6.0.
+References: kernel/kallsyms.c: kallsyms_sym_address(); scripts/kallsyms.c: write_src() (Linux 4.18 to 7.2);
+kernel/vmcore_info.c for the tables' addresses, since Linux 6.0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.errors import LayoutInvalid, MemoryFault
+from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import ByteOrder, Memory
 from vmcore2core.layout.base import LayoutSource
+from vmcore2core.layout.kallsyms_names import SymbolNames, read_tokens
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 
 NAME = "kallsyms in the dump"
 SYMBOLS_MAX = 1 << 24
-NR_TOKENS = 256
-TOKEN_TABLE_MAX = 1 << 16  # kallsyms_token_index is of 16-bit offsets
-NAMES_PER_READ = 1 << 20
-BIG_SYMBOL = 0x80  # since Linux 6.1, a length byte with this bit has 7 more bits in the next byte
 WITNESSES = ("_stext", "init_uts_ns", "swapper_pg_dir", "init_task", "prb", "clear_seq", "node_online_map")
 
 Form = Literal["place-relative", "base-relative", "base-relative, absolute per-CPU"]
@@ -98,70 +94,10 @@ class KallsymsSource(LayoutSource):
         return cls(memory, tables, byte_order, known_symbols(info))
 
     @cached_property
-    def _tokens(self) -> list[bytes]:
-        index = np.frombuffer(self._memory.read(self._tables.token_index, 2 * NR_TOKENS), self._code + "u2").tolist()
-        # The last token's end is not in the index: read on until its NUL.
-        table = self._memory.read(self._tables.token_table, index[-1] + 1)
-        while table.count(b"\0", index[-1]) == 0:
-            if len(table) >= TOKEN_TABLE_MAX:
-                raise LayoutInvalid(f"kallsyms_token_table at {self._tables.token_table:#x} does not end")
-            table += self._memory.read(self._tables.token_table + len(table), 1)
-        rising = index[0] == 0 and all(a < b for a, b in pairwise(index))
-        if not rising or any(table[b - 1] for b in index[1:]):
-            raise LayoutInvalid(
-                f"kallsyms_token_index at {self._tables.token_index:#x} does not fit kallsyms_token_table"
-            )
-        return [table[at : table.index(b"\0", at)] for at in index]
-
-    @cached_property
-    def _lines(self) -> bytes:
-        """All symbols in address order, each as newline, type letter, name; and a newline at the end."""
-        names = b""
-        at = 0
-        starts, seconds = [], []
-        for _ in range(self.num_syms):
-            while at >= len(names):
-                names += self._read_names(len(names))
-            length = names[at]
-            starts.append(at)
-            at += 1
-            if length & BIG_SYMBOL:
-                if at == len(names):
-                    names += self._read_names(at)
-                length = length & ~BIG_SYMBOL | names[at] << 7
-                seconds.append(at)
-                at += 1
-            at += length
-        while len(names) < at:
-            names += self._read_names(len(names))
-        pieces = list(map(self._tokens.__getitem__, names[:at]))
-        for start in starts:
-            pieces[start] = b"\n"
-        for second in seconds:
-            pieces[second] = b""
-        return b"".join(pieces) + b"\n"
-
-    def _read_names(self, offset: int) -> bytes:
-        """Read on from kallsyms_names; shorter where memory ends, but at least a byte."""
-        address, size = self._tables.names + offset, NAMES_PER_READ
-        while True:
-            try:
-                return self._memory.read(address, size)
-            except MemoryFault:
-                if size == 1:
-                    raise
-                size //= 2
-
-    def _indices(self, name: str) -> list[int]:
-        """Return the positions of a symbol in the table."""
-        needle = name.encode() + b"\n"
-        lines, found = self._lines, []
-        at = lines.find(needle)
-        while at >= 0:
-            if at >= 2 and lines[at - 2 : at - 1] == b"\n":
-                found.append(lines.count(b"\n", 0, at - 1) - 1)
-            at = lines.find(needle, at + 1)
-        return found
+    def _names(self) -> SymbolNames:
+        tables = self._tables
+        tokens = read_tokens(self._memory, tables.token_table, tables.token_index, self._order)
+        return SymbolNames(self._memory, tables.names, self.num_syms, tokens)
 
     @cached_property
     def _offsets(self) -> NDArray[np.int32]:
@@ -190,7 +126,7 @@ class KallsymsSource(LayoutSource):
             forms: tuple[Form, ...] = ("place-relative",)
         else:
             forms = ("base-relative, absolute per-CPU", "base-relative")
-        heard = {name: indices for name in witnesses if (indices := self._indices(name))}
+        heard = {name: indices for name in witnesses if (indices := self._names.indices(name))}
         for form in forms:
             if heard and all(
                 witnesses[name] in {self._address(i, form) for i in indices} for name, indices in heard.items()
@@ -201,5 +137,5 @@ class KallsymsSource(LayoutSource):
 
     def symbol(self, name: str) -> int | None:
         """See ``LayoutSource.symbol``; of static symbols of one name, the first."""
-        indices = self._indices(name)
+        indices = self._names.indices(name)
         return self._address(indices[0], self.form) if indices else None

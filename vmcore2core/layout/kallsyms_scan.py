@@ -26,7 +26,8 @@ import numpy as np
 from vmcore2core.errors import MemoryFault
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.layout.image import image_blocks
-from vmcore2core.layout.kallsyms import NR_TOKENS, SYMBOLS_MAX, KallsymsTables
+from vmcore2core.layout.kallsyms import SYMBOLS_MAX, KallsymsTables
+from vmcore2core.layout.kallsyms_names import NR_TOKENS
 from vmcore2core.memory.kernel import KernelMemory
 
 ALIGN = 8
