@@ -18,9 +18,10 @@ from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.bootstrap import bootstrap
+from vmcore2core.layout.usual_places import usual_places
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
-from vmcore2core.layout.vmlinux import vmlinux_sources
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Processes, refresh_absent
 from vmcore2core.process.dump_filter import DumpFilter
@@ -95,7 +96,7 @@ class Session:
     ) -> None:
         self.container = open_container(paths, memory_map, progress)
         try:
-            self.boot = bootstrap(self.container, partial(vmlinux_sources, vmlinux), _supplied(vmcoreinfo))
+            self.boot = bootstrap(self.container, partial(_vmlinux_sources, vmlinux), _supplied(vmcoreinfo))
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
@@ -185,6 +186,17 @@ class Session:
                 continue
             return CoreResult(output, captured.snapshot, report, absent_pages(captured.snapshot))
         raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
+
+
+def _vmlinux_sources(
+    vmlinux: Path | None, info: VmcoreInfo, symbols: LayoutSource, types: LayoutSource
+) -> Sequence[LayoutSource]:
+    """See ``layout.vmlinux.vmlinux_sources``: imported where there is a vmlinux at all."""
+    if vmlinux is None and not any(path.is_file() for path in usual_places(info)):
+        return ()
+    from vmcore2core.layout.vmlinux import vmlinux_sources
+
+    return vmlinux_sources(vmlinux, info, symbols, types)
 
 
 def _no_more_damage(memory: UserMemory, known: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -9,13 +11,24 @@ from pkgutil import iter_modules
 from vmcore2core.arch.base import Arch
 
 
+def each_arch() -> Iterator[Arch]:
+    """Yield every architecture of this package, each imported when it is its turn.
+
+    The one named as this machine comes first: most dumps are of the kind of machine on which they are looked at.
+    """
+    names = sorted((module.name for module in iter_modules(__path__)), key=lambda name: name != platform.machine())
+    for name in names:
+        arch = getattr(import_module(f"{__name__}.{name}"), "ARCH", None)
+        if arch is not None:
+            yield arch
+
+
 @cache
 def all_archs() -> tuple[Arch, ...]:
-    """Return every architecture of this package, by module name."""
-    modules = (import_module(f"{__name__}.{m.name}") for m in iter_modules(__path__))
-    return tuple(m.ARCH for m in modules if hasattr(m, "ARCH"))
+    """Return every architecture of this package, by its name."""
+    return tuple(sorted(each_arch(), key=lambda arch: arch.name))
 
 
 def arch_for_machine(e_machine: int) -> Arch | None:
     """Return the architecture with this ELF machine number, or None."""
-    return next((a for a in all_archs() if a.e_machine == e_machine), None)
+    return next((arch for arch in each_arch() if arch.e_machine == e_machine), None)

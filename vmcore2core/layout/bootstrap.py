@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmcore2core.arch import all_archs, arch_for_machine
+from vmcore2core.arch import all_archs, arch_for_machine, each_arch
 from vmcore2core.arch.base import Arch
 from vmcore2core.containers.base import DumpContainer
 from vmcore2core.errors import DumpError, LayoutInvalid, LayoutUnknown, MemoryFault, Vmcore2coreError
@@ -163,7 +163,7 @@ def _kernel_memory(
 
 
 def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo) -> Arch:
-    arch = next((a for a in all_archs() if a.claims(vmcoreinfo)), None)
+    arch = next((a for a in each_arch() if a.claims(vmcoreinfo)), None)
     if arch is None and container.e_machine is not None:
         arch = arch_for_machine(container.e_machine)
     if arch is None:

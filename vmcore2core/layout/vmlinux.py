@@ -3,15 +3,12 @@
 It must be the very kernel of the dump: by build ID, else by the release in its ``linux_banner``. Its symbols, its BTF
 and its DWARF are three sources; each is opened when a question comes to it, and none where the dump's own tables tell
 all that a vmlinux of the same build could.
-
-References: Debian's linux-image-*-dbg, Fedora's kernel-debuginfo and gdb's "Separate Debug Files" for the places.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from vmcore2core.layout.dwarf import NAME as DWARF
 from vmcore2core.layout.dwarf import DwarfSource
 from vmcore2core.layout.symtab import NAME as SYMTAB
 from vmcore2core.layout.symtab import SymtabSource
+from vmcore2core.layout.usual_places import usual_places
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.layout.vmlinux_file import VmlinuxFile
 
@@ -31,9 +29,6 @@ log = logging.getLogger(__name__)
 BTF = "vmlinux BTF"
 BTF_SIZE_MAX = 64 << 20
 TABLES = (".symtab", ".BTF", ".debug_info")
-
-_RELEASE = re.compile(r"[0-9][A-Za-z0-9._+~-]{0,63}")
-_BUILD_ID = re.compile(r"(?:[0-9a-f]{2}){4,64}")
 
 
 def vmlinux_sources(
@@ -63,20 +58,6 @@ def vmlinux_sources(
         return _Vmlinux(lambda: file, info, symbols, types, named=True).sources()
     places = [path for path in usual_places(info, root) if path.is_file()]
     return _Vmlinux(_First(places, info), info, symbols, types, named=False).sources() if places else ()
-
-
-def usual_places(info: VmcoreInfo, root: Path = Path("/")) -> Iterator[Path]:
-    """Yield where a vmlinux of this kernel may be, most likely first; nothing without a build ID to check it by."""
-    build_id, release = info.build_id or "", info.osrelease or ""
-    if _BUILD_ID.fullmatch(build_id) is None:
-        return
-    if _RELEASE.fullmatch(release):  # the dump says it: it must not lead anywhere else
-        yield root / "usr/lib/debug/boot" / f"vmlinux-{release}"
-        yield root / "usr/lib/debug/lib/modules" / release / "vmlinux"
-    yield root / "usr/lib/debug/.build-id" / build_id[:2] / f"{build_id[2:]}.debug"
-    if _RELEASE.fullmatch(release):
-        yield root / "lib/modules" / release / "build/vmlinux"
-        yield root / "boot" / f"vmlinux-{release}"
 
 
 class _First:

@@ -11,8 +11,6 @@ from vmcore2core.containers.swapfile import SwapFile
 from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, MemoryFault, UsageError
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.swap import KernelSwap, Store, SwapDevice
-from vmcore2core.kernel.zram import DISK_PREFIX, Zram
-from vmcore2core.kernel.zswap import Zswap
 from vmcore2core.memory.region import UserPageState
 
 _NUMBERED = re.compile(r"(\d{1,2})=(.+)", re.DOTALL)
@@ -112,6 +110,10 @@ class SwappedPages:
 
     def _stores(self, device: SwapDevice) -> list[Store]:
         """Return where slots of a device have their pages, in the order in which the kernel itself looks."""
+        # Imported here, as most machines have nothing swapped.
+        from vmcore2core.kernel.zram import DISK_PREFIX, Zram
+        from vmcore2core.kernel.zswap import Zswap
+
         stores: list[Store] = [Zswap(self.kernel, device.number, self._vmemmap())]
         if device.disk is not None and device.disk_name.startswith(DISK_PREFIX):
             stores.append(Zram(self.kernel, device.disk, self._vmemmap()))
