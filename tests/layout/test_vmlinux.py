@@ -18,8 +18,8 @@ from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.symtab import SymtabSource
-from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.layout.usual_places import usual_places
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.layout.vmlinux import vmlinux_sources
 from vmcore2core.layout.vmlinux_file import VmlinuxFile
 

@@ -136,6 +136,7 @@ class Btf:
             ids = np.flatnonzero(kinds == kind)
             for type_id, offset in zip((ids + 1).tolist(), self.words[headers[ids]].tolist(), strict=True):
                 found.setdefault(self.name(offset), type_id)
+        found.pop("", None)  # anonymous ones
         return found
 
     def find(self, name: str) -> BtfType | None:
