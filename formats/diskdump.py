@@ -32,6 +32,9 @@ DISKDUMP_HEADER_BLOCKS = 1
 
 KDUMP_HEADER_VERSION_MAX = 6
 
+ERASEINFO_NOTE_NAME = "ERASEINFO"
+"""The note of type 0 in which makedumpfile -E keeps what kdump_sub_header.offset_eraseinfo leads to (elf_info.h)."""
+
 NEW_UTSNAME_LEN = 65
 
 

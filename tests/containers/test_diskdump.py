@@ -80,9 +80,8 @@ def test_every_header_version_word_size_and_byte_order_reads(
         assert container.phys_base == -0x1000
         assert container.vmcoreinfo == (TEXT if version >= 3 else None)
         assert [n.name for n in container.notes] == ["CORE"] * (version >= 4) + ["VMCOREINFO"] * (version >= 3)
-        assert container.eraseinfo_size == (8 if version >= 5 else 0)
         assert container.compressed == "zlib"
-        assert container.warnings == []
+        assert [w.endswith("where it was: x") for w in container.warnings] == [True] * (version >= 5)
         check_contract(container, PAGES)
         assert read(container, *RAM_ONLY, 0, 5, 40000)[0] == [EXCLUDED] * 3 + [MISSING] * 3
 
@@ -506,3 +505,20 @@ def test_big_batch_equals_single_pages(tmp_path: Path) -> None:
         for pfn, state, row in zip(wanted.tolist(), states.tolist(), out, strict=True):
             assert state == (PRESENT if pfn in pages else MISSING)
             assert row.tobytes() == pages.get(pfn, bytes(4096))
+
+
+def test_what_was_erased_is_named(tmp_path: Path) -> None:
+    """The text is makedumpfile's own: a line for each command of makedumpfile.conf(5)."""
+    text = b"erase jiffies size 8\nerase mystruct1.addr nullify\nerase \x1b[2Jx\n" + b"erase y size 1\n" * 9
+    with dump(tmp_path, build_kdump(PAGES, eraseinfo=text)) as container:
+        (warning,) = container.warnings
+    assert "erased kernel memory, which reads as X's (0x58) or as NULL pointers" in warning
+    assert "where it was: jiffies size 8, mystruct1.addr nullify, ?[2Jx, y size 1, " in warning
+    assert warning.endswith(" and 4 more")
+
+
+def test_erased_text_that_cannot_be_read_is_still_said(tmp_path: Path) -> None:
+    raw = bytearray(build_kdump(PAGES))
+    struct.pack_into("<QQ", raw, SUB_HEADER + 64, 1 << 40, 1 << 60)
+    with dump(tmp_path, bytes(raw)) as container:
+        assert "where it was: it does not say what" in container.warnings[0]

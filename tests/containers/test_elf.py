@@ -79,6 +79,13 @@ def test_notes_come_in_file_order_with_odd_sizes(tmp_path: Path) -> None:
         assert container.warnings == []
 
 
+def test_what_makedumpfile_erased_is_a_warning(tmp_path: Path) -> None:
+    notes = VMCOREINFO + note(b"ERASEINFO", 0, b"erase jiffies size 8\n")
+    with dump(tmp_path, build_elf_vmcore([Load(0x1000, pages(1))], notes)) as container:
+        (warning,) = container.warnings
+    assert warning.endswith("X's (0x58) or as NULL pointers where it was: jiffies size 8")
+
+
 def test_note_that_is_larger_than_its_segment_is_a_warning(tmp_path: Path) -> None:
     broken = struct.pack("<III", 5, 0x7FFFFFFF, 1) + b"CORE\0\0\0\0"
     with dump(tmp_path, build_elf_vmcore([Load(0, pages(0))], VMCOREINFO + broken)) as container:

@@ -43,7 +43,6 @@ class DiskDumpContainer(DumpContainer):
     Attributes:
         header: what the headers say; of a split dump, those of the part with the lowest page frames.
         phys_base: kdump_sub_header.phys_base, or None in a diskdump; QEMU writes a guess.
-        eraseinfo_size: bytes that describe what makedumpfile --config erased; 0 if nothing was.
     """
 
     DOC = ContainerDoc(
@@ -54,6 +53,7 @@ class DiskDumpContainer(DumpContainer):
             "makedumpfile diskdump_mod.h and IMPLEMENTATION",
             "QEMU include/sysemu/dump.h",
         ),
+        limitations=("what makedumpfile --eppic erased is not known, as the file does not tell",),
     )
 
     def __init__(self, files: Sequence[DumpFile]) -> None:
@@ -66,7 +66,6 @@ class DiskDumpContainer(DumpContainer):
         self.e_machine = header.e_machine
         self.dump_level = header.dump_level
         self.phys_base = header.phys_base
-        self.eraseinfo_size = header.eraseinfo.size
         self.compressed = self._codec_name()
         self.notes = self._parts[0].read_notes(self.warnings)
 

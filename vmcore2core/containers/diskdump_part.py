@@ -18,6 +18,7 @@ from vmcore2core.containers.bitmap import RankedBitmap, bit_runs, test_bits
 from vmcore2core.containers.compression import PageDecoder, page_decoder
 from vmcore2core.containers.diskdump_header import read_header
 from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.eraseinfo import ERASEINFO_SIZE_MAX, erased
 from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
 from vmcore2core.errors import CodecError, FormatError
 from vmcore2core.formats.diskdump import (
@@ -103,6 +104,9 @@ class DiskDumpPart:
             )
         if is_kdump and status & DUMP_DH_EXCLUDED_VMEMMAP:
             found.append("the kernel's page structures of unused memory were left out of the dump")
+        if self.header.eraseinfo.size:
+            start, size = self.header.eraseinfo.start, self.header.eraseinfo.size
+            found.append(erased(self.file.read(start, min(size, ERASEINFO_SIZE_MAX))))
         lacking = self._nr_cut_off()
         if lacking:
             found.append(

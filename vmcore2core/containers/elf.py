@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vmcore2core.containers.base import ContainerDoc, Note
 from vmcore2core.containers.dumpfile import DumpFile, only_file
+from vmcore2core.containers.eraseinfo import erased_notes
 from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
 from vmcore2core.containers.segmented import SegmentedContainer
 from vmcore2core.errors import FormatError, UnknownFormat
@@ -90,6 +91,7 @@ class ElfContainer(SegmentedContainer):
         self.e_machine = header.e_machine if header.e_machine != EM_NONE else None
         phdrs = _read_phdrs(self._file, header)
         self.notes = self._read_notes(phdrs[phdrs["p_type"] == PT_NOTE], header.byte_order)
+        self.warnings.extend(erased_notes(self.notes))
         loads = phdrs[phdrs["p_type"] == PT_LOAD]
         _refuse_application_core(self.paths[0], self.notes, loads)
         self.segments = _check_loads(loads, header)
