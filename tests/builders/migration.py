@@ -52,6 +52,8 @@ def build_stream(
     return stream + end
 
 
-def libvirt_header(compressed: int = 0, xml: bytes = b"<domain/>\0", magic: bytes = b"LibvirtQemudSave") -> bytes:
-    """Return what virsh save writes in front."""
-    return magic + struct.pack("<IIIIIII", 2, len(xml), 1, compressed, 0, 0, 0).ljust(76, b"\0") + xml
+def libvirt_header(
+    compressed: int = 0, xml: bytes = b"<domain/>\0", magic: bytes = b"LibvirtQemudSave", char: str = "<"
+) -> bytes:
+    """Return what virsh save writes in front, on a host of a byte order."""
+    return magic + struct.pack(char + "IIIIIII", 2, len(xml), 1, compressed, 0, 0, 0).ljust(76, b"\0") + xml

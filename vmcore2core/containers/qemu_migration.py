@@ -275,9 +275,10 @@ def _start(file: DumpFile) -> int:
         return 0
     if len(raw) < fmt.libvirt_save_header.itemsize:
         raise FormatError("libvirt's header is cut off", file.size, f"{fmt.LIBVIRT_HEADER_SIZE} bytes")
-    header = np.frombuffer(raw, fmt.libvirt_save_header)[0]
-    swapped = header if int(header["version"]) < 1 << 16 else header.newbyteorder()
-    compressed, size = int(swapped["compressed"]), int(swapped["data_len"])
+    header = np.frombuffer(raw, fmt.libvirt_save_header)
+    if int(header["version"][0]) >= 1 << 16:
+        header = header.view(fmt.libvirt_save_header.newbyteorder())
+    compressed, size = int(header["compressed"][0]), int(header["data_len"][0])
     if compressed:
         codec = fmt.LIBVIRT_COMPRESSED.get(compressed, f"codec {compressed}")
         raise FormatError(f"libvirt has compressed the machine's memory with {codec}", 28, "save_image_format raw")
