@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 Update = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+"""Called with (bytes done, bytes in all, or 0 where that is not known)."""
 
 
 @contextmanager
@@ -65,6 +65,7 @@ def _updater(bars: Progress, task: TaskID) -> Update:
     from rich.filesize import decimal
 
     def update(done: int, total: int) -> None:
-        bars.update(task, completed=done, total=total, amount=f"{decimal(done)}/{decimal(total)}")
+        amount = f"{decimal(done)}/{decimal(total)}" if total else decimal(done)
+        bars.update(task, completed=done, total=total or None, amount=amount)
 
     return update

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from vmcore2core.containers import open_container
-from vmcore2core.containers.unpacked import ProgressBar
+from vmcore2core.containers.cache import ProgressBar
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
 from vmcore2core.kernel import sched

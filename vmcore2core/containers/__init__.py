@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmcore2core.containers.base import DumpContainer
+from vmcore2core.containers.cache import ProgressBar
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.files import open_dump_file
 from vmcore2core.containers.foreign import describe, recognise
 from vmcore2core.containers.raw import RawContainer
-from vmcore2core.containers.unpacked import ProgressBar
 from vmcore2core.errors import UnknownFormat, UsageError
 
 __all__ = ["all_containers", "open_container"]

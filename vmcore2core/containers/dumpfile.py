@@ -50,7 +50,8 @@ class DumpFile:
         self.data: U8Array | None = None
         try:
             self._file = path.open("rb", buffering=0)
-            self.size = os.fstat(self._file.fileno()).st_size
+            # Of a block device, stat says 0.
+            self.size = os.lseek(self._file.fileno(), 0, os.SEEK_END)
         except OSError as error:
             raise os_error(path, error) from error
         # ValueError: an empty file, or a size that the address space has no room for.

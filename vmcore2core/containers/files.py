@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vmcore2core.containers.cache import ProgressBar
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.flattened import FlattenedFile, is_flattened
 from vmcore2core.containers.packed import unwrapped
-from vmcore2core.containers.unpacked import ProgressBar
+from vmcore2core.containers.piped import open_plain
 from vmcore2core.errors import DumpError
 
 
@@ -15,8 +16,8 @@ def open_dump_file(path: Path, progress: ProgressBar | None = None) -> DumpFile:
     """Return the file; a compressed one as what it holds, and a flattened one as the dump that it describes.
 
     Args:
-        path: the file.
-        progress: draws a bar while a compressed file is unpacked.
+        path: the file; a pipe, or - for standard input, is kept in the cache.
+        progress: draws a bar while that is done, or a compressed file is unpacked.
 
     Raises:
         FormatError, CodecError: it is a broken compressed or flattened file.
@@ -24,7 +25,7 @@ def open_dump_file(path: Path, progress: ProgressBar | None = None) -> DumpFile:
     """
     if path.is_dir():
         raise DumpError(f"{path} is a directory, not a dump file")
-    file = DumpFile(path)
+    file = open_plain(path, progress)
     try:
         file = unwrapped(file, progress)
         return FlattenedFile(file) if is_flattened(file.head()) else file

@@ -5,10 +5,11 @@ References: see ``formats.packed``.
 
 from __future__ import annotations
 
+from vmcore2core.containers.cache import ProgressBar
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.lz4_stream import Lz4Stream
 from vmcore2core.containers.streams import ZstdStream, bzip2_stream, gzip_stream, xz_stream
-from vmcore2core.containers.unpacked import ProgressBar, unpack
+from vmcore2core.containers.unpacked import unpack
 from vmcore2core.containers.xz_blocks import XzBlocks, index_blocks
 from vmcore2core.containers.zstd_frames import ZstdFrames, index_frames
 from vmcore2core.formats import packed as fmt

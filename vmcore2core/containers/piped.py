@@ -1,0 +1,82 @@
+"""Dumps that come through a pipe, such as ``ssh machine makedumpfile -F ... | vmcore2core - --pid 812``.
+
+A dump is read here and there, and a pipe only once: what comes is kept in the cache, and can be named from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from vmcore2core.containers.cache import CachedFile, ProgressBar, Store, cache_folder
+from vmcore2core.containers.dumpfile import DumpFile, os_error
+from vmcore2core.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+STDIN = Path("-")
+"""What stands for standard input."""
+
+STDIN_FD = 0
+PIECE = 1 << 20
+
+
+def open_plain(path: Path, progress: ProgressBar | None = None) -> DumpFile:
+    """Open a file, or what comes through a pipe.
+
+    Args:
+        path: the file; a FIFO; ``STDIN``.
+        progress: draws a bar while a pipe is read.
+
+    Raises:
+        DumpError: it cannot be read, or there is no place to keep it.
+        UsageError: standard input is a terminal.
+    """
+    if path == STDIN:
+        if os.isatty(STDIN_FD):
+            raise UsageError("standard input is a terminal, expected a dump")
+        is_file = stat.S_ISREG(os.fstat(STDIN_FD).st_mode)
+        return DumpFile(Path("/dev/stdin")) if is_file else _received(Path("standard input"), STDIN_FD, progress)
+    if path.is_fifo():
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise os_error(path, error) from error
+        try:
+            return _received(path, handle, progress)
+        finally:
+            os.close(handle)
+    return DumpFile(path)
+
+
+def _received(path: Path, handle: int, progress: ProgressBar | None) -> DumpFile:
+    digest, received = hashlib.sha256(), 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal received
+        while piece := _read(path, handle):
+            digest.update(piece)
+            received += len(piece)
+            yield piece
+
+    folder = cache_folder(path, "received")
+    why = f"{path} is a pipe, which has to be kept to be read"
+    remedy = "send it to a file where there is room"
+    store = Store(folder, "pipe", why, remedy, progress, f"receiving {path.name}", lambda: (received, 0))
+    with store.written(pieces(), 0) as temporary:
+        target = folder / digest.hexdigest()
+        temporary.replace(target)
+    log.warning("%s is kept as %s: name that the next time, and delete it when done", path, target)
+    return CachedFile(path, target)
+
+
+def _read(path: Path, handle: int) -> bytes:
+    """Return what there is, b"" at the end; errors of the pipe are not the cache's."""
+    try:
+        return os.read(handle, PIECE)
+    except OSError as error:
+        raise os_error(path, error) from error
