@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 FILTER_MAX = 0x1FF
 
+VMCORE_HELP = (
+    "The dump: its file or files, a URL, or - for standard input. Without it: $VMCORE, else /proc/vmcore, else the "
+    "newest below /var/crash."
+)
+
 _program = "vmcore2core"
 
 
@@ -56,8 +61,8 @@ def _print_version(value: bool) -> None:
 @app.command()
 def vmcore2core(
     vmcore: Annotated[
-        list[Path] | None,
-        typer.Argument(help="The dump. Without it: $VMCORE, else /proc/vmcore, else the newest below /var/crash."),
+        list[str] | None,
+        typer.Argument(help=VMCORE_HELP),
     ] = None,
     pid: Annotated[
         list[int] | None,
@@ -133,9 +138,10 @@ def vmcore2core(
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN or --all")
     mask = _filter_mask(dump_filter)
     set_up_logging(verbose)
+    from vmcore2core.containers.remote import located
     from vmcore2core.session import Session, find_dump
 
-    paths = vmcore or []
+    paths = [located(word) for word in vmcore or ()]
     if not paths:
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")

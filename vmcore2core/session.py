@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vmcore2core.containers import open_container
 from vmcore2core.containers.cache import ProgressBar
+from vmcore2core.containers.remote import located
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
 from vmcore2core.kernel import sched
@@ -230,7 +231,7 @@ def find_dump(environ: str | None) -> tuple[Path, str]:
         DumpError: there is none.
     """
     if environ:
-        return Path(environ), "$VMCORE"
+        return located(environ), "$VMCORE"
     if Path("/proc/vmcore").exists():
         return Path("/proc/vmcore"), "this is a capture kernel"
     newest: tuple[float, Path] | None = None

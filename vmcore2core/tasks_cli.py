@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmcore2core.cli import Exit, run_command, say, set_up_logging
+from vmcore2core.cli import VMCORE_HELP, Exit, run_command, say, set_up_logging
 from vmcore2core.errors import LayoutUnknown, UsageError
 from vmcore2core.progress import one_bar
 
@@ -31,8 +31,8 @@ app = typer.Typer(
 )
 
 Vmcore = Annotated[
-    list[Path] | None,
-    typer.Argument(help="The dump. Without it: $VMCORE, else /proc/vmcore, else the newest below /var/crash."),
+    list[str] | None,
+    typer.Argument(help=VMCORE_HELP),
 ]
 Vmlinux = Annotated[Path | None, typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.")]
 Vmcoreinfo = Annotated[Path | None, typer.Option(help="VMCOREINFO text whose keys go before the dump's.")]
@@ -60,13 +60,14 @@ class LayoutFrom(Enum):
 
 @contextmanager
 def opened(
-    vmcore: list[Path] | None, vmlinux: Path | None, vmcoreinfo: Path | None, memory_map: str | None, verbose: int
+    vmcore: list[str] | None, vmlinux: Path | None, vmcoreinfo: Path | None, memory_map: str | None, verbose: int
 ) -> Iterator[Session]:
     """Open the dump; what is odd about it is said at the end."""
     set_up_logging(verbose)
+    from vmcore2core.containers.remote import located
     from vmcore2core.session import Session, find_dump
 
-    paths = vmcore or []
+    paths = [located(word) for word in vmcore or ()]
     if not paths:
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import zstandard
 
@@ -20,8 +19,8 @@ from tests.builders.elfdump import Load, build_elf_vmcore, note
 from tests.builders.kdump import build_kdump
 from tests.builders.lime import build_avml, build_lime
 from tests.builders.migration import build_stream
+from tests.builders.present import present_runs
 from vmcore2core.containers import open_container
-from vmcore2core.containers.base import PageState
 from vmcore2core.session import Session
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "debian-6.1-amd64" / "vmcore"
@@ -40,13 +39,7 @@ def notes() -> bytes:
 def ranges() -> Ranges:
     """The pages that the dump has, as runs of (physical address, bytes)."""
     with open_container([FIXTURE]) as container:
-        last = container.memory_ranges()[-1].end // 4096
-        pfns = np.arange(last, dtype=np.uint64)
-        there = pfns[container.page_states(pfns) == PageState.PRESENT]
-        out = np.zeros((len(there), 4096), np.uint8)
-        assert (container.read_pages(there, out) == PageState.PRESENT).all()
-    starts = [0, *(np.flatnonzero(np.diff(there) != 1) + 1).tolist(), len(there)]
-    return [(int(there[a]) * 4096, out[a:b].tobytes()) for a, b in itertools.pairwise(starts)]
+        return present_runs(container)
 
 
 def core(paths: list[Path], output: Path, memory_map: str | None = None) -> bytes:

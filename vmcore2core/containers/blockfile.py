@@ -47,14 +47,24 @@ class BlockFile(LayeredFile):
     def _block(self, index: int) -> bytes:
         block = self._cache.get(index)
         if block is None:
-            block = self._decode(index, self._end(index) - int(self._starts[index]))
-            self._cache[index] = block
-            self._cached_bytes += len(block)
-            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-                self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+            block = self._decode(index, self._end(index) - self._start(index))
+            self._keep(index, block)
         else:
             self._cache.move_to_end(index)
         return block
+
+    def _keep(self, index: int, block: bytes) -> None:
+        self._cached_bytes += len(block) - len(self._cache.get(index, b""))
+        self._cache[index] = block
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+
+    def _find(self, offset: int) -> int:
+        """Return the index of the block with a byte."""
+        return int(np.searchsorted(self._starts, np.uint64(offset), side="right")) - 1
+
+    def _start(self, index: int) -> int:
+        return int(self._starts[index])
 
     def _end(self, index: int) -> int:
         return int(self._starts[index + 1]) if index + 1 < len(self._starts) else self.size
@@ -68,12 +78,12 @@ class BlockFile(LayeredFile):
         end = min(offset + size, self.size)
         if not 0 <= offset < end:
             return b""
-        index = int(np.searchsorted(self._starts, np.uint64(offset), side="right")) - 1
+        index = self._find(offset)
         chunks = []
         while offset < end:
             block_end = min(end, self._end(index))
             if block_end > offset:
-                start = int(self._starts[index])
+                start = self._start(index)
                 chunks.append(self._block(index)[offset - start : block_end - start])
                 offset = block_end
             index += 1

@@ -20,19 +20,16 @@ from vmcore2core.containers.diskdump_header import read_header
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.eraseinfo import ERASEINFO_SIZE_MAX, erased
 from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
+from vmcore2core.containers.page_descs import DESCS_PER_PART, PageDescs
 from vmcore2core.errors import CodecError, FormatError
 from vmcore2core.formats.diskdump import (
     DUMP_DH_COMPRESSED_INCOMPLETE,
     DUMP_DH_EXCLUDED_VMEMMAP,
     DUMP_HEADER_INCOMPLETED,
-    PAGE_DESC_DTYPE,
 )
 
 RANGES_MAX = 1 << 18
 """Ranges of RAM; keeps a hostile bitmap from filling memory."""
-
-DESCS_PER_CHECK = 1 << 12
-"""Page descriptors at the end of the table that tell whether the file is cut off: pages are written in order."""
 
 DESCS_MAX_COUNTED = 1 << 24
 """Page descriptors that are looked at to count the missing pages of a file that is cut off (400 MB of table)."""
@@ -61,14 +58,7 @@ class DiskDumpPart:
         self._dumped = RankedBitmap(file.array(second, size, "the second bitmap"))
         self._nr_before = self._dumped.count_below(self.start_pfn)
         self.nr_pages = self._dumped.count_below(self.end_pfn) - self._nr_before
-        self._page_descs = self._open_page_descs()
-
-    def _open_page_descs(self) -> NDArray[np.void]:
-        """Map the part of the descriptor table that the file has."""
-        dtype = PAGE_DESC_DTYPE[self.header.byte_order]
-        offset = self.header.page_desc_offset
-        count = min(self.nr_pages, max(0, self.file.size - offset) // dtype.itemsize)
-        return self.file.array(offset, count * dtype.itemsize, "the page descriptors").view(dtype)
+        self._page_descs = PageDescs(file, header, self.nr_pages)
 
     def read_notes(self, warnings: list[str]) -> tuple[Note, ...]:
         """Return the ELF notes; what is wrong with them goes into ``warnings``."""
@@ -117,11 +107,11 @@ class DiskDumpPart:
 
     def _nr_cut_off(self) -> int:
         lacking = self.nr_pages - len(self._page_descs)
-        if not lacking and not self._is_cut_off(self._page_descs[-DESCS_PER_CHECK:]).any():
+        count = len(self._page_descs)
+        if not lacking and not self._is_cut_off(self._page_descs.part(max(0, count - DESCS_PER_PART), count)).any():
             return 0
-        counted = self._page_descs[-DESCS_MAX_COUNTED:]
-        for i in range(0, len(counted), DESCS_PER_CHECK):
-            lacking += int(np.count_nonzero(self._is_cut_off(counted[i : i + DESCS_PER_CHECK])))
+        for start in range(max(0, count - DESCS_MAX_COUNTED), count, DESCS_PER_PART):
+            lacking += int(np.count_nonzero(self._is_cut_off(self._page_descs.part(start, start + DESCS_PER_PART))))
         return lacking
 
     def _is_cut_off(self, descs: NDArray[np.void]) -> NDArray[np.bool_]:
@@ -169,7 +159,7 @@ class DiskDumpPart:
         index = self._dumped.rank(pfns) - np.uint64(self._nr_before)
         known = index < len(self._page_descs)
         states = np.full(len(pfns), PageState.TRUNCATED, dtype=np.uint8)
-        descs = self._page_descs[index[known].astype(np.intp)]
+        descs = self._page_descs.take(index[known])
         found = np.full(len(descs), PageState.PRESENT, dtype=np.uint8)
         found[(descs["size"] > self.header.block_size) | (descs["size"] == 0)] = PageState.DAMAGED
         found[self._is_cut_off(descs)] = PageState.TRUNCATED

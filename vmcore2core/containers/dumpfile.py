@@ -113,6 +113,10 @@ class DumpFile:
             return self.data[offset : offset + size].data
         return memoryview(self.read(offset, size))
 
+    def identity(self) -> str | None:
+        """Return a text that changes with the content, where one is known without reading all of it."""
+        return None
+
     def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> list[int]:
         """Copy pages into ``out``: row ``rows[i]`` gets the bytes at ``offsets[i]``.
 

@@ -71,7 +71,10 @@ def _opened(file: DumpFile, name: str, unpacked: CachedFile, problem: Problem | 
 
 
 def _identity(file: DumpFile) -> str:
-    """Return a hash of all of the compressed file."""
+    """Return a hash of all of the compressed file, or of what stands for that."""
+    known = file.identity()
+    if known is not None:
+        return hashlib.sha256(known.encode()).hexdigest()
     digest = hashlib.sha256()
     for at in range(0, file.size, HASH_STEP):
         digest.update(file.buffer(at, min(HASH_STEP, file.size - at)))

@@ -1,0 +1,227 @@
+"""Dumps by URL: the same core, few bytes of the file, and sentences where that does not work."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from tests.builders.elfdump import Load, build_elf_vmcore, note
+from tests.builders.kdump import build_kdump
+from tests.builders.present import present_runs
+from tests.builders.sample_files import elf, kdump
+from tests.builders.samples import PAGES
+from tests.containers.contract import check_contract, read
+from tests.e2e.guests import FIXTURES, convert
+from vmcore2core.containers import open_container, remote
+from vmcore2core.containers.remote import Url, located
+from vmcore2core.errors import DumpError
+
+DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
+
+
+@dataclass
+class Server:
+    """A web server with one file.
+
+    Attributes:
+        content: of the file.
+        ranges: whether it gives parts of it.
+        tells_size: whether it says how large it is.
+        sent: bytes of contents so far.
+    """
+
+    url: str
+    content: bytes = b""
+    ranges: bool = True
+    tells_size: bool = True
+    sent: int = 0
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, *, body: bool) -> None:
+            wanted = self.headers.get("Range")
+            state.asked.append(wanted or "")
+            part = state.content
+            if self.path != "/vmcore":
+                self.send_response(404)
+                part = b"nothing here"
+            elif wanted and state.ranges:
+                first, last = wanted.removeprefix("bytes=").split("-")
+                part = part[int(first) : int(last) + 1]
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(state.content)}")
+            else:
+                self.send_response(200)
+            self.send_header("ETag", f'"{hash(state.content)}"')
+            if state.tells_size:
+                self.send_header("Content-Length", str(len(part)))
+            self.end_headers()
+            if body:
+                state.sent += len(part)
+                self.wfile.write(part)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    state.url = f"http://127.0.0.1:{http.server_port}/vmcore"
+    yield state
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+def test_a_url_is_told_from_a_path() -> None:
+    for text in ("https://a//b/c?x=//y", "s3://bucket/key", "ssh://u@h/path"):
+        assert isinstance(located(text), Url)
+        assert str(located(text)) == text
+    for text in ("a/b", "/var/crash/vmcore", "c:/x", "-"):
+        assert located(text) == Path(text)
+        assert not isinstance(located(text), Url)
+
+
+def test_the_core_is_the_same_and_few_bytes_are_sent(tmp_path: Path, server: Server) -> None:
+    """Of a dump with 64 MiB of memory that no kernel structure leads to, none of that is fetched."""
+    with open_container([DUMP]) as container:
+        notes = b"".join(note(n.name.encode(), n.n_type, n.desc) for n in container.notes)
+        loads = [Load(*run) for run in present_runs(container)]
+    memory = sum(len(load.data) for load in loads)
+    server.content = build_elf_vmcore([Load(1 << 32, random.Random(1).randbytes(64 << 20)), *loads], notes)
+    assert convert(DUMP, "--pid", "1", "-o", tmp_path / "local").returncode == 0
+    result = convert(server.url, "--pid", "1", "-o", tmp_path / "remote")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "remote").read_bytes() == (tmp_path / "local").read_bytes()
+    assert server.sent < memory * 0.6
+    assert server.sent < len(server.content) * 0.25
+
+
+@pytest.mark.parametrize("content", [kdump("zlib"), elf()], ids=["kdump", "ELF"])
+def test_contract(server: Server, content: bytes) -> None:
+    server.content = content
+    with open_container([Url(server.url)]) as container:
+        assert str(container.paths[0]) == server.url
+        check_contract(container, {pfn: page for pfn, page in PAGES.items() if page.strip(b"\0")})
+
+
+def test_a_page_of_a_large_dump_takes_few_requests(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its table of descriptors nor its pages are fetched as a whole."""
+    monkeypatch.setattr(remote, "BLOCK", 16 << 10)
+    rng = np.random.default_rng(3)
+    pages = {pfn: rng.bytes(4096) for pfn in range(4096)}
+    server.content = build_kdump(pages, codec="raw")
+    with open_container([Url(server.url)]) as container:
+        assert read(container, 5, 4000)[1] == [pages[5], pages[4000]]
+        once = server.sent
+        assert read(container, 5, 4000)[1] == [pages[5], pages[4000]]
+    assert server.sent == once
+    assert server.sent < len(server.content) // 50
+
+
+def test_the_cache_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "BLOCK", 4096)
+    monkeypatch.setattr("vmcore2core.containers.blockfile.CACHE_BYTES", 3 * 4096)
+    server.content = bytes(range(256)) * 1024
+    file = remote.RemoteFile(Url(server.url))
+    assert file.read(100, 200_000) == server.content[100:200_100]
+    assert len(file._cache) == 3
+    file.close()
+
+
+def test_a_compressed_file_is_unpacked_once(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server calls its version stands for the content, which is not fetched to know it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    server.content = gzip.compress(kdump("raw"))
+    for times in (1, 2):
+        with open_container([Url(server.url)]) as container:
+            assert read(container, 1)[1] == [PAGES[1]]
+        # The last byte shows that parts are given, and the second time the first block what it is.
+        assert server.sent == (len(server.content) + 1) * times
+    server.content = gzip.compress(kdump("zlib"))
+    with open_container([Url(server.url)]) as container:
+        assert container.compressed == "zlib"
+
+
+def test_a_file_that_is_not_there(server: Server) -> None:
+    with pytest.raises(DumpError, match=r"/vmcorn cannot be read: there is no such file"):
+        open_container([Url(server.url.replace("vmcore", "vmcorn"))])
+
+
+@pytest.mark.parametrize(
+    ("tells_size", "words"), [(True, "does not give parts of a file"), (False, "does not say how large it is")]
+)
+def test_a_server_without_ranges(server: Server, *, tells_size: bool, words: str) -> None:
+    server.content, server.ranges, server.tells_size = kdump("raw") * 20, False, tells_size
+    with (
+        pytest.raises(DumpError, match=words),
+        open_container([Url(server.url)]) as container,
+    ):
+        read(container, 40)
+
+
+def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(DumpError, match=r"http://127.0.0.1:9/vmcore cannot be read: ") as caught:
+        open_container([Url("http://127.0.0.1:9/vmcore")])
+    assert "Connect call failed" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_protocol_that_nobody_knows() -> None:
+    with pytest.raises(DumpError, match="nonsense://x cannot be read: Protocol not known: nonsense"):
+        open_container([Url("nonsense://x")])
+
+
+def test_a_file_that_shrinks_is_noticed(server: Server) -> None:
+    server.content = kdump("raw") * 20
+    with open_container([Url(server.url)]) as container:
+        server.content = server.content[:1000]
+        file = remote._WholeRemoteFile(Url(server.url))
+        file.size = 5000
+        with pytest.raises(DumpError):
+            file.read(0, 5000)
+        file.close()
+        assert container.warnings == []
+
+
+@pytest.mark.parametrize("package", ["fsspec.core", "aiohttp"])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "http", raising=False)
+    with pytest.raises(DumpError, match=r"needs a Python package .*pip install 'vmcore2core\[remote\]'"):
+        open_container([Url("http://127.0.0.1:9/vmcore")])
+
+
+def test_fsspecs_other_file_systems_read() -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/dumps/vmcore", kdump("lzo"))
+    try:
+        with open_container([Url("memory://dumps/vmcore")]) as container:
+            assert read(container, 1, 3)[1] == [PAGES[1], PAGES[3]]
+        with pytest.raises(DumpError, match="memory://dumps"):
+            open_container([Url("memory://dumps")])
+    finally:
+        system.rm("/dumps", recursive=True)

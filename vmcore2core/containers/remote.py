@@ -1,0 +1,150 @@
+"""Dumps on another machine, by a URL of anything that fsspec opens: https://, s3://, ssh://.
+
+What is read are the blocks that are needed, each once while the cache has room. fsspec and what it needs for a protocol
+are imported when the first URL comes.
+
+References: fsspec's documentation, "API Reference": fsspec.core.url_to_fs(), AbstractFileSystem.open() (2026.9).
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from pathlib import Path, PosixPath
+from typing import Any, cast
+
+from vmcore2core.containers.blockfile import BlockFile
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.errors import DumpError
+
+BLOCK = 64 << 10
+"""Bytes of a request: kernel structures lie together, and a page alone would take as long."""
+
+BLOCKS_AT_ONCE_MAX = 64
+"""Blocks of a request where they are asked for one behind the other: 4 MiB."""
+
+EXTRA = "pip install 'vmcore2core[remote]'"
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class Url(PosixPath):
+    """A URL where a path is expected; a ``Path`` itself would make one slash of two."""
+
+    def __new__(cls, text: str) -> Url:
+        """Keep the text."""
+        url = super().__new__(cls, text)
+        url.text = text
+        return url
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def located(text: str) -> Path:
+    """Return what a command line's word says of a dump: a path, or a ``Url``."""
+    return Url(text) if _URL.match(text) else Path(text)
+
+
+class _WholeRemoteFile(DumpFile):
+    """Reads what it is asked for, each time.
+
+    Raises:
+        DumpError: it cannot be read; the sentence says what would help.
+    """
+
+    def __init__(self, url: Url) -> None:  # there is no file of this machine to open
+        self.path = url
+        self.data = None
+        try:
+            from fsspec.core import url_to_fs
+
+            system, name = url_to_fs(str(url))
+            info = system.info(name)
+            self.size = int(info.get("size") or 0)
+            self._remote = system.open(name, "rb", cache_type="none")
+            self._tag = next((info[key] for key in ("ETag", "Last-Modified", "mtime") if info.get(key)), None)
+            # A server that gives no parts says so when it is asked for one, not before.
+            self._remote.seek(max(0, self.size - 1))
+            self._remote.read(1)
+        except Exception as error:
+            raise self._failed(error) from error
+        if info.get("type") == "directory":
+            raise DumpError(f"{url} is a directory, not a dump file")
+        if info.get("size") is None:
+            raise DumpError(f"{url}: its server does not say how large it is; copy the dump to a file")
+
+    def _failed(self, error: Exception) -> DumpError:
+        """Return the sentence; each protocol's package has exceptions of its own, and no base for them."""
+        if isinstance(error, ImportError):
+            return DumpError(f"{self.path} needs a Python package that is not installed ({error}): {EXTRA}")
+        if isinstance(error, FileNotFoundError):
+            # fsspec's http says so of everything that fails, and raises it from what did.
+            if error.__cause__ is None or getattr(error.__cause__, "status", None) == HTTPStatus.NOT_FOUND:
+                return DumpError(f"{self.path} cannot be read: there is no such file")
+            error = cast("Exception", error.__cause__)
+        if isinstance(error, ValueError) and ("range requests" in str(error) or "streaming" in str(error)):
+            return DumpError(
+                f"{self.path} cannot be read: its server does not give parts of a file (range requests), expected "
+                f"one that does; copy the dump to a file"
+            )
+        what = " ".join(str(error).split()) or type(error).__name__
+        return DumpError(f"{self.path} cannot be read: {what}")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See ``DumpFile.read``."""
+        size = max(0, min(size, self.size - offset))
+        try:
+            self._remote.seek(offset)
+            raw = bytes(self._remote.read(size)) if size else b""
+        except Exception as error:
+            raise self._failed(error) from error
+        if len(raw) != size:
+            raise DumpError(f"{self.path}: {len(raw):#x} bytes came of {size:#x} at {offset:#x}: it has changed")
+        return raw
+
+    def identity(self) -> str | None:
+        """Return what changes with its content, where the server has such a thing."""
+        return None if self._tag is None else f"{self.path} {self._tag} {self.size}"
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._remote.close()
+
+    _remote: Any
+
+
+class RemoteFile(BlockFile):
+    """A file on another machine; its blocks are kept as those of a compressed file are.
+
+    Blocks that are asked for one behind the other come more and more at once, as in a core's large mappings.
+    """
+
+    def __init__(self, url: Url) -> None:
+        remote = _WholeRemoteFile(url)
+        super().__init__(remote)
+        self.size = remote.size
+        self._next, self._at_once = 0, 1
+
+    def identity(self) -> str | None:
+        """See ``DumpFile.identity``."""
+        return self.inner.identity()
+
+    def _find(self, offset: int) -> int:
+        return offset // BLOCK
+
+    def _start(self, index: int) -> int:
+        return index * BLOCK
+
+    def _end(self, index: int) -> int:
+        return min((index + 1) * BLOCK, self.size)
+
+    def _decode(self, index: int, size: int) -> bytes:
+        self._at_once = min(2 * self._at_once, BLOCKS_AT_ONCE_MAX) if index == self._next else 1
+        raw = self.inner.read(index * BLOCK, self._at_once * BLOCK)
+        for number, at in enumerate(range(BLOCK, len(raw), BLOCK), index + 1):
+            self._keep(number, raw[at : at + BLOCK])
+        self._next = index + self._at_once
+        return raw[:size]
