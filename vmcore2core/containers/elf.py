@@ -1,4 +1,4 @@
-"""ELF vmcores: /proc/vmcore and copies of it, makedumpfile -E, QEMU's dump-guest-memory and virsh dump --memory-only.
+"""ELF vmcores: /proc/vmcore, /proc/kcore, makedumpfile -E, QEMU's dump-guest-memory and virsh dump --memory-only.
 
 Page frames are found by p_paddr. What p_memsz has beyond p_filesz was left out by makedumpfile; the file does not
 tell whether it was zero, so it is ``EXCLUDED``.
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vmcore2core.containers.base import ContainerDoc, Note
 from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.eraseinfo import erased_notes
+from vmcore2core.containers.kcore import LIVE, is_kcore, kernel_notes
 from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
 from vmcore2core.containers.segmented import SegmentedContainer
 from vmcore2core.errors import FormatError, UnknownFormat
@@ -71,14 +72,19 @@ class ElfContainer(SegmentedContainer):
 
     DOC = ContainerDoc(
         name="ELF",
-        summary="/proc/vmcore, makedumpfile -E, QEMU dump-guest-memory, virsh dump --memory-only",
+        summary="/proc/vmcore, makedumpfile -E, QEMU dump-guest-memory, virsh dump --memory-only; /proc/kcore of the "
+        "running kernel and copies of it",
         references=(
             "System V gABI, Program Header",
             "Linux fs/proc/vmcore.c",
             "makedumpfile write_elf_pages_cyclic()",
             "QEMU dump/dump.c",
+            "Linux fs/proc/kcore.c",
         ),
-        limitations=("pages that makedumpfile left out are unknown, even those that were zero",),
+        limitations=(
+            "pages that makedumpfile left out are unknown, even those that were zero",
+            "/proc/kcore: no registers of running tasks; what the kernel hides (poisoned memory) reads as zeros",
+        ),
     )
 
     def __init__(self, files: Sequence[DumpFile]) -> None:
@@ -91,6 +97,9 @@ class ElfContainer(SegmentedContainer):
         self.e_machine = header.e_machine if header.e_machine != EM_NONE else None
         phdrs = _read_phdrs(self._file, header)
         self.notes = self._read_notes(phdrs[phdrs["p_type"] == PT_NOTE], header.byte_order)
+        if is_kcore(self.notes):
+            self.notes = kernel_notes(self.notes)
+            self.warnings.append(LIVE)
         self.warnings.extend(erased_notes(self.notes))
         loads = phdrs[phdrs["p_type"] == PT_LOAD]
         _refuse_application_core(self.paths[0], self.notes, loads)
