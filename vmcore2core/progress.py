@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 Update = Callable[[int, int], None]
 """Called with (bytes done, bytes in all, or 0 where that is not known)."""
+
+
+LONG_S = 1.0
+"""Seconds from which on a work has a bar."""
 
 
 @contextmanager
@@ -40,12 +45,23 @@ def progress_bars(processes: int) -> Iterator[Callable[[str], Update | None]]:
 
 @contextmanager
 def one_bar(label: str) -> Iterator[Update | None]:
-    """Give a progress callback for one long work."""
+    """Give a progress callback for one work; the bar comes when that turns out to be long."""
     if not sys.stderr.isatty():
         yield None
         return
-    with _bars() as bars:
-        yield _updater(bars, bars.add_task(label, total=None, amount=""))
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        shown: Update | None = None
+
+        def update(done: int, total: int) -> None:
+            nonlocal shown
+            if shown is None and time.monotonic() - begun >= LONG_S:
+                bars = stack.enter_context(_bars())
+                shown = _updater(bars, bars.add_task(label, total=None, amount=""))
+            if shown is not None:
+                shown(done, total)
+
+        yield update
 
 
 def _bars() -> Progress:

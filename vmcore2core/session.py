@@ -77,7 +77,7 @@ class Session:
         vmcoreinfo: a VMCOREINFO text whose keys go before the dump's.
         swap: the machine's swap files and partitions, FILE or NUMBER=FILE, for the pages that were swapped to them.
         memory_map: what is where in a dump without a header (``containers.raw.parse_map``).
-        progress: draws a bar while a compressed file is unpacked.
+        progress: draws a bar while a file is unpacked or received, or memory is searched.
         sysroot: a folder with the machine's files, for pages of programs and libraries that are not in memory.
 
     Raises:
@@ -97,7 +97,7 @@ class Session:
     ) -> None:
         self.container = open_container(paths, memory_map, progress)
         try:
-            self.boot = bootstrap(self.container, partial(_vmlinux_sources, vmlinux), _supplied(vmcoreinfo))
+            self.boot = bootstrap(self.container, partial(_vmlinux_sources, vmlinux), _supplied(vmcoreinfo), progress)
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)

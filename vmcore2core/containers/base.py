@@ -91,6 +91,13 @@ class DumpContainer(ABC):
     def memory_ranges(self) -> tuple[AddressRange, ...]:
         """Return the physical address ranges that the dump describes, ascending and disjoint."""
 
+    def dumped_ranges(self) -> tuple[AddressRange, ...]:
+        """Return ranges outside of which the file has no page, ascending and disjoint: where to search.
+
+        They are no larger than the file makes believable, whatever memory it says the machine has.
+        """
+        return self.memory_ranges()
+
     @abstractmethod
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame without reading its bytes.

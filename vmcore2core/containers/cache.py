@@ -64,6 +64,11 @@ def cache_folder(path: Path, kind: str) -> Path:
     return Path(base) / "vmcore2core" / kind
 
 
+def progress_bar(progress: ProgressBar | None, label: str) -> AbstractContextManager[Progress | None]:
+    """Return a bar, where there is something to draw on."""
+    return contextlib.nullcontext() if progress is None else progress(label)
+
+
 @dataclass(frozen=True)
 class Store:
     """One file on its way to the cache.
@@ -111,16 +116,13 @@ class Store:
             handle, temporary_name = tempfile.mkstemp(prefix=f".{self.name}.", dir=self.folder)
             temporary = Path(temporary_name)
             try:
-                with os.fdopen(handle, "wb") as target, self._bar() as update:
+                with os.fdopen(handle, "wb") as target, progress_bar(self.progress, self.label) as update:
                     self._write(pieces, target, update)
                 yield temporary
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             raise DumpError(f"{self.why}, and {self.folder}: {error.strerror or error}") from error
-
-    def _bar(self) -> AbstractContextManager[Progress | None]:
-        return contextlib.nullcontext() if self.progress is None else self.progress(self.label)
 
     def _write(self, pieces: Iterable[bytes], target: BinaryIO, update: Progress | None) -> None:
         """Write what comes, with holes where it is zeros; stop before the disk is full."""

@@ -52,6 +52,10 @@ class SegmentedContainer(DumpContainer):
         """Return the ranges that the segments describe."""
         return self._runs.memory
 
+    def dumped_ranges(self) -> tuple[AddressRange, ...]:
+        """Return the ranges of the segments that have bytes in the file."""
+        return self._runs.dumped(self._file.size)
+
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame; a frame that is only partly described is ``MISSING``."""
         return self._runs.locate(pfns, self._file.size)[0]

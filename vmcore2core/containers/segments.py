@@ -38,11 +38,24 @@ class PageRuns:
         """Pages that have bytes."""
         return int((self.end - self.start).sum())
 
+    def _pages_within(self, size: int) -> U64Array:
+        """Return how many pages of each run lie wholly in the first ``size`` bytes of the file."""
+        room = np.maximum(np.uint64(size), self.offset) - self.offset
+        pages: U64Array = np.minimum(self.end - self.start, room // np.uint64(self.page_size))
+        return pages
+
     def pages_beyond(self, size: int) -> int:
         """Return how many pages do not lie wholly in the first ``size`` bytes of the file."""
-        pages = self.end - self.start
-        room = np.maximum(np.uint64(size), self.offset) - self.offset
-        return int((pages - np.minimum(pages, room // np.uint64(self.page_size))).sum())
+        return self.nr_pages - int(self._pages_within(size).sum())
+
+    def dumped(self, size: int) -> tuple[AddressRange, ...]:
+        """Return the address ranges whose pages lie wholly in the first ``size`` bytes of the file."""
+        pages = self._pages_within(size)
+        there = pages > 0
+        start, end = merge_ranges(self.start[there], (self.start + pages)[there])
+        page_size = np.uint64(self.page_size)
+        ranges = zip((start * page_size).tolist(), (end * page_size).tolist(), strict=True)
+        return tuple(AddressRange(*r) for r in ranges)
 
     def locate(self, pfns: U64Array, file_size: int) -> tuple[U8Array, U64Array]:
         """Return the state of each page frame, uint8[n], and where its bytes are in the file, uint64[n]."""

@@ -16,6 +16,7 @@ import numpy as np
 from vmcore2core.arch import all_archs, arch_for_machine, each_arch
 from vmcore2core.arch.base import Arch
 from vmcore2core.containers.base import DumpContainer
+from vmcore2core.containers.cache import Progress, ProgressBar, progress_bar
 from vmcore2core.errors import DumpError, LayoutInvalid, LayoutUnknown, MemoryFault, Vmcore2coreError
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
@@ -99,7 +100,10 @@ _NOTHING = LayoutSource()
 
 
 def bootstrap(
-    container: DumpContainer, more_sources: MoreSources | None = None, supplied: VmcoreInfo | None = None
+    container: DumpContainer,
+    more_sources: MoreSources | None = None,
+    supplied: VmcoreInfo | None = None,
+    progress: ProgressBar | None = None,
 ) -> Bootstrapped:
     """Return the kernel of a dump, ready to be walked.
 
@@ -107,6 +111,7 @@ def bootstrap(
         container: the dump.
         more_sources: gives what is asked after what the dump itself has (a vmlinux).
         supplied: VMCOREINFO text given by the user (``--vmcoreinfo``); its keys go before the dump's.
+        progress: draws a bar while memory is searched.
 
     Raises:
         DumpError: no VMCOREINFO, or an architecture that is not supported.
@@ -119,7 +124,7 @@ def bootstrap(
         own = vmcoreinfo if supplied is None else merged(vmcoreinfo, supplied)
         arch, memory, utsname = _kernel_memory(container, physical, own)
     else:
-        arch, memory, utsname, vmcoreinfo, origin = _from_memory(container, physical)
+        arch, memory, utsname, vmcoreinfo, origin = _from_memory(container, physical, progress)
         own = vmcoreinfo if supplied is None else merged(vmcoreinfo, supplied)
     log.info("%s: %s, Linux %s", origin, arch.name, utsname.release)
     btf = LazySource("BTF in the dump", lambda: _btf_source(memory, layout, arch))
@@ -174,21 +179,22 @@ def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo) -> Arch:
 
 
 def _from_memory(
-    container: DumpContainer, physical: PhysicalMemory
+    container: DumpContainer, physical: PhysicalMemory, progress: ProgressBar | None
 ) -> tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str]:
     """Find VMCOREINFO's text in memory, for dumps without the note; a stale copy does not fit and is passed over."""
     rejected: list[str] = []
-    for paddr in _candidates(physical):
-        try:
-            text = _readable(physical, paddr, VMCOREINFO_SIZE_MAX)
-            vmcoreinfo = looks_like_vmcoreinfo(text)
-            if vmcoreinfo is None:
+    with progress_bar(progress, "searching memory for VMCOREINFO") as update:
+        for paddr in _candidates(physical, update):
+            try:
+                text = _readable(physical, paddr, VMCOREINFO_SIZE_MAX)
+                vmcoreinfo = looks_like_vmcoreinfo(text)
+                if vmcoreinfo is None:
+                    continue
+                arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+            except Vmcore2coreError as error:
+                rejected.append(f"{paddr:#x}: {error}")
                 continue
-            arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
-        except Vmcore2coreError as error:
-            rejected.append(f"{paddr:#x}: {error}")
-            continue
-        return arch, memory, utsname, vmcoreinfo, f"VMCOREINFO text at physical {paddr:#x}"
+            return arch, memory, utsname, vmcoreinfo, f"VMCOREINFO text at physical {paddr:#x}"
     if rejected:
         raise DumpError(
             f"{container.paths[0]}: no VMCOREINFO in the dump's memory fits it; found at {'; '.join(rejected[:3])}"
@@ -198,16 +204,20 @@ def _from_memory(
     raise DumpError(f"{container.paths[0]}: the dump has no VMCOREINFO note, and none was found in its memory")
 
 
-def _candidates(physical: PhysicalMemory) -> Iterator[int]:
+def _candidates(physical: PhysicalMemory, update: Progress | None = None) -> Iterator[int]:
     """Yield physical addresses where VMCOREINFO's text may begin, ascending.
 
     Its buffer is page-aligned (kernel/vmcore_info.c: crash_save_vmcoreinfo_init()), and so is the note that has it
     behind a header (update_vmcoreinfo_note()).
     """
+    done, total = 0, sum(memory_range.size for memory_range in physical.container.dumped_ranges())
     for base, pages in physical.scan():
         for offset in (0, NOTE_HEADER):
             hits = (pages[:, offset : offset + len(MAGIC)] == MAGIC).all(axis=1).nonzero()[0]
             yield from (int(base) + int(row) * physical.page_size + offset for row in hits)
+        done += pages.nbytes
+        if update is not None:
+            update(done, total)
 
 
 def _readable(physical: PhysicalMemory, paddr: int, limit: int) -> bytes:

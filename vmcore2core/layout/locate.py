@@ -52,7 +52,7 @@ def locate_image(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo) -> Vmco
 def _places(physical: PhysicalMemory, address: int, release: bytes) -> Iterator[int]:
     """Yield the physical addresses at which ``struct new_utsname`` of this release may be."""
     page_size = physical.page_size
-    for memory_range in physical.container.memory_ranges():
+    for memory_range in physical.container.dumped_ranges():
         first = memory_range.start + (address - memory_range.start) % ALIGN
         for start in range(first, memory_range.end, ALIGN * 512):
             paddrs = np.arange(start, min(start + ALIGN * 512, memory_range.end), ALIGN, dtype=np.uint64)

@@ -13,6 +13,7 @@ from vmcore2core.errors import MemoryFault, PageExcluded, PageMissing
 
 CACHED_PAGES = 4096  # 16 MiB of 4 KiB pages: the kernel structures of some hundred processes
 SCAN_BYTES = 4 << 20
+STEPS_LOOKED_AHEAD = 64  # of 4 MiB: whether any page of them is there is asked at once
 BULK_PAGES = 8  # reads from here on take the pages in one call: kallsyms, BTF
 
 _FAULTS: dict[int, tuple[type[MemoryFault], str]] = {
@@ -128,16 +129,21 @@ class PhysicalMemory:
         """Yield all pages in the dump in ascending order, some MiB at a time.
 
         Yields:
-            Physical address of the first page, and uint8[n, page_size] of consecutive pages; absent ones are zero.
+            Physical address of the first page, and uint8[n, page_size] of consecutive pages, valid until the next ones
+            are asked for; absent ones are zero.
         """
         step = SCAN_BYTES // self.page_size
-        for memory_range in self.container.memory_ranges():
+        buffer = np.zeros((step, self.page_size), np.uint8)
+        for memory_range in self.container.dumped_ranges():
             first, last = memory_range.start // self.page_size, -(-memory_range.end // self.page_size)
-            for pfn in range(first, last, step):
-                pfns = np.arange(pfn, min(pfn + step, last), dtype=np.uint64)
-                out = np.zeros((len(pfns), self.page_size), np.uint8)
-                if np.isin(self.container.read_pages(pfns, out), (PageState.PRESENT,)).any():
-                    yield PhysAddr(pfn * self.page_size), out
+            for start in range(first, last, step * STEPS_LOOKED_AHEAD):
+                pfns = np.arange(start, min(start + step * STEPS_LOOKED_AHEAD, last), dtype=np.uint64)
+                there = self.container.page_states(pfns) == PageState.PRESENT
+                for at in range(0, len(pfns), step):
+                    if there[at : at + step].any():
+                        out = buffer[: len(pfns[at : at + step])]
+                        self.container.read_pages(pfns[at : at + step], out)
+                        yield PhysAddr((start + at) * self.page_size), out
 
 
 def _worst(states: U8Array) -> U8Array:
