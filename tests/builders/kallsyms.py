@@ -103,6 +103,7 @@ def build(
     at: int = 0xFFFF_FFFF_8200_0000,
     base: int | None = None,
     aligned: bool = True,
+    word: int = 8,
 ) -> Tables:
     """Write the tables.
 
@@ -113,6 +114,7 @@ def build(
         at: where the tables begin.
         base: kallsyms_relative_base; the lowest address by default.
         aligned: as the assembler did it up to Linux 7.1; else the number of symbols is right before the names.
+        word: bytes of an unsigned long.
     """
     coded, tokens = compress([f"{letter}{name}".encode() for _, letter, name in symbols])
     names = b"".join(length_bytes(len(name)) + name for name in coded)
@@ -121,12 +123,12 @@ def build(
     for token in tokens:
         index.append(offset)
         offset += len(token) + 1
-    lowest = min(address for address, _, _ in symbols if address >> 32 or form == "base-relative")
+    lowest = min(address for address, _, _ in symbols if address >> 32 or form != "absolute per-CPU")
     base = lowest if base is None else base
     body = bytearray()
     addresses: dict[str, int] = {}
 
-    def put(name: str, data: bytes, align: int = 8) -> None:
+    def put(name: str, data: bytes, align: int = word) -> None:
         body.extend(bytes(-len(body) % align))
         addresses[name] = at + len(body)
         body.extend(data)
@@ -134,10 +136,10 @@ def build(
     if not aligned:
         body.extend(bytes(4))
     put("num_syms", struct.pack(order + "I", len(symbols)), 4)
-    put("names", names, 8 if aligned else 1)
+    put("names", names, word if aligned else 1)
     put("token_table", token_table)
     put("token_index", struct.pack(order + "256H", *index))
-    place = at + len(body) + (-len(body) % 8)
+    place = at + len(body) + (-len(body) % word)
     values = []
     for i, (address, _, _) in enumerate(symbols):
         if form == "place-relative":
@@ -148,5 +150,5 @@ def build(
             values.append(address if not address >> 32 else base - address - 1)
     put("offsets", struct.pack(f"{order}{len(values)}i", *values))
     if form != "place-relative":
-        put("relative_base", struct.pack(order + "Q", base))
+        put("relative_base", struct.pack(order + ("Q" if word == 8 else "I"), base))
     return Tables(FakeMemory({at: body}), addresses)

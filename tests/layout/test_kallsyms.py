@@ -74,6 +74,26 @@ def test_the_form_is_found_out(form: Form, expected: str, order: str) -> None:
     assert opened(build(SYMBOLS, form, order=order), order).form == expected
 
 
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize("form", ["place-relative", "base-relative"])
+def test_a_32_bit_kernel_has_a_base_of_32_bits_and_addresses_that_wrap_there(form: Form, order: str) -> None:
+    """Nothing but zeros would follow the base if 64 bits of it were read: here something does."""
+    symbols: tuple[Symbol, ...] = (
+        (0xC100_0000, "T", "_stext"),
+        (0xC180_0000, "D", "init_uts_ns"),
+        (0xFFFF_FFF0, "d", "last"),
+    )
+    tables = build(symbols, form, order=order, at=0xC1A0_0004, word=4)
+    body = tables.memory.pieces[0xC1A0_0004]
+    body.extend(b"\xff\xee\xdd\xcc")
+    lines = b"SYMBOL(_stext)=c1000000\nSYMBOL(init_uts_ns)=c1800000\n"
+    source = KallsymsSource.from_vmcoreinfo(
+        tables.memory, parse_vmcoreinfo(tables.vmcoreinfo() + lines), order_name(order), 4
+    )
+    assert source is not None
+    assert [source.symbol(name) for _, _, name in symbols] == [address for address, _, _ in symbols]
+
+
 def test_the_builder_compresses_as_the_kernels_script_does() -> None:
     """optimize_result(): 255 is the most frequent pair, and a token may be made of tokens."""
     coded, tokens = compress([b"Tababab", b"tabab"])

@@ -238,13 +238,14 @@ def _readable(physical: PhysicalMemory, paddr: int, limit: int) -> bytes:
 
 def _kallsyms_source(memory: KernelMemory, vmcoreinfo: VmcoreInfo, arch: Arch) -> LayoutSource | None:
     """Return kallsyms: where VMCOREINFO says, or searched for in the kernel image."""
-    told = KallsymsSource.from_vmcoreinfo(memory, vmcoreinfo, arch.byte_order)
+    told = KallsymsSource.from_vmcoreinfo(memory, vmcoreinfo, arch.byte_order, arch.pointer_size)
     if told is not None:
         return told
     witnesses = known_symbols(vmcoreinfo)
-    for tables in find_kallsyms(memory, arch.byte_order):
+    name = "kallsyms found in the dump's memory"
+    for tables in find_kallsyms(memory, arch.byte_order, arch.pointer_size):
         try:
-            return KallsymsSource(memory, tables, arch.byte_order, witnesses, "kallsyms found in the dump's memory")
+            return KallsymsSource(memory, tables, arch.byte_order, witnesses, name, word=arch.pointer_size)
         except (LayoutInvalid, MemoryFault) as error:
             log.debug("what looks like kallsyms at %#x is not: %s", tables.names, error)
     return None

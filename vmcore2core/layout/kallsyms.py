@@ -55,6 +55,7 @@ class KallsymsSource(LayoutSource):
         byte_order: of the kernel.
         witnesses: symbols known otherwise, which the table must agree with.
         name: how the tables were found, for provenance.
+        word: bytes of an ``unsigned long``.
 
     Raises:
         LayoutInvalid: the tables are broken or agree in no known form.
@@ -68,11 +69,14 @@ class KallsymsSource(LayoutSource):
         byte_order: ByteOrder,
         witnesses: dict[str, int],
         name: str = NAME,
+        *,
+        word: int = 8,
     ) -> None:
         self.name = name
         self._memory = memory
         self._tables = tables
         self._order = byte_order
+        self._word = word
         self._code = "<" if byte_order == "little" else ">"
         self.num_syms = int.from_bytes(memory.read(tables.num_syms, 4), byte_order)
         if not 0 < self.num_syms <= SYMBOLS_MAX:
@@ -82,7 +86,9 @@ class KallsymsSource(LayoutSource):
         self.form = self._form(witnesses)
 
     @classmethod
-    def from_vmcoreinfo(cls, memory: Memory, info: VmcoreInfo, byte_order: ByteOrder) -> KallsymsSource | None:
+    def from_vmcoreinfo(
+        cls, memory: Memory, info: VmcoreInfo, byte_order: ByteOrder, word: int = 8
+    ) -> KallsymsSource | None:
         """Return the source by VMCOREINFO's SYMBOL(kallsyms_*), or None where it lacks them (before Linux 6.0)."""
         keys = ("names", "num_syms", "token_table", "token_index", "offsets")
         found = [address for key in keys if (address := info.symbol(f"kallsyms_{key}")) is not None]
@@ -91,7 +97,7 @@ class KallsymsSource(LayoutSource):
         names, num_syms, token_table, token_index, offsets = found
         relative_base = info.symbol("kallsyms_relative_base")
         tables = KallsymsTables(names, num_syms, token_table, token_index, offsets, relative_base)
-        return cls(memory, tables, byte_order, known_symbols(info))
+        return cls(memory, tables, byte_order, known_symbols(info), word=word)
 
     @cached_property
     def _names(self) -> SymbolNames:
@@ -108,7 +114,7 @@ class KallsymsSource(LayoutSource):
     @cached_property
     def _base(self) -> int:
         assert self._tables.relative_base is not None  # noqa: S101 - asked for base-relative forms only
-        return int.from_bytes(self._memory.read(self._tables.relative_base, 8), self._order)
+        return int.from_bytes(self._memory.read(self._tables.relative_base, self._word), self._order)
 
     def _address(self, index: int, form: Form) -> int:
         offset = int(self._offsets[index])
@@ -118,7 +124,7 @@ class KallsymsSource(LayoutSource):
             address = self._base + (offset & 0xFFFF_FFFF)
         else:
             address = offset if offset >= 0 else self._base - 1 - offset
-        return address & (1 << 64) - 1  # as the kernel's own arithmetic wraps
+        return address & (1 << 8 * self._word) - 1  # as the kernel's own arithmetic wraps
 
     def _form(self, witnesses: dict[str, int]) -> Form:
         """Return the form in which the table agrees with every witness that it has."""
