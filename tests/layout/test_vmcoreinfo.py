@@ -265,6 +265,15 @@ def test_supplied_symbols_come_to_this_boots_kaslr_offset(kernel_offset: bytes, 
     assert info.symbol("_stext") == 0xFFFF_FFFF_9A00_0000
 
 
+@pytest.mark.parametrize("stext", [0xC100_0000, 0xC200_0000, 0xD520_0000])
+def test_without_an_offset_supplied_symbols_are_moved_as_the_kernels_first_is(stext: int) -> None:
+    """As on i386, whose VMCOREINFO has no KERNELOFFSET."""
+    dump = parse_vmcoreinfo(b"OSRELEASE=6.12.1\nPAGESIZE=4096\nSYMBOL(_stext)=%x\n" % stext)
+    info = merged(dump, supplied(b"SYMBOL(_stext)=c2000000\nSYMBOL(init_task)=c260a640\n"))
+    assert info.symbol("init_task") == stext + 0x60_A640
+    assert info.symbol("_stext") == stext
+
+
 def test_supplied_keys_go_before_the_dumps_and_the_dumps_fill_the_rest() -> None:
     info = merged(RUNNING, supplied(b"SIZE(page)=56\nSIZE(file)=232\n"))
     assert (info.size("page"), info.size("file")) == (56, 232)

@@ -84,8 +84,8 @@ class VmcoreInfo:
 def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
     """Return the dump's keys with those of a supplied text over them.
 
-    The text may be of another boot of this kernel: its symbols are moved to the dump's KASLR offset, and where the dump
-    has a symbol itself, the dump's counts.
+    The text may be of another boot of this kernel: its symbols are moved to where KASLR put the dump's, and where the
+    dump has a symbol itself, the dump's counts.
 
     Raises:
         LayoutInvalid: the text is of another kernel.
@@ -97,7 +97,7 @@ def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
                 f"the supplied VMCOREINFO is of another kernel: its {key} is {theirs}, the dump's is {ours}"
             )
     moved = dict(supplied.values)
-    shift = (dumps.kernel_offset or 0) - (supplied.kernel_offset or 0)
+    shift = _kaslr_shift(dumps, supplied)
     for key in [key for key in moved if key.startswith("SYMBOL(")]:
         address = _integer(moved[key], 16)
         if address is not None:
@@ -106,6 +106,17 @@ def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
     boot = {k: v for k, v in dumps.values.items() if k.startswith("SYMBOL(") or k in PER_BOOT}
     moved |= {key: value for key, value in boot.items() if key in moved}
     return VmcoreInfo({**dumps.values, **moved}, dumps.truncated_line, dumps.ignored)
+
+
+def _kaslr_shift(dumps: VmcoreInfo, supplied: VmcoreInfo) -> int:
+    """Return by how many bytes the dump's symbols are above the supplied text's.
+
+    Of the architectures that move their kernel, i386 has no KERNELOFFSET (arch/x86/kernel/vmcore_info_32.c).
+    """
+    ours, theirs = dumps.symbol("_stext"), supplied.symbol("_stext")
+    if dumps.kernel_offset is None and ours is not None and theirs is not None:
+        return ours - theirs
+    return (dumps.kernel_offset or 0) - (supplied.kernel_offset or 0)
 
 
 def _integer(text: str | None, base: int) -> int | None:
