@@ -27,6 +27,9 @@ class KernelMemory:
         self.physical = physical
         self.kernel_map = kernel_map
         self._page_size = kernel_map.spec.page_size
+        top = kernel_map.spec.levels[0]
+        # 64-bit addresses are extended by their sign beyond what the tables decode, 32-bit ones are not.
+        self._end = 1 << (32 if top.shift + top.bits == 32 else 64)
         self._tlb: dict[int, int] = {}
 
     def read(self, address: int, size: int) -> bytes:
@@ -71,7 +74,7 @@ class KernelMemory:
         page = address & ~(self._page_size - 1)
         paddr = self._tlb.get(page)
         if paddr is None:
-            if not 0 <= address < 1 << 64:
+            if not 0 <= address < self._end:
                 raise NotMapped(address)
             base, size = translate(self.physical, self.kernel_map.spec, self.kernel_map.root, address)
             paddr = base + (page & (size - 1))
