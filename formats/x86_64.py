@@ -85,6 +85,9 @@ QEMUCPUState = np.dtype(
 DWARF_REGS = tuple("rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split())
 DWARF_REGS32 = tuple("rax rcx rdx rbx rsp rbp rsi rdi rip".split())
 
+SIGCONTEXT_OF_DWARF32 = tuple("ax cx dx bx sp bp si di ip".split())
+"""struct sigcontext_32's names by DWARF number."""
+
 SIGCONTEXT_OF = {name: name.removeprefix("r") if name[1:].isalpha() else name for name in DWARF_REGS}
 """user_regs_struct name -> struct sigcontext's name."""
 

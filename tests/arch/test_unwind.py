@@ -11,7 +11,8 @@ import pytest
 from tests.unwind.processes import need
 from tests.unwind.test_cfi import libc
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
-from vmcore2core.arch.x86_64 import ARCH, ends_with_call
+from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_unwind import ends_with_call
 from vmcore2core.formats import x86_64 as fmt
 
 HEADERS = """

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
 from vmcore2core.arch import x86_fpu_infer, x86_regsets
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import (
@@ -20,17 +20,17 @@ from vmcore2core.arch.spec import (
     CoreMachine,
     CoreNote,
     CpuNote,
-    EntryKind,
     KernelMap,
     LayoutKeys,
     LinearMapping,
     PageTableLevel,
     PageTableSpec,
-    SignalTrampoline,
     UnwindSpec,
 )
 from vmcore2core.arch.task import stack_sizes
 from vmcore2core.arch.x86_fpu import find_geometry
+from vmcore2core.arch.x86_paging import decode, swap_entry
+from vmcore2core.arch.x86_unwind import UNWIND_64, unwind_32
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_64 as fmt
@@ -45,105 +45,7 @@ _LEVELS = (
     PageTableLevel("pmd", 21, 9),
     PageTableLevel("pte", 12, 9),
 )
-
-
-def decode(
-    entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...], pfn_mask: int
-) -> tuple[U8Array, U64Array]:
-    """Decode page-table entries, see ``PageTableSpec.decode``."""
-    level = levels[index]
-    entries = entries & ~np.uint64(fmt.PAGE_KNL_ERRATUM_MASK)
-    present = (entries & np.uint64(fmt.PAGE_PRESENT)) != 0
-    # PROT_NONE and NUMA-hinting pages are in memory, only not accessible.
-    protnone = ~present & ((entries & np.uint64(fmt.PAGE_PROTNONE)) != 0)
-    paddr = entries & np.uint64(pfn_mask)
-    # Since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE PTEs against speculation")
-    # (in v4.19 and stable kernels), their address bits are inverted; RAM never reaches up to the top bit.
-    inverted = protnone & ((entries & np.uint64(fmt.PTE_INVERTED_BIT)) != 0)
-    paddr = np.where(inverted, ~entries & np.uint64(pfn_mask), paddr)
-    if level.name == "pte":
-        leaf = present | protnone
-    else:
-        leaf = (present | protnone) & ((entries & np.uint64(fmt.PAGE_PSE)) != 0)
-        paddr = np.where(leaf, paddr & ~np.uint64((1 << level.shift) - 1), paddr)
-    kind = np.full(len(entries), EntryKind.NOT_PRESENT, np.uint8)
-    kind[present] = EntryKind.TABLE
-    kind[leaf] = EntryKind.LEAF
-    if level.name in ("pgd", "p4d"):
-        kind[leaf] = EntryKind.BAD  # no 256 TiB or 512 GiB pages exist
-    elif level.name != "pte":
-        reserved = ((1 << level.shift) - 1) & ~((fmt.PAGE_PAT_LARGE << 1) - 1)
-        kind[leaf & present & ((entries & np.uint64(reserved)) != 0)] = EntryKind.BAD
-    kind[entries == 0] = EntryKind.NONE
-    present_or_leaf = present | leaf
-    return kind, np.where(present_or_leaf, paddr, np.uint64(0))
-
-
-def ends_with_call(code: bytes) -> bool:
-    """Tell whether bytes end in a call instruction: near, direct or indirect (Intel SDM, CALL)."""
-    if len(code) >= 5 and code[-5] == fmt.CALL_REL32:
-        return True
-    for size in range(2, min(len(code), fmt.CALL_BYTES_MAX - 1) + 1):
-        opcode, modrm = code[-size], code[-size + 1]
-        if opcode != fmt.CALL_INDIRECT or modrm >> 3 & 7 != fmt.CALL_INDIRECT_REG:
-            continue
-        mod, rm = modrm >> 6, modrm & 7
-        length = 2
-        if mod != 3 and rm == 4:  # a SIB byte; its base 5 without mod is a 32-bit displacement
-            length += 1 + (4 if mod == 0 and size > 2 and code[-size + 2] & 7 == 5 else 0)
-        length += {0: 4 if rm == 5 else 0, 1: 1, 2: 4, 3: 0}[mod]
-        if length == size:
-            return True
-    return False
-
-
-# Registers that a function preserves: psABI x86-64, figure 3.4; psABI i386, table 2.3.
-_UNWIND_64 = UnwindSpec(
-    word=8,
-    registers=fmt.DWARF_REGS,
-    return_address=fmt.DWARF_REGS.index("rip"),
-    stack_pointer=fmt.DWARF_REGS.index("rsp"),
-    frame_pointer=fmt.DWARF_REGS.index("rbp"),
-    preserved=frozenset(fmt.DWARF_REGS.index(name) for name in ("rbx", "rbp", "r12", "r13", "r14", "r15")),
-    trampolines=tuple(
-        SignalTrampoline(code, entry, fmt.RT_SIGFRAME_MCONTEXT, None, fmt.sigcontext_64, fmt.SIGCONTEXT_OF)
-        for code in fmt.RT_SIGRETURN
-        for entry in (0, len(code) - 2)
-    ),
-    call_size_max=fmt.CALL_BYTES_MAX,
-    ends_with_call=ends_with_call,
-)
-
-_NAMES_32 = {name: fmt.SIGCONTEXT_OF[name] for name in fmt.DWARF_REGS32}
-_UNWIND_32 = UnwindSpec(
-    word=4,
-    registers=fmt.DWARF_REGS32,
-    return_address=fmt.DWARF_REGS32.index("rip"),
-    stack_pointer=fmt.DWARF_REGS32.index("rsp"),
-    frame_pointer=fmt.DWARF_REGS32.index("rbp"),
-    preserved=frozenset(fmt.DWARF_REGS32.index(name) for name in ("rbx", "rbp", "rsi", "rdi")),
-    trampolines=(
-        *(
-            SignalTrampoline(
-                fmt.RT_SIGRETURN_IA32,
-                entry,
-                fmt.UCONTEXT_IA32_MCONTEXT,
-                fmt.RT_SIGFRAME_IA32_PUC,
-                fmt.sigcontext_32,
-                _NAMES_32,
-            )
-            for entry in (0, len(fmt.RT_SIGRETURN_IA32) - 2)
-        ),
-        SignalTrampoline(fmt.SIGRETURN_IA32, 0, fmt.SIGFRAME_IA32_SC, None, fmt.sigcontext_32, _NAMES_32),
-        # After the pop, the stack pointer is at the context itself.
-        *(
-            SignalTrampoline(fmt.SIGRETURN_IA32, entry, 0, None, fmt.sigcontext_32, _NAMES_32)
-            for entry in (1, len(fmt.SIGRETURN_IA32) - 2)
-        ),
-    ),
-    call_size_max=fmt.CALL_BYTES_MAX,
-    ends_with_call=ends_with_call,
-)
+_UNWIND_32 = unwind_32(fmt.DWARF_REGS32)
 
 
 class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
@@ -220,9 +122,8 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         return kernel_map.spec
 
     def swap_entry(self, entries: U64Array) -> tuple[U64Array, U64Array]:
-        """See ``Arch.swap_entry``; since the L1TF mitigation (v4.19 and stable kernels), the offset is inverted."""
-        types: U64Array = entries >> np.uint64(64 - fmt.SWP_TYPE_BITS)
-        return types, (~entries << np.uint64(fmt.SWP_TYPE_BITS)) >> np.uint64(fmt.SWP_OFFSET_SHIFT)
+        """See ``Arch.swap_entry``."""
+        return swap_entry(entries)
 
     def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
         """See ``Arch.vmemmap``: its base is random; VMCOREINFO's SYMBOL(vmemmap) is that (since Linux 5.13)."""
@@ -382,7 +283,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """See ``Arch.unwind_spec``; x32 processes, 32-bit ones with 64-bit registers, are not known yet."""
-        return {(EM_386, 32): _UNWIND_32, (EM_X86_64, 64): _UNWIND_64}.get((machine.e_machine, machine.elf_class))
+        return {(EM_386, 32): _UNWIND_32, (EM_X86_64, 64): UNWIND_64}.get((machine.e_machine, machine.elf_class))
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes."""
