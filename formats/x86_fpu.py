@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 FXSAVE_SIZE = 512
+FSAVE_SIZE = 108
+"""What of struct fregs_state is the processor's: struct user_i387_ia32_struct; a word of the kernel's follows."""
 XSAVE_HEADER_OFFSET = 512
 XSAVE_EXTENDED_OFFSET = 576
 
@@ -54,6 +56,7 @@ ARCH_SHSTK_SHSTK = 1 << 0  # of thread_struct.features: arch/x86/include/uapi/as
 IO_BITMAP_BYTES = 65536 // 8  # arch/x86/include/asm/processor.h: IO_BITMAP_BITS
 
 GDT_ENTRY_TLS_MIN = 12  # of a 64-bit kernel
+GDT_ENTRY_TLS_MIN_32 = 6
 DESC_SIZE = 8
 # struct desc_struct (arch/x86/include/asm/desc_defs.h): first bit and mask of type, p, avl, l, d, g.
 DESC_FLAGS = ((40, 0xF), (47, 1), (52, 1), (53, 1), (54, 1), (55, 1))

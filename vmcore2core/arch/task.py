@@ -27,6 +27,18 @@ def stack_sizes(layout: Layout, possible: tuple[int, ...]) -> tuple[int, ...]:
     return possible
 
 
+def mem_map(memory: Memory, layout: Layout, word: int, byte_order: ByteOrder) -> int | None:
+    """Return the address of ``struct page`` of the first page frame, or None where the kernel has no such array.
+
+    A kernel with CONFIG_FLATMEM has; the frame is ARCH_PFN_OFFSET (include/asm-generic/memory_model.h).
+
+    Raises:
+        MemoryFault: it cannot be read.
+    """
+    found = layout.find_symbol("mem_map")
+    return int.from_bytes(memory.read(found, word), byte_order) or None if found is not None else None
+
+
 class ThreadStruct:
     """What ``struct thread_struct`` of a task has; a member that the layout does not know is None.
 

@@ -97,7 +97,7 @@ def find_geometry(memory: Memory, layout: Layout) -> XsaveGeometry | None:
     addresses = [
         layout.find_symbol(name) for name in ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")
     ]
-    sizes_known = _user_size(memory, layout)
+    sizes_known = user_size(memory, layout)
     offsets_at, sizes_at, sw_at, init_at = addresses
     if sizes_known is None:
         return None
@@ -105,7 +105,7 @@ def find_geometry(memory: Memory, layout: Layout) -> XsaveGeometry | None:
         return None
     if not fmt.XFEATURE_PKRU < number <= XFEATURES_MAX:
         raise LayoutInvalid(f"XFEATURE_MAX is {number}, expected {fmt.XFEATURE_PKRU + 1} to {XFEATURES_MAX}")
-    user_size, user_features = sizes_known
+    seen_size, user_features = sizes_known
     regs = layout.find_member("fpstate", "regs")
     flags_at, compacted_at = layout.find_symbol("xstate_flags"), layout.find_symbol("xstate_comp_offsets")
     flags = _ints(memory, flags_at, number) if flags_at is not None else (0,) * number
@@ -114,7 +114,7 @@ def find_geometry(memory: Memory, layout: Layout) -> XsaveGeometry | None:
         sizes=_ints(memory, sizes_at, number),
         aligned=sum(1 << i for i, flag in enumerate(flags) if flag & fmt.XSTATE_FLAG_ALIGNED64),
         compacted_offsets=_ints(memory, compacted_at, number) if compacted_at is not None else None,
-        user_size=user_size,
+        user_size=seen_size,
         user_features=user_features,
         sw_reserved=memory.read(sw_at, fmt.SW_RESERVED.stop - fmt.SW_RESERVED.start),
         init=memory.read(init_at + (regs.offset if regs is not None else 0), fmt.FXSAVE_SIZE),
@@ -128,8 +128,12 @@ def _ints(memory: Memory, address: int, count: int) -> tuple[int, ...]:
     return tuple(np.frombuffer(memory.read(address, 4 * count), "<i4").tolist())
 
 
-def _user_size(memory: Memory, layout: Layout) -> tuple[int, int] | None:
-    """Return (bytes of the standard form, its components) as processes see them."""
+def user_size(memory: Memory, layout: Layout) -> tuple[int, int] | None:
+    """Return (bytes of the standard form, its components) as processes see them; None where it is not known.
+
+    Raises:
+        MemoryFault: it cannot be read.
+    """
     config = layout.find_symbol("fpu_user_cfg")
     max_size = layout.find_member("fpu_state_config", "max_size")
     max_features = layout.find_member("fpu_state_config", "max_features")
@@ -161,13 +165,17 @@ def _check(geometry: XsaveGeometry) -> None:
             )
 
 
-def find_image(task: int, memory: Memory, layout: Layout) -> FpuImage | None:
+def find_image(
+    task: int, memory: Memory, layout: Layout, *, word: int = 8, at_least: int = fmt.XSAVE_EXTENDED_OFFSET
+) -> FpuImage | None:
     """Return a task's state in memory, or None where the layout does not know where it is.
 
     Args:
         task: ``struct task_struct *``; it must be off the CPU, else its registers are there.
         memory: kernel virtual memory.
         layout: of the kernel.
+        word: bytes of a pointer.
+        at_least: bytes of the state: less than an XSAVE image has where the processor knows no XSAVE.
 
     Raises:
         MemoryFault: it cannot be read.
@@ -181,20 +189,21 @@ def find_image(task: int, memory: Memory, layout: Layout) -> FpuImage | None:
         if size_at is None:
             return None
         size = int.from_bytes(memory.read(size_at, 4), "little")
-        return FpuImage(_image(memory, task + inline.offset, size), (1 << XFEATURES_MAX) - 1, pkru)
+        data = _image(memory, task + inline.offset, size, at_least)
+        return FpuImage(data, (1 << XFEATURES_MAX) - 1, pkru)
     fpu = _fpu(task, layout)
     pointer, own = layout.find_member("fpu", "fpstate"), layout.find_member("fpu", "__fpstate")
     names = ("size", "user_xfeatures", "regs")
     members = [found for name in names if (found := layout.find_member("fpstate", name)) is not None]
     if fpu is None or pointer is None or own is None or len(members) != len(names):
         return None
-    fpstate = int.from_bytes(memory.read(fpu + pointer.offset, 8), "little")
+    fpstate = int.from_bytes(memory.read(fpu + pointer.offset, word), "little")
     # Larger ones, for AMX, are allocated apart; their size says so.
     size = int.from_bytes(memory.read(fpstate + members[0].offset, 4), "little")
     if fpstate != fpu + own.offset and size <= 4096:
         raise LayoutInvalid(f"fpu.fpstate at {fpu:#x} is {fpstate:#x}, expected {fpu + own.offset:#x}")
     user = int.from_bytes(memory.read(fpstate + members[1].offset, 8), "little")
-    return FpuImage(_image(memory, fpstate + members[2].offset, size), user, pkru)
+    return FpuImage(_image(memory, fpstate + members[2].offset, size, at_least), user, pkru)
 
 
 def _fpu(task: int, layout: Layout) -> int | None:
@@ -209,9 +218,9 @@ def _fpu(task: int, layout: Layout) -> int | None:
     return None if size is None else task + size
 
 
-def _image(memory: Memory, address: int, size: int) -> bytes:
-    if not fmt.XSAVE_EXTENDED_OFFSET <= size <= fmt.XSAVE_SIZE_MAX:
-        raise LayoutInvalid(f"the XSAVE image at {address:#x} has {size:#x} bytes, expected 0x240 to 0x10000")
+def _image(memory: Memory, address: int, size: int, at_least: int) -> bytes:
+    if not at_least <= size <= fmt.XSAVE_SIZE_MAX:
+        raise LayoutInvalid(f"the FPU state at {address:#x} has {size:#x} bytes, expected {at_least:#x} to 0x10000")
     return memory.read(address, size)
 
 
@@ -300,12 +309,22 @@ def i387(legacy: bytes, cs: int, ds: int) -> bytes:
         cs: ``pt_regs.cs``: FXSAVE in 64-bit mode does not keep the selectors.
         ds: ``thread.ds``.
     """
+    return _i387(legacy, cs & 0xFFFF_FFFF, ds & 0xFFFF | 0xFFFF_0000)
+
+
+def i387_of_32_bit(legacy: bytes) -> bytes:
+    """Return NT_FPREGSET of a process of a 32-bit kernel: there, FXSAVE's pointers have selectors."""
+    fx = np.frombuffer(legacy, fmt.fxregs, 1)[0]
+    return _i387(legacy, int(fx["rip"]) >> 32 & 0xFFFF | int(fx["fop"]) << 16, int(fx["rdp"]) >> 32)
+
+
+def _i387(legacy: bytes, fcs: int, fos: int) -> bytes:
     fx = np.frombuffer(legacy, fmt.fxregs, 1)[0]
     out = np.zeros(1, fmt.user_i387_ia32)
     out["cwd"], out["swd"] = int(fx["cwd"]) | 0xFFFF_0000, int(fx["swd"]) | 0xFFFF_0000
     out["twd"] = _tag_word(fx)
     out["fip"], out["foo"] = int(fx["rip"]) & 0xFFFF_FFFF, int(fx["rdp"]) & 0xFFFF_FFFF
-    out["fcs"], out["fos"] = cs & 0xFFFF_FFFF, ds & 0xFFFF | 0xFFFF_0000
+    out["fcs"], out["fos"] = fcs, fos
     out["st_space"] = fx["st_space"][:, :10].reshape(-1)
     return out.tobytes()
 
@@ -330,11 +349,12 @@ def _tag_word(fx: np.void) -> int:
     return word
 
 
-def tls(descriptors: bytes) -> bytes:
+def tls(descriptors: bytes, first: int = fmt.GDT_ENTRY_TLS_MIN) -> bytes:
     """Return NT_386_TLS out of ``thread.tls_array`` (arch/x86/kernel/tls.c: fill_user_desc()).
 
     Args:
         descriptors: struct desc_struct[GDT_ENTRY_TLS_ENTRIES], 8 bytes each.
+        first: GDT_ENTRY_TLS_MIN.
     """
     out = np.zeros(len(descriptors) // fmt.DESC_SIZE, fmt.user_desc)
     for i, desc in enumerate(np.frombuffer(descriptors, "<u8").tolist()):
@@ -344,5 +364,5 @@ def tls(descriptors: bytes) -> bytes:
         flags = (
             wide | (kind >> 2) << 1 | (not kind & 2) << 3 | pages << 4 | (not present) << 5 | available << 6 | long << 7
         )
-        out[i] = (fmt.GDT_ENTRY_TLS_MIN + i, base, limit, flags)
+        out[i] = (first + i, base, limit, flags)
     return out.tobytes()

@@ -26,37 +26,42 @@ LAYOUT_KEYS = (
 def regsets(
     task: int, regs: Mapping[str, int], elf_class: int, memory: Memory, layout: Layout
 ) -> tuple[CoreNote, ...] | None:
-    """Return the notes of a thread besides NT_PRSTATUS, see ``Arch.regsets``."""
+    """Return the notes of a thread of a 64-bit kernel besides NT_PRSTATUS, see ``Arch.regsets``."""
     geometry, image = find_geometry(memory, layout), find_image(task, memory, layout)
     if geometry is None or image is None:
         return None
     legacy = fxsave(image, geometry)
     state = CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))
-    ports = _ioperm(task, memory, layout)
+    ports = ioperm(task, memory, layout)
     if elf_class == 64:
         ssp = user_ssp(image, geometry) if _has_shadow_stack(task, memory, layout) else None
         shadow = [] if ssp is None else [CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_SHSTK, ssp)]
         return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), *ports, state, *shadow
-    notes = [
+    return (
         CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, i387(legacy, regs.get("cs", 0), regs.get("ds", 0))),
         CoreNote(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy),
         state,
-    ]
+        *thread_area(task, memory, layout, fmt.GDT_ENTRY_TLS_MIN),
+        *ports,
+    )
+
+
+def thread_area(task: int, memory: Memory, layout: Layout, first: int) -> tuple[CoreNote, ...]:
+    """Return NT_386_TLS for a thread that has asked for thread-local storage; ``first`` is GDT_ENTRY_TLS_MIN."""
     array = layout.find_member("task_struct", "thread.tls_array")
-    if array is not None and array.size:
-        descriptors = memory.read(task + array.offset, array.size)
-        if any(descriptors):
-            notes.append(CoreNote(elf_core.NOTE_LINUX, elf_core.NT_386_TLS, tls(descriptors)))
-    return *notes, *ports
+    descriptors = memory.read(task + array.offset, array.size) if array is not None and array.size else b""
+    if not any(descriptors):
+        return ()
+    return (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_386_TLS, tls(descriptors, first)),)
 
 
-def _ioperm(task: int, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
+def ioperm(task: int, memory: Memory, layout: Layout, word: int = 8) -> tuple[CoreNote, ...]:
     """Return NT_386_IOPERM for a thread that has asked for I/O ports: a clear bit is a port that it may use."""
     pointer = layout.find_member("task_struct", "thread.io_bitmap")
     bitmap = layout.find_member("io_bitmap", "bitmap")
     if pointer is None or bitmap is None:
         return ()  # before Linux 5.5
-    address = int.from_bytes(memory.read(task + pointer.offset, 8), "little")
+    address = int.from_bytes(memory.read(task + pointer.offset, word), "little")
     if not address:
         return ()
     raw = memory.read(address + bitmap.offset, fmt.IO_BITMAP_BYTES)
