@@ -17,7 +17,7 @@ from vmcore2core.arch import all_archs, arch_for_machine, each_arch
 from vmcore2core.arch.base import Arch
 from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Progress, ProgressBar, progress_bar
-from vmcore2core.errors import DumpError, LayoutInvalid, LayoutUnknown, MemoryFault, Vmcore2coreError
+from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid, LayoutUnknown, MemoryFault, Vmcore2coreError
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.btf import BtfSource, find_btf_candidates, validate_btf
@@ -146,10 +146,10 @@ def _kernel_memory(
     container: DumpContainer, physical: PhysicalMemory, vmcoreinfo: VmcoreInfo
 ) -> tuple[Arch, KernelMemory, UtsName]:
     """Open kernel memory by VMCOREINFO, and check that the kernel has the release that VMCOREINFO says."""
-    arch = _arch(container, vmcoreinfo)
+    arch = _arch(container, vmcoreinfo, physical)
     if vmcoreinfo.osrelease is None:
         raise LayoutUnknown("OSRELEASE", ("VMCOREINFO",))
-    if any(vmcoreinfo.string(key) is None for key in arch.image_keys):
+    if not _has_image_keys(vmcoreinfo, arch):
         vmcoreinfo = locate_image(physical, arch, vmcoreinfo)
     memory = KernelMemory(physical, arch.kernel_map(vmcoreinfo))
     uts_ns = vmcoreinfo.symbol("init_uts_ns")
@@ -167,15 +167,30 @@ def _kernel_memory(
     return arch, memory, utsname
 
 
-def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo) -> Arch:
+def _has_image_keys(vmcoreinfo: VmcoreInfo, arch: Arch) -> bool:
+    return all(vmcoreinfo.string(key) is not None for key in arch.image_keys)
+
+
+def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None = None) -> Arch:
+    """Return the architecture that VMCOREINFO, the file, or, where neither tells, the kernel's page table says."""
     arch = next((a for a in each_arch() if a.claims(vmcoreinfo)), None)
     if arch is None and container.e_machine is not None:
         arch = arch_for_machine(container.e_machine)
+    elif arch is None and physical is not None:
+        arch = next((a for a in all_archs() if _is_proved(a, vmcoreinfo, physical)), None)
     if arch is None:
         known = ", ".join(a.name for a in all_archs())
         machine = "an unknown machine" if container.e_machine is None else f"ELF machine {container.e_machine}"
         raise DumpError(f"{container.paths[0]}: the dump is of {machine}; supported: {known}")
     return arch
+
+
+def _is_proved(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
+    """Tell whether a kernel of this architecture maps itself to where memory has its name."""
+    try:
+        return bool(arch.image_keys) and _has_image_keys(locate_image(physical, arch, vmcoreinfo), arch)
+    except LayoutError:
+        return False
 
 
 def _from_memory(
