@@ -170,14 +170,18 @@ class MapRow:
     name: str
     pages: dict[str, int]
 
-    def line(self) -> str:
-        """Return the line as fs/proc/task_mmu.c: show_map_vma() writes it; what is not known reads as zero."""
+    def line(self, word: int) -> str:
+        """Return the line as fs/proc/task_mmu.c: show_map_vma() writes it; what is not known reads as zero.
+
+        Args:
+            word: bytes of a pointer of the kernel.
+        """
         device = self.device or 0
         head = (
             f"{self.start:08x}-{self.end:08x} {self.permissions} {self.offset or 0:08x} "
             f"{device >> 20:02x}:{device & 0xFFFFF:02x} {self.inode or 0} "
         )
-        return head.ljust(73) + self.name if self.name else head
+        return head.ljust(25 + 6 * word) + self.name if self.name else head
 
 
 def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[list[MapRow], Captured]:

@@ -190,11 +190,12 @@ def regs(
                 ]
             )
             return
+        digits = 2 * session.kernel.arch.pointer_size
         for row in rows:
             print(f"{row.tid} ({row.comm}): {row.source}")
             registers = list((row.registers or {}).items())
             for i in range(0, len(registers), 3):
-                print("  " + "  ".join(f"{name:>8} {value:016x}" for name, value in registers[i : i + 3]))
+                print("  " + "  ".join(f"{name:>8} {value:0{digits}x}" for name, value in registers[i : i + 3]))
             if row.unknown:
                 print(f"  not known: {' '.join(row.unknown)}")
 
@@ -267,7 +268,7 @@ def maps(
             _print_json([{**asdict(row), "start": f"{row.start:#x}", "end": f"{row.end:#x}"} for row in rows])
             return
         for row in rows:
-            print(row.line())
+            print(row.line(session.kernel.arch.pointer_size))
             if verbose:
                 print("    " + (", ".join(f"{n} {what}" for what, n in row.pages.items()) or "nothing"))
 
