@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
-from vmcore2core.arch import x86_fpu_infer, x86_regsets
+from vmcore2core.arch import x86_fpu_infer, x86_regsets, x86_vdso
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import (
     ArchDoc,
@@ -28,7 +28,6 @@ from vmcore2core.arch.spec import (
     UnwindSpec,
 )
 from vmcore2core.arch.task import stack_sizes
-from vmcore2core.arch.x86_fpu import find_geometry
 from vmcore2core.arch.x86_paging import decode, swap_entry
 from vmcore2core.arch.x86_unwind import UNWIND_64, unwind_32
 from vmcore2core.errors import LayoutUnknown, MemoryFault
@@ -215,10 +214,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
         """See ``Arch.process_notes``."""
-        geometry = find_geometry(memory, layout)
-        if geometry is None or not geometry.has_layout_note:
-            return ()
-        return (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSAVE_LAYOUT, geometry.layout_note()),)
+        return x86_regsets.process_notes(memory, layout)
 
     def note_bases(self, note: CpuNote) -> Mapping[str, int]:
         """See ``Arch.note_bases``; in the kernel, swapgs has put the user's gs_base into MSR_KERNEL_GS_BASE.
@@ -262,12 +258,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
         """See ``Arch.vdso_image``; struct vdso_image in arch/x86/include/asm/vdso.h."""
-        context = layout.find_member("mm_struct", "context.vdso_image")
-        data = layout.find_member("vdso_image", "data")
-        if context is None or data is None:
-            return None
-        image = int.from_bytes(memory.read(mm + context.offset, 8), "little")
-        return KernelAddr(int.from_bytes(memory.read(image + data.offset, 8), "little")) if image else None
+        return x86_vdso.vdso_image(mm, memory, layout, self.pointer_size)
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``: what a process is does not change when it runs code of the other kind (wine does).

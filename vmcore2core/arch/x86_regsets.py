@@ -10,7 +10,17 @@ from collections.abc import Mapping
 
 from vmcore2core.arch import x86_fpu
 from vmcore2core.arch.spec import CoreNote
-from vmcore2core.arch.x86_fpu import find_geometry, find_image, fxsave, i387, tls, user_ssp, xsave
+from vmcore2core.arch.x86_fpu import (
+    find_geometry,
+    find_image,
+    fxsave,
+    i387,
+    i387_of_32_bit,
+    tls,
+    user_size,
+    user_ssp,
+    xsave,
+)
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_fpu as fmt
 from vmcore2core.interfaces import Layout, Memory
@@ -44,6 +54,44 @@ def regsets(
         *thread_area(task, memory, layout, fmt.GDT_ENTRY_TLS_MIN),
         *ports,
     )
+
+
+def regsets_of_32_bit(task: int, memory: Memory, layout: Layout) -> tuple[CoreNote, ...] | None:
+    """Return the notes of a thread of a 32-bit kernel besides NT_PRSTATUS, see ``Arch.regsets``.
+
+    A processor without XSAVE has FXSAVE's state, or FSAVE's, and its cores lack the notes of more than that.
+    """
+    size = user_size(memory, layout)
+    image = find_image(task, memory, layout, word=4, at_least=fmt.FSAVE_SIZE)
+    if size is None or image is None:
+        return None
+    state: tuple[CoreNote, ...] = ()
+    legacy = image.data[: fmt.FXSAVE_SIZE]
+    if size[0] >= fmt.XSAVE_EXTENDED_OFFSET:
+        geometry = find_geometry(memory, layout)
+        if geometry is None or len(image.data) < fmt.XSAVE_EXTENDED_OFFSET:
+            return None
+        legacy = fxsave(image, geometry)
+        state = (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry)),)
+    if len(legacy) == fmt.FXSAVE_SIZE:
+        registers = i387_of_32_bit(legacy)
+        state = (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy), *state)
+    else:
+        registers = legacy[: fmt.FSAVE_SIZE]
+    return (
+        CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, registers),
+        *state,
+        *thread_area(task, memory, layout, fmt.GDT_ENTRY_TLS_MIN_32),
+        *ioperm(task, memory, layout, 4),
+    )
+
+
+def process_notes(memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
+    """Return the notes that a core has once, see ``Arch.process_notes``."""
+    geometry = find_geometry(memory, layout)
+    if geometry is None or not geometry.has_layout_note:
+        return ()
+    return (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSAVE_LAYOUT, geometry.layout_note()),)
 
 
 def thread_area(task: int, memory: Memory, layout: Layout, first: int) -> tuple[CoreNote, ...]:
