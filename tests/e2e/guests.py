@@ -15,7 +15,7 @@ from tests.conftest import unpack
 from tests.e2e.cores import Core
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-GUESTS = sorted(path.parent.name for path in FIXTURES.glob("*/truth"))
+GUESTS = sorted(path.parent.name for path in FIXTURES.glob("*-amd64/truth"))
 PROGRAMS = ("lab-static", "lab-dynamic")
 TASKS = "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()"
 
@@ -26,9 +26,9 @@ def bundled(name: str, folder: Path) -> Path:
     return unpack(packed, folder / name) if packed.exists() else FIXTURES / name / "vmcore"
 
 
-def unpacked_sysroot(target: Path) -> Path:
+def unpacked_sysroot(target: Path, name: str = "sysroot") -> Path:
     """Return the guests' programs and libraries, unpacked."""
-    shutil.copytree(FIXTURES / "sysroot", target, dirs_exist_ok=True)
+    shutil.copytree(FIXTURES / name, target, dirs_exist_ok=True)
     for packed in target.rglob("*.zst"):
         unpack(packed, packed.with_suffix("")).chmod(0o755)
         packed.unlink()
