@@ -24,12 +24,11 @@ from vmcore2core.arch.spec import (
     UnwindSpec,
 )
 from vmcore2core.arch.task import STACK_KEYS, ThreadStruct, mem_map, stack_sizes
+from vmcore2core.arch.x86_notes import each_cpu
 from vmcore2core.arch.x86_unwind import unwind_32
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
-from vmcore2core.formats import elf_core
 from vmcore2core.formats import i386 as fmt
 from vmcore2core.formats.elf import EM_386
-from vmcore2core.formats.x86_64 import QEMUCPUState
 from vmcore2core.interfaces import ByteOrder, Layout, Memory
 
 WORD = 4
@@ -152,17 +151,11 @@ class I386(Arch):
 
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
         """See ``Arch.cpu_notes``; a "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
-        prstatus = [
-            n for n in notes if n[0] in ("CORE", "") and n[1] == elf_core.NT_PRSTATUS and len(n[2]) >= fmt.PRSTATUS_SIZE
-        ]
-        qemu = [n for n in notes if n[0] == "QEMU" and len(n[2]) >= QEMUCPUState.itemsize]
         result = []
-        for number, (_, _, desc) in enumerate(prstatus):
+        for number, desc, control in each_cpu(notes, fmt.PRSTATUS_SIZE):
             record = np.frombuffer(desc, fmt.pt_regs, 1, fmt.PRSTATUS_REGS)[0]
             regs = {name: int(record[name]) & (0xFFFF if name in fmt.SEGMENTS else ~0) for name in self.greg_names}
-            if len(qemu) == len(prstatus):
-                state = np.frombuffer(qemu[number][2], QEMUCPUState, 1)[0]
-                regs |= {f"cr{i}": int(state["cr"][i]) for i in range(5)}
+            regs |= {name: value for name, value in control.items() if name.startswith("cr")}
             pid = int.from_bytes(desc[fmt.PRSTATUS_PID : fmt.PRSTATUS_PID + 4], "little")
             # In virtual-8086 mode, cs is no selector.
             user_mode = regs["cs"] & 3 == 3 or bool(regs["eflags"] & fmt.EFLAGS_VM)

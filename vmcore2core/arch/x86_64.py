@@ -28,10 +28,10 @@ from vmcore2core.arch.spec import (
     UnwindSpec,
 )
 from vmcore2core.arch.task import stack_sizes
+from vmcore2core.arch.x86_notes import each_cpu
 from vmcore2core.arch.x86_paging import decode, swap_entry
 from vmcore2core.arch.x86_unwind import UNWIND_64, unwind_32
 from vmcore2core.errors import LayoutUnknown, MemoryFault
-from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import ByteOrder, Layout, Memory
 
@@ -170,19 +170,11 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
         """See ``Arch.cpu_notes``; a "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
-        prstatus = [
-            n for n in notes if n[0] in ("CORE", "") and n[1] == elf_core.NT_PRSTATUS and len(n[2]) >= fmt.PRSTATUS_SIZE
-        ]
-        qemu = [n for n in notes if n[0] == "QEMU" and len(n[2]) >= fmt.QEMUCPUState.itemsize]
         result = []
-        for number, (_, _, desc) in enumerate(prstatus):
+        for number, desc, control in each_cpu(notes, fmt.PRSTATUS_SIZE):
             record = np.frombuffer(desc, fmt.user_regs_struct, 1, fmt.PRSTATUS_REGS)[0]
             regs = {name: int(record[name]) for name in fmt.user_regs_struct.names or ()}
-            if len(qemu) == len(prstatus):
-                state = np.frombuffer(qemu[number][2], fmt.QEMUCPUState, 1)[0]
-                regs |= {f"cr{i}": int(state["cr"][i]) for i in range(5)}
-                regs |= {"fs_base": int(state["fs"]["base"]), "gs_base": int(state["gs"]["base"])}
-                regs["kernel_gs_base"] = int(state["kernel_gs_base"])
+            regs |= control
             pid = int.from_bytes(desc[fmt.PRSTATUS_PID : fmt.PRSTATUS_PID + 4], "little")
             result.append(CpuNote(number, pid, regs, user_mode=regs["cs"] & 3 == 3))
         return tuple(result)
