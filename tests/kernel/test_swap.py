@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cramjam
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.builders.kernelimage import EXPORT, MORE, TEXT, KernelImage, Offsets
+from vmcore2core.arch.i386 import ARCH as I386
 from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.memory.region import UserPageState as State
 from vmcore2core.process.swapped import SwappedPages
@@ -371,3 +373,16 @@ def test_pages_of_a_large_folio_that_the_cache_has(masked: bool) -> None:
     paddr, state = swap.space.locate(np.array([7, 8, 9, 10, 11], np.uint64))
     assert paddr.tolist() == [0, head, head + PAGE, head + 2 * PAGE, 0]
     assert state.tolist() == [State.SWAP_UNREADABLE, *[State.PRESENT] * 3, State.SWAP_UNREADABLE]
+
+
+def test_swapped_pages_of_a_32_bit_kernel_are_not_looked_for(tmp_path: Path) -> None:
+    """Its swp_entry_t has the type in bits 26 to 30: read as one of 64 bits, each would be of the first device."""
+    kernel = replace(Machine().image.kernel(), arch=I386)
+    pages = SwappedPages(kernel)
+    assert pages.space is None
+    assert pages.problems == [
+        "swapped pages cannot be looked for: a swp_entry_t of 32 bits has its type elsewhere, and is not known"
+    ]
+    (tmp_path / "swap").write_bytes(bytes(PAGE))
+    with pytest.raises(UsageError, match="swp_entry_t of 32 bits"):
+        SwappedPages(kernel, [str(tmp_path / "swap")])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from vmcore2core.containers.files import open_dump_file
 from vmcore2core.containers.swapfile import SwapFile
-from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, MemoryFault, UsageError
+from vmcore2core.errors import CorruptStructure, LayoutError, LayoutInvalid, LayoutUnknown, MemoryFault, UsageError
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.swap import KernelSwap, Store, SwapDevice
 from vmcore2core.memory.region import UserPageState
 
+SWP_ENTRY_SIZE = 8  # of the kernels whose swp_entry_t is known: that of 32-bit ones has its type in bits 26 to 30
 _NUMBERED = re.compile(r"(\d{1,2})=(.+)", re.DOTALL)
 
 
@@ -38,6 +39,8 @@ class SwappedPages:
         self.stores: dict[int, FileStore] = {}
         self._problem: str | None = None
         try:
+            if kernel.arch.pointer_size != SWP_ENTRY_SIZE:
+                raise LayoutInvalid("a swp_entry_t of 32 bits has its type elsewhere, and is not known")
             self.space = KernelSwap(kernel, self._stores)
         except (LayoutError, MemoryFault, CorruptStructure) as error:
             self._problem = f"swapped pages cannot be looked for: {error}"
