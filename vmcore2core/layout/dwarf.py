@@ -40,6 +40,7 @@ UNITS = (
     "lib/xarray.c",
     "mm/mmap.c",
     "arch/x86/kernel/fpu/xstate.c",
+    "arch/x86/kernel/process.c",
 )
 UNITS_MAX = 1 << 16  # a vmlinux with everything built in has some 25,000
 DEPTH_MAX = 32  # typedefs, arrays
