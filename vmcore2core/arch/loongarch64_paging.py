@@ -1,0 +1,83 @@
+"""LoongArch's page tables as Linux has them: two to four levels of 4, 16 or 64 KiB pages.
+
+The hardware walks what the kernel's exception handlers tell it to, so their form is the kernel's own: an entry that
+leads to a table is the table's kernel address, and one that leads to nothing is that of ``invalid_*_table``, whose
+entries lead to nothing in turn.
+
+References: arch/loongarch/include/asm/{pgtable,pgtable-bits}.h, arch/loongarch/mm/pgtable.c (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.formats import loongarch64 as fmt
+
+_NAMES = {2: ("pgd", "pte"), 3: ("pgd", "pmd", "pte"), 4: ("pgd", "pud", "pmd", "pte")}
+
+
+def page_table_spec(page_size: int, levels: int, invalid: tuple[int, ...] = ()) -> PageTableSpec:
+    """Return the form of page tables.
+
+    Args:
+        page_size: bytes; a table is one page.
+        levels: CONFIG_PGTABLE_LEVELS.
+        invalid: addresses of the tables that stand for "nothing"; where they are not known they are walked, and found
+            empty.
+    """
+    shift, bits = page_size.bit_length() - 1, page_size.bit_length() - 4
+    made = tuple(PageTableLevel(name, shift + bits * (levels - 1 - i), bits) for i, name in enumerate(_NAMES[levels]))
+    known = np.array(sorted(invalid), np.uint64)
+    return PageTableSpec(
+        made, np.dtype("<u8"), partial(decode, levels=made, page_size=page_size, invalid=known), page_size
+    )
+
+
+def decode(
+    entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...], page_size: int, invalid: U64Array
+) -> tuple[U8Array, U64Array]:
+    """Decode page-table entries, see ``PageTableSpec.decode``."""
+    if index == len(levels) - 1:
+        return _decode_pte(entries, page_size)
+    kind = np.full(len(entries), EntryKind.BAD, np.uint8)
+    inside = np.uint64(fmt.TO_PHYS_MASK)
+    table = entries & ~(inside & ~np.uint64(page_size - 1)) == np.uint64(fmt.CACHE_BASE)
+    kind[table] = EntryKind.TABLE
+    paddr = np.where(table, entries & inside, np.uint64(0))
+    if index == len(levels) - 2:  # huge pages are there alone: arch_hugetlb_valid_size()
+        huge = _has(entries, fmt.PAGE_HUGE)
+        # One that is being split or migrated has lost the present bit for a moment: pmd_present().
+        leaf = huge & _has(entries, fmt.PAGE_PRESENT | fmt.PAGE_PROTNONE | fmt.PAGE_PRESENT_INVALID)
+        kind[huge] = EntryKind.NOT_PRESENT
+        address = entries & _pfn_mask(page_size) & ~np.uint64(fmt.PAGE_HGLOBAL)
+        aligned = address & np.uint64((1 << levels[index].shift) - 1) == 0
+        good = leaf & aligned & ~_has(entries, fmt.LEAF_RESERVED)
+        kind[leaf] = EntryKind.BAD
+        kind[good] = EntryKind.LEAF
+        paddr = np.where(good, address, paddr)
+    kind[(entries == 0) | np.isin(entries, invalid)] = EntryKind.NONE
+    known = (kind == EntryKind.TABLE) | (kind == EntryKind.LEAF)
+    return kind, np.where(known, paddr, np.uint64(0))
+
+
+def _decode_pte(entries: U64Array, page_size: int) -> tuple[U8Array, U64Array]:
+    """Decode entries of the last level; PROT_NONE pages are in memory, only not accessible: pte_present()."""
+    kind = np.full(len(entries), EntryKind.NOT_PRESENT, np.uint8)
+    leaf = _has(entries, fmt.PAGE_PRESENT | fmt.PAGE_PROTNONE)
+    kind[leaf] = EntryKind.LEAF
+    kind[leaf & _has(entries, fmt.LEAF_RESERVED)] = EntryKind.BAD
+    kind[entries & ~np.uint64(fmt.PAGE_GLOBAL) == 0] = EntryKind.NONE  # the kernel's empty entries may be global
+    return kind, np.where(kind == EntryKind.LEAF, entries & _pfn_mask(page_size), np.uint64(0))
+
+
+def _pfn_mask(page_size: int) -> np.uint64:
+    return np.uint64(((1 << fmt.PFN_END_SHIFT) - 1) & ~(page_size - 1))
+
+
+def _has(entries: U64Array, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = (entries & np.uint64(bits)) != 0
+    return found
