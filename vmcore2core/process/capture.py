@@ -295,6 +295,9 @@ class _Capture:
         self, task: StructView, regs: ThreadRegs, machine: CoreMachine, group: list[StructView]
     ) -> ThreadSnapshot:
         notes, unknown = regsets(self.kernel, task, regs, machine)
+        spec = self.kernel.arch.unwind_spec(machine)
+        if spec is not None and spec.registers[spec.return_address] in regs.unknown:
+            self.warnings.append(f"the program counter of thread {describe(task)} is not known: {regs.source} lacks it")
         return ThreadSnapshot(
             tid=sched.task_pid(task),
             comm=sched.task_comm(task),
