@@ -243,15 +243,17 @@ class Loongarch64(Arch):
     def note_regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
     ) -> tuple[tuple[CoreNote, ...], str | None]:
-        """See ``Arch.note_regsets``: QEMU's NT_FPREGSET is the processor's, which may be another thread's.
+        """See ``Arch.note_regsets``: a thread gets the FPU when it first uses it after it came to the CPU.
 
-        A thread gets the FPU when it first uses it after it came to the CPU; the kernel's TIF_USEDFPU tells.
+        Until then its registers are in memory, and QEMU's NT_FPREGSET has another thread's.
         """
-        if not note.user_mode or not note.regsets:
-            return (), None
-        if not Regsets(task, memory, layout).owns_fpu():
-            return (), None
-        return note.regsets, "its vector registers were in the processor: the dump has their lowest 64 bits"
+        regsets = Regsets(task, memory, layout)
+        owner = regsets.owns_fpu()
+        if owner is False:
+            return regsets.notes() or (), None
+        if owner and note.user_mode and note.regsets:
+            return note.regsets, "its vector registers were in the processor: the dump has their lowest 64 bits"
+        return (), None
 
 
 ARCH = Loongarch64()

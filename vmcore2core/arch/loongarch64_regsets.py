@@ -62,10 +62,10 @@ class Regsets:
             *self._breakpoints(fmt.NT_LOONGARCH_HW_WATCH, "hbp_watch", "watch_dreg_count"),
         )
 
-    def owns_fpu(self) -> bool:
-        """Tell whether the CPU that the task is on has its floating-point registers; False where nothing tells."""
+    def owns_fpu(self) -> bool | None:
+        """Tell whether the task's floating-point registers are in the CPU that it is on; None where nothing tells."""
         tif, fixade = self._thread_flags(self.task), self._fixade()
-        return tif is not None and fixade is not None and bool(tif >> fmt.TIF_USEDFPU[fixade] & 1)
+        return None if tif is None or fixade is None else bool(tif >> fmt.TIF_USEDFPU[fixade] & 1)
 
     def _has(self, function: str) -> bool:
         """Tell whether the kernel was configured with what has this function."""
