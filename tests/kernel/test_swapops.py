@@ -13,7 +13,7 @@ PRIVATE, EXCLUSIVE = SoftLeaf.DEVICE_PRIVATE, SoftLeaf.DEVICE_EXCLUSIVE
 
 
 def told(*symbols: str, since_5_19: bool = True) -> dict[int, SoftLeaf]:
-    table = Table(symbols=dict.fromkeys(symbols, 1), constants={"PG_anon_exclusive": 17} if since_5_19 else {})
+    table = Table(symbols=dict.fromkeys(symbols, 1), constants={"PG_anon_exclusive" if since_5_19 else "PG_uptodate": 17})
     return special_types(KernelLayout([table]))
 
 
@@ -49,3 +49,9 @@ def test_linux_5_15_has_two_migration_types_and_no_marker() -> None:
 
 def test_a_kernel_that_does_not_tell_has_unknown_types_alone() -> None:
     assert set(told("memory_failure", "migrate_pages", since_5_19=False).values()) == {SoftLeaf.UNKNOWN}
+
+
+def test_enumerators_that_nothing_tells_are_not_missing_ones() -> None:
+    """kallsyms without BTF: a guard marker of Linux 6.13 would pass for a page that a device works on."""
+    table = Table(symbols=dict.fromkeys(("make_device_exclusive", "migrate_pages"), 1))
+    assert set(special_types(KernelLayout([table])).values()) == {SoftLeaf.UNKNOWN}

@@ -37,6 +37,8 @@ def special_types(layout: Layout) -> dict[int, SoftLeaf]:
     # Since Linux kernel commit 679d10331910 ("mm: introduce PTE_MARKER swap entry") and commit 6c287605fd56 ("mm:
     # remember exclusively mapped anonymous pages with PG_anon_exclusive") (both in v5.19).
     since_5_19 = layout.find_constant("PG_anon_exclusive") is not None
+    if not since_5_19 and layout.find_constant("PG_uptodate") is None:
+        return dict.fromkeys(range(top), SoftLeaf.UNKNOWN)  # nothing tells enumerators: it may well be there
     if since_5_19:
         kinds.append(SoftLeaf.MARKER)
     # mm/rmap.c has these with CONFIG_DEVICE_PRIVATE. Since Linux kernel commit b756a3b5e7ea ("mm: device exclusive
