@@ -13,7 +13,9 @@ PRIVATE, EXCLUSIVE = SoftLeaf.DEVICE_PRIVATE, SoftLeaf.DEVICE_EXCLUSIVE
 
 
 def told(*symbols: str, since_5_19: bool = True) -> dict[int, SoftLeaf]:
-    table = Table(symbols=dict.fromkeys(symbols, 1), constants={"PG_anon_exclusive" if since_5_19 else "PG_uptodate": 17})
+    table = Table(
+        symbols=dict.fromkeys(symbols, 1), constants={"PG_anon_exclusive" if since_5_19 else "PG_uptodate": 17}
+    )
     return special_types(KernelLayout([table]))
 
 
