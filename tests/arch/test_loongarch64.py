@@ -93,6 +93,9 @@ def test_a_pte_reads_as_the_kernel_says(entry: int, kind: int, paddr: int) -> No
 def test_pages_of_4k_have_two_more_bits() -> None:
     assert decoded(0x8234_739F, page_size=4096) == (LEAF, 0x8234_7000)
     assert decoded(0x8234_739F, page_size=65536) == (LEAF, 0x8234_0000)
+    # HGLOBAL is within what would be the address.
+    assert decoded(0x8220_13DF, "pmd", page_size=4096) == (LEAF, 0x8220_0000)
+    assert decoded(0x8220_23DF, "pmd", page_size=4096) == (BAD, 0)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ class Loongarch64(Arch):
         tested="Debian's 7.2, 16 KiB pages, three levels",
         limitations=(
             "NT_LOONGARCH_CPUCFG; the program counter of a thread that QEMU dumped in user mode, which its notes lack",
+            "Debian's kernel has no BTF: --vmlinux is needed",
             "vmalloc and vmemmap where a kernel has other than three levels (64 KiB pages: two)",
         ),
     )
@@ -231,7 +232,7 @@ class Loongarch64(Arch):
         return CoreMachine(EM_LOONGARCH, 64, self.greg_names)
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec:
-        """See ``Arch.unwind_spec``; laelf.adoc and lapcs.adoc ("Register Convention"), psABI 2.50."""
+        """See ``Arch.unwind_spec``; ladwarf.adoc and lapcs.adoc ("Register Convention")."""
         return _UNWIND
 
     def regsets(
