@@ -82,6 +82,7 @@ class Loongarch64(Arch):
         limitations=(
             "NT_LOONGARCH_CPUCFG; the program counter of a thread that QEMU dumped in user mode, which its notes lack",
             "Debian's kernel has no BTF: --vmlinux is needed",
+            "swapped pages and huge pages were compared with no kernel's core",
             "vmalloc and vmemmap where a kernel has other than three levels (64 KiB pages: two)",
         ),
     )
