@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from vmcore2core.printable import text
@@ -83,7 +84,13 @@ def _excluded(dump_level: int | None) -> str:
     )
 
 
-def summary(session: Session, results: list[CoreResult], errors: list[ErrorEntry]) -> dict[str, Any]:
+def summary(
+    session: Session,
+    cores: list[dict[str, Any]],
+    warnings: Sequence[str],
+    provenance: dict[str, str],
+    errors: list[ErrorEntry],
+) -> dict[str, Any]:
     """Return the machine-readable summary of a run (``--json``)."""
     container, boot = session.container, session.boot
     return {
@@ -94,7 +101,7 @@ def summary(session: Session, results: list[CoreResult], errors: list[ErrorEntry
             "format": container.DOC.name,
             "compressed": container.compressed,
             "dump_level": container.dump_level,
-            "warnings": session.warnings,
+            "warnings": list(warnings),
         },
         "kernel": {
             "release": boot.utsname.release,
@@ -102,8 +109,8 @@ def summary(session: Session, results: list[CoreResult], errors: list[ErrorEntry
             "nodename": text(boot.utsname.nodename.encode()),
             "build_id": boot.vmcoreinfo.build_id,
         },
-        "layout": {"vmcoreinfo": boot.vmcoreinfo_origin, "answers": boot.layout.provenance()},
-        "cores": [core_summary(result) for result in results],
+        "layout": {"vmcoreinfo": boot.vmcoreinfo_origin, "answers": provenance},
+        "cores": cores,
         "errors": errors,
     }
 

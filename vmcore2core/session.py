@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from vmcore2core.containers import open_container
 from vmcore2core.containers.unpacked import ProgressBar
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
+from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
@@ -23,7 +23,7 @@ from vmcore2core.layout.bootstrap import bootstrap
 from vmcore2core.layout.usual_places import usual_places
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.capture import Processes, refresh_absent
+from vmcore2core.process.capture import Captured, Processes, refresh_absent
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, ProcessSnapshot
 from vmcore2core.process.swapped import SwappedPages
@@ -43,9 +43,14 @@ class CoreResult:
     """
 
     path: Path
-    snapshot: ProcessSnapshot
+    captured: Captured
     report: WriteReport
     absent_pages: Counter[AbsentReason]
+
+    @property
+    def snapshot(self) -> ProcessSnapshot:
+        """The process."""
+        return self.captured.snapshot
 
     @property
     def missing_pages(self) -> int:
@@ -128,17 +133,6 @@ class Session:
         """Sentences about what came from elsewhere than the dump, and may be out of date."""
         return self.processes.swap.notices
 
-    def matching(self, comms: Sequence[str] | None) -> Iterator[StructView]:
-        """Yield the leaders of processes that have user memory.
-
-        Args:
-            comms: shell patterns, one of which ``comm`` must match; None for every process.
-        """
-        for leader in self.processes.with_mm():
-            comm = sched.task_comm(leader).decode("utf-8", "replace")
-            if comms is None or any(fnmatchcase(comm, pattern) for pattern in comms):
-                yield leader
-
     def extract(
         self,
         leader: StructView,
@@ -147,6 +141,7 @@ class Session:
         dump_filter: DumpFilter | None = None,
         force: bool = False,
         progress: Progress | None = None,
+        compression: Compression | None = None,
     ) -> CoreResult:
         """Write the core of one process.
 
@@ -156,6 +151,7 @@ class Session:
             dump_filter: which memory belongs into it; None for what the process's own coredump_filter says.
             force: replace what is there.
             progress: called with (bytes done, bytes in all).
+            compression: of the core.
 
         Raises:
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
@@ -179,12 +175,13 @@ class Session:
                     origin=origin,
                     progress=progress,
                     still_valid=partial(_no_more_damage, memory, known),
+                    compression=compression,
                 )
             except PagesChanged:
                 # Pages turned out to be damaged when they were read: write a core that says so.
                 captured = refresh_absent(captured)
                 continue
-            return CoreResult(output, captured.snapshot, report, absent_pages(captured.snapshot))
+            return CoreResult(output, captured, report, absent_pages(captured.snapshot))
         raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
 
 

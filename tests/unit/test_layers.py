@@ -19,7 +19,7 @@ LAYERS = (
     {"process"},
     {"corefile", "unwind"},
     {"handover"},
-    {"session", "report", "tasks", "support"},
+    {"session", "report", "extraction", "tasks", "support"},
     {"cli", "tasks_cli", "progress"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
