@@ -15,14 +15,14 @@ from vmcore2core.handover.choice import Choice, Chosen, choose
 from vmcore2core.handover.entry import process_entry
 from vmcore2core.handover.html import HTML_NAME, write_html
 from vmcore2core.handover.identity import identify
-from vmcore2core.handover.index import Index
+from vmcore2core.handover.index import Entry, Index
 from vmcore2core.handover.space import CoreSize, amount, check_space, core_size
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
 from vmcore2core.printable import text
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.threads import thread_rows
-from vmcore2core.report import ErrorEntry, core_sentences, core_summary, one_line
+from vmcore2core.report import ErrorEntry, core_line, core_sentences, core_summary, one_line
 from vmcore2core.session import CoreResult, Session, core_name
 
 Bar = Callable[[str], Progress | None]
@@ -63,7 +63,7 @@ class Extraction:
     Attributes:
         outcomes: what came of the processes, in the dump's order.
         errors: what could not be done.
-        kept: cores that an earlier run had finished, by their lines for stdout.
+        index: of the directory, where there is one.
     """
 
     def __init__(self, session: Session, request: Request, say: Callable[[str], None]) -> None:
@@ -118,14 +118,16 @@ class Extraction:
             self._make_directory()
         order = {job.pid: number for number, job in enumerate(jobs)}
         with Workers(self._convert, min(self.request.jobs, len(jobs))) as workers, bars(len(jobs)) as self._bar:
+            finished = False
             try:
                 for outcome in workers.run(jobs):
                     self._take(outcome)
                     if self.request.jobs > 1:
                         self._bar(outcome.job.comm)
+                finished = True
             finally:
                 self.outcomes.sort(key=lambda outcome: order.get(outcome.job.pid, -1))
-                self._close_directory(finished=len(self.outcomes) + len(self.errors) >= len(jobs))
+                self._close_directory(finished=finished)
 
     def _take(self, outcome: Outcome) -> None:
         job = outcome.job
@@ -175,7 +177,7 @@ class Extraction:
                 left.append(one)
             else:
                 self._say(f"{job.target} is kept: it was finished before")
-                self.outcomes.append(Outcome(job, line=_kept_line(job, entry), complete=entry["core"]["complete"]))
+                self.outcomes.append(_kept(job, entry))
         sized = [Job(j.pid, j.comm, j.task, j.target, size.on_disk) for j, size in self.plan(left)]
         if self.request.compression is None:
             check_space(self.directory, sum(job.size for job in sized))
@@ -252,10 +254,12 @@ class Extraction:
         return {**entry, "core": core}
 
 
-def _kept_line(job: Job, entry: dict[str, Any]) -> str:
-    core, threads = entry["core"], len(entry["threads"])
-    state = "complete" if core["complete"] else f"incomplete, {core['missing']} pages missing"
-    return f"{job.target}: {state}, {threads} thread{'' if threads == 1 else 's'}, {core['pages']} pages"
+def _kept(job: Job, entry: Entry) -> Outcome:
+    """Return the outcome of a core that an earlier run had finished."""
+    core = entry["core"]
+    line = core_line(job.target, core["missing"], len(entry["threads"]), core["pages"], complete=core["complete"])
+    summary = {"pid": job.pid, "comm": job.comm, "path": job.target, "complete": core["complete"], "kept": True}
+    return Outcome(job, line=line, summary=summary, complete=core["complete"])
 
 
 def planned_line(job: Job, size: CoreSize) -> str:

@@ -24,9 +24,14 @@ _LEVEL_BITS = {2: "page cache", 4: "private page cache", 8: "user data", 16: "fr
 
 def one_line(result: CoreResult) -> str:
     """Return what stdout says of a core."""
-    threads = len(result.snapshot.threads)
-    state = "complete" if result.complete else f"incomplete, {result.missing_pages} pages missing"
-    return f"{result.path}: {state}, {threads} thread{'' if threads == 1 else 's'}, {result.report.present_pages} pages"
+    snapshot, pages = result.snapshot, result.report.present_pages
+    return core_line(str(result.path), result.missing_pages, len(snapshot.threads), pages, complete=result.complete)
+
+
+def core_line(path: str, missing: int, threads: int, pages: int, *, complete: bool) -> str:
+    """Return what stdout says of a core, by numbers."""
+    state = "complete" if complete else f"incomplete, {missing} pages missing"
+    return f"{path}: {state}, {threads} thread{'' if threads == 1 else 's'}, {pages} pages"
 
 
 def core_sentences(result: CoreResult, dump_level: int | None, *, verbose: bool) -> list[str]:

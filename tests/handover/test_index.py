@@ -19,7 +19,7 @@ def entry(folder: Path, pid: int, content: bytes = b"core") -> dict[str, Any]:
     path.write_bytes(content)
     status = path.stat()
     core = {"file": path.name, "file_size": status.st_size, "mtime_ns": status.st_mtime_ns, "complete": True}
-    return {"pid": pid, "comm": "app", "core": core}
+    return {"pid": pid, "comm": "app", "threads": [], "core": {**core, "missing": 0, "pages": 1}}
 
 
 def written(folder: Path, *pids: int) -> Index:
@@ -107,8 +107,8 @@ def test_an_index_of_something_else_is_refused(tmp_path: Path, part: str, value:
         ("", "is not JSON"),
         ("[1]", "is no index"),
         ('{"format": "vmcore2core-index", "version": 2}', "is no index of version 1"),
-        ('{"format": "vmcore2core-index", "version": 1, "processes": 5}', "without pid, comm or core"),
-        ('{"format": "vmcore2core-index", "version": 1, "processes": [{"pid": 1}]}', "without pid, comm or core"),
+        ('{"format": "vmcore2core-index", "version": 1, "processes": 5}', "without what --resume"),
+        ('{"format": "vmcore2core-index", "version": 1, "processes": [{"pid": 1}]}', "without what --resume"),
         ("\xff", "is not JSON"),
     ],
 )

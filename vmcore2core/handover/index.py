@@ -15,10 +15,12 @@ A process::
 
     {"pid", "nspid": [its number in each PID namespace, from the initial one] or null, "comm", "exe", "command_line",
      "uid", "state": its leader's letter, "cgroups": [paths], "containers": [IDs, the innermost first], "rss_kib",
+     "page_size",
      "core": {"file": name in this directory, "size": bytes of the core (holes included), "file_size": of the
               file, which may be compressed, "mtime_ns": of the file,
               "complete": true or false, "pages": present, "missing": pages,
-              "absent": {reason: pages}, "warnings": [sentences], "notices": [sentences]},
+              "absent": {reason: pages}, "threads_left_out": [{"tid", "comm", "reason"}],
+              "warnings": [sentences], "notices": [sentences]},
      "threads": [{"tid", "comm", "state", "registers": where they come from, or why there are none,
                   "frames": [{"address", "function", "offset", "file", "signal_trampoline"}], innermost first,
                   "end": why the stack ends before its outermost frame, or null}],
@@ -143,7 +145,7 @@ class Index:
             return False
         try:
             found = (self.directory / core["file"]).lstat()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL in the name
             return False
         return (found.st_size, found.st_mtime_ns) == (core["file_size"], core["mtime_ns"])
 
@@ -168,12 +170,19 @@ def read_index(path: Path) -> dict[str, Any] | None:
         raise OutputError(f"{path} is no index of version {VERSION} by vmcore2core")
     good = isinstance(found.get("processes"), list) and all(map(_is_entry, found["processes"]))
     if not good:
-        raise OutputError(f"{path} has processes without pid, comm or core")
+        raise OutputError(f"{path} has processes without what --resume looks at")
     return found
 
 
 def _is_entry(entry: object) -> bool:
+    """Tell whether an entry has what ``--resume`` looks at."""
     if not isinstance(entry, dict) or not isinstance(core := entry.get("core"), dict):
         return False
-    numbers = (entry.get("pid"), core.get("file_size"), core.get("mtime_ns"))
-    return all(isinstance(n, int) for n in numbers) and isinstance(core.get("file"), str) and "comm" in entry
+    numbers = (entry.get("pid"), *(core.get(name) for name in ("file_size", "mtime_ns", "missing", "pages")))
+    texts = entry.get("comm"), core.get("file")
+    return (
+        all(isinstance(number, int) for number in numbers)
+        and all(isinstance(text, str) for text in texts)
+        and isinstance(core.get("complete"), bool)
+        and isinstance(entry.get("threads"), list)
+    )
