@@ -18,6 +18,7 @@ LAYERS = (
     {"kernel"},
     {"process"},
     {"corefile", "unwind"},
+    {"handover"},
     {"session", "report", "tasks", "support"},
     {"cli", "tasks_cli", "progress"},
 )
@@ -82,6 +83,7 @@ def test_a_module_imports_only_layers_to_its_left(module: str, path: Path) -> No
         ("corefile.plan", "from vmcore2core.memory.user import UserMemory"),
         ("unwind.image", "from vmcore2core.corefile.plan import plan"),
         ("formats.elf", "from vmcore2core.errors import FormatError"),
+        ("handover.bulk", "from vmcore2core.session import Session"),
         ("process.model", "from vmcore2core.kernel.struct import Kernel"),
     ],
 )
