@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from vmcore2core.printable import text
 from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, AbsentRun, ProcessSnapshot
 from vmcore2core.session import CoreResult, Session
 
@@ -18,14 +19,6 @@ class ErrorEntry(TypedDict):
 
 
 _LEVEL_BITS = {2: "page cache", 4: "private page cache", 8: "user data", 16: "free pages", 1: "zero pages"}
-
-
-def text(raw: bytes | None) -> str | None:
-    """Return bytes from the dump as text that a terminal and JSON can take: no control characters."""
-    if raw is None:
-        return None
-    decoded = raw.decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in decoded)
 
 
 def one_line(result: CoreResult) -> str:
