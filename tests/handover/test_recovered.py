@@ -30,8 +30,7 @@ def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def recover(session: Session, folder: Path, comm: str, *, force: bool = False) -> RecoveredFiles:
     leader = next(session.matching([comm]))
-    captured = session.processes.capture(leader)
-    return Recovery(session.processes, folder, force=force).add(captured.snapshot, captured.memory, leader)
+    return Recovery(session.processes, folder, force=force).add(leader)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -113,9 +112,7 @@ def test_files_of_the_corpus_are_the_guests_own(corpus: Path, debian_72: Path, t
     with Session([debian_72]) as session:
         for comm in ("victim-dyn", "victim-static", "victim-32"):
             leader = next(leader for leader in session.matching([comm]) if sched.task_tgid(leader))
-            captured = session.processes.capture(leader)
-            recovery = Recovery(session.processes, tmp_path / comm)
-            found = recovery.add(captured.snapshot, captured.memory, leader)
+            found = Recovery(session.processes, tmp_path / comm).add(leader)
             assert found.sentences == ()
             assert found.program is not None
             recovered = (tmp_path / comm / os.fsdecode(found.program).lstrip("/")).read_bytes()

@@ -25,6 +25,7 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
+from vmcore2core.process.dump_filter import EVERYTHING
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.linkmap import link_map, program_path, vma_at
 from vmcore2core.process.model import ProcessSnapshot
@@ -114,15 +115,17 @@ class Recovery:
         self.cache = PageCache(processes.kernel)
         self._places: list[_Place] = []
 
-    def add(self, snapshot: ProcessSnapshot, memory: UserMemory, leader: StructView) -> RecoveredFiles:
+    def add(self, leader: StructView) -> RecoveredFiles:
         """Write what a process has mapped of ELF files, and its os-release.
 
         Args:
-            snapshot: the process.
-            memory: its memory.
             leader: the thread group's leader.
+
+        Raises:
+            TaskError, MemoryFault, LayoutError, CorruptStructure: the process cannot be converted.
         """
-        return _OfProcess(self, snapshot, memory, leader).run()
+        captured = self.processes.capture(leader, dump_filter=EVERYTHING, with_absent=False)
+        return _OfProcess(self, captured.snapshot, captured.memory, leader).run()
 
     def place(self, wanted: dict[bytes, int]) -> _Place:
         """Return the first place in which no path has another file; a new one where there is none."""
