@@ -22,7 +22,9 @@ MEMBERS: dict[str, str] = {
     "pid": "numbers",
     "cred": "uid gid",
     "fs_struct": "root",
-    "mm_struct": ("mm_mt mmap pgd start_brk brk start_stack arg_start arg_end saved_auxv task_size flags"),
+    "mm_struct": (
+        "mm_mt mmap pgd start_brk brk start_stack arg_start arg_end env_start env_end saved_auxv task_size flags"
+    ),
     "maple_tree": "ma_root ma_flags",
     "maple_node": "slot parent ma64 mr64",
     "maple_range_64": "pivot slot",
