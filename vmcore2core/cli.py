@@ -149,6 +149,14 @@ def vmcore2core(
         Compress | None,
         typer.Option(help="Write compressed cores (zstd's seekable format); debuggers need them unpacked."),
     ] = None,
+    companions: Annotated[
+        bool,
+        typer.Option(
+            "--companions/--no-companions",
+            help="Beside the cores of a directory, write their programs and libraries as far as these are in memory, "
+            "and start scripts for gdb and lldb.",
+        ),
+    ] = True,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes that convert.")] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what an earlier run into the same directory finished.")
@@ -201,6 +209,7 @@ def vmcore2core(
         compression=None if compress is None else compress.value,
         single=choice.by_pid_alone and len(choice.pid) == 1 and not everything,
         indexed=everything,
+        companions=companions,
         verbose=bool(verbose),
         options={
             "filter": None if mask is None else f"{mask:#x}",

@@ -12,6 +12,7 @@ from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
 from vmcore2core.handover.bulk import Job, Outcome, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
+from vmcore2core.handover.companions import Companions
 from vmcore2core.handover.entry import process_entry
 from vmcore2core.handover.html import HTML_NAME, write_html
 from vmcore2core.handover.identity import identify
@@ -41,6 +42,7 @@ class Request:
         compression: of the cores.
         single: one core, and ``output`` may be its name.
         indexed: an index is wanted even if there is one process.
+        companions: programs, libraries and start scripts are wanted beside the cores of a directory.
         verbose: say more.
         options: what changes the cores, as the index remembers it.
     """
@@ -53,6 +55,7 @@ class Request:
     compression: Compression | None = None
     single: bool = False
     indexed: bool = False
+    companions: bool = True
     verbose: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -124,6 +127,7 @@ class Extraction:
                     self._take(outcome)
                     if self.request.jobs > 1:
                         self._bar(outcome.job.comm)
+                self._add_companions(chosen)
                 finished = True
             finally:
                 self.outcomes.sort(key=lambda outcome: order.get(outcome.job.pid, -1))
@@ -183,6 +187,22 @@ class Extraction:
             check_space(self.directory, sum(job.size for job in sized))
         self.index.write()
         return sized
+
+    def _add_companions(self, chosen: Sequence[Chosen]) -> None:
+        """Write what lies beside the cores that are there."""
+        if self.index is None or not self.request.companions:
+            return
+        companions = Companions(self.session.processes, self.directory)
+        if companions.problem is not None:
+            self._say(companions.problem)
+        for one in chosen:
+            job = self._job(one)
+            if self.index.kept(job.pid, job.comm) is None:
+                continue
+            found = companions.add(one.leader, Path(job.target))
+            self.index.amend(job.pid, debug=found)
+            for notice in found["notices"] if self.request.verbose else ():
+                self._say(f"{job.pid} ({job.comm}): {notice}")
 
     def _close_directory(self, *, finished: bool) -> None:
         if self.index is None:

@@ -36,9 +36,9 @@ def without_times(folder: Path) -> dict[str, Any]:
 def contents(folder: Path) -> dict[str, str]:
     """Return the digests of the files, the index's aside."""
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir()
-        if not path.name.startswith("index.")
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith("index.")
     }
 
 
@@ -86,8 +86,18 @@ def test_the_index_has_backtraces_and_build_ids(undisturbed: Path) -> None:
 
 def test_files_are_for_their_owner_alone(undisturbed: Path) -> None:
     assert undisturbed.stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in undisturbed.iterdir()} == {0o600}
-    assert {p["core"]["file"] for p in index_of(undisturbed)["processes"]} == set(contents(undisturbed))
+    modes = {(path.is_dir(), path.lstat().st_mode & 0o777) for path in undisturbed.rglob("*") if not path.is_symlink()}
+    assert modes == {(True, 0o700), (False, 0o600)}
+
+
+def test_the_index_names_every_file_beside_the_sysroot(undisturbed: Path) -> None:
+    processes = index_of(undisturbed)["processes"]
+    named = {p["core"]["file"] for p in processes} | {name for p in processes for name in p["debug"]["scripts"]}
+    there = {path.name for path in undisturbed.iterdir() if path.is_file()}
+    assert named | {"index.json", "index.html"} == there
+    for process in processes:
+        debug = process["debug"]
+        assert (undisturbed / debug["sysroot"] / debug["program"].lstrip("/")).read_bytes()[:4] == b"\x7fELF"
 
 
 def test_workers_write_the_same(undisturbed: Path, tmp_path: Path) -> None:
@@ -123,7 +133,7 @@ def test_a_run_that_was_ended_at_any_moment_goes_on(
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
         assert "Traceback" not in stderr
-        for path in folder.glob("core.*"):
+        for path in folder.glob("core.*[0-9]"):
             assert path.read_bytes() == (undisturbed / path.name).read_bytes()
         index_of(folder)
         if number != signal.SIGKILL:
@@ -137,12 +147,12 @@ def test_a_run_that_was_ended_at_any_moment_goes_on(
 def test_finished_cores_are_not_written_again(undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cores"
     assert convert(DUMP, "--comm", "init", "--comm", "lab-static", "-o", folder).returncode == 0
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("core.*")}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("core.*[0-9]")}
     result = convert(DUMP, "--all", "-o", folder, "--resume")
     assert result.returncode == 0
     assert result.stderr.count("is kept: it was finished before") == 2
     assert len(result.stdout.splitlines()) == 3
-    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("core.*")}
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("core.*[0-9]")}
     assert {name: after[name] for name in before} == before
     assert without_times(folder) == without_times(undisturbed)
 
@@ -180,7 +190,7 @@ def test_no_room_is_known_before_anything_is_written(tmp_path: Path) -> None:
 
 
 def test_a_process_that_cannot_be_written_does_not_stop_the_others(undisturbed: Path, tmp_path: Path) -> None:
-    names = sorted(contents(undisturbed))
+    names = sorted(path.name for path in undisturbed.glob("core.*[0-9]"))
     (tmp_path / names[1]).mkdir()
     result = convert(DUMP, "--all", "-o", tmp_path, "-j", "2")
     assert result.returncode == 1

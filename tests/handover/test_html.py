@@ -73,6 +73,7 @@ def process(pid: int, comm: str, *, missing: int = 0) -> dict[str, Any]:
                 "pages": {"present": 3, "page_cache": 1, "excluded": 2},
             }
         ],
+        "debug": {"sysroot": None, "program": None, "scripts": [f"core.{pid}.gdb"], "notices": []},
         "images": [{"name": HOSTILE, "start": "0x400000", "build_id": None}],
     }
 

@@ -26,11 +26,14 @@ A process::
                   "end": why the stack ends before its outermost frame, or null}],
      "vmas": [{"start", "end", "permissions", "file_pages_offset", "name", "in_core": "yes", "first page" or "no",
                "pages": {state: pages}}],
-     "images": [{"name", "start", "build_id"}]}
+     "images": [{"name", "start", "build_id"}],
+     "debug": {"sysroot": folder in this directory or null, "program": its path below it or null,
+               "scripts": [names in this directory], "notices": [sentences]}}
 
-States of pages: ``present`` (mapped in, in the dump), ``page_cache`` (in the dump, not mapped in), ``zero``,
-``from_swap`` and ``from_file`` (recovered), ``swapped`` (not recovered), ``excluded`` (when the dump was written),
-``not_in_memory`` (of a file), ``none`` (there is no such page), ``missing`` (all others). null is "not known".
+``debug`` is there once all cores are. States of pages: ``present`` (mapped in, in the dump), ``page_cache`` (in the
+dump, not mapped in), ``zero``, ``from_swap`` and ``from_file`` (recovered), ``swapped`` (not recovered), ``excluded``
+(when the dump was written), ``not_in_memory`` (of a file), ``none`` (there is no such page), ``missing`` (all others).
+null is "not known".
 
 ``--resume`` keeps a core if the index has it, was made from the same files (names, sizes, modification times) with the
 same options, and the core has the size and modification time that the index says. Contents are not read again for that.
@@ -92,6 +95,10 @@ class Index:
         self._entries[entry["pid"]] = json.dumps(entry)
         if time.monotonic() >= self._next_write:
             self.write()
+
+    def amend(self, pid: int, **more: object) -> None:
+        """Add to what it says of a process."""
+        self._entries[pid] = json.dumps({**json.loads(self._entries[pid]), **more})
 
     def write(self, *, finished: bool = False) -> None:
         """Write the index; it appears whole.
