@@ -180,7 +180,7 @@ def vmcore2core(
         raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
     mask = _filter_mask(dump_filter)
     set_up_logging(verbose)
-    from vmcore2core.extraction import Extraction, Request, planned_line
+    from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
     from vmcore2core.handover.choice import Choice
     from vmcore2core.session import Session, find_dump
 
@@ -226,7 +226,10 @@ def vmcore2core(
         extraction = Extraction(session, request, say)
         chosen = extraction.choose(choice)
         if dry_run:
-            for job, size in extraction.plan(chosen):
+            planned = list(extraction.plan(chosen))
+            if as_json:
+                print(json.dumps([planned_summary(job, size) for job, size in planned], indent=1))
+            for job, size in () if as_json else planned:
                 print(planned_line(job, size))
             raise typer.Exit(Exit.ERROR if extraction.errors else Exit.COMPLETE)
         extraction.run(chosen, progress_bars)

@@ -74,6 +74,7 @@ class Extraction:
         self.outcomes: list[Outcome] = []
         self.errors: list[ErrorEntry] = []
         self.index: Index | None = None
+        self._replace = request.force
         self._bar: Bar = lambda _label: None
 
     def choose(self, choice: Choice) -> list[Chosen]:
@@ -168,10 +169,11 @@ class Extraction:
         """Make the directory and begin its index; return the jobs that are left, with their sizes."""
         self._make_directory()
         self.index = Index(self.directory, index_head(self.session, self.request.options))
-        if self.request.resume:
-            self.index.resume()
-        elif self.index.path.exists() and not self.request.force:
-            raise OutputExists(f"{self.index.path} exists already; --resume goes on with it, --force replaces it")
+        # Without an index, what is in the directory is not of an earlier run.
+        self._replace = self.index.resume() if self.request.resume else self.request.force
+        for path in () if self._replace else (self.index.path, self.directory / HTML_NAME):
+            if os.path.lexists(path):
+                raise OutputExists(f"{path} exists already; --resume goes on with a run, --force replaces it")
         self.index.errors += [{"pid": e["pid"], "comm": None, "error": e["error"]} for e in self.errors]
         left = []
         for one in chosen:
@@ -192,7 +194,7 @@ class Extraction:
         """Write what lies beside the cores that are there."""
         if self.index is None or not self.request.companions:
             return
-        companions = Companions(self.session.processes, self.directory)
+        companions = Companions(self.session.processes, self.directory, force=self._replace)
         if companions.problem is not None:
             self._say(companions.problem)
         for one in chosen:
@@ -230,7 +232,7 @@ class Extraction:
                 leader,
                 Path(job.target),
                 dump_filter=request.dump_filter,
-                force=request.force or request.resume,
+                force=self._replace,
                 progress=self._bar(Path(job.target).name) if request.jobs == 1 else None,
                 compression=request.compression,
             )
@@ -285,6 +287,11 @@ def _kept(job: Job, entry: Entry) -> Outcome:
 def planned_line(job: Job, size: CoreSize) -> str:
     """Return what stdout says of a core that would be written."""
     return f"{job.target}: {amount(size.on_disk)} at most, {amount(size.apparent)} with holes"
+
+
+def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
+    """Return what ``--json`` says of it."""
+    return {"pid": job.pid, "comm": job.comm, "path": job.target, "on_disk": size.on_disk, "size": size.apparent}
 
 
 def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:

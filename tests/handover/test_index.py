@@ -30,10 +30,17 @@ def written(folder: Path, *pids: int) -> Index:
     return index
 
 
-def resumed(folder: Path, head: dict[str, Any] = HEAD) -> Index:
-    index = Index(folder, head)
-    index.resume()
+def resumed(folder: Path) -> Index:
+    index = Index(folder, HEAD)
+    assert index.resume()
     return index
+
+
+def test_without_an_index_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
+    part = tmp_path / ".core.app.7.0123456789abcdef.part"
+    part.touch()
+    assert not Index(tmp_path, HEAD).resume()
+    assert part.exists()
 
 
 def test_an_index_is_json_with_processes_by_pid(tmp_path: Path) -> None:

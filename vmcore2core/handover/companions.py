@@ -21,17 +21,18 @@ class Companions:
     Args:
         processes: of the dump.
         directory: where the cores are.
+        force: replace existing files.
 
     Attributes:
         problem: why no files can be had at all, as a sentence, or None.
     """
 
-    def __init__(self, processes: Processes, directory: Path) -> None:
+    def __init__(self, processes: Processes, directory: Path, *, force: bool = False) -> None:
+        self._force = force
         self.problem: str | None = None
         self._recovery: Recovery | None = None
         try:
-            # Whether the directory's contents may be replaced was settled when it was opened.
-            self._recovery = Recovery(processes, directory / SYSROOT_NAME, force=True)
+            self._recovery = Recovery(processes, directory / SYSROOT_NAME, force=force)
         except (LayoutUnknown, MemoryFault) as error:
             self.problem = f"programs and libraries are not written beside the cores: {error}"
 
@@ -45,7 +46,7 @@ class Companions:
         recovered, sentences = self._files(leader)
         scripts: list[str] = []
         try:
-            scripts = [path.name for path in write_scripts(core, recovered, force=True)]
+            scripts = [path.name for path in write_scripts(core, recovered, force=self._force)]
         except Vmcore2coreError as error:
             sentences.append(str(error))
         return {

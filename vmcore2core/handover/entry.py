@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from vmcore2core.arch.base import Arch
-from vmcore2core.errors import CorruptStructure, TaskError
+from vmcore2core.errors import CorruptStructure, Vmcore2coreError
 from vmcore2core.handover.identity import Identity
 from vmcore2core.kernel import mm
 from vmcore2core.memory.region import Region, UserPageState
@@ -78,7 +78,7 @@ def _threads(captured: Captured, arch: Arch, rows: list[ThreadRow]) -> Iterator[
     try:
         stacks = {stack.tid: stack for stack in backtraces(captured, arch, rows, FRAMES_MAX)}
         why = "no registers"
-    except TaskError as error:
+    except Vmcore2coreError as error:  # the core is there, and is not to go unmentioned for want of stacks
         stacks, why = {}, str(error)
     for row in rows:
         stack = stacks.get(row.tid)

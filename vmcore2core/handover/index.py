@@ -123,23 +123,28 @@ class Index:
         """Return what it says of each process, by PID."""
         return [json.loads(self._entries[pid]) for pid in sorted(self._entries)]
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
         """Take over what a run before this one had finished, and remove what it had begun.
+
+        Returns:
+            Whether there was such a run.
 
         Raises:
             OutputError: the index there is of another dump, of other options, or none.
         """
         before = read_index(self.path)
-        if before is not None:
-            for part, words in (("dump", "another dump"), ("options", "other options"), ("tool", "another version")):
-                if before.get(part) != json.loads(json.dumps(self.head[part])):
-                    raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
-            for entry in before["processes"]:
-                if self._is_there(entry):
-                    self._entries[entry["pid"]] = json.dumps(entry)
+        if before is None:
+            return False
+        for part, words in (("dump", "another dump"), ("options", "other options"), ("tool", "another version")):
+            if before.get(part) != json.loads(json.dumps(self.head[part])):
+                raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
+        for entry in before["processes"]:
+            if self._is_there(entry):
+                self._entries[entry["pid"]] = json.dumps(entry)
         for path in self.directory.iterdir():
             if _PART.fullmatch(path.name) and path.is_file():
                 path.unlink(missing_ok=True)
+        return True
 
     def kept(self, pid: int, comm: str) -> Entry | None:
         """Return what is known of a process whose core is there already, or None."""
