@@ -120,7 +120,7 @@ class Extraction:
             jobs = self._open_directory(chosen)
         elif jobs and not self._is_file:
             self._make_directory()
-        order = {job.pid: number for number, job in enumerate(jobs)}
+        order = {one.identity.pid: number for number, one in enumerate(chosen)}
         with Workers(self._convert, min(self.request.jobs, len(jobs))) as workers, bars(len(jobs)) as self._bar:
             finished = False
             try:
@@ -131,7 +131,7 @@ class Extraction:
                 self._add_companions(chosen)
                 finished = True
             finally:
-                self.outcomes.sort(key=lambda outcome: order.get(outcome.job.pid, -1))
+                self.outcomes.sort(key=lambda outcome: order[outcome.job.pid])
                 self._close_directory(finished=finished)
 
     def _take(self, outcome: Outcome) -> None:

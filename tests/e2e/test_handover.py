@@ -170,8 +170,9 @@ def test_another_run_into_the_same_directory_needs_to_say_so(undisturbed: Path) 
     assert (result.returncode, "is of other options" in result.stderr) == (1, True)
 
 
-@pytest.mark.parametrize("name", ["index.html", "index.json", "core.init.1"])
-@pytest.mark.parametrize("option", ["--resume", "--no-companions"])
+@pytest.mark.parametrize(
+    ("name", "option"), [("index.html", "--json"), ("core.init.1", "--json"), ("core.init.1", "--resume")]
+)
 def test_what_is_not_of_an_earlier_run_is_never_replaced(tmp_path: Path, name: str, option: str) -> None:
     (tmp_path / name).write_text("precious")
     assert convert(DUMP, "--all", "-o", tmp_path, option).returncode == 1
