@@ -161,6 +161,14 @@ def vmcore2core(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what an earlier run into the same directory finished.")
     ] = False,
+    redact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROFILE|PATTERN",
+            help="Leave memory out on purpose: stacks (only they stay), no-files, no-anon, no-env, or mappings whose "
+            "path or name matches a shell pattern, such as '/dev/shm/*'; may repeat.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
     verbose: Annotated[
@@ -182,6 +190,7 @@ def vmcore2core(
     set_up_logging(verbose)
     from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
     from vmcore2core.handover.choice import Choice
+    from vmcore2core.process.redact import parse_redaction
     from vmcore2core.session import Session, find_dump
 
     choice = Choice(
@@ -203,6 +212,7 @@ def vmcore2core(
     request = Request(
         output=output,
         dump_filter=mask,
+        redaction=parse_redaction(redact or ()),
         force=force,
         resume=resume,
         jobs=jobs,
@@ -213,6 +223,7 @@ def vmcore2core(
         verbose=bool(verbose),
         options={
             "filter": None if mask is None else f"{mask:#x}",
+            "redact": sorted(redact or ()),
             "compress": None if compress is None else compress.value,
             "map": memory_map,
             "swap": [Path(given).name for given in swap or ()],

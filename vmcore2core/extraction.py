@@ -22,6 +22,7 @@ from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
 from vmcore2core.printable import text
 from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.process.redact import Redaction
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.report import ErrorEntry, core_line, core_sentences, core_summary, one_line
 from vmcore2core.session import CoreResult, Session, core_name
@@ -36,6 +37,7 @@ class Request:
     Attributes:
         output: the core, or a directory for ``core.COMM.PID`` files; None for the working directory.
         dump_filter: which memory belongs into them; None for what each process's coredump_filter says.
+        redaction: what is left out of them on purpose.
         force: replace what is there.
         resume: keep what an index there says is finished.
         jobs: how many processes convert.
@@ -49,6 +51,7 @@ class Request:
 
     output: Path | None = None
     dump_filter: DumpFilter | None = None
+    redaction: Redaction | None = None
     force: bool = False
     resume: bool = False
     jobs: int = 1
@@ -232,6 +235,7 @@ class Extraction:
                 leader,
                 Path(job.target),
                 dump_filter=request.dump_filter,
+                redaction=request.redaction,
                 force=self._replace,
                 progress=self._bar(Path(job.target).name) if request.jobs == 1 else None,
                 compression=request.compression,
@@ -266,6 +270,7 @@ class Extraction:
             "pages": result.report.present_pages,
             "missing": result.missing_pages,
             "absent": {reason.name.lower(): n for reason, n in result.absent_pages.items()},
+            "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in result.snapshot.blanked],
             "threads_left_out": [
                 {"tid": left.tid, "comm": text(left.comm), "reason": left.reason}
                 for left in result.snapshot.threads_left_out

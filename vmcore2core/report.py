@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from vmcore2core.printable import text
-from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, AbsentRun, ProcessSnapshot
+from vmcore2core.process.model import NOT_MISSING, AbsentReason, AbsentRun, ProcessSnapshot
 from vmcore2core.session import CoreResult, Session
 
 RANGES_SHOWN = 8
@@ -74,7 +74,7 @@ def missing_ranges(snapshot: ProcessSnapshot) -> list[tuple[int, int]]:
 
 
 def _counts(reason: AbsentReason) -> bool:
-    return reason not in NO_SUCH_PAGE
+    return reason not in NOT_MISSING
 
 
 def _excluded(dump_level: int | None) -> str:
@@ -147,6 +147,7 @@ def core_summary(result: CoreResult) -> dict[str, Any]:
             {"tid": left.tid, "comm": text(left.comm), "reason": left.reason} for left in snapshot.threads_left_out
         ],
         "absent": [_run(snapshot, vma.path, run) for vma in snapshot.vmas for run in vma.absent],
+        "blanked": [{"start": f"{start:#x}", "end": f"{end:#x}"} for start, end in snapshot.blanked],
         "warnings": list(snapshot.warnings),
         "notices": list(snapshot.notices),
     }

@@ -25,7 +25,8 @@ from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Captured, Processes, refresh_absent
 from vmcore2core.process.dump_filter import DumpFilter
-from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, ProcessSnapshot
+from vmcore2core.process.model import NOT_MISSING, AbsentReason, ProcessSnapshot
+from vmcore2core.process.redact import BlankedStream, Redaction, redact
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 
@@ -55,7 +56,7 @@ class CoreResult:
     @property
     def missing_pages(self) -> int:
         """Pages that the process had and the core lacks."""
-        return sum(n for reason, n in self.absent_pages.items() if reason not in NO_SUCH_PAGE)
+        return sum(n for reason, n in self.absent_pages.items() if reason not in NOT_MISSING)
 
     @property
     def complete(self) -> bool:
@@ -139,6 +140,7 @@ class Session:
         output: Path,
         *,
         dump_filter: DumpFilter | None = None,
+        redaction: Redaction | None = None,
         force: bool = False,
         progress: Progress | None = None,
         compression: Compression | None = None,
@@ -149,6 +151,7 @@ class Session:
             leader: the thread group's leader.
             output: where the core goes.
             dump_filter: which memory belongs into it; None for what the process's own coredump_filter says.
+            redaction: what is left out on purpose.
             force: replace what is there.
             progress: called with (bytes done, bytes in all).
             compression: of the core.
@@ -165,10 +168,12 @@ class Session:
         }
         for _ in range(REWRITES_MAX):
             memory, known = captured.memory, len(captured.memory.damaged)
+            if redaction is not None:
+                captured = redact(redaction, self.processes, leader, captured)
             try:
                 report = write_core(
                     captured.snapshot,
-                    memory,
+                    BlankedStream(memory, captured.snapshot.blanked, captured.snapshot.page_size),
                     output,
                     force=force,
                     inputs=(*self.container.paths, *self.processes.swap.paths),
