@@ -19,8 +19,8 @@ LAYERS = (
     {"process"},
     {"corefile", "unwind"},
     {"handover"},
-    {"session", "report", "extraction", "tasks", "support"},
-    {"cli", "tasks_cli", "progress"},
+    {"session", "report", "extraction", "tasks", "support", "verification"},
+    {"cli", "tasks_cli", "verify_cli", "progress"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STRANGERS = {
