@@ -90,7 +90,10 @@ class CoreFile:
             MemoryError,
         ) as error:
             self._file.close()
-            raise DumpError(f"{path} is not an ELF core that can be read: {error or type(error).__name__}") from error
+            hint = "; zstd -d unpacks it" if path.suffix == ".zst" else ""
+            raise DumpError(
+                f"{path} is not an ELF core that can be read: {error or type(error).__name__}{hint}"
+            ) from error
         except BaseException:
             self._file.close()
             raise

@@ -19,7 +19,8 @@ A process::
      "core": {"file": name in this directory, "size": bytes of the core (holes included), "file_size": of the
               file, which may be compressed, "mtime_ns": of the file,
               "complete": true or false, "pages": present, "missing": pages,
-              "absent": {reason: pages}, "threads_left_out": [{"tid", "comm", "reason"}],
+              "absent": {reason: pages}, "blanked": [[start, end] of bytes that are zeros as was asked],
+              "threads_left_out": [{"tid", "comm", "reason"}],
               "warnings": [sentences], "notices": [sentences]},
      "threads": [{"tid", "comm", "state", "registers": where they come from, or why there are none,
                   "frames": [{"address", "function", "offset", "file", "signal_trampoline"}], innermost first,
