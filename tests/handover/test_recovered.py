@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from vmcore2core.handover.choice import Choice, choose
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.kernel import dcache
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.process.capture import Captured
+from vmcore2core.process.linkmap import LinkMap, link_map
 from vmcore2core.session import Session
 
 DYNAMIC = ("bin/lab-dynamic", "lib/libc.so.6", "lib/libvictim.so", "lib64/ld-linux-x86-64.so.2")
@@ -122,5 +126,59 @@ def test_files_of_the_corpus_are_the_guests_own(corpus: Path, debian_72: Path, t
             found = Recovery(session.processes, tmp_path / comm).add(leader)
             assert found.sentences == ()
             assert found.program is not None
-            recovered = (tmp_path / comm / os.fsdecode(found.program).lstrip("/")).read_bytes()
-            assert recovered == (corpus / "debian-7.2-amd64/bin" / comm).read_bytes()
+            program = (tmp_path / comm / os.fsdecode(found.program).lstrip("/")).read_bytes()
+            assert program == (corpus / "debian-7.2-amd64/bin" / comm).read_bytes()
+
+
+def renamed(session: Session, monkeypatch: pytest.MonkeyPatch, names: dict[bytes, bytes]) -> None:
+    """Let files of every process have other paths, as a hostile dump could say."""
+    capture = session.processes.capture
+
+    def hostile(*args: Any, **more: Any) -> Captured:
+        found = capture(*args, **more)
+        vmas = tuple(replace(v, path=names.get(v.path or b"", v.path)) for v in found.snapshot.vmas)
+        return Captured(replace(found.snapshot, vmas=vmas), found.memory)
+
+    monkeypatch.setattr(session.processes, "capture", hostile)
+
+
+@pytest.mark.parametrize(
+    "path", [b"/../../evil", b"/lib/../../../evil", b"/lib/" + b"e" * 300, b"/lib/libc.so.6/below", b"/" + b"d/" * 400]
+)
+def test_a_hostile_path_costs_that_file_alone(
+    session: Session, path: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed(session, monkeypatch, {b"/lib/libvictim.so": path})
+    found = recover(session, tmp_path / "a/sysroot", "lab-dynamic")
+    assert set(files_in(tmp_path)) == {f"a/sysroot/{name}" for name in DYNAMIC if name != "lib/libvictim.so"}
+    assert len(found.sentences) == 1
+    assert "is not recovered" in found.sentences[0]
+
+
+def test_a_file_that_was_deleted_is_at_the_path_it_had(
+    session: Session, originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed(session, monkeypatch, {b"/lib/libvictim.so": b"/lib/libvictim.so (deleted)"})
+    assert recover(session, tmp_path / "sysroot", "lab-dynamic").sentences == ()
+    assert files_in(tmp_path / "sysroot") == {name: (originals / name).read_bytes() for name in DYNAMIC}
+
+
+def test_names_that_the_dynamic_linker_has_become_links(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [b"/lib64/x86/libvictim.so.1", b"/opt/../lib/libvictim.so", b"relative.so", b"/lib/libc.so.6/x", b"/a\nb"]
+
+    def aliased(*args: Any) -> LinkMap:
+        objects = link_map(*args).objects
+        victim = next(loaded for loaded in objects if loaded.l_name.endswith(b"libvictim.so"))
+        return LinkMap(tuple(replace(victim, l_name=name) for name in names))
+
+    monkeypatch.setattr("vmcore2core.handover.recovered.link_map", aliased)
+    found = recover(session, tmp_path / "sysroot", "lab-dynamic")
+    links = {str(p.relative_to(tmp_path)): str(p.readlink()) for p in tmp_path.rglob("*") if p.is_symlink()}
+    assert links == {
+        "sysroot/lib64/x86/libvictim.so.1": "../../lib/libvictim.so",
+        "sysroot/a\nb": "lib/libvictim.so",
+    }
+    assert len(found.sentences) == 1
+    assert "libc.so.6/x cannot be written: Not a directory" in found.sentences[0]
