@@ -12,6 +12,8 @@ import pytest
 
 from tests.e2e.guests import GUESTS, bundled, unpacked_sysroot
 from tests.e2e.test_sysroot import PAGE, without_pages
+from tests.process.scene import Scene
+from vmcore2core.errors import LayoutUnknown
 from vmcore2core.handover.choice import Choice, choose
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.kernel import dcache
@@ -116,6 +118,12 @@ def test_a_file_that_lacks_pages_is_kept_apart_with_a_list(originals: Path, tmp_
     assert len(ours) == len(program)
     for at in range(0, len(program), PAGE):
         assert ours[at : at + PAGE] == (bytes(len(ours[at : at + PAGE])) if at in gone else program[at : at + PAGE])
+
+
+@pytest.mark.parametrize("unknown", ["address_space.host", "inode.i_size"])
+def test_without_files_sizes_that_is_said_once(unknown: str, tmp_path: Path) -> None:
+    with pytest.raises(LayoutUnknown, match=unknown):
+        Recovery(Scene(without=[unknown]).processes(), tmp_path)
 
 
 @pytest.mark.corpus

@@ -107,11 +107,13 @@ class Recovery:
         force: replace existing files.
 
     Raises:
-        LayoutUnknown, MemoryFault: there is no page cache that can be searched.
+        LayoutUnknown, MemoryFault: there is no page cache that can be searched, or files' sizes are not known.
     """
 
     def __init__(self, processes: Processes, folder: Path, *, force: bool = False) -> None:
         self.processes, self.folder, self.force = processes, folder, force
+        for struct, member in (("address_space", "host"), ("inode", "i_size")):
+            processes.kernel.layout.member(struct, member)  # without a file's size, none is ever whole
         self.cache = PageCache(processes.kernel)
         self._places: list[_Place] = []
 
