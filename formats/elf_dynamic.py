@@ -16,6 +16,7 @@ import numpy as np
 from vmcore2core.formats._cabi import NUMPY_ORDER, ByteOrder, ElfClass
 
 PT_DYNAMIC = 2
+PT_PHDR = 6
 PT_GNU_EH_FRAME = 0x6474E550
 
 DT_NULL = 0

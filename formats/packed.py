@@ -6,6 +6,9 @@ doc/lz4_Frame_format.md (1.6.2).
 
 from __future__ import annotations
 
+import numpy as np
+from construct import Int8ul, Int32ul, Struct
+
 GZIP_MAGIC = b"\x1f\x8b\x08"
 """ID1, ID2, CM = deflate."""
 
@@ -80,3 +83,14 @@ LZ4_LEGACY_BLOCK = 8 << 20
 """Bytes that every block but the last decodes to."""
 LZ4_LEGACY_PACKED_MAX = LZ4_LEGACY_BLOCK + LZ4_LEGACY_BLOCK // 255 + 16
 """Bytes that a block takes at most, LZ4_COMPRESSBOUND(); a larger number is the next frame's magic number."""
+
+# zstd's seekable format, 0.1.0 (contrib/seekable_format/zstd_seekable_compression_format.md): a last skippable frame.
+ZSTD_SEEK_TABLE_MAGIC = 0x184D2A5E
+ZSTD_SEEKABLE_MAGIC = 0x8F92EAB1
+ZSTD_SEEKABLE_FRAMES_MAX = 0x8000000
+ZSTD_SEEK_TABLE_ENTRY = np.dtype([("Compressed_Size", "<u4"), ("Decompressed_Size", "<u4")])
+ZSTD_SEEK_TABLE_HEADER = Struct("Skippable_Magic_Number" / Int32ul, "Frame_Size" / Int32ul)
+ZSTD_SEEK_TABLE_FOOTER = Struct(
+    "Number_Of_Frames" / Int32ul, "Seek_Table_Descriptor" / Int8ul, "Seekable_Magic_Number" / Int32ul
+)
+"""Descriptor 0: the entries have no checksums; the frames have their own."""

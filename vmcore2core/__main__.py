@@ -6,6 +6,8 @@ Before the first import of weight, an interrupt ends the process as the system d
 from __future__ import annotations
 
 import signal
+import sys
+from pathlib import Path
 
 
 def _die_by_signals() -> None:
@@ -14,9 +16,13 @@ def _die_by_signals() -> None:
 
 
 def vmcore2core() -> None:
-    """Run ``vmcore2core``."""
+    """Run ``vmcore2core``; ``vmcore2core verify`` is a command of its own, unless a dump has that very name."""
     _die_by_signals()
-    from vmcore2core.cli import main
+    if sys.argv[1:2] == ["verify"] and not Path("verify").exists():
+        del sys.argv[1]
+        from vmcore2core.verify_cli import main
+    else:
+        from vmcore2core.cli import main
 
     main()
 

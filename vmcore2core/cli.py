@@ -7,25 +7,22 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from vmcore2core import __version__
-from vmcore2core.errors import OutputError, TaskError, UsageError, Vmcore2coreError
+from vmcore2core.errors import UsageError, Vmcore2coreError
 from vmcore2core.progress import one_bar, progress_bars
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
     from types import FrameType
 
-    from vmcore2core.kernel.struct import StructView
+    from vmcore2core.extraction import Extraction
     from vmcore2core.process.dump_filter import DumpFilter
-    from vmcore2core.report import ErrorEntry
-    from vmcore2core.session import CoreResult, Session
 
 
 FILTER_MAX = 0x1FF
@@ -45,6 +42,12 @@ class Exit(IntEnum):
     ERROR = 1
     USAGE = 2
     INCOMPLETE = 3
+
+
+class Compress(Enum):
+    """How cores may be compressed: ``interfaces.Compression``."""
+
+    ZSTD = "zstd"
 
 
 app = typer.Typer(
@@ -73,6 +76,33 @@ def vmcore2core(
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", "-a", help="Convert every process that has user memory.")
+    ] = False,
+    exe: Annotated[
+        list[str] | None,
+        typer.Option(help="Convert processes whose program's path matches this shell pattern; may repeat."),
+    ] = None,
+    uid: Annotated[list[int] | None, typer.Option(help="Convert processes of this real user ID; may repeat.")] = None,
+    cgroup: Annotated[
+        list[str] | None,
+        typer.Option(help="Convert processes whose control group's path matches this shell pattern; may repeat."),
+    ] = None,
+    container: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Convert processes of the container whose ID begins so; may repeat."),
+    ] = None,
+    nspid: Annotated[
+        list[int] | None,
+        typer.Option(help="Convert processes that have this PID in their container; may repeat."),
+    ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LETTERS", help="Convert processes with a thread in one of these states (R S D T t I)."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not those whose name matches this shell pattern; may repeat.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say what would be written and how large; write nothing.")
     ] = False,
     output: Annotated[
         Path | None,
@@ -120,6 +150,30 @@ def vmcore2core(
             "the same build ID.",
         ),
     ] = None,
+    compress: Annotated[
+        Compress | None,
+        typer.Option(help="Write compressed cores (zstd's seekable format); debuggers need them unpacked."),
+    ] = None,
+    companions: Annotated[
+        bool,
+        typer.Option(
+            "--companions/--no-companions",
+            help="Beside the cores of a directory, write their programs and libraries as far as these are in memory, "
+            "and start scripts for gdb and lldb.",
+        ),
+    ] = True,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes that convert.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what an earlier run into the same directory finished.")
+    ] = False,
+    redact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROFILE|PATTERN",
+            help="Leave memory out on purpose: stacks (only they stay), no-files, no-anon, no-env, or mappings whose "
+            "path or name matches a shell pattern, such as '/dev/shm/*'; may repeat.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
     verbose: Annotated[
@@ -133,23 +187,70 @@ def vmcore2core(
 
     Exit status: 0 complete, 1 error, 2 usage, 3 written, but pages or threads are missing (stderr says which and why).
     """
-    pids, comms = pid or [], comm or []
-    if not (pids or comms or everything):
-        raise typer.BadParameter("say which process: --pid PID, --comm PATTERN or --all")
+    if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):
+        raise typer.BadParameter("say which process: --pid PID, --comm PATTERN, --all or another condition")
+    if force and resume:
+        raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
     mask = _filter_mask(dump_filter)
     set_up_logging(verbose)
     from vmcore2core.containers.remote import located
+    from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
+    from vmcore2core.handover.choice import Choice
+    from vmcore2core.process.redact import parse_redaction
     from vmcore2core.session import Session, find_dump
 
+    choice = Choice(
+        pid=tuple(pid or ()),
+        comm=tuple(comm or ()),
+        exe=tuple(exe or ()),
+        uid=tuple(uid or ()),
+        cgroup=tuple(cgroup or ()),
+        container=tuple(container or ()),
+        nspid=tuple(nspid or ()),
+        state=tuple("".join(state or ())),
+        exclude=tuple(exclude or ()),
+    )
     paths = [located(word) for word in vmcore or ()]
     if not paths:
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")
         paths = [path]
+    request = Request(
+        output=output,
+        dump_filter=mask,
+        redaction=parse_redaction(redact or ()),
+        force=force,
+        resume=resume,
+        jobs=jobs,
+        compression=None if compress is None else compress.value,
+        single=choice.by_pid_alone and len(choice.pid) == 1 and not everything,
+        indexed=everything,
+        companions=companions,
+        verbose=bool(verbose),
+        options={
+            "filter": None if mask is None else f"{mask:#x}",
+            "redact": sorted(redact or ()),
+            "compress": None if compress is None else compress.value,
+            "map": memory_map,
+            "swap": [Path(given).name for given in swap or ()],
+            **{
+                name: None if given is None else given.name
+                for name, given in (("sysroot", sysroot), ("vmlinux", vmlinux), ("vmcoreinfo", vmcoreinfo))
+            },
+        },
+    )
     with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot) as session:
-        run = _Run(session, output, mask, force=force, single=len(pids) == 1 and not (comms or everything))
-        run.extract(run.selected(pids, comms, everything=everything))
-        raise typer.Exit(run.finish(as_json=as_json, verbose=bool(verbose)))
+        extraction = Extraction(session, request, say)
+        chosen = extraction.choose(choice)
+        if dry_run:
+            planned = list(extraction.plan(chosen))
+            if as_json:
+                print(json.dumps([planned_summary(job, size) for job, size in planned], indent=1))
+            for job, size in () if as_json else planned:
+                print(planned_line(job, size))
+            raise typer.Exit(Exit.ERROR if extraction.errors else Exit.COMPLETE)
+        extraction.run(chosen, progress_bars)
+        raise typer.Exit(_finish(extraction, as_json=as_json))
 
 
 def _filter_mask(text: str | None) -> DumpFilter | None:
@@ -168,92 +269,33 @@ def _filter_mask(text: str | None) -> DumpFilter | None:
     return DumpFilter(value)
 
 
-@dataclass
-class _Run:
-    """One run of the command: what was asked for, and what came of it."""
+def _finish(extraction: Extraction, *, as_json: bool) -> Exit:
+    """Say what there is to say of the cores, and return the exit status."""
+    from vmcore2core.report import summary
 
-    session: Session
-    output: Path | None
-    dump_filter: DumpFilter | None
-    force: bool
-    single: bool
-    results: list[CoreResult] = field(default_factory=list)
-    errors: list[ErrorEntry] = field(default_factory=list)
-
-    def selected(self, pids: list[int], comms: list[str], *, everything: bool) -> list[StructView]:
-        """Return the leaders of the processes asked for; each PID that is none is an error by itself."""
-        leaders: dict[int, StructView] = {}
-        for number in pids:
-            try:
-                leader = self.session.processes.find(number)
-                leaders[int(leader.address)] = leader
-            except Vmcore2coreError as error:
-                self.failed(error, number)
-        if comms or everything:
-            matching = {int(leader.address): leader for leader in self.session.matching(None if everything else comms)}
-            if not matching:
-                self.failed(TaskError(0, "no process with user memory matches"), None)
-            leaders |= matching
-        return list(leaders.values())
-
-    def extract(self, leaders: list[StructView]) -> None:
-        """Write the cores; one that fails does not stop the others."""
-        from vmcore2core.kernel.sched import task_tgid
-
-        with progress_bars(len(leaders)) as bar:
-            for leader in leaders:
-                try:
-                    target = self._target(leader)
-                    result = self.session.extract(
-                        leader, target, dump_filter=self.dump_filter, force=self.force, progress=bar(target.name)
-                    )
-                except Vmcore2coreError as error:
-                    self.failed(error, task_tgid(leader))
-                else:
-                    self.results.append(result)
-
-    def failed(self, error: Vmcore2coreError, number: int | None) -> None:
-        """Say an error and remember it for the summary."""
-        say(str(error))
-        self.errors.append({"pid": number, "error": str(error)})
-
-    def finish(self, *, as_json: bool, verbose: bool) -> Exit:
-        """Say what there is to say of the cores, and return the exit status."""
-        from vmcore2core.report import core_sentences, one_line, summary
-
-        session = self.session
-        for warning in session.warnings:
-            say(f"{session.container.paths[0]}: {warning}")
-        for notice in session.notices:
-            say(notice)
-        for result in self.results:
-            for sentence in core_sentences(result, session.container.dump_level, verbose=verbose):
-                say(sentence)
-        if verbose:
-            for item, source in session.boot.layout.provenance().items():
-                say(f"{item}: {source}")
-        if as_json:
-            print(json.dumps(summary(session, self.results, self.errors), indent=1))
-        else:
-            for result in self.results:
-                print(one_line(result))
-        if self.errors:
-            return Exit.ERROR
-        complete = all(result.complete for result in self.results) and not session.warnings
-        return Exit.COMPLETE if complete else Exit.INCOMPLETE
-
-    def _target(self, leader: StructView) -> Path:
-        """Return where a process's core goes; a directory that is needed is made."""
-        from vmcore2core.session import core_name
-
-        if self.single and self.output is not None and not self.output.is_dir():
-            return self.output
-        directory = self.output or Path()
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{directory}: {error.strerror}, expected a directory for the cores") from error
-        return directory / core_name(leader)
+    session, verbose = extraction.session, extraction.request.verbose
+    for warning in extraction.warnings:
+        say(f"{session.container.paths[0]}: {warning}")
+    for notice in extraction.notices:
+        say(notice)
+    provenance = session.boot.layout.provenance()
+    for outcome in extraction.outcomes:
+        for sentence in outcome.sentences:
+            say(sentence)
+        provenance |= outcome.provenance
+    if verbose:
+        for item, source in provenance.items():
+            say(f"{item}: {source}")
+    if as_json:
+        cores = [outcome.summary for outcome in extraction.outcomes if outcome.summary is not None]
+        print(json.dumps(summary(session, cores, extraction.warnings, provenance, extraction.errors), indent=1))
+    else:
+        for outcome in extraction.outcomes:
+            print(outcome.line)
+    if extraction.errors:
+        return Exit.ERROR
+    complete = all(outcome.complete for outcome in extraction.outcomes) and not extraction.warnings
+    return Exit.COMPLETE if complete else Exit.INCOMPLETE
 
 
 def say(sentence: str) -> None:

@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 from vmcore2core.addresses import U8Array, U64Array
 
 ByteOrder = Literal["little", "big"]
+Compression = Literal["zstd"]
+"""How cores are compressed."""
 
 
 class Memory(Protocol):

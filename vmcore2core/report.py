@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, AbsentRun, ProcessSnapshot
+from vmcore2core.printable import text
+from vmcore2core.process.model import NOT_MISSING, AbsentReason, AbsentRun, ProcessSnapshot
 from vmcore2core.session import CoreResult, Session
 
 RANGES_SHOWN = 8
@@ -20,19 +22,16 @@ class ErrorEntry(TypedDict):
 _LEVEL_BITS = {2: "page cache", 4: "private page cache", 8: "user data", 16: "free pages", 1: "zero pages"}
 
 
-def text(raw: bytes | None) -> str | None:
-    """Return bytes from the dump as text that a terminal and JSON can take: no control characters."""
-    if raw is None:
-        return None
-    decoded = raw.decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in decoded)
-
-
 def one_line(result: CoreResult) -> str:
     """Return what stdout says of a core."""
-    threads = len(result.snapshot.threads)
-    state = "complete" if result.complete else f"incomplete, {result.missing_pages} pages missing"
-    return f"{result.path}: {state}, {threads} thread{'' if threads == 1 else 's'}, {result.report.present_pages} pages"
+    snapshot, pages = result.snapshot, result.report.present_pages
+    return core_line(str(result.path), result.missing_pages, len(snapshot.threads), pages, complete=result.complete)
+
+
+def core_line(path: str, missing: int, threads: int, pages: int, *, complete: bool) -> str:
+    """Return what stdout says of a core, by numbers."""
+    state = "complete" if complete else f"incomplete, {missing} pages missing"
+    return f"{path}: {state}, {threads} thread{'' if threads == 1 else 's'}, {pages} pages"
 
 
 def core_sentences(result: CoreResult, dump_level: int | None, *, verbose: bool) -> list[str]:
@@ -75,7 +74,7 @@ def missing_ranges(snapshot: ProcessSnapshot) -> list[tuple[int, int]]:
 
 
 def _counts(reason: AbsentReason) -> bool:
-    return reason not in NO_SUCH_PAGE
+    return reason not in NOT_MISSING
 
 
 def _excluded(dump_level: int | None) -> str:
@@ -90,7 +89,13 @@ def _excluded(dump_level: int | None) -> str:
     )
 
 
-def summary(session: Session, results: list[CoreResult], errors: list[ErrorEntry]) -> dict[str, Any]:
+def summary(
+    session: Session,
+    cores: list[dict[str, Any]],
+    warnings: Sequence[str],
+    provenance: dict[str, str],
+    errors: list[ErrorEntry],
+) -> dict[str, Any]:
     """Return the machine-readable summary of a run (``--json``)."""
     container, boot = session.container, session.boot
     return {
@@ -101,7 +106,7 @@ def summary(session: Session, results: list[CoreResult], errors: list[ErrorEntry
             "format": container.DOC.name,
             "compressed": container.compressed,
             "dump_level": container.dump_level,
-            "warnings": session.warnings,
+            "warnings": list(warnings),
         },
         "kernel": {
             "release": boot.utsname.release,
@@ -109,8 +114,8 @@ def summary(session: Session, results: list[CoreResult], errors: list[ErrorEntry
             "nodename": text(boot.utsname.nodename.encode()),
             "build_id": boot.vmcoreinfo.build_id,
         },
-        "layout": {"vmcoreinfo": boot.vmcoreinfo_origin, "answers": boot.layout.provenance()},
-        "cores": [core_summary(result) for result in results],
+        "layout": {"vmcoreinfo": boot.vmcoreinfo_origin, "answers": provenance},
+        "cores": cores,
         "errors": errors,
     }
 
@@ -142,6 +147,7 @@ def core_summary(result: CoreResult) -> dict[str, Any]:
             {"tid": left.tid, "comm": text(left.comm), "reason": left.reason} for left in snapshot.threads_left_out
         ],
         "absent": [_run(snapshot, vma.path, run) for vma in snapshot.vmas for run in vma.absent],
+        "blanked": [{"start": f"{start:#x}", "end": f"{end:#x}"} for start, end in snapshot.blanked],
         "warnings": list(snapshot.warnings),
         "notices": list(snapshot.notices),
     }

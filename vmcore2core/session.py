@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from vmcore2core.containers.cache import ProgressBar
 from vmcore2core.containers.remote import located
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
+from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
@@ -24,9 +24,10 @@ from vmcore2core.layout.bootstrap import bootstrap
 from vmcore2core.layout.usual_places import usual_places
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.capture import Processes, refresh_absent
+from vmcore2core.process.capture import Captured, Processes, refresh_absent
 from vmcore2core.process.dump_filter import DumpFilter
-from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, ProcessSnapshot
+from vmcore2core.process.model import NOT_MISSING, AbsentReason, ProcessSnapshot
+from vmcore2core.process.redact import BlankedStream, Redaction, redact
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 
@@ -44,14 +45,19 @@ class CoreResult:
     """
 
     path: Path
-    snapshot: ProcessSnapshot
+    captured: Captured
     report: WriteReport
     absent_pages: Counter[AbsentReason]
 
     @property
+    def snapshot(self) -> ProcessSnapshot:
+        """The process."""
+        return self.captured.snapshot
+
+    @property
     def missing_pages(self) -> int:
         """Pages that the process had and the core lacks."""
-        return sum(n for reason, n in self.absent_pages.items() if reason not in NO_SUCH_PAGE)
+        return sum(n for reason, n in self.absent_pages.items() if reason not in NOT_MISSING)
 
     @property
     def complete(self) -> bool:
@@ -129,25 +135,16 @@ class Session:
         """Sentences about what came from elsewhere than the dump, and may be out of date."""
         return self.processes.swap.notices
 
-    def matching(self, comms: Sequence[str] | None) -> Iterator[StructView]:
-        """Yield the leaders of processes that have user memory.
-
-        Args:
-            comms: shell patterns, one of which ``comm`` must match; None for every process.
-        """
-        for leader in self.processes.with_mm():
-            comm = sched.task_comm(leader).decode("utf-8", "replace")
-            if comms is None or any(fnmatchcase(comm, pattern) for pattern in comms):
-                yield leader
-
     def extract(
         self,
         leader: StructView,
         output: Path,
         *,
         dump_filter: DumpFilter | None = None,
+        redaction: Redaction | None = None,
         force: bool = False,
         progress: Progress | None = None,
+        compression: Compression | None = None,
     ) -> CoreResult:
         """Write the core of one process.
 
@@ -155,8 +152,10 @@ class Session:
             leader: the thread group's leader.
             output: where the core goes.
             dump_filter: which memory belongs into it; None for what the process's own coredump_filter says.
+            redaction: what is left out on purpose.
             force: replace what is there.
             progress: called with (bytes done, bytes in all).
+            compression: of the core.
 
         Raises:
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
@@ -170,22 +169,25 @@ class Session:
         }
         for _ in range(REWRITES_MAX):
             memory, known = captured.memory, len(captured.memory.damaged)
+            if redaction is not None:
+                captured = redact(redaction, self.processes, leader, captured)
             try:
                 report = write_core(
                     captured.snapshot,
-                    memory,
+                    BlankedStream(memory, captured.snapshot.blanked, captured.snapshot.page_size),
                     output,
                     force=force,
                     inputs=(*self.container.paths, *self.processes.swap.paths),
                     origin=origin,
                     progress=progress,
                     still_valid=partial(_no_more_damage, memory, known),
+                    compression=compression,
                 )
             except PagesChanged:
                 # Pages turned out to be damaged when they were read: write a core that says so.
                 captured = refresh_absent(captured)
                 continue
-            return CoreResult(output, captured.snapshot, report, absent_pages(captured.snapshot))
+            return CoreResult(output, captured, report, absent_pages(captured.snapshot))
         raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
 
 

@@ -19,8 +19,10 @@ from vmcore2core.progress import one_bar
 
 if TYPE_CHECKING:
     from vmcore2core.kernel.struct import StructView
+    from vmcore2core.process.threads import ThreadRow
     from vmcore2core.session import Session
-    from vmcore2core.tasks import StackRow, TaskRow, ThreadRow
+    from vmcore2core.tasks import TaskRow
+    from vmcore2core.unwind.stacks import StackRow
 
 app = typer.Typer(
     add_completion=False,
@@ -214,11 +216,11 @@ def bt(
 ) -> None:
     """Show the user stacks of threads, from what is in memory alone: no binaries are needed."""
     with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
-        from vmcore2core import tasks
+        from vmcore2core.unwind.stacks import backtraces
 
         leader, rows = _chosen(session, pid, tid)
         captured = session.processes.capture(leader, with_absent=False)
-        stacks = list(tasks.backtraces(captured, session, rows, limit))
+        stacks = list(backtraces(captured, session.kernel.arch, rows, limit))
         for warning in captured.snapshot.warnings:
             say(warning)
         if as_json:

@@ -50,7 +50,7 @@ def cores(paths: list[Path], folder: Path) -> dict[str, bytes]:
     found = {}
     with Session(paths) as session:
         assert session.warnings == []
-        for leader in session.matching(None):
+        for leader in session.processes.with_mm():
             output = folder / "core"
             result = session.extract(leader, output, force=True)
             assert result.complete

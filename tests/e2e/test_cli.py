@@ -125,6 +125,8 @@ def test_an_interrupted_run_leaves_nothing_half_written(tmp_path: Path, number: 
         if delay > 1:
             assert "Traceback" not in stderr
         for path in (tmp_path / f"{delay}").glob("*"):
+            if path.name.startswith("index."):
+                continue
             assert path.name.startswith("core.")
             assert path.read_bytes()[:4] == b"\x7fELF"
         assert list(tmp_path.rglob(".*")) == []

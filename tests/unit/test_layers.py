@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "vmcore2core"
 
 LAYERS = (
-    {"errors", "addresses", "interfaces"},
+    {"errors", "addresses", "interfaces", "printable"},
     {"formats"},
     {"arch", "containers"},
     {"memory"},
@@ -18,8 +18,9 @@ LAYERS = (
     {"kernel"},
     {"process"},
     {"corefile", "unwind"},
-    {"session", "report", "tasks", "support"},
-    {"cli", "tasks_cli", "progress"},
+    {"handover"},
+    {"session", "report", "extraction", "tasks", "support", "verification"},
+    {"cli", "tasks_cli", "verify_cli", "progress"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STRANGERS = {
@@ -82,6 +83,7 @@ def test_a_module_imports_only_layers_to_its_left(module: str, path: Path) -> No
         ("corefile.plan", "from vmcore2core.memory.user import UserMemory"),
         ("unwind.image", "from vmcore2core.corefile.plan import plan"),
         ("formats.elf", "from vmcore2core.errors import FormatError"),
+        ("handover.bulk", "from vmcore2core.session import Session"),
         ("process.model", "from vmcore2core.kernel.struct import Kernel"),
     ],
 )

@@ -158,6 +158,8 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> byte
         "absent_pages": sum((run.end - run.start) // snapshot.page_size for run, _ in runs),
         "absent": [[f"{run.start:#x}", f"{run.end:#x}", run.reason.name.lower()] for run, _ in runs[:REPORT_RUNS_MAX]],
         "absent_runs_not_listed": max(0, len(runs) - REPORT_RUNS_MAX),
+        "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in snapshot.blanked[:REPORT_RUNS_MAX]],
+        "blanked_runs_not_listed": max(0, len(snapshot.blanked) - REPORT_RUNS_MAX),
         "warnings": snapshot.warnings,
         "notices": snapshot.notices,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -78,25 +79,53 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
 
 
 def _by_lief(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
+    found = read_with_lief(plan.head)
+    if found is None:
+        return "lief cannot read it"
+    if found.machine != snapshot.e_machine:
+        return f"lief sees machine {found.machine}, expected {snapshot.e_machine}"
+    planned = [(s.start, s.memsz, s.filesz) for s in plan.segments]
+    if not found.agrees(planned):
+        return f"lief sees {len(found.loads)} PT_LOADs that differ from the {len(planned)} planned"
+    expected = {thread.tid for thread in snapshot.threads}
+    good = found.tids <= expected and (found.tids or not expected)
+    return None if good else f"lief sees threads {sorted(found.tids)}"
+
+
+@dataclass(frozen=True)
+class SeenByLief:
+    """A core's headers as lief sees them.
+
+    Attributes:
+        machine: e_machine.
+        loads: ``(p_vaddr, p_memsz, p_filesz)`` of the PT_LOADs.
+        tids: of the threads; of notes with equal content it has one.
+    """
+
+    machine: int
+    loads: list[tuple[int, int, int]]
+    tids: set[int]
+
+    def agrees(self, loads: list[tuple[int, int, int]]) -> bool:
+        """Tell whether the PT_LOADs are these; it reads only so many."""
+        return self.loads == (loads[: len(self.loads)] if len(loads) >= LIEF_SEGMENTS else loads)
+
+
+def read_with_lief(head: bytes) -> SeenByLief | None:
+    """Return what lief reads of a core up to its first page, or None where it cannot."""
     # A signal's exception inside lief's own start-up ends the whole process, and only the main thread gets any.
     with ThreadPoolExecutor(max_workers=1) as pool:
         lief: Any = pool.submit(import_module, "lief").result()
     lief.logging.disable()
-    binary = lief.ELF.parse(list(plan.head))
+    binary = lief.ELF.parse(list(head))
     if not isinstance(binary, lief.ELF.Binary):
-        return "lief cannot read it"
-    if binary.header.machine_type.value != snapshot.e_machine:
-        return f"lief sees machine {binary.header.machine_type}, expected {snapshot.e_machine}"
-    seen = [
-        (s.virtual_address, s.virtual_size, s.physical_size)
-        for s in binary.segments
-        if s.type == lief.ELF.Segment.TYPE.LOAD
-    ]
-    planned = [(s.start, s.memsz, s.filesz) for s in plan.segments]
-    if len(planned) >= LIEF_SEGMENTS:  # it reads no more
-        planned = planned[: len(seen)]
-    if seen != planned:
-        return f"lief sees {len(seen)} PT_LOADs that differ from the {len(planned)} planned"
-    tids = {note.status.pid for note in binary.notes if isinstance(note, lief.ELF.CorePrStatus)}
-    expected = {thread.tid for thread in snapshot.threads}
-    return None if tids <= expected and (tids or not expected) else f"lief sees threads {sorted(tids)}"
+        return None
+    return SeenByLief(
+        machine=binary.header.machine_type.value,
+        loads=[
+            (s.virtual_address, s.virtual_size, s.physical_size)
+            for s in binary.segments
+            if s.type == lief.ELF.Segment.TYPE.LOAD
+        ],
+        tids={note.status.pid for note in binary.notes if isinstance(note, lief.ELF.CorePrStatus)},
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,8 @@ from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.notes import build_notes, notes_of
 from vmcore2core.corefile.plan import CorePlan, Segment, build_plan, check_class
-from vmcore2core.interfaces import PageStream
+from vmcore2core.corefile.sink import Sink, sink
+from vmcore2core.interfaces import Compression, PageStream
 from vmcore2core.process.model import ProcessSnapshot
 
 PROGRESS_EVERY = 16 << 20
@@ -56,6 +55,7 @@ def write_core(
     progress: Progress | None = None,
     still_valid: Callable[[], bool] = lambda: True,
     verify: bool = True,
+    compression: Compression | None = None,
 ) -> WriteReport:
     """Write the core of a process; it appears under its name only when it is whole.
 
@@ -69,6 +69,7 @@ def write_core(
         progress: called with (bytes done, bytes in all) of the file.
         still_valid: asked when all pages were read: whether ``snapshot.vmas`` still says rightly which are absent.
         verify: read the headers back with another ELF reader before the core gets its name.
+        compression: of the file, or None.
 
     Raises:
         OutputError: it cannot be written.
@@ -78,7 +79,7 @@ def write_core(
     notes = build_notes(snapshot, notes_of(snapshot, origin or {}))
     plan = build_plan(snapshot, notes)
     with atomic_file(output, force=force, inputs=inputs) as fd:
-        report = _write(fd, plan, stream, snapshot.page_size, progress)
+        report = _write(sink(fd, compression), plan, stream, snapshot.page_size, progress)
         if not still_valid():
             raise PagesChanged
         if verify:
@@ -88,9 +89,8 @@ def write_core(
     return report
 
 
-def _write(fd: int, plan: CorePlan, stream: PageStream, page_size: int, progress: Progress | None) -> WriteReport:
-    _pwrite(fd, memoryview(plan.head), 0)
-    os.ftruncate(fd, plan.file_size)
+def _write(target: Sink, plan: CorePlan, stream: PageStream, page_size: int, progress: Progress | None) -> WriteReport:
+    target.write(memoryview(plan.head), 0)
     present = zero = 0
     written = len(plan.head)
     told = 0
@@ -107,32 +107,24 @@ def _write(fd: int, plan: CorePlan, stream: PageStream, page_size: int, progress
             if not nr_full:
                 pass
             elif nr_full == len(vaddr):
-                _write_pages(fd, segment, vaddr, pages)
+                _write_pages(target, segment, vaddr, pages)
             else:
-                _write_pages(fd, segment, vaddr[full], pages[full])
+                _write_pages(target, segment, vaddr[full], pages[full])
             done = segment.offset + int(vaddr[-1]) - segment.start if len(vaddr) else told
             if progress is not None and done - told >= PROGRESS_EVERY:
                 told = done
                 progress(done, plan.file_size)
+    target.finish(plan.file_size)
     if progress is not None:
         progress(plan.file_size, plan.file_size)
     return WriteReport(plan.file_size, written, present, zero, len(plan.segments))
 
 
-def _write_pages(fd: int, segment: Segment, vaddr: U64Array, pages: U8Array) -> None:
+def _write_pages(target: Sink, segment: Segment, vaddr: U64Array, pages: U8Array) -> None:
     """Write pages, those with adjacent addresses in one call."""
     page_size = pages.shape[1]
     breaks = np.flatnonzero(np.diff(vaddr) != page_size) + 1
     firsts = [0, *breaks.tolist()]
     for first, last in zip(firsts, [*firsts[1:], len(vaddr)], strict=True):
         offset = segment.offset + int(vaddr[first]) - segment.start
-        _pwrite(fd, pages[first:last].reshape(-1).data, offset)
-
-
-def _pwrite(fd: int, data: memoryview, offset: int) -> None:
-    """Write all of ``data``; a system call may write less."""
-    while data:
-        count = os.pwrite(fd, data, offset)
-        if not count:
-            raise OSError(errno.EIO, "the file system wrote nothing")
-        data, offset = data[count:], offset + count
+        target.write(pages[first:last].reshape(-1).data, offset)

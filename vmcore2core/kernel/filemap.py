@@ -64,8 +64,10 @@ class PageCache:
             LayoutUnknown: a member is not known.
         """
         mapping = file.follow("f_mapping", "address_space")
-        if mapping is None:
-            return _pages([], self.page_size)
+        return _pages([], self.page_size) if mapping is None else self.pages(mapping, first, last)
+
+    def pages(self, mapping: StructView, first: int, last: int) -> CachedPages:
+        """Return the cached pages of a ``struct address_space``; see ``lookup``."""
         in_memory = self._in_memory(mapping)
         array = XArray(mapping.embedded("i_pages", "xarray"))
         unit = self._index_unit(mapping, array)

@@ -6,7 +6,7 @@ References: fs/d_path.c: d_path(), prepend_path(), simple_dname(); fs/mount.h: s
 from __future__ import annotations
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.errors import MemoryFault
+from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.kernel.struct import Kernel, StructView
 
 NAME_MAX = 255
@@ -83,6 +83,18 @@ def d_path(kernel: Kernel, path: StructView, mounts: Mounts, root: tuple[int, in
         parts.append(dentry_name(dentry))
         dentry = kernel.view("dentry", parent)
     return b"/" + b"/".join(reversed(parts)) + deleted
+
+
+def task_root(task: StructView) -> tuple[int, int] | None:
+    """Return a task's root directory as (vfsmount, dentry), or None where it is not known."""
+    try:
+        fs_struct = task.follow("fs", "fs_struct")
+        if fs_struct is None:
+            return None
+        root = fs_struct.embedded("root", "path")
+        return root.pointer("mnt"), root.pointer("dentry")
+    except (LayoutUnknown, MemoryFault):
+        return None
 
 
 def file_path(kernel: Kernel, file: StructView, mounts: Mounts, root: tuple[int, int] | None = None) -> bytes | None:

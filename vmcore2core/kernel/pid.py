@@ -1,6 +1,7 @@
 """Tasks: the list of thread-group leaders, the threads of a group, and finding one by PID.
 
-References: include/linux/sched/signal.h: for_each_process(), for_each_thread(); kernel/fork.c: copy_process().
+References: include/linux/sched/signal.h: for_each_process(), for_each_thread(); kernel/fork.c: copy_process();
+include/linux/pid.h: struct pid, struct upid; fs/proc/array.c: task_state().
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from collections.abc import Iterator
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.kernel.list import list_for_each_entry
 from vmcore2core.kernel.struct import Kernel, StructView
+
+MAX_PID_NS_LEVEL = 32  # include/linux/pid_namespace.h
+
+NSPID_NEEDED = (("task_struct", "thread_pid"), ("pid", "level"), ("pid", "numbers"))
+"""Structures and members that ``task_nspids`` cannot do without."""
 
 
 def init_task(kernel: Kernel) -> StructView:
@@ -47,3 +53,22 @@ def for_each_thread(leader: StructView) -> Iterator[StructView]:
             raise CorruptStructure(
                 f"more threads than nr_threads = {limit}", signal.address, "signal_struct.thread_head"
             )
+
+
+def task_nspids(task: StructView) -> tuple[int, ...]:
+    """Return a thread's number in each PID namespace from the initial one to its own: NSpid in /proc/PID/status.
+
+    Raises:
+        LayoutUnknown: the layout does not tell (before Linux 4.19, there is no task_struct.thread_pid).
+        CorruptStructure: the level is impossible.
+    """
+    kernel = task.kernel
+    found = task.follow("thread_pid", "pid")
+    if found is None:
+        return ()  # it was released already
+    level = found.uint("level", size=4)
+    if level > MAX_PID_NS_LEVEL:
+        raise CorruptStructure(f"level {level}, expected {MAX_PID_NS_LEVEL} at most", found.address, "pid.level")
+    # struct upid: int nr, padding, struct pid_namespace *ns.
+    numbers, sizeof_upid = found.addr_of("numbers"), 2 * kernel.arch.pointer_size
+    return tuple(kernel.read_uint(numbers + i * sizeof_upid, 4) for i in range(level + 1))

@@ -16,13 +16,16 @@ from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 MEMBERS: dict[str, str] = {
     "task_struct": (
         "tasks thread_node pid tgid exit_state __state state flags comm stack signal mm fs real_parent real_cred "
-        "on_cpu thread_info.cpu cpu static_prio pending.signal blocked utime stime"
+        "on_cpu thread_info.cpu cpu static_prio pending.signal blocked utime stime thread_pid cgroups"
     ),
     "signal_struct": "thread_head nr_threads pids utime stime cutime cstime",
-    "pid": "numbers",
+    "pid": "numbers level",
     "cred": "uid gid",
     "fs_struct": "root",
-    "mm_struct": ("mm_mt mmap pgd start_brk brk start_stack arg_start arg_end saved_auxv task_size flags"),
+    "mm_struct": (
+        "mm_mt mmap pgd start_brk brk start_stack arg_start arg_end env_start env_end saved_auxv task_size flags "
+        "exe_file"
+    ),
     "maple_tree": "ma_root ma_flags",
     "maple_node": "slot parent ma64 mr64",
     "maple_range_64": "pivot slot",
@@ -35,15 +38,19 @@ MEMBERS: dict[str, str] = {
     "vm_special_mapping": "name",
     "file": "f_path f_mapping f_inode",
     "path": "mnt dentry",
-    "dentry": "d_name d_parent d_hash",
+    "dentry": "d_name d_parent d_hash d_inode d_children d_sib d_subdirs d_child",
     "qstr": "hash_len name",
     "mount": "mnt mnt_parent mnt_mountpoint",
-    "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits",
+    "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits i_mapping",
     "super_block": "s_dev",
     "address_space": "host i_pages a_ops",
     "xarray": "xa_head",
     "xa_node": "shift slots",
     "page": "mapping",
+    "css_set": "dfl_cgrp subsys",
+    "cgroup_subsys_state": "cgroup",
+    "cgroup": "kn root",
+    "kernfs_node": "name __parent parent",
 }
 SIZES = (
     "task_struct signal_struct mm_struct maple_tree maple_node vm_area_struct file path dentry qstr mount inode "

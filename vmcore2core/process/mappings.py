@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmcore2core.addresses import UserAddr
-from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.region import Region
@@ -50,7 +50,7 @@ class Mappings:
         self.vmas: list[Vma] = []
         self.regions: list[Region] = []
         self._mounts, self._cache, self._filter = mounts, cache, dump_filter
-        self._root = _root(leader)
+        self._root = fs.task_root(leader)
         self._if_elf: set[int] = set()
         try:
             for view in mm.for_each_vma(owner):
@@ -126,18 +126,6 @@ class Mappings:
         if (start | end) % page_size or not self.kernel.arch.user_end <= start < end:
             return None
         return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name="[vsyscall]", dumped=False)
-
-
-def _root(leader: StructView) -> tuple[int, int] | None:
-    """Return the process's root directory as (vfsmount, dentry), or None where it is not known."""
-    try:
-        fs_struct = leader.follow("fs", "fs_struct")
-        if fs_struct is None:
-            return None
-        root = fs_struct.embedded("root", "path")
-        return root.pointer("mnt"), root.pointer("dentry")
-    except (LayoutUnknown, MemoryFault):
-        return None
 
 
 def _mapped_file(file: StructView) -> MappedFile:

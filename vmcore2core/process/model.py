@@ -103,10 +103,14 @@ class AbsentReason(Enum):
     DEVICE_PRIVATE = "in the memory of a device"
     GUARD = "guard page"
     SPECIAL = "the page table has an entry of a kind that is not known"
+    REDACTED = "left out as asked (--redact)"
 
 
 NO_SUCH_PAGE = frozenset({AbsentReason.BEYOND_FILE, AbsentReason.GUARD})
 """Reasons that mean that the process had no page there, either."""
+
+NOT_MISSING = NO_SUCH_PAGE | {AbsentReason.REDACTED}
+"""Reasons that leave a core complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,8 @@ class ProcessSnapshot:
         vmas: ascending, disjoint.
         warnings: sentences about what was broken or unknown on the way; not empty means exit status 3.
         notices: sentences worth knowing that leave the core complete (inferred values, fields not known).
+        blanked: ``(start, end)`` of user addresses that are zeros in the core, as was asked, whatever the process had
+            there; ascending, disjoint.
     """
 
     tgid: int
@@ -193,3 +199,4 @@ class ProcessSnapshot:
     warnings: tuple[str, ...] = field(default=())
     notices: tuple[str, ...] = field(default=())
     e_flags: int = 0
+    blanked: tuple[tuple[int, int], ...] = ()

@@ -184,7 +184,7 @@ class Sysroot:
         if theirs is None:
             return None, f"{found} is not used: it has no build ID to tell that it is the file that was mapped"
         header = next((vma for vma in vmas if vma.path == path and vma.pgoff == 0), None)
-        ours = None if header is None else build_id(_mapped(header, memory), elf_class, order)
+        ours = None if header is None else build_id(mapped(header, memory), elf_class, order)
         if ours is None:
             return None, f"{found} is not used: the build ID of the file that was mapped is not in memory"
         if ours != theirs:
@@ -192,7 +192,9 @@ class Sysroot:
         return file, f"pages that are not in memory come from {found}, whose build ID {theirs.hex()} is that of memory"
 
 
-def _mapped(vma: Vma, memory: UserMemory) -> Read:
+def mapped(vma: Vma, memory: UserMemory) -> Read:
+    """Return a reader of a file by its offsets, as far as a mapping of its beginning has it."""
+
     def read(offset: int, size: int) -> bytes | None:
         return memory.read(vma.start + offset, size) if offset + size <= vma.end - vma.start else None
 

@@ -7,15 +7,16 @@ true ones. kdump's notes carry the running task's PID; QEMU's carry the CPU's nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import mm
-from vmcore2core.kernel.sched import PF_EXITING, task_comm, task_cpu, task_flags, task_on_cpu, task_pid
+from vmcore2core.kernel.sched import PF_EXITING, task_comm, task_cpu, task_flags, task_on_cpu, task_pid, task_state_char
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.printable import text
 
 
 @dataclass(frozen=True)
@@ -140,3 +141,31 @@ def _is_code(task: StructView, address: int) -> bool:
 def describe(task: StructView) -> str:
     """Return "PID (comm)" for messages."""
     return f"{task_pid(task)} ({task_comm(task).decode('utf-8', 'replace')})"
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRow:
+    """One thread, with its user registers; ``registers`` is None where there are none, and ``source`` says why."""
+
+    tid: int
+    comm: str
+    state: str
+    cpu: int | None
+    source: str
+    registers: dict[str, int] | None
+    unknown: tuple[str, ...]
+
+
+def thread_rows(answers: Iterable[tuple[StructView, ThreadRegs | str]]) -> Iterator[ThreadRow]:
+    """Yield a row for each thread, as ``Processes.thread_registers`` yields them."""
+    for task, answer in answers:
+        regs = None if isinstance(answer, str) else dict(answer.regs)
+        yield ThreadRow(
+            tid=task_pid(task),
+            comm=text(task_comm(task)),
+            state=task_state_char(task),
+            cpu=task_cpu(task),
+            source=answer if isinstance(answer, str) else answer.source,
+            registers=regs,
+            unknown=() if isinstance(answer, str) else answer.unknown,
+        )

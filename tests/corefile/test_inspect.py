@@ -1,0 +1,123 @@
+"""What is planted in a core is found: by the look at its headers, and by the comparison with the dump."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.guests import FIXTURES, convert
+from vmcore2core.corefile.inspect import CoreFile, also, files_needed, missing, problems
+from vmcore2core.errors import DumpError
+
+DUMP = FIXTURES / "debian-6.1-amd64/vmcore"
+PHDR, EHDR = 56, 64
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("core") / "app.core"
+    assert convert(DUMP, "--comm", "lab-dynamic", "-o", path.parent).returncode == 0
+    next(path.parent.glob("core.lab-dynamic.*[0-9]")).rename(path)
+    return path
+
+
+def changed(core: Path, folder: Path, offset: int, data: bytes) -> Path:
+    """Return a copy of a core with other bytes somewhere."""
+    raw = bytearray(core.read_bytes())
+    assert raw[offset : offset + len(data)] != data
+    raw[offset : offset + len(data)] = data
+    target = folder / "changed"
+    target.write_bytes(raw)
+    return target
+
+
+def load_at(core: Path, number: int, field: int) -> tuple[int, int]:
+    """Return where a field of a PT_LOAD's header is, and its value: 8 p_offset, 16 p_vaddr, 32 p_filesz."""
+    at = EHDR + PHDR * (1 + number) + field
+    value: int = struct.unpack_from("<Q", core.read_bytes(), at)[0]
+    return at, value
+
+
+def verify(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vmcore2core", "verify", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_good_core_is_good_and_equal_to_the_dump(core: Path) -> None:
+    result = verify(core, "--against", DUMP)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == f"{core}: good, 6 threads, 2093 pages equal to the dump's"
+
+
+@pytest.mark.parametrize("back", [1, 2000])
+def test_a_byte_that_is_not_the_dumps_is_found(core: Path, back: int, tmp_path: Path) -> None:
+    raw = core.read_bytes()
+    offset = len(raw.rstrip(b"\0")) - back
+    bad = changed(core, tmp_path, offset, bytes([raw[offset] ^ 1]))
+    result = verify(bad, "--against", DUMP, "--json")
+    document = json.loads(result.stdout)
+    assert (result.returncode, document["pages_differing"]) == (1, 1)
+    assert "1 pages differ from the dump's: 0x" in document["wrong"][0]
+
+
+def test_a_register_that_is_not_the_dumps_is_found(core: Path, tmp_path: Path) -> None:
+    at = struct.unpack_from("<Q", core.read_bytes(), EHDR + 8)[0]  # p_offset of PT_NOTE, the first program header
+    bad = changed(core, tmp_path, at + 20 + 112 + 4 * 8, b"\x01\x02\x03\x04\x05\x06\x07\x08")  # rbp
+    result = verify(bad, "--against", DUMP)
+    assert result.returncode == 1
+    assert "wrong: note 0 (CORE, NT_PRSTATUS) differs" in result.stderr
+
+
+def test_headers_that_cannot_be_are_wrong(core: Path, tmp_path: Path) -> None:
+    at, start = load_at(core, 1, 16)
+    _, before = load_at(core, 0, 16)
+    with CoreFile(changed(core, tmp_path, at, struct.pack("<Q", before))) as bad:
+        assert any("begins before the one before it ends" in sentence for sentence in problems(bad))
+    at, filesz = load_at(core, 1, 32)
+    with CoreFile(changed(core, tmp_path, at, struct.pack("<Q", filesz + (1 << 40)))) as bad:
+        found = list(problems(bad))
+    assert any("behind the file's end" in sentence for sentence in found)
+    assert any(f"PT_LOAD at {start:#x} has" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize("size", [0, 3, 16, 63, 64, 100, 2000])
+def test_a_cut_off_core_is_one_sentence(core: Path, size: int, tmp_path: Path) -> None:
+    (tmp_path / "cut").write_bytes(core.read_bytes()[:size])
+    result = verify(tmp_path / "cut")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("vmcore2core verify: ")
+
+
+def test_what_is_no_core_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DumpError, match="ET_CORE"):
+        CoreFile(FIXTURES / "sysroot/bin/lab-dynamic")
+    with pytest.raises(DumpError, match="cannot be read"):
+        CoreFile(tmp_path / "nothing")
+
+
+def test_what_a_debugger_will_miss_is_said(tmp_path: Path) -> None:
+    assert (
+        convert(DUMP, "--comm", "lab-dynamic", "--filter", "0x33", "--redact", "[heap]", "-o", tmp_path).returncode == 0
+    )
+    with CoreFile(next(tmp_path.glob("core.lab-dynamic.*[0-9]"))) as found:
+        assert list(problems(found)) == []
+        assert list(missing(found)) == []
+        needed = list(files_needed(found))
+        assert any("1 ranges of memory were left out as asked" in sentence for sentence in also(found))
+    assert any(
+        sentence.startswith("/lib/libc.so.6: ") and "build ID 93ac61ec5a8eb1396f9fbd350e3169a558528a40" in sentence
+        for sentence in needed
+    )
+
+
+def test_a_dump_that_is_named_verify_is_a_dump(tmp_path: Path) -> None:
+    (tmp_path / "verify").write_bytes(b"no dump")
+    command = [sys.executable, "-m", "vmcore2core", "verify", "--pid", "1"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr == "vmcore2core: verify is a text file, not a kernel dump\n"

@@ -1,0 +1,106 @@
+"""Worker processes: what they do comes back, and one that dies takes only its own job with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vmcore2core.handover.bulk import Job, Outcome, Workers
+
+JOBS = [Job(pid, f"p{pid}", 0, "", size=pid) for pid in range(1, 8)]
+
+
+def convert(job: Job) -> Outcome:
+    return Outcome(job, line=f"{os.getpid()}")
+
+
+def died_at_3(job: Job) -> Outcome:
+    if job.pid == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return convert(job)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_job_has_an_outcome(count: int) -> None:
+    with Workers(convert, count) as workers:
+        outcomes = list(workers.run(JOBS))
+    assert sorted(outcome.job.pid for outcome in outcomes) == [job.pid for job in JOBS]
+    own = {outcome.line for outcome in outcomes} == {str(os.getpid())}
+    assert own is (count == 1)
+
+
+def test_the_largest_are_begun_first() -> None:
+    with Workers(convert, 2) as workers:
+        first = next(iter(workers.run(JOBS)))
+    assert first.job.pid in (6, 7)
+
+
+def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
+    with Workers(died_at_3, 2) as workers:
+        outcomes = {outcome.job.pid: outcome for outcome in workers.run(JOBS)}
+    assert len(outcomes) == len(JOBS)
+    assert outcomes[3].error == "3 (p3): the process that converted it was ended by signal 9"
+    assert all(outcome.error is None for pid, outcome in outcomes.items() if pid != 3)
+
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from vmcore2core.handover.bulk import Job, Outcome, Workers
+
+def convert(job):
+    Path(sys.argv[1], f"{job.pid}").write_text(str(os.getpid()))
+    try:
+        time.sleep(float(sys.argv[2]))
+        return Outcome(job)
+    except KeyboardInterrupt:
+        Path(sys.argv[1], f"{job.pid}").unlink()
+        raise
+
+with Workers(convert, 2) as workers:
+    list(workers.run([Job(1, "", 0, ""), Job(2, "", 0, "")]))
+"""
+
+
+def started(folder: Path, seconds: float) -> tuple[subprocess.Popen[str], list[int]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), str(seconds)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = [path.read_text() for path in folder.iterdir()]
+        if len(found) == 2 and all(found):
+            return process, [int(text) for text in found]
+        time.sleep(0.01)
+    raise AssertionError("the workers did not begin")
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_an_interrupt_ends_the_workers_and_they_clean_up(tmp_path: Path) -> None:
+    process, pids = started(tmp_path, 100)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert all(map(gone, pids))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_whose_parent_is_killed_end_after_their_job(tmp_path: Path) -> None:
+    process, pids = started(tmp_path, 0.5)
+    process.kill()
+    process.communicate(timeout=60)
+    assert all(map(gone, pids))

@@ -1,0 +1,128 @@
+"""Which processes are wanted: of one kind any, of several kinds all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene, simple
+from vmcore2core.errors import LayoutError
+from vmcore2core.handover.choice import Choice, choose
+from vmcore2core.handover.identity import Identity
+
+ID = "0123456789abcdef" * 4
+APP = Identity(
+    pid=812,
+    comm=b"postgres",
+    states=("S", "D"),
+    uid=70,
+    exe=b"/usr/lib/postgresql/15/bin/postgres",
+    cgroups=(b"/system.slice/docker-%s.scope" % ID.encode(),),
+    nspids=(812, 1),
+)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice(),
+        Choice(comm=("post*",)),
+        Choice(comm=("other", "post*")),
+        Choice(exe=("*/bin/postgres",)),
+        Choice(uid=(0, 70)),
+        Choice(cgroup=("/system.slice/*",)),
+        Choice(container=("0123456",)),
+        Choice(container=(ID,)),
+        Choice(nspid=(1,)),
+        Choice(state=("D",)),
+        Choice(exclude=("mysql*",)),
+        Choice(comm=("post*",), uid=(70,), container=(ID[:12],), nspid=(1,), state=("Z", "S")),
+    ],
+    ids=repr,
+)
+def test_taken(choice: Choice) -> None:
+    assert choice.takes(APP)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice(comm=("postgre",)),
+        Choice(exe=("postgres",)),
+        Choice(uid=(7,)),
+        Choice(cgroup=("/system.slice",)),
+        Choice(container=("123456",)),
+        Choice(nspid=(812,)),
+        Choice(state=("Z",)),
+        Choice(exclude=("post*",)),
+        Choice(comm=("post*",), uid=(71,)),
+        Choice(comm=("post*",), exclude=("*gres",)),
+    ],
+    ids=repr,
+)
+def test_not_taken(choice: Choice) -> None:
+    assert not choice.takes(APP)
+
+
+@pytest.mark.parametrize(
+    ("path", "containers"),
+    [
+        ("/docker/" + ID, (ID,)),
+        (f"/system.slice/docker-{ID}.scope", (ID,)),
+        (f"/machine.slice/libpod-{ID}.scope/container", (ID,)),
+        (f"/machine.slice/libpod-conmon-{ID}.scope", ()),
+        (f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope", (ID,)),
+        (f"/kubepods/burstable/pod7/{ID}", (ID,)),
+        (f"/kubepods.slice/crio-{ID}.scope", (ID,)),
+        (f"/docker/{ID}/docker/{ID[::-1]}", (ID[::-1], ID)),
+        ("/user.slice/user-0.slice", ()),
+        ("/" + ID[:-1], ()),
+        ("/" + ID + "0", ()),
+    ],
+)
+def test_container_ids_in_paths(path: str, containers: tuple[str, ...]) -> None:
+    assert Identity(1, b"", ("S",), cgroups=(path.encode(),)).containers == containers
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (Choice(exe=("*",)), r"--exe cannot be answered: OFFSET\(mm_struct.exe_file\) of this kernel is not known"),
+        (Choice(cgroup=("*",)), r"--cgroup cannot be answered: OFFSET\(task_struct.cgroups\)"),
+        (Choice(container=("0",)), r"--container cannot be answered"),
+        (Choice(nspid=(1,)), r"--nspid cannot be answered: OFFSET\(task_struct.thread_pid\)"),
+    ],
+)
+def test_what_the_layout_does_not_tell_is_said(choice: Choice, words: str) -> None:
+    with pytest.raises(LayoutError, match=words):
+        choose(simple().processes(), choice)
+
+
+def scene() -> Scene:
+    """Return processes 100 and 200, the second of two threads."""
+    found = Scene()
+    for pid in (100, 200):
+        mm = found.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC))
+        tasks = [found.task(pid)] + ([found.task(pid + 1, pid)] if pid == 200 else [])
+        found.group(*tasks, mm=mm)
+    return found
+
+
+def test_a_thread_stands_for_its_process_and_two_of_one_are_one() -> None:
+    chosen, errors = choose(scene().processes(), Choice(pid=(201, 200)))
+    assert ([one.identity.pid for one in chosen], errors) == ([200], [])
+
+
+def test_pids_and_patterns_must_both_fit() -> None:
+    chosen, _ = choose(scene().processes(), Choice(pid=(100, 200), comm=("task2*",)))
+    assert [one.identity.pid for one in chosen] == [200]
+
+
+def test_a_pid_that_there_is_not_is_an_error_beside_the_others() -> None:
+    chosen, errors = choose(scene().processes(), Choice(pid=(100, 4000)))
+    assert [one.identity.pid for one in chosen] == [100]
+    assert [(number, "no task has PID 4000" in str(error)) for number, error in errors] == [(4000, True)]
+
+
+def test_nothing_that_fits_is_an_error() -> None:
+    chosen, errors = choose(scene().processes(), Choice(comm=("nothing",)))
+    assert (chosen, [str(error) for _, error in errors]) == ([], ["no process with user memory matches"])

@@ -1,0 +1,125 @@
+"""The index: written whole, believed only where it fits the dump, the options and the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmcore2core.errors import OutputError
+from vmcore2core.handover.index import INDEX_NAME, Index
+
+HEAD: dict[str, Any] = {"dump": {"files": [{"name": "vmcore", "size": 5}]}, "kernel": {}, "options": {"filter": None}}
+
+
+def entry(folder: Path, pid: int, content: bytes = b"core") -> dict[str, Any]:
+    path = folder / f"core.app.{pid}"
+    path.write_bytes(content)
+    status = path.stat()
+    core = {"file": path.name, "file_size": status.st_size, "mtime_ns": status.st_mtime_ns, "complete": True}
+    return {"pid": pid, "comm": "app", "threads": [], "core": {**core, "missing": 0, "pages": 1}}
+
+
+def written(folder: Path, *pids: int) -> Index:
+    index = Index(folder, HEAD)
+    for pid in pids:
+        index.add(entry(folder, pid))
+    index.write(finished=True)
+    return index
+
+
+def resumed(folder: Path) -> Index:
+    index = Index(folder, HEAD)
+    assert index.resume()
+    return index
+
+
+def test_without_an_index_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
+    part = tmp_path / ".core.app.7.0123456789abcdef.part"
+    part.touch()
+    assert not Index(tmp_path, HEAD).resume()
+    assert part.exists()
+
+
+def test_an_index_is_json_with_processes_by_pid(tmp_path: Path) -> None:
+    written(tmp_path, 30, 4)
+    found = json.loads((tmp_path / INDEX_NAME).read_text())
+    assert (found["format"], found["version"], found["options"]) == ("vmcore2core-index", 1, {"filter": None})
+    assert [process["pid"] for process in found["processes"]] == [4, 30]
+    assert found["finished"] >= found["started"]
+    assert (tmp_path / INDEX_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_an_index_without_processes_is_json(tmp_path: Path) -> None:
+    written(tmp_path)
+    assert json.loads((tmp_path / INDEX_NAME).read_text())["processes"] == []
+
+
+def test_what_is_finished_is_kept(tmp_path: Path) -> None:
+    written(tmp_path, 1, 2)
+    index = resumed(tmp_path)
+    assert index.kept(1, "app") is not None
+    assert index.kept(3, "app") is None
+    assert index.kept(1, "another") is None
+
+
+def test_cores_that_were_changed_or_are_gone_are_not_kept(tmp_path: Path) -> None:
+    written(tmp_path, 1, 2, 3)
+    (tmp_path / "core.app.1").write_bytes(b"CORE")  # of the same size
+    (tmp_path / "core.app.2").unlink()
+    index = resumed(tmp_path)
+    assert [index.kept(pid, "app") is not None for pid in (1, 2, 3)] == [False, False, True]
+
+
+def test_a_name_that_leads_out_of_the_directory_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "cores").mkdir()
+    outside = entry(tmp_path, 1)
+    outside["core"]["file"] = "../core.app.1"
+    index = Index(tmp_path / "cores", HEAD)
+    index.add(outside)
+    assert resumed(tmp_path / "cores").kept(1, "app") is None
+
+
+def test_what_a_killed_run_had_begun_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    written(tmp_path)
+    begun = [".core.app.7.0123456789abcdef.part", ".index.json.0123456789abcdef.part"]
+    others = [".profile", "core.app.8", ".core.part", "notes.0123456789abcdef.part"]
+    for name in begun + others:
+        (tmp_path / name).touch()
+    resumed(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {INDEX_NAME, *others}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("dump", {"files": []}, "is of another dump"),
+        ("options", {"filter": "0x1ff"}, "is of other options"),
+        ("tool", "vmcore2core 0.0.0", "is of another version"),
+    ],
+)
+def test_an_index_of_something_else_is_refused(tmp_path: Path, part: str, value: object, words: str) -> None:
+    written(tmp_path, 1)
+    path = tmp_path / INDEX_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), part: value}))
+    with pytest.raises(OutputError, match=words):
+        resumed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is not JSON"),
+        ("[1]", "is no index"),
+        ('{"format": "vmcore2core-index", "version": 2}', "is no index of version 1"),
+        ('{"format": "vmcore2core-index", "version": 1, "processes": 5}', "without what --resume"),
+        ('{"format": "vmcore2core-index", "version": 1, "processes": [{"pid": 1}]}', "without what --resume"),
+        ("\xff", "is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_index_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / INDEX_NAME).write_bytes(content.encode("latin-1"))
+    with pytest.raises(OutputError, match=words):
+        resumed(tmp_path)

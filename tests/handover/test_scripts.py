@@ -1,0 +1,145 @@
+"""A developer types one command, and sees function names: with the directory of cores and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.debuggers import gdb_backtraces, in_order, lldb_backtraces, need
+from tests.e2e.guests import FIXTURES, PROGRAMS, bundled
+from tests.handover.test_recovered import leaders
+from vmcore2core.errors import OutputError, OutputExists
+from vmcore2core.handover.recovered import RecoveredFiles, Recovery
+from vmcore2core.handover.scripts import gdb_script, lldb_script, write_scripts
+from vmcore2core.session import Session, core_name
+
+GUEST = "debian-7.2-amd64"
+
+
+@pytest.fixture(scope="module")
+def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cores, recovered files and scripts, moved to another place after they were made."""
+    made = tmp_path_factory.mktemp("made") / "cores"
+    with Session([bundled(GUEST, tmp_path_factory.mktemp("dump"))]) as session:
+        recovery = Recovery(session.processes, made / "sysroot")
+        made.mkdir()
+        for leader in leaders(session, *PROGRAMS):
+            core = made / core_name(leader)
+            session.extract(leader, core)
+            write_scripts(core, recovery.add(leader))
+    moved = tmp_path_factory.mktemp("moved") / "with space"
+    shutil.move(made, moved)
+    return moved
+
+
+def run(folder: Path, *words: str | Path) -> str:
+    modules = sorted(Path("/usr/lib").glob("llvm-*/lib/python3*/*-packages"))
+    env = {k: v for k, v in os.environ.items() if k != "DEBUGINFOD_URLS"}
+    env |= {"PYTHONPATH": ":".join(map(str, modules)), "LC_ALL": "C.UTF-8"}
+    command = list(map(str, words))
+    result = subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False
+    )
+    return result.stdout + result.stderr
+
+
+def expected(program: str) -> dict[int, list[str]]:
+    """Return functions that each thread's stack has, by thread ID, as the guest's recipe says."""
+    truth = FIXTURES / GUEST / "truth"
+    rows = [line.split("\t") for line in (truth / f"{program}.tasks").read_text().splitlines()]
+    tids = {row[1]: int(row[0]) for row in rows}
+    known = json.loads((truth / "expected.json").read_text())[program]
+    return {tids[name]: functions for name, functions in known.items()}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("place", ["there", "elsewhere"])
+def test_gdb_shows_function_names_in_every_thread(handed_over: Path, program: str, place: str, tmp_path: Path) -> None:
+    script = next(handed_over.glob(f"core.{program}.*.gdb"))
+    batch = [need("gdb"), "-nx", "-batch"]
+    all_stacks = ["-ex", "thread apply all bt"]
+    if place == "there":
+        output = run(handed_over, *batch, "-x", script.name, *all_stacks)
+    else:
+        output = run(tmp_path, *batch, "-x", script, *all_stacks)
+    stacks = gdb_backtraces(output)
+    assert len(stacks) == 6, output
+    assert not any("??" in functions for functions in stacks.values()), output
+    for tid, wanted in expected(program).items():
+        assert in_order(wanted, stacks[tid]), output
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_lldb_shows_function_names_in_every_thread(handed_over: Path, program: str) -> None:
+    script = next(handed_over.glob(f"core.{program}.*.lldb"))
+    output = run(
+        handed_over, need("lldb"), "--no-lldbinit", "--batch", "-s", script.name, "-o", "thread list", "-o", "bt all"
+    )
+    stacks = lldb_backtraces(output)
+    assert len(stacks) == 6, output
+    for tid, wanted in expected(program).items():
+        assert in_order(wanted, stacks[tid]), output
+
+
+def recovered(**members: object) -> RecoveredFiles:
+    values: dict[str, object] = {
+        "sysroot": Path("/x/sysroot"),
+        "program": b"/usr/bin/app",
+        "libraries": (b"/lib",),
+        "files": (),
+        "sentences": (),
+    }
+    return RecoveredFiles(**{**values, **members})  # type: ignore[arg-type]
+
+
+CORE = Path("/x/core.app.1")
+
+
+def test_the_scripts_say_what_a_debugger_needs() -> None:
+    script = gdb_script(CORE, recovered())
+    assert script.path == Path("/x/core.app.1.gdb")
+    assert script.text.splitlines()[-4:] == [
+        "set sysroot sysroot",
+        "set solib-search-path sysroot/lib",
+        'file "sysroot/usr/bin/app"',
+        "core-file core.app.1",
+    ]
+    assert lldb_script(CORE, recovered()).text.splitlines()[1:] == [
+        'platform select --sysroot "sysroot" remote-linux',
+        'settings set target.exec-search-paths "sysroot/lib"',
+        'target create --core core.app.1 "sysroot/usr/bin/app"',
+    ]
+    assert "sysroot" not in gdb_script(CORE, None).text
+    assert "core-file core.app.1\n" in gdb_script(Path("/x/core.app.1.zst"), None).text
+
+
+@pytest.mark.parametrize(
+    "name", ['a"b', "a\nshell id", "a'b", "a\\b", "a;b", "a|b", "a$b", "a`b", "a:b", "a\x7fb", "é"]
+)
+def test_a_hostile_name_is_not_written(name: str) -> None:
+    hostile = recovered(program=b"/bin/" + name.encode(), libraries=(b"/lib/" + name.encode(), b"/lib"))
+    for script in (gdb_script(CORE, hostile), lldb_script(CORE, hostile)):
+        assert name not in script.text
+        assert "sysroot/bin" not in script.text
+        assert "sysroot/lib" in script.text
+
+
+def test_a_hostile_folder_or_core_gets_no_scripts() -> None:
+    with pytest.raises(OutputError, match="misread"):
+        gdb_script(CORE, recovered(sysroot=Path("/x/a\nshell id")))
+    with pytest.raises(OutputError, match="misread"):
+        lldb_script(Path("/x/a\nb"), None)
+
+
+def test_existing_scripts_are_kept_without_force(tmp_path: Path) -> None:
+    core = tmp_path / "core.app.1"
+    assert {path.name for path in write_scripts(core, None)} == {"core.app.1.gdb", "core.app.1.lldb"}
+    with pytest.raises(OutputExists):
+        write_scripts(core, None)
+    write_scripts(core, None, force=True)
+    assert (tmp_path / "core.app.1.gdb").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,282 @@
+"""A finished core, read again: what is wrong with it, and what a debugger will find missing.
+
+The headers are read by pyelftools and by lief, which share no code with the writer. The core may be anybody's: nothing
+in it is believed unchecked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from construct import ConstructError
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import NoteSegment
+
+from vmcore2core.corefile.plan import Segment
+from vmcore2core.corefile.verify import SeenByLief, read_with_lief
+from vmcore2core.errors import DumpError
+from vmcore2core.formats import elf_core as fmt
+from vmcore2core.formats._cabi import ByteOrder, ElfClass
+from vmcore2core.printable import text
+from vmcore2core.process.elf import Read
+from vmcore2core.process.sysroot import build_id
+
+HEAD_MAX = 1 << 28
+FILES_MAX = 1 << 17
+PF_X = 1
+READ_MAX = 1 << 20
+# What pyelftools raises for headers that make no sense.
+_UNREADABLE = (ELFError, ConstructError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class RawNote:
+    """A note: name, type by pyelftools' name or number, descriptor."""
+
+    name: str
+    n_type: str | int
+    desc: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileMapping:
+    """An entry of NT_FILE; ``offset`` in bytes."""
+
+    start: int
+    end: int
+    offset: int
+    path: bytes
+
+
+class CoreFile:
+    """A core on disk.
+
+    Attributes:
+        path: of it.
+        size: in bytes.
+        elf_class: 32 or 64.
+        order: byte order.
+        loads: PT_LOADs as they stand.
+        notes: of all PT_NOTEs.
+        seen: what lief makes of the same headers, or None where it cannot read them.
+
+    Raises:
+        DumpError: it cannot be read as an ELF core.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise DumpError(f"{path} cannot be read: {error.strerror or error}") from error
+        try:
+            self._read_headers()
+        except (
+            ELFError,
+            ConstructError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OSError,
+            OverflowError,
+            MemoryError,
+        ) as error:
+            self._file.close()
+            hint = "; zstd -d unpacks it" if path.suffix == ".zst" else ""
+            raise DumpError(
+                f"{path} is not an ELF core that can be read: {error or type(error).__name__}{hint}"
+            ) from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_headers(self) -> None:
+        self.size = os.fstat(self._file.fileno()).st_size
+        elf = ELFFile(self._file)
+        if elf["e_type"] != "ET_CORE":
+            raise DumpError(f"{self.path} is no core: its e_type is {elf['e_type']}, expected ET_CORE")
+        self.elf_class = cast("ElfClass", elf.elfclass)
+        self.order: ByteOrder = "little" if elf.little_endian else "big"
+        loads, notes = [], []
+        for segment in elf.iter_segments():
+            if segment["p_type"] == "PT_LOAD":
+                fields = (segment[name] for name in ("p_vaddr", "p_memsz", "p_filesz", "p_flags", "p_offset"))
+                loads.append(Segment(*fields))
+            if isinstance(segment, NoteSegment):
+                if segment["p_filesz"] > HEAD_MAX:
+                    raise DumpError(f"{self.path} has notes of {segment['p_filesz']:#x} bytes, expected {HEAD_MAX:#x}")
+                notes += [RawNote(n["n_name"], n["n_type"], bytes(n["n_descdata"])) for n in segment.iter_notes()]
+        self.loads, self.notes = tuple(loads), tuple(notes)
+        first = min((load.offset for load in loads if load.filesz), default=self.size)
+        head = os.pread(self._file.fileno(), min(first, HEAD_MAX), 0)
+        self.seen: SeenByLief | None = read_with_lief(head)
+
+    def __enter__(self) -> CoreFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file, fewer at its end."""
+        return os.pread(self._file.fileno(), size, offset)
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Return memory, or None where the core does not have all of it in one PT_LOAD."""
+        if not 0 <= size <= READ_MAX:
+            return None
+        for load in self.loads:
+            if load.start <= address and address + size <= load.start + load.filesz:
+                found = self.pread(load.offset + address - load.start, size)
+                return found if len(found) == size else None
+        return None
+
+    def of_type(self, *types: str | int) -> list[RawNote]:
+        """Return the notes of a type, as pyelftools names it."""
+        return [note for note in self.notes if note.n_type in types]
+
+    @property
+    def tids(self) -> list[int]:
+        """Thread IDs, by NT_PRSTATUS."""
+        head = fmt.PRSTATUS_HEAD[self.elf_class, self.order]
+        found = [note.desc for note in self.of_type("NT_PRSTATUS", fmt.NT_PRSTATUS)]
+        return [int(head.parse(desc)["pr_pid"]) for desc in found if len(desc) >= head.sizeof()]
+
+    @property
+    def pid(self) -> int | None:
+        """The process, by NT_PRPSINFO."""
+        form = fmt.PrPsInfo[self.elf_class, self.order]
+        found = [note.desc for note in self.of_type("NT_PRPSINFO", fmt.NT_PRPSINFO) if len(note.desc) >= form.sizeof()]
+        return int(form.parse(found[0])["pr_pid"]) if found else None
+
+    def files(self) -> list[FileMapping]:
+        """Return what NT_FILE says; nothing where that is broken."""
+        notes = self.of_type("NT_FILE", fmt.NT_FILE)
+        header = fmt.FILE_HEADER[self.elf_class, self.order]
+        if not notes or len(notes[0].desc) < header.sizeof():
+            return []
+        desc = notes[0].desc
+        start: Any = header.parse(desc)
+        word = self.elf_class // 8
+        if not 0 < start["count"] <= min(FILES_MAX, len(desc) // (3 * word)):
+            return []
+        dtype = np.dtype([(name, f"{'<' if self.order == 'little' else '>'}u{word}") for name in ("a", "b", "pgoff")])
+        table = np.frombuffer(desc, dtype, start["count"], header.sizeof())
+        names = desc[header.sizeof() + table.nbytes :].split(b"\0")
+        return [
+            FileMapping(int(row["a"]), int(row["b"]), int(row["pgoff"]) * start["page_size"], name)
+            for row, name in zip(table, names, strict=False)
+        ]
+
+    def own_note(self) -> dict[str, Any]:
+        """Return what our own note says; {} for cores of others."""
+        for note in self.notes:
+            if note.name == fmt.NOTE_VMCORE2CORE:
+                try:
+                    document = json.loads(note.desc)
+                except (ValueError, RecursionError):
+                    return {}
+                return document if isinstance(document, dict) else {}
+        return {}
+
+
+def problems(core: CoreFile) -> Iterator[str]:
+    """Yield what no core should have, as sentences."""
+    end = 0
+    for load in core.loads:
+        at = f"PT_LOAD at {load.start:#x}"
+        if load.start < end:
+            yield f"{at} begins before the one before it ends, at {end:#x}"
+        end = load.start + load.memsz
+        if end > 1 << core.elf_class:
+            yield f"{at} ends at {end:#x}, expected at most {1 << core.elf_class:#x}"
+        if load.filesz > load.memsz:
+            yield f"{at} has {load.filesz:#x} bytes in the file, expected at most {load.memsz:#x}"
+        if load.filesz and load.offset + load.filesz > core.size:
+            yield f"{at} ends at file offset {load.offset + load.filesz:#x}, behind the file's end at {core.size:#x}"
+    if core.seen is None:
+        yield "lief cannot read it"
+    elif not core.seen.agrees([(load.start, load.memsz, load.filesz) for load in core.loads]):
+        yield f"lief sees {len(core.seen.loads)} PT_LOADs that differ from the {len(core.loads)} of pyelftools"
+    elif not core.seen.tids <= set(core.tids):
+        yield f"lief sees threads {sorted(core.seen.tids)}, pyelftools {sorted(core.tids)}"
+    if not core.tids:
+        yield "it has no thread's registers (NT_PRSTATUS)"
+    if len(set(core.tids)) != len(core.tids):
+        yield "several of its NT_PRSTATUS are of one thread"
+    if core.pid is None:
+        yield "it does not say which process it is of (NT_PRPSINFO)"
+
+
+def missing(core: CoreFile) -> Iterator[str]:
+    """Yield what a debugger will not find in it, as sentences; what is left out on purpose is not among them."""
+    if not core.of_type("NT_AUXV", fmt.NT_AUXV):
+        yield "there is no NT_AUXV: shared libraries will not be found"
+    own = core.own_note()
+    for tid, reason in _strings(own, "threads_left_out"):
+        yield f"thread {tid} is left out: {reason}"
+    for start, end, reason in _runs(own):
+        if reason not in ("redacted", "beyond_file", "guard"):
+            yield f"memory at {start}-{end}: {reason}"
+
+
+def also(core: CoreFile) -> Iterator[str]:
+    """Yield what else there is to know, as sentences: it leaves a core complete."""
+    own = core.own_note()
+    for tid, reason in _strings(own, "registers_left_out"):
+        yield f"thread {tid} has general registers alone: {reason}"
+    for tid, names in _strings(own, "unknown_registers"):
+        yield f"registers of thread {tid} are not known and zero: {names}"
+    redacted = sum(reason == "redacted" for _, _, reason in _runs(own))
+    if redacted:
+        yield f"{redacted} ranges of memory were left out as asked (--redact)"
+    blanked = own.get("blanked")
+    if isinstance(blanked, list) and blanked:
+        yield f"{len(blanked)} ranges of memory are zeros as asked (--redact)"
+
+
+def files_needed(core: CoreFile) -> Iterator[str]:
+    """Yield each file whose code is mapped and is not in the core, with its build ID if that is known."""
+    files = core.files()
+    for path in dict.fromkeys(file.path for file in files):
+        mine = [file for file in files if file.path == path]
+        lacking = sum(_code_lacking(core.loads, file) for file in mine)
+        if lacking:
+            first = next((file for file in mine if file.offset == 0), None)
+            found = None if first is None else build_id(_reader(core, first), core.elf_class, core.order)
+            identity = f"build ID {found.hex()}" if found is not None else "build ID not in the core"
+            yield f"{text(path)}: {lacking:#x} bytes of code are not in the core ({identity})"
+
+
+def _reader(core: CoreFile, file: FileMapping) -> Read:
+    def read(offset: int, size: int) -> bytes | None:
+        return core.read(file.start + offset, size) if offset + size <= file.end - file.start else None
+
+    return read
+
+
+def _code_lacking(loads: Sequence[Segment], file: FileMapping) -> int:
+    code = [load for load in loads if load.p_flags & PF_X and file.start <= load.start < file.end]
+    return sum(min(load.memsz, file.end - load.start) - load.filesz for load in code if load.memsz > load.filesz)
+
+
+def _strings(own: dict[str, Any], key: str) -> Iterator[tuple[str, str]]:
+    found = own.get(key)
+    for name, value in found.items() if isinstance(found, dict) else ():
+        yield text(str(name).encode()), text(str(value).encode())
+
+
+def _runs(own: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    found = own.get("absent")
+    for run in found if isinstance(found, list) else ():
+        if isinstance(run, list) and len(run) == 3:
+            start, end, reason = (text(str(part).encode()) for part in run)
+            yield start, end, reason

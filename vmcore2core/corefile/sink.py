@@ -1,0 +1,129 @@
+"""Where a core's bytes go: into a file with holes, or compressed into frames that can be read by themselves.
+
+References: RFC 8878; zstd's contrib/seekable_format/zstd_seekable_compression_format.md (1.5.7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from typing import Protocol
+
+import numpy as np
+
+from vmcore2core.errors import OutputError
+from vmcore2core.formats import packed as fmt
+from vmcore2core.interfaces import Compression
+
+FRAME_SIZE = 1 << 20
+"""Bytes in a frame: what is decompressed for one page of it."""
+ZSTD_LEVEL = 3
+"""zstd's own default."""
+
+
+class Sink(Protocol):
+    """Takes a file in ascending order; what is not written reads as zeros."""
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of ``data``, behind what was written before."""
+        ...
+
+    def finish(self, size: int) -> None:
+        """End the file at ``size``."""
+        ...
+
+
+class FileSink:
+    """A plain file with holes."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """See ``Sink.write``; a system call may write less."""
+        while data:
+            count = os.pwrite(self._fd, data, offset)
+            if not count:
+                raise OSError(errno.EIO, "the file system wrote nothing")
+            data, offset = data[count:], offset + count
+
+    def finish(self, size: int) -> None:
+        """See ``Sink.finish``."""
+        os.ftruncate(self._fd, size)
+
+
+class ZstdSink:
+    """zstd frames of ``FRAME_SIZE`` bytes, then the seek table; a frame of zeros is compressed once.
+
+    Raises:
+        OutputError: the seek table has no room for so many frames.
+    """
+
+    def __init__(self, fd: int) -> None:
+        import zstandard
+
+        self._file, self._packed = FileSink(fd), 0
+        self._compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress
+        self._zeros = self._compress(bytes(FRAME_SIZE))
+        self._frame, self._filled, self._dirty = bytearray(FRAME_SIZE), 0, False
+        self._sizes = array("I")
+        self._at = 0
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """See ``Sink.write``."""
+        data = data.cast("B")
+        self._skip(offset)
+        while data:
+            count = min(len(data), FRAME_SIZE - self._filled)
+            self._frame[self._filled : self._filled + count] = data[:count]
+            self._dirty = True
+            data = data[count:]
+            self._advance(count)
+
+    def finish(self, size: int) -> None:
+        """See ``Sink.finish``; the last frame is as short as it is."""
+        self._skip(size)
+        rest = self._filled
+        if rest:
+            self._put(self._compress(bytes(self._frame[:rest])))
+        table = np.empty(len(self._sizes), fmt.ZSTD_SEEK_TABLE_ENTRY)
+        table["Compressed_Size"] = np.frombuffer(self._sizes, np.uint32)
+        table["Decompressed_Size"] = FRAME_SIZE
+        table["Decompressed_Size"][len(table) - bool(rest) :] = rest
+        footer = {
+            "Number_Of_Frames": len(table),
+            "Seek_Table_Descriptor": 0,
+            "Seekable_Magic_Number": fmt.ZSTD_SEEKABLE_MAGIC,
+        }
+        content = table.tobytes() + fmt.ZSTD_SEEK_TABLE_FOOTER.build(footer)
+        header = {"Skippable_Magic_Number": fmt.ZSTD_SEEK_TABLE_MAGIC, "Frame_Size": len(content)}
+        self._file.write(memoryview(fmt.ZSTD_SEEK_TABLE_HEADER.build(header) + content), self._packed)
+
+    def _skip(self, offset: int) -> None:
+        """Go to ``offset`` over zeros."""
+        if offset < self._at:
+            raise ValueError(f"{offset:#x} is before {self._at:#x}, up to where the file is written")
+        while self._at < offset:
+            self._advance(min(offset - self._at, FRAME_SIZE - self._filled))
+
+    def _advance(self, count: int) -> None:
+        self._at += count
+        self._filled += count
+        if self._filled == FRAME_SIZE:
+            self._put(self._compress(bytes(self._frame)) if self._dirty else self._zeros)
+            if self._dirty:
+                self._frame = bytearray(FRAME_SIZE)
+            self._filled, self._dirty = 0, False
+
+    def _put(self, frame: bytes) -> None:
+        if len(self._sizes) >= fmt.ZSTD_SEEKABLE_FRAMES_MAX:
+            raise OutputError(f"a core of {self._at:#x} bytes has more frames than zstd's seekable format can tell")
+        self._file.write(memoryview(frame), self._packed)
+        self._packed += len(frame)
+        self._sizes.append(len(frame))
+
+
+def sink(fd: int, compression: Compression | None) -> Sink:
+    """Return what writes a core to a file descriptor."""
+    return FileSink(fd) if compression is None else ZstdSink(fd)

@@ -1,0 +1,325 @@
+"""A run of ``vmcore2core``: which processes, where their cores go, and what came of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vmcore2core.corefile.writer import Progress
+from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
+from vmcore2core.handover.bulk import Job, Outcome, Workers
+from vmcore2core.handover.choice import Choice, Chosen, choose
+from vmcore2core.handover.companions import Companions
+from vmcore2core.handover.entry import process_entry
+from vmcore2core.handover.html import HTML_NAME, write_html
+from vmcore2core.handover.identity import identify
+from vmcore2core.handover.index import Entry, Index
+from vmcore2core.handover.space import CoreSize, amount, check_space, core_size
+from vmcore2core.interfaces import Compression
+from vmcore2core.kernel import printk
+from vmcore2core.printable import text
+from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.process.redact import Redaction
+from vmcore2core.process.threads import thread_rows
+from vmcore2core.report import ErrorEntry, core_line, core_sentences, core_summary, one_line
+from vmcore2core.session import CoreResult, Session, core_name
+
+Bar = Callable[[str], Progress | None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How cores are to be written.
+
+    Attributes:
+        output: the core, or a directory for ``core.COMM.PID`` files; None for the working directory.
+        dump_filter: which memory belongs into them; None for what each process's coredump_filter says.
+        redaction: what is left out of them on purpose.
+        force: replace what is there.
+        resume: keep what an index there says is finished.
+        jobs: how many processes convert.
+        compression: of the cores.
+        single: one core, and ``output`` may be its name.
+        indexed: an index is wanted even if there is one process.
+        companions: programs, libraries and start scripts are wanted beside the cores of a directory.
+        verbose: say more.
+        options: what changes the cores, as the index remembers it.
+    """
+
+    output: Path | None = None
+    dump_filter: DumpFilter | None = None
+    redaction: Redaction | None = None
+    force: bool = False
+    resume: bool = False
+    jobs: int = 1
+    compression: Compression | None = None
+    single: bool = False
+    indexed: bool = False
+    companions: bool = True
+    verbose: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Extraction:
+    """One run.
+
+    Attributes:
+        outcomes: what came of the processes, in the dump's order.
+        errors: what could not be done.
+        index: of the directory, where there is one.
+    """
+
+    def __init__(self, session: Session, request: Request, say: Callable[[str], None]) -> None:
+        self.session, self.request, self._say = session, request, say
+        self.outcomes: list[Outcome] = []
+        self.errors: list[ErrorEntry] = []
+        self.index: Index | None = None
+        self._replace = request.force
+        self._bar: Bar = lambda _label: None
+
+    def choose(self, choice: Choice) -> list[Chosen]:
+        """Return the processes asked for; what there is to say of others is said."""
+        chosen, errors = choose(self.session.processes, choice)
+        for number, error in errors:
+            self.failed(str(error), number)
+        return chosen
+
+    def failed(self, error: str, number: int | None, comm: str | None = None) -> None:
+        """Say an error and remember it for the summary."""
+        self._say(error)
+        self.errors.append({"pid": number, "error": error})
+        if self.index is not None:
+            self.index.errors.append({"pid": number, "comm": comm, "error": error})
+
+    def plan(self, chosen: Sequence[Chosen]) -> Iterator[tuple[Job, CoreSize]]:
+        """Yield what would be written, and how large; processes that cannot be converted are said."""
+        for one in chosen:
+            job = self._job(one)
+            try:
+                captured = self.session.processes.capture(
+                    one.leader,
+                    dump_filter=self.request.dump_filter,
+                    with_absent=self.session.processes.sysroot is not None,
+                )
+                yield job, core_size(captured)
+            except Vmcore2coreError as error:
+                self.failed(str(error), job.pid, job.comm)
+
+    def run(self, chosen: Sequence[Chosen], bars: Callable[[int], Any]) -> None:
+        """Write the cores; one that fails does not stop the others.
+
+        Args:
+            chosen: the processes.
+            bars: ``progress.progress_bars``.
+
+        Raises:
+            OutputError: the directory cannot be used, or has no room.
+        """
+        jobs = [self._job(one) for one in chosen]
+        if self.request.indexed or len(jobs) > 1:
+            jobs = self._open_directory(chosen)
+        elif jobs and not self._is_file:
+            self._make_directory()
+        order = {one.identity.pid: number for number, one in enumerate(chosen)}
+        with Workers(self._convert, min(self.request.jobs, len(jobs))) as workers, bars(len(jobs)) as self._bar:
+            finished = False
+            try:
+                for outcome in workers.run(jobs):
+                    self._take(outcome)
+                    if self.request.jobs > 1:
+                        self._bar(outcome.job.comm)
+                self._add_companions(chosen)
+                finished = True
+            finally:
+                self.outcomes.sort(key=lambda outcome: order[outcome.job.pid])
+                self._close_directory(finished=finished)
+
+    def _take(self, outcome: Outcome) -> None:
+        job = outcome.job
+        if outcome.error is not None:
+            self.failed(outcome.error, job.pid, job.comm)
+            return
+        self.outcomes.append(outcome)
+        if self.index is not None and outcome.entry is not None:
+            self.index.add(outcome.entry)
+
+    @property
+    def _is_file(self) -> bool:
+        output = self.request.output
+        return self.request.single and output is not None and not output.is_dir()
+
+    @property
+    def directory(self) -> Path:
+        """Where the cores go."""
+        return self.request.output or Path()
+
+    def _job(self, one: Chosen) -> Job:
+        target = self.directory
+        if not self._is_file:
+            target /= core_name(one.leader) + (".zst" if self.request.compression else "")
+        return Job(one.identity.pid, text(one.identity.comm), int(one.leader.address), os.fspath(target))
+
+    def _make_directory(self) -> None:
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.directory}: {error.strerror}, expected a directory for the cores") from error
+
+    def _open_directory(self, chosen: Sequence[Chosen]) -> list[Job]:
+        """Make the directory and begin its index; return the jobs that are left, with their sizes."""
+        self._make_directory()
+        self.index = Index(self.directory, index_head(self.session, self.request.options))
+        # Without an index, what is in the directory is not of an earlier run.
+        self._replace = self.index.resume() if self.request.resume else self.request.force
+        for path in () if self._replace else (self.index.path, self.directory / HTML_NAME):
+            if os.path.lexists(path):
+                raise OutputExists(f"{path} exists already; --resume goes on with a run, --force replaces it")
+        self.index.errors += [{"pid": e["pid"], "comm": None, "error": e["error"]} for e in self.errors]
+        left = []
+        for one in chosen:
+            job = self._job(one)
+            entry = self.index.kept(job.pid, job.comm)
+            if entry is None:
+                left.append(one)
+            else:
+                self._say(f"{job.target} is kept: it was finished before")
+                self.outcomes.append(_kept(job, entry))
+        sized = [Job(j.pid, j.comm, j.task, j.target, size.on_disk) for j, size in self.plan(left)]
+        if self.request.compression is None:
+            check_space(self.directory, sum(job.size for job in sized))
+        self.index.write()
+        return sized
+
+    def _add_companions(self, chosen: Sequence[Chosen]) -> None:
+        """Write what lies beside the cores that are there."""
+        if self.index is None or not self.request.companions:
+            return
+        companions = Companions(self.session.processes, self.directory, force=self._replace)
+        if companions.problem is not None:
+            self._say(companions.problem)
+        for one in chosen:
+            job = self._job(one)
+            if self.index.kept(job.pid, job.comm) is None:
+                continue
+            found = companions.add(one.leader, Path(job.target))
+            self.index.amend(job.pid, debug=found)
+            for notice in found["notices"] if self.request.verbose else ():
+                self._say(f"{job.pid} ({job.comm}): {notice}")
+
+    def _close_directory(self, *, finished: bool) -> None:
+        if self.index is None:
+            return
+        self.index.warnings = list(self.warnings)
+        self.index.write(finished=finished)
+        write_html(self.directory / HTML_NAME, self.index.document(finished=finished))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about the dump as a whole, this process's and the workers'."""
+        return tuple(dict.fromkeys((*self.session.warnings, *(w for o in self.outcomes for w in o.warnings))))
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences about what came from elsewhere than the dump, likewise."""
+        return tuple(dict.fromkeys((*self.session.notices, *(n for o in self.outcomes for n in o.notices))))
+
+    def _convert(self, job: Job) -> Outcome:
+        """Convert one process: what a worker does."""
+        session, request = self.session, self.request
+        leader = session.kernel.view("task_struct", job.task)
+        try:
+            result = session.extract(
+                leader,
+                Path(job.target),
+                dump_filter=request.dump_filter,
+                redaction=request.redaction,
+                force=self._replace,
+                progress=self._bar(Path(job.target).name) if request.jobs == 1 else None,
+                compression=request.compression,
+            )
+            entry = self._entry(job, result) if self.index is not None else None
+        except Vmcore2coreError as error:
+            return Outcome(job, error=str(error), warnings=tuple(session.warnings))
+        return Outcome(
+            job,
+            entry=entry,
+            line=one_line(result),
+            summary=core_summary(result),
+            sentences=tuple(core_sentences(result, session.container.dump_level, verbose=request.verbose)),
+            complete=result.complete,
+            warnings=tuple(session.warnings),
+            notices=tuple(session.notices),
+            provenance=session.boot.layout.provenance() if request.verbose else {},
+        )
+
+    def _entry(self, job: Job, result: CoreResult) -> dict[str, Any]:
+        processes = self.session.processes
+        leader = self.session.kernel.view("task_struct", job.task)
+        rows = list(thread_rows(processes.thread_registers(leader)))
+        entry = process_entry(identify(processes, leader), result.captured, self.session.kernel.arch, rows)
+        status = result.path.stat()
+        core = {
+            "file": result.path.name,
+            "size": result.report.file_size,
+            "file_size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "complete": result.complete,
+            "pages": result.report.present_pages,
+            "missing": result.missing_pages,
+            "absent": {reason.name.lower(): n for reason, n in result.absent_pages.items()},
+            "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in result.snapshot.blanked],
+            "threads_left_out": [
+                {"tid": left.tid, "comm": text(left.comm), "reason": left.reason}
+                for left in result.snapshot.threads_left_out
+            ],
+            "warnings": list(result.snapshot.warnings),
+            "notices": list(result.snapshot.notices),
+        }
+        return {**entry, "core": core}
+
+
+def _kept(job: Job, entry: Entry) -> Outcome:
+    """Return the outcome of a core that an earlier run had finished."""
+    core = entry["core"]
+    line = core_line(job.target, core["missing"], len(entry["threads"]), core["pages"], complete=core["complete"])
+    summary = {"pid": job.pid, "comm": job.comm, "path": job.target, "complete": core["complete"], "kept": True}
+    return Outcome(job, line=line, summary=summary, complete=core["complete"])
+
+
+def planned_line(job: Job, size: CoreSize) -> str:
+    """Return what stdout says of a core that would be written."""
+    return f"{job.target}: {amount(size.on_disk)} at most, {amount(size.apparent)} with holes"
+
+
+def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
+    """Return what ``--json`` says of it."""
+    return {"pid": job.pid, "comm": job.comm, "path": job.target, "on_disk": size.on_disk, "size": size.apparent}
+
+
+def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what an index says of the dump, the kernel, and how the cores are written."""
+    container, boot = session.container, session.boot
+    lines, _ = printk.read_messages(session.kernel)
+    panic = printk.panic_message(lines)
+    crash_time = boot.vmcoreinfo.string("CRASHTIME")
+    files = [(path.name, path.stat()) for path in container.paths]
+    return {
+        "dump": {
+            "files": [{"name": name, "size": s.st_size, "mtime_ns": s.st_mtime_ns} for name, s in files],
+            "format": container.DOC.name,
+            "dump_level": container.dump_level,
+        },
+        "kernel": {
+            "machine": boot.utsname.machine,
+            "nodename": text(boot.utsname.nodename.encode()),
+            "release": text(boot.utsname.release.encode()),
+            "version": text(boot.utsname.version.encode()),
+            "build_id": boot.vmcoreinfo.build_id,
+            "panic": text(panic.encode()) if panic is not None else None,
+            "crash_time": int(crash_time) if crash_time and crash_time.isdigit() else None,
+        },
+        "options": options,
+    }

@@ -1,0 +1,137 @@
+"""Which processes are wanted: of one kind any, of several kinds all must fit, as pgrep(1) has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from vmcore2core.errors import LayoutError, LayoutUnknown, MemoryFault, TaskError, Vmcore2coreError
+from vmcore2core.handover.identity import Identity, identify
+from vmcore2core.interfaces import Layout
+from vmcore2core.kernel.cgroup import NEEDED as CGROUP_NEEDED
+from vmcore2core.kernel.pid import NSPID_NEEDED
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.process.capture import Processes
+
+_NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "exe": (("mm_struct", "exe_file"),),
+    "uid": (("task_struct", "real_cred"), ("cred", "uid")),
+    "cgroup": CGROUP_NEEDED,
+    "container": CGROUP_NEEDED,
+    "nspid": NSPID_NEEDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was asked for, by kind; an empty kind does not restrict.
+
+    Attributes:
+        pid: of the process or of any of its threads.
+        comm: shell patterns.
+        exe: shell patterns of the program's path.
+        uid: real user IDs.
+        cgroup: shell patterns of a control group's path; ``*`` matches "/", too.
+        container: container IDs, or how they begin.
+        nspid: PIDs as any PID namespace numbers them, below the initial one.
+        state: letters as ps(1) has them, of any of its threads.
+        exclude: shell patterns of comm that must not match.
+    """
+
+    pid: tuple[int, ...] = ()
+    comm: tuple[str, ...] = ()
+    exe: tuple[str, ...] = ()
+    uid: tuple[int, ...] = ()
+    cgroup: tuple[str, ...] = ()
+    container: tuple[str, ...] = ()
+    nspid: tuple[int, ...] = ()
+    state: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def by_pid_alone(self) -> bool:
+        """Whether each wanted process is named by itself."""
+        return bool(self.pid) and self == Choice(pid=self.pid)
+
+    @property
+    def positive(self) -> bool:
+        """Whether anything is asked for, not only left out."""
+        return self != Choice(exclude=self.exclude)
+
+    def check(self, layout: Layout) -> None:
+        """Check that the layout tells what is asked.
+
+        Raises:
+            LayoutError: it does not.
+        """
+        for kind, members in _NEEDED.items():
+            if not getattr(self, kind):
+                continue
+            try:
+                for struct, *names in members:
+                    layout.member(struct, *names)
+            except LayoutUnknown as error:
+                raise LayoutError(f"--{kind} cannot be answered: {error}") from error
+
+    def takes(self, identity: Identity) -> bool:
+        """Tell whether a process is wanted; its PID was looked at already."""
+        comm = identity.comm.decode("utf-8", "replace")
+        exe = identity.exe.decode("utf-8", "replace") if identity.exe is not None else None
+        paths = [path.decode("utf-8", "replace") for path in identity.cgroups or ()]
+        return (
+            (not self.comm or _matches(comm, self.comm))
+            and (not self.exe or (exe is not None and _matches(exe, self.exe)))
+            and (not self.uid or identity.uid in self.uid)
+            and (not self.cgroup or any(_matches(path, self.cgroup) for path in paths))
+            and (not self.container or any(c.startswith(tuple(self.container)) for c in identity.containers))
+            and (not self.nspid or any(n in self.nspid for n in (identity.nspids or ())[1:]))
+            and (not self.state or any(letter in self.state for letter in identity.states))
+            and not _matches(comm, self.exclude)
+        )
+
+
+def _matches(text: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A process that is wanted: its leader, and who it is."""
+
+    leader: StructView
+    identity: Identity
+
+
+def choose(processes: Processes, choice: Choice) -> tuple[list[Chosen], list[tuple[int | None, Vmcore2coreError]]]:
+    """Return the wanted processes in the dump's order; and what is to be said of those that there are not, by PID.
+
+    A PID that is named by itself stands for the process even where this has no memory, so that its conversion says why.
+
+    Raises:
+        LayoutError: the layout does not tell what is asked.
+    """
+    choice.check(processes.kernel.layout)
+    errors: list[tuple[int | None, Vmcore2coreError]] = []
+    leaders: dict[int, StructView] = {}
+    for number in choice.pid:
+        try:
+            leader = processes.find(number)
+            leaders[int(leader.address)] = leader
+        except Vmcore2coreError as error:
+            errors.append((number, error))
+    found = list(_that_fit(processes, choice, list(leaders.values())))
+    if not found and not (choice.pid and errors):
+        errors.append((None, TaskError(0, "no process with user memory matches")))
+    return found, errors
+
+
+def _that_fit(processes: Processes, choice: Choice, named: list[StructView]) -> Iterator[Chosen]:
+    for leader in named if choice.pid else processes.with_mm():
+        try:
+            identity = identify(processes, leader)
+        except MemoryFault as fault:
+            processes.warn(f"the task at {leader.address:#x} cannot be read: {fault}")
+            continue
+        if choice.by_pid_alone or choice.takes(identity):
+            yield Chosen(leader, identity)

@@ -1,0 +1,181 @@
+"""What the index says of one process, as plain data for JSON; its form is in ``index``'s docstring."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from vmcore2core.arch.base import Arch
+from vmcore2core.errors import CorruptStructure, Vmcore2coreError
+from vmcore2core.handover.identity import Identity
+from vmcore2core.kernel import mm
+from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.user import UserMemory
+from vmcore2core.printable import text
+from vmcore2core.process.capture import Captured
+from vmcore2core.process.elf import Read
+from vmcore2core.process.model import ProcessSnapshot, Vma
+from vmcore2core.process.sysroot import build_id
+from vmcore2core.process.threads import ThreadRow
+from vmcore2core.unwind.stacks import FrameRow, StackRow, backtraces
+
+FRAMES_MAX = 64
+IMAGES_MAX = 4096
+
+_SWAPPED = frozenset(
+    {
+        UserPageState.SWAPPED,
+        UserPageState.SWAPPED_TO_DISK,
+        UserPageState.SWAP_UNREADABLE,
+        UserPageState.SWAP_CUT_OFF,
+    }
+)
+_NAMES = {
+    UserPageState.PRESENT: "present",
+    UserPageState.ZERO: "zero",
+    UserPageState.STORED: "from_swap",
+    UserPageState.ORIGINAL: "from_file",
+    UserPageState.EXCLUDED: "excluded",
+    UserPageState.NOT_CACHED: "not_in_memory",
+    UserPageState.BEYOND_FILE: "none",
+    UserPageState.GUARD: "none",
+    **dict.fromkeys(_SWAPPED, "swapped"),
+}
+
+
+def process_entry(identity: Identity, captured: Captured, arch: Arch, rows: list[ThreadRow]) -> dict[str, Any]:
+    """Return what the index says of a process, without what the writing of its core tells.
+
+    Args:
+        identity: who it is.
+        captured: the same process.
+        arch: of the kernel.
+        rows: its threads.
+    """
+    snapshot = captured.snapshot
+    psargs = snapshot.psinfo.pr_psargs
+    return {
+        "pid": identity.pid,
+        "nspid": list(identity.nspids) if identity.nspids is not None else None,
+        "comm": text(identity.comm),
+        "exe": text(identity.exe),
+        "command_line": text(psargs.removesuffix(b" ")) if psargs is not None else None,
+        "uid": identity.uid,
+        "state": identity.states[0],
+        "cgroups": [text(path) for path in identity.cgroups] if identity.cgroups is not None else None,
+        "containers": list(identity.containers),
+        "rss_kib": captured.memory.resident_pages() * snapshot.page_size >> 10,
+        "page_size": snapshot.page_size,
+        "threads": list(_threads(captured, arch, rows)),
+        "vmas": _vmas(captured),
+        "images": list(_images(captured)),
+    }
+
+
+def _threads(captured: Captured, arch: Arch, rows: list[ThreadRow]) -> Iterator[dict[str, Any]]:
+    try:
+        stacks = {stack.tid: stack for stack in backtraces(captured, arch, rows, FRAMES_MAX)}
+        why = "no registers"
+    except Vmcore2coreError as error:  # the core is there, and is not to go unmentioned for want of stacks
+        stacks, why = {}, str(error)
+    for row in rows:
+        stack = stacks.get(row.tid)
+        yield {
+            "tid": row.tid,
+            "comm": row.comm,
+            "state": row.state,
+            "registers": row.source,
+            "frames": [_frame(frame) for frame in stack.frames] if stack is not None else [],
+            "end": _end(stack) if stack is not None else why,
+        }
+
+
+def _frame(frame: FrameRow) -> dict[str, Any]:
+    return {
+        "address": f"{frame.address:#x}",
+        "function": frame.symbol,
+        "offset": frame.offset,
+        "file": frame.file,
+        "signal_trampoline": frame.signal_trampoline,
+    }
+
+
+def _end(stack: StackRow) -> str | None:
+    """Return why a stack ends before its outermost frame, or None where it does not."""
+    return None if stack.complete else stack.end
+
+
+def _vmas(captured: Captured) -> list[dict[str, Any]]:
+    regions = {region.start: region for region in captured.memory.regions}
+    return [_vma(vma, regions.get(vma.start), captured.memory) for vma in captured.snapshot.vmas]
+
+
+def _vma(vma: Vma, region: Region | None, memory: UserMemory) -> dict[str, Any]:
+    return {
+        "start": f"{vma.start:#x}",
+        "end": f"{vma.end:#x}",
+        "permissions": mm.vma_permissions(vma.vm_flags),
+        "file_pages_offset": vma.pgoff,
+        "name": text(vma.path) if vma.path is not None else text(vma.name.encode()),
+        "in_core": "first page" if vma.dumped and vma.first_page_only else "yes" if vma.dumped else "no",
+        "pages": page_accounting(region, memory) if region is not None else {},
+    }
+
+
+def page_accounting(region: Region, memory: UserMemory) -> dict[str, int]:
+    """Return how many pages of a mapping are what, without those of which there are none.
+
+    Those that are in the page cache alone are told from those that the process has mapped in.
+    """
+    states = memory.survey(region).counts
+    counts: Counter[str] = Counter()
+    for state, n in states.items():
+        counts[_NAMES.get(state, "missing")] += n
+    if region.backing is not None and counts["present"]:
+        mapped = memory.survey(replace(region, backing=None, original=None)).counts[UserPageState.PRESENT]
+        counts["page_cache"] = counts["present"] - mapped
+        counts["present"] = mapped
+    return {name: n for name, n in counts.items() if n}
+
+
+def _images(captured: Captured) -> Iterator[dict[str, Any]]:
+    """Yield the ELF images that are mapped from their beginning: programs, libraries, the vDSO."""
+    snapshot = captured.snapshot
+    seen: set[tuple[bytes | str, str | None]] = set()
+    for vma in snapshot.vmas:
+        if len(seen) >= IMAGES_MAX or not (vma.pgoff == 0 or vma.name == "[vdso]"):
+            continue
+        read = _mapped(snapshot, captured.memory, vma)
+        if read(0, 4) != b"\x7fELF":
+            continue
+        try:
+            found = build_id(read, snapshot.elf_class, snapshot.byte_order)
+        except CorruptStructure:
+            found = None
+        key = vma.path if vma.path is not None else vma.name, found.hex() if found is not None else None
+        if key not in seen:
+            seen.add(key)
+            name = text(vma.path) if vma.path is not None else vma.name
+            yield {"name": name, "start": f"{vma.start:#x}", "build_id": key[1]}
+
+
+def _mapped(snapshot: ProcessSnapshot, memory: UserMemory, first: Vma) -> Read:
+    """Return how to read a file by its offsets through all its mappings."""
+    if first.path is None:
+        mappings = [(first.start, first.end, 0)]
+    else:
+        mappings = [
+            (vma.start, vma.end, vma.pgoff * snapshot.page_size)
+            for vma in snapshot.vmas
+            if vma.path == first.path and vma.pgoff is not None
+        ]
+
+    def read(offset: int, size: int) -> bytes | None:
+        for start, end, at in mappings:
+            if at <= offset and offset + size <= at + end - start:
+                return memory.read(start + offset - at, size)
+        return None
+
+    return read

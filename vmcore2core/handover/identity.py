@@ -1,0 +1,92 @@
+"""Who a process is: what it is chosen by, and what the index says of it before its memory is looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.kernel import fs, pid, sched
+from vmcore2core.kernel.cgroup import task_cgroup_paths
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.process.capture import Processes
+
+T = TypeVar("T")
+
+# docker: /docker/ID, docker-ID.scope; podman: libpod-ID.scope, libpod-payload-ID; containerd: cri-containerd-ID.scope,
+# /kubepods/.../ID; CRI-O: crio-ID.scope. What is beside a container (libpod-conmon-ID.scope) runs outside it.
+_CONTAINER_ID = re.compile(rb"(?:[a-z:-]*[-:])?([0-9a-f]{64})(?:\.scope)?")
+_BESIDE = re.compile(rb"(?:libpod|crio)-conmon-")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a process is; None is "not known".
+
+    Attributes:
+        pid: of the thread group, in the initial PID namespace.
+        comm: the leader's.
+        states: the letters of its threads, the leader's first.
+        uid: real user ID, as the initial user namespace numbers it.
+        exe: path of ``mm->exe_file``.
+        cgroups: paths of its control groups, the unified hierarchy's first.
+        nspids: its number in each PID namespace, from the initial one to its own.
+    """
+
+    pid: int
+    comm: bytes
+    states: tuple[str, ...]
+    uid: int | None = None
+    exe: bytes | None = None
+    cgroups: tuple[bytes, ...] | None = None
+    nspids: tuple[int, ...] | None = None
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """IDs of the containers that it is in, the innermost first."""
+        found: dict[str, None] = {}
+        for path in self.cgroups or ():
+            for name in reversed(path.split(b"/")):
+                match = _CONTAINER_ID.fullmatch(name)
+                if match is not None and not _BESIDE.match(name):
+                    found.setdefault(match[1].decode())
+        return tuple(found)
+
+
+def identify(processes: Processes, leader: StructView) -> Identity:
+    """Return who a process is.
+
+    Args:
+        processes: of the dump.
+        leader: ``struct task_struct`` of its thread group's leader.
+
+    Raises:
+        MemoryFault: the leader itself cannot be read.
+    """
+    states = [sched.task_state_char(leader)]
+    states += [letter for task in processes.threads(leader) if (letter := _known(sched.task_state_char, task))]
+    ids = _known(sched.task_ids, leader)
+    return Identity(
+        pid=sched.task_tgid(leader),
+        comm=sched.task_comm(leader),
+        states=tuple(dict.fromkeys(states)),
+        uid=ids["pr_uid"] if ids is not None else None,
+        exe=_known(lambda task: _exe(processes, task), leader),
+        cgroups=_known(task_cgroup_paths, leader),
+        nspids=_known(pid.task_nspids, leader),
+    )
+
+
+def _known(ask: Callable[[StructView], T], task: StructView) -> T | None:
+    try:
+        return ask(task)
+    except (LayoutUnknown, MemoryFault, CorruptStructure):
+        return None
+
+
+def _exe(processes: Processes, leader: StructView) -> bytes | None:
+    owner = processes.mm_of(leader)
+    file = owner.follow("exe_file", "file")
+    return fs.file_path(leader.kernel, file, processes.mounts, fs.task_root(leader)) if file is not None else None

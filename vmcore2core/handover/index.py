@@ -1,0 +1,201 @@
+"""``index.json``: what a directory of cores has, for machines; every string from the dump is printable.
+
+::
+
+    {"format": "vmcore2core-index", "version": 1,
+     "tool": "vmcore2core 0.1.0", "started": UTC time as ISO 8601, "finished": same, or null while it is not,
+     "dump": {"files": [{"name", "size", "mtime_ns"}], "format", "dump_level"},
+     "kernel": {"machine", "nodename", "release", "version", "build_id", "panic", "crash_time": seconds since 1970},
+     "options": {...} what changes what a core has,
+     "warnings": [sentences about the dump],
+     "processes": [one each, by PID],
+     "errors": [{"pid", "comm", "error": sentence}]}
+
+A process::
+
+    {"pid", "nspid": [its number in each PID namespace, from the initial one] or null, "comm", "exe", "command_line",
+     "uid", "state": its leader's letter, "cgroups": [paths], "containers": [IDs, the innermost first], "rss_kib",
+     "page_size",
+     "core": {"file": name in this directory, "size": bytes of the core (holes included), "file_size": of the
+              file, which may be compressed, "mtime_ns": of the file,
+              "complete": true or false, "pages": present, "missing": pages,
+              "absent": {reason: pages}, "blanked": [[start, end] of bytes that are zeros as was asked],
+              "threads_left_out": [{"tid", "comm", "reason"}],
+              "warnings": [sentences], "notices": [sentences]},
+     "threads": [{"tid", "comm", "state", "registers": where they come from, or why there are none,
+                  "frames": [{"address", "function", "offset", "file", "signal_trampoline"}], innermost first,
+                  "end": why the stack ends before its outermost frame, or null}],
+     "vmas": [{"start", "end", "permissions", "file_pages_offset", "name", "in_core": "yes", "first page" or "no",
+               "pages": {state: pages}}],
+     "images": [{"name", "start", "build_id"}],
+     "debug": {"sysroot": folder in this directory or null, "program": its path below it or null,
+               "scripts": [names in this directory], "notices": [sentences]}}
+
+``debug`` is there once all cores are. States of pages: ``present`` (mapped in, in the dump), ``page_cache`` (in the
+dump, not mapped in), ``zero``, ``from_swap`` and ``from_file`` (recovered), ``swapped`` (not recovered), ``excluded``
+(when the dump was written), ``not_in_memory`` (of a file), ``none`` (there is no such page), ``missing`` (all others).
+null is "not known".
+
+``--resume`` keeps a core if the index has it, was made from the same files (names, sizes, modification times) with the
+same options, and the core has the size and modification time that the index says. Contents are not read again for that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vmcore2core import __version__
+from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.errors import OutputError
+
+FORMAT, VERSION = "vmcore2core-index", 1
+INDEX_NAME = "index.json"
+SLOWDOWN = 10
+"""An index is written again when this many times as long has passed as its writing took: a tenth of the time."""
+INDEX_MAX = 1 << 30
+_PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")
+
+Entry = dict[str, Any]
+
+
+def now() -> str:
+    """Return the time for ``started`` and ``finished``."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Index:
+    """The index of one directory; an entry is turned into JSON once.
+
+    Args:
+        directory: where it is.
+        head: "dump", "kernel", "options".
+    """
+
+    def __init__(self, directory: Path, head: dict[str, Any]) -> None:
+        self.directory = directory
+        self.head = {"format": FORMAT, "version": VERSION, "tool": f"vmcore2core {__version__}", **head}
+        self.warnings: list[str] = []
+        self.errors: list[dict[str, Any]] = []
+        self._started = now()
+        self._entries: dict[int, str] = {}
+        self._next_write = 0.0
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.directory / INDEX_NAME
+
+    def add(self, entry: Entry) -> None:
+        """Add a process whose core is there, and write the index if it is time."""
+        self._entries[entry["pid"]] = json.dumps(entry)
+        if time.monotonic() >= self._next_write:
+            self.write()
+
+    def amend(self, pid: int, **more: object) -> None:
+        """Add to what it says of a process."""
+        self._entries[pid] = json.dumps({**json.loads(self._entries[pid]), **more})
+
+    def write(self, *, finished: bool = False) -> None:
+        """Write the index; it appears whole.
+
+        Raises:
+            OutputError: the system refuses.
+        """
+        began = time.monotonic()
+        with atomic_file(self.path, force=True) as fd, os.fdopen(os.dup(fd), "w", encoding="ascii") as file:
+            file.write(self.document(finished=finished))
+        self._next_write = time.monotonic() + SLOWDOWN * (time.monotonic() - began)
+
+    def document(self, *, finished: bool = False) -> str:
+        """Return the index as JSON, a process a line."""
+        head = {**self.head, "started": self._started, "finished": now() if finished else None}
+        rest = {"warnings": self.warnings, "errors": sorted(self.errors, key=lambda error: error["pid"] or 0)}
+        entries = ",\n".join(self._entries[pid] for pid in sorted(self._entries))
+        top = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in {**head, **rest}.items())
+        return f'{{{top},\n"processes": [\n{entries}\n]}}\n'
+
+    def entries(self) -> list[Entry]:
+        """Return what it says of each process, by PID."""
+        return [json.loads(self._entries[pid]) for pid in sorted(self._entries)]
+
+    def resume(self) -> bool:
+        """Take over what a run before this one had finished, and remove what it had begun.
+
+        Returns:
+            Whether there was such a run.
+
+        Raises:
+            OutputError: the index there is of another dump, of other options, or none.
+        """
+        before = read_index(self.path)
+        if before is None:
+            return False
+        for part, words in (("dump", "another dump"), ("options", "other options"), ("tool", "another version")):
+            if before.get(part) != json.loads(json.dumps(self.head[part])):
+                raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
+        for entry in before["processes"]:
+            if self._is_there(entry):
+                self._entries[entry["pid"]] = json.dumps(entry)
+        for path in self.directory.iterdir():
+            if _PART.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
+        return True
+
+    def kept(self, pid: int, comm: str) -> Entry | None:
+        """Return what is known of a process whose core is there already, or None."""
+        entry = json.loads(self._entries[pid]) if pid in self._entries else None
+        return entry if entry is not None and entry["comm"] == comm else None
+
+    def _is_there(self, entry: Entry) -> bool:
+        core = entry["core"]
+        if Path(core["file"]).name != core["file"]:
+            return False
+        try:
+            found = (self.directory / core["file"]).lstat()
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            return False
+        return (found.st_size, found.st_mtime_ns) == (core["file_size"], core["mtime_ns"])
+
+
+def read_index(path: Path) -> dict[str, Any] | None:
+    """Return an index, or None where there is no file.
+
+    Raises:
+        OutputError: the file is no index.
+    """
+    try:
+        if path.stat().st_size > INDEX_MAX:
+            raise OutputError(f"{path} has {path.stat().st_size:#x} bytes, expected an index of {INDEX_MAX:#x} at most")
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise OutputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict) or (found.get("format"), found.get("version")) != (FORMAT, VERSION):
+        raise OutputError(f"{path} is no index of version {VERSION} by vmcore2core")
+    good = isinstance(found.get("processes"), list) and all(map(_is_entry, found["processes"]))
+    if not good:
+        raise OutputError(f"{path} has processes without what --resume looks at")
+    return found
+
+
+def _is_entry(entry: object) -> bool:
+    """Tell whether an entry has what ``--resume`` looks at."""
+    if not isinstance(entry, dict) or not isinstance(core := entry.get("core"), dict):
+        return False
+    numbers = (entry.get("pid"), *(core.get(name) for name in ("file_size", "mtime_ns", "missing", "pages")))
+    texts = entry.get("comm"), core.get("file")
+    return (
+        all(isinstance(number, int) for number in numbers)
+        and all(isinstance(text, str) for text in texts)
+        and isinstance(core.get("complete"), bool)
+        and isinstance(entry.get("threads"), list)
+    )

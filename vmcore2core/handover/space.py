@@ -1,0 +1,67 @@
+"""How large cores will be, and whether there is room for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vmcore2core.errors import OutputError
+from vmcore2core.memory.region import LAST_KNOWN, UserPageState
+from vmcore2core.process.capture import Captured
+
+HEAD_SIZE = 1 << 16
+"""Bytes for headers and notes; a thread more takes THREAD_SIZE."""
+THREAD_SIZE = 1 << 13
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSize:
+    """How large a core will be: bytes on disk at most, as pages of zeros become holes; and as it appears, about."""
+
+    on_disk: int
+    apparent: int
+
+
+def core_size(captured: Captured) -> CoreSize:
+    """Return how large the core of a process will be."""
+    snapshot, memory = captured.snapshot, captured.memory
+    regions = {region.start: region for region in memory.regions}
+    stored = known = 0
+    for vma in snapshot.vmas:
+        if not vma.dumped or vma.start not in regions:
+            continue
+        region = replace(regions[vma.start], end=vma.dump_end(snapshot.page_size))
+        for state, n in memory.survey(region).counts.items():
+            known += n if state <= LAST_KNOWN else 0
+            stored += n if state <= LAST_KNOWN and state != UserPageState.ZERO else 0
+    head = HEAD_SIZE + THREAD_SIZE * len(snapshot.threads)
+    return CoreSize(head + stored * snapshot.page_size, head + known * snapshot.page_size)
+
+
+def check_space(directory: Path, needed: int) -> None:
+    """Check that a file system has room.
+
+    Raises:
+        OutputError: it has not.
+    """
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return  # then writing will tell
+    free = found.f_bavail * found.f_frsize
+    if needed > free:
+        raise OutputError(
+            f"{directory} has room for {amount(free)}, expected {amount(needed)}: what the cores need at most; "
+            "nothing is written"
+        )
+
+
+def amount(size: int) -> str:
+    """Return bytes for people, in binary units."""
+    return next((f"{size / (1 << shift):.1f} {unit}" for shift, unit in _units() if size >> shift), f"{size} bytes")
+
+
+def _units() -> Iterator[tuple[int, str]]:
+    yield from ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))

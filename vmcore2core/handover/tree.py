@@ -1,0 +1,155 @@
+"""A folder of files whose names come from the dump: nothing is ever written outside it.
+
+Each name is checked, and each directory on the way is opened by its own descriptor without following links, so neither
+the dump nor what lies in the folder already leads anywhere else. Files are 0600, directories 0700: what a process had
+mapped may be secret. A file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from stat import S_ISREG
+
+from vmcore2core.errors import OutputError, OutputExists
+from vmcore2core.printable import text
+
+NAME_MAX = 255
+LEVELS_MAX = 256
+COMPARE_SIZE = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def names_of(path: bytes) -> list[bytes]:
+    """Return the components of a path below a tree.
+
+    Raises:
+        OutputError: a component is "..", too long, or has a NUL; or there are none, or too many.
+    """
+    names = [name for name in path.split(b"/") if name not in (b"", b".")]
+    for name in names:
+        if name == b".." or b"\0" in name or len(name) > NAME_MAX:
+            raise OutputError(f"{text(path[:NAME_MAX])} is not written: {text(name[:NAME_MAX])} is no name of a file")
+    if not 0 < len(names) <= LEVELS_MAX:
+        raise OutputError(f"{text(path[:NAME_MAX])} is not written: {len(names)} names, expected 1 to {LEVELS_MAX}")
+    return names
+
+
+class Tree:
+    """One such folder; it is made when the first file is.
+
+    Args:
+        folder: its path, which the user chose: links in it are followed.
+        force: replace existing files.
+    """
+
+    def __init__(self, folder: Path, *, force: bool = False) -> None:
+        self.folder, self.force = folder, force
+
+    @contextmanager
+    def create(self, path: bytes) -> Iterator[int]:
+        """Give a file descriptor whose file gets its name when the block ends well.
+
+        A file with the very same content may be there already.
+
+        Raises:
+            OutputExists: another file is there, and ``force`` was not given.
+            OutputError: the name is not one, or the system refuses.
+        """
+        names = names_of(path)
+        with self._refusals(path), self._directory(names[:-1]) as directory:
+            temporary = f".{secrets.token_hex(8)}.part"
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                fd = os.open(temporary, flags, 0o600, dir_fd=directory)
+                try:
+                    yield fd
+                    self._give_name(fd, temporary, names[-1], directory, path)
+                finally:
+                    os.close(fd)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=directory)
+
+    def link(self, path: bytes, target: bytes) -> None:
+        """Make ``path`` a relative symbolic link to another path of the tree.
+
+        Raises:
+            OutputExists: something else is there.
+            OutputError: see ``create``.
+        """
+        names, to = names_of(path), names_of(target)
+        common = next((i for i, (a, b) in enumerate(zip(names[:-1], to[:-1], strict=False)) if a != b), None)
+        if common is None:
+            common = min(len(names), len(to)) - 1
+        content = b"/".join([b".."] * (len(names) - 1 - common) + to[common:])
+        with self._refusals(path), self._directory(names[:-1]) as directory:
+            try:
+                os.symlink(content, names[-1], dir_fd=directory)
+            except FileExistsError:
+                if _content_of_link(names[-1], directory) != content:
+                    raise OutputExists(f"{self._where(path)} exists already") from None
+
+    def _give_name(self, fd: int, temporary: str, name: bytes, directory: int, path: bytes) -> None:
+        if self.force:
+            os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            return
+        try:
+            os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        except FileExistsError:
+            if not _same_content(fd, name, directory):
+                raise OutputExists(f"{self._where(path)} exists already; --force replaces it") from None
+
+    @contextmanager
+    def _directory(self, names: list[bytes]) -> Iterator[int]:
+        """Give a descriptor of a directory of the tree, which is made where it is not there."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        at = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in names:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=at)
+                below = os.open(name, _DIRECTORY, dir_fd=at)
+                os.close(at)
+                at = below
+            yield at
+        finally:
+            os.close(at)
+
+    @contextmanager
+    def _refusals(self, path: bytes) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"{self._where(path)} cannot be written: {error.strerror or error}") from error
+
+    def _where(self, path: bytes) -> str:
+        return f"{self.folder}/{text(path.lstrip(b'/'))}"
+
+
+def _content_of_link(name: bytes, directory: int) -> bytes | None:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:
+        return None
+
+
+def _same_content(fd: int, name: bytes, directory: int) -> bool:
+    """Tell whether the file at ``name`` is a regular one, or a link to one, with the content of ``fd``."""
+    try:
+        other = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        size, there = os.fstat(fd).st_size, os.fstat(other)
+        return (S_ISREG(there.st_mode) and there.st_size == size) and all(
+            os.pread(fd, COMPARE_SIZE, at) == os.pread(other, COMPARE_SIZE, at) for at in range(0, size, COMPARE_SIZE)
+        )
+    except OSError:
+        return False
+    finally:
+        os.close(other)

@@ -1,0 +1,127 @@
+"""A finished core against the dump that it came from, page by page and note by note."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vmcore2core.addresses import U64Array
+from vmcore2core.corefile.inspect import CoreFile
+from vmcore2core.corefile.notes import Note, notes_of
+from vmcore2core.corefile.plan import Segment
+from vmcore2core.errors import TaskError
+from vmcore2core.formats import elf_core as fmt
+from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.redact import BlankedStream
+from vmcore2core.session import Session
+
+SHOWN = 8
+
+
+@dataclass
+class Comparison:
+    """What came of it.
+
+    Attributes:
+        same: pages that are equal to the dump's.
+        zero: pages of the core without any bytes, which the dump has none of, either.
+        differing: addresses of pages that are not equal, or have bytes where the dump has none.
+        notes: sentences about notes that differ.
+    """
+
+    same: int = 0
+    zero: int = 0
+    differing: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.differing or self.notes)
+
+    def sentences(self) -> Iterator[str]:
+        """Yield what differs."""
+        if self.differing:
+            shown = ", ".join(f"{address:#x}" for address in self.differing[:SHOWN])
+            more = f" and {len(self.differing) - SHOWN} more" if len(self.differing) > SHOWN else ""
+            yield f"{len(self.differing)} pages differ from the dump's: {shown}{more}"
+        yield from self.notes
+
+
+def compare(core: CoreFile, session: Session) -> Comparison:
+    """Return how a core compares with the process in the dump.
+
+    Args:
+        core: the core, of which ``corefile.inspect.problems`` finds none.
+        session: the dump.
+
+    Raises:
+        TaskError: the core does not tell its process, or the dump does not have it.
+        MemoryFault, LayoutError: the process cannot be read.
+    """
+    if core.pid is None:
+        raise TaskError(0, f"{core.path} does not say which process it is of (NT_PRPSINFO)")
+    captured = session.processes.capture(session.processes.find(core.pid))
+    snapshot, result = captured.snapshot, Comparison()
+    stream = BlankedStream(captured.memory, _blanked(core.own_note()), snapshot.page_size)
+    for load in core.loads:
+        _compare_load(core, load, stream, captured.memory, result)
+    theirs = [note for note in notes_of(snapshot, {}) if note.name != fmt.NOTE_VMCORE2CORE]
+    ours = [note for note in core.notes if note.name != fmt.NOTE_VMCORE2CORE]
+    if len(ours) != len(theirs):
+        result.notes.append(f"it has {len(ours)} notes, expected {len(theirs)}")
+    for number, (mine, note) in enumerate(zip(ours, theirs, strict=False)):
+        if (mine.name, mine.desc) != (note.name, note.desc):
+            result.notes.append(f"note {number} ({mine.name}, {mine.n_type}) differs from {_described(note)}")
+    return result
+
+
+def _described(note: Note) -> str:
+    return f"what the dump has: {note.name}, type {note.n_type:#x}, {len(note.desc)} bytes"
+
+
+def _compare_load(core: CoreFile, load: Segment, stream: BlankedStream, memory: UserMemory, result: Comparison) -> None:
+    """Compare the contents of one PT_LOAD; what lies between the pages that the dump has must be zeros."""
+    page, at, end = memory.spec.page_size, load.start, load.start + load.filesz
+    for vaddr, rows in stream.batches(load.start, end):
+        for first, last in _contiguous(vaddr, page):
+            low = int(vaddr[first])
+            _expect_zeros(core, load, at, low, page, result)
+            size = (last - first) * page
+            ours = core.pread(load.offset + low - load.start, size).ljust(size, b"\xff")
+            equal = (np.frombuffer(ours, np.uint8).reshape(-1, page) == rows[first:last]).all(axis=1)
+            result.same += int(np.count_nonzero(equal))
+            result.differing += vaddr[first:last][~equal].tolist()
+            at = low + size
+    _expect_zeros(core, load, at, end, page, result)
+
+
+def _contiguous(vaddr: U64Array, page: int) -> Iterator[tuple[int, int]]:
+    cuts = [0, *(np.flatnonzero(np.diff(vaddr) != page) + 1).tolist(), len(vaddr)]
+    for first, last in itertools.pairwise(cuts):
+        if first < last:
+            yield first, last
+
+
+def _expect_zeros(core: CoreFile, load: Segment, start: int, end: int, page: int, result: Comparison) -> None:
+    step = 1024 * page
+    for low in range(start, end, step):
+        size = min(step, end - low)
+        raw = core.pread(load.offset + low - load.start, size)
+        rows = np.frombuffer(raw.ljust(-(-size // page) * page, b"\0"), np.uint8).reshape(-1, page)
+        full = rows.any(axis=1)
+        result.zero += int(np.count_nonzero(~full))
+        result.differing += (low + np.flatnonzero(full) * page).tolist()
+
+
+def _blanked(own: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return the ranges that a core's own note says are zeros as asked."""
+    found = own.get("blanked")
+    try:
+        return [(int(start, 16), int(end, 16)) for start, end in found] if isinstance(found, list) else []
+    except (TypeError, ValueError):
+        return []
