@@ -199,6 +199,7 @@ def vmcore2core(
     from vmcore2core.process.redact import parse_redaction
     from vmcore2core.session import Session, find_dump
 
+    catch_interrupts()
     choice = Choice(
         pid=tuple(pid or ()),
         comm=tuple(comm or ()),
@@ -303,6 +304,12 @@ def say(sentence: str) -> None:
     print(f"{_program}: {sentence}", file=sys.stderr)
 
 
+def catch_interrupts() -> None:
+    """Clean up on SIGINT and SIGTERM from now on: once numpy is there, whose start does not bear an exception."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # what cleans up is short, and a second one must not end it halfway
@@ -319,8 +326,6 @@ def run_command(command: typer.Typer, program: str) -> None:
     """Run a command; every error is one sentence and an exit status."""
     global _program
     _program = program
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     try:
         command(prog_name=program)
     except UsageError as error:

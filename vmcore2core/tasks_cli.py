@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmcore2core.cli import VMCORE_HELP, Exit, run_command, say, set_up_logging
+from vmcore2core.cli import VMCORE_HELP, Exit, catch_interrupts, run_command, say, set_up_logging
 from vmcore2core.errors import LayoutUnknown, UsageError
 from vmcore2core.progress import one_bar
 
@@ -69,6 +69,7 @@ def opened(
     from vmcore2core.containers.remote import located
     from vmcore2core.session import Session, find_dump
 
+    catch_interrupts()
     paths = [located(word) for word in vmcore or ()]
     if not paths:
         path, why = find_dump(os.environ.get("VMCORE"))

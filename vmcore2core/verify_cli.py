@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vmcore2core.cli import Exit, run_command, say, set_up_logging
+from vmcore2core.cli import Exit, catch_interrupts, run_command, say, set_up_logging
 from vmcore2core.progress import one_bar
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def verify(
     from vmcore2core.session import Session
     from vmcore2core.verification import compare
 
+    catch_interrupts()
     with CoreFile(core) as found:
         wrong, lacking = list(problems(found)), list(missing(found))
         files, more = list(files_needed(found)), list(also(found))

@@ -32,7 +32,7 @@ def all_cores(corpus: Path, debian_72: Path, tmp_path_factory: pytest.TempPathFa
     made = {}
     for name, dump in dumps.items():
         made[name] = tmp_path_factory.mktemp("cores") / name
-        result = convert(dump, "--all", "-o", made[name])
+        result = convert(dump, "--all", "--no-companions", "-o", made[name])
         assert (result.returncode, result.stderr) == (0, "")
     return made
 

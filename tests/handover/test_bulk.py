@@ -50,7 +50,7 @@ def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from vmcore2core.handover.bulk import Job, Outcome, Workers
 
@@ -63,6 +63,7 @@ def convert(job):
         Path(sys.argv[1], f"{job.pid}").unlink()
         raise
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 with Workers(convert, 2) as workers:
     list(workers.run([Job(1, "", 0, ""), Job(2, "", 0, "")]))
 """
