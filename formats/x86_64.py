@@ -81,6 +81,9 @@ QEMUCPUState = np.dtype(
 )
 """Descriptor of a note named "QEMU": one CPU, with its control registers."""
 
+QEMU_STATE_SIZE_MIN = QEMUCPUState.itemsize - 8
+"""Bytes of it without kernel_gs_base, which QEMU 3.0 added."""
+
 # DWARF register number -> user_regs_struct name; the number after the last general register is the return address.
 DWARF_REGS = tuple("rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split())
 DWARF_REGS32 = tuple("rax rcx rdx rbx rsp rbp rsi rdi rip".split())

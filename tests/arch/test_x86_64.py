@@ -418,6 +418,19 @@ def test_qemu_notes_add_control_registers_and_live_bases() -> None:
     assert ARCH.note_bases(user)["ds"] == LIVE_USER["ds"]
 
 
+def test_a_qemu_note_may_end_before_kernel_gs_base() -> None:
+    """As before QEMU 3.0: what the user's gs_base is while its CPU is in the kernel, such a note does not tell."""
+    notes = (
+        ("CORE", 1, prstatus(1, LIVE_USER)),
+        ("CORE", 1, prstatus(2, LIVE_KERNEL)),
+        ("QEMU", 0, qemu_note(0x1000, 0x7F00_1000, 0x7F00_2000, 0)[:-8]),
+        ("QEMU", 0, qemu_note(0x2000, 0x7F00_3000, 0xFFFF_8880_0001_0000, 0)[:-8]),
+    )
+    user, kernel = ARCH.cpu_notes(notes)
+    assert ARCH.note_bases(user)["gs_base"] == 0x7F00_2000
+    assert dict(ARCH.note_bases(kernel)) == {"fs_base": 0x7F00_3000}
+
+
 @pytest.mark.parametrize("size", [0, 8, 335])
 def test_a_note_too_short_for_registers_is_passed_over(size: int) -> None:
     assert ARCH.cpu_notes((("CORE", 1, prstatus(1, LIVE)[:size]),)) == ()

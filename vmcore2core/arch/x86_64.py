@@ -213,11 +213,15 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
         kdump's notes repeat ``thread.fsbase`` (ELF_CORE_COPY_REGS in arch/x86/include/asm/elf.h); QEMU's are live.
         """
-        if "kernel_gs_base" not in note.regs:
+        if "cr3" not in note.regs:
             return {}
-        selectors = {name: note.regs[name] & 0xFFFF for name in ("ds", "es", "fs", "gs")}
-        gs_base = note.regs["gs_base" if note.user_mode else "kernel_gs_base"]
-        return {"fs_base": note.regs["fs_base"], "gs_base": gs_base, **(selectors if note.user_mode else {})}
+        bases = {"fs_base": note.regs["fs_base"]}
+        gs_base = note.regs.get("gs_base" if note.user_mode else "kernel_gs_base")
+        if gs_base is not None:
+            bases["gs_base"] = gs_base
+        if note.user_mode:
+            bases |= {name: note.regs[name] & 0xFFFF for name in ("ds", "es", "fs", "gs")}
+        return bases
 
     def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
         """See ``Arch.note_uses_pgd``: CR3 without PCID; with page-table isolation, bit 12 selects the user's copy."""

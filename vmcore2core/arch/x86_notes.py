@@ -22,15 +22,17 @@ def each_cpu(notes: tuple[tuple[str, int, bytes], ...], size: int) -> Iterator[t
 
     Yields:
         Number from 0; descriptor; "cr0" to "cr4", and "fs_base", "gs_base", "kernel_gs_base", which mean something in
-        64-bit mode alone: nothing where there are not as many "QEMU" notes.
+        64-bit mode alone: nothing where there are not as many "QEMU" notes, and no
+        "kernel_gs_base" where a note ends before it.
     """
     prstatus = [n[2] for n in notes if n[0] in ("CORE", "") and n[1] == elf_core.NT_PRSTATUS and len(n[2]) >= size]
-    qemu = [n[2] for n in notes if n[0] == "QEMU" and len(n[2]) >= fmt.QEMUCPUState.itemsize]
+    qemu = [n[2] for n in notes if n[0] == "QEMU" and len(n[2]) >= fmt.QEMU_STATE_SIZE_MIN]
     for number, desc in enumerate(prstatus):
         regs: dict[str, int] = {}
         if len(qemu) == len(prstatus):
-            state = np.frombuffer(qemu[number], fmt.QEMUCPUState, 1)[0]
+            state = np.frombuffer(qemu[number].ljust(fmt.QEMUCPUState.itemsize, b"\0"), fmt.QEMUCPUState, 1)[0]
             regs = {f"cr{i}": int(state["cr"][i]) for i in range(5)}
             regs |= {"fs_base": int(state["fs"]["base"]), "gs_base": int(state["gs"]["base"])}
-            regs["kernel_gs_base"] = int(state["kernel_gs_base"])
+            if len(qemu[number]) >= fmt.QEMUCPUState.itemsize:
+                regs["kernel_gs_base"] = int(state["kernel_gs_base"])
         yield number, desc, regs
