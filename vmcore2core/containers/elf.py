@@ -23,6 +23,7 @@ from vmcore2core.containers.eraseinfo import erased_notes
 from vmcore2core.containers.kcore import LIVE, is_kcore, kernel_notes
 from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
 from vmcore2core.containers.segmented import SegmentedContainer
+from vmcore2core.containers.virtualbox import virtualbox_notes
 from vmcore2core.errors import FormatError, UnknownFormat
 from vmcore2core.formats._cabi import ElfClass, offsetof
 from vmcore2core.formats.elf import (
@@ -73,16 +74,18 @@ class ElfContainer(SegmentedContainer):
     DOC = ContainerDoc(
         name="ELF",
         summary="/proc/vmcore, makedumpfile -E, QEMU dump-guest-memory, virsh dump --memory-only; /proc/kcore of the "
-        "running kernel and copies of it",
+        "running kernel and copies of it; VBoxManage debugvm dumpvmcore",
         references=(
             "System V gABI, Program Header",
             "Linux fs/proc/vmcore.c",
             "makedumpfile write_elf_pages_cyclic()",
             "QEMU dump/dump.c",
             "Linux fs/proc/kcore.c",
+            "VirtualBox DBGFCoreWrite.cpp",
         ),
         limitations=(
             "pages that makedumpfile left out are unknown, even those that were zero",
+            "VirtualBox: built from the description, no file of its own was seen; registers of format 1.6 alone",
             "/proc/kcore: no registers of running tasks; what the kernel hides (poisoned memory) reads as zeros",
         ),
     )
@@ -97,6 +100,7 @@ class ElfContainer(SegmentedContainer):
         self.e_machine = header.e_machine if header.e_machine != EM_NONE else None
         phdrs = _read_phdrs(self._file, header)
         self.notes = self._read_notes(phdrs[phdrs["p_type"] == PT_NOTE], header.byte_order)
+        self.notes += virtualbox_notes(self.notes)
         if is_kcore(self.notes):
             self.notes = kernel_notes(self.notes)
             self.warnings.append(LIVE)
