@@ -333,3 +333,13 @@ def test_short_read_of_an_unmapped_file_is_an_error_not_zeros(tmp_path: Path) ->
     path.write_bytes(b"")
     with pytest.raises(FormatError, match="cut off"):
         file.gather(np.array([0], np.uint64), np.array([0], np.uint64), np.zeros((1, 4096), np.uint8))
+
+
+def test_xens_sections_are_named(tmp_path: Path) -> None:
+    """xl dump-core's file has no program headers, but sections."""
+    path = tmp_path / "core"
+    path.write_bytes(build_elf_vmcore([], sections_first=True))
+    with pytest.raises(
+        FormatError, match=r"number of program headers 0 .*: sections alone are not read, as .* xl dump"
+    ):
+        open_container([path])

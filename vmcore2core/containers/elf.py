@@ -169,7 +169,8 @@ def _read_header(file: DumpFile) -> _ElfHeader:
         phnum = int(section.parse(raw).sh_info)
         phnum_at = int(ehdr.e_shoff) + offsetof(section, "sh_info")
     if not 1 <= phnum <= PHNUM_MAX:
-        raise FormatError(f"number of program headers {phnum}", phnum_at, f"1 to {PHNUM_MAX}")
+        sections = "" if phnum or not ehdr.e_shoff else ": sections alone are not read, as those of Xen's xl dump-core"
+        raise FormatError(f"number of program headers {phnum}", phnum_at, f"1 to {PHNUM_MAX}{sections}")
     return _ElfHeader(elf_class, byte_order, int(ehdr.e_machine), int(ehdr.e_phoff), phnum)
 
 

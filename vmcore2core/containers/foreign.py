@@ -1,6 +1,6 @@
 """What a file is that no container claims, in words that help.
 
-References: the magic numbers of file(1).
+References: the magic numbers of file(1); crash's xendump.h, zgetdump's df_s390.h, makedumpfile's sadump_mod.h.
 """
 
 from __future__ import annotations
@@ -19,11 +19,25 @@ _PACKED: tuple[tuple[bytes, str, str], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "7-zip", "7z x"),
 )
 
+_LKCD = "is an LKCD dump, which is not supported: write one with makedumpfile, or as /proc/vmcore has it"
+_S390 = "is an s390 stand-alone dump, which is not supported: convert it with zgetdump -f elf"
+_XEN = "is a xendump of Xen before 3.2, which is not supported; dump with kdump in the guest"
+_SADUMP = "is an sadump dump, which is not supported: convert it with makedumpfile, which reads it"
+
 _DUMPS: tuple[tuple[bytes, str], ...] = (
-    (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "is an LKCD dump, which is not supported"),
+    (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _LKCD),
+    (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _LKCD),
+    (b"\xa8\x19\x01\x73\x61\x8f\x23\xfd", _S390),
+    (b"\xa8\x19\x01\x73\x61\x8f\x23\xfe", _S390),
+    (b"sadump", _SADUMP),
+    (b"\xed\xeb\x0f\xf0", _XEN),
+    (b"\xee\xeb\x0f\xf0", _XEN),
     (b"PAGEDU", "is a Windows crash dump, not a Linux one"),
     (b"MDMP", "is a minidump of a Windows process, not a kernel dump"),
     (b"QFI\xfb", "is a qcow2 disk image, not a kernel dump"),
+    (b"KDMV", "is a VMDK disk image, not a kernel dump: the machine's memory is in its .vmem, .vmss or .vmsn"),
+    (b"vhdxfile", "is a VHDX disk image, not a kernel dump"),
+    (b"conectix", "is a VHD disk image, not a kernel dump"),
 )
 
 _MAP = "if it is memory without any header, say what is where with --map"
