@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
+from tests.builders.samples import PAGE_SIZE, Sample, ranges
+
 GENERAL = "rax rcx rdx rbx rbp rsp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15 rip".split()
 SEGMENTS = "es cs ss ds fs gs".split()
 
@@ -63,3 +65,16 @@ def build_vmss(groups: Mapping[bytes, bytes], magic: int = 0xBED2BED2) -> bytes:
         table += struct.pack("<64sQQ", name, at + len(body), len(tags) + 2)
         body += tags + b"\0\0"
     return struct.pack("<III", magic, 8, len(groups)) + table + body
+
+
+_RUNS = ranges()
+_MEMORY = b"".join(data for _, data in _RUNS)
+_STARTS = [sum(len(data) for _, data in _RUNS[:i]) // PAGE_SIZE for i in range(len(_RUNS))]
+_REGIONS = [
+    (start // PAGE_SIZE, number, len(data) // PAGE_SIZE) for (start, data), number in zip(_RUNS, _STARTS, strict=True)
+]
+
+SAMPLES = {
+    "VMware, memory inside": Sample("VMware", (build_vmss({b"memory": memory_group(_REGIONS, _MEMORY)}),)),
+    "VMware, memory beside": Sample("VMware", (build_vmss({b"memory": memory_group(_REGIONS, None)}), _MEMORY)),
+}

@@ -74,7 +74,7 @@ def test_the_core_of_running_threads_is_the_same(tmp_path: Path) -> None:
         (tmp_path / "vmcore").write_bytes(raw)
         running = 0
         with Session([tmp_path / "vmcore"]) as ours:
-            for leader in ours.matching(None):
+            for leader in ours.processes.with_mm():
                 core, expected = tmp_path / "ours", tmp_path / "theirs"
                 snapshot = ours.extract(leader, core, force=True).snapshot
                 theirs.extract(theirs.processes.find(task_pid(leader)), expected, force=True)

@@ -95,7 +95,7 @@ def test_the_core_of_running_threads_is_the_same(tmp_path: Path, inside: bool) -
     running = 0
     with Session([FIXTURE]) as theirs, Session(paths) as ours:
         assert ours.warnings == []
-        for leader in ours.matching(None):
+        for leader in ours.processes.with_mm():
             core, expected = tmp_path / "ours", tmp_path / "theirs"
             mine = ours.extract(leader, core, force=True)
             their = theirs.extract(theirs.processes.find(task_pid(leader)), expected, force=True)

@@ -19,6 +19,7 @@ from vmcore2core.containers.segmented import PAGE_SIZE, PHYS_BITS, SegmentedCont
 from vmcore2core.containers.x86_cpus import CPUS_MAX, cpu_notes
 from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.formats import vmware as fmt
+from vmcore2core.printable import text
 
 GROUPS_MAX = 1 << 10
 TAGS_MAX = 1 << 17
@@ -88,7 +89,7 @@ class _Checkpoint:
             header = np.frombuffer(self.file.read_exactly(at, fmt.cptblock.itemsize, what), fmt.cptblock)[0]
             size = int(header["nbytes"])
             if size >= 1 << PHYS_BITS:
-                raise FormatError(f"block {name} of {size:#x} bytes", at, f"less than 2^{PHYS_BITS}")
+                raise FormatError(f"block {text(raw[:length])} of {size:#x} bytes", at, f"less than 2^{PHYS_BITS}")
             at += fmt.cptblock.itemsize + int(header["padsize"])
         return Tag(name, indices, at, size, block, compressed)
 
@@ -99,7 +100,8 @@ class _Checkpoint:
             FormatError: it is cut off, or has more bytes than any that is looked at.
         """
         if tag.size > VALUE_MAX:
-            raise FormatError(f"{tag.name} of {tag.size:#x} bytes", tag.at, f"at most {VALUE_MAX}")
+            name = text(tag.name.encode("latin-1"))
+            raise FormatError(f"{name} of {tag.size:#x} bytes", tag.at, f"at most {VALUE_MAX}")
         return self.file.read_exactly(tag.at, tag.size, tag.name)
 
     def number(self, tag: Tag) -> int:
