@@ -102,10 +102,10 @@ def registers(machine: Machine, core: Core) -> dict[int, dict[str, int]]:
 
 
 def on_a_cpu(core: Core) -> set[int]:
-    """The threads whose registers are from a CPU's note, as the core itself says."""
+    """The threads that a CPU was running, in user mode or in the kernel, as the core itself says."""
     own = next(desc for name, _, desc in core.notes if name == "vmcore2core")
     said = json.loads(own)["registers"]
-    return {int(tid) for tid, source in said.items() if source.startswith("crash note of CPU")}
+    return {int(tid) for tid, source in said.items() if "on CPU" in source or "note of CPU" in source}
 
 
 def test_there_are_bundled_dumps() -> None:
@@ -210,12 +210,18 @@ def test_ps_lists_what_the_guest_listed(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_bt_names_every_function_without_any_binary(guest: Guest, program: str) -> None:
+def test_bt_names_every_function_or_says_why_not(guest: Guest, program: str) -> None:
+    """Without any binary. The programs for riscv64 have no .eh_frame of their own code, and no frame pointers."""
     result = tasks("bt", guest.dump, "--pid", str(guest.pids[program]), "--json")
     shown = {thread["comm"]: thread for thread in json.loads(result.stdout)}
     assert shown.keys() == guest.expected[program].keys()
+    described = guest.folder.name != "debian-7.2-riscv64"
+    assert (result.returncode, result.stderr) == (0 if described else 3, "")
     for comm, wanted in guest.expected[program].items():
         symbols = [frame["symbol"] for frame in shown[comm]["frames"]]
-        assert in_order(wanted, symbols), (comm, symbols)
-        assert shown[comm]["complete"]
-    assert (result.returncode, result.stderr) == (0, "")
+        assert shown[comm]["complete"] == described
+        if described:
+            assert in_order(wanted, symbols), (comm, symbols)
+        else:
+            assert wanted[0] in symbols
+            assert shown[comm]["end"].startswith("no call frame information covers 0x")
