@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Measures the converter and its peers side by side, in one run: ratios, as times are of the machine.
+
+usage: bench.py [--rounds N] [--drgn PYTHON --gcore SCRIPT --vmlinux FILE] [--crash EXTENSION] FOLDER
+
+FOLDER is what make_dump.py wrote. PYTHON is an interpreter that has drgn, SCRIPT its contrib/gcore.py, FILE the kernel's
+vmlinux with DWARF, EXTENSION crash's gcore.so. What is not given is not measured. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CODECS = ("zlib", "lzo", "snappy")
+LOOPED = 10  # processes of the loop over a peer, which is then taken to last as long for each of the others
+Command = Sequence[str | Path]
+
+
+@dataclass
+class Series:
+    """One command's measurements: seconds of wall and user time, peak KiB, a round each."""
+
+    wall: list[float] = field(default_factory=list)
+    user: list[float] = field(default_factory=list)
+    peak: int = 0
+
+    def run(self, command: Command, text: str | None = None) -> None:
+        """Runs the command once."""
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(text or "")
+            process.stdin.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 3):
+            raise RuntimeError(f"exit status {process.returncode}: {' '.join(map(str, command))}")
+        self.wall.append(time.perf_counter() - begin)
+        self.user.append(usage.ru_utime)
+        self.peak = max(self.peak, usage.ru_maxrss)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What is measured, and with what."""
+
+    folder: Path
+    out: Path
+    drgn: Path | None
+    gcore: Path | None
+    vmlinux: Path | None
+    crash: Path | None
+
+    def ours(self, dump: Path, *arguments: str | Path) -> Command:
+        """Returns our command."""
+        return [sys.executable, "-m", "vmcore2core", dump, *arguments]
+
+    def with_drgn(self, dump: Path, pid: int) -> Command | None:
+        """Returns drgn's command for one process."""
+        if self.drgn is None or self.gcore is None or self.vmlinux is None:
+            return None
+        return [
+            *(self.drgn, "-m", "drgn.cli", "-q", "-c", dump, "-s", self.vmlinux, self.gcore),
+            *(str(pid), self.out / "drgn.core"),
+        ]
+
+
+def seconds(series: Series) -> str:
+    """Returns a cell: median wall and user time, peak memory."""
+    median = statistics.median
+    return f"{median(series.wall):.2f} s ({median(series.user):.2f} user, {series.peak >> 10} MB)"
+
+
+def ratio(ours: Series, other: Series) -> str:
+    """Returns the median of the rounds' ratios of wall time."""
+    return f"{statistics.median(a / b for a, b in zip(ours.wall, other.wall, strict=True)):.2f}"
+
+
+def race(rounds: int, commands: dict[str, Callable[[Series], None]]) -> dict[str, Series]:
+    """Runs all commands in each round, so that a slow minute of the machine is everybody's."""
+    series = {name: Series() for name in commands}
+    for _ in range(rounds):
+        for name, run in commands.items():
+            run(series[name])
+    return series
+
+
+def pids(tools: Tools, dump: Path, comm: str) -> list[int]:
+    """Returns the PIDs of processes whose name begins so."""
+    command = [sys.executable, "-c", "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()", "ps", dump]
+    listing = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+    lines = [line.split() for line in listing.splitlines() if f" {comm}" in line]
+    return [int(next(word for word in line if word.isdigit())) for line in lines]
+
+
+def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool) -> Iterator[str]:
+    """Yields the table's rows for one process."""
+    core = tools.out / "ours.core"
+    commands: dict[str, Callable[[Series], None]] = {
+        "vmcore2core": lambda s: s.run(tools.ours(dump, "--pid", str(pid), "-o", core, "--force"))
+    }
+    drgn = tools.with_drgn(dump, pid)
+    if drgn is not None:
+        commands["drgn contrib/gcore.py"] = lambda s: s.run(drgn)
+    if tools.crash is not None and tools.vmlinux is not None:
+        script = f"extend {tools.crash}\ngcore -v 0 {pid}\nquit\n"
+        crash: Command = ["crash", "-s", "--no_crashrc", tools.vmlinux, dump]
+        commands["crash gcore"] = lambda s: s.run(crash, script)
+    if copied:
+        commands["cp of the same bytes"] = lambda s: s.run(
+            ["cp", "--sparse=never", "--reflink=never", core, tools.out / "copy"]
+        )
+    series = race(rounds, commands)
+    for name, measured in series.items():
+        yield f"| {name} | {seconds(measured)} | {ratio(series['vmcore2core'], measured)} |"
+
+
+def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
+    """Yields the table's rows for every process of the dump."""
+    everyone = [*pids(tools, dump, "small-"), *pids(tools, dump, "large")]
+    cores = tools.out / "cores"
+
+    def ours(jobs: int) -> Callable[[Series], None]:
+        def run(series: Series) -> None:
+            shutil.rmtree(cores, ignore_errors=True)
+            series.run(tools.ours(dump, "--comm", "small-*", "-o", cores, "--jobs", str(jobs)))
+
+        return run
+
+    commands = {"vmcore2core --jobs 1": ours(1), "vmcore2core --jobs 2": ours(2)}
+    series = race(rounds, commands)
+    first = series["vmcore2core --jobs 1"]
+    for name, measured in series.items():
+        yield f"| {name} | {seconds(measured)} | {ratio(first, measured)} |"
+    looped = [command for pid in everyone[:LOOPED] if (command := tools.with_drgn(dump, pid)) is not None]
+    if looped:
+        total = Series()
+        for command in looped:
+            total.run(command)
+        scaled = sum(total.wall) / len(looped) * (len(everyone) - 1)
+        share = statistics.median(first.wall) / scaled
+        yield f"| drgn in a loop, as {len(looped)} of them say | {scaled:.1f} s | {share:.2f} |"
+
+
+def page_rate(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
+    """Yields the table's rows for reading all pages of a kdump-compressed file."""
+    commands: dict[str, Callable[[Series], None]] = {
+        "vmcore2core": lambda s: s.run([sys.executable, HERE / "read_ours.py", dump])
+    }
+    if tools.drgn is not None:
+        drgn = tools.drgn
+        commands["libkdumpfile, through drgn"] = lambda s: s.run([drgn, HERE / "read_drgn.py", dump])
+    series = race(rounds, commands)
+    for name, measured in series.items():
+        yield f"| {name} | {seconds(measured)} | {ratio(series['vmcore2core'], measured)} |"
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Measures the converter and its peers side by side.")
+    parser.add_argument("--rounds", type=int, default=5)
+    for name in ("drgn", "gcore", "vmlinux", "crash"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as out:
+        tools = Tools(options.folder, Path(out), options.drgn, options.gcore, options.vmlinux, options.crash)
+        elf = options.folder / "vmcore.elf"
+        (large,), small = pids(tools, elf, "large"), pids(tools, elf, "small-")[0]
+        print("| | median | ours to this |\n| --- | --- | --- |")
+        print("| **one process of 1.2 GB, ELF** | | |", *one_process(tools, elf, large, options.rounds, copied=True), sep="\n")
+        for codec in CODECS:
+            dump = options.folder / f"vmcore.{codec}"
+            print(f"| **one small process, kdump {codec}** | | |")
+            print(*one_process(tools, dump, small, options.rounds, copied=False), sep="\n")
+        print("| **150 small processes, ELF** | | |", *all_processes(tools, elf, options.rounds), sep="\n")
+        for codec in CODECS:
+            print(f"| **all pages, kdump {codec}** | | |")
+            print(*page_rate(tools, options.folder / f"vmcore.{codec}", options.rounds), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
