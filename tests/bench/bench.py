@@ -3,8 +3,8 @@
 
 usage: bench.py [--rounds N] [--drgn PYTHON --gcore SCRIPT --vmlinux FILE] [--crash EXTENSION] FOLDER
 
-FOLDER is what make_dump.py wrote. PYTHON is an interpreter that has drgn, SCRIPT its contrib/gcore.py, FILE the kernel's
-vmlinux with DWARF, EXTENSION crash's gcore.so. What is not given is not measured. Prints Markdown.
+FOLDER is what make_dump.py wrote. PYTHON is an interpreter that has drgn, SCRIPT its contrib/gcore.py, FILE the
+kernel's vmlinux with DWARF, EXTENSION crash's gcore.so. What is not given is not measured. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def race(rounds: int, commands: dict[str, Callable[[Series], None]]) -> dict[str
     return series
 
 
-def pids(tools: Tools, dump: Path, comm: str) -> list[int]:
+def pids(dump: Path, comm: str) -> list[int]:
     """Returns the PIDs of processes whose name begins so."""
     command = [sys.executable, "-c", "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()", "ps", dump]
     listing = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
@@ -136,7 +136,7 @@ def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool
 
 def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
     """Yields the table's rows for every process of the dump."""
-    everyone = [*pids(tools, dump, "small-"), *pids(tools, dump, "large")]
+    everyone = [*pids(dump, "small-"), *pids(dump, "large")]
     cores = tools.out / "cores"
 
     def ours(jobs: int) -> Callable[[Series], None]:
@@ -185,9 +185,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as out:
         tools = Tools(options.folder, Path(out), options.drgn, options.gcore, options.vmlinux, options.crash)
         elf = options.folder / "vmcore.elf"
-        (large,), small = pids(tools, elf, "large"), pids(tools, elf, "small-")[0]
+        (large,), small = pids(elf, "large"), pids(elf, "small-")[0]
         print("| | median | ours to this |\n| --- | --- | --- |")
-        print("| **one process of 1.2 GB, ELF** | | |", *one_process(tools, elf, large, options.rounds, copied=True), sep="\n")
+        print("| **one process of 1.2 GB, ELF** | | |")
+        print(*one_process(tools, elf, large, options.rounds, copied=True), sep="\n")
         for codec in CODECS:
             dump = options.folder / f"vmcore.{codec}"
             print(f"| **one small process, kdump {codec}** | | |")

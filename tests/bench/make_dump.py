@@ -3,9 +3,9 @@
 
 usage: make_dump.py [--work FOLDER] [--package NAME] FOLDER
 
-Writes FOLDER/vmcore.elf as QEMU does, vmcore.zlib and vmcore.lzo of all of it as makedumpfile does, and vmcore.snappy and
-vmcore.zstd of a part, as Debian's makedumpfile knows neither. NAME is a kernel package of Debian 12: the one whose debug
-package is at hand, as peers need that. Needed: what fixtures/README.md names, and makedumpfile; 10 GB of disk.
+Writes FOLDER/vmcore.elf as QEMU does, vmcore.zlib and vmcore.lzo of all of it as makedumpfile does, and vmcore.snappy
+and vmcore.zstd of a part, as Debian's makedumpfile knows neither. NAME is a kernel package of Debian 12: the one whose
+debug package is at hand, as peers need that. Needed: what fixtures/README.md names, and makedumpfile; 10 GB of disk.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "fixtures" / "lab"))
 
-from debian import Archive  # noqa: E402 - the lab is no package
-from guest import AMD64, MODULES, Initramfs, kernel_of  # noqa: E402
-from machine import Machine  # noqa: E402
-from pack_kdump import pack  # noqa: E402
+from debian import Archive
+from guest import AMD64, MODULES, Initramfs, kernel_of
+from machine import Machine
+from pack_kdump import pack
 
 CODECS = {"zlib": "-c", "lzo": "-l"}
 PART = [(0x10_0000, 0x1000_0000)]  # for codecs that makedumpfile lacks
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    archive = Archive("bookworm", options.work)
+    archive = Archive("bookworm", options.work, AMD64.architecture)
     kernel = kernel_of(archive, options.package or archive.dependency(AMD64.kernel, "linux-image-"), MODULES)
     elf, init = options.folder / "vmcore.elf", options.folder / "init"
     subprocess.run(["gcc", "-O2", "-static", "-Wall", "-Werror", "-o", init, HERE / "init.c"], check=True)
@@ -46,7 +46,7 @@ def main() -> None:
     for name, content in kernel.modules.items():
         root.add(name, stat.S_IFREG | 0o644, content)
     root.write(options.folder / "initramfs")
-    with Machine(AMD64.qemu, options.folder, kernel.image, options.folder / "initramfs", OPTIONS) as machine:
+    with Machine(AMD64, options.folder, kernel.image, options.folder / "initramfs", OPTIONS) as machine:
         machine.wait_ready()
         machine.execute("stop")
         machine.dump(elf, "elf")
@@ -54,7 +54,6 @@ def main() -> None:
         subprocess.run(["makedumpfile", option, "-f", elf, options.folder / f"vmcore.{codec}"], check=True)
     for codec in ("snappy", "zstd"):
         pack(elf, options.folder / f"vmcore.{codec}", codec, PART, [], kernel.release)
-
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class DumpContainer(ABC):
         Args:
             pfns: uint64[n], any values, in any order, repeats allowed.
             out: uint8[n, page_size], C-contiguous; row i gets page ``pfns[i]``; rows whose state is neither
-                ``PRESENT`` nor ``ZERO`` are left as zeros and must not be used.
+                ``PRESENT`` nor ``ZERO`` become zeros and must not be used.
 
         Returns:
             uint8[n], the ``PageState`` of each row. Never raises for what a page's bytes are.

@@ -171,6 +171,9 @@ class DiskDumpPart:
 
         Rows of pages that do not decode become zeros, and ``DAMAGED`` in ``states``.
         """
+        if len(rows) == 1:  # as for kernel structures, which are read page by page
+            self._decode(descs, rows, out, states)
+            return
         order = np.lexsort((descs["flags"], descs["size"], descs["offset"]))
         descs, rows = descs[order], rows[order]
         fields = descs[["offset", "size", "flags"]]

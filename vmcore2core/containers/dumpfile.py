@@ -25,7 +25,10 @@ GATHER_ROWS = 256
 """Pages per fancy-index call: 1 MiB stays in the cache; 890 k pages/s against 510 k for 20,000 at once."""
 
 RUN_ROWS = 8
-"""Mean length from which runs are copied one by one."""
+"""Mean length from which runs are read one by one."""
+
+RESIDENT_MAX = 64 << 20
+"""Bytes that are touched in the mapping before it is let go: they count as this process's memory."""
 
 
 def os_error(path: Path, error: OSError) -> DumpError:
@@ -48,6 +51,8 @@ class DumpFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data: U8Array | None = None
+        self._mapping: mmap.mmap | None = None
+        self._touched = 0
         try:
             self._file = path.open("rb", buffering=0)
             # Of a block device, stat says 0.
@@ -56,8 +61,8 @@ class DumpFile:
             raise os_error(path, error) from error
         # ValueError: an empty file, or a size that the address space has no room for.
         with contextlib.suppress(OSError, ValueError):
-            mapping = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
-            self.data = np.frombuffer(mapping, dtype=np.uint8)
+            self._mapping = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
+            self.data = np.frombuffer(self._mapping, dtype=np.uint8)
 
     def read(self, offset: int, size: int) -> bytes:
         """Return the bytes of ``[offset, offset + size)`` that the file has; fewer at its end.
@@ -110,6 +115,7 @@ class DumpFile:
             CodecError: they do not decode, where the file is compressed.
         """
         if self.data is not None:
+            self._touch(size)
             return self.data[offset : offset + size].data
         return memoryview(self.read(offset, size))
 
@@ -141,25 +147,45 @@ class DumpFile:
         # Of uint8, so that any alignment will do: np.take of a misaligned view would copy all of the file.
         windows = np.lib.stride_tricks.sliding_window_view(self.data, page_size)
         for i in range(0, len(offsets), GATHER_ROWS):
+            self._touch(GATHER_ROWS * page_size)
             part = slice(i, i + GATHER_ROWS)
             out[rows[part].astype(np.intp)] = windows[offsets[part].astype(np.intp)]
         return []
 
+    def _touch(self, size: int) -> None:
+        """Let the mapping's pages go when many were touched; the system keeps the file's pages as long as it can."""
+        self._touched += size
+        if self._touched >= RESIDENT_MAX and self._mapping is not None:
+            self._touched = 0
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
     def _gather_runs(self, offsets: U64Array, rows: U64Array, starts: list[int], out: U8Array) -> None:
-        page_size = out.shape[1]
         for start, end in zip(starts, [*starts[1:], len(offsets)], strict=True):
-            size = (end - start) * page_size
-            row = int(rows[start])
-            offset = int(offsets[start])
-            if self.data is not None:
-                out[row : row + end - start].reshape(-1)[:] = self.data[offset : offset + size]
-                continue
-            raw = self.read_exactly(offset, size, "a page")
-            out[row : row + end - start].reshape(-1)[:] = np.frombuffer(raw, dtype=np.uint8)
+            row, offset = int(rows[start]), int(offsets[start])
+            self.read_into(offset, out[row : row + end - start].reshape(-1))
+
+    def read_into(self, offset: int, out: U8Array) -> None:
+        """Fill ``out`` from ``offset`` on, without the mapping: what is read by it counts as this process's memory.
+
+        Args:
+            offset: of the first byte.
+            out: uint8[n], C-contiguous.
+
+        Raises:
+            DumpError: the file ends before, or the system cannot read it.
+        """
+        left = out.data
+        try:
+            while left and (count := os.preadv(self._file.fileno(), [left], offset)):
+                left, offset = left[count:], offset + count
+        except OSError as error:
+            raise os_error(self.path, error) from error
+        if left:
+            raise FormatError("a page is cut off by the end of the file", offset, f"{len(left)} bytes more")
 
     def close(self) -> None:
         """Close the file; the mapping goes when the last array over it does."""
-        self.data = None
+        self.data = self._mapping = None
         self._file.close()
 
 
@@ -191,6 +217,10 @@ class LayeredFile(DumpFile):
     def read(self, offset: int, size: int) -> bytes:
         """See ``DumpFile.read``."""
         raise NotImplementedError
+
+    def read_into(self, offset: int, out: U8Array) -> None:
+        """See ``DumpFile.read_into``."""
+        out[:] = np.frombuffer(self.read_exactly(offset, len(out), "a page"), dtype=np.uint8)
 
     def close(self) -> None:
         """Close the file below."""

@@ -88,12 +88,13 @@ class PhysicalMemory:
             self._cache.popitem(last=False)
         return page
 
-    def read_blocks(self, paddrs: U64Array, size: int) -> tuple[U8Array, U8Array]:
+    def read_blocks(self, paddrs: U64Array, size: int, buffer: U8Array | None = None) -> tuple[U8Array, U8Array]:
         """Read many aligned blocks of one size.
 
         Args:
             paddrs: uint64[n], physical addresses, multiples of the smaller of ``size`` and the page size.
             size: bytes of a block, a power of two.
+            buffer: uint8[m, size], m at least n, which may be used for the result; it may hold anything before.
 
         Returns:
             uint8[n, size] and the ``PageState`` of each, uint8[n]; the worst state where a block is of several pages.
@@ -102,7 +103,7 @@ class PhysicalMemory:
         page = self.page_size
         n = len(paddrs)
         if size == page:
-            out = np.zeros((n, size), np.uint8)
+            out = np.zeros((n, size), np.uint8) if buffer is None else buffer[:n]
             return out, self.container.read_pages(paddrs // np.uint64(page), out)
         if size > page:
             per = size // page

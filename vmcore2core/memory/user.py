@@ -114,9 +114,10 @@ class UserMemory:
                 vaddr, paddr, state = self._resolve(region, window_start, window_end)
                 there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
                 vaddr, paddr, state = vaddr[there], paddr[there], state[there]
+                buffer = np.empty((min(BATCH_PAGES, len(vaddr)), page), np.uint8)
                 for at in range(0, len(vaddr), BATCH_PAGES):
                     batch = slice(at, at + BATCH_PAGES)
-                    yield self._read(vaddr[batch], paddr[batch], state[batch], region)
+                    yield self._read(vaddr[batch], paddr[batch], state[batch], region, buffer)
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return user memory at ``address``, or None where any byte of it is not known."""
@@ -147,9 +148,11 @@ class UserMemory:
         page = self.spec.page_size
         return bool((state > LAST_KNOWN).any()) or (not region.zero_fill and len(vaddr) < (end - start) // page)
 
-    def _read(self, vaddr: U64Array, paddr: U64Array, state: U8Array, region: Region) -> tuple[U64Array, U8Array]:
+    def _read(
+        self, vaddr: U64Array, paddr: U64Array, state: U8Array, region: Region, buffer: U8Array
+    ) -> tuple[U64Array, U8Array]:
         here = state == UserPageState.PRESENT
-        pages, states = self.memory.read_blocks(paddr[here], self.spec.page_size)
+        pages, states = self.memory.read_blocks(paddr[here], self.spec.page_size, buffer)
         good = (states == PageState.PRESENT) | (states == PageState.ZERO)
         if not here.all():
             present, present_good = pages, good
