@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CODECS = ("zlib", "lzo", "snappy")
+CODECS = ("zlib", "lzo", "snappy", "zstd")
 LOOPED = 10  # processes of the loop over a peer, which is then taken to last as long for each of the others
 Command = Sequence[str | Path]
 
@@ -189,10 +189,8 @@ def main() -> None:
         print("| | median | ours to this |\n| --- | --- | --- |")
         print("| **one process of 1.2 GB, ELF** | | |")
         print(*one_process(tools, elf, large, options.rounds, copied=True), sep="\n")
-        for codec in CODECS:
-            dump = options.folder / f"vmcore.{codec}"
-            print(f"| **one small process, kdump {codec}** | | |")
-            print(*one_process(tools, dump, small, options.rounds, copied=False), sep="\n")
+        print("| **one small process, kdump zlib** | | |")
+        print(*one_process(tools, options.folder / "vmcore.zlib", small, options.rounds, copied=False), sep="\n")
         print("| **150 small processes, ELF** | | |", *all_processes(tools, elf, options.rounds), sep="\n")
         for codec in CODECS:
             print(f"| **all pages, kdump {codec}** | | |")

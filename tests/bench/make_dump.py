@@ -3,9 +3,10 @@
 
 usage: make_dump.py [--work FOLDER] [--package NAME] FOLDER
 
-Writes FOLDER/vmcore.elf as QEMU does, vmcore.zlib and vmcore.lzo of all of it as makedumpfile does, and vmcore.snappy
-and vmcore.zstd of a part, as Debian's makedumpfile knows neither. NAME is a kernel package of Debian 12: the one whose
-debug package is at hand, as peers need that. Needed: what fixtures/README.md names, and makedumpfile; 10 GB of disk.
+Writes FOLDER/vmcore.elf and vmcore.zlib as QEMU does, and vmcore.lzo, vmcore.snappy and vmcore.zstd of a part of it, in
+kdump format, as Debian's makedumpfile knows none of these codecs. NAME is a kernel package of Debian 12: the one whose
+debug package is at hand, as peers need that. Needed: what fixtures/README.md names; makedumpfile, which takes QEMU's
+file out of its flattened form; 10 GB of disk.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from guest import AMD64, MODULES, Initramfs, kernel_of
 from machine import Machine
 from pack_kdump import pack
 
-CODECS = {"zlib": "-c", "lzo": "-l"}
-PART = [(0x10_0000, 0x1000_0000)]  # for codecs that makedumpfile lacks
+CODECS = ("lzo", "snappy", "zstd")
+PART = [(0x100_0000, 0x1000_0000)]
 OPTIONS = ["-m", "5120", "-cpu", "max,la57=off", "-device", "vmcoreinfo"]
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     archive = Archive("bookworm", options.work, AMD64.architecture)
     kernel = kernel_of(archive, options.package or archive.dependency(AMD64.kernel, "linux-image-"), MODULES)
-    elf, init = options.folder / "vmcore.elf", options.folder / "init"
+    elf, flattened, init = (options.folder / name for name in ("vmcore.elf", "flattened", "init"))
     subprocess.run(["gcc", "-O2", "-static", "-Wall", "-Werror", "-o", init, HERE / "init.c"], check=True)
     root = Initramfs()
     root.add("init", stat.S_IFREG | 0o755, init.read_bytes())
@@ -50,9 +51,11 @@ def main() -> None:
         machine.wait_ready()
         machine.execute("stop")
         machine.dump(elf, "elf")
-    for codec, option in CODECS.items():
-        subprocess.run(["makedumpfile", option, "-f", elf, options.folder / f"vmcore.{codec}"], check=True)
-    for codec in ("snappy", "zstd"):
+        machine.dump(flattened, "kdump-zlib")
+    with flattened.open("rb") as source:
+        subprocess.run(["makedumpfile", "-R", options.folder / "vmcore.zlib"], stdin=source, check=True)
+    flattened.unlink()
+    for codec in CODECS:
         pack(elf, options.folder / f"vmcore.{codec}", codec, PART, [], kernel.release)
 
 

@@ -1,0 +1,58 @@
+"""How much work a conversion takes, counted, not timed: what doubles it is noticed on any machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.guests import FIXTURES
+from vmcore2core.containers.diskdump_part import DiskDumpPart
+from vmcore2core.layout.kallsyms_names import SymbolNames
+from vmcore2core.memory import pagetable
+from vmcore2core.session import Session
+
+DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts pages decoded, reads of the file, page tables fetched, and symbol names decoded."""
+    counts: Counter[str] = Counter()
+
+    def count(owner: object, name: str, what: str, argument: int | None) -> None:
+        plain = getattr(owner, name)
+
+        def counted(*arguments: Any) -> Any:
+            counts[what] += 1 if argument is None else len(arguments[argument])
+            return plain(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(DiskDumpPart, "_decode", "pages", 1)
+    count(DiskDumpPart, "read", "reads", None)
+    count(pagetable, "_level", "tables", 3)
+    count(SymbolNames, "_decode", "names", None)
+    return counts
+
+
+def test_opening_decodes_the_symbols_and_the_types_and_little_else(work: Counter[str]) -> None:
+    with Session([DUMP]):
+        pass
+    assert work["pages"] < 1800  # kallsyms and BTF are 1.3 and 4.4 MB
+    assert work["reads"] < 25
+    assert work["names"] < 30  # of 94,266
+
+
+def test_a_core_decodes_each_of_its_pages_once(work: Counter[str], tmp_path: Path) -> None:
+    with Session([DUMP]) as session:
+        before = Counter(work)
+        report = session.extract(session.processes.find(86), tmp_path / "core").report
+    work.subtract(before)
+    assert report.present_pages > 1700
+    assert work["pages"] < report.present_pages + 500  # page tables, and the kernel's structures one by one
+    assert work["reads"] < 500
+    assert work["tables"] < 280
+    assert work["names"] < 30
