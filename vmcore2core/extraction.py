@@ -12,8 +12,6 @@ from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
 from vmcore2core.handover.bulk import Job, Outcome, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
-from vmcore2core.handover.companions import Companions
-from vmcore2core.handover.entry import process_entry
 from vmcore2core.handover.html import HTML_NAME, write_html
 from vmcore2core.handover.identity import identify
 from vmcore2core.handover.index import Entry, Index
@@ -197,6 +195,8 @@ class Extraction:
         """Write what lies beside the cores that are there."""
         if self.index is None or not self.request.companions:
             return
+        from vmcore2core.handover.companions import Companions  # a single core needs none of it
+
         companions = Companions(self.session.processes, self.directory, force=self._replace)
         if companions.problem is not None:
             self._say(companions.problem)
@@ -256,6 +256,8 @@ class Extraction:
         )
 
     def _entry(self, job: Job, result: CoreResult) -> dict[str, Any]:
+        from vmcore2core.handover.entry import process_entry  # unwinding, which a single core does without
+
         processes = self.session.processes
         leader = self.session.kernel.view("task_struct", job.task)
         rows = list(thread_rows(processes.thread_registers(leader)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vmcore2core.containers.base import DumpContainer
@@ -22,14 +22,17 @@ from vmcore2core.errors import UnknownFormat, UsageError
 __all__ = ["all_containers", "open_container"]
 
 
-def all_containers() -> tuple[type[DumpContainer], ...]:
-    """Return the class of every dump format, by module name."""
-    found = []
+def each_container() -> Iterator[type[DumpContainer]]:
+    """Yield the class of every dump format, by module name, each imported when it is its turn."""
     for module in pkgutil.iter_modules(__path__):
         container = getattr(importlib.import_module(f"{__name__}.{module.name}"), "CONTAINER", None)
         if container is not None:
-            found.append(container)
-    return tuple(found)
+            yield container
+
+
+def all_containers() -> tuple[type[DumpContainer], ...]:
+    """Return the class of every dump format, by module name."""
+    return tuple(each_container())
 
 
 def open_container(
@@ -61,7 +64,7 @@ def open_container(
 def _claimant(files: Sequence[DumpFile]) -> type[DumpContainer] | None:
     """Return the format of the first file that any container claims: the others may have no header at all."""
     for file in files:
-        for container in all_containers():
+        for container in each_container():
             if container.detect(file.head()):
                 return container
     return None
