@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import statistics
@@ -79,7 +80,7 @@ class Tools:
         if self.drgn is None or self.gcore is None or self.vmlinux is None:
             return None
         return [
-            *(self.drgn, "-m", "drgn.cli", "-q", "-c", dump, "-s", self.vmlinux, self.gcore),
+            *(self.drgn.parent / "drgn", "-q", "-c", dump, "-s", self.vmlinux, self.gcore),
             *(str(pid), self.out / "drgn.core"),
         ]
 
@@ -105,11 +106,11 @@ def race(rounds: int, commands: dict[str, Callable[[Series], None]]) -> dict[str
 
 
 def pids(dump: Path, comm: str) -> list[int]:
-    """Returns the PIDs of processes whose name begins so."""
-    command = [sys.executable, "-c", "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()", "ps", dump]
-    listing = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
-    lines = [line.split() for line in listing.splitlines() if f" {comm}" in line]
-    return [int(next(word for word in line if word.isdigit())) for line in lines]
+    """Returns the PIDs of processes whose name matches."""
+    tasks = "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()"
+    command = [sys.executable, "-c", tasks, "ps", str(dump), "--comm", comm, "--json"]
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return [int(row["pid"]) for row in rows]
 
 
 def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool) -> Iterator[str]:
@@ -136,7 +137,7 @@ def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool
 
 def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
     """Yields the table's rows for every process of the dump."""
-    everyone = [*pids(dump, "small-"), *pids(dump, "large")]
+    everyone = [*pids(dump, "small-*"), *pids(dump, "large")]
     cores = tools.out / "cores"
 
     def ours(jobs: int) -> Callable[[Series], None]:
@@ -185,7 +186,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as out:
         tools = Tools(options.folder, Path(out), options.drgn, options.gcore, options.vmlinux, options.crash)
         elf = options.folder / "vmcore.elf"
-        (large,), small = pids(elf, "large"), pids(elf, "small-")[0]
+        (large,), small = pids(elf, "large"), pids(elf, "small-*")[0]
         print("| | median | ours to this |\n| --- | --- | --- |")
         print("| **one process of 1.2 GB, ELF** | | |")
         print(*one_process(tools, elf, large, options.rounds, copied=True), sep="\n")

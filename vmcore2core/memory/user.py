@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +17,8 @@ from vmcore2core.memory.region import LAST_KNOWN, Region, SwapSpace, UserPageSta
 
 WINDOW_PAGES = 1 << 20  # pages looked at together: bounds the arrays to some tens of MiB
 BATCH_PAGES = 1 << 10  # pages read together
+REMEMBERED_PAGES = 1 << 14  # of a region whose page tables are walked once: 64 MiB
+REMEMBERED_REGIONS = 64
 READ_MAX = 1 << 24  # bytes that one read() returns: whoever wants more takes batches()
 
 
@@ -72,6 +74,7 @@ class UserMemory:
         self.regions = regions
         self._starts = np.array([r.start for r in regions], np.uint64)
         self.damaged: set[int] = set()
+        self._remembered: OrderedDict[tuple[int, int], tuple[U64Array, U64Array, U8Array]] = OrderedDict()
 
     def survey(self, region: Region) -> Survey:
         """Return what the pages of a region are, without reading them."""
@@ -175,11 +178,7 @@ class UserMemory:
             Ascending page address uint64[n], physical address uint64[n] (of ``STORED`` and ``ORIGINAL`` pages what
             ``SwapSpace.read`` and ``Original.read`` take), ``UserPageState`` uint8[n].
         """
-        parts = [
-            _pages_of(batch, start, end, self.spec.page_size, self.swap)
-            for batch in walk(self.memory, self.spec, self.root, Ranges(_u64(start), _u64(end)))
-        ]
-        vaddr, paddr, state = self._with_swap(*_joined(parts))
+        vaddr, paddr, state = self._with_swap(*self._walked(region, start, end))
         if region.backing is not None:
             vaddr, paddr, state = self._with_swap(*self._with_backing(region, start, end, vaddr, paddr, state))
         here = state == UserPageState.PRESENT
@@ -190,6 +189,27 @@ class UserMemory:
         if self.damaged:
             state[np.isin(vaddr, np.fromiter(self.damaged, np.uint64, len(self.damaged)))] = UserPageState.DAMAGED
         return vaddr, paddr, state
+
+    def _walked(self, region: Region, start: int, end: int) -> tuple[U64Array, U64Array, U8Array]:
+        """Return what the page tables alone say of ``[start, end)``, as ``_resolve`` does.
+
+        Whoever reads a stack or a library reads it page by page: small regions are walked once and remembered.
+        """
+        if region.end - region.start > REMEMBERED_PAGES * self.spec.page_size:
+            return self._walk(start, end)
+        key = region.start, region.end
+        if key not in self._remembered:
+            self._remembered[key] = self._walk(*key)
+            if len(self._remembered) > REMEMBERED_REGIONS:
+                self._remembered.popitem(last=False)
+        vaddr, paddr, state = self._remembered[key]
+        part = slice(*np.searchsorted(vaddr, np.array([start, end], np.uint64)).tolist())
+        return vaddr[part].copy(), paddr[part].copy(), state[part].copy()
+
+    def _walk(self, start: int, end: int) -> tuple[U64Array, U64Array, U8Array]:
+        ranges = Ranges(_u64(start), _u64(end))
+        batches = walk(self.memory, self.spec, self.root, ranges)
+        return _joined([_pages_of(batch, start, end, self.spec.page_size, self.swap) for batch in batches])
 
     def _with_swap(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> tuple[U64Array, U64Array, U8Array]:
         """Look for the pages whose swp_entry_t is known; drop those that are only marked."""
