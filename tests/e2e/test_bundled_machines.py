@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, in_order, need
+from tests.e2e.debuggers import gdb_backtraces, in_order, lldb, lldb_backtraces, need
 from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert, tasks, unpacked_sysroot
 from tests.e2e.machines import thread_notes
 
@@ -195,6 +195,19 @@ def test_gdb_shows_every_threads_stack_and_the_globals(guest: Guest, program: st
     assert "<signal handler called>" in traces[threads["t-signal"]]
     for value in guest.expected["globals"].values():
         assert f"= {value}\n" in output
+
+
+@pytest.mark.parametrize("guest", [name for name in GUESTS if name != "debian-7.2-riscv64"], indirect=True)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_lldb_shows_every_threads_stack(guest: Guest, program: str) -> None:
+    """lldb 14 finds its way through no machine's signal frame, and knows no cores of riscv64."""
+    binary = guest.sysroot / "bin" / program
+    shown = lldb_backtraces(lldb(guest.core(program), "thread list", "bt all", program=binary, sysroot=guest.sysroot))
+    threads = guest.threads(program)
+    assert shown.keys() == set(threads.values())
+    for comm, wanted in guest.expected[program].items():
+        wanted = wanted[: wanted.index("on_signal") + 1] if "on_signal" in wanted else wanted
+        assert in_order(wanted, shown[threads[comm]]), (comm, shown[threads[comm]])
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
