@@ -80,7 +80,7 @@ class Tools:
         if self.drgn is None or self.gcore is None or self.vmlinux is None:
             return None
         return [
-            *(self.drgn.parent / "drgn", "-q", "-c", dump, "-s", self.vmlinux, self.gcore),
+            *(self.drgn.parent / "drgn", "-q", "--architecture", "x86_64", "-c", dump, "-s", self.vmlinux, self.gcore),
             *(str(pid), self.out / "drgn.core"),
         ]
 
