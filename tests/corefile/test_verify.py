@@ -12,7 +12,7 @@ from tests.corefile.snapshots import PAGE, snapshot, snapshot_32, thread, vma, w
 from vmcore2core.corefile import writer
 from vmcore2core.corefile.notes import build_notes, notes_of
 from vmcore2core.corefile.plan import CorePlan, Segment, build_plan
-from vmcore2core.corefile.verify import verify_head, verify_head_by_lief
+from vmcore2core.corefile.verify import read_with_lief, verify_head
 from vmcore2core.errors import OutputError
 from vmcore2core.process.model import ProcessSnapshot
 
@@ -47,8 +47,13 @@ def note_at(plan: CorePlan, n_type: int) -> int:
 
 @pytest.mark.parametrize("process", [PROCESS, snapshot(), snapshot_32(vma(0x1000, 0x2000)), snapshot(threads=())])
 def test_good_headers_pass(process: ProcessSnapshot) -> None:
-    verify_head(planned(process), process, Path("core"))
-    verify_head_by_lief(planned(process), process, Path("core"))
+    plan = planned(process)
+    verify_head(plan, process, Path("core"))
+    seen = read_with_lief(plan.head)
+    assert seen is not None
+    assert seen.machine == process.e_machine
+    assert seen.agrees([(s.start, s.memsz, s.filesz) for s in plan.segments])
+    assert seen.tids == {thread.tid for thread in process.threads}
 
 
 # Offsets of struct elf64_hdr and of the second struct elf64_phdr, behind PT_NOTE's.

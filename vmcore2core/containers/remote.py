@@ -13,9 +13,6 @@ from http import HTTPStatus
 from pathlib import Path, PosixPath
 from typing import Any, cast
 
-import numpy as np
-
-from vmcore2core.addresses import U8Array
 from vmcore2core.containers.blockfile import BlockFile
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import DumpError
@@ -107,10 +104,6 @@ class _WholeRemoteFile(DumpFile):
         if len(raw) != size:
             raise DumpError(f"{self.path}: {len(raw):#x} bytes came of {size:#x} at {offset:#x}: it has changed")
         return raw
-
-    def read_into(self, offset: int, out: U8Array) -> None:
-        """See ``DumpFile.read_into``."""
-        out[:] = np.frombuffer(self.read_exactly(offset, len(out), "a page"), dtype=np.uint8)
 
     def identity(self) -> str | None:
         """Return what changes with its content, where the server has such a thing."""

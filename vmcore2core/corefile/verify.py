@@ -34,19 +34,7 @@ def verify_head(plan: CorePlan, snapshot: ProcessSnapshot, output: Path) -> None
     Raises:
         OutputError: they do not: a bug of ours, and the core must not get its name.
     """
-    _refuse(_by_pyelftools(plan, snapshot), output)
-
-
-def verify_head_by_lief(plan: CorePlan, snapshot: ProcessSnapshot, output: Path) -> None:
-    """Check the same with lief.
-
-    Raises:
-        OutputError: as ``verify_head``.
-    """
-    _refuse(_by_lief(plan, snapshot), output)
-
-
-def _refuse(problem: str | None, output: Path) -> None:
+    problem = _by_pyelftools(plan, snapshot)
     if problem is not None:
         raise OutputError(f"{output} is not written: its headers read back wrong ({problem})")
 
@@ -76,20 +64,6 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
     if others != 1:
         return f"pyelftools sees {others} program headers besides PT_LOADs, expected 1"
     return None if tids == [thread.tid for thread in snapshot.threads] else f"pyelftools sees threads {tids}"
-
-
-def _by_lief(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
-    found = read_with_lief(plan.head)
-    if found is None:
-        return "lief cannot read it"
-    if found.machine != snapshot.e_machine:
-        return f"lief sees machine {found.machine}, expected {snapshot.e_machine}"
-    planned = [(s.start, s.memsz, s.filesz) for s in plan.segments]
-    if not found.agrees(planned):
-        return f"lief sees {len(found.loads)} PT_LOADs that differ from the {len(planned)} planned"
-    expected = {thread.tid for thread in snapshot.threads}
-    good = found.tids <= expected and (found.tids or not expected)
-    return None if good else f"lief sees threads {sorted(found.tids)}"
 
 
 @dataclass(frozen=True)
