@@ -8,7 +8,10 @@ References: include/uapi/linux/btf.h, kernel/bpf/btf.c: btf_parse_hdr(), btf_typ
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,9 +30,11 @@ NAME_MAX = 512  # KSYM_NAME_LEN, which kernel/bpf/btf.c allows
 CANDIDATE_SIZE_MIN = 64 << 10  # the kernel's own BTF is some MiB; modules have less
 CANDIDATE_SIZE_MAX = 64 << 20
 
-# Words of a type by its kind: in any case, and for each of vlen; 0 for what is no kind.
-_FIXED = np.zeros(32, np.int64)
-_PER_VLEN = np.zeros(32, np.int64)
+_NO_KIND = 1 << 30  # added to the place of a word that no type begins at; beyond any section
+
+# Words of a type by its kind: in any case, and for each of vlen.
+_FIXED = np.full(32, _NO_KIND, np.int32)
+_PER_VLEN = np.zeros(32, np.int32)
 for _kind in set(BtfKind) - {BtfKind.UNKN}:
     _FIXED[_kind] = (fmt.TYPE_SIZE + fmt.EXTRA_FIXED.get(_kind, 0)) // 4
     _PER_VLEN[_kind] = fmt.EXTRA_PER_VLEN.get(_kind, 0) // 4
@@ -45,6 +50,36 @@ class BtfType:
     vlen: int
     kflag: bool
     size_or_type: int
+
+
+class Names:
+    """Many strings of a string section, found by their first eight bytes; then these few are compared.
+
+    Args:
+        strings: the section.
+        offsets: uint32[n], where they begin.
+    """
+
+    HEAD = 8
+
+    def __init__(self, strings: bytes, offsets: NDArray[np.uint32]) -> None:
+        self._strings, self._offsets = strings, offsets
+        data = np.frombuffer(strings + bytes(self.HEAD), np.uint8)
+        within = np.minimum(offsets, len(strings)).astype(np.int64)
+        self._heads = data[within[:, None] + np.arange(self.HEAD)].view(np.uint64)[:, 0]
+
+    def find(self, name: str) -> int | None:
+        """Return the position of the first string that is this one."""
+        wanted = name.encode() + b"\0"
+        mask, head = (
+            np.frombuffer(part[: self.HEAD].ljust(self.HEAD, b"\0"), np.uint64)[0]
+            for part in (b"\xff" * len(wanted), wanted)
+        )
+        hits = np.flatnonzero(self._heads & mask == head)
+        for hit, offset in zip(hits.tolist(), self._offsets[hits].tolist(), strict=True):
+            if self._strings.startswith(wanted, offset):
+                return int(hit)
+        return None
 
 
 class Btf:
@@ -87,22 +122,38 @@ class Btf:
         Raises:
             LayoutInvalid: a type is of an unknown kind or ends beyond the section.
         """
-        info = self.words[1:-1]  # of a type that begins at each word
-        kind = info >> 24 & 0x1F
-        after = np.arange(len(info)) + _FIXED[kind] + _PER_VLEN[kind] * (info & 0xFFFF)
-        after[_FIXED[kind] == 0] = -1
-        step = memoryview(after)  # a list of a million numbers would take longer than the walk
-        starts, at, end = [-1], 0, len(self.words)
-        while at < end:
-            following = step[at] if at < len(step) else -1
-            if following < 0 or len(starts) > fmt.BTF_MAX_TYPES:
-                why = f"of kind {kind[at]}, expected 1 to {max(BtfKind)}" if at < len(step) else "cut off by their end"
-                raise LayoutInvalid(f"BTF type {len(starts)} at {at * 4:#x} is {why}")
-            starts.append(at * 4)
-            at = following
-        if at != end:
-            raise LayoutInvalid(f"BTF type {len(starts) - 1} ends at {at * 4:#x}, beyond the types' {end * 4:#x} bytes")
-        return np.array(starts, np.int64)
+        step = memoryview(self._following.data)  # a list of a million numbers would take longer than the walk
+        starts = array("i")
+        append, at = starts.append, 0
+        # Each step leads forwards, or out of the section: the walk ends without being asked at every type.
+        with contextlib.suppress(IndexError):
+            while True:
+                following = step[at]
+                append(at)
+                at = following
+        end = len(self.words)
+        if at >= _NO_KIND:
+            at -= _NO_KIND
+            kind = int(self.words[at + 1]) >> 24 & 0x1F
+            raise LayoutInvalid(
+                f"BTF type {len(starts)} at {at * 4:#x} is of kind {kind}, expected 1 to {max(BtfKind)}"
+            )
+        if at > end:
+            raise LayoutInvalid(f"BTF type {len(starts)} ends at {at * 4:#x}, beyond the types' {end * 4:#x} bytes")
+        if at < end:
+            raise LayoutInvalid(f"BTF type {len(starts) + 1} at {at * 4:#x} is cut off by their end")
+        if len(starts) > fmt.BTF_MAX_TYPES:
+            raise LayoutInvalid(f"BTF has {len(starts)} types, expected {fmt.BTF_MAX_TYPES} at most")
+        return np.concatenate(([-1], np.frombuffer(starts, np.int32).astype(np.int64) * 4))
+
+    @property
+    def _following(self) -> NDArray[np.int32]:
+        """int32[n], the word at which a type that begins at each word ends; of no kind, its own with ``_NO_KIND``."""
+        info = self.words[1:-1]
+        kind = (info >> 24).astype(np.uint8) & 0x1F
+        following: NDArray[np.int32] = _PER_VLEN[kind] * (info & 0xFFFF).astype(np.int32) + _FIXED[kind]
+        following += np.arange(len(info), dtype=np.int32)
+        return following
 
     def type_of(self, type_id: int) -> BtfType | None:
         """Return a type; None for void and for IDs that do not exist."""
@@ -127,21 +178,33 @@ class Btf:
         return self.strings[offset:end].decode("ascii", "replace") if 0 <= offset < end else ""
 
     @cached_property
-    def _named(self) -> dict[str, int]:
-        """Type ID of each structure, union or typedef: the first of a name, in this order of kinds."""
-        headers = self.starts[1:] // 4
-        kinds = self.words[headers + 1] >> 24 & 0x1F
-        found: dict[str, int] = {}
+    def kinds(self) -> NDArray[np.uint8]:
+        """Kind of each type but void: that of ID 1 first."""
+        return (self.words[self.starts[1:] // 4 + 1] >> 24 & 0x1F).astype(np.uint8)
+
+    @cached_property
+    def _composites(self) -> list[tuple[NDArray[np.int64], Names]]:
+        """Type IDs and names of all structures, of all unions, of all typedefs."""
+        found = []
         for kind in (BtfKind.STRUCT, BtfKind.UNION, BtfKind.TYPEDEF):
-            ids = np.flatnonzero(kinds == kind)
-            for type_id, offset in zip((ids + 1).tolist(), self.words[headers[ids]].tolist(), strict=True):
-                found.setdefault(self.name(offset), type_id)
-        found.pop("", None)  # anonymous ones
+            ids = np.flatnonzero(self.kinds == kind) + 1
+            found.append((ids, Names(self.strings, self.words[self.starts[ids] // 4])))
         return found
 
     def find(self, name: str) -> BtfType | None:
         """Return the first structure with this name, else union, else what a typedef of it stands for."""
-        return self.resolved(self._named.get(name, 0))
+        for ids, names in self._composites:
+            position = names.find(name)
+            if position is not None:
+                return self.resolved(int(ids[position]))
+        return None
+
+    def places(self, kinds: Sequence[BtfKind], size: int) -> NDArray[np.int64]:
+        """Return the words at which the records of all types of these kinds begin, of ``size`` words each."""
+        headers = self.starts[1:][np.isin(self.kinds, kinds)] // 4
+        count = (self.words[headers + 1] & 0xFFFF).astype(np.int64)
+        within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+        return np.repeat(headers + fmt.TYPE_SIZE // 4, count) + size * within
 
     def records(self, found: BtfType, form: str) -> list[tuple[int, ...]]:
         """Return what follows a type: members, enumerators, the array."""
@@ -248,24 +311,22 @@ class BtfSource(LayoutSource):
 
     def constant(self, name: str) -> int | None:
         """See ``LayoutSource.constant``: an enumerator."""
-        return self._enumerators.get(name)
+        for form, places, names in self._enumerators:
+            position = names.find(name)
+            if position is not None:
+                at = 4 * int(places[position])
+                _, low, *high = struct.unpack_from(self.btf.order + form, self.btf.types, at)
+                return int(high[0] << 32 | low) if high else int(low)
+        return None
 
     @cached_property
-    def _enumerators(self) -> dict[str, int]:
-        values: dict[str, int] = {}
-        btf = self.btf
-        kinds = btf.words[btf.starts[1:] // 4 + 1] >> 24 & 0x1F
-        for type_id in (np.flatnonzero((kinds == BtfKind.ENUM) | (kinds == BtfKind.ENUM64)) + 1).tolist():
-            found = btf.type_of(type_id)
-            if found is None:
-                continue
-            if found.kind == BtfKind.ENUM:
-                for name_off, value in btf.records(found, fmt.ENUM_FORMAT):
-                    values.setdefault(btf.name(name_off), value)
-            else:
-                for name_off, low, high in btf.records(found, fmt.ENUM64_FORMAT):
-                    values.setdefault(btf.name(name_off), high << 32 | low)
-        return values
+    def _enumerators(self) -> list[tuple[str, NDArray[np.int64], Names]]:
+        """The form of enumerators, the words at which they stand, and their names: those of 32 bits, those of 64."""
+        found = []
+        for kind, form in ((BtfKind.ENUM, fmt.ENUM_FORMAT), (BtfKind.ENUM64, fmt.ENUM64_FORMAT)):
+            places = self.btf.places((kind,), len(form))
+            found.append((form, places, Names(self.btf.strings, self.btf.words[places])))
+        return found
 
 
 def validate_btf(data: bytes) -> str | None:
@@ -284,17 +345,12 @@ def validate_btf(data: bytes) -> str | None:
     words, nr_types = btf.words, len(btf.starts)
     if not (words[headers] < len(btf.strings)).all():
         return "a BTF type's name is beyond the string section"
-    info = words[headers + 1]
-    kind = info >> 24 & 0x1F
     refers = np.isin(
-        kind, [*fmt.MODIFIERS, BtfKind.PTR, BtfKind.FUNC, BtfKind.FUNC_PROTO, BtfKind.VAR, BtfKind.DECL_TAG]
+        btf.kinds, [*fmt.MODIFIERS, BtfKind.PTR, BtfKind.FUNC, BtfKind.FUNC_PROTO, BtfKind.VAR, BtfKind.DECL_TAG]
     )
     if not (words[headers + 2][refers] < nr_types).all():
         return "a BTF type refers to one that does not exist"
-    composite = (kind == BtfKind.STRUCT) | (kind == BtfKind.UNION)
-    count = (info & 0xFFFF)[composite].astype(np.int64)
-    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    members = np.repeat(headers[composite] + 3, count) + 3 * within
+    members = btf.places((BtfKind.STRUCT, BtfKind.UNION), len(fmt.MEMBER_FORMAT))
     if not (words[members] < len(btf.strings)).all() or not (words[members + 1] < nr_types).all():
         return "a BTF member's name or type is out of range"
     return None
