@@ -6,7 +6,8 @@ import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cache
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from vmcore2core.errors import NotMapped
@@ -36,7 +37,8 @@ class FakeMemory:
         raise NotMapped(address)
 
 
-def compress(names: Sequence[bytes], nr_tokens: int = 256) -> tuple[list[bytes], list[bytes]]:
+@cache  # several tests write the same names in other forms
+def compress(names: tuple[bytes, ...], nr_tokens: int = 256) -> tuple[list[bytes], list[bytes]]:
     """Return each name as token codes, and the 256 tokens expanded ("" for a code that is not used).
 
     Codes that occur as characters stand for themselves; the others take the pair of codes that occurs most, again and
@@ -92,7 +94,11 @@ class Tables:
 
     def vmcoreinfo(self) -> bytes:
         """The lines of kernel/vmcore_info.c."""
-        return b"".join(b"SYMBOL(kallsyms_%s)=%x\n" % (name.encode(), at) for name, at in self.addresses.items())
+        return b"".join(
+            b"SYMBOL(kallsyms_%s)=%x\n" % (name.encode(), at)
+            for name, at in self.addresses.items()
+            if name != "markers"
+        )
 
 
 def build(
@@ -104,6 +110,8 @@ def build(
     base: int | None = None,
     aligned: bool = True,
     word: int = 8,
+    marker: int = 4,
+    seqs: bool = False,
 ) -> Tables:
     """Write the tables.
 
@@ -115,8 +123,10 @@ def build(
         base: kallsyms_relative_base; the lowest address by default.
         aligned: as the assembler did it up to Linux 7.1; else the number of symbols is right before the names.
         word: bytes of an unsigned long.
+        marker: bytes of each of kallsyms_markers; 8 before Linux 4.20.
+        seqs: kallsyms_seqs_of_names stands behind the markers, as in Linux 6.2.
     """
-    coded, tokens = compress([f"{letter}{name}".encode() for _, letter, name in symbols])
+    coded, tokens = compress(tuple(f"{letter}{name}".encode() for _, letter, name in symbols))
     names = b"".join(length_bytes(len(name)) + name for name in coded)
     token_table = b"".join(token + b"\0" for token in tokens)
     index, offset = [], 0
@@ -137,7 +147,12 @@ def build(
         body.extend(bytes(4))
     put("num_syms", struct.pack(order + "I", len(symbols)), 4)
     put("names", names, word if aligned else 1)
-    put("token_table", token_table)
+    starts = [0, *accumulate(len(length_bytes(len(name)) + name) for name in coded)]
+    markers = struct.pack(f"{order}{-(-len(coded) // 256)}{'I' if marker == 4 else 'Q'}", *starts[: len(coded) : 256])
+    put("markers", markers, word if aligned else 4)
+    if seqs:
+        put("seqs_of_names", b"".join((i * 7 % len(coded)).to_bytes(3, "big") for i in range(len(coded))))
+    put("token_table", token_table, word if aligned else 1)
     put("token_index", struct.pack(order + "256H", *index))
     place = at + len(body) + (-len(body) % word)
     values = []

@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.builders.kallsyms import FakeMemory, Form, Symbol, Tables, build, compress, length_bytes
 from vmcore2core.errors import LayoutInvalid, MemoryFault, NotMapped
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.layout.kallsyms import KallsymsSource
+from vmcore2core.layout.kallsyms_names import SymbolNames
 from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo
 
 TEXT = 0xFFFF_FFFF_8100_0000
@@ -96,7 +99,7 @@ def test_a_32_bit_kernel_has_a_base_of_32_bits_and_addresses_that_wrap_there(for
 
 def test_the_builder_compresses_as_the_kernels_script_does() -> None:
     """optimize_result(): 255 is the most frequent pair, and a token may be made of tokens."""
-    coded, tokens = compress([b"Tababab", b"tabab"])
+    coded, tokens = compress((b"Tababab", b"tabab"))
     assert tokens[255] == b"ab"
     assert tokens[254] == b"abab"
     assert tokens[ord("T")] == b"T"
@@ -131,7 +134,7 @@ def test_symbol_type_is_not_part_of_the_name() -> None:
 def test_names_of_any_length_are_skipped_and_read(length: int) -> None:
     """The two forms of a length meet at 128 codes; here no pair occurs twice, so that codes are characters."""
     name = (bytes(range(33, 127)) * 40)[:length].decode()
-    coded, _ = compress([f"t{name}".encode()], nr_tokens=0)
+    coded, _ = compress((f"t{name}".encode(),), nr_tokens=0)
     assert len(coded[0]) == length + 1
     tables = uncompressed([(TEXT, "T", "_stext"), (TEXT + 8, "t", name), (TEXT + 16, "T", "after")])
     source = opened(tables)
@@ -207,12 +210,51 @@ def test_the_number_of_symbols_may_stand_right_before_the_names() -> None:
     assert opened(tables).symbol("init_task") == TEXT + 0xA0_A640
 
 
-def test_thousands_of_symbols_are_told_apart() -> None:
-    symbols = [(TEXT + 16 * i, "tTdDrRbB"[i % 8], f"sys_{i:x}_{i * 7919 % 4093:x}") for i in range(5000)]
+def thousands(count: int = 2100) -> list[Symbol]:
+    """Symbols for several markers, one of them with a length of two bytes."""
+    symbols = [(TEXT + 16 * i, "tTdDrRbB"[i % 8], f"sys_{i:x}_{i * 7919 % 4093:x}") for i in range(count)]
     symbols[0] = (TEXT, "T", "_stext")
-    for form in FORMS:
-        source = opened(build(symbols, form))
-        assert all(source.symbol(name) == address for address, _, name in symbols[::97])
+    symbols[700] = (symbols[700][0], "T", "long_" + "".join(f"{i * 7919 % 10007:x}" for i in range(120)))
+    return symbols
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("marker", ["4", "4, then kallsyms_seqs_of_names", "8"])
+def test_thousands_of_symbols_are_told_apart(
+    marker: str, aligned: bool, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if aligned or marker == "4":  # as kernels have them
+        monkeypatch.delattr(SymbolNames, "_walk")
+    for form, count in zip(FORMS, (2048, 2049, 2100), strict=True):  # whole blocks, the smallest rest, odd markers
+        symbols = thousands(count)
+        tables = build(symbols, form, marker=int(marker[0]), seqs="seqs" in marker, aligned=aligned, order=order)
+        source = opened(tables, order)
+        assert all(source.symbol(name) == address for address, _, name in [*symbols[::97], symbols[700], symbols[-1]])
+        assert source.symbol(symbols[700][2][:-1]) is None
+
+
+@pytest.mark.parametrize("damage", [b"\x01", b"\xff\xff\xff\xff"])
+@pytest.mark.parametrize("place", [0, 4, 28])
+def test_names_are_walked_one_by_one_where_the_markers_do_not_fit(
+    place: int, damage: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked = []
+    plain = SymbolNames._walk
+
+    def counted(self: SymbolNames, count: int) -> NDArray[np.uint32]:
+        walked.append(count)
+        return plain(self, count)
+
+    monkeypatch.setattr(SymbolNames, "_walk", counted)
+    symbols = thousands()
+    tables = build(symbols)
+    assert opened(tables).symbol(symbols[-1][2]) == symbols[-1][0]
+    assert walked == []
+    tables.write("markers", place, damage)
+    source = opened(tables)
+    assert all(source.symbol(name) == address for address, _, name in symbols[::97])
+    assert walked == [2100]
 
 
 def test_tables_that_end_where_memory_ends_are_read() -> None:
@@ -329,7 +371,7 @@ def test_a_token_that_is_not_ended_by_a_nul_is_refused() -> None:
 
 def test_a_token_table_without_an_end_is_refused() -> None:
     tables = build(SYMBOLS)
-    last = sum(len(token) + 1 for token in compress([f"{t}{n}".encode() for _, t, n in SYMBOLS])[1][:255])
+    last = sum(len(token) + 1 for token in compress(tuple(f"{t}{n}".encode() for _, t, n in SYMBOLS))[1][:255])
     at = 0xFFFF_FFFF_9000_0000
     (start, data), *_ = tables.memory.pieces.items()
     table = data[tables.addresses["token_table"] - start :][:last] + b"x" * (1 << 18)

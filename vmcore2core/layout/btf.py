@@ -69,7 +69,9 @@ class Names:
         self._heads = data[within[:, None] + np.arange(self.HEAD)].view(np.uint64)[:, 0]
 
     def find(self, name: str) -> int | None:
-        """Return the position of the first string that is this one."""
+        """Return the position of the first string that is this one; "" is no name."""
+        if not name:
+            return None
         wanted = name.encode() + b"\0"
         mask, head = (
             np.frombuffer(part[: self.HEAD].ljust(self.HEAD, b"\0"), np.uint64)[0]

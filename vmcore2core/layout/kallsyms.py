@@ -103,7 +103,7 @@ class KallsymsSource(LayoutSource):
     def _names(self) -> SymbolNames:
         tables = self._tables
         tokens = read_tokens(self._memory, tables.token_table, tables.token_index, self._order)
-        return SymbolNames(self._memory, tables.names, self.num_syms, tokens)
+        return SymbolNames(self._memory, tables.names, self.num_syms, tokens, tables.token_table, self._order)
 
     @cached_property
     def _offsets(self) -> NDArray[np.int32]:

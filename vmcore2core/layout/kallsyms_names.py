@@ -1,7 +1,8 @@
-"""The names of kallsyms, found without decoding them all.
+"""The names of kallsyms, found without decoding them.
 
-A name is a sequence of tokens. A polynomial hash of a whole name follows from those of its tokens, so numpy hashes all
-100,000 to 200,000 names in a fraction of the time that decoding takes; only what has the wanted hash is decoded.
+A name is a sequence of tokens, and the wanted one is compared with all of them at once, token by token from the end:
+after the last two there are a handful left of 100,000 to 200,000 names. Where each begins, kallsyms_markers tells for
+every 256th; where those do not fit, one length after the other.
 
 References: kernel/kallsyms.c: kallsyms_expand_symbol(); scripts/kallsyms.c: write_src() (Linux 4.18 to 7.2).
 """
@@ -14,19 +15,16 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.addresses import U64Array
 from vmcore2core.errors import LayoutInvalid, MemoryFault
 from vmcore2core.interfaces import ByteOrder, Memory
 
 NR_TOKENS = 256
-TOKEN_TABLE_MAX = 1 << 16  # kallsyms_token_index is of 16-bit offsets
+TOKEN_MAX = 512  # bytes of a token: KSYM_NAME_LEN
 NAMES_SIZE_MAX = 64 << 20  # twenty times what a kernel with all modules built in has
 NAMES_PER_READ = 1 << 20
 BIG_SYMBOL = 0x80  # since Linux 6.1, a length byte with this bit has 7 more bits in the next byte
+NAMES_PER_MARKER = 256
 NAME_MAX = 4096  # bytes of a name that is found: KSYM_NAME_LEN is 512
-NAMES_AT_ONCE = 1 << 13  # hashed together: the arrays stay in the cache
-PRIME = 0x100000001B3
-MASK = (1 << 64) - 1
 
 
 def read_tokens(memory: Memory, table: int, index: int, byte_order: ByteOrder) -> list[bytes]:
@@ -46,22 +44,14 @@ def read_tokens(memory: Memory, table: int, index: int, byte_order: ByteOrder) -
     offsets = np.frombuffer(memory.read(index, 2 * NR_TOKENS), code).tolist()
     # The last token's end is not in the index: read on until its NUL.
     strings = memory.read(table, offsets[-1] + 1)
-    while strings.count(b"\0", offsets[-1]) == 0:
-        if len(strings) >= TOKEN_TABLE_MAX:
+    while strings[-1]:
+        if len(strings) > offsets[-1] + TOKEN_MAX:
             raise LayoutInvalid(f"kallsyms_token_table at {table:#x} does not end")
         strings += memory.read(table + len(strings), 1)
     rising = offsets[0] == 0 and all(a < b for a, b in pairwise(offsets))
     if not rising or any(strings[b - 1] for b in offsets[1:]):
         raise LayoutInvalid(f"kallsyms_token_index at {index:#x} does not fit kallsyms_token_table")
     return [strings[at : strings.index(b"\0", at)] for at in offsets]
-
-
-def name_hash(name: bytes) -> int:
-    """Return the sum of ``name[i] * PRIME ** (len(name) - 1 - i)`` modulo 2 ** 64."""
-    value = 0
-    for byte in name:
-        value = (value * PRIME + byte) & MASK
-    return value
 
 
 class SymbolNames:
@@ -72,32 +62,86 @@ class SymbolNames:
         address: of kallsyms_names.
         count: kallsyms_num_syms.
         tokens: see ``read_tokens``.
+        token_table: address of kallsyms_token_table, before which the markers are.
+        byte_order: of the kernel.
 
     Raises:
         LayoutInvalid: there is an empty name, as no kernel has.
         MemoryFault: the names cannot be read.
     """
 
-    def __init__(self, memory: Memory, address: int, count: int, tokens: list[bytes]) -> None:
+    def __init__(
+        self, memory: Memory, address: int, count: int, tokens: list[bytes], token_table: int, byte_order: ByteOrder
+    ) -> None:
         self._memory, self._address, self._tokens = memory, address, tokens
         self._data = b""
-        self._starts = self._walk(count)
-        self._hashes = self._hashed()
+        starts = self._by_markers(count, token_table, "<" if byte_order == "little" else ">")
+        starts = self._walk(count) if starts is None else starts
+        self._codes = np.frombuffer(self._data, np.uint8)
+        first, self._ends = starts[:-1].astype(np.int64), starts[1:].astype(np.int64)
+        self._first = first + 1 + (self._codes[first] >= BIG_SYMBOL)
+        self._last = self._codes[self._ends - 1]
+        self._lengths = np.array([len(token) for token in tokens], np.int64)
 
     def indices(self, name: str) -> list[int]:
         """Return the positions of a symbol in the table, ascending."""
         wanted = name.encode()
-        hits = np.flatnonzero(self._hashes == np.uint64(name_hash(wanted))).tolist()
-        return [hit for hit in hits if self._decode(hit) == wanted]
+        if not 0 < len(wanted) <= NAME_MAX:
+            return []
+        ends_at = self._ends_at(wanted)
+        found: list[int] = []
+        left = len(wanted) + 1  # the type's letter stands before the name
+        hits = np.flatnonzero(ends_at[left][self._last])
+        at, rest = self._ends[hits] - 1, left - self._lengths[self._last[hits]]
+        while len(hits):
+            whole = (rest == 0) & (at == self._first[hits])
+            found += hits[whole].tolist()
+            on = (rest > 0) & (at > self._first[hits])
+            hits, at, rest = hits[on], at[on] - 1, rest[on]
+            codes = self._codes[at]
+            on = ends_at[rest, codes]
+            hits, at, rest = hits[on], at[on], rest[on] - self._lengths[codes[on]]
+        return sorted(found)
 
-    def _decode(self, position: int) -> bytes:
-        """Return a name without the type letter before it."""
-        start, end = self._starts[position], self._starts[position + 1]
-        start += 2 if self._data[start] & BIG_SYMBOL else 1
-        return b"".join(map(self._tokens.__getitem__, self._data[start:end]))[1:]
+    def _ends_at(self, name: bytes) -> NDArray[np.bool_]:
+        """Return bool[len(name) + 2, 256]: whether each token may end behind so many bytes of a letter and the name."""
+        table = np.zeros((len(name) + 2, NR_TOKENS), np.bool_)
+        for code, token in enumerate(self._tokens):
+            if not token:
+                continue
+            # The first token begins with the type's letter, which may be any.
+            if name.startswith(token[1:]):
+                table[len(token), code] = True
+            at = name.find(token)
+            while at >= 0:
+                table[at + len(token) + 1, code] = True
+                at = name.find(token, at + 1)
+        return table
 
-    def _walk(self, count: int) -> array[int]:
-        """Return where each name's length byte is, and their end; read as far as the names go."""
+    def _by_markers(self, count: int, token_table: int, order: str) -> NDArray[np.uint32] | None:
+        """Return what ``_walk`` does, 256 names at a time; None where the markers do not fit the names."""
+        nr_markers = -(-count // NAMES_PER_MARKER)
+        # Between them and kallsyms_token_table there may be kallsyms_seqs_of_names, three bytes a name (Linux 6.2, and
+        # the later 6.1). Markers were of an unsigned long each before 4.20; Linux 7.2 has no padding between tables.
+        for width, between, align in ((4, 0, 8), (4, 3 * count, 8), (4, 0, 4), (8, 0, 8)):
+            place = (((token_table - between) & -align) - width * nr_markers) & -align
+            if not 0 < place - self._address <= NAMES_SIZE_MAX:
+                continue
+            try:
+                markers = np.frombuffer(self._memory.read(place, width * nr_markers), f"{order}u{width}")
+                if markers[0] or not (markers < place - self._address).all():
+                    continue
+                codes = np.frombuffer(self._memory.read(self._address, place - self._address), np.uint8)
+            except MemoryFault:
+                continue
+            starts = _walk_blocks(codes, markers.astype(np.int64), count)
+            if starts is not None:
+                self._data = codes.tobytes()
+                return starts
+        return None
+
+    def _walk(self, count: int) -> NDArray[np.uint32]:
+        """Return uint32[count + 1], where each name's length byte is, and their end; read as far as the names go."""
         data, at = self._data, 0
         starts = array("I")
         append = starts.append
@@ -115,7 +159,7 @@ class SymbolNames:
             at += length
         append(at)
         self._read_to(at)
-        return starts
+        return np.frombuffer(starts, np.uint32)
 
     def _read_to(self, end: int) -> bytes:
         """Read on until there are ``end`` bytes; shorter pieces where memory ends."""
@@ -131,54 +175,29 @@ class SymbolNames:
                 size //= 2
         return self._data
 
-    def _hashed(self) -> U64Array:
-        """Return ``name_hash`` of each name, uint64[count]; of one longer than ``NAME_MAX`` anything."""
-        lengths = np.array([len(token) for token in self._tokens], np.int64)
-        # The first token begins with the type letter, which is no part of the name.
-        whole = np.array([name_hash(token) for token in self._tokens], np.uint64)
-        without_letter = np.array([name_hash(token[1:]) for token in self._tokens], np.uint64)
-        powers = np.full(NAME_MAX + 1, PRIME, np.uint64)
-        powers[0] = 1
-        powers = np.multiply.accumulate(powers)
-        data, starts = np.frombuffer(self._data, np.uint8), np.frombuffer(self._starts, np.uint32).astype(np.int64)
-        hashes = np.empty(len(starts) - 1, np.uint64)
-        for at in range(0, len(hashes), NAMES_AT_ONCE):
-            begins = starts[at : at + NAMES_AT_ONCE + 1]
-            codes = data[begins[0] : begins[-1]]
-            hashes[at : at + NAMES_AT_ONCE] = _hash_some(
-                codes, begins - begins[0], lengths, whole, without_letter, powers
-            )
-        return hashes
 
-
-def _hash_some(
-    codes: NDArray[np.uint8],
-    bounds: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    whole: U64Array,
-    without_letter: U64Array,
-    powers: U64Array,
-) -> U64Array:
-    """Hash names that lie together.
+def _walk_blocks(codes: NDArray[np.uint8], markers: NDArray[np.int64], count: int) -> NDArray[np.uint32] | None:
+    """Walk the names from all markers at once.
 
     Args:
-        codes: uint8[n], their bytes, length bytes included.
-        bounds: int64[m + 1], where each begins in ``codes``, and the end.
-        lengths: int64[256], bytes of each token.
-        whole: uint64[256], hash of each token.
-        without_letter: uint64[256], hash of each without its first byte.
-        powers: uint64[NAME_MAX + 1], of ``PRIME``.
+        codes: uint8[n], kallsyms_names and up to a word of padding.
+        markers: int64[m], within them.
+        count: kallsyms_num_syms.
 
     Returns:
-        uint64[m].
+        uint32[count + 1], where each name's length byte is, and their end; None where a walk does not end at the next
+        marker, or a name is empty.
     """
-    starts, ends = bounds[:-1], bounds[1:]
-    big = codes[starts] >= BIG_SYMBOL
-    sizes, hashes = lengths[codes], whole[codes]
-    sizes[starts], hashes[starts] = 0, 0
-    sizes[starts[big] + 1], hashes[starts[big] + 1] = 0, 0
-    first = starts + 1 + big
-    hashes[first] = without_letter[codes[first]]
-    so_far = np.cumsum(sizes)
-    behind = np.repeat(so_far[ends - 1], ends - starts) - so_far
-    return np.add.reduceat(hashes * powers[np.minimum(behind, NAME_MAX)], starts)
+    starts = np.empty((NAMES_PER_MARKER, len(markers)), np.int64)
+    at, beyond = markers.copy(), len(codes) - 2
+    for step in range(NAMES_PER_MARKER):
+        starts[step] = at
+        at = np.minimum(at, beyond)
+        length = codes[at].astype(np.int64)
+        if length.max() >= BIG_SYMBOL:
+            big = length >= BIG_SYMBOL
+            length[big] = (length[big] & ~BIG_SYMBOL | codes[at[big] + 1].astype(np.int64) << 7) + 1
+        at += length + 1
+    flat = np.append(starts.T.ravel(), at[-1])[: count + 1]
+    within = flat[:-1].max() <= beyond and flat[-1] <= len(codes) and (at[:-1] == markers[1:]).all()
+    return flat.astype(np.uint32) if within and codes[flat[:-1]].all() else None
