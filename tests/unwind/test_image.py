@@ -17,7 +17,10 @@ BASE = 0x7F1234000000
 
 def test_the_search_table_finds_the_function_that_a_scan_finds() -> None:
     image = image_of(mapped(libc(), BASE), BASE)
-    starts, addresses = image._index  # the scan, which the table makes unnecessary
+    index = image._index  # the scan, which the table makes unnecessary
+    assert index is not None
+    starts, addresses = index.starts, index.addresses
+    assert index.problem is None
     assert len(starts) > 1000
     for start, address in list(zip(starts, addresses, strict=True))[::7]:
         scanned = image.eh_frame.fde(address)
@@ -37,7 +40,26 @@ def test_a_static_program_without_a_search_table_is_scanned(tmp_path: Path) -> N
     fde = image.fde(functions["main"] + 2)
     assert fde is not None
     assert fde.start == functions["main"]
-    assert len(image._index[0]) > 500
+    assert image._index is not None
+    assert len(image._index.starts) > 500
+
+
+def test_functions_before_a_part_of_eh_frame_that_is_not_known_are_found(tmp_path: Path) -> None:
+    program = compile_c("int main(void) { return 0; }", tmp_path / "program", "-static", "-no-pie")
+    process = mapped(program, 0)
+    whole = image_of(process, 0)._index
+    assert whole is not None
+    gone = sorted(whole.addresses)[len(whole.addresses) // 2] // 4096
+    process.files.gone = {(0, gone - process.vmas[0].start // 4096)}
+    image = image_of(process, 0)
+    index = image._index
+    assert index is not None
+    assert image.cfi_problem == index.problem
+    assert index.problem is not None
+    assert "bytes are not known" in index.problem
+    before = {at: start for at, start in zip(whole.addresses, whole.starts, strict=True) if at // 4096 < gone}
+    assert dict(zip(index.addresses, index.starts, strict=True)).items() >= dict(sorted(before.items())[:-1]).items()
+    assert max(index.addresses) // 4096 <= gone
 
 
 def test_without_the_files_section_headers_a_static_program_has_no_cfi_and_no_names(tmp_path: Path) -> None:
@@ -63,7 +85,8 @@ def test_a_file_whose_first_page_is_not_known_is_no_image() -> None:
 def test_a_part_of_eh_frame_that_is_not_known_costs_only_its_functions() -> None:
     process = mapped(libc(), BASE)
     whole = image_of(process, BASE)
-    starts, addresses = whole._index
+    assert whole._index is not None
+    starts, addresses = whole._index.starts, whole._index.addresses
     middle = len(starts) // 2
     address = sorted(addresses)[middle]
     process.files.gone = {(0, (address - BASE) // 4096)}

@@ -140,7 +140,7 @@ class EhFrame:
         distance = cursor.uint(4)
         if distance == fmt.CIE_ID:
             raise cursor.wrong("a CIE stands here, expected an FDE")
-        cie = self._cie_at(at - distance)
+        cie = self.cie(at - distance)
         if cie is None:
             return None
         start = cursor.encoded(cie.encoding, self.read)
@@ -169,7 +169,8 @@ class EhFrame:
         data = self.read(address + skip, length)
         return Cursor(data, address + skip, WHERE, self.order, self.word) if data is not None else None
 
-    def _cie_at(self, address: int) -> Cie | None:
+    def cie(self, address: int) -> Cie | None:
+        """Return the CIE at a user address, or None where some of it is not known; raises as ``fde``."""
         if address not in self._cies:
             cie = self._parse_cie(address)
             if cie is None:

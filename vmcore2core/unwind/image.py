@@ -9,7 +9,6 @@ References: LSB Core 5.0, chapter 10.6 (.eh_frame_hdr); glibc's elf/dl-reloc.c a
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -21,14 +20,13 @@ from vmcore2core.formats import dwarf_cfi, elf, elf_dynamic
 from vmcore2core.process.elf import ElfHeaders, Section, Segment, parse_sections
 from vmcore2core.unwind.cfi import EhFrame, Fde
 from vmcore2core.unwind.cursor import Cursor
+from vmcore2core.unwind.eh_index import EhIndex
 from vmcore2core.unwind.symbols import Symbol, SymbolTable, count_by_gnu_hash, count_by_hash, read_table
 
 if TYPE_CHECKING:
     from vmcore2core.interfaces import ByteOrder
     from vmcore2core.unwind.reading import PagedRead
 
-FDES_MAX = 1 << 18  # that a section without a search table may have
-EH_FRAME_MAX = 1 << 25
 DYNAMIC_MAX = 4096
 HDR_READ = 32  # .eh_frame_hdr up to its table, with the longest encodings
 
@@ -81,9 +79,7 @@ class Image:
         if table is not None:
             address = self._search(table, pc)
         else:
-            starts, addresses = self._index
-            at = bisect_right(starts, pc) - 1
-            address = addresses[at] if at >= 0 else None
+            address = self._index.find(pc) if self._index is not None else None
         fde = self.eh_frame.fde(address) if address is not None else None
         return fde if fde is not None and fde.start <= pc < fde.end else None
 
@@ -140,41 +136,14 @@ class Image:
         return found
 
     @cached_property
-    def _index(self) -> tuple[list[int], list[int]]:
-        """Return the starts of all functions in .eh_frame, ascending, and their FDEs' addresses."""
+    def _index(self) -> EhIndex | None:
         section = self._section(b".eh_frame")
         if section is None or not section.sh_flags & elf_dynamic.SHF_ALLOC:
             self.cfi_problem = self.cfi_problem or "where its .eh_frame is, if it has one, is not known"
-            return [], []
-        found: list[tuple[int, int]] = []
-        at = section.sh_addr + self.bias
-        end = at + min(section.sh_size, EH_FRAME_MAX)
-        try:
-            while at < end and len(found) < FDES_MAX:
-                size, is_cie = self._entry_size(at)
-                if not size:
-                    break
-                fde = None if is_cie else self.eh_frame.fde(at)
-                if fde is not None:
-                    found.append((fde.start, at))
-                at += size
-        except CorruptStructure as error:
-            self.cfi_problem = str(error)
-        found.sort()
-        return [start for start, _ in found], [address for _, address in found]
-
-    def _entry_size(self, at: int) -> tuple[int, bool]:
-        """Return an entry's bytes, 0 for the last one, and whether it is a CIE."""
-        head = self.source.read(at, 4)
-        length = int.from_bytes(head, self.source.order) if head is not None else None
-        if length == 0:
-            return 0, True
-        identity = self.source.read(at + 4, 4)
-        if length is None or identity is None:
-            raise CorruptStructure("its bytes are not known", at, ".eh_frame")
-        if length == dwarf_cfi.DWARF64_ESCAPE:
-            raise CorruptStructure("a 64-bit entry, expected a 32-bit one", at, ".eh_frame")
-        return length + 4, int.from_bytes(identity, self.source.order) == dwarf_cfi.CIE_ID
+            return None
+        index = EhIndex(self.eh_frame, section.sh_addr + self.bias, section.sh_size)
+        self.cfi_problem = index.problem or self.cfi_problem
+        return index
 
     # Names.
 
