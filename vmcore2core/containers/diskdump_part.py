@@ -188,7 +188,7 @@ class DiskDumpPart:
 
     def _decode(self, descs: NDArray[np.void], rows: NDArray[np.intp], out: U8Array, states: U8Array) -> None:
         """Read the page of each descriptor into its row; mark those that do not decode."""
-        for flags in np.unique(descs["flags"]).tolist():
+        for flags in set(descs["flags"].tolist()):
             mine = descs["flags"] == flags
             offsets = descs["offset"][mine].astype(np.uint64)
             sizes = descs["size"][mine]

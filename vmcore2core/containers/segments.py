@@ -61,14 +61,16 @@ class PageRuns:
         """Return the state of each page frame, uint8[n], and where its bytes are in the file, uint64[n]."""
         pfns = np.asarray(pfns, dtype=np.uint64)
         page_size = np.uint64(self.page_size)
-        states = np.where(_within(pfns, self._memory_start, self._memory_end)[0], PageState.EXCLUDED, PageState.MISSING)
-        states = states.astype(np.uint8)
         present, run = _within(pfns, self.start, self.end)
         offsets = np.zeros(len(pfns), dtype=np.uint64)
         offsets[present] = self.offset[run[present]] + (pfns[present] - self.start[run[present]]) * page_size
         room = np.uint64(max(0, file_size - self.page_size))
         fits = (offsets <= room) & (file_size >= self.page_size)
-        states[present] = np.where(fits, PageState.PRESENT, PageState.TRUNCATED)[present]
+        states = np.where(fits, np.uint8(PageState.PRESENT), np.uint8(PageState.TRUNCATED))
+        if not present.all():
+            absent = ~present
+            within = _within(pfns[absent], self._memory_start, self._memory_end)[0]
+            states[absent] = np.where(within, np.uint8(PageState.EXCLUDED), np.uint8(PageState.MISSING))
         return states, offsets
 
 

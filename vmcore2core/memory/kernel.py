@@ -30,7 +30,7 @@ class KernelMemory:
         top = kernel_map.spec.levels[0]
         # 64-bit addresses are extended by their sign beyond what the tables decode, 32-bit ones are not.
         self._end = 1 << (32 if top.shift + top.bits == 32 else 64)
-        self._tlb: dict[int, int] = {}
+        self._tlb: dict[int, dict[int, int]] = {self._page_size: {}}  # by the size of a page: its address, where it is
 
     def read(self, address: int, size: int) -> bytes:
         """Return ``size`` bytes at kernel virtual ``address``.
@@ -71,14 +71,15 @@ class KernelMemory:
         for mapping in self.kernel_map.linear:
             if mapping.range.start <= address < mapping.range.end:
                 return PhysAddr(mapping.paddr + address - mapping.range.start)
-        page = address & ~(self._page_size - 1)
-        paddr = self._tlb.get(page)
-        if paddr is None:
-            if not 0 <= address < self._end:
-                raise NotMapped(address)
-            base, size = translate(self.physical, self.kernel_map.spec, self.kernel_map.root, address)
-            paddr = base + (page & (size - 1))
-            if len(self._tlb) >= TLB_ENTRIES:
-                self._tlb.clear()
-            self._tlb[page] = paddr
-        return PhysAddr(paddr + (address & (self._page_size - 1)))
+        for size, pages in self._tlb.items():
+            base = pages.get(address & -size)
+            if base is not None:
+                return PhysAddr(base + (address & (size - 1)))
+        if not 0 <= address < self._end:
+            raise NotMapped(address)
+        base, size = translate(self.physical, self.kernel_map.spec, self.kernel_map.root, address)
+        pages = self._tlb.setdefault(size, {})
+        if len(pages) >= TLB_ENTRIES:
+            pages.clear()
+        pages[address & -size] = base
+        return PhysAddr(base + (address & (size - 1)))
