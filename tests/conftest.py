@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import zstandard
+
+# Commands that tests run keep layouts there, and nothing in the home of whoever runs the tests.
+_cache = tempfile.TemporaryDirectory(prefix="vmcore2core-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 

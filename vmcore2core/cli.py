@@ -240,7 +240,7 @@ def vmcore2core(
             },
         },
     )
-    with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot) as session:
+    with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, remember=True) as session:
         extraction = Extraction(session, request, say)
         chosen = extraction.choose(choice)
         if dry_run:

@@ -20,7 +20,8 @@ from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.layout.base import LayoutSource
-from vmcore2core.layout.bootstrap import bootstrap
+from vmcore2core.layout.bootstrap import Bootstrapped, MoreSources, bootstrap
+from vmcore2core.layout.remembered import LayoutMemory
 from vmcore2core.layout.usual_places import usual_places
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.user import UserMemory
@@ -85,6 +86,7 @@ class Session:
         memory_map: what is where in a dump without a header (``containers.raw.parse_map``).
         progress: draws a bar while a file is unpacked or received, or memory is searched.
         sysroot: a folder with the machine's files, for pages of programs and libraries that are not in memory.
+        remember: keep what the dump tells of its kernel in the cache, and use what is there.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
@@ -100,10 +102,15 @@ class Session:
         memory_map: str | None = None,
         progress: ProgressBar | None = None,
         sysroot: Path | None = None,
+        *,
+        remember: bool = False,
     ) -> None:
         self.container = open_container(paths, memory_map, progress)
+        # What somebody gave with the dump is another time's no more.
+        keep = remember and vmlinux is None and vmcoreinfo is None
+        self.remembered = LayoutMemory(paths, memory_map or "") if keep else None
         try:
-            self.boot = bootstrap(self.container, partial(_vmlinux_sources, vmlinux), _supplied(vmcoreinfo), progress)
+            self.boot = self._bootstrapped(partial(_vmlinux_sources, vmlinux), _supplied(vmcoreinfo), progress)
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
@@ -118,10 +125,23 @@ class Session:
             self.container.close()
             raise
 
+    def _bootstrapped(
+        self, sources: MoreSources, supplied: VmcoreInfo | None, progress: ProgressBar | None
+    ) -> Bootstrapped:
+        try:
+            return bootstrap(self.container, sources, supplied, progress, self.remembered)
+        except LayoutError as error:
+            if self.remembered is None or not self.remembered.forget():
+                raise
+            log.info("what earlier runs kept of the layout does not fit: %s", error)
+            return bootstrap(self.container, sources, supplied, progress, self.remembered)
+
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self.remembered is not None:
+            self.remembered.save()
         self.processes.swap.close()
         self.container.close()
 

@@ -25,6 +25,7 @@ from vmcore2core.layout.image import image_blocks
 from vmcore2core.layout.kallsyms import KallsymsSource, known_symbols
 from vmcore2core.layout.kallsyms_scan import find_kallsyms
 from vmcore2core.layout.locate import locate_image
+from vmcore2core.layout.remembered import LayoutMemory, RememberedSource
 from vmcore2core.layout.required import check_required
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.uts import UtsName, read_utsname
@@ -104,6 +105,7 @@ def bootstrap(
     more_sources: MoreSources | None = None,
     supplied: VmcoreInfo | None = None,
     progress: ProgressBar | None = None,
+    remembered: LayoutMemory | None = None,
 ) -> Bootstrapped:
     """Return the kernel of a dump, ready to be walked.
 
@@ -112,6 +114,7 @@ def bootstrap(
         more_sources: gives what is asked after what the dump itself has (a vmlinux).
         supplied: VMCOREINFO text given by the user (``--vmcoreinfo``); its keys go before the dump's.
         progress: draws a bar while memory is searched.
+        remembered: what earlier runs were told by this dump or these types.
 
     Raises:
         DumpError: no VMCOREINFO, or an architecture that is not supported.
@@ -127,8 +130,11 @@ def bootstrap(
         arch, memory, utsname, vmcoreinfo, origin = _from_memory(container, physical, progress)
         own = vmcoreinfo if supplied is None else merged(vmcoreinfo, supplied)
     log.info("%s: %s, Linux %s", origin, arch.name, utsname.release)
-    btf = LazySource("BTF in the dump", lambda: _btf_source(memory, layout, arch))
-    kallsyms = LazySource("kallsyms in the dump", lambda: _kallsyms_source(memory, vmcoreinfo, arch))
+    btf: LayoutSource = LazySource("BTF in the dump", lambda: _btf_source(memory, layout, arch, remembered))
+    kallsyms: LayoutSource = LazySource("kallsyms in the dump", lambda: _kallsyms_source(memory, vmcoreinfo, arch))
+    if remembered is not None:
+        btf = RememberedSource(btf, remembered.of_dump("btf"))
+        kallsyms = RememberedSource(kallsyms, remembered.of_dump("kallsyms"))
     first = [VmcoreInfoSource(_only(own, supplied), "--vmcoreinfo")] if supplied is not None else []
     more = more_sources(vmcoreinfo, kallsyms, btf) if more_sources is not None else ()
     layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more])
@@ -266,13 +272,17 @@ def _kallsyms_source(memory: KernelMemory, vmcoreinfo: VmcoreInfo, arch: Arch) -
     return None
 
 
-def _btf_source(memory: KernelMemory, layout: KernelLayout, arch: Arch) -> LayoutSource | None:
+def _btf_source(
+    memory: KernelMemory, layout: KernelLayout, arch: Arch, remembered: LayoutMemory | None
+) -> LayoutSource | None:
     """Return the kernel's BTF: by its symbols, or searched for in the kernel image."""
     start, stop = layout.find_symbol("__start_BTF"), layout.find_symbol("__stop_BTF")
     if start is not None and stop is not None:
         if not 0 < stop - start <= BTF_SIZE_MAX:
             raise LayoutInvalid(f"__start_BTF {start:#x} to __stop_BTF {stop:#x}, expected 1 byte to {BTF_SIZE_MAX:#x}")
-        return BtfSource(memory.read(start, stop - start), "BTF in the dump", pointer_size=arch.pointer_size)
+        data = memory.read(start, stop - start)
+        source = BtfSource(data, "BTF in the dump", pointer_size=arch.pointer_size)
+        return source if remembered is None else RememberedSource(source, remembered.of_btf(data))
     return _btf_by_scan(memory, arch)
 
 

@@ -1,0 +1,253 @@
+"""What a dump's own symbols and types answered, kept in the cache for the next time; never needed, and checked.
+
+Two kinds of files, in the folder ``layout`` of the cache:
+
+- ``dump-HASH.json``: all answers from one dump, by the identity of its files (device, inode, size, times of change).
+  With them neither kallsyms nor BTF is read at all.
+- ``btf-HASH.json``: answers of one kernel's types, by the hash of the whole BTF; they serve every dump of that kernel,
+  wherever it was loaded. What another dump says has no way in: its BTF has another hash.
+
+Each begins with the hash of what follows. What is answered from here goes through the same checks as what the dump
+answers (``bootstrap``); where it does not pass, the dump is asked.
+
+References: XDG Base Directory Specification 0.8, $XDG_CACHE_HOME.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vmcore2core import __version__
+from vmcore2core.containers.cache import cache_folder
+from vmcore2core.errors import DumpError
+from vmcore2core.interfaces import Member
+from vmcore2core.layout.base import LayoutSource
+
+log = logging.getLogger(__name__)
+
+FORM = 1
+"""Of the files; a new one whenever a source would answer otherwise than before."""
+
+SIZE_MAX = 1 << 20
+ANSWERS_MAX = 1 << 14
+FILES_MAX = 256  # the oldest go
+
+T = TypeVar("T")
+
+
+class Answers:
+    """What one source said, by question; None is an answer too.
+
+    Attributes:
+        name: of the source.
+        changed: whether there is something new to keep.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.changed = False
+        self._members: dict[str, Member | None] = {}
+        self._numbers: dict[str, int | None] = {}
+
+    def member(self, key: str, ask: Callable[[], Member | None]) -> Member | None:
+        """Return where a member lies, asked for once."""
+        return self._once(self._members, key, ask)
+
+    def number(self, key: str, ask: Callable[[], int | None]) -> int | None:
+        """Return a size, an address or a constant, asked for once."""
+        return self._once(self._numbers, key, ask)
+
+    def _once(self, known: dict[str, T | None], key: str, ask: Callable[[], T | None]) -> T | None:
+        if key not in known:
+            answer = ask()
+            if len(known) >= ANSWERS_MAX:
+                return answer
+            known[key] = answer
+            self.changed = True
+        return known[key]
+
+    def to_json(self) -> dict[str, object]:
+        """Return what ``from_json`` takes."""
+        members = {key: None if member is None else asdict(member) for key, member in self._members.items()}
+        return {"name": self.name, "members": members, "numbers": self._numbers}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Answers:
+        """Return what was kept.
+
+        Raises:
+            TypeError, KeyError, ValueError: it is not of this form.
+        """
+        answers = cls()
+        answers.name = found["name"]
+        if not isinstance(answers.name, str | None):
+            raise TypeError("a name that is no text")
+        for key, value in found["members"].items():
+            member = None if value is None else Member(**value)
+            if member is not None and not (_is_number(member.offset) and isinstance(member.source, str)):
+                raise ValueError(key)
+            answers._members[key] = member
+        for key, value in found["numbers"].items():
+            if value is not None and not _is_number(value):
+                raise ValueError(key)
+            answers._numbers[key] = value
+        return answers
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and -(1 << 64) < value < 1 << 64
+
+
+class RememberedSource(LayoutSource):
+    """A source that is asked only what it has not been asked before.
+
+    Args:
+        source: the source.
+        answers: what it said before.
+    """
+
+    def __init__(self, source: LayoutSource, answers: Answers) -> None:
+        self._source, self._answers = source, answers
+        self.name = answers.name or source.name
+
+    def _named(self, answer: T) -> T:
+        # A source that is opened when it is first asked knows its name only then.
+        self.name = self._answers.name = self._source.name
+        return answer
+
+    def member(self, struct: str, path: str) -> Member | None:
+        """See ``LayoutSource.member``."""
+        return self._answers.member(f"{struct}.{path}", lambda: self._named(self._source.member(struct, path)))
+
+    def size(self, struct: str) -> int | None:
+        """See ``LayoutSource.size``."""
+        return self._answers.number(f"SIZE({struct})", lambda: self._named(self._source.size(struct)))
+
+    def symbol(self, name: str) -> int | None:
+        """See ``LayoutSource.symbol``."""
+        return self._answers.number(f"SYMBOL({name})", lambda: self._named(self._source.symbol(name)))
+
+    def constant(self, name: str) -> int | None:
+        """See ``LayoutSource.constant``."""
+        return self._answers.number(f"NUMBER({name})", lambda: self._named(self._source.constant(name)))
+
+
+class LayoutMemory:
+    """The files of the cache that one session uses; where there is no cache, everything is asked again.
+
+    Args:
+        paths: the dump's files.
+        variant: what else the answers depend on.
+    """
+
+    def __init__(self, paths: Sequence[Path], variant: str = "") -> None:
+        self._folder: Path | None = None
+        self._open: dict[str, dict[str, Answers]] = {}
+        with contextlib.suppress(DumpError):
+            self._folder = cache_folder(paths[0], "layout")
+        self._dump = _identity(paths, variant)
+        self._reads, self._kept = True, False
+
+    def forget(self) -> bool:
+        """Start anew; return whether there was anything that an earlier run had kept."""
+        kept = self._kept
+        self._open.clear()
+        self._reads, self._kept = False, False
+        return kept
+
+    def of_dump(self, source: str) -> Answers:
+        """Return what a source of this very dump said."""
+        return Answers() if self._dump is None else self._answers(f"dump-{self._dump}", source)
+
+    def of_btf(self, data: bytes) -> Answers:
+        """Return what these types said, in whichever dump."""
+        return self._answers(f"btf-{hashlib.blake2b(data, digest_size=20, person=_PERSON).hexdigest()}", "btf")
+
+    def _answers(self, file: str, source: str) -> Answers:
+        if file not in self._open:
+            self._open[file] = self._read(file)
+        return self._open[file].setdefault(source, Answers())
+
+    def _read(self, file: str) -> dict[str, Answers]:
+        if self._folder is None or not self._reads:
+            return {}
+        path = self._folder / f"{file}.json"
+        try:
+            with path.open("rb") as stream:
+                found = _checked(stream.read(SIZE_MAX))
+            answers = {source: Answers.from_json(value) for source, value in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            log.info("%s is not used: %s", path, error)
+            return {}
+        log.info("%s: answers of an earlier run", path)
+        self._kept = True
+        return answers
+
+    def save(self) -> None:
+        """Keep what is new; where that cannot be, the next run asks again."""
+        if self._folder is None:
+            return
+        try:
+            for file, sources in self._open.items():
+                if any(answers.changed for answers in sources.values()):
+                    self._write(file, {source: answers.to_json() for source, answers in sources.items()})
+        except OSError as error:
+            log.info("%s: the layout is not kept: %s", self._folder, error.strerror or error)
+
+    def _write(self, file: str, content: dict[str, dict[str, object]]) -> None:
+        assert self._folder is not None  # noqa: S101 - see save()
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{file}.", dir=self._folder)
+        try:
+            # Not synced: a file that is not whole after a power cut has another hash, and is not used.
+            with os.fdopen(handle, "wb") as stream:
+                text = json.dumps(content).encode()
+                stream.write(_digest(text) + b"\n" + text)
+            Path(temporary).replace(self._folder / f"{file}.json")
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        files = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in files[FILES_MAX:]:
+            old.unlink(missing_ok=True)
+
+
+def _checked(raw: bytes) -> dict[str, Any]:
+    digest, _, content = raw.partition(b"\n")
+    if digest != _digest(content):
+        raise ValueError("its hash is not that of its content")
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise TypeError("it is no object")
+    return found
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=20, person=_PERSON).hexdigest().encode()
+
+
+_PERSON = f"{FORM} {__version__}".encode()[:16]
+
+
+def _identity(paths: Sequence[Path], variant: str) -> str | None:
+    """Return a hash that changes with the files, or None where the system tells too little of them."""
+    digest = hashlib.blake2b(variant.encode(), digest_size=20, person=_PERSON)
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError:
+            return None
+        if not stat.st_size or not path.is_file():  # devices, and /proc/kcore, whose kernel goes on
+            return None
+        digest.update(f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
+    return digest.hexdigest()
