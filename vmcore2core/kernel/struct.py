@@ -12,6 +12,8 @@ from vmcore2core.errors import MemoryFault
 from vmcore2core.interfaces import Layout, Member
 from vmcore2core.memory.kernel import KernelMemory
 
+WHOLE_MAX = 2048  # bytes of a structure that is read whole
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -62,7 +64,8 @@ class Kernel:
 class StructView:
     """One structure in kernel memory.
 
-    Where the layout knows the structure's size, it is read whole, once; otherwise member by member.
+    Where the layout knows the structure's size, and it is a small one, it is read whole, once; otherwise member by
+    member: a task_struct lies in three or four pages, of which most callers want one.
 
     Attributes:
         kernel: the kernel it belongs to.
@@ -147,7 +150,7 @@ class StructView:
         if self._raw is None:
             whole = self.kernel.layout.find_size(self.struct)
             try:
-                self._raw = self.kernel.memory.read(self.address, whole) if whole else b""
+                self._raw = self.kernel.memory.read(self.address, whole) if whole and whole <= WHOLE_MAX else b""
             except MemoryFault:
                 self._raw = b""
         if offset + size <= len(self._raw):
