@@ -120,3 +120,9 @@ CALL_INDIRECT = 0xFF
 CALL_INDIRECT_REG = 2  # /2 in ModRM
 CALL_BYTES_MAX = 8
 """Longest form of call before a return address: REX, opcode, ModRM, SIB, disp32."""
+
+# arch/x86/include/asm/segment.h, x86-64; Intel SDM volume 3, 3.3.7.1 and 3.4.2.
+GDT_ENTRIES = 16
+SELECTOR_LDT = 4
+CANONICAL_SHIFT = 56  # of 57 bits, five-level paging
+CANONICAL_TOPS = (0, 0xFF)

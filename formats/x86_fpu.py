@@ -49,6 +49,7 @@ XCOMP_BV_COMPACTED_FORMAT = 1 << 63
 XFEATURE_MASK_FPSSE = 0b11
 XFEATURE_FP, XFEATURE_SSE, XFEATURE_YMM, XFEATURE_PKRU, XFEATURE_CET_USER = 0, 1, 2, 9, 11
 XFEATURE_FIRST_EXTENDED = 2
+XFEATURE_XTILE_DATA = 18  # arch_prctl(ARCH_REQ_XCOMP_PERM)
 XSTATE_FLAG_ALIGNED64 = 2
 CET_USER_SSP = slice(8, 16)  # of struct cet_user_state: user_cet, user_ssp
 ARCH_SHSTK_SHSTK = 1 << 0  # of thread_struct.features: arch/x86/include/uapi/asm/prctl.h

@@ -32,6 +32,8 @@ VMCORE_HELP = (
     "newest below /var/crash."
 )
 
+SCAN_HELP = "Search all memory for tasks as well, for those that the kernel's lists have lost."
+
 _program = "vmcore2core"
 
 
@@ -150,6 +152,7 @@ def vmcore2core(
             "the same build ID.",
         ),
     ] = None,
+    scan: Annotated[bool, typer.Option("--scan", help=SCAN_HELP)] = False,
     compress: Annotated[
         Compress | None,
         typer.Option(help="Write compressed cores (zstd's seekable format); debuggers need them unpacked."),
@@ -240,7 +243,7 @@ def vmcore2core(
             },
         },
     )
-    with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, remember=True) as session:
+    with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, scan=scan, remember=True) as session:
         extraction = Extraction(session, request, say)
         chosen = extraction.choose(choice)
         if dry_run:

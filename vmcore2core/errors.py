@@ -64,13 +64,26 @@ class CodecError(DumpError):
 
 
 class MemoryFault(Vmcore2coreError):
-    """An address cannot be read from the dump."""
+    """An address cannot be read from the dump.
+
+    Args:
+        address: in the address space that was read.
+        detail: what is the matter, beyond the class.
+        where: C type, member and its offset where a structure was read, such as "task_struct.mm, offset 0x390".
+    """
 
     reason = "cannot be read"
 
-    def __init__(self, address: int, detail: str = "") -> None:
-        super().__init__(f"address {address:#x} {self.reason}{': ' + detail if detail else ''}")
+    def __init__(self, address: int, detail: str = "", where: str = "") -> None:
+        place = f" ({where})" if where else ""
+        super().__init__(f"address {address:#x}{place} {self.reason}{': ' + detail if detail else ''}")
         self.address = address
+        self.detail = detail
+        self.where = where
+
+    def reading(self, where: str) -> MemoryFault:
+        """Return the same fault, and what was read, unless it says so already."""
+        return self if self.where else type(self)(self.address, self.detail, where)
 
 
 class PageMissing(MemoryFault):
@@ -123,13 +136,18 @@ class CorruptStructure(Vmcore2coreError):
         what: what is wrong, such as "list does not come back to its head".
         address: kernel virtual address of the structure.
         where: C type and member, such as "task_struct.tasks".
+        offset: of the member in its structure, in bytes.
+        source: of the layout, that told the offset.
     """
 
-    def __init__(self, what: str, address: int, where: str) -> None:
-        super().__init__(f"{where} at {address:#x}: {what}")
+    def __init__(self, what: str, address: int, where: str, offset: int | None = None, source: str = "") -> None:
+        told = "" if offset is None else f" (offset {offset:#x}{', from ' + source if source else ''})"
+        super().__init__(f"{where} at {address:#x}: {what}{told}")
         self.what = what
         self.address = address
         self.where = where
+        self.offset = offset
+        self.source = source
 
 
 class TaskError(Vmcore2coreError):

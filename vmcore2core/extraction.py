@@ -247,7 +247,7 @@ class Extraction:
             job,
             entry=entry,
             line=one_line(result),
-            summary=core_summary(result),
+            summary={**core_summary(result), "found_by": session.processes.roster.found_by(leader).value},
             sentences=tuple(core_sentences(result, session.container.dump_level, verbose=request.verbose)),
             complete=result.complete,
             warnings=tuple(session.warnings),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from vmcore2core.containers import open_container
-from vmcore2core.containers.cache import ProgressBar
+from vmcore2core.containers.cache import ProgressBar, progress_bar
 from vmcore2core.containers.remote import located
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
@@ -19,6 +19,7 @@ from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.task_scan import TaskScan
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.bootstrap import Bootstrapped, MoreSources, bootstrap
 from vmcore2core.layout.remembered import LayoutMemory
@@ -87,6 +88,7 @@ class Session:
         progress: draws a bar while a file is unpacked or received, or memory is searched.
         sysroot: a folder with the machine's files, for pages of programs and libraries that are not in memory.
         remember: keep what the dump tells of its kernel in the cache, and use what is there.
+        scan: search all memory for tasks as well.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
@@ -104,6 +106,7 @@ class Session:
         sysroot: Path | None = None,
         *,
         remember: bool = False,
+        scan: bool = False,
     ) -> None:
         self.container = open_container(paths, memory_map, progress)
         # What somebody gave with the dump is another time's no more.
@@ -115,7 +118,8 @@ class Session:
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
             originals = None if sysroot is None else Sysroot(sysroot)
-            self.processes = Processes(self.kernel, notes, SwappedPages(self.kernel, swap), originals)
+            search = partial(_scan, self.kernel, progress) if scan else None
+            self.processes = Processes(self.kernel, notes, SwappedPages(self.kernel, swap), originals, search)
         except (DumpError, LayoutError) as error:
             self.container.close()
             if self.container.warnings:  # a file that is cut off is the likely cause, and the more useful sentence
@@ -220,6 +224,12 @@ def _vmlinux_sources(
     from vmcore2core.layout.vmlinux import vmlinux_sources
 
     return vmlinux_sources(vmlinux, info, symbols, types)
+
+
+def _scan(kernel: Kernel, progress: ProgressBar | None) -> Iterator[StructView]:
+    """Yield what looks like thread-group leaders in memory, with a bar."""
+    with progress_bar(progress, "searching memory for tasks") as update:
+        yield from TaskScan(kernel).leaders(update)
 
 
 def _no_more_damage(memory: UserMemory, known: int) -> bool:

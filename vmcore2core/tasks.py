@@ -39,6 +39,7 @@ class TaskRow:
     rss_kib: int | None
     comm: str
     command: str | None
+    found_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def _row(session: Session, task: StructView) -> TaskRow:
         rss_kib=None,
         comm=text(sched.task_comm(task)) or "",
         command=None,
+        found_by=session.processes.roster.found_by(task).value,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmcore2core.cli import VMCORE_HELP, Exit, catch_interrupts, run_command, say, set_up_logging
+from vmcore2core.cli import SCAN_HELP, VMCORE_HELP, Exit, catch_interrupts, run_command, say, set_up_logging
 from vmcore2core.errors import LayoutUnknown, UsageError
 from vmcore2core.progress import one_bar
 
@@ -62,7 +62,13 @@ class LayoutFrom(Enum):
 
 @contextmanager
 def opened(
-    vmcore: list[str] | None, vmlinux: Path | None, vmcoreinfo: Path | None, memory_map: str | None, verbose: int
+    vmcore: list[str] | None,
+    vmlinux: Path | None,
+    vmcoreinfo: Path | None,
+    memory_map: str | None,
+    verbose: int,
+    *,
+    scan: bool = False,
 ) -> Iterator[Session]:
     """Open the dump; what is odd about it is said at the end."""
     set_up_logging(verbose)
@@ -75,7 +81,7 @@ def opened(
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")
         paths = [path]
-    with Session(paths, vmlinux, vmcoreinfo, memory_map=memory_map, progress=one_bar, remember=True) as session:
+    with Session(paths, vmlinux, vmcoreinfo, memory_map=memory_map, progress=one_bar, scan=scan, remember=True) as session:
         yield session
         for warning in session.warnings:
             say(f"{session.container.paths[0]}: {warning}")
@@ -99,6 +105,7 @@ def ps(
         list[str] | None, typer.Option(help="Only tasks in this state (R S D T t Z X I); may repeat.")
     ] = None,
     tree: Annotated[bool, typer.Option(help="Children below their parents.")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help=SCAN_HELP)] = False,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
     memory_map: MemoryMap = None,
@@ -106,7 +113,7 @@ def ps(
     verbose: Verbose = 0,
 ) -> None:
     """List the processes and kernel threads."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, scan=scan) as session:
         from vmcore2core.tasks import Selection, processes, tree_order
 
         selection = Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))

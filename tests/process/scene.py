@@ -81,7 +81,7 @@ class Scene:
         stack = self.image.alloc(16384, 4096)
         content = frame(user_regs(pid)) if top is None else top
         self.image.write(stack + 16384 - len(content), content)
-        values: dict[str, Any] = {"comm": b"task%d" % pid, **(members or {}), **more}
+        values: dict[str, Any] = {"comm": b"task%d" % pid, "static_prio": 120, **(members or {}), **more}
         known = {name: value for name, value in values.items() if self.has("task_struct", name)}
         return self.image.make("task_struct", pid=pid, tgid=pid if tgid is None else tgid, stack=stack, **known)
 
@@ -109,8 +109,12 @@ class Scene:
             extra: dict[str, int | bytes] = (
                 {"anon_vma": 0xFFFF_8880_0000_1000} if self.has("vm_area_struct", "anon_vma") else {}
             )
+            if self.has("vm_area_struct", "vm_mm"):
+                extra["vm_mm"] = mm
             self.vmas.append(
-                self.image.make("vm_area_struct", vm_start=start, vm_end=end, vm_flags=flags, members=extra)
+                self.image.make(
+                    "vm_area_struct", vm_start=start, vm_end=end, vm_flags=flags | (flags & 0xF) << 4, members=extra
+                )
             )
         self.image.vma_tree(mm, [(start, end, vma) for (start, end, _), vma in zip(vmas, self.vmas, strict=True)])
         return mm

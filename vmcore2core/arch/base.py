@@ -291,6 +291,10 @@ class Arch(ABC):
         """Return the registers by ``unwind_spec``'s names that a thread's notes have besides NT_PRSTATUS."""
         return {}
 
+    def implausible(self, regs: Mapping[str, int]) -> str | None:
+        """Return a sentence about registers that no thread in user mode can have had, or None."""
+        return None
+
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """Return elf_gregset_t of these registers; a register that is not in ``regs`` is zero."""
         size = machine.elf_class // 8

@@ -194,6 +194,17 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             bases[reg] = int.from_bytes(memory.read(task + found.offset, size), "little") if found else None
         return bases
 
+    def implausible(self, regs: Mapping[str, int]) -> str | None:
+        """See ``Arch.implausible``: no instruction loads a base that is not canonical, or a selector beyond the GDT."""
+        for name in ("fs_base", "gs_base"):
+            if regs.get(name, 0) >> fmt.CANONICAL_SHIFT not in fmt.CANONICAL_TOPS:
+                return f"{name} is {regs[name]:#x}, which is not canonical"
+        for name in ("ds", "es", "fs", "gs"):
+            selector = regs.get(name, 0)
+            if not selector & fmt.SELECTOR_LDT and selector >> 3 >= fmt.GDT_ENTRIES:
+                return f"{name} is {selector:#x}, a selector beyond the GDT"
+        return None
+
     def infer(self, tasks: Sequence[KernelAddr], memory: Memory, layout: Layout) -> Mapping[tuple[str, str], int]:
         """See ``Arch.infer``."""
         return x86_fpu_infer.infer(tasks, memory, layout)

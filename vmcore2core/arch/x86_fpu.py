@@ -246,6 +246,7 @@ def xsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
         LayoutInvalid: a component lies outside the image.
     """
     header = np.frombuffer(image.data, fmt.xstate_header, 1, fmt.XSAVE_HEADER_OFFSET)[0]
+    _check_features(header, image, geometry)
     features = int(header["xfeatures"]) & image.user_features & geometry.user_features
     out = bytearray(geometry.user_size)
     _copy_legacy(out, image.data, geometry.init, features)
@@ -265,6 +266,21 @@ def xsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
                 raise LayoutInvalid(f"XSAVE component {i} at {at:#x} lies outside its {len(image.data):#x} bytes")
             out[start : start + size] = image.data[at : at + size]
     return bytes(out)
+
+
+def _check_features(header: np.void, image: FpuImage, geometry: XsaveGeometry) -> None:
+    """Check that image, task and kernel agree on the components."""
+    xfeatures, xcomp_bv = int(header["xfeatures"]), int(header["xcomp_bv"])
+    if xcomp_bv & fmt.XCOMP_BV_COMPACTED_FORMAT and xfeatures & ~xcomp_bv:
+        raise LayoutInvalid(f"an XSAVE image has components {xfeatures:#x}, expected some of XCOMP_BV {xcomp_bv:#x}")
+    if xcomp_bv and not xcomp_bv & fmt.XCOMP_BV_COMPACTED_FORMAT:
+        raise LayoutInvalid(f"an XSAVE image has XCOMP_BV {xcomp_bv:#x}, expected 0 or its highest bit")
+    known = image.user_features != (1 << XFEATURES_MAX) - 1
+    # What a task has to ask for (AMX) need not be among its own.
+    if known and (image.user_features ^ geometry.user_features) & ~(1 << fmt.XFEATURE_XTILE_DATA):
+        raise LayoutInvalid(
+            f"fpstate.user_xfeatures is {image.user_features:#x}, expected {geometry.user_features:#x} as fpu_user_cfg"
+        )
 
 
 def user_ssp(image: FpuImage, geometry: XsaveGeometry) -> bytes | None:

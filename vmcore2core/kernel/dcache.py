@@ -63,5 +63,5 @@ def lookup(root: StructView, path: bytes) -> StructView | None:
 def _is(dentry: StructView, name: bytes) -> bool:
     try:
         return dentry_name(dentry) == name
-    except MemoryFault:
+    except (MemoryFault, CorruptStructure):
         return False

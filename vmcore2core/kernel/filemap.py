@@ -54,6 +54,8 @@ class PageCache:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         self._vmemmap = vmemmap
         self._hugetlbfs_aops = layout.find_symbol("hugetlbfs_aops")
+        self._shmem_aops = layout.find_symbol("shmem_aops")
+        self._counted: set[int] = set()
         self._memory_aops = {a for name in MEMORY_AOPS if (a := layout.find_symbol(name)) is not None}
 
     def lookup(self, file: StructView, first: int, last: int) -> CachedPages:
@@ -71,6 +73,8 @@ class PageCache:
         in_memory = self._in_memory(mapping)
         array = XArray(mapping.embedded("i_pages", "xarray"))
         unit = self._index_unit(mapping, array)
+        if in_memory:
+            self._check_nrpages(mapping, array)
         runs = []
         for run in array.runs(first >> unit, last >> unit):
             start, end = run.first << unit, (run.last + 1 << unit) - 1
@@ -84,6 +88,20 @@ class PageCache:
             elif in_memory:  # elsewhere it is the shadow of an evicted page
                 runs.append((low, high - low + 1, (run.entry >> 1) + low - run.first, UserPageState.SWAPPED))
         return _pages(self._with_holes(runs, mapping, first, last, in_memory=in_memory), self.page_size)
+
+    def _check_nrpages(self, mapping: StructView, array: XArray) -> None:
+        """Check that a file that lives in memory has the pages that it counts: what is not there reads as zeros."""
+        a_ops = mapping.pointer("a_ops")
+        if int(mapping.address) in self._counted or not mapping.has("nrpages") or a_ops == self._hugetlbfs_aops:
+            return
+        there = 0
+        for run in array.runs(0, INDEX_MAX):
+            if run.is_value and a_ops != self._shmem_aops:
+                raise array.xa.corrupt("xa_head", f"entry {run.entry:#x} of a file that is never swapped")
+            there += 0 if run.is_value else run.last - run.first + 1
+        if mapping.ulong("nrpages") != there:
+            raise mapping.corrupt("nrpages", f"{mapping.ulong('nrpages')}, expected {there} as there are")
+        self._counted.add(int(mapping.address))
 
     def _index_unit(self, mapping: StructView, array: XArray) -> int:
         """Return by how many bits an index of hugetlbfs counts more than a page.

@@ -6,7 +6,7 @@ References: fs/d_path.c: d_path(), prepend_path(), simple_dname(); fs/mount.h: s
 from __future__ import annotations
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.errors import LayoutUnknown, MemoryFault
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.kernel.struct import Kernel, StructView
 
 NAME_MAX = 255
@@ -15,13 +15,20 @@ DELETED = b" (deleted)"
 
 
 def dentry_name(dentry: StructView) -> bytes:
-    """Return ``dentry->d_name`` as bytes, "" where it cannot be read.
+    """Return ``dentry->d_name`` as bytes.
 
     Its length is the upper half of ``qstr.hash_len`` in host order (HASH_LEN_DECLARE in include/linux/dcache.h).
+
+    Raises:
+        MemoryFault: it cannot be read.
+        CorruptStructure: it is not as long as it says.
     """
     d_name = dentry.embedded("d_name", "qstr")
-    length = d_name.uint("hash_len", size=8) >> 32
-    return dentry.kernel.read_string(d_name.pointer("name"), min(length, NAME_MAX) + 1)[: min(length, NAME_MAX)]
+    length, at = d_name.uint("hash_len", size=8) >> 32, d_name.pointer("name")
+    name = dentry.kernel.memory.read(at, min(length, NAME_MAX) + 1)
+    if length > NAME_MAX or name.find(b"\0") != length:
+        raise dentry.corrupt("d_name", f"a name of {length} bytes does not end there: {name[:16]!r}")
+    return name[:-1]
 
 
 def d_unlinked(dentry: StructView) -> bool:
@@ -62,6 +69,7 @@ def d_path(kernel: Kernel, path: StructView, mounts: Mounts, root: tuple[int, in
 
     Raises:
         MemoryFault, LayoutUnknown: a dentry on the way cannot be read.
+        CorruptStructure: a name is none, or the path leads back into itself.
     """
     dentry = kernel.view("dentry", path.pointer("dentry"))
     vfsmount = path.pointer("mnt") if mounts.known else KernelAddr(0)
@@ -70,9 +78,11 @@ def d_path(kernel: Kernel, path: StructView, mounts: Mounts, root: tuple[int, in
         return b"/" + name + DELETED
     deleted = DELETED if d_unlinked(dentry) else b""
     parts: list[bytes] = []
-    for _ in range(PATH_LEVELS_MAX):
-        if root == (vfsmount, dentry.address):
-            break
+    seen: set[tuple[int, int]] = set()
+    while root != (vfsmount, dentry.address):
+        if (vfsmount, dentry.address) in seen or len(seen) >= PATH_LEVELS_MAX:
+            raise dentry.corrupt("d_parent", "the path leads back into itself, or does not end")
+        seen.add((vfsmount, dentry.address))
         parent = dentry.pointer("d_parent")
         if parent == dentry.address:
             above = mounts.above(vfsmount) if mounts.known else None
@@ -101,7 +111,7 @@ def file_path(kernel: Kernel, file: StructView, mounts: Mounts, root: tuple[int,
     """Return ``d_path(&file->f_path)``, or None where it cannot be read."""
     try:
         return d_path(kernel, file.embedded("f_path", "path"), mounts, root)
-    except MemoryFault:
+    except (MemoryFault, CorruptStructure):
         return None
 
 

@@ -68,7 +68,11 @@ class MapleTree:
         self.forms = {MapleType.LEAF_64: range_form, MapleType.RANGE_64: range_form, MapleType.ARANGE_64: arange}
 
     def entries(self) -> Iterator[KernelAddr]:
-        """Yield the pointers stored in the tree in index order, each once.
+        """Yield the pointers stored in the tree in index order; see ``ranges``."""
+        return (entry for _, _, entry in self.ranges())
+
+    def ranges(self) -> Iterator[tuple[int, int, KernelAddr]]:
+        """Yield (first index, last index, pointer) of what is stored in the tree, in index order.
 
         Raises:
             CorruptStructure: after the good entries: a node that is not readable, of an unknown type, out of order,
@@ -78,11 +82,13 @@ class MapleTree:
         if not xa_is_node(root):
             # A tree of one entry at index 0 has it in ma_root; reserved and internal entries are no pointers.
             if root & 3 == 0 and root:
-                yield root
+                yield 0, 0, root
             return
         yield from self._node(root & ~2, 0, (1 << (8 * self.kernel.arch.pointer_size)) - 1, 0, set())
 
-    def _node(self, enode: int, minimum: int, maximum: int, depth: int, seen: set[int]) -> Iterator[KernelAddr]:
+    def _node(
+        self, enode: int, minimum: int, maximum: int, depth: int, seen: set[int]
+    ) -> Iterator[tuple[int, int, KernelAddr]]:
         node = enode & ~MAPLE_NODE_MASK
         where = "maple_node"
         if depth > MAPLE_HEIGHT_MAX or node in seen or len(seen) >= MAX_NODES:
@@ -110,7 +116,7 @@ class MapleTree:
             slot = slots[i]
             if kind == MapleType.LEAF_64:
                 if slot & 3 == 0 and slot:
-                    yield KernelAddr(slot)
+                    yield start, last, KernelAddr(slot)
             elif slot > 4096:
                 yield from self._node(slot, start, last, depth + 1, seen)
             if last == maximum:

@@ -15,6 +15,8 @@ from vmcore2core.kernel.struct import StructView, chain
 # include/linux/mm.h; these bits have not changed since Linux 2.6.
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
 VM_MAYSHARE = 0x80
+VM_ACCESS_FLAGS, VM_MAY_SHIFT = 0x7, 4
+VM_FLAGS_BITS = 56  # Linux 7.2 uses 43
 VM_PFNMAP = 0x400
 VM_IO = 0x4000
 VM_HUGETLB = 0x40_0000
@@ -42,12 +44,14 @@ def for_each_vma(mm: StructView) -> Iterator[StructView]:
     """Yield each ``struct vm_area_struct`` of ``mm`` in address order.
 
     Raises:
-        CorruptStructure: after the good ones: a broken index, or a VMA out of order.
+        CorruptStructure: after the good ones: a broken index, a VMA out of order, of another mm, or that is not what
+            the index says; or there are others than ``mm->map_count``.
     """
-    end_before = 0
-    for vma in _each_vma(mm):
+    end_before = count = 0
+    for indexed, vma in _each_vma(mm):
         try:
             start, end = vma_start(vma), vma_end(vma)
+            problem = _vma_problem(mm, vma)
         except MemoryFault as fault:
             raise CorruptStructure(str(fault), vma.address, "vm_area_struct") from None
         if not end_before <= start < end <= mm.kernel.arch.user_end or (start | end) % PAGE_SIZE_MIN:
@@ -57,19 +61,50 @@ def for_each_vma(mm: StructView) -> Iterator[StructView]:
                 vma.address,
                 "vm_area_struct",
             )
-        end_before = end
+        if indexed not in (None, (start, end)):
+            raise CorruptStructure(
+                f"VMA {start:#x}-{end:#x}, expected {indexed[0]:#x}-{indexed[1]:#x} as mm_struct.mm_mt has it",
+                vma.address,
+                "vm_area_struct",
+            )
+        if problem is not None:
+            raise problem
+        end_before, count = end, count + 1
         yield vma
+    expected = mm.find_uint("map_count", 4)
+    if expected not in (None, count):
+        raise mm.corrupt("map_count", f"{expected} mappings, expected {count} as there are")
 
 
-def _each_vma(mm: StructView) -> Iterator[StructView]:
+def _vma_problem(mm: StructView, vma: StructView) -> CorruptStructure | None:
+    """Return what is wrong with a VMA by itself, or None."""
+    if vma.has("vm_mm") and vma.pointer("vm_mm") != mm.address:
+        return vma.corrupt("vm_mm", f"{vma.pointer('vm_mm'):#x}, expected {mm.address:#x}")
+    flags = vma.ulong("vm_flags")
+    # mprotect_fixup() and mmap() never let a mapping be what it may not become.
+    granted, allowed = flags & VM_ACCESS_FLAGS, flags >> VM_MAY_SHIFT & VM_ACCESS_FLAGS
+    both = VM_PFNMAP | VM_MIXEDMAP
+    if (
+        granted & ~allowed
+        or flags >> VM_FLAGS_BITS
+        or flags & both == both
+        or (flags & VM_SHARED and not flags & VM_MAYSHARE)
+    ):
+        return vma.corrupt("vm_flags", f"{flags:#x}, which no mapping can have")
+    return None
+
+
+def _each_vma(mm: StructView) -> Iterator[tuple[tuple[int, int] | None, StructView]]:
+    """Yield each VMA, and what range the index has it for: None where that is a list."""
     # Since Linux kernel commit 763ecb035029 ("mm: remove the vma linked list") (in v6.1), VMAs are in a maple tree.
     # Before that, they are a list through vm_next.
     if mm.has("mm_mt"):
-        for address in MapleTree(mm.embedded("mm_mt", "maple_tree")).entries():
-            yield mm.kernel.view("vm_area_struct", address)
+        for first, last, address in MapleTree(mm.embedded("mm_mt", "maple_tree")).ranges():
+            yield (first, last + 1), mm.kernel.view("vm_area_struct", address)
         return
     try:
-        yield from chain(mm.follow("mmap", "vm_area_struct"), "vm_next", "vm_area_struct", MAX_VMAS)
+        for vma in chain(mm.follow("mmap", "vm_area_struct"), "vm_next", "vm_area_struct", MAX_VMAS):
+            yield None, vma
     except MemoryFault as fault:
         raise CorruptStructure(str(fault), mm.address, "mm_struct.mmap") from None
 
@@ -98,12 +133,17 @@ def saved_auxv(mm: StructView, word: int) -> bytes | None:
     return None
 
 
+def mm_flags(mm: StructView) -> int | None:
+    """Return ``mm->flags`` (MMF_*), or None where the layout does not know it."""
+    return mm.find_uint("flags", mm.kernel.arch.pointer_size)
+
+
 def coredump_filter(mm: StructView) -> int | None:
     """Return what /proc/PID/coredump_filter says, or None where the layout does not know ``mm->flags``.
 
     proc_coredump_filter_read() in fs/proc/base.c; MMF_DUMP_FILTER_SHIFT and _MASK in include/linux/mm_types.h.
     """
-    flags = mm.find_uint("flags", mm.kernel.arch.pointer_size)
+    flags = mm_flags(mm)
     return None if flags is None else flags >> MMF_DUMP_FILTER_SHIFT & MMF_DUMP_FILTER_MASK
 
 

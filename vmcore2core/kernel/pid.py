@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmcore2core.errors import CorruptStructure
+from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel.list import list_for_each_entry
+from vmcore2core.kernel.sched import PID_MAX_LIMIT
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.xarray import XArray
 
 MAX_PID_NS_LEVEL = 32  # include/linux/pid_namespace.h
 
@@ -37,7 +39,7 @@ def for_each_thread(leader: StructView) -> Iterator[StructView]:
     """Yield the ``struct task_struct`` of each thread in a leader's group, the leader first where it is linked.
 
     Raises:
-        CorruptStructure: after the good ones, where the list is broken or has more threads than the group.
+        CorruptStructure: after the good ones, where the list is broken or has other threads than the group.
     """
     kernel = leader.kernel
     signal = leader.follow("signal", "signal_struct")
@@ -47,12 +49,15 @@ def for_each_thread(leader: StructView) -> Iterator[StructView]:
     # A released leader's list may be empty; nr_threads bounds it.
     limit = signal.find_uint("nr_threads", 4)
     threads = list_for_each_entry(kernel, signal.addr_of("thread_head"), "task_struct", "thread_node")
-    for count, thread in enumerate(threads):
+    count = 0
+    for count, thread in enumerate(threads, 1):
         yield thread
-        if limit is not None and count >= limit:
+        if limit is not None and count > limit:
             raise CorruptStructure(
                 f"more threads than nr_threads = {limit}", signal.address, "signal_struct.thread_head"
             )
+    if limit is not None and 0 < count < limit:
+        raise signal.corrupt("nr_threads", f"{limit}, expected {count}: the threads in signal_struct.thread_head")
 
 
 def task_nspids(task: StructView) -> tuple[int, ...]:
@@ -72,3 +77,40 @@ def task_nspids(task: StructView) -> tuple[int, ...]:
     # struct upid: int nr, padding, struct pid_namespace *ns.
     numbers, sizeof_upid = found.addr_of("numbers"), 2 * kernel.arch.pointer_size
     return tuple(kernel.read_uint(numbers + i * sizeof_upid, 4) for i in range(level + 1))
+
+
+def for_each_numbered(kernel: Kernel) -> Iterator[StructView]:
+    """Yield the ``struct task_struct`` of each number in the initial PID namespace, threads too, in order of numbers.
+
+    ``init_pid_ns.idr`` is a second way to the tasks besides their list, since Linux kernel commit 95846ecf9dac ("pid:
+    replace pid bitmap implementation with IDR API") (in v4.15).
+
+    Raises:
+        LayoutUnknown: the layout does not tell.
+        CorruptStructure: after the good ones: the table is broken; a pid whose task cannot be read is passed over.
+    """
+    layout = kernel.layout
+    tasks, links = layout.member("pid", "tasks").offset, layout.member("task_struct", "pid_links").offset
+    for run in _numbers(kernel).runs(0, PID_MAX_LIMIT):
+        try:
+            # hlist_head {first}, hlist_node {next, pprev}; PIDTYPE_PID is the first of each.
+            node = 0 if run.is_value else kernel.read_pointer(run.entry + tasks)
+            if node and kernel.read_pointer(node + kernel.arch.pointer_size) == run.entry + tasks:
+                yield kernel.view("task_struct", node - links)
+        except MemoryFault:
+            continue
+
+
+def find_pid(kernel: Kernel, number: int) -> int | None:
+    """Return the address of the ``struct pid`` of a number in the initial PID namespace, or None.
+
+    Raises:
+        LayoutUnknown, CorruptStructure, MemoryFault: the table cannot be used.
+    """
+    return next((int(run.entry) for run in _numbers(kernel).runs(number, number) if not run.is_value), None)
+
+
+def _numbers(kernel: Kernel) -> XArray:
+    idr = kernel.view("pid_namespace", kernel.layout.symbol("init_pid_ns")).embedded("idr", "idr")
+    # A radix tree's root and nodes are XArray's; an allocated number without a pid counts as an entry there.
+    return XArray(idr.embedded("idr_rt", "xarray"), counted=False)

@@ -10,6 +10,8 @@ TASK_COMM_LEN = 16
 PF_EXITING = 0x0000_0004
 PF_KTHREAD = 0x0020_0000
 EXIT_DEAD, EXIT_ZOMBIE = 0x10, 0x20
+NICE_PRIOS = range(100, 141)  # MAX_RT_PRIO to MAX_PRIO, which idle tasks have
+PID_MAX_LIMIT = 1 << 22  # include/linux/threads.h, 64-bit
 
 # fs/proc/array.c: task_state_array, indexed by task_state_index(); the core's pr_sname uses "RSDTZW".
 _STATES = ((0x01, "S"), (0x02, "D"), (0x04, "T"), (0x08, "t"), (0x10, "X"), (0x20, "Z"), (0x40, "P"), (0x80, "I"))
@@ -97,9 +99,9 @@ def real_parent_pid(task: StructView) -> int | None:
 
 
 def task_nice(task: StructView) -> int | None:
-    """Return the nice value (PRIO_TO_NICE in include/linux/sched/prio.h), or None where the layout does not tell."""
+    """Return the nice value (PRIO_TO_NICE in include/linux/sched/prio.h), or None where it is not known or none."""
     static_prio = task.find_uint("static_prio", 4)
-    return None if static_prio is None else static_prio - 120
+    return None if static_prio is None or static_prio not in NICE_PRIOS else static_prio - 120
 
 
 class TaskIds(TypedDict):
@@ -112,7 +114,12 @@ class TaskIds(TypedDict):
 
 
 def task_ids(task: StructView) -> TaskIds:
-    """Return the real uid and gid, the process group and the session, as the initial namespaces number them."""
+    """Return the real uid and gid, the process group and the session, as the initial namespaces number them.
+
+    Raises:
+        CorruptStructure: a number is none.
+        MemoryFault: it cannot be read.
+    """
     cred = task.follow("real_cred", "cred") if task.has("real_cred") else None
     signal = task.follow("signal", "signal_struct")
     return TaskIds(
@@ -134,4 +141,7 @@ def _signal_pid(signal: StructView | None, kind: str) -> int | None:
     # Since Linux kernel commit 2c4704756cab ("pids: Move the pgrp and session pid pointers from task_struct to
     # signal_struct") (in v4.19). struct upid of level 0, the initial namespace, comes first and begins with nr.
     pid = signal.kernel.read_pointer(signal.addr_of("pids") + index * signal.kernel.arch.pointer_size)
-    return signal.kernel.read_uint(pid + numbers.offset, 4) if pid else 0
+    number = signal.kernel.read_uint(pid + numbers.offset, 4) if pid else 0
+    if number >= PID_MAX_LIMIT:
+        raise signal.corrupt("pids", f"{kind} is number {number}, expected less than {PID_MAX_LIMIT}")
+    return number

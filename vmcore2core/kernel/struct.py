@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import PageTableSpec
-from vmcore2core.errors import MemoryFault
+from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.interfaces import Layout, Member
 from vmcore2core.memory.kernel import KernelMemory
 
@@ -94,7 +94,7 @@ class StructView:
 
     def bytes_of(self, name: str, size: int) -> bytes:
         """Return the first ``size`` bytes of a member."""
-        return self._read(self.kernel.layout.member(self.struct, name).offset, size)
+        return self._read(self.kernel.layout.member(self.struct, name).offset, size, name)
 
     def uint(self, *names: str, size: int) -> int:
         """Return an unsigned integer member.
@@ -103,18 +103,18 @@ class StructView:
             names: the first that exists is taken.
             size: bytes of it where the layout does not tell.
         """
-        return self._uint(self.kernel.layout.member(self.struct, *names), size)
+        return self._uint(self.kernel.layout.member(self.struct, *names), size, *names)
 
     def find_uint(self, name: str, size: int) -> int | None:
         """Return an unsigned integer member, or None where the layout does not know it."""
         found = self.kernel.layout.find_member(self.struct, name)
-        return None if found is None else self._uint(found, size)
+        return None if found is None else self._uint(found, size, name)
 
     def sint(self, *names: str, size: int) -> int:
         """Return a signed integer member; see ``uint``."""
         member = self.kernel.layout.member(self.struct, *names)
         bits = 8 * (member.size or size)
-        value = self._uint(member, size)
+        value = self._uint(member, size, *names)
         return value - (1 << bits) if value >> (bits - 1) else value
 
     def ulong(self, *names: str) -> int:
@@ -125,7 +125,7 @@ class StructView:
         """Return a pointer member."""
         offset = self.kernel.layout.member(self.struct, *names).offset
         size = self.kernel.arch.pointer_size
-        return KernelAddr(int.from_bytes(self._read(offset, size), self.kernel.arch.byte_order))
+        return KernelAddr(int.from_bytes(self._read(offset, size, *names), self.kernel.arch.byte_order))
 
     def follow(self, name: str, struct: str) -> StructView | None:
         """Return what a pointer member points to, as a ``struct struct``; None for NULL."""
@@ -136,8 +136,16 @@ class StructView:
         """Return a member that is itself a ``struct struct``."""
         return self.kernel.view(struct, self.addr_of(name))
 
-    def _uint(self, member: Member, size: int) -> int:
-        raw = self._read(member.offset, member.size or size)
+    def corrupt(self, name: str, what: str) -> CorruptStructure:
+        """Return the error that says what is wrong with a member, where it is, and who told its offset."""
+        found = self.kernel.layout.find_member(self.struct, name)
+        where = f"{self.struct}.{name}"
+        if found is None:
+            return CorruptStructure(what, self.address, where)
+        return CorruptStructure(what, self.address + found.offset, where, found.offset, found.source)
+
+    def _uint(self, member: Member, size: int, *names: str) -> int:
+        raw = self._read(member.offset, member.size or size, *names)
         value = int.from_bytes(raw, self.kernel.arch.byte_order)
         if member.bit_size is None or member.bit_offset is None:
             return value
@@ -146,7 +154,7 @@ class StructView:
             shift = 8 * len(raw) - member.bit_offset - member.bit_size
         return value >> shift & ((1 << member.bit_size) - 1)
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int, *names: str) -> bytes:
         if self._raw is None:
             whole = self.kernel.layout.find_size(self.struct)
             try:
@@ -155,14 +163,25 @@ class StructView:
                 self._raw = b""
         if offset + size <= len(self._raw):
             return self._raw[offset : offset + size]
-        return self.kernel.memory.read(self.address + offset, size)
+        try:
+            return self.kernel.memory.read(self.address + offset, size)
+        except MemoryFault as fault:
+            raise fault.reading(f"{self.struct}.{' or '.join(names)}, offset {offset:#x}") from None
 
 
 def chain(start: StructView | None, name: str, struct: str, limit: int) -> Iterator[StructView]:
-    """Yield ``start`` and what follows it through pointer member ``name``, at most ``limit`` structures."""
+    """Yield ``start`` and what follows it through pointer member ``name``, to NULL.
+
+    Raises:
+        CorruptStructure: after the good ones: the chain leads back into itself, or has more than ``limit`` structures.
+        MemoryFault: likewise: the next cannot be read.
+    """
     view = start
-    for _ in range(limit):
-        if view is None:
-            return
+    seen: set[int] = set()
+    while view is not None:
+        seen.add(view.address)
         yield view
-        view = view.follow(name, struct)
+        following = view.follow(name, struct)
+        if following is not None and (following.address in seen or len(seen) >= limit):
+            raise view.corrupt(name, f"leads back to {following.address:#x}, or the chain has more than {limit:#x}")
+        view = following

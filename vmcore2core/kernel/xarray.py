@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel.struct import Kernel, StructView
 
-MAX_DEPTH = 12  # 64 index bits at 6 bits a level, and one for good measure
+WORD_BITS = 64  # of an index: bounds the depth, as each level has a lower shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,22 @@ class XaRun:
 
 
 class XArray:
-    """One ``struct xarray``."""
+    """One ``struct xarray``.
 
-    def __init__(self, xa: StructView) -> None:
-        self.xa = xa
+    Args:
+        xa: ``struct xarray``.
+        counted: whether nodes count what is in their slots: an IDR's count what is allocated.
+    """
+
+    def __init__(self, xa: StructView, *, counted: bool = True) -> None:
+        self.xa, self._counted = xa, counted
         self.kernel: Kernel = xa.kernel
         layout = self.kernel.layout
         self._slots = layout.member("xa_node", "slots").offset
         self._shift = layout.member("xa_node", "shift").offset
         chunk = layout.member("xa_node", "slots").size
         self._nr_slots = chunk // self.kernel.arch.pointer_size if chunk else 64
+        self._bits = max(self._nr_slots.bit_length() - 1, 1)
         self._dtype: np.dtype[np.unsignedinteger] = np.dtype(
             ("<" if self.kernel.arch.byte_order == "little" else ">") + f"u{self.kernel.arch.pointer_size}"
         )
@@ -57,21 +63,30 @@ class XArray:
             if head and first == 0:
                 yield XaRun(0, 0, head)
             return
-        yield from self._node(head - 2, 0, first, last, 1 << 8, 0)
+        yield from self._node(head - 2, 0, first, last, None, 0)
 
     @staticmethod
     def _is_node(entry: int) -> bool:
         return entry & 3 == 2 and entry > 4096
 
-    def _node(self, node: int, base: int, first: int, last: int, shift_above: int, depth: int) -> Iterator[XaRun]:
+    def _node(
+        self, node: int, base: int, first: int, last: int, shift_expected: int | None, parent: int
+    ) -> Iterator[XaRun]:
         try:
             shift = self.kernel.read_uint(node + self._shift, 1)
             raw = self.kernel.memory.read(node + self._slots, self._nr_slots * self._dtype.itemsize)
         except MemoryFault as fault:
             raise CorruptStructure(str(fault), node, "xa_node") from None
-        if shift >= shift_above or depth > MAX_DEPTH:
-            raise CorruptStructure(f"shift {shift} below one of shift {shift_above}", node, "xa_node.shift")
+        # Each level has the same bits: shift is the last one's plus those, and never skips a level.
+        if shift != (shift_expected if shift_expected is not None else shift // self._bits * self._bits) or (
+            shift >= WORD_BITS
+        ):
+            expected = f"a multiple of {self._bits}" if shift_expected is None else str(shift_expected)
+            raise CorruptStructure(f"shift {shift}, expected {expected}", node, "xa_node.shift", self._shift)
+        self._check_links(node, parent)
         slots: NDArray[np.uint64] = np.frombuffer(raw, self._dtype).astype(np.uint64)
+        if self._counted:
+            self._check_count(node, int(np.count_nonzero(slots)))
         span = 1 << shift
         for offset in (int(i) for i in np.flatnonzero(slots)):
             entry = int(slots[offset])
@@ -81,7 +96,9 @@ class XArray:
             end = start + span - 1
             if self._is_node(entry):
                 if end >= first:
-                    yield from self._node(entry - 2, start, first, last, shift, depth + 1)
+                    if shift == 0:
+                        raise CorruptStructure(f"node {entry:#x} below the last level", node, "xa_node.slots")
+                    yield from self._node(entry - 2, start, first, last, shift - self._bits, node)
                 continue
             sibling = offset << 2 | 2
             after = offset + 1
@@ -90,3 +107,16 @@ class XArray:
                 end += span
             if end >= first:
                 yield XaRun(start, end, entry)
+
+    def _check_links(self, node: int, parent: int) -> None:
+        """Check that a node says itself whose it is."""
+        view = self.kernel.view("xa_node", node)
+        for name, expected in (("parent", parent), ("array", self.xa.address)):
+            if view.has(name) and view.pointer(name) != expected:
+                raise view.corrupt(name, f"{view.pointer(name):#x}, expected {expected:#x}")
+
+    def _check_count(self, node: int, there: int) -> None:
+        view = self.kernel.view("xa_node", node)
+        count = view.find_uint("count", 1)
+        if count not in (None, there):
+            raise view.corrupt("count", f"{count} entries, expected {there} as there are")

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.errors import (
-    CorruptStructure,
     KernelThread,
     MemoryFault,
     NoUserMemory,
     TaskError,
     TaskNotFound,
 )
-from vmcore2core.kernel import fs, mm, pid, sched
+from vmcore2core.kernel import fs, mm, sched
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.consistency import Consistency
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.filebacking import CachedLookups
 from vmcore2core.process.mappings import Mappings
@@ -32,6 +32,7 @@ from vmcore2core.process.model import (
 )
 from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
 from vmcore2core.process.regsets import last_notes, regsets
+from vmcore2core.process.roster import Roster, Scan
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
@@ -74,6 +75,8 @@ class Processes:
 
     Attributes:
         warnings: sentences about broken task lists met so far.
+        roster: every way to the tasks.
+        consistency: what is checked of each process.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Processes:
         notes: tuple[tuple[str, int, bytes], ...],
         swap: SwappedPages | None = None,
         sysroot: Sysroot | None = None,
+        scan: Scan | None = None,
     ) -> None:
         self.kernel = kernel
         self.sysroot = sysroot
@@ -90,23 +94,16 @@ class Processes:
         self.cache = CachedLookups(kernel)
         self.mounts = fs.Mounts(kernel)
         self.warnings: list[str] = []
+        self.roster = Roster(kernel, self.warn, scan)
+        self.consistency = Consistency(kernel)
 
     def leaders(self) -> Iterator[StructView]:
-        """Yield each thread group's leader; a broken list ends early, with a warning."""
-        yield from self._until_broken(pid.for_each_process(self.kernel))
+        """Yield each thread group's leader; where the list is broken, those that other ways lead to, with a warning."""
+        return self.roster.leaders()
 
     def threads(self, leader: StructView, broken: list[str] | None = None) -> Iterator[StructView]:
-        """Yield a group's threads; a broken list ends early, with a warning, which goes into ``broken`` as well."""
-        yield from self._until_broken(pid.for_each_thread(leader), broken)
-
-    def _until_broken(self, views: Iterator[StructView], broken: list[str] | None = None) -> Iterator[StructView]:
-        try:
-            yield from views
-        except (CorruptStructure, MemoryFault) as error:
-            sentence = f"some tasks may be missing: {error}"
-            self.warn(sentence)
-            if broken is not None:
-                broken.append(sentence)
+        """Yield a group's threads; see ``Roster.threads``."""
+        return self.roster.threads(leader, broken)
 
     def warn(self, sentence: str) -> None:
         """Remember a sentence about what is broken, once."""
@@ -222,6 +219,9 @@ class _Capture:
                 self.warnings.append(
                     "NT_AUXV is left out: the layout has no mm_struct.saved_auxv, and none was found on the user stack"
                 )
+        else:
+            differs = stack.differs(auxv)
+            self.warnings += [] if differs is None else [differs]
         vdso = stack.vdso(auxv)
         for i, (vma, region) in enumerate(zip(mappings.vmas, mappings.regions, strict=True)):
             if vma.start == vdso:
@@ -248,6 +248,8 @@ class _Capture:
             self.warnings.append(problem)
         if any(run.reason in _OF_SWAP for vma in vmas for run in vma.absent):
             self.warnings += self.processes.swap.problems
+        once = last_notes(self.kernel, self.warnings)
+        about = psinfo(self.leader, stack.arguments(ELF_PRARGSZ - 1), self.warnings)
         snapshot = ProcessSnapshot(
             tgid=sched.task_tgid(self.leader),
             comm=sched.task_comm(self.leader),
@@ -257,9 +259,9 @@ class _Capture:
             page_size=self.spec.page_size,
             threads=tuple(threads),
             threads_left_out=tuple(left_out),
-            psinfo=psinfo(self.leader, stack.arguments(ELF_PRARGSZ - 1)),
+            psinfo=about,
             auxv=auxv,
-            last_notes=last_notes(self.kernel),
+            last_notes=once,
             vmas=tuple(vmas),
             warnings=tuple(self.warnings),
             notices=tuple(self.notices),
@@ -272,9 +274,11 @@ class _Capture:
         arch = self.kernel.arch
         found, group = [], []
         left_out: list[ThreadLeftOut] = []
+        self.warnings += self.processes.consistency.of_process(self.leader, self.mm)
         for task, answer in self.processes.thread_registers(self.leader, self.warnings):
             group.append(task)
             try:
+                self.warnings += self.processes.consistency.of_task(task, self.leader, self.mm)
                 if not task.pointer("mm"):
                     # A leader that has exited stays until all its threads have; no core has it.
                     self.notices.append(f"thread {describe(task)} has exited")
@@ -294,10 +298,13 @@ class _Capture:
     def _thread(
         self, task: StructView, regs: ThreadRegs, machine: CoreMachine, group: list[StructView]
     ) -> ThreadSnapshot:
-        notes, unknown = regsets(self.kernel, task, regs, machine)
+        notes, unknown = regsets(self.kernel, task, regs, machine, self.warnings)
         spec = self.kernel.arch.unwind_spec(machine)
         if spec is not None and spec.registers[spec.return_address] in regs.unknown:
             self.warnings.append(f"the program counter of thread {describe(task)} is not known: {regs.source} lacks it")
+        wrong = self.kernel.arch.implausible(regs.regs)
+        if wrong is not None:
+            self.warnings.append(f"registers of thread {describe(task)} ({regs.source}): {wrong}")
         return ThreadSnapshot(
             tid=sched.task_pid(task),
             comm=sched.task_comm(task),
@@ -306,7 +313,7 @@ class _Capture:
             regsets=notes,
             gregs_unknown=tuple(name for name in regs.unknown if name in machine.greg_names),
             regsets_unknown=unknown,
-            **prstatus_or_unknown(task, group),
+            **prstatus_or_unknown(task, group, self.warnings),
         )
 
     def _memory(self, regions: list[Region]) -> UserMemory:

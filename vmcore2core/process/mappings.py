@@ -16,6 +16,7 @@ from vmcore2core.process.model import Vma
 
 ELFMAG = b"\x7fELF"
 S_IXUGO = 0o111
+LOFF_MAX = (1 << 63) - 1
 S_DAX = 1 << 13  # include/linux/fs.h, since Linux 4.2
 
 
@@ -62,10 +63,10 @@ class Mappings:
         start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
         flags = view.ulong("vm_flags")
         file = view.follow("vm_file", "file")
-        path = fs.file_path(self.kernel, file, self._mounts, self._root) if file is not None else None
-        if file is not None and path is None:
-            self.warnings.append(f"the path of the file mapped at {start:#x} cannot be read")
+        path = self._path(file, start) if file is not None else None
         pgoff = view.find_uint("vm_pgoff", self.kernel.arch.pointer_size)
+        if file is not None and pgoff is not None and pgoff * mm.PAGE_SIZE_MIN + end - start > LOFF_MAX:
+            self.warnings.append(str(view.corrupt("vm_pgoff", f"{pgoff:#x} pages, beyond the end of any file")))
         anon_vma = bool(view.pointer("anon_vma")) if view.has("anon_vma") else None
         extent = vma_dump_extent(
             flags,
@@ -103,6 +104,13 @@ class Mappings:
         )
         self.vmas.append(vma)
         self.regions.append(region)
+
+    def _path(self, file: StructView, start: int) -> bytes | None:
+        try:
+            return fs.d_path(self.kernel, file.embedded("f_path", "path"), self._mounts, self._root)
+        except (CorruptStructure, MemoryFault) as error:
+            self.warnings.append(f"the path of the file mapped at {start:#x} cannot be read: {error}")
+            return None
 
     def look_for_elf_headers(self, memory: UserMemory) -> None:
         """Settle of which mappings the first page belongs into the core because it is an ELF header."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from vmcore2core.errors import MemoryFault
+from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.model import PsInfo
@@ -78,13 +78,19 @@ def _time(tasks: Sequence[StructView], signal: StructView | None, member: str) -
     return total
 
 
-def psinfo(leader: StructView, args: bytes | None) -> PsInfo:
+def psinfo(leader: StructView, args: bytes | None, warnings: list[str]) -> PsInfo:
     """Return what NT_PRPSINFO tells of a process.
 
     Args:
         leader: the thread group's leader.
         args: the command line's strings, each with its NUL, or None where it is not known.
+        warnings: where a sentence goes if a structure cannot be read.
     """
+    parent, ids = None, sched.TaskIds(pr_uid=None, pr_gid=None, pr_pgrp=None, pr_sid=None)
+    try:
+        parent, ids = sched.real_parent_pid(leader), sched.task_ids(leader)
+    except (MemoryFault, CorruptStructure) as error:
+        warnings.append(f"who it belongs to is not known: {error}")
     state = sched.task_state(leader)
     letter = sched.task_state_char(leader)
     return PsInfo(
@@ -96,16 +102,17 @@ def psinfo(leader: StructView, args: bytes | None) -> PsInfo:
         pr_zomb=letter == "Z",
         pr_nice=sched.task_nice(leader),
         pr_flag=sched.task_flags(leader),
-        pr_ppid=sched.real_parent_pid(leader),
-        **sched.task_ids(leader),
+        pr_ppid=parent,
+        **ids,
     )
 
 
-def prstatus_or_unknown(task: StructView, group: Sequence[StructView]) -> PrStatus:
-    """Return ``prstatus``, or nothing known where a structure that it needs cannot be read."""
+def prstatus_or_unknown(task: StructView, group: Sequence[StructView], warnings: list[str]) -> PrStatus:
+    """Return ``prstatus``, or nothing known where a structure that it needs cannot be read, with a warning."""
     try:
         return prstatus(task, group)
-    except MemoryFault:
+    except (MemoryFault, CorruptStructure) as error:
+        warnings.append(f"what NT_PRSTATUS says besides registers is not known of {task.address:#x}: {error}")
         return PrStatus(
             pr_sigpend=None,
             pr_sighold=None,

@@ -18,15 +18,18 @@ SOURCE = "thread_struct"
 
 
 def regsets(
-    kernel: Kernel, task: StructView, regs: ThreadRegs, machine: CoreMachine
+    kernel: Kernel, task: StructView, regs: ThreadRegs, machine: CoreMachine, warnings: list[str]
 ) -> tuple[tuple[RegSetData, ...], str | None]:
-    """Return a thread's further notes in the kernel's order, and a sentence that says why some are missing, or None."""
+    """Return a thread's further notes in the kernel's order, and a sentence that says why some are missing, or None.
+
+    Where they are broken, that goes into ``warnings`` as well.
+    """
     address, arch = KernelAddr(task.address), kernel.arch
     if regs.note is not None:
         try:
             live, missing = arch.note_regsets(address, regs.regs, regs.note, kernel.memory, kernel.layout)
         except (MemoryFault, LayoutInvalid) as error:
-            return (), f"its floating-point registers cannot be read: {error}"
+            return _broken(task, error, warnings)
         if live:
             return tuple(RegSetData(n.name, n.n_type, n.desc, regs.note.label) for n in live), missing
     on_cpu = task_on_cpu(task)
@@ -37,16 +40,23 @@ def regsets(
     try:
         notes = arch.regsets(address, regs.regs, machine, kernel.memory, kernel.layout)
     except (MemoryFault, LayoutInvalid) as error:
-        return (), f"its floating-point registers cannot be read: {error}"
+        return _broken(task, error, warnings)
     if notes is None:
         return (), "where the kernel keeps its floating-point registers is not known"
     return tuple(RegSetData(note.name, note.n_type, note.desc, SOURCE) for note in notes), None
 
 
-def last_notes(kernel: Kernel) -> tuple[RegSetData, ...]:
-    """Return the notes that the architecture's cores have once; none where they cannot be read."""
+def _broken(task: StructView, error: Exception, warnings: list[str]) -> tuple[tuple[RegSetData, ...], str]:
+    sentence = f"its floating-point registers cannot be read: {error}"
+    warnings.append(f"the thread at {task.address:#x}: {sentence}")
+    return (), sentence
+
+
+def last_notes(kernel: Kernel, warnings: list[str]) -> tuple[RegSetData, ...]:
+    """Return the notes that the architecture's cores have once; none where they cannot be read, with a warning."""
     try:
         notes = kernel.arch.process_notes(kernel.memory, kernel.layout)
-    except (MemoryFault, LayoutInvalid):
+    except (MemoryFault, LayoutInvalid) as error:
+        warnings.append(f"the notes that a core has once cannot be read: {error}")
         return ()
     return tuple(RegSetData(note.name, note.n_type, note.desc, SOURCE) for note in notes)

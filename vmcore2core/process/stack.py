@@ -16,6 +16,7 @@ MAX_AUXV = 128
 PAGE = 4096
 MAX_STRING_PAGES = 33  # MAX_ARG_STRLEN
 AT_NULL, AT_PAGESZ, AT_SYSINFO_EHDR = 0, 6, 33
+LD_SO_CHANGES = {3, 5, 9, 31}  # AT_PHDR, AT_PHNUM, AT_ENTRY, AT_EXECFN: elf/rtld.c of glibc
 
 
 class InitialStack:
@@ -32,6 +33,26 @@ class InitialStack:
         """Return the auxiliary vector, AT_NULL included, or None where the stack does not hold a plausible one."""
         vectors = self._parse()
         return vectors[1] if vectors else None
+
+    def differs(self, saved: bytes) -> str | None:
+        """Return a sentence where ``mm->saved_auxv`` has other values than the stack, or None.
+
+        The kernel writes both at once; ld.so that is run as a command changes what it hands on on the stack.
+        """
+        on_stack = self.auxv()
+        if on_stack is None:
+            return None
+        ours, theirs = self._pairs(saved), self._pairs(on_stack)
+        for a_type in sorted({*ours, *theirs} - LD_SO_CHANGES):
+            if ours.get(a_type) != theirs.get(a_type):
+                values = [f"{pairs[a_type]:#x}" if a_type in pairs else "none" for pairs in (ours, theirs)]
+                what = f"type {a_type} is {values[0]}, expected {values[1]} as the initial stack has it"
+                return str(self.mm.corrupt("saved_auxv", what))
+        return None
+
+    def _pairs(self, auxv: bytes) -> dict[int, int]:
+        words = [int.from_bytes(auxv[at : at + self.word], self.order) for at in range(0, len(auxv), self.word)]
+        return dict(zip(words[::2], words[1::2], strict=True))
 
     def vdso(self, auxv: bytes | None) -> int | None:
         """Return AT_SYSINFO_EHDR of an auxiliary vector: where the vDSO is."""

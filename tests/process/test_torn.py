@@ -1,0 +1,265 @@
+"""Words of a real guest's structures replaced: what was read before stays, the rest is found elsewhere or said missing.
+
+The guest is the bundled one of Linux 6.1; ``tests.fuzz.overlay`` puts other bytes over its memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.fuzz.overlay import poked
+from tests.fuzz.poke import DUMP
+from vmcore2core.errors import CorruptStructure
+from vmcore2core.kernel import fs, mm, pid, runqueue, sched
+from vmcore2core.kernel.maple_tree import MapleTree, MapleType
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.kernel.task_scan import TaskScan
+from vmcore2core.process.capture import Processes
+from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.roster import FoundBy
+from vmcore2core.session import Session
+
+GARBAGE = 0xDEAD_0000_0000_0100
+STATIC, DYNAMIC = 86, 92
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    with Session([DUMP]) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def leaders(session: Session) -> dict[int, StructView]:
+    """By PID, in the list's order."""
+    return {sched.task_pid(leader): leader for leader in session.processes.leaders()}
+
+
+def with_words(session: Session, words: dict[int, int], size: int = 8) -> Session:
+    """Return the dump with other words at kernel addresses."""
+    return poked(
+        session, {session.kernel.memory.to_phys(at): value.to_bytes(size, "little") for at, value in words.items()}
+    )
+
+
+def with_member(session: Session, view: StructView, name: str, value: int) -> Session:
+    found = session.kernel.layout.member(view.struct, name)
+    return with_words(session, {view.address + found.offset: value}, min(found.size or 8, 8))
+
+
+def captured(session: Session, number: int = STATIC) -> ProcessSnapshot:
+    return session.processes.capture(session.processes.find(number)).snapshot
+
+
+def numbers(session: Session) -> list[int]:
+    return [sched.task_pid(leader) for leader in session.processes.leaders()]
+
+
+def test_every_way_leads_to_the_same_tasks(session: Session) -> None:
+    processes, kernel = session.processes, session.kernel
+    listed = {int(thread.address) for leader in processes.leaders() for thread in processes.threads(leader)}
+    assert {int(task.address) for task in pid.for_each_numbered(kernel)} == listed
+    idle = int(pid.init_task(kernel).address)
+    assert {int(task.address) for task in runqueue.running(kernel)} <= listed | {idle}
+    for number, leader in ((sched.task_pid(leader), leader) for leader in processes.leaders()):
+        assert pid.find_pid(kernel, number) == leader.pointer("thread_pid")
+
+
+@pytest.mark.parametrize("at", [1, STATIC, DYNAMIC])
+@pytest.mark.parametrize("kind", ["garbage", "cycle", "to itself", "skips"])
+def test_a_torn_task_list_loses_no_process(
+    session: Session, leaders: dict[int, StructView], at: int, kind: str
+) -> None:
+    heads = {number: leader.addr_of("tasks") for number, leader in leaders.items()}
+    value = {"garbage": GARBAGE, "cycle": heads[1], "to itself": heads[at], "skips": heads[max(heads)]}[kind]
+    if value == session.kernel.read_pointer(heads[at]):
+        return
+    changed = with_words(session, {heads[at]: value})
+    assert sorted(numbers(changed)) == sorted(leaders)
+    assert f"task_struct.tasks at {heads[at]:#x}" in changed.warnings[0]
+    assert "(offset 0x890, from BTF in the dump)" in changed.warnings[0]
+    lost = [number for number in leaders if number > at]
+    found_by = {
+        sched.task_pid(leader): changed.processes.roster.found_by(leader) for leader in changed.processes.leaders()
+    }
+    assert found_by == {number: FoundBy.PID_TABLE if number in lost else FoundBy.TASK_LIST for number in leaders}
+    if lost:
+        assert changed.warnings[1].startswith(f"not in the task list, but found elsewhere: {min(lost)} (")
+    assert captured(changed, DYNAMIC).threads == captured(session, DYNAMIC).threads
+
+
+def test_with_the_pid_table_torn_too_what_runs_is_still_found(session: Session, leaders: dict[int, StructView]) -> None:
+    ns = session.kernel.view("pid_namespace", session.kernel.layout.symbol("init_pid_ns"))
+    root = ns.embedded("idr", "idr").addr_of("idr_rt") + 8
+    changed = with_words(session, {leaders[1].addr_of("tasks"): GARBAGE, root: GARBAGE + 2})
+    assert any("the PID table does not tell all tasks" in warning for warning in changed.warnings) is False
+    assert numbers(changed) == [1, 92]  # a thread of 92 was on CPU 1
+    assert changed.processes.roster.found_by(leaders[92]) is FoundBy.RUNQUEUE
+    assert any("the PID table does not tell all tasks" in warning for warning in changed.warnings)
+
+
+def test_a_scan_finds_every_process_that_nothing_leads_to(session: Session, leaders: dict[int, StructView]) -> None:
+    ns = session.kernel.view("pid_namespace", session.kernel.layout.symbol("init_pid_ns"))
+    root = ns.embedded("idr", "idr").addr_of("idr_rt") + 8
+    changed = with_words(session, {leaders[1].addr_of("tasks"): GARBAGE, root: GARBAGE + 2})
+    seen: list[tuple[int, int]] = []
+    changed.processes = Processes(
+        changed.kernel, (), scan=lambda: TaskScan(changed.kernel).leaders(lambda *done: seen.append(done))
+    )
+    assert sorted(numbers(changed)) == sorted(leaders)
+    assert changed.processes.roster.found_by(leaders[STATIC]) is FoundBy.SCAN
+    assert seen == sorted(seen)
+    assert seen[-1][0] <= seen[-1][1]
+
+
+def test_a_scan_adds_nothing_to_a_list_that_is_whole(session: Session, leaders: dict[int, StructView]) -> None:
+    processes = Processes(session.kernel, (), scan=TaskScan(session.kernel).leaders)
+    assert [sched.task_pid(leader) for leader in processes.leaders()] == list(leaders)
+    assert processes.warnings == []
+
+
+def test_a_task_that_was_released_is_not_found(session: Session, leaders: dict[int, StructView]) -> None:
+    node = leaders[STATIC].addr_of("thread_node")
+    poison = {node: 0xDEAD_0000_0000_0100, node + 8: 0xDEAD_0000_0000_0122}
+    changed = with_words(session, poison)
+    found = {sched.task_pid(task) for task in TaskScan(changed.kernel).leaders()}
+    assert found == set(leaders) - {STATIC}
+
+
+@pytest.mark.parametrize("value", ["garbage", "itself", "head of another"])
+def test_a_torn_thread_list_loses_no_thread(session: Session, leaders: dict[int, StructView], value: str) -> None:
+    good = captured(session)
+    thread = list(session.processes.threads(leaders[STATIC]))[2]
+    node = thread.addr_of("thread_node")
+    values = {"garbage": GARBAGE, "itself": node, "head of another": leaders[DYNAMIC].addr_of("thread_node")}
+    changed = with_words(session, {node: values[value]})
+    found = captured(changed)
+    assert {thread.tid for thread in found.threads} == {thread.tid for thread in good.threads}
+    assert f"task_struct.thread_node at {node:#x}" in found.warnings[0]
+    assert any("is not in its group's list, but found elsewhere" in warning for warning in found.warnings)
+
+
+def test_fewer_threads_than_the_group_counts_are_said(session: Session, leaders: dict[int, StructView]) -> None:
+    signal = leaders[STATIC].follow("signal", "signal_struct")
+    assert signal is not None
+    (warning, *_) = captured(with_member(session, signal, "nr_threads", 9)).warnings
+    assert "signal_struct.nr_threads" in warning
+    assert "9, expected 6" in warning
+
+
+def owner_of(leader: StructView) -> StructView:
+    found = leader.follow("mm", "mm_struct")
+    assert found is not None
+    return found
+
+
+def test_a_maple_node_that_leads_back_keeps_what_was_before(session: Session, leaders: dict[int, StructView]) -> None:
+    owner = owner_of(leaders[DYNAMIC])
+    root = owner.embedded("mm_mt", "maple_tree").pointer("ma_root")
+    node = root & ~0xFF
+    form = MapleTree(owner.embedded("mm_mt", "maple_tree")).forms[MapleType.ARANGE_64]
+    good = captured(session, DYNAMIC)
+    changed = captured(with_words(session, {node + form.slot + 8: root & ~2}), DYNAMIC)
+    assert any(f"maple_node at {node:#x}: the tree leads back into itself" in w for w in changed.warnings)
+    mapped = [(vma.start, vma.end) for vma in changed.vmas]
+    assert 0 < len(mapped) < len(good.vmas)
+    assert set(mapped) < {(vma.start, vma.end) for vma in good.vmas}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("vm_mm", 0xFFFF_8880_0000_0000), ("vm_flags", 0x7), ("vm_flags", 1 << 60), ("vm_start", 0x1000), ("vm_end", 0)],
+)
+def test_a_vma_that_cannot_be_one_is_said(
+    session: Session, leaders: dict[int, StructView], name: str, value: int
+) -> None:
+    vmas = list(mm.for_each_vma(owner_of(leaders[STATIC])))
+    changed = captured(with_member(session, vmas[4], name, value))
+    assert [vma.start for vma in changed.vmas if vma.name != "[vsyscall]"] == [mm.vma_start(v) for v in vmas[:4]]
+    assert any("mappings may be missing: vm_area_struct" in warning for warning in changed.warnings)
+
+
+def test_a_mapping_that_vanishes_from_the_index_is_missed(session: Session, leaders: dict[int, StructView]) -> None:
+    owner = owner_of(leaders[STATIC])
+    tree = MapleTree(owner.embedded("mm_mt", "maple_tree"))
+    leaf = session.kernel.read_pointer(
+        (owner.embedded("mm_mt", "maple_tree").pointer("ma_root") & ~0xFF) + tree.forms[MapleType.ARANGE_64].slot
+    )
+    slots = (leaf & ~0xFF) + tree.forms[MapleType.LEAF_64].slot
+    first = next(at for at in range(slots, slots + 128, 8) if session.kernel.read_pointer(at))
+    changed = captured(with_words(session, {first: 0}))
+    assert any("mm_struct.map_count" in warning and "expected 28" in warning for warning in changed.warnings)
+
+
+def test_a_path_that_leads_back_into_itself_is_not_known(session: Session, leaders: dict[int, StructView]) -> None:
+    vma = next(v for v in mm.for_each_vma(owner_of(leaders[DYNAMIC])) if v.pointer("vm_file"))
+    file = vma.follow("vm_file", "file")
+    assert file is not None
+    dentry = session.kernel.view("dentry", file.embedded("f_path", "path").pointer("dentry"))
+    parent = session.kernel.view("dentry", dentry.pointer("d_parent"))
+    changed = captured(with_member(session, parent, "d_parent", dentry.address), DYNAMIC)
+    assert any("dentry.d_parent" in w and "leads back into itself" in w for w in changed.warnings)
+    assert next(v for v in changed.vmas if v.start == mm.vma_start(vma)).path is None
+
+
+@pytest.mark.parametrize("length", [0, 3, 300, 0xFFFF_FFFF])
+def test_a_name_of_another_length_is_none(session: Session, leaders: dict[int, StructView], length: int) -> None:
+    vma = next(v for v in mm.for_each_vma(owner_of(leaders[DYNAMIC])) if v.pointer("vm_file"))
+    file = vma.follow("vm_file", "file")
+    assert file is not None
+    dentry = session.kernel.view("dentry", file.embedded("f_path", "path").pointer("dentry"))
+    at = dentry.embedded("d_name", "qstr").addr_of("hash_len") + 4
+    changed = with_words(session, {at: length}, 4)
+    with pytest.raises(CorruptStructure, match=r"dentry\.d_name at 0x.* does not end there"):
+        fs.dentry_name(changed.kernel.view("dentry", dentry.address))
+
+
+View = Callable[[StructView], StructView | None]
+LEADER: View = lambda leader: leader  # noqa: E731
+CHECKED: list[tuple[View, str, int, str]] = [
+    (LEADER, "active_mm", GARBAGE, "task_struct.active_mm"),
+    (LEADER, "group_leader", GARBAGE, "task_struct.group_leader"),
+    (LEADER, "exit_state", 0x40, "expected 0, 0x10, 0x20 or both"),
+    (LEADER, "__state", 1 << 30, "which no task can be in"),
+    (LEADER, "on_cpu", 2, "expected 0 or 1"),
+    (LEADER, "static_prio", 1000, "expected 100 to 140"),
+    (LEADER, "utime", 1 << 62, "more than all CPUs had since boot"),
+    (LEADER, "blocked", 1 << 8, "SIGKILL and SIGSTOP cannot be blocked"),
+    (LEADER, "pending.signal", 1 << 3, "no signal is queued"),
+    (LEADER, "real_parent", GARBAGE, "is not mapped"),
+    (LEADER, "thread.fsbase", 1 << 60, "fs_base is 0x1000000000000000, which is not canonical"),
+    (LEADER, "thread.es", 0x8888, "es is 0x8888, a selector beyond the GDT"),
+    (LEADER, "thread.io_bitmap", GARBAGE, "floating-point registers cannot be read"),
+    (lambda leader: leader.follow("real_cred", "cred"), "uid", 5, "cred.uid"),
+    (lambda leader: leader.follow("signal", "signal_struct"), "cstime", 1 << 62, "signal_struct.cstime"),
+    (lambda leader: leader.follow("thread_pid", "pid"), "numbers", 5, "task_struct.pid"),
+    (owner_of, "arg_start", 1 << 62, "mm_struct.arg_start"),
+    (owner_of, "start_stack", 1 << 62, "mm_struct.start_stack"),
+    (owner_of, "flags", 1 << 50, "mm_struct.flags"),
+    (owner_of, "mm_users", 0, "mm_struct.mm_users"),
+]
+
+
+@pytest.mark.parametrize(
+    ("find", "name", "value", "words"), CHECKED, ids=[f"{i}-{c[1]}" for i, c in enumerate(CHECKED)]
+)
+def test_what_does_not_fit_marks_the_core(
+    session: Session, leaders: dict[int, StructView], find: View, name: str, value: int, words: str
+) -> None:
+    assert captured(session).warnings == ()
+    view = find(leaders[STATIC])
+    assert view is not None
+    if name == "numbers":
+        changed = with_words(session, {view.addr_of("numbers"): value}, 4)
+    else:
+        changed = with_member(session, view, name, value)
+    assert any(words in warning for warning in captured(changed).warnings)
+
+
+def test_an_auxiliary_vector_that_is_not_the_stacks_is_said(session: Session, leaders: dict[int, StructView]) -> None:
+    at = owner_of(leaders[STATIC]).addr_of("saved_auxv")
+    assert session.kernel.read_uint(at, 8) == 33  # AT_SYSINFO_EHDR
+    changed = captured(with_words(session, {at + 8: 0x1234_0000}))
+    assert any("mm_struct.saved_auxv" in w and "type 33 is 0x12340000, expected 0x7ff" in w for w in changed.warnings)

@@ -1,0 +1,169 @@
+"""What must hold between the structures of a process: a word that was overwritten seldom fits the others.
+
+A check that fails names member, address and offset, and which layout source told the offset. What the layout does not
+know is not checked. What cannot be noticed: registers, and numbers that any process may set as it likes (comm, gid,
+the nice value within its range, flags of a task).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
+from vmcore2core.kernel import pid, runqueue, sched
+from vmcore2core.kernel.mm import mm_flags
+from vmcore2core.kernel.struct import Kernel, StructView
+
+EXIT_STATES = {0, sched.EXIT_DEAD, sched.EXIT_ZOMBIE, sched.EXIT_DEAD | sched.EXIT_ZOMBIE}
+STATE_END = 1 << 20  # TASK_STATE_MAX is 1 << 16 in Linux 7.2
+UNBLOCKABLE = 1 << 8 | 1 << 18  # SIGKILL, SIGSTOP; on every architecture that is read here
+SIGKILL = 1 << 8
+MMF_BITS = 40  # of mm->flags; Linux 7.2 uses 32
+_TIMES = ("utime", "stime")
+
+
+class Consistency:
+    """Checks of all processes of a dump."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._cpu_time_max = runqueue.cpu_time_max(kernel)
+        self._numbers_known = True
+
+    def of_task(self, task: StructView, leader: StructView, owner: StructView) -> list[str]:
+        """Return what is wrong with a thread, a sentence each.
+
+        Args:
+            task: ``struct task_struct``.
+            leader: of its group.
+            owner: ``struct mm_struct`` of the process.
+        """
+        checks = (self._links(task, leader, owner), self._scheduling(task), self._signals(task), self._ids(task))
+        return [sentence for check in checks for sentence in _sentences(check)]
+
+    def of_process(self, leader: StructView, owner: StructView) -> list[str]:
+        """Return what is wrong with what the threads share."""
+        return [sentence for check in (self._signal_struct(leader), self._mm(owner)) for sentence in _sentences(check)]
+
+    def _links(self, task: StructView, leader: StructView, owner: StructView) -> Iterator[CorruptStructure]:
+        yield from _expect(task, "tgid", sched.task_pid(leader), sched.task_tgid(task))
+        yield from _expect_pointer(task, "group_leader", int(leader.address))
+        yield from _expect_pointer(task, "signal", int(leader.pointer("signal")))
+        if task.pointer("mm"):
+            yield from _expect_pointer(task, "mm", int(owner.address))
+            yield from _expect_pointer(task, "active_mm", int(owner.address))
+        yield from self._number(task)
+        parent = task.follow("real_parent", "task_struct") if task.has("real_parent") else None
+        if parent is not None:
+            yield from self._number(parent)
+
+    def _number(self, task: StructView) -> Iterator[CorruptStructure]:
+        """Compare a task's PID with its ``struct pid``'s."""
+        if not task.has("thread_pid") or self.kernel.layout.find_member("pid", "numbers") is None:
+            return
+        found = task.follow("thread_pid", "pid")
+        if found is not None:  # else it was released
+            number = self.kernel.read_uint(found.addr_of("numbers"), 4)
+            yield from _expect(task, "pid", number, sched.task_pid(task))
+
+    def _scheduling(self, task: StructView) -> Iterator[CorruptStructure]:
+        exit_state = task.uint("exit_state", size=4)
+        if exit_state not in EXIT_STATES:
+            yield task.corrupt("exit_state", f"{exit_state:#x}, expected 0, 0x10, 0x20 or both")
+        state = task.uint("__state", "state", size=4) & 0xFFFF_FFFF
+        if state >= STATE_END:
+            yield task.corrupt("__state" if task.has("__state") else "state", f"{state:#x}, which no task can be in")
+        on_cpu = task.find_uint("on_cpu", 4)
+        if on_cpu not in (None, 0, 1):
+            yield task.corrupt("on_cpu", f"{on_cpu:#x}, expected 0 or 1")
+        prio = task.find_uint("static_prio", 4)
+        if prio is not None and prio not in sched.NICE_PRIOS:
+            yield task.corrupt("static_prio", f"{prio}, expected 100 to 140")
+        yield from self._times(task, _TIMES)
+
+    def _times(self, view: StructView, names: tuple[str, ...]) -> Iterator[CorruptStructure]:
+        if self._cpu_time_max is None:
+            return
+        for name in names:
+            value = view.find_uint(name, 8)
+            if value is not None and value > self._cpu_time_max:
+                yield view.corrupt(name, f"{value} ns, more than all CPUs had since boot")
+
+    def _signals(self, task: StructView) -> Iterator[CorruptStructure]:
+        word = self.kernel.arch.pointer_size
+        if task.has("blocked"):
+            blocked = self.kernel.read_uint(task.addr_of("blocked"), word)
+            if blocked & UNBLOCKABLE:
+                yield task.corrupt("blocked", f"{blocked:#x}: SIGKILL and SIGSTOP cannot be blocked")
+        if task.has("pending.signal") and task.has("pending.list"):
+            pending, head = self.kernel.read_uint(task.addr_of("pending.signal"), word), task.addr_of("pending.list")
+            if pending & ~SIGKILL and self.kernel.read_pointer(head) == head:
+                yield task.corrupt("pending.signal", f"{pending:#x}, but no signal is queued")
+
+    def _ids(self, task: StructView) -> Iterator[CorruptStructure]:
+        cred = task.follow("real_cred", "cred") if task.has("real_cred") else None
+        user = cred.follow("user", "user_struct") if cred is not None and cred.has("user") else None
+        if cred is not None and user is not None and user.has("uid") and cred.has("uid"):
+            yield from _expect(cred, "uid", user.uint("uid", size=4), cred.uint("uid", size=4))
+
+    def _signal_struct(self, leader: StructView) -> Iterator[CorruptStructure]:
+        signal = leader.follow("signal", "signal_struct")
+        if signal is None:
+            return
+        yield from self._times(signal, (*_TIMES, "cutime", "cstime"))
+        numbers = self.kernel.layout.find_member("pid", "numbers")
+        if not signal.has("pids") or numbers is None:
+            return
+        for kind in ("PIDTYPE_PGID", "PIDTYPE_SID"):
+            index = self.kernel.layout.find_constant(kind)
+            if index is None:
+                continue
+            address = self.kernel.read_pointer(signal.addr_of("pids") + index * self.kernel.arch.pointer_size)
+            if address and self._numbers_known:
+                number = self.kernel.read_uint(address + numbers.offset, 4)
+                known = self._find_pid(number)
+                if self._numbers_known and known != address:
+                    yield signal.corrupt("pids", f"{kind} is number {number}, which is not in the PID table")
+
+    def _find_pid(self, number: int) -> int | None:
+        try:
+            if not number:  # of processes that are in no group and no session: init_struct_pid
+                return int(pid.init_task(self.kernel).pointer("thread_pid"))
+            return pid.find_pid(self.kernel, number) if number < sched.PID_MAX_LIMIT else None
+        except (LayoutError, CorruptStructure, MemoryFault):
+            self._numbers_known = False
+            return None
+
+    def _mm(self, owner: StructView) -> Iterator[CorruptStructure]:
+        word, end = self.kernel.arch.pointer_size, self.kernel.arch.user_end
+        for first, last in (("arg_start", "arg_end"), ("env_start", "env_end"), ("start_brk", "brk")):
+            low, high = owner.find_uint(first, word), owner.find_uint(last, word)
+            if low is not None and high is not None and not low <= high <= end:
+                yield owner.corrupt(first, f"{low:#x}, expected at most mm_struct.{last}, which is {high:#x}")
+        stack = owner.find_uint("start_stack", word)
+        if stack is not None and stack > end:
+            yield owner.corrupt("start_stack", f"{stack:#x}, beyond user memory")
+        flags = mm_flags(owner)
+        if flags is not None and flags >> MMF_BITS:
+            yield owner.corrupt("flags", f"{flags:#x}, which has bits that no kernel uses")
+        users = owner.find_uint("mm_users", 4)
+        if users is not None and not 0 < users < 1 << 31:
+            yield owner.corrupt("mm_users", f"{users:#x}, expected 1 or more")
+
+
+def _expect(view: StructView, name: str, expected: int, found: int) -> Iterator[CorruptStructure]:
+    if found != expected:
+        yield view.corrupt(name, f"{found}, expected {expected}")
+
+
+def _expect_pointer(view: StructView, name: str, expected: int) -> Iterator[CorruptStructure]:
+    if view.has(name) and view.pointer(name) != expected:
+        yield view.corrupt(name, f"{view.pointer(name):#x}, expected {expected:#x}")
+
+
+def _sentences(checks: Iterator[CorruptStructure]) -> Iterator[str]:
+    try:
+        for error in checks:
+            yield str(error)
+    except (MemoryFault, CorruptStructure) as error:
+        yield str(error)
