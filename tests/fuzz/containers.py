@@ -1,0 +1,52 @@
+"""Dump files of every format: notes, eraseinfo, headers, pages; what ``tests.containers.hostile`` checks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.builders.samples import all_samples
+from tests.containers.hostile import check
+from tests.fuzz.harness import Choices, Harness
+
+SAMPLES = list(all_samples().values())
+
+
+def seeds() -> Sequence[bytes]:
+    return [bytes([number]) + os.urandom(0) + bytes(range(1, 33)) for number in range(len(SAMPLES))]
+
+
+def run(data: bytes) -> None:
+    choices = Choices(data)
+    sample = SAMPLES[choices.take(1)[0] % len(SAMPLES)]
+    files = [bytearray(content) for content in sample.files]
+    while choices.left:
+        victim = files[choices.below(len(files))]
+        if not victim:
+            break
+        at = choices.below(min(len(victim), 640) if choices.below(2) else len(victim))
+        kind = choices.below(6)
+        if kind == 0:
+            del victim[at:]
+        elif kind < 3:
+            victim[at] ^= 1 << choices.below(8)
+        else:
+            size = 1 << choices.below(4)
+            victim[at : at + size] = (choices.word() & ((1 << 8 * size) - 1)).to_bytes(size, "little")[
+                : len(victim) - at
+            ]
+    shm = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as name:
+        folder = Path(name)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        paths = [folder / f"vmcore{number}" for number in range(len(files))]
+        for path, content in zip(paths, files, strict=True):
+            path.write_bytes(content)
+        check(sample, paths, whole_truth=False)
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+
+
+HARNESS = Harness("containers", seeds, run, 256)
