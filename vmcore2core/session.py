@@ -18,6 +18,7 @@ from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.infer import InferredSource
+from vmcore2core.kernel.sanity import check_processes
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.task_scan import TaskScan
 from vmcore2core.layout.base import LayoutSource
@@ -118,6 +119,7 @@ class Session:
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
             originals = None if sysroot is None else Sysroot(sysroot)
+            self._layout_notices = [*self.boot.notices, *check_processes(self.kernel, self.boot.layout)]
             search = partial(_scan, self.kernel, progress) if scan else None
             self.processes = Processes(self.kernel, notes, SwappedPages(self.kernel, swap), originals, search)
         except (DumpError, LayoutError) as error:
@@ -156,8 +158,8 @@ class Session:
 
     @property
     def notices(self) -> list[str]:
-        """Sentences about what came from elsewhere than the dump, and may be out of date."""
-        return self.processes.swap.notices
+        """Sentences about what came from elsewhere than the dump or its first source, and may be out of date."""
+        return [*self._layout_notices, *self.processes.swap.notices]
 
     def extract(
         self,

@@ -28,6 +28,7 @@ from vmcore2core.layout.locate import locate_image
 from vmcore2core.layout.remembered import LayoutMemory, RememberedSource
 from vmcore2core.layout.required import check_required
 from vmcore2core.layout.resolver import KernelLayout
+from vmcore2core.layout.sanity import check_init_task
 from vmcore2core.layout.uts import UtsName, read_utsname
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
 from vmcore2core.memory.kernel import KernelMemory
@@ -46,7 +47,7 @@ MoreSources = Callable[[VmcoreInfo, LayoutSource, LayoutSource], Sequence[Layout
 
 @dataclass(frozen=True)
 class Bootstrapped:
-    """What the layers above start from."""
+    """What the layers above start from; ``notices`` say which offsets did not fit, and which are taken instead."""
 
     arch: Arch
     vmcoreinfo: VmcoreInfo
@@ -54,6 +55,7 @@ class Bootstrapped:
     memory: KernelMemory
     layout: KernelLayout
     utsname: UtsName
+    notices: tuple[str, ...] = ()
 
 
 class LazySource(LayoutSource):
@@ -139,8 +141,8 @@ def bootstrap(
     more = more_sources(vmcoreinfo, kallsyms, btf) if more_sources is not None else ()
     layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more])
     check_required(layout, layout.source_names)
-    _check_init_task(memory, layout, arch)
-    return Bootstrapped(arch, vmcoreinfo, origin, memory, layout, utsname)
+    notices = tuple(check_init_task(memory, layout, arch.pointer_size, arch.byte_order))
+    return Bootstrapped(arch, vmcoreinfo, origin, memory, layout, utsname, notices)
 
 
 def _only(merged_info: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
@@ -304,32 +306,3 @@ def _btf_by_scan(memory: KernelMemory, arch: Arch) -> LayoutSource | None:
             if source.size("task_struct") is not None:
                 return source
     return None
-
-
-def _check_init_task(memory: KernelMemory, layout: KernelLayout, arch: Arch) -> None:
-    """Check that the first task is "swapper": a wrong layout is noticed before anything is believed of it.
-
-    Raises:
-        LayoutUnknown: init_task or its members are not known.
-        LayoutInvalid: they do not fit.
-    """
-    init_task = layout.symbol("init_task")
-    comm, pid, tasks = (layout.member("task_struct", name) for name in ("comm", "pid", "tasks"))
-    try:
-        name = memory.read(init_task + comm.offset, 16).split(b"\0", 1)[0]
-        number = int.from_bytes(memory.read(init_task + pid.offset, 4), arch.byte_order)
-        head = init_task + tasks.offset
-        first = int.from_bytes(memory.read(head, arch.pointer_size), arch.byte_order)
-        back = int.from_bytes(memory.read(first + arch.pointer_size, arch.pointer_size), arch.byte_order)
-    except MemoryFault as fault:
-        raise LayoutInvalid(f"init_task at {init_task:#x} cannot be read: {fault}") from None
-    if not name.startswith(b"swapper") or number != 0:
-        raise LayoutInvalid(
-            f"init_task at {init_task:#x} says comm {name!r} and pid {number}, expected 'swapper' and 0 "
-            f"(task_struct.comm is from {comm.source}, task_struct.pid from {pid.source})"
-        )
-    if back != head:
-        raise LayoutInvalid(
-            f"init_task.tasks at {head:#x} leads to {first:#x}, whose prev is {back:#x} "
-            f"(task_struct.tasks is from {tasks.source})"
-        )

@@ -20,6 +20,7 @@ class KernelLayout:
         self._members: dict[tuple[str, str], Member | None] = {}
         self._numbers: dict[str, int | None] = {}
         self._provenance: dict[str, str] = {}
+        self._distrusted: set[tuple[str, str]] = set()
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -36,12 +37,28 @@ class KernelLayout:
         self._members = {key: value for key, value in self._members.items() if value is not None}
         self._numbers = {key: value for key, value in self._numbers.items() if value is not None}
 
+    def distrust(self, struct: str, member: str) -> bool:
+        """Take a member no more from the source that told it, if another source knows it, and tell whether one does."""
+        before = self._members.pop((struct, member), None) or self.find_member(struct, member)
+        item = f"OFFSET({struct}.{member})"
+        if before is None:
+            return False
+        self._distrusted.add((item, before.source))
+        self._members.pop((struct, member), None)
+        if self.find_member(struct, member) is not None:
+            return True
+        self._distrusted.discard((item, before.source))
+        self._members.pop((struct, member), None)
+        return False
+
     def provenance(self) -> dict[str, str]:
         """Return who answered each question so far: "OFFSET(task_struct.mm)" -> source name."""
         return dict(self._provenance)
 
     def _ask(self, item: str, ask: Callable[[LayoutSource], T | None]) -> T | None:
         for source in self._sources:
+            if (item, source.name) in self._distrusted:
+                continue
             answer = ask(source)
             if answer is not None:
                 self._provenance[item] = source.name

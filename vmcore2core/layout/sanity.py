@@ -1,0 +1,141 @@
+"""Whether a layout fits the memory: asked of the first task, before anything is believed of it.
+
+An offset that does not fit is not taken from that source any more; where the next source has one, that is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from vmcore2core.errors import LayoutInvalid, MemoryFault, NotMapped
+from vmcore2core.interfaces import ByteOrder, Member, Memory
+from vmcore2core.layout.resolver import KernelLayout
+
+PF_KTHREAD = 0x0020_0000
+STACK_ALIGN = 4096
+ATTEMPTS_MAX = 64
+COMM_SIZE = 16
+
+Misfit = tuple[tuple[str, str], str]
+"""(struct, member), and what is wrong with it."""
+
+
+def check_init_task(memory: Memory, layout: KernelLayout, word: int, order: ByteOrder) -> list[str]:
+    """Check that the first task is "swapper", as init/init_task.c has it; return which offsets were not taken.
+
+    Args:
+        memory: kernel virtual memory.
+        layout: all sources.
+        word: bytes of a pointer.
+        order: of the kernel.
+
+    Raises:
+        LayoutUnknown: init_task or its members are not known.
+        LayoutInvalid: they do not fit, and no other source knows others.
+    """
+    task = FirstTask(memory, layout, word, order)
+    return settled(layout, lambda: next(task.misfits(), None))
+
+
+def settled(layout: KernelLayout, misfit: Callable[[], Misfit | None]) -> list[str]:
+    """Ask for misfits until there is none, with the next source's offset each time; return a sentence for each.
+
+    Raises:
+        LayoutInvalid: no other source knows a member that does not fit.
+    """
+    sentences: list[str] = []
+    for _ in range(ATTEMPTS_MAX):
+        found = misfit()
+        if found is None:
+            return sentences
+        (struct, name), wrong = found
+        before = layout.member(struct, name)
+        said = f"{wrong} ({struct}.{name} at offset {before.offset:#x} is from {before.source})"
+        if not layout.distrust(struct, name):
+            raise LayoutInvalid("; ".join([*sentences, said]))
+        after = layout.member(struct, name)
+        sentences.append(f"{said}: {after.offset:#x} from {after.source} is taken instead")
+    raise LayoutInvalid(sentences[-1])
+
+
+class FirstTask:
+    """init_task, as the layout has it now."""
+
+    def __init__(self, memory: Memory, layout: KernelLayout, word: int, order: ByteOrder) -> None:
+        self.memory, self.layout, self.word, self.order = memory, layout, word, order
+        self.address = layout.symbol("init_task")
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Yield what does not fit."""
+        where = f"init_task at {self.address:#x}"
+        comm = self._read("comm", COMM_SIZE)
+        if isinstance(comm, str):
+            raise LayoutInvalid(f"{where} cannot be read: {comm}")
+        if not comm.startswith(b"swapper"):
+            name = comm.split(b"\0", 1)[0]
+            yield ("task_struct", "comm"), f"{where} says comm {name!r}, expected 'swapper'"
+        for name in ("pid", "tgid"):
+            number = self._uint(name, 4)
+            if number != 0:
+                yield ("task_struct", name), f"{where} says {name} {number}, expected 0"
+        flags = self._uint("flags", 4)
+        if isinstance(flags, str) or not flags & PF_KTHREAD:
+            shown = flags if isinstance(flags, str) else f"{flags:#x}"
+            yield ("task_struct", "flags"), f"{where} says flags {shown}, expected PF_KTHREAD among them"
+        mm = self._uint("mm", self.word)
+        if mm != 0:
+            yield ("task_struct", "mm"), f"{where} says mm {mm if isinstance(mm, str) else hex(mm)}, expected none"
+        yield from self._list(where)
+        yield from self._pointers(where)
+
+    def _list(self, where: str) -> Iterator[Misfit]:
+        head = self.address + self._member("tasks").offset
+        first = self._uint("tasks", self.word)
+        back = first if isinstance(first, str) else self._word_at(first + self.word)
+        if back != head and not isinstance(first, str):
+            shown = back if isinstance(back, str) else f"whose prev is {back:#x}"
+            yield ("task_struct", "tasks"), f"{where}: tasks at {head:#x} leads to {first:#x}, {shown}"
+        elif isinstance(first, str):
+            yield ("task_struct", "tasks"), f"{where}: tasks cannot be read: {first}"
+
+    def _pointers(self, where: str) -> Iterator[Misfit]:
+        """Check what the first task points to; memory that is not in the dump says nothing against an offset."""
+        for name, align in (("stack", STACK_ALIGN), ("signal", self.word)):
+            value = self._uint(name, self.word)
+            wrong = value if isinstance(value, str) else None
+            if isinstance(value, int):
+                wrong = (
+                    f"{value:#x}, expected a multiple of {align:#x}"
+                    if value % align or not value
+                    else self._fault(value)
+                )
+            if wrong is not None:
+                yield ("task_struct", name), f"{where} says {name} {wrong}"
+
+    def _member(self, name: str) -> Member:
+        return self.layout.member("task_struct", name)
+
+    def _read(self, name: str, size: int) -> bytes | str:
+        try:
+            return self.memory.read(self.address + self._member(name).offset, size)
+        except MemoryFault as fault:
+            return str(fault)
+
+    def _uint(self, name: str, size: int) -> int | str:
+        raw = self._read(name, size)
+        return raw if isinstance(raw, str) else int.from_bytes(raw, self.order)
+
+    def _word_at(self, address: int) -> int | str:
+        try:
+            return int.from_bytes(self.memory.read(address, self.word), self.order)
+        except MemoryFault as fault:
+            return str(fault)
+
+    def _fault(self, address: int) -> str | None:
+        try:
+            self.memory.read(address, self.word)
+        except NotMapped as fault:
+            return str(fault)
+        except MemoryFault:
+            pass
+        return None
