@@ -72,8 +72,8 @@ class FirstTask:
         if isinstance(comm, str):
             raise LayoutInvalid(f"{where} cannot be read: {comm}")
         if not comm.startswith(b"swapper"):
-            name = comm.split(b"\0", 1)[0]
-            yield ("task_struct", "comm"), f"{where} says comm {name!r}, expected 'swapper'"
+            shown = repr(comm.split(b"\0", 1)[0])
+            yield ("task_struct", "comm"), f"{where} says comm {shown}, expected 'swapper'"
         for name in ("pid", "tgid"):
             number = self._uint(name, 4)
             if number != 0:
