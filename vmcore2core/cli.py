@@ -243,7 +243,9 @@ def vmcore2core(
             },
         },
     )
-    with Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, scan=scan, remember=True) as session:
+    with Session(
+        paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, scan=scan, remember=True
+    ) as session:
         extraction = Extraction(session, request, say)
         chosen = extraction.choose(choice)
         if dry_run:

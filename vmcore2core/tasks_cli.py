@@ -81,7 +81,9 @@ def opened(
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")
         paths = [path]
-    with Session(paths, vmlinux, vmcoreinfo, memory_map=memory_map, progress=one_bar, scan=scan, remember=True) as session:
+    with Session(
+        paths, vmlinux, vmcoreinfo, memory_map=memory_map, progress=one_bar, scan=scan, remember=True
+    ) as session:
         yield session
         for warning in session.warnings:
             say(f"{session.container.paths[0]}: {warning}")
