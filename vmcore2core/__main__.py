@@ -5,19 +5,37 @@ Before the first import of weight, an interrupt ends the process as the system d
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 
+_STDERR = 2
 
-def _die_by_signals() -> None:
+
+def _prepare() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    # numpy's OpenBLAS makes a thread a CPU when it is loaded, each 40 MiB of address space; nothing here uses any, and
+    # a process with threads is not to be forked.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _open_standard_streams()
+
+
+def _open_standard_streams() -> None:
+    """Open those that the caller closed: the next file would get their numbers, and a core what is said to stderr."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(fd)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the life of the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - likewise
 
 
 def vmcore2core() -> None:
     """Run ``vmcore2core``; ``vmcore2core verify`` is a command of its own, unless a dump has that very name."""
-    _die_by_signals()
+    _prepare()
     if sys.argv[1:2] == ["verify"] and not Path("verify").exists():
         del sys.argv[1]
         from vmcore2core.verify_cli import main
@@ -29,7 +47,7 @@ def vmcore2core() -> None:
 
 def vmcore_tasks() -> None:
     """Run ``vmcore-tasks``."""
-    _die_by_signals()
+    _prepare()
     from vmcore2core.tasks_cli import main
 
     main()
