@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import signal
-import sys
-from enum import Enum, IntEnum
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vmcore2core import __version__
-from vmcore2core.errors import UsageError, Vmcore2coreError
 from vmcore2core.progress import one_bar, progress_bars
+from vmcore2core.terminal import Exit, begin, catch_interrupts, run_command, say
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
-    from types import FrameType
-
     from vmcore2core.extraction import Extraction
     from vmcore2core.process.dump_filter import DumpFilter
 
@@ -33,17 +28,7 @@ VMCORE_HELP = (
 )
 
 SCAN_HELP = "Search all memory for tasks as well, for those that the kernel's lists have lost."
-
-_program = "vmcore2core"
-
-
-class Exit(IntEnum):
-    """Exit statuses."""
-
-    COMPLETE = 0
-    ERROR = 1
-    USAGE = 2
-    INCOMPLETE = 3
+DEBUG_HELP = "Show where in this program an error came from."
 
 
 class Compress(Enum):
@@ -182,6 +167,7 @@ def vmcore2core(
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.", show_default=False)
     ] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
     version: Annotated[  # noqa: ARG001 - typer's callback has printed it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -195,7 +181,7 @@ def vmcore2core(
     if force and resume:
         raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
     mask = _filter_mask(dump_filter)
-    set_up_logging(verbose)
+    begin(verbose, debug=debug)
     from vmcore2core.containers.remote import located
     from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
     from vmcore2core.handover.choice import Choice
@@ -302,49 +288,6 @@ def _finish(extraction: Extraction, *, as_json: bool) -> Exit:
         return Exit.ERROR
     complete = all(outcome.complete for outcome in extraction.outcomes) and not extraction.warnings
     return Exit.COMPLETE if complete else Exit.INCOMPLETE
-
-
-def say(sentence: str) -> None:
-    """Print one sentence on stderr."""
-    print(f"{_program}: {sentence}", file=sys.stderr)
-
-
-def catch_interrupts() -> None:
-    """Clean up on SIGINT and SIGTERM from now on: once numpy is there, whose start does not bear an exception."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # what cleans up is short, and a second one must not end it halfway
-    raise KeyboardInterrupt
-
-
-def set_up_logging(verbose: int) -> None:
-    """Let -v tell the decisions, and -vv more."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format=f"{_program}: %(message)s", stream=sys.stderr)
-
-
-def run_command(command: typer.Typer, program: str) -> None:
-    """Run a command; every error is one sentence and an exit status."""
-    global _program
-    _program = program
-    try:
-        command(prog_name=program)
-    except UsageError as error:
-        say(str(error))
-        sys.exit(Exit.USAGE)
-    except Vmcore2coreError as error:
-        say(str(error))
-        sys.exit(Exit.ERROR)
-    except KeyboardInterrupt:
-        say("interrupted; nothing half-written is left behind")
-        sys.exit(Exit.ERROR)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(Exit.ERROR)
 
 
 def main() -> None:

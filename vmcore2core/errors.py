@@ -176,3 +176,15 @@ class OutputError(Vmcore2coreError):
 
 class OutputExists(OutputError):
     """Something is there already, and ``--force`` was not given."""
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return what is to be said of an exception: one that is not of this tree is the machine's, or a fault here."""
+    if isinstance(error, Vmcore2coreError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else "the system refuses: "
+        return where + (error.strerror or str(error))
+    return f"this is a fault of vmcore2core: {type(error).__name__}: {error}; --debug shows where"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vmcore2core.corefile.writer import Progress
-from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
+from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError, sentence_of
 from vmcore2core.handover.bulk import Job, Outcome, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
 from vmcore2core.handover.html import HTML_NAME, write_html
@@ -24,6 +25,8 @@ from vmcore2core.process.redact import Redaction
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.report import ErrorEntry, core_line, core_sentences, core_summary, one_line
 from vmcore2core.session import CoreResult, Session, core_name
+
+log = logging.getLogger(__name__)
 
 Bar = Callable[[str], Progress | None]
 
@@ -241,8 +244,10 @@ class Extraction:
                 compression=request.compression,
             )
             entry = self._entry(job, result) if self.index is not None else None
-        except Vmcore2coreError as error:
-            return Outcome(job, error=str(error), warnings=tuple(session.warnings))
+        except Exception as error:  # even a fault of ours must not cost the other processes their cores
+            log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
+            who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
+            return Outcome(job, error=who + sentence_of(error), warnings=tuple(session.warnings))
         return Outcome(
             job,
             entry=entry,

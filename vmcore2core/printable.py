@@ -21,5 +21,15 @@ def text(raw: bytes | None) -> str | None:
     """Return bytes from the dump as text that a terminal and JSON can take: no control characters."""
     if raw is None:
         return None
-    decoded = raw.decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in decoded)
+    return _escaped(raw.decode("utf-8", "replace"))
+
+
+def lines(shown: str) -> str:
+    """Return what is about to be printed without control characters, but for the ends of lines."""
+    return "\n".join(map(_escaped, shown.split("\n")))
+
+
+def _escaped(shown: str) -> str:
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmcore2core.cli import SCAN_HELP, VMCORE_HELP, Exit, catch_interrupts, run_command, say, set_up_logging
+from vmcore2core.cli import DEBUG_HELP, SCAN_HELP, VMCORE_HELP
 from vmcore2core.errors import LayoutUnknown, UsageError
 from vmcore2core.progress import one_bar
+from vmcore2core.terminal import Exit, begin, catch_interrupts, run_command, say
 
 if TYPE_CHECKING:
     from vmcore2core.kernel.struct import StructView
@@ -48,6 +49,7 @@ MemoryMap = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)]
+Debug = Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)]
 Pid = Annotated[int, typer.Option("--pid", "-p", help="The process, by its PID or that of any of its threads.")]
 Tid = Annotated[int | None, typer.Option("--tid", "-t", help="Only the thread with this ID.")]
 
@@ -68,10 +70,11 @@ def opened(
     memory_map: str | None,
     verbose: int,
     *,
+    debug: bool,
     scan: bool = False,
 ) -> Iterator[Session]:
     """Open the dump; what is odd about it is said at the end."""
-    set_up_logging(verbose)
+    begin(verbose, debug=debug)
     from vmcore2core.containers.remote import located
     from vmcore2core.session import Session, find_dump
 
@@ -113,9 +116,10 @@ def ps(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    debug: Debug = False,
 ) -> None:
     """List the processes and kernel threads."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, scan=scan) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug, scan=scan) as session:
         from vmcore2core.tasks import Selection, processes, tree_order
 
         selection = Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
@@ -150,9 +154,10 @@ def threads(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    debug: Debug = False,
 ) -> None:
     """List the threads of a process."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
         rows = list(_threads(session, session.processes.find(pid)))
         if as_json:
             _print_json([asdict(row) for row in rows])
@@ -187,9 +192,10 @@ def regs(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    debug: Debug = False,
 ) -> None:
     """Show the user registers of threads, and where they come from."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
         _, rows = _chosen(session, pid, tid)
         if as_json:
             _print_json(
@@ -223,9 +229,10 @@ def bt(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    debug: Debug = False,
 ) -> None:
     """Show the user stacks of threads, from what is in memory alone: no binaries are needed."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
         from vmcore2core.unwind.stacks import backtraces
 
         leader, rows = _chosen(session, pid, tid)
@@ -268,9 +275,10 @@ def maps(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    debug: Debug = False,
 ) -> None:
     """Show the mappings of a process as /proc/PID/maps does; -v counts their pages by what they are."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
         from vmcore2core import tasks
 
         rows, _ = tasks.maps(session, session.processes.find(pid), pages=bool(verbose) or as_json)
@@ -293,9 +301,10 @@ def info(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    debug: Debug = False,
 ) -> None:
     """Say what the dump is, why the kernel died, and what is not known."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
         from vmcore2core import tasks
 
         document = tasks.info(session)
@@ -325,9 +334,10 @@ def layout(
     vmcoreinfo: Vmcoreinfo = None,
     memory_map: MemoryMap = None,
     verbose: Verbose = 0,
+    debug: Debug = False,
 ) -> None:
     """Write the layout that conversion needs as VMCOREINFO text, to be given as --vmcoreinfo."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
         from vmcore2core.layout.export import export_layout
         from vmcore2core.layout.resolver import KernelLayout
         from vmcore2core.layout.vmlinux import vmlinux_sources

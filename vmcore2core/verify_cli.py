@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from vmcore2core.cli import Exit, catch_interrupts, run_command, say, set_up_logging
+from vmcore2core.cli import DEBUG_HELP
 from vmcore2core.progress import one_bar
+from vmcore2core.terminal import Exit, begin, catch_interrupts, run_command, say
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -30,12 +31,13 @@ def verify(
     sysroot: Annotated[Path | None, typer.Option(help="Original files, likewise.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
 ) -> None:
     """Read a finished core again, and say what a debugger will find missing.
 
     Exit status: 0 nothing is wrong or missing, 1 something is wrong, 2 usage, 3 something is missing.
     """
-    set_up_logging(verbose)
+    begin(verbose, debug=debug)
     from vmcore2core.corefile.inspect import CoreFile, also, files_needed, missing, problems
     from vmcore2core.session import Session
     from vmcore2core.verification import compare

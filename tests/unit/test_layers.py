@@ -20,7 +20,7 @@ LAYERS = (
     {"corefile", "unwind"},
     {"handover"},
     {"session", "report", "extraction", "tasks", "support", "verification"},
-    {"cli", "tasks_cli", "verify_cli", "progress"},
+    {"cli", "tasks_cli", "verify_cli", "progress", "terminal"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STRANGERS = {

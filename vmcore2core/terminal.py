@@ -1,0 +1,164 @@
+"""What a command says: on stdout what was asked for, on stderr sentences; and how it ends.
+
+Whatever a process of the dump, or a file's name, has in it reaches no terminal: control characters are escaped here,
+once for all that is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from vmcore2core.errors import OutputError, UsageError, sentence_of
+from vmcore2core.printable import lines
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    import typer
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+_program = "vmcore2core"
+_debug = False
+
+
+class Exit(IntEnum):
+    """Exit statuses."""
+
+    COMPLETE = 0
+    ERROR = 1
+    USAGE = 2
+    INCOMPLETE = 3
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; no KeyboardInterrupt, as typer has an exit status of its own for that."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Stdout(io.TextIOWrapper):
+    """Standard output; characters that its encoding lacks are escaped as control characters are.
+
+    Raises:
+        OutputError: it cannot be written, such as to a full disk.
+    """
+
+    def __init__(self, plain: io.TextIOWrapper) -> None:
+        super().__init__(plain.buffer, plain.encoding, "backslashreplace", write_through=plain.write_through)
+        self._plain = plain  # which closes the buffer when it goes
+
+    def write(self, shown: str, /) -> int:
+        with _refusals():
+            return super().write(lines(shown))
+
+    def flush(self) -> None:
+        with _refusals():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+
+
+class _Formatter(logging.Formatter):
+    """Formats what modules log, as ``say`` does; tracebacks are for --debug."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not _debug:
+            record.exc_info = None
+        return lines(super().format(record))
+
+
+def say(sentence: str) -> None:
+    """Print one sentence on stderr."""
+    print(f"{_program}: {lines(sentence)}", file=sys.stderr)
+
+
+def catch_interrupts() -> None:
+    """Clean up on SIGINT and SIGTERM from now on: once numpy is there, whose start does not bear an exception."""
+    for number in _ENDING:
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    for other in _ENDING:
+        signal.signal(other, signal.SIG_IGN)  # what cleans up is short, and a second one must not end it halfway
+    raise Interrupted(number)
+
+
+def begin(verbose: int, *, debug: bool) -> None:
+    """Begin to work: usage and help are said before, by typer.
+
+    Args:
+        verbose: 1 tells the decisions, 2 more.
+        debug: tell where an error came from.
+    """
+    global _debug
+    _debug = debug
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Stdout(sys.stdout)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(f"{_program}: %(message)s"))
+    logging.basicConfig(level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)], handlers=[handler])
+
+
+def run_command(command: typer.Typer, program: str) -> NoReturn:
+    """Run a command; every error is one sentence and an exit status."""
+    global _program
+    _program = program
+    status: object = Exit.ERROR
+    try:
+        try:
+            command(prog_name=program)
+        except SystemExit as ended:
+            status = ended.code
+        sys.stdout.flush()  # what does not reach its place is an error; later nobody would say so
+    except BaseException as error:
+        _flush_or_give_up(sys.stdout)
+        with contextlib.suppress(OSError):
+            status = _end(error)
+    _flush_or_give_up(sys.stderr)
+    sys.exit(status)  # type: ignore[arg-type]
+
+
+def _end(error: BaseException) -> Exit:
+    """Say why it ends, and return the exit status."""
+    if _debug:
+        traceback.print_exception(error)
+    if isinstance(error, BrokenPipeError):
+        return Exit.ERROR  # whoever reads has enough
+    if isinstance(error, Interrupted):
+        say("interrupted; nothing half-written is left behind")
+        signal.signal(error.number, signal.SIG_DFL)  # so that a shell's loop ends, too
+        os.kill(os.getpid(), error.number)
+    status = Exit.USAGE if isinstance(error, UsageError) else Exit.ERROR
+    say(sentence_of(error))
+    return status
+
+
+def _flush_or_give_up(stream: TextIO) -> None:
+    """Write what is left, or let it go: Python would fail with it once more at its end, with a status of its own."""
+    try:
+        stream.flush()
+    except (OSError, OutputError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
