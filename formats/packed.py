@@ -87,7 +87,6 @@ LZ4_LEGACY_PACKED_MAX = LZ4_LEGACY_BLOCK + LZ4_LEGACY_BLOCK // 255 + 16
 # zstd's seekable format, 0.1.0 (contrib/seekable_format/zstd_seekable_compression_format.md): a last skippable frame.
 ZSTD_SEEK_TABLE_MAGIC = 0x184D2A5E
 ZSTD_SEEKABLE_MAGIC = 0x8F92EAB1
-ZSTD_SEEKABLE_FRAMES_MAX = 0x8000000
 ZSTD_SEEK_TABLE_ENTRY = np.dtype([("Compressed_Size", "<u4"), ("Decompressed_Size", "<u4")])
 ZSTD_SEEK_TABLE_HEADER = Struct("Skippable_Magic_Number" / Int32ul, "Frame_Size" / Int32ul)
 ZSTD_SEEK_TABLE_FOOTER = Struct(

@@ -25,7 +25,7 @@ PIECES = [
 
 def written(path: Path, size: int, compression: Compression | None) -> bytes:
     with path.open("wb") as file:
-        target = sink(file.fileno(), compression)
+        target = sink(file.fileno(), compression, size)
         for offset, data in PIECES:
             target.write(memoryview(data), offset)
         target.finish(size)
@@ -65,7 +65,7 @@ def test_frames_are_read_in_place(tmp_path: Path) -> None:
 
 def test_what_goes_back_is_a_bug_and_is_refused(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "packed", os.O_RDWR | os.O_CREAT)
-    target = sink(fd, "zstd")
+    target = sink(fd, "zstd", MIB)
     target.write(memoryview(b"x" * 10), 100)
     with pytest.raises(ValueError, match="0x64 is before 0x6e"):
         target.write(memoryview(b"y"), 100)

@@ -20,6 +20,8 @@ FRAME_SIZE = 1 << 20
 """Bytes in a frame: what is decompressed for one page of it."""
 ZSTD_LEVEL = 3
 """zstd's own default."""
+COMPRESSED_MAX = 1 << 42
+"""Bytes of the largest core that is compressed: zeros, which as holes take nothing, take time and 20 bytes a frame."""
 
 
 class Sink(Protocol):
@@ -57,12 +59,16 @@ class ZstdSink:
     """zstd frames of ``FRAME_SIZE`` bytes, then the seek table; a frame of zeros is compressed once.
 
     Raises:
-        OutputError: the seek table has no room for so many frames.
+        OutputError: the core is too large.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, size: int) -> None:
         import zstandard
 
+        if size > COMPRESSED_MAX:
+            raise OutputError(
+                f"a core of {size:#x} bytes is too large to be compressed, expected at most {COMPRESSED_MAX:#x}"
+            )
         self._file, self._packed = FileSink(fd), 0
         self._compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress
         self._zeros = self._compress(bytes(FRAME_SIZE))
@@ -117,13 +123,15 @@ class ZstdSink:
             self._filled, self._dirty = 0, False
 
     def _put(self, frame: bytes) -> None:
-        if len(self._sizes) >= fmt.ZSTD_SEEKABLE_FRAMES_MAX:
-            raise OutputError(f"a core of {self._at:#x} bytes has more frames than zstd's seekable format can tell")
         self._file.write(memoryview(frame), self._packed)
         self._packed += len(frame)
         self._sizes.append(len(frame))
 
 
-def sink(fd: int, compression: Compression | None) -> Sink:
-    """Return what writes a core to a file descriptor."""
-    return FileSink(fd) if compression is None else ZstdSink(fd)
+def sink(fd: int, compression: Compression | None, size: int) -> Sink:
+    """Return what writes a core of ``size`` bytes to a file descriptor.
+
+    Raises:
+        OutputError: it is too large to be compressed.
+    """
+    return FileSink(fd) if compression is None else ZstdSink(fd, size)

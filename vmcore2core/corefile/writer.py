@@ -79,7 +79,7 @@ def write_core(
     notes = build_notes(snapshot, notes_of(snapshot, origin or {}))
     plan = build_plan(snapshot, notes)
     with atomic_file(output, force=force, inputs=inputs) as fd:
-        report = _write(sink(fd, compression), plan, stream, snapshot.page_size, progress)
+        report = _write(sink(fd, compression, plan.file_size), plan, stream, snapshot.page_size, progress)
         if not still_valid():
             raise PagesChanged
         if verify:
