@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vmcore2core.corefile.atomic import check_output
 from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError, sentence_of
 from vmcore2core.handover.bulk import Job, Outcome, Workers
@@ -175,9 +176,10 @@ class Extraction:
         self.index = Index(self.directory, index_head(self.session, self.request.options))
         # Without an index, what is in the directory is not of an earlier run.
         self._replace = self.index.resume() if self.request.resume else self.request.force
-        for path in () if self._replace else (self.index.path, self.directory / HTML_NAME):
-            if os.path.lexists(path):
+        for path in (self.index.path, self.directory / HTML_NAME):
+            if not self._replace and os.path.lexists(path):
                 raise OutputExists(f"{path} exists already; --resume goes on with a run, --force replaces it")
+            check_output(path, force=True, inputs=self.session.inputs)
         self.index.errors += [{"pid": e["pid"], "comm": None, "error": e["error"]} for e in self.errors]
         left = []
         for one in chosen:

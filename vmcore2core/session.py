@@ -109,6 +109,7 @@ class Session:
         remember: bool = False,
         scan: bool = False,
     ) -> None:
+        self._vmlinux, self._vmcoreinfo = vmlinux, vmcoreinfo
         self.container = open_container(paths, memory_map, progress)
         # What somebody gave with the dump is another time's no more.
         keep = remember and vmlinux is None and vmcoreinfo is None
@@ -150,6 +151,12 @@ class Session:
             self.remembered.save()
         self.processes.swap.close()
         self.container.close()
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Files that are read, and must never be replaced."""
+        given = (path for path in (self._vmlinux, self._vmcoreinfo) if path is not None)
+        return *self.container.paths, *self.processes.swap.paths, *given
 
     @property
     def warnings(self) -> list[str]:
@@ -203,7 +210,7 @@ class Session:
                     BlankedStream(memory, captured.snapshot.blanked, captured.snapshot.page_size),
                     output,
                     force=force,
-                    inputs=(*self.container.paths, *self.processes.swap.paths),
+                    inputs=self.inputs,
                     origin=origin,
                     progress=progress,
                     still_valid=partial(_no_more_damage, memory, known),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.index import INDEX_NAME, Index
 
@@ -37,10 +38,10 @@ def resumed(folder: Path) -> Index:
 
 
 def test_without_an_index_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
-    part = tmp_path / ".core.app.7.0123456789abcdef.part"
-    part.touch()
+    part = tmp_path / ".index.json.0123456789abcdef.part"
+    part.touch()  # a run was killed before it had an index
     assert not Index(tmp_path, HEAD).resume()
-    assert part.exists()
+    assert not part.exists()
 
 
 def test_an_index_is_json_with_processes_by_pid(tmp_path: Path) -> None:
@@ -86,10 +87,21 @@ def test_what_a_killed_run_had_begun_is_removed_and_nothing_else(tmp_path: Path)
     written(tmp_path)
     begun = [".core.app.7.0123456789abcdef.part", ".index.json.0123456789abcdef.part"]
     others = [".profile", "core.app.8", ".core.part", "notes.0123456789abcdef.part"]
+    below = tmp_path / "sysroot.2" / "lib"
+    below.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "sysroot.3").symlink_to("elsewhere")
+    begun += ["sysroot.2/lib/.0123456789abcdef.part"]
+    others += ["sysroot.2/lib/libc.so.6", "elsewhere/.0123456789abcdef.part"]
     for name in begun + others:
         (tmp_path / name).touch()
-    resumed(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {INDEX_NAME, *others}
+    with atomic_file(tmp_path / "core.app.9"):  # another process's, which is not done
+        resumed(tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
+        INDEX_NAME,
+        "core.app.9",
+        *others,
+    }
 
 
 @pytest.mark.parametrize(

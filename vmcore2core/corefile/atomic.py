@@ -1,13 +1,16 @@
 """A file that appears whole or not at all.
 
 It is written under another name in the same directory, synced, and then given its name; whatever ends the run before
-that leaves nothing behind but what was there.
+that leaves nothing behind but what was there. SIGKILL leaves the other name, which begins with "." and ends in ".part";
+a file that somebody is still writing is locked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
@@ -15,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vmcore2core.errors import OutputError, OutputExists
+
+_PART = re.compile(r"\.(?:.*\.)?[0-9a-f]{16}\.part")
 
 
 def _failed(path: Path, error: OSError) -> OutputError:
@@ -37,11 +42,14 @@ def check_output(path: Path, *, force: bool, inputs: Sequence[Path]) -> None:
     for source in inputs:
         with contextlib.suppress(OSError):
             if source.exists() and path.exists() and source.samefile(path):
-                raise OutputError(f"{path} is the dump itself, expected another file")
+                what = "the dump itself" if source == inputs[0] else "what the cores are made of"
+                raise OutputError(f"{path} is {what}, expected another file")
     if stat.S_ISDIR(there.st_mode):
         raise OutputError(f"{path} is a directory, expected a file name")
     if not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
-        raise OutputError(f"{path} is not a regular file: a core has holes and cannot go to a pipe or a device")
+        raise OutputError(
+            f"{path} is not a regular file: a core appears whole or not at all, which no pipe or device can do"
+        )
     if stat.S_ISLNK(there.st_mode) and path.exists() and not path.is_file():
         raise OutputError(f"{path} leads to something that is not a regular file")
     if not force:
@@ -68,6 +76,7 @@ def atomic_file(path: Path, *, force: bool = False, inputs: Sequence[Path] = ())
         # Opened inside: an interrupt may come as soon as the file exists.
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
+            lock(fd)
             yield fd
             os.fsync(fd)
             _give_name(temporary, path, force=force)
@@ -79,6 +88,29 @@ def atomic_file(path: Path, *, force: bool = False, inputs: Sequence[Path] = ())
     except BaseException:
         _remove(temporary)
         raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed runs had begun in a folder, but for what is still being written."""
+    for path in folder.iterdir():
+        if not _PART.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if stat.S_ISREG(os.fstat(fd).st_mode) and lock(fd):
+                    path.unlink()
+            finally:
+                os.close(fd)
+
+
+def lock(fd: int) -> bool:
+    """Lock a file until it is closed, whoever ends the process; False if it is locked, or cannot be."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _give_name(temporary: Path, path: Path, *, force: bool) -> None:

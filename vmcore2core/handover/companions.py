@@ -8,11 +8,10 @@ from typing import Any
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.handover.scripts import write_scripts
+from vmcore2core.handover.tree import SYSROOT_NAME
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
-
-SYSROOT_NAME = "sysroot"
 
 
 class Companions:

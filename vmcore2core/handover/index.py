@@ -44,22 +44,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from vmcore2core import __version__
-from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.corefile.atomic import atomic_file, remove_partial
 from vmcore2core.errors import OutputError
+from vmcore2core.handover.tree import SYSROOT_NAME
 
 FORMAT, VERSION = "vmcore2core-index", 1
 INDEX_NAME = "index.json"
 SLOWDOWN = 10
 """An index is written again when this many times as long has passed as its writing took: a tenth of the time."""
 INDEX_MAX = 1 << 30
-_PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")
 
 Entry = dict[str, Any]
 
@@ -134,18 +133,25 @@ class Index:
             OutputError: the index there is of another dump, of other options, or none.
         """
         before = read_index(self.path)
+        if before is not None:
+            self._check(before)
+        for folder in (self.directory, *(Path(top) for sysroot in self._sysroots() for top, _, _ in os.walk(sysroot))):
+            remove_partial(folder)
         if before is None:
             return False
-        for part, words in (("dump", "another dump"), ("options", "other options"), ("tool", "another version")):
-            if before.get(part) != json.loads(json.dumps(self.head[part])):
-                raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
         for entry in before["processes"]:
             if self._is_there(entry):
                 self._entries[entry["pid"]] = json.dumps(entry)
-        for path in self.directory.iterdir():
-            if _PART.fullmatch(path.name) and path.is_file():
-                path.unlink(missing_ok=True)
         return True
+
+    def _check(self, before: dict[str, Any]) -> None:
+        """Raise ``OutputError`` if an index is of another dump, of other options or another version."""
+        for part, words in (("dump", "another dump"), ("options", "other options"), ("tool", "another version")):
+            if before.get(part) != json.loads(json.dumps(self.head[part])):
+                raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
+
+    def _sysroots(self) -> list[Path]:
+        return [path for path in self.directory.glob(f"{SYSROOT_NAME}*") if path.is_dir() and not path.is_symlink()]
 
     def kept(self, pid: int, comm: str) -> Entry | None:
         """Return what is known of a process whose core is there already, or None."""

@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 
+from vmcore2core.corefile.atomic import lock
 from vmcore2core.errors import OutputError, OutputExists
 from vmcore2core.printable import text
 
+SYSROOT_NAME = "sysroot"
+"""How the names of such folders begin."""
 NAME_MAX = 255
 LEVELS_MAX = 256
 COMPARE_SIZE = 1 << 20
@@ -67,13 +70,14 @@ class Tree:
             try:
                 fd = os.open(temporary, flags, 0o600, dir_fd=directory)
                 try:
+                    lock(fd)
                     yield fd
                     self._give_name(fd, temporary, names[-1], directory, path)
                 finally:
                     os.close(fd)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary, dir_fd=directory)
+            except BaseException:
+                _remove(temporary, directory)  # again, where an interrupt came in its midst
+                raise
 
     def link(self, path: bytes, target: bytes) -> None:
         """Make ``path`` a relative symbolic link to another path of the tree.
@@ -103,6 +107,7 @@ class Tree:
         except FileExistsError:
             if not _same_content(fd, name, directory):
                 raise OutputExists(f"{self._where(path)} exists already; --force replaces it") from None
+        _remove(temporary, directory)
 
     @contextmanager
     def _directory(self, names: list[bytes]) -> Iterator[int]:
@@ -129,6 +134,11 @@ class Tree:
 
     def _where(self, path: bytes) -> str:
         return f"{self.folder}/{text(path.lstrip(b'/'))}"
+
+
+def _remove(name: str, directory: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
 
 
 def _content_of_link(name: bytes, directory: int) -> bytes | None:
