@@ -178,6 +178,8 @@ def vmcore2core(
     """
     if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN, --all or another condition")
+    if output == Path("-"):
+        raise typer.BadParameter("--output -: a core appears whole or not at all, which no pipe can do; send the file")
     if force and resume:
         raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
     mask = _filter_mask(dump_filter)
