@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.guests import FIXTURES, GUESTS, Guest, bundled, convert, unpacked_sysroot
+from tests.e2e.guests import FIXTURES, GUESTS, Guest, bundled, convert_all, unpacked_sysroot
 
 
 @pytest.fixture(scope="session")
@@ -31,4 +31,4 @@ def states(sysroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Guest:
 def _converted(name: str, sysroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Guest:
     cores = tmp_path_factory.mktemp("cores")
     dump = bundled(name, tmp_path_factory.mktemp("dump"))
-    return Guest(FIXTURES / name, dump, cores, sysroot, convert(dump, "--all", "-o", cores))
+    return Guest(FIXTURES / name, dump, cores, sysroot, convert_all(dump, "-o", cores))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.e2e.cores import Core
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 GUESTS = sorted(path.parent.name for path in FIXTURES.glob("*-amd64/truth"))
 PROGRAMS = ("lab-static", "lab-dynamic")
+ADDRESS_SPACE_MAX = 512 << 20
+"""Bytes in which each bundled dump is converted; 2026's Python and packages take 170 MB of it."""
 TASKS = "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()"
 
 
@@ -40,6 +44,11 @@ def convert(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return _run(["-m", "vmcore2core", *map(str, args)])
 
 
+def convert_all(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``vmcore2core --all`` in an address space of ``ADDRESS_SPACE_MAX`` bytes."""
+    return _run(["-m", "vmcore2core", *map(str, args), "--all"], _bound_address_space)
+
+
 def tasks(*args: str | Path) -> subprocess.CompletedProcess[str]:
     """Run ``vmcore-tasks``."""
     return _run(["-c", TASKS, *map(str, args)])
@@ -52,8 +61,14 @@ def tasks_json(*args: str | Path) -> Any:
     return json.loads(result.stdout)
 
 
-def _run(args: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=300, check=False)
+def _run(args: list[str], before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *args], preexec_fn=before, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def _bound_address_space() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_MAX, ADDRESS_SPACE_MAX))
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
 from tests.e2e.debuggers import gdb_backtraces, in_order, lldb, lldb_backtraces, need
-from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert, tasks, unpacked_sysroot
+from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert_all, tasks, unpacked_sysroot
 from tests.e2e.machines import thread_notes
 
 ENOSYS = (1 << 64) - 38
@@ -88,7 +88,7 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     sysroot = unpacked_sysroot(tmp_path_factory.mktemp("sysroot"), f"sysroot-{architecture}")
     cores = tmp_path_factory.mktemp("cores")
     dump = bundled(name, tmp_path_factory.mktemp("dump"))
-    yield Guest(FIXTURES / name, dump, cores, sysroot, convert(dump, "--all", "-o", cores, "-v"))
+    yield Guest(FIXTURES / name, dump, cores, sysroot, convert_all(dump, "-o", cores, "-v"))
     dump.unlink()
 
 

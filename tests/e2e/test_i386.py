@@ -14,7 +14,17 @@ import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, NT_X86_XSAVE_LAYOUT, Core, compare_pages
 from tests.e2e.debuggers import gdb, gdb_backtraces, in_order
-from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert, tasks, tasks_json, unpacked_sysroot
+from tests.e2e.guests import (
+    FIXTURES,
+    PROGRAMS,
+    Guest,
+    bundled,
+    convert,
+    convert_all,
+    tasks,
+    tasks_json,
+    unpacked_sysroot,
+)
 
 NAME = "debian-6.1-i386-pae"
 LAYOUT = FIXTURES / NAME / "layout.txt"
@@ -29,7 +39,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
     dump, cores = bundled(NAME, folder), folder / "cores"
     cores.mkdir()
     sysroot = unpacked_sysroot(folder / "sysroot", "sysroot-i386")
-    return Guest(FIXTURES / NAME, dump, cores, sysroot, convert(dump, *GIVEN, "--all", "-o", cores))
+    return Guest(FIXTURES / NAME, dump, cores, sysroot, convert_all(dump, *GIVEN, "-o", cores))
 
 
 def test_all_processes_come_out_complete(guest: Guest) -> None:

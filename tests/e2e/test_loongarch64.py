@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.guests import FIXTURES, convert, tasks
+from tests.e2e.guests import FIXTURES, convert_all, tasks
 
 GUEST = FIXTURES / "debian-7.2-loong64"
 VICTIMS = (("lab-static", 97), ("lab-dynamic", 103))
@@ -35,7 +35,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cores(dump: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``--all`` of the dump: the directory."""
     target = tmp_path_factory.mktemp("cores")
-    result = convert(dump, "--vmcoreinfo", GUEST / "layout.txt", "--all", "-o", target)
+    result = convert_all(dump, "--vmcoreinfo", GUEST / "layout.txt", "-o", target)
     assert result.returncode == 3
     assert result.stderr == (
         "vmcore2core: 97 (lab-static): the program counter of thread 102 (t-spin) is not known: "

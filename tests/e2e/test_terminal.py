@@ -48,7 +48,7 @@ def test_a_reader_that_has_enough_ends_it_without_a_word() -> None:
 
 def test_closed_standard_streams_are_not_taken_for_the_core(tmp_path: Path) -> None:
     core = tmp_path / "core"
-    command = [sys.executable, "-m", "vmcore2core", DUMP, "--pid", "1", "-v", "-o", core]
+    command = [sys.executable, "-m", "vmcore2core", str(DUMP), "--pid", "1", "-v", "-o", str(core)]
     shell = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], check=False, timeout=120)
     assert shell.returncode == 0
     assert convert("verify", core).returncode == 0
