@@ -36,8 +36,10 @@ def _open_standard_streams() -> None:
 def vmcore2core() -> None:
     """Run ``vmcore2core``; ``vmcore2core verify`` is a command of its own, unless a dump has that very name."""
     _prepare()
-    if sys.argv[1:2] == ["verify"] and not Path("verify").exists():
-        del sys.argv[1]
+    # Where a shell asks what could come next, typer's variables have the words that are there.
+    asked = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    if "verify" in (*sys.argv[1:2], *asked.split()[1:2]) and not Path("verify").exists():
+        del sys.argv[1:2]
         from vmcore2core.verify_cli import main
     else:
         from vmcore2core.cli import main

@@ -12,7 +12,7 @@ import typer
 
 from vmcore2core import __version__
 from vmcore2core.progress import one_bar, progress_bars
-from vmcore2core.terminal import Exit, begin, catch_interrupts, run_command, say
+from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class Compress(Enum):
 
 
 app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    add_completion=completes("vmcore2core"),
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

@@ -16,7 +16,7 @@ import typer
 from vmcore2core.cli import DEBUG_HELP, SCAN_HELP, VMCORE_HELP
 from vmcore2core.errors import LayoutUnknown, UsageError
 from vmcore2core.progress import one_bar
-from vmcore2core.terminal import Exit, begin, catch_interrupts, run_command, say
+from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
 if TYPE_CHECKING:
     from vmcore2core.kernel.struct import StructView
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vmcore2core.unwind.stacks import StackRow
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=completes("vmcore-tasks"),
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

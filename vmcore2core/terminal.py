@@ -92,6 +92,16 @@ def say(sentence: str) -> None:
     print(f"{_program}: {lines(sentence)}", file=sys.stderr)
 
 
+def completes(program: str) -> bool:
+    """Tell whether a shell asks what could come next: typer loads what answers that only then."""
+    return _complete_var(program) in os.environ
+
+
+def _complete_var(program: str) -> str:
+    """Return the variable by which a shell asks; ``verify`` has its command's, as it is a word to the shell."""
+    return f"_{program.split()[0].replace('-', '_').upper()}_COMPLETE"
+
+
 def catch_interrupts() -> None:
     """Clean up on SIGINT and SIGTERM from now on: once numpy is there, whose start does not bear an exception."""
     for number in _ENDING:
@@ -127,7 +137,7 @@ def run_command(command: typer.Typer, program: str) -> NoReturn:
     status: object = Exit.ERROR
     try:
         try:
-            command(prog_name=program)
+            command(prog_name=program, complete_var=_complete_var(program))
         except SystemExit as ended:
             status = ended.code
         sys.stdout.flush()  # what does not reach its place is an error; later nobody would say so

@@ -10,10 +10,12 @@ import typer
 
 from vmcore2core.cli import DEBUG_HELP
 from vmcore2core.progress import one_bar
-from vmcore2core.terminal import Exit, begin, catch_interrupts, run_command, say
+from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
 app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    add_completion=completes("vmcore2core"),
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
