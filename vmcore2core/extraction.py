@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vmcore2core.conversion import Conversion, Manner
 from vmcore2core.corefile.atomic import check_output
 from vmcore2core.corefile.writer import Progress
-from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError, sentence_of
+from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
 from vmcore2core.handover.bulk import Job, Outcome, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
 from vmcore2core.handover.html import HTML_NAME, write_html
-from vmcore2core.handover.identity import identify
 from vmcore2core.handover.index import Entry, Index
 from vmcore2core.handover.space import CoreSize, amount, check_space, core_size
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
 from vmcore2core.printable import text
+from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
-from vmcore2core.process.threads import thread_rows
-from vmcore2core.report import ErrorEntry, core_line, core_sentences, core_summary, one_line
-from vmcore2core.session import CoreResult, Session, core_name
+from vmcore2core.report import ErrorEntry, core_line
+from vmcore2core.session import Session, core_name
 
-log = logging.getLogger(__name__)
+KEPT_VMAS = 1 << 16
+"""Mappings of the processes that are kept: some 64 MiB."""
 
 Bar = Callable[[str], Progress | None]
 
@@ -65,6 +66,25 @@ class Request:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+class Kept:
+    """Processes that were captured to know how large their cores will be, for their conversion: each once.
+
+    Attributes:
+        captured: by the address of their leader; as many as have ``KEPT_VMAS`` mappings together.
+    """
+
+    def __init__(self) -> None:
+        self.captured: dict[int, Captured] = {}
+        self._room = KEPT_VMAS
+
+    def add(self, task: int, captured: Captured) -> None:
+        """Keep one, if there is room."""
+        self._room -= len(captured.snapshot.vmas)
+        if self._room >= 0:
+            captured.memory.forget_walks()
+            self.captured[task] = captured
+
+
 class Extraction:
     """One run.
 
@@ -81,6 +101,7 @@ class Extraction:
         self.index: Index | None = None
         self._replace = request.force
         self._bar: Bar = lambda _label: None
+        self._kept = Kept()
 
     def choose(self, choice: Choice) -> list[Chosen]:
         """Return the processes asked for; what there is to say of others is said."""
@@ -101,12 +122,10 @@ class Extraction:
         for one in chosen:
             job = self._job(one)
             try:
-                captured = self.session.processes.capture(
-                    one.leader,
-                    dump_filter=self.request.dump_filter,
-                    with_absent=self.session.processes.sysroot is not None,
-                )
-                yield job, core_size(captured)
+                captured = self.session.processes.capture(one.leader, dump_filter=self.request.dump_filter)
+                size = core_size(captured)
+                self._kept.add(job.task, captured)
+                yield job, size
             except Vmcore2coreError as error:
                 self.failed(str(error), job.pid, job.comm)
 
@@ -126,7 +145,9 @@ class Extraction:
         elif jobs and not self._is_file:
             self._make_directory()
         order = {one.identity.pid: number for number, one in enumerate(chosen)}
-        with Workers(self._convert, min(self.request.jobs, len(jobs))) as workers, bars(len(jobs)) as self._bar:
+        conversion = Conversion(self.session, self._manner(), self._kept.captured)
+        convert = partial(self._convert, conversion)
+        with Workers(convert, min(self.request.jobs, len(jobs))) as workers, bars(len(jobs)) as self._bar:
             finished = False
             try:
                 for outcome in workers.run(jobs):
@@ -209,7 +230,7 @@ class Extraction:
             job = self._job(one)
             if self.index.kept(job.pid, job.comm) is None:
                 continue
-            found = companions.add(one.leader, Path(job.target))
+            found = companions.add(one.leader, Path(job.target), self._kept.captured.get(job.task))
             self.index.amend(job.pid, debug=found)
             for notice in found["notices"] if self.request.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")
@@ -221,6 +242,21 @@ class Extraction:
         self.index.write(finished=finished)
         write_html(self.directory / HTML_NAME, self.index.document(finished=finished))
 
+    def _manner(self) -> Manner:
+        request = self.request
+        return Manner(
+            dump_filter=request.dump_filter,
+            redaction=request.redaction,
+            compression=request.compression,
+            force=self._replace,
+            indexed=self.index is not None,
+            verbose=request.verbose,
+        )
+
+    def _convert(self, conversion: Conversion, job: Job) -> Outcome:
+        """Convert one process: what a worker does."""
+        return conversion.run(job, self._bar(Path(job.target).name) if self.request.jobs == 1 else None)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about the dump as a whole, this process's and the workers'."""
@@ -230,64 +266,6 @@ class Extraction:
     def notices(self) -> tuple[str, ...]:
         """Sentences about what came from elsewhere than the dump, likewise."""
         return tuple(dict.fromkeys((*self.session.notices, *(n for o in self.outcomes for n in o.notices))))
-
-    def _convert(self, job: Job) -> Outcome:
-        """Convert one process: what a worker does."""
-        session, request = self.session, self.request
-        leader = session.kernel.view("task_struct", job.task)
-        try:
-            result = session.extract(
-                leader,
-                Path(job.target),
-                dump_filter=request.dump_filter,
-                redaction=request.redaction,
-                force=self._replace,
-                progress=self._bar(Path(job.target).name) if request.jobs == 1 else None,
-                compression=request.compression,
-            )
-            entry = self._entry(job, result) if self.index is not None else None
-        except Exception as error:  # even a fault of ours must not cost the other processes their cores
-            log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
-            who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
-            return Outcome(job, error=who + sentence_of(error), warnings=tuple(session.warnings))
-        return Outcome(
-            job,
-            entry=entry,
-            line=one_line(result),
-            summary={**core_summary(result), "found_by": session.processes.roster.found_by(leader).value},
-            sentences=tuple(core_sentences(result, session.container.dump_level, verbose=request.verbose)),
-            complete=result.complete,
-            warnings=tuple(session.warnings),
-            notices=tuple(session.notices),
-            provenance=session.boot.layout.provenance() if request.verbose else {},
-        )
-
-    def _entry(self, job: Job, result: CoreResult) -> dict[str, Any]:
-        from vmcore2core.handover.entry import process_entry  # unwinding, which a single core does without
-
-        processes = self.session.processes
-        leader = self.session.kernel.view("task_struct", job.task)
-        rows = list(thread_rows(processes.thread_registers(leader)))
-        entry = process_entry(identify(processes, leader), result.captured, self.session.kernel.arch, rows)
-        status = result.path.stat()
-        core = {
-            "file": result.path.name,
-            "size": result.report.file_size,
-            "file_size": status.st_size,
-            "mtime_ns": status.st_mtime_ns,
-            "complete": result.complete,
-            "pages": result.report.present_pages,
-            "missing": result.missing_pages,
-            "absent": {reason.name.lower(): n for reason, n in result.absent_pages.items()},
-            "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in result.snapshot.blanked],
-            "threads_left_out": [
-                {"tid": left.tid, "comm": text(left.comm), "reason": left.reason}
-                for left in result.snapshot.threads_left_out
-            ],
-            "warnings": list(result.snapshot.warnings),
-            "notices": list(result.snapshot.notices),
-        }
-        return {**entry, "core": core}
 
 
 def _kept(job: Job, entry: Entry) -> Outcome:

@@ -173,6 +173,7 @@ class Session:
         leader: StructView,
         output: Path,
         *,
+        captured: Captured | None = None,
         dump_filter: DumpFilter | None = None,
         redaction: Redaction | None = None,
         force: bool = False,
@@ -184,6 +185,7 @@ class Session:
         Args:
             leader: the thread group's leader.
             output: where the core goes.
+            captured: the process, if it was captured already, as ``dump_filter`` says.
             dump_filter: which memory belongs into it; None for what the process's own coredump_filter says.
             redaction: what is left out on purpose.
             force: replace what is there.
@@ -194,7 +196,7 @@ class Session:
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
             OutputError: the core cannot be written.
         """
-        captured = self.processes.capture(leader, dump_filter=dump_filter)
+        captured = captured or self.processes.capture(leader, dump_filter=dump_filter)
         origin: dict[str, str | None] = {
             "dump": self.container.paths[0].name,
             "kernel": self.boot.utsname.release,

@@ -10,7 +10,12 @@ import pytest
 
 from tests.e2e.guests import FIXTURES
 from vmcore2core.containers.diskdump_part import DiskDumpPart
+from vmcore2core.extraction import Extraction, Request
+from vmcore2core.handover.choice import Choice
+from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory import pagetable
+from vmcore2core.process.capture import Captured, Processes
+from vmcore2core.progress import progress_bars
 from vmcore2core.session import Session
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
@@ -52,3 +57,22 @@ def test_a_core_decodes_each_of_its_pages_once(work: Counter[str], tmp_path: Pat
     assert work["pages"] < report.present_pages + 500  # page tables, and the kernel's structures one by one
     assert work["reads"] < 500
     assert work["tables"] < 280
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_bulk_run_captures_each_process_once(jobs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "captures"
+    plain = Processes.capture
+
+    def counted(self: Processes, leader: StructView, **more: Any) -> Captured:
+        with log.open("a") as file:  # workers are other processes
+            file.write(f"{leader.address:#x}\n")
+        return plain(self, leader, **more)
+
+    monkeypatch.setattr(Processes, "capture", counted)
+    with Session([DUMP]) as session:
+        extraction = Extraction(session, Request(output=tmp_path / "cores", jobs=jobs, indexed=True), print)
+        chosen = extraction.choose(Choice())
+        extraction.run(chosen, progress_bars)
+    assert extraction.errors == []
+    assert sorted(log.read_text().split()) == sorted(f"{one.leader.address:#x}" for one in chosen)

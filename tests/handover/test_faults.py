@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.builders.faults import Faults, Killed
 from tests.corefile.snapshots import PAGE, changed, snapshot, vma, write
 from vmcore2core import extraction
+from vmcore2core.conversion import Conversion
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError, sentence_of
 from vmcore2core.extraction import Extraction, Request
@@ -61,7 +62,7 @@ class Run(Extraction):
         for one in chosen:
             yield self._job(one), CoreSize(1, 1)
 
-    def _convert(self, job: Job) -> Outcome:
+    def _convert(self, _conversion: Conversion, job: Job) -> Outcome:
         path = Path(job.target)
         try:
             write(PROCESSES[job.pid], path, PAGES, force=self._replace, verify=False)

@@ -11,7 +11,7 @@ from vmcore2core.handover.scripts import write_scripts
 from vmcore2core.handover.tree import SYSROOT_NAME
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Processes
+from vmcore2core.process.capture import Captured, Processes
 
 
 class Companions:
@@ -35,14 +35,15 @@ class Companions:
         except (LayoutUnknown, MemoryFault) as error:
             self.problem = f"programs and libraries are not written beside the cores: {error}"
 
-    def add(self, leader: StructView, core: Path) -> dict[str, Any]:
+    def add(self, leader: StructView, core: Path, captured: Captured | None = None) -> dict[str, Any]:
         """Write what belongs to a core, and return what the index says of it ("debug").
 
         Args:
             leader: the process.
             core: its core.
+            captured: the process, if it was captured already.
         """
-        recovered, sentences = self._files(leader)
+        recovered, sentences = self._files(leader, captured)
         scripts: list[str] = []
         try:
             scripts = [path.name for path in write_scripts(core, recovered, force=self._force)]
@@ -55,11 +56,11 @@ class Companions:
             "notices": sentences,
         }
 
-    def _files(self, leader: StructView) -> tuple[RecoveredFiles | None, list[str]]:
+    def _files(self, leader: StructView, captured: Captured | None) -> tuple[RecoveredFiles | None, list[str]]:
         if self._recovery is None:
             return None, []
         try:
-            recovered = self._recovery.add(leader)
+            recovered = self._recovery.add(leader, captured)
         except Vmcore2coreError as error:
             return None, [str(error)]
         return recovered, list(recovered.sentences)

@@ -24,7 +24,7 @@ from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Processes
+from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.dump_filter import EVERYTHING
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.linkmap import link_map, program_path, vma_at
@@ -117,16 +117,17 @@ class Recovery:
         self.cache = PageCache(processes.kernel)
         self._places: list[_Place] = []
 
-    def add(self, leader: StructView) -> RecoveredFiles:
+    def add(self, leader: StructView, captured: Captured | None = None) -> RecoveredFiles:
         """Write what a process has mapped of ELF files, and its os-release.
 
         Args:
             leader: the thread group's leader.
+            captured: the process, if it was captured already.
 
         Raises:
             TaskError, MemoryFault, LayoutError, CorruptStructure: the process cannot be converted.
         """
-        captured = self.processes.capture(leader, dump_filter=EVERYTHING, with_absent=False)
+        captured = captured or self.processes.capture(leader, dump_filter=EVERYTHING, with_absent=False)
         return _OfProcess(self, captured.snapshot, captured.memory, leader).run()
 
     def place(self, wanted: dict[bytes, int]) -> _Place:

@@ -75,9 +75,21 @@ class UserMemory:
         self._starts = np.array([r.start for r in regions], np.uint64)
         self.damaged: set[int] = set()
         self._remembered: OrderedDict[tuple[int, int], tuple[U64Array, U64Array, U8Array]] = OrderedDict()
+        self._surveys: dict[Region, tuple[int, Survey]] = {}
+
+    def forget_walks(self) -> None:
+        """Let go what page tables said, which is large; surveys stay."""
+        self._remembered.clear()
 
     def survey(self, region: Region) -> Survey:
-        """Return what the pages of a region are, without reading them."""
+        """Return what the pages of a region are, without reading them; each region is looked at once."""
+        nr_damaged, survey = self._surveys.get(region, (-1, None))
+        if survey is None or nr_damaged != len(self.damaged):
+            survey = self._survey(region)
+            self._surveys[region] = len(self.damaged), survey
+        return survey
+
+    def _survey(self, region: Region) -> Survey:
         counts: Counter[UserPageState] = Counter()
         unknown: list[StateRun] = []
         page = self.spec.page_size

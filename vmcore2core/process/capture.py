@@ -64,10 +64,15 @@ _OF_SWAP = (AbsentReason.SWAPPED, AbsentReason.SWAP_UNREADABLE, AbsentReason.DAM
 
 @dataclass(frozen=True)
 class Captured:
-    """A process ready to be written."""
+    """A process ready to be written.
+
+    Attributes:
+        answers: its threads, each with its user registers, or with a sentence that says why there are none.
+    """
 
     snapshot: ProcessSnapshot
     memory: UserMemory
+    answers: tuple[tuple[StructView, ThreadRegs | str], ...] = ()
 
 
 class Processes:
@@ -197,7 +202,8 @@ class _Capture:
         self.spec = self.kernel.user_page_table(self.mm)
 
     def run(self, dump_filter: DumpFilter | None, *, with_absent: bool) -> Captured:
-        threads, left_out, machine = self._threads()
+        answers = tuple(self.processes.thread_registers(self.leader, self.warnings))
+        threads, left_out, machine = self._threads(answers)
         mappings = Mappings(
             self.kernel,
             self.mm,
@@ -267,15 +273,17 @@ class _Capture:
             notices=tuple(self.notices),
             e_flags=self.kernel.arch.core_flags(self.mm.address, self.kernel.memory, self.kernel.layout),
         )
-        return Captured(snapshot, memory)
+        return Captured(snapshot, memory, answers)
 
-    def _threads(self) -> tuple[list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
+    def _threads(
+        self, answers: Sequence[tuple[StructView, ThreadRegs | str]]
+    ) -> tuple[list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
         """Capture the threads, the leader first."""
         arch = self.kernel.arch
         found, group = [], []
         left_out: list[ThreadLeftOut] = []
         self.warnings += self.processes.consistency.of_process(self.leader, self.mm)
-        for task, answer in self.processes.thread_registers(self.leader, self.warnings):
+        for task, answer in answers:
             group.append(task)
             try:
                 self.warnings += self.processes.consistency.of_task(task, self.leader, self.mm)
@@ -353,4 +361,4 @@ def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
 def refresh_absent(captured: Captured) -> Captured:
     """Return the process with its pages surveyed again, after reading showed that some are damaged."""
     vmas = _surveyed(captured.snapshot.vmas, captured.memory)
-    return Captured(replace(captured.snapshot, vmas=tuple(vmas)), captured.memory)
+    return replace(captured, snapshot=replace(captured.snapshot, vmas=tuple(vmas)))

@@ -106,7 +106,7 @@ class _OfProcess:
         if self.redaction.environment:
             blanked += self._environment()
         snapshot = replace(self.snapshot, vmas=tuple(vmas), blanked=tuple(_merged(blanked)))
-        return Captured(snapshot, self.captured.memory)
+        return replace(self.captured, snapshot=snapshot)
 
     def _goes(self, vma: Vma) -> bool:
         if self._by_pattern(vma):
@@ -153,9 +153,7 @@ class _OfProcess:
             raise TaskError(self.snapshot.tgid, f"which memory is stacks is not known on {arch.name}")
         name = spec.registers[spec.stack_pointer]
         pointers = [
-            regs.regs[name]
-            for _, regs in self.processes.thread_registers(self.leader)
-            if not isinstance(regs, str) and name in regs.regs
+            regs.regs[name] for _, regs in self.captured.answers if not isinstance(regs, str) and name in regs.regs
         ]
         stacks: Ranges = []
         for vma in self.snapshot.vmas:
