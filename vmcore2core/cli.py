@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -153,6 +155,13 @@ def vmcore2core(
         ),
     ] = True,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes that convert.")] = 1,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dask:ADDRESS",
+            help="Convert by the workers of a Dask cluster, which see the dump and the output at the same paths.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what an earlier run into the same directory finished.")
     ] = False,
@@ -184,6 +193,8 @@ def vmcore2core(
         raise typer.BadParameter("--output -: a core appears whole or not at all, which no pipe can do; send the file")
     if force and resume:
         raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
+    if executor is not None and jobs > 1:
+        raise typer.BadParameter("--jobs are workers of this machine, --executor others: expected one of them")
     mask = _filter_mask(dump_filter)
     begin(verbose, debug=debug)
     from vmcore2core.containers.remote import located
@@ -233,9 +244,15 @@ def vmcore2core(
             },
         },
     )
-    with Session(
-        paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, scan=scan, remember=True
-    ) as session:
+    with ExitStack() as stack:
+        if executor is not None:
+            from vmcore2core.dispatch import opening, workers_elsewhere
+
+            how = opening(paths, vmlinux, vmcoreinfo, swap or (), memory_map, sysroot)
+            request = replace(request, elsewhere=stack.enter_context(workers_elsewhere(executor, how)))
+        session = stack.enter_context(
+            Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, scan=scan, remember=True),
+        )
         extraction = Extraction(session, request, say)
         chosen = extraction.choose(choice)
         if dry_run:

@@ -21,7 +21,8 @@
      |   +- KernelThread        it never had user memory
      |   +- NoUserMemory        it has exited (a zombie): its memory is gone
      +- OutputError             the core cannot be written
-         +- OutputExists        something is there already, and ``--force`` was not given
+     |   +- OutputExists        something is there already, and ``--force`` was not given
+     +- WorkersError            workers elsewhere cannot be used
 """
 
 from __future__ import annotations
@@ -176,6 +177,10 @@ class OutputError(Vmcore2coreError):
 
 class OutputExists(OutputError):
     """Something is there already, and ``--force`` was not given."""
+
+
+class WorkersError(Vmcore2coreError):
+    """Workers elsewhere cannot be used."""
 
 
 def sentence_of(error: BaseException) -> str:

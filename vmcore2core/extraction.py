@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vmcore2core.containers.remote import Url
 from vmcore2core.conversion import Conversion, Manner
 from vmcore2core.corefile.atomic import check_output
 from vmcore2core.corefile.writer import Progress
+from vmcore2core.dispatch import Dispatch, Opening, beacon
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
 from vmcore2core.handover.bulk import Job, Outcome, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
 from vmcore2core.handover.html import HTML_NAME, write_html
 from vmcore2core.handover.index import Entry, Index
+from vmcore2core.handover.pool import Cluster, Pool
+from vmcore2core.handover.samefile import identity_of
 from vmcore2core.handover.space import CoreSize, amount, check_space, core_size
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
@@ -50,6 +55,7 @@ class Request:
         companions: programs, libraries and start scripts are wanted beside the cores of a directory.
         verbose: say more.
         options: what changes the cores, as the index remembers it.
+        elsewhere: workers on other machines and how they open the dump, or None.
     """
 
     output: Path | None = None
@@ -64,6 +70,7 @@ class Request:
     companions: bool = True
     verbose: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    elsewhere: tuple[Cluster, Opening] | None = None
 
 
 class Kept:
@@ -145,20 +152,41 @@ class Extraction:
         elif jobs and not self._is_file:
             self._make_directory()
         order = {one.identity.pid: number for number, one in enumerate(chosen)}
-        conversion = Conversion(self.session, self._manner(), self._kept.captured)
-        convert = partial(self._convert, conversion)
-        with Workers(convert, min(self.request.jobs, len(jobs))) as workers, bars(len(jobs)) as self._bar:
+        with ExitStack() as stack:
+            workers = self._workers(jobs, stack)
+            self._bar = stack.enter_context(bars(len(jobs)))
             finished = False
             try:
                 for outcome in workers.run(jobs):
                     self._take(outcome)
-                    if self.request.jobs > 1:
+                    if self._in_parallel:
                         self._bar(outcome.job.comm)
                 self._add_companions(chosen)
                 finished = True
             finally:
                 self.outcomes.sort(key=lambda outcome: order[outcome.job.pid])
                 self._close_directory(finished=finished)
+
+    def _workers(self, jobs: list[Job], stack: ExitStack) -> Workers | Pool:
+        """Return who converts; those elsewhere begin a job again whose worker died, and may find its core there."""
+        manner = self._manner()
+        if self.request.elsewhere is None:
+            convert = partial(self._convert, Conversion(self.session, manner, self._kept.captured))
+            return stack.enter_context(Workers(convert, min(self.request.jobs, len(jobs))))
+        cluster, opening = self.request.elsewhere
+        for job in list(jobs):
+            try:
+                check_output(Path(job.target), force=manner.force, inputs=self.session.container.paths)
+            except OutputError as error:
+                self.failed(str(error), job.pid, job.comm)
+                jobs.remove(job)
+        folder = Path(jobs[0].target).parent if jobs else self.directory
+        seen = stack.enter_context(beacon(folder))
+        return Pool(cluster, Dispatch(opening, replace(manner, force=True), os.fspath(Path.cwd()), seen))
+
+    @property
+    def _in_parallel(self) -> bool:
+        return self.request.jobs > 1 or self.request.elsewhere is not None
 
     def _take(self, outcome: Outcome) -> None:
         job = outcome.job
@@ -238,6 +266,8 @@ class Extraction:
     def _close_directory(self, *, finished: bool) -> None:
         if self.index is None:
             return
+        if finished:
+            self.index.remove_parts()
         self.index.warnings = list(self.warnings)
         self.index.write(finished=finished)
         write_html(self.directory / HTML_NAME, self.index.document(finished=finished))
@@ -255,7 +285,7 @@ class Extraction:
 
     def _convert(self, conversion: Conversion, job: Job) -> Outcome:
         """Convert one process: what a worker does."""
-        return conversion.run(job, self._bar(Path(job.target).name) if self.request.jobs == 1 else None)
+        return conversion.run(job, None if self._in_parallel else self._bar(Path(job.target).name))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -286,16 +316,27 @@ def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
     return {"pid": job.pid, "comm": job.comm, "path": job.target, "on_disk": size.on_disk, "size": size.apparent}
 
 
+def _dump_file(path: Path) -> dict[str, Any]:
+    """Return what the index says of a file of the dump; of one that came through a pipe, the name alone."""
+    if isinstance(path, Url):
+        remote = identity_of(path)
+        return {"name": path.name, "size": remote.size, "mtime_ns": None, "tag": remote.tag}
+    try:
+        status = path.stat()
+    except OSError:
+        return {"name": path.name, "size": None, "mtime_ns": None}
+    return {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
 def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
     """Return what an index says of the dump, the kernel, and how the cores are written."""
     container, boot = session.container, session.boot
     lines, _ = printk.read_messages(session.kernel)
     panic = printk.panic_message(lines)
     crash_time = boot.vmcoreinfo.string("CRASHTIME")
-    files = [(path.name, path.stat()) for path in container.paths]
     return {
         "dump": {
-            "files": [{"name": name, "size": s.st_size, "mtime_ns": s.st_mtime_ns} for name, s in files],
+            "files": [_dump_file(path) for path in container.paths],
             "format": container.DOC.name,
             "dump_level": container.dump_level,
         },

@@ -73,6 +73,11 @@ Convert = Callable[[Job], Outcome]
 """Converts one process; every error that is the process's own is in the outcome."""
 
 
+def largest_first(jobs: Sequence[Job]) -> list[Job]:
+    """Return jobs so that the last ones to end take little time."""
+    return sorted(jobs, key=lambda job: -job.size)
+
+
 class Workers:
     """Worker processes; with one, the jobs are done in this process itself.
 
@@ -99,7 +104,7 @@ class Workers:
         if not self._workers:
             yield from map(self._convert, jobs)
             return
-        waiting = deque(sorted(jobs, key=lambda job: -job.size))
+        waiting = deque(largest_first(jobs))
         while waiting or any(worker.job for worker in self._workers):
             for worker in list(self._workers):
                 if waiting and worker.job is None:

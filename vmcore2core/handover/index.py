@@ -4,7 +4,8 @@
 
     {"format": "vmcore2core-index", "version": 1,
      "tool": "vmcore2core 0.1.0", "started": UTC time as ISO 8601, "finished": same, or null while it is not,
-     "dump": {"files": [{"name", "size", "mtime_ns"}], "format", "dump_level"},
+     "dump": {"files": [{"name", "size", "mtime_ns"}], "format", "dump_level"}: of a URL, "mtime_ns" is null, and
+             "tag" is what its server says of its version; of a pipe, "size" is null, too,
      "kernel": {"machine", "nodename", "release", "version", "build_id", "panic", "crash_time": seconds since 1970},
      "options": {...} what changes what a core has,
      "warnings": [sentences about the dump],
@@ -139,10 +140,19 @@ class Index:
             remove_partial(folder)
         if before is None:
             return False
+        if any(file["size"] is None for file in self.head["dump"]["files"]):
+            raise OutputError(
+                f"{self.path} cannot be gone on with: the dump comes through a pipe, so it may be another; name the "
+                "file that is kept of it"
+            )
         for entry in before["processes"]:
             if self._is_there(entry):
                 self._entries[entry["pid"]] = json.dumps(entry)
         return True
+
+    def remove_parts(self) -> None:
+        """Remove what workers had begun that were killed; none may be at work."""
+        remove_partial(self.directory)
 
     def _check(self, before: dict[str, Any]) -> None:
         """Raise ``OutputError`` if an index is of another dump, of other options or another version."""

@@ -1,0 +1,68 @@
+"""Whether another machine sees the same file at a path: by its size, its time and its first bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmcore2core.containers.dumpfile import DumpFile, os_error
+from vmcore2core.containers.remote import RemoteFile, Url, located
+
+HEAD_SIZE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells a file from another.
+
+    Attributes:
+        path: absolute, or a URL.
+        size: bytes.
+        time: of its last change, in seconds since 1970; None of a URL.
+        tag: what a server says of its version, or None.
+        head: SHA-256 of its first 64 KiB, as hexadecimal digits.
+    """
+
+    path: str
+    size: int
+    time: int | None
+    tag: str | None
+    head: str
+
+    def difference(self) -> str | None:
+        """Return a sentence where the file that is at this path here is another one.
+
+        Raises:
+            DumpError: there is none, or it cannot be read.
+        """
+        here = identity_of(located(self.path))
+        if here == self:
+            return None
+        if here.size != self.size:
+            return f"{self.path} has {here.size:#x} bytes, expected {self.size:#x}"
+        if here.head != self.head:
+            return f"{self.path} begins with other bytes"
+        ours, theirs = ((one.tag, one.time)[one.tag is None] for one in (self, here))
+        return f"{self.path} is of {theirs}, expected {ours}"
+
+
+def identity_of(path: Path) -> FileIdentity:
+    """Return what tells a file from another.
+
+    Args:
+        path: absolute, or a ``Url``.
+
+    Raises:
+        DumpError: it cannot be read.
+    """
+    time = None
+    if not isinstance(path, Url):
+        try:
+            time = int(path.stat().st_mtime)  # not every file system and client keeps what is below a second
+        except OSError as error:
+            raise os_error(path, error) from error
+    with closing(RemoteFile(path) if isinstance(path, Url) else DumpFile(path)) as file:
+        head = hashlib.sha256(file.read(0, HEAD_SIZE)).hexdigest()
+        return FileIdentity(str(path), file.size, time, file.identity(), head)
