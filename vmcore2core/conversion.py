@@ -78,6 +78,7 @@ class Conversion:
                 compression=manner.compression,
             )
             entry = self._entry(leader, result) if manner.indexed else None
+            result.captured.memory.forget_walks()
         except Exception as error:  # even a fault of ours must not cost the other processes their cores
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "

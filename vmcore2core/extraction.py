@@ -258,7 +258,7 @@ class Extraction:
             job = self._job(one)
             if self.index.kept(job.pid, job.comm) is None:
                 continue
-            found = companions.add(one.leader, Path(job.target), self._kept.captured.get(job.task))
+            found = companions.add(one.leader, Path(job.target), self._kept.captured.pop(job.task, None))
             self.index.amend(job.pid, debug=found)
             for notice in found["notices"] if self.request.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")

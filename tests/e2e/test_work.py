@@ -76,3 +76,18 @@ def test_a_bulk_run_captures_each_process_once(jobs: int, monkeypatch: pytest.Mo
         extraction.run(chosen, progress_bars)
     assert extraction.errors == []
     assert sorted(log.read_text().split()) == sorted(f"{one.leader.address:#x}" for one in chosen)
+
+
+def test_a_bulk_run_decodes_hardly_any_page_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    decoded: list[int] = []
+    plain = DiskDumpPart._decode
+
+    def counted(part: DiskDumpPart, descs: Any, *more: Any) -> None:
+        decoded.extend(descs["offset"].tolist())
+        plain(part, descs, *more)
+
+    monkeypatch.setattr(DiskDumpPart, "_decode", counted)
+    with Session([DUMP]) as session:
+        extraction = Extraction(session, Request(output=tmp_path / "cores", indexed=True), print)
+        extraction.run(extraction.choose(Choice()), progress_bars)
+    assert len(decoded) <= 1.05 * len(set(decoded))

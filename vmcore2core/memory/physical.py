@@ -10,6 +10,7 @@ import numpy as np
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array
 from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.errors import MemoryFault, PageExcluded, PageMissing
+from vmcore2core.memory.decoded import DecodedPages
 
 CACHED_PAGES = 4096  # 16 MiB of 4 KiB pages: the kernel structures of some hundred processes
 SCAN_BYTES = 4 << 20
@@ -25,7 +26,7 @@ _FAULTS: dict[int, tuple[type[MemoryFault], str]] = {
 
 
 class PhysicalMemory:
-    """``Memory`` over physical addresses; small reads are cached by page, bulk reads are not.
+    """``Memory`` over physical addresses; small reads are cached by page, others where pages are compressed.
 
     Attributes:
         container: the dump.
@@ -36,6 +37,8 @@ class PhysicalMemory:
         self.container = container
         self.page_size = container.page_size
         self._cache: OrderedDict[int, bytes] = OrderedDict()
+        compressed = container.compressed is not None
+        self._read_pages = DecodedPages(container).read_pages if compressed else container.read_pages
 
     def read(self, address: int, size: int) -> bytes:
         """Return ``size`` bytes at physical ``address``.
@@ -78,7 +81,7 @@ class PhysicalMemory:
         if not 0 <= pfn < 1 << 52:
             raise PageMissing(pfn * self.page_size)
         out = np.zeros((1, self.page_size), np.uint8)
-        state = int(self.container.read_pages(np.array([pfn], np.uint64), out)[0])
+        state = int(self._read_pages(np.array([pfn], np.uint64), out)[0])
         if state in _FAULTS:
             fault, detail = _FAULTS[state]
             raise fault(pfn * self.page_size, detail)
@@ -104,14 +107,14 @@ class PhysicalMemory:
         n = len(paddrs)
         if size == page:
             out = np.zeros((n, size), np.uint8) if buffer is None else buffer[:n]
-            return out, self.container.read_pages(paddrs // np.uint64(page), out)
+            return out, self._read_pages(paddrs // np.uint64(page), out)
         if size > page:
             per = size // page
             pfns: U64Array = (
                 (paddrs[:, None] // np.uint64(page) + np.arange(per, dtype=np.uint64)).astype(np.uint64).ravel()
             )
             out = np.zeros((n * per, page), np.uint8)
-            states = self.container.read_pages(pfns, out).reshape(n, per)
+            states = self._read_pages(pfns, out).reshape(n, per)
             return out.reshape(n, size), _worst(states)
         whole, states = self.read_blocks(paddrs & ~np.uint64(page - 1), page)
         columns = (paddrs & np.uint64(page - 1)).astype(np.intp)[:, None] + np.arange(size)

@@ -1,0 +1,59 @@
+"""Pages that were decompressed lately: libraries, shared memory and page tables are the same ones in many processes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.containers.base import DumpContainer, PageState
+
+DECODED_BYTES = 32 << 20
+"""Of 150 small processes, 1.04 pages are decompressed then for each one that there is; of 8 MiB, 1.14."""
+
+_EMPTY = (1 << 64) - 1
+
+
+class DecodedPages:
+    """What a container's ``read_pages`` gave, by page frame; the page that came first goes first.
+
+    Args:
+        container: a dump with compressed pages.
+        size: bytes that are kept at most.
+    """
+
+    def __init__(self, container: DumpContainer, size: int = DECODED_BYTES) -> None:
+        self._container = container
+        count = max(1, size // container.page_size)
+        self._pages = np.empty((count, container.page_size), np.uint8)  # takes memory as it is filled
+        self._pfns = np.full(count, _EMPTY, np.uint64)
+        self._row_of: dict[int, int] = {}
+        self._next = 0
+
+    def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
+        """See ``DumpContainer.read_pages``."""
+        rows = np.array([self._row_of.get(pfn, -1) for pfn in pfns.tolist()], np.intp)
+        unknown = rows < 0
+        if unknown.all():
+            states = self._container.read_pages(pfns, out)
+        else:
+            states = np.full(len(pfns), PageState.PRESENT, np.uint8)
+            out[~unknown] = self._pages[rows[~unknown]]
+            if not unknown.any():
+                return states
+            decoded = np.empty((int(np.count_nonzero(unknown)), out.shape[1]), np.uint8)
+            states[unknown] = self._container.read_pages(pfns[unknown], decoded)
+            out[unknown] = decoded
+        self._keep(pfns, out, np.flatnonzero(unknown & (states == PageState.PRESENT)))
+        return states
+
+    def _keep(self, pfns: U64Array, out: U8Array, new: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
+        count = len(self._pages)
+        for at in range(0, len(new), count):
+            part = new[at : at + count]
+            rows = (self._next + np.arange(len(part))) % count
+            self._next = (self._next + len(part)) % count
+            for row, pfn in zip(rows.tolist(), self._pfns[rows].tolist(), strict=True):
+                if self._row_of.get(pfn) == row:
+                    del self._row_of[pfn]
+            self._pages[rows], self._pfns[rows] = out[part], pfns[part]
+            self._row_of.update(zip(pfns[part].tolist(), rows.tolist(), strict=True))
