@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vmcore2core.addresses import U64Array
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.packed import ZSTD_IN_PLACE_MAX
+from vmcore2core.containers.zstd_frames import ZstdFrames, index_frames
 from vmcore2core.corefile.inspect import CoreFile
 from vmcore2core.corefile.notes import Note, notes_of
 from vmcore2core.corefile.plan import Segment
-from vmcore2core.errors import TaskError
+from vmcore2core.errors import DumpError, TaskError
 from vmcore2core.formats import elf_core as fmt
+from vmcore2core.formats.packed import ZSTD_MAGIC
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.redact import BlankedStream
 from vmcore2core.session import Session
@@ -50,6 +56,24 @@ class Comparison:
             more = f" and {len(self.differing) - SHOWN} more" if len(self.differing) > SHOWN else ""
             yield f"{len(self.differing)} pages differ from the dump's: {shown}{more}"
         yield from self.notes
+
+
+def open_core(path: Path) -> CoreFile:
+    """Open a core; one in zstd's seekable format is read where it is, a frame at a time.
+
+    Raises:
+        DumpError: it cannot be read as an ELF core, or is compressed in one piece.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(closing(DumpFile(path)))
+        if file.read(0, len(ZSTD_MAGIC)) != ZSTD_MAGIC:
+            return CoreFile(path)
+        index = index_frames(file)
+        if not index.known or not 0 < max(index.contents, default=0) <= ZSTD_IN_PLACE_MAX:
+            raise DumpError(f"{path} is compressed in one piece, expected frames: zstd -d unpacks it")
+        core = CoreFile(path, ZstdFrames(file, index))
+        stack.pop_all()  # the core closes it now
+        return core
 
 
 def compare(core: CoreFile, session: Session) -> Comparison:

@@ -40,12 +40,12 @@ def verify(
     Exit status: 0 nothing is wrong or missing, 1 something is wrong, 2 usage, 3 something is missing.
     """
     begin(verbose, debug=debug)
-    from vmcore2core.corefile.inspect import CoreFile, also, files_needed, missing, problems
+    from vmcore2core.corefile.inspect import also, files_needed, missing, problems
     from vmcore2core.session import Session
-    from vmcore2core.verification import compare
+    from vmcore2core.verification import compare, open_core
 
     catch_interrupts()
-    with CoreFile(core) as found:
+    with open_core(core) as found:
         wrong, lacking = list(problems(found)), list(missing(found))
         files, more = list(files_needed(found)), list(also(found))
         compared = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.e2e.guests import FIXTURES, convert
 from vmcore2core.corefile.inspect import CoreFile, also, files_needed, missing, problems
@@ -114,6 +116,59 @@ def test_what_a_debugger_will_miss_is_said(tmp_path: Path) -> None:
         sentence.startswith("/lib/libc.so.6: ") and "build ID 93ac61ec5a8eb1396f9fbd350e3169a558528a40" in sentence
         for sentence in needed
     )
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    assert convert(DUMP, "--comm", "lab-dynamic", "-o", folder, "--compress", "zstd").returncode == 0
+    return next(folder.glob("core.lab-dynamic.*.zst"))
+
+
+def test_a_compressed_core_is_read_where_it_is(packed: Path) -> None:
+    result = verify(packed, "--against", DUMP)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == f"{packed}: good, 6 threads, 2093 pages equal to the dump's"
+
+
+def test_a_compressed_core_takes_memory_for_frames_alone(packed: Path, tmp_path: Path) -> None:
+    frames = zstandard.ZstdCompressor(write_checksum=True).compress(bytes(1 << 20)) * 640
+    (tmp_path / "big.zst").write_bytes(packed.read_bytes() + frames)
+    script = (
+        "import atexit, resource; from vmcore2core.__main__ import vmcore2core\n"
+        "atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)); vmcore2core()"
+    )
+    command = [sys.executable, "-c", script, "verify", str(tmp_path / "big.zst")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert int(result.stdout.splitlines()[-1]) < 400 << 10  # of the 640 MiB that it unpacks to
+
+
+def test_a_damaged_frame_is_wrong(packed: Path, tmp_path: Path) -> None:
+    raw = bytearray(packed.read_bytes())
+    raw[len(raw) // 2] ^= 0x10
+    (tmp_path / "bad.zst").write_bytes(raw)
+    result = verify(tmp_path / "bad.zst")
+    assert result.returncode == 1
+    assert re.search(r"wrong: .*bad\.zst: the zstd frame at file offset 0x[0-9a-f]+ does not decode", result.stderr)
+
+
+@pytest.mark.parametrize("keep", [3, 40, 0.5, 0.999])
+def test_a_cut_off_compressed_core_is_wrong(packed: Path, keep: float, tmp_path: Path) -> None:
+    raw = packed.read_bytes()
+    (tmp_path / "cut.zst").write_bytes(raw[: keep if isinstance(keep, int) else int(len(raw) * keep)])
+    result = verify(tmp_path / "cut.zst")
+    if keep != 0.999:  # what is cut off there is the seek table
+        assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_a_core_in_one_frame_is_one_sentence(tmp_path: Path) -> None:
+    with (tmp_path / "one.zst").open("wb") as file:
+        file.write(zstandard.ZstdCompressor().compressobj().compress(bytes(100)))
+        file.write(zstandard.ZstdCompressor(write_content_size=False).compress(b"x"))
+    result = verify(tmp_path / "one.zst")
+    assert (result.returncode, "zstd -d unpacks it" in result.stderr) == (1, True)
 
 
 def test_a_dump_that_is_named_verify_is_a_dump(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ in it is believed unchecked.
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
 from vmcore2core.corefile.plan import Segment
+from vmcore2core.corefile.source import CoreSource, FileSource, SourceFile
 from vmcore2core.corefile.verify import SeenByLief, read_with_lief
-from vmcore2core.errors import DumpError
+from vmcore2core.errors import CodecError, DumpError
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass
 from vmcore2core.printable import text
@@ -32,6 +33,7 @@ HEAD_MAX = 1 << 28
 FILES_MAX = 1 << 17
 PF_X = 1
 READ_MAX = 1 << 20
+DAMAGED_SHOWN = 8
 # What pyelftools raises for headers that make no sense.
 _UNREADABLE = (ELFError, ConstructError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 
@@ -58,9 +60,15 @@ class FileMapping:
 class CoreFile:
     """A core on disk.
 
+    Args:
+        path: of it.
+        packed: what the file holds, where it is compressed; it is closed with the core.
+
     Attributes:
         path: of it.
-        size: in bytes.
+        size: in bytes, unpacked.
+        packed: whether it is compressed.
+        cut_off: a sentence where the file itself says that its end is missing, or None.
         elf_class: 32 or 64.
         order: byte order.
         loads: PT_LOADs as they stand.
@@ -71,12 +79,10 @@ class CoreFile:
         DumpError: it cannot be read as an ELF core.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise DumpError(f"{path} cannot be read: {error.strerror or error}") from error
+    def __init__(self, path: Path, packed: CoreSource | None = None) -> None:
+        self.path, self.packed = path, packed is not None
+        self._source = packed or FileSource(path)
+        self.size, self.cut_off = self._source.size, self._source.cut_off
         try:
             self._read_headers()
         except (
@@ -89,18 +95,14 @@ class CoreFile:
             OverflowError,
             MemoryError,
         ) as error:
-            self._file.close()
-            hint = "; zstd -d unpacks it" if path.suffix == ".zst" else ""
-            raise DumpError(
-                f"{path} is not an ELF core that can be read: {error or type(error).__name__}{hint}"
-            ) from error
+            self._source.close()
+            raise DumpError(f"{path} is not an ELF core that can be read: {error or type(error).__name__}") from error
         except BaseException:
-            self._file.close()
+            self._source.close()
             raise
 
     def _read_headers(self) -> None:
-        self.size = os.fstat(self._file.fileno()).st_size
-        elf = ELFFile(self._file)
+        elf = ELFFile(io.BufferedReader(SourceFile(self._source)))
         if elf["e_type"] != "ET_CORE":
             raise DumpError(f"{self.path} is no core: its e_type is {elf['e_type']}, expected ET_CORE")
         self.elf_class = cast("ElfClass", elf.elfclass)
@@ -116,18 +118,25 @@ class CoreFile:
                 notes += [RawNote(n["n_name"], n["n_type"], bytes(n["n_descdata"])) for n in segment.iter_notes()]
         self.loads, self.notes = tuple(loads), tuple(notes)
         first = min((load.offset for load in loads if load.filesz), default=self.size)
-        head = os.pread(self._file.fileno(), min(first, HEAD_MAX), 0)
+        head = self.pread(0, min(first, HEAD_MAX))
         self.seen: SeenByLief | None = read_with_lief(head)
 
     def __enter__(self) -> CoreFile:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.close()
+        self._source.close()
 
     def pread(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file, fewer at its end."""
-        return os.pread(self._file.fileno(), size, offset)
+        """Return bytes of the file, fewer at its end.
+
+        Raises:
+            DumpError: they cannot be read.
+        """
+        try:
+            return self._source.read(offset, size)
+        except CodecError as error:
+            raise DumpError(f"{self.path}: {error}") from error
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return memory, or None where the core does not have all of it in one PT_LOAD."""
@@ -214,6 +223,24 @@ def problems(core: CoreFile) -> Iterator[str]:
         yield "several of its NT_PRSTATUS are of one thread"
     if core.pid is None:
         yield "it does not say which process it is of (NT_PRPSINFO)"
+    if core.cut_off is not None:
+        yield core.cut_off
+    if core.packed:
+        yield from _undecodable(core)
+
+
+def _undecodable(core: CoreFile) -> Iterator[str]:
+    """Yield what does not decode of a compressed core; each frame has a checksum."""
+    found = 0
+    for at in range(0, core.size, READ_MAX):
+        try:
+            core.pread(at, READ_MAX)
+        except DumpError as error:
+            found += 1
+            if found <= DAMAGED_SHOWN:
+                yield str(error)
+    if found > DAMAGED_SHOWN:
+        yield f"{found - DAMAGED_SHOWN} more frames do not decode"
 
 
 def missing(core: CoreFile) -> Iterator[str]:

@@ -1,0 +1,96 @@
+"""The bytes of a finished core: of a plain file, or of what a compressed one holds."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Protocol
+
+from vmcore2core.errors import DumpError
+
+
+class CoreSource(Protocol):
+    """Where a core's bytes come from.
+
+    Attributes:
+        size: of the core.
+        cut_off: a sentence where it is known that the end is missing, or None.
+    """
+
+    size: int
+    cut_off: str | None
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes of the core, fewer at its end.
+
+        Raises:
+            DumpError: they cannot be read, or do not decode.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+class FileSource:
+    """A plain file.
+
+    Raises:
+        DumpError: it cannot be opened.
+    """
+
+    cut_off: str | None = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise DumpError(f"{path} cannot be read: {error.strerror or error}") from error
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See ``CoreSource.read``."""
+        try:
+            return os.pread(self._file.fileno(), size, offset)
+        except (OSError, OverflowError) as error:
+            raise DumpError(f"{self._path} cannot be read at {offset:#x}: {error}") from error
+
+    def close(self) -> None:
+        """See ``CoreSource.close``."""
+        self._file.close()
+
+
+class SourceFile(io.RawIOBase):
+    """A source as a file object, for readers that want one."""
+
+    def __init__(self, source: CoreSource) -> None:
+        self._source, self._at = source, 0
+
+    def readable(self) -> bool:
+        """Tell that it is."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it is."""
+        return True
+
+    def tell(self) -> int:
+        """Return where it is."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go somewhere."""
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence] + offset
+        if self._at < 0:
+            raise ValueError(f"{self._at} is before the file's beginning")
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer as far as there are bytes."""
+        found = self._source.read(self._at, len(buffer))
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
