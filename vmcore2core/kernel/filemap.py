@@ -80,10 +80,7 @@ class PageCache:
             start, end = run.first << unit, (run.last + 1 << unit) - 1
             low, high = max(start, first), min(end, last)
             if not run.is_value:
-                pfn, rest = divmod(run.entry - self._vmemmap, self._sizeof_page)
-                if rest or not 0 <= pfn < PFN_END:
-                    raise CorruptStructure("no struct page is there", run.entry, "address_space.i_pages")
-                paddr = (pfn + low - start) * self.page_size
+                paddr = self.paddr_of(run.entry, "address_space.i_pages") + (low - start) * self.page_size
                 runs.append((low, high - low + 1, paddr, UserPageState.PRESENT))
             elif in_memory:  # elsewhere it is the shadow of an evicted page
                 runs.append((low, high - low + 1, (run.entry >> 1) + low - run.first, UserPageState.SWAPPED))
@@ -102,6 +99,21 @@ class PageCache:
         if mapping.ulong("nrpages") != there:
             raise mapping.corrupt("nrpages", f"{mapping.ulong('nrpages')}, expected {there} as there are")
         self._counted.add(int(mapping.address))
+
+    def paddr_of(self, page: int, member: str) -> int:
+        """Return the physical address of the memory that a ``struct page`` describes.
+
+        Args:
+            page: ``struct page *``.
+            member: where the pointer was.
+
+        Raises:
+            CorruptStructure: there is none at this address.
+        """
+        pfn, rest = divmod(page - self._vmemmap, self._sizeof_page)
+        if rest or not 0 <= pfn < PFN_END:
+            raise CorruptStructure("no struct page is there", page, member)
+        return pfn * self.page_size
 
     def _index_unit(self, mapping: StructView, array: XArray) -> int:
         """Return by how many bits an index of hugetlbfs counts more than a page.

@@ -35,7 +35,7 @@ MEMBERS: dict[str, str] = {
         "vm_start vm_end vm_flags vm_file vm_mm vm_pgoff vm_next anon_vma vm_ops vm_private_data anon_name"
     ),
     "anon_vma_name": "name",
-    "vm_special_mapping": "name",
+    "vm_special_mapping": "name pages fault",
     "file": "f_path f_mapping f_inode",
     "path": "mnt dentry",
     "dentry": "d_name d_parent d_hash d_inode d_children d_sib d_subdirs d_child",

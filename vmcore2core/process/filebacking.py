@@ -48,6 +48,17 @@ class CachedLookups:
                 self._answers.popitem(last=False)
         return self._answers[key]
 
+    def paddr_of(self, page: int) -> int | None:
+        """Return the physical address of a page of a special mapping; None where that is known of no page.
+
+        Args:
+            page: ``struct page *``.
+
+        Raises:
+            CorruptStructure: there is none at this address.
+        """
+        return None if self._pages is None else self._pages.paddr_of(page, "vm_special_mapping.pages")
+
 
 class FileBacking:
     """``Backing`` of one mapping: the page cache of its ``struct file``.
