@@ -53,6 +53,8 @@ class Arch(ABC):
         machine_names: further names in a dump header's utsname.machine.
         image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
         inferable: (struct, member) whose offsets ``infer`` may tell.
+        gate_name: what /proc/PID/maps calls the mapping of ``gate_vma``.
+        gate_readable: whether the kernel's own cores have what is there, which a process's page table tells.
     """
 
     DOC: ClassVar[ArchDoc]
@@ -68,6 +70,8 @@ class Arch(ABC):
     machine_names: tuple[str, ...] = ()
     image_keys: tuple[str, ...] = ()
     inferable: tuple[tuple[str, str], ...] = ()
+    gate_name: str = ""
+    gate_readable: bool = False
 
     @abstractmethod
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
@@ -205,7 +209,7 @@ class Arch(ABC):
         return False
 
     def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
-        """Return the ``struct vm_area_struct`` that all 64-bit processes have besides their own, or None."""
+        """Return the ``struct vm_area_struct`` that all processes have besides their own, but compat's, or None."""
         return None
 
     def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:

@@ -72,6 +72,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         *x86_regsets.LAYOUT_KEYS,
     )
     inferable = x86_fpu_infer.MEMBERS
+    gate_name = "[vsyscall]"
     thread_members: Mapping[str, int] = MappingProxyType(
         {"fsbase": 0, "gsbase": 8, "es": -8, "ds": -6, "fsindex": -4, "gsindex": -2}
     )

@@ -234,6 +234,10 @@ class _Capture:
                 mappings.vmas[i] = replace(vma, name="[vdso]", dumped=True, first_page_only=False)
                 backing = VdsoBacking(self.kernel.memory, self.spec, self.pgd, region, self._vdso_image(machine))
                 mappings.regions[i] = replace(region, zero_fill=False, pgoff=0, backing=backing)
+        gate = mappings.gate(machine.elf_class)
+        if gate is not None and gate.dumped:
+            mappings.vmas.append(gate)
+            mappings.regions.append(Region(gate.start, gate.end, zero_fill=False))
         memory = self._memory(mappings.regions)
         mappings.look_for_elf_headers(memory)
         from_files = self.processes.swap.nr_from_files
@@ -245,8 +249,7 @@ class _Capture:
             )
             memory, self.notices = self._memory(regions), self.notices + notices
             vmas = _surveyed(vmas, memory)
-        gate = mappings.gate(machine.elf_class)
-        if gate is not None and (not vmas or vmas[-1].end <= gate.start):
+        if gate is not None and not gate.dumped:
             vmas.append(gate)
         self.warnings += mappings.warnings
         problem = self.processes.cache.problem

@@ -8,11 +8,12 @@ from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.memory.region import Region
+from vmcore2core.memory.region import Backing, Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.dump_filter import DumpFilter, Extent, MappedFile, vma_dump_extent, vma_p_flags
 from vmcore2core.process.filebacking import CachedLookups, FileBacking
 from vmcore2core.process.model import Vma
+from vmcore2core.process.special import special_backing
 
 ELFMAG = b"\x7fELF"
 S_IXUGO = 0o111
@@ -77,7 +78,13 @@ class Mappings:
         )
         if extent is Extent.FIRST_PAGE_IF_ELF:
             self._if_elf.add(start)
-        backing = FileBacking(self._cache, file, self.warnings) if file is not None and pgoff is not None else None
+        backing: Backing | None = None
+        if file is not None and pgoff is not None:
+            backing = FileBacking(self._cache, file, self.warnings)
+        elif file is None:
+            backing = special_backing(view, self._cache)
+            if backing is not None and not flags & (mm.VM_IO | mm.VM_PFNMAP):
+                extent = Extent.WHOLE  # always_dump_vma() in fs/coredump.c
         # A special mapping ([vvar], [uprobes]) has operations, but no file: its pages are not zero-filled either.
         special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
         region = Region(
@@ -120,9 +127,10 @@ class Mappings:
                 self.vmas[i] = replace(vma, dumped=memory.read(vma.start, len(ELFMAG)) in (ELFMAG, None))
 
     def gate(self, elf_class: int) -> Vma | None:
-        """Return the mapping that is in no mm (x86: vsyscall); the kernel gives it no readable page."""
-        address = self.kernel.arch.gate_vma(self.kernel.memory, self.kernel.layout)
-        if address is None or elf_class != 64:
+        """Return the mapping that is in no mm (x86: vsyscall; ARM: vectors)."""
+        arch = self.kernel.arch
+        address = arch.gate_vma(self.kernel.memory, self.kernel.layout)
+        if address is None or elf_class != 8 * arch.pointer_size:
             return None
         view = self.kernel.view("vm_area_struct", address)
         try:
@@ -131,9 +139,9 @@ class Mappings:
         except MemoryFault:
             return None
         page_size = self.kernel.memory.kernel_map.spec.page_size
-        if (start | end) % page_size or not self.kernel.arch.user_end <= start < end:
+        if (start | end) % page_size or not max(arch.user_end, self.vmas[-1].end if self.vmas else 0) <= start < end:
             return None
-        return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name="[vsyscall]", dumped=False)
+        return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name=arch.gate_name, dumped=arch.gate_readable)
 
 
 def _mapped_file(file: StructView) -> MappedFile:
