@@ -125,7 +125,7 @@ FPA = bytes(range(116))
 
 def layout(*without: str, **changed: object) -> Layout:
     symbols = {"vfp_current_hw_state": OWNERS, "vfp_sync_hwstate": 0xC010_4000}
-    table = Table({**MEMBERS, **changed}, symbols={k: v for k, v in symbols.items() if k not in without})  # type: ignore[arg-type]
+    table = Table({**MEMBERS, **changed}, symbols={k: v for k, v in symbols.items() if k not in without})  # type: ignore[dict-item]
     return KernelLayout([table])
 
 

@@ -399,6 +399,24 @@ def test_a_gate_vma_that_cannot_be_one_does_not_cost_the_core(start: int, end: i
     assert [vma.start for vma in scene.capture().snapshot.vmas] == [CODE, HEAP, STACK]
 
 
+def test_a_readable_gate_is_in_the_core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As 32-bit ARM's vectors, which a process's page table has."""
+    scene, start = simple(), 0x8000_0000_0000
+    for name, value in (("gate_readable", True), ("user_end", start)):
+        monkeypatch.setattr(type(scene.image.kernel().arch), name, value)
+    gate = scene.image.make("vm_area_struct", vm_start=start, vm_end=start + 0x1000, vm_flags=5)
+    scene.image.table.symbols |= {"gate_vma": gate, "vsyscall_mode": scene.image.alloc(8)}
+    last = scene.capture().snapshot.vmas[-1]
+    assert [(run.start, run.end, run.reason) for run in last.absent] == [
+        (start, start + 0x1000, AbsentReason.NOT_CACHED)
+    ]
+    scene.image.user_page(start, b"vectors")
+    captured = scene.capture()
+    assert (captured.snapshot.vmas[-1].dumped, captured.snapshot.vmas[-1].absent) == (True, ())
+    write_core(captured.snapshot, captured.memory, tmp_path / "core")
+    assert b"vectors" in (tmp_path / "core").read_bytes()
+
+
 def test_a_process_of_a_kernel_image_far_up_is_found() -> None:
     assert simple().leaders[0] >= TEXT
     assert VM_WRITE == 2
