@@ -20,6 +20,7 @@ from tests.process.scene import (
     simple,
     user_regs,
 )
+from vmcore2core.kernel.sched import task_cpu
 from vmcore2core.process.threads import ThreadRegs
 
 LIVE = user_regs(0xAA, rip=CODE + 0xAA0, fs_base=0x7F00_0000_1000, gs_base=0x77, ds=1, es=2, fs=3, gs=4)
@@ -107,6 +108,21 @@ def test_qemus_notes_are_found_by_the_cpu_of_the_task_not_by_pid() -> None:
     ((_, other),) = processes.thread_registers(processes.find(1))
     assert isinstance(other, ThreadRegs)
     assert other.source == "kernel stack"
+
+
+def test_where_thread_info_is_on_the_stack_it_tells_the_cpu() -> None:
+    """As on 32-bit ARM before Linux 5.16."""
+    scene = scene_of(on_cpu=1)
+    del scene.image.table.offsets["task_struct"]["thread_info.cpu"]
+    scene.image.table.offsets["thread_info"] = {"cpu": (20, 4)}
+    stack = scene.image.word(scene.leaders[0] + scene.image.offset("task_struct", "stack"))
+    scene.image.write(stack + 20, (1).to_bytes(4, "little"))
+    notes = qemu((user_regs(0xBB), 0x9000), (LIVE, 0x9000))
+    found = regs_of(scene, *notes)
+    assert (found.source, found.regs["rip"]) == ("crash note of CPU 1", LIVE["rip"])
+    scene.image.set("task_struct", scene.leaders[0], stack=0)
+    assert scene.processes().find(100) is not None
+    assert task_cpu(scene.image.kernel().view("task_struct", scene.leaders[0])) is None
 
 
 def test_live_bases_of_a_task_in_the_kernel_are_those_that_swapgs_put_aside() -> None:

@@ -36,7 +36,6 @@ class Arm(Arch):
             "swapped pages",
             "big-endian kernels",
             "stacks (vmcore-tasks bt), as programs have .ARM.exidx instead of .eh_frame; gdb shows them",
-            "before Linux 5.16, threads that were running",
             "pages of files that were not mapped in, with CONFIG_SPARSEMEM, or without CONFIG_ARM_PATCH_PHYS_VIRT",
         ),
     )

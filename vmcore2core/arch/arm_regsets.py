@@ -21,6 +21,7 @@ LAYOUT_KEYS = (
     "OFFSET(task_struct.thread_info.cpu)",
     "OFFSET(task_struct.thread_info.fpstate)",
     "OFFSET(task_struct.thread_info.vfpstate)",
+    "OFFSET(thread_info.cpu)",
     "OFFSET(thread_info.fpstate)",
     "OFFSET(thread_info.vfpstate)",
     "OFFSET(vfp_hard_struct.fpregs)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel.struct import StructView
 
 TASK_COMM_LEN = 16
@@ -73,13 +74,17 @@ def task_cpu(task: StructView) -> int | None:
     """Return the CPU a task runs on or ran on last, or None where the layout does not know.
 
     Since Linux kernel commit bcf9033e5449 ("sched: move CPU field back into thread_info if THREAD_INFO_IN_TASK=y")
-    (in v5.16), it is in thread_info; before that, on architectures with THREAD_INFO_IN_TASK, in task_struct.
+    (in v5.16), it is in thread_info; before that, on architectures with THREAD_INFO_IN_TASK, in task_struct. On others
+    (32-bit ARM before v5.16), thread_info is at the lowest address of the kernel stack.
     """
     for name in ("thread_info.cpu", "cpu"):
         value = task.find_uint(name, 4)
         if value is not None:
             return value
-    return None
+    try:
+        return task.kernel.view("thread_info", task.pointer("stack")).find_uint("cpu", 4)
+    except MemoryFault:
+        return None  # a task that has exited has no stack
 
 
 def real_parent_tgid(task: StructView) -> int | None:
