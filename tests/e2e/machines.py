@@ -21,7 +21,7 @@ def thread_notes(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
     tid = 0
     for note in core.notes:
         if note[:2] == ("CORE", 1):
-            (tid,) = struct.unpack_from(core.order + "i", note[2], 32)
+            (tid,) = struct.unpack_from(core.order + "i", note[2], 32 if core.is_64 else 24)
             found[tid] = []
         elif note[:2] == ("CORE", 2) or note[0] == "LINUX":
             found[tid].append(note)
