@@ -40,6 +40,7 @@ PMD_SECT_NG = 1 << 11
 """Set in every section of a process (set_pmd_at()), also in one that is not valid for the moment; swap entries of a
 pmd are none of this architecture's."""
 LPAE_RESERVED = ((1 << 12) - 1) << 40
+"""Addresses have 40 bits; what follows them is zero."""
 
 PAGE_OFFSETS = (0xC000_0000, 0xB000_0000, 0x8000_0000, 0x4000_0000)
 """PAGE_OFFSET by VMSPLIT_*: 3G, 3G_OPT, 2G, 1G."""

@@ -60,6 +60,15 @@ def test_one_key_that_is_there_is_kept(levels: int, l5: int) -> None:
     assert (info.number("phys_base"), info.number("pgtable_l5_enabled")) == (PHYS_BASE, l5)
 
 
+@pytest.mark.parametrize("offset", [0, 4])
+def test_before_5_11_the_names_offset_is_not_told(offset: int) -> None:
+    text = TEXT_KEYS.replace("OFFSET(uts_namespace.name)=8\n", "").replace(
+        f"{TEXT + NAME - 8:x}", f"{TEXT + NAME - offset:x}"
+    )
+    physical = PhysicalMemory(FlatContainer(bytes(kernel(4))))
+    assert locate_image(physical, ARCH, parse_vmcoreinfo(text.encode())).number("phys_base") == PHYS_BASE
+
+
 def test_a_stale_copy_of_the_name_is_passed_over() -> None:
     memory = kernel(4)
     utsname(memory, 0x20_0000 + NAME)

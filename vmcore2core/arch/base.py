@@ -209,7 +209,7 @@ class Arch(ABC):
         return False
 
     def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
-        """Return the ``struct vm_area_struct`` that all processes have besides their own, but compat's, or None."""
+        """Return the ``struct vm_area_struct`` that all processes but compat ones have besides their own, or None."""
         return None
 
     def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:

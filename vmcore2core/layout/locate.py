@@ -14,7 +14,7 @@ import numpy as np
 
 from vmcore2core.arch.base import Arch
 from vmcore2core.errors import MemoryFault
-from vmcore2core.layout.uts import UTS_FIELD
+from vmcore2core.layout.uts import NAME_OFFSETS, UTS_FIELD
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.memory.pagetable import translate
 from vmcore2core.memory.physical import PhysicalMemory
@@ -31,8 +31,9 @@ def locate_image(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo) -> Vmco
     symbol, release = info.symbol("init_uts_ns"), info.osrelease
     if symbol is None or release is None:
         return info
-    name = symbol + (info.offset("uts_namespace", "name") or 0)
-    for paddr in _places(physical, name, release.encode()):
+    offset = info.offset("uts_namespace", "name")
+    names = [symbol + at for at in ((offset,) if offset is not None else NAME_OFFSETS)]
+    for name, paddr in ((at, paddr) for at in names for paddr in _places(physical, at, release.encode())):
         for keys in arch.located_keys(info, name, paddr):
             whole = VmcoreInfo({**info.values, **keys}, info.truncated_line, info.ignored)
             kernel_map = arch.kernel_map(whole)

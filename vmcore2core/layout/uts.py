@@ -8,6 +8,8 @@ from vmcore2core.interfaces import Memory
 
 UTS_FIELD = 65  # __NEW_UTS_LEN + 1
 NAME_WITHIN = 64
+NAME_OFFSETS = (0, 4)
+"""Where the name may be in struct uts_namespace where nothing tells: before Linux 5.11, behind a reference count."""
 
 
 @dataclass(frozen=True, slots=True)
