@@ -31,7 +31,7 @@ class Arm(Arch):
 
     DOC = ArchDoc(
         page_tables="two levels, 1 and 16 MiB; LPAE, 2 MiB",
-        tested="Debian's 6.1 with LPAE and without: no BTF, so with the debug packages' layout",
+        tested="Debian's 5.10, 6.1 with LPAE and without, 7.2: no BTF, so with the debug packages' layout",
         limitations=(
             "swapped pages",
             "big-endian kernels",
