@@ -179,7 +179,8 @@ def test_the_text_is_known_for_what_it_is() -> None:
 
 
 def test_a_swap_entry_names_type_and_offset() -> None:
-    types, offsets = ARCH.swap_entry(np.array([0x1234 << 24 | 1 << 23 | 3 << 16], np.uint64))
+    entries, sizes = np.array([0x1234 << 24 | 1 << 23 | 3 << 16], np.uint64), np.array([16384], np.uint64)
+    types, offsets = ARCH.swap_entry(entries, sizes, 16384, KernelLayout([]))
     assert (types.tolist(), offsets.tolist()) == ([3], [0x1234])
 
 

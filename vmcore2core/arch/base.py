@@ -106,14 +106,19 @@ class Arch(ABC):
         """
         return kernel_map.spec
 
-    def swap_entry(self, entries: U64Array) -> tuple[U64Array, U64Array] | None:
+    def swap_entry(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array] | None:
         """Return what page-table entries that are not present name: __swp_type() and __swp_offset().
 
         Args:
             entries: uint64[n], ``EntryKind.NOT_PRESENT``, of any level.
+            sizes: uint64[n], bytes of memory that each entry stands for: ``page_size`` at the last level.
+            page_size: of the kernel.
+            layout: of the kernel.
 
         Returns:
-            type, uint64[n]; offset, uint64[n]; None where this is not known of the architecture.
+            type, uint64[n]; offset, uint64[n]; None where this is not known of the architecture or of this kernel.
         """
         return None
 

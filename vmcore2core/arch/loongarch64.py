@@ -155,7 +155,9 @@ class Loongarch64(Arch):
         levels = max(i for i, address in enumerate(found) if address is not None) + 2
         return page_table_spec(kernel_map.spec.page_size, levels, known)
 
-    def swap_entry(self, entries: U64Array) -> tuple[U64Array, U64Array]:
+    def swap_entry(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array]:
         """See ``Arch.swap_entry``."""
         types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
         return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)

@@ -121,7 +121,9 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         """See ``Arch.user_page_table``: user and kernel tables have one form."""
         return kernel_map.spec
 
-    def swap_entry(self, entries: U64Array) -> tuple[U64Array, U64Array]:
+    def swap_entry(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array]:
         """See ``Arch.swap_entry``."""
         return swap_entry(entries)
 

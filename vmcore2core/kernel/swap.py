@@ -204,21 +204,21 @@ class KernelSwap:
         if sentence not in self.problems and len(self.problems) < PROBLEMS_MAX:
             self.problems.append(sentence)
 
-    def entries(self, ptes: U64Array) -> U64Array:
-        """See ``SwapSpace.entries``; 0 where the architecture does not tell."""
-        decoded = self.kernel.arch.swap_entry(ptes)
+    def entries(self, ptes: U64Array, sizes: U64Array) -> U64Array:
+        """See ``SwapSpace.entries``."""
+        decoded = self.kernel.arch.swap_entry(ptes, sizes, self._page_size, self.kernel.layout)
         if decoded is None:
             return np.zeros(len(ptes), np.uint64)
         types, offsets = decoded
         return types << np.uint64(fmt.SWP_TYPE_SHIFT) | offsets
 
     def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:
-        """See ``SwapSpace.locate``."""
+        """See ``SwapSpace.locate``; no page has slot 0 of a device, so that 0 is an entry that is not known."""
         paddr = np.zeros(len(entries), np.uint64)
-        state = np.full(len(entries), UserPageState.SPECIAL, np.uint8)
+        state = np.full(len(entries), UserPageState.SWAPPED, np.uint8)
         types, offsets = entries >> np.uint64(fmt.SWP_TYPE_SHIFT), entries & np.uint64(fmt.SWP_OFFSET_MASK)
-        for number in np.unique(types).tolist():
-            mine = types == number
+        for number in np.unique(types[entries != 0]).tolist():
+            mine = (types == number) & (entries != 0)
             if number < self._nr_swapfiles:
                 paddr[mine], state[mine] = self._swapped(number, entries[mine], offsets[mine])
             else:

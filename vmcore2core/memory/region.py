@@ -76,8 +76,13 @@ class Backing(Protocol):
 class SwapSpace(Protocol):
     """Where swapped pages are; a page's swp_entry_t is what the kernel calls so: type and offset."""
 
-    def entries(self, ptes: U64Array) -> U64Array:
-        """Return the swp_entry_t of page-table entries that are not present, uint64[n]."""
+    def entries(self, ptes: U64Array, sizes: U64Array) -> U64Array:
+        """Return the swp_entry_t of page-table entries that are not present, uint64[n]; 0 where it is not known.
+
+        Args:
+            ptes: uint64[n], of any level.
+            sizes: uint64[n], bytes that each stands for.
+        """
         ...
 
     def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:

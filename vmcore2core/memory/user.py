@@ -291,7 +291,7 @@ def _pages_of(
     absent = batch.kind == RunKind.NOT_PRESENT
     if swap is not None and absent.any():
         base = batch.paddr.copy()
-        base[absent] = swap.entries(batch.entry[absent])
+        base[absent] = swap.entries(batch.entry[absent], batch.size[absent])
         step[absent] = base[absent] != 0  # a huge page's entries count pages, from its own on
     paddr: U64Array = (base + (low - batch.vaddr) // np.uint64(page) * step).astype(np.uint64)
     count = ((high - low) // np.uint64(page)).astype(np.int64)
