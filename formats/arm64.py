@@ -34,6 +34,13 @@ BLOCK_SHIFT_MAX_48 = {12: 30, 14: 25, 16: 29}
 BLOCK_SHIFT_MAX_52 = {12: 39, 14: 36, 16: 42}
 """The same where physical addresses have 52 bits."""
 ENTRY_SHIFT = 3
+
+# Swap entries: __SWP_TYPE_SHIFT and __SWP_OFFSET_SHIFT of Linux 6.10, 5.19, and before.
+SWP_SHIFTS, SWP_SHIFTS_5_19, SWP_SHIFTS_OLD = (6, 12), (3, 8), (2, 8)
+SWP_TYPE_MASK = 0x1F
+SWP_OFFSET_MASK = (1 << 50) - 1
+SWP_ZERO = 1 << 4 | 1 << 5 | 1 << 11 | 3 << 62
+"""Bits that are zero since Linux 6.10."""
 TASK_SIZE_MAX = 1 << 52
 TASK_SIZE_32_MAX = 1 << 32
 THREAD_SIZES = (16 << 10, 32 << 10, 64 << 10)
@@ -107,6 +114,9 @@ CPU_REGSETS = (("CORE", 2), ("LINUX", NT_ARM_SVE))
 user_fpsimd_state = np.dtype([("vregs", "V16", (32,)), ("fpsr", "<u4"), ("fpcr", "<u4"), ("reserved", "<u4", (2,))])
 """struct user_fpsimd_state, which is elf_fpregset_t."""
 FPSIMD_FPSR = 512  # offsetof(struct user_fpsimd_state, fpsr); fpcr follows
+
+VFP_FPSCR_STAT_MASK, VFP_FPSCR_CTRL_MASK = 0xF800009F, 0x07F79F00
+"""What AArch32's FPSCR has of FPSR and of FPCR: arch/arm64/include/asm/fpsimd.h."""
 
 user_sve_header = np.dtype(
     [("size", "<u4"), ("max_size", "<u4"), ("vl", "<u2"), ("max_vl", "<u2"), ("flags", "<u2"), ("reserved", "<u2")]

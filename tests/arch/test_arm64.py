@@ -358,6 +358,35 @@ def test_a_32_bit_process_has_r0_to_r15_cpsr_and_orig_r0() -> None:
     assert raw[15:] == (0x1_0000, 1 << 21 | 0x10, 0x55)  # DIT is bit 21 of CPSR
 
 
+def compat_note(fpsr: int, fpcr: int) -> tuple[bytes, tuple[str, int, bytes]]:
+    """Return struct user_fpsimd_state, and NT_ARM_VFP of it: d0 to d31, FPSCR."""
+    vregs = b"".join(f"   v{i:02}lo   v{i:02}hi".encode() for i in range(32))
+    masked = fpsr & 0xF800_009F | fpcr & 0x07F7_9F00
+    return vregs + struct.pack("<IIII", fpsr, fpcr, 0, 0), ("LINUX", 0x400, vregs[:256] + struct.pack("<I", masked))
+
+
+@pytest.mark.parametrize(("fpsr", "fpcr"), [(0, 0), (0xFFFF_FFFF, 0), (0, 0xFFFF_FFFF), (0x2800_0011, 0x0340_0000)])
+def test_a_thread_of_a_32_bit_process_has_its_vfp_registers(fpsr: int, fpcr: int) -> None:
+    regs = {**USER, "pstate": 0x10}
+    raw, expected = compat_note(fpsr, fpcr)
+    task = bytearray(5000)
+    task[THREAD + 16 : THREAD + 16 + 528] = raw
+    memory, machine = Bytes({TASK: bytes(task)}), ARCH.core_machine(regs, None)
+    layout = KernelLayout([Table({"task_struct": MEMBERS})])
+    found = ARCH.regsets(TASK, regs, machine, memory, layout)
+    assert found is not None
+    assert [(note.name, note.n_type, note.desc) for note in found] == [expected]
+    assert ARCH.regsets(TASK, regs, machine, memory, KernelLayout([Table()])) is None
+    # On a CPU, QEMU's note has them, AArch64's names and all.
+    notes = (CoreNote("CORE", 2, raw), CoreNote("LINUX", 0x405, b"s" * 2224))
+    live = CpuNote(0, 1, regs, user_mode=True, regsets=notes)
+    found, lost = ARCH.note_regsets(TASK, regs, live, memory, layout)
+    assert [(note.name, note.n_type, note.desc) for note in found] == [expected]
+    assert lost is None
+    short = CpuNote(0, 1, regs, user_mode=True, regsets=(CoreNote("CORE", 2, raw[:-1]),))
+    assert ARCH.note_regsets(TASK, regs, short, memory, layout) == ((), None)
+
+
 def test_cpu_notes_carry_the_vectors_behind_them() -> None:
     desc = (
         bytes(32) + struct.pack("<i", 2) + bytes(76) + struct.pack("<34Q", *(USER[name] for name in NAMES)) + bytes(8)

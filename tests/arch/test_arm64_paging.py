@@ -7,10 +7,13 @@ import struct
 import numpy as np
 import pytest
 
+from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import PhysAddr
+from vmcore2core.arch.arm64 import ARCH
 from vmcore2core.arch.arm64_paging import TableForm, page_table_spec
 from vmcore2core.arch.spec import EntryKind
+from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
@@ -191,3 +194,44 @@ def test_a_kernel_address_is_at_the_end_of_the_larger_top_table() -> None:
     physical = PhysicalMemory(FlatContainer(bytes(memory)))
     spec = page_table_spec(TableForm(16, 52, 48))
     assert translate(physical, spec, PhysAddr(0x1_0000), 0xFFFF_FFFF_FFFE_1234) == (0x7777_0000, 0x1_0000)
+
+
+ENUMS = {"PG_uptodate": 3}
+SINCE_5_19 = {**ENUMS, "PG_anon_exclusive": 17}
+NEW, OLD = {"execmem_alloc": 0xFFFF_8000_8012_0000}, {"module_alloc": 0xFFFF_8000_8012_0000}
+
+
+def swapped(entries: list[int], symbols: dict[str, int], constants: dict[str, int]) -> list[tuple[int, int]] | None:
+    """Return type and offset of each entry."""
+    layout = KernelLayout([Table(symbols=symbols, constants=constants)])
+    raw = np.array(entries, np.uint64)
+    found = ARCH.swap_entry(raw, np.full(len(raw), 4096, np.uint64), 4096, layout)
+    return None if found is None else list(zip(found[0].tolist(), found[1].tolist(), strict=True))
+
+
+def test_a_swap_entry_since_6_10() -> None:
+    """Type in bits 6 to 10, offset from 12 to 61; 2 is PG_anon_exclusive, 3 userfaultfd's write protection."""
+    entries = [0x1234 << 12 | 3 << 6, 0x1234 << 12 | 31 << 6 | 1 << 2 | 1 << 3, ((1 << 50) - 1) << 12]
+    assert swapped(entries, NEW, SINCE_5_19) == [(3, 0x1234), (31, 0x1234), (0, (1 << 50) - 1)]
+
+
+def test_a_swap_entry_from_5_19_to_6_9() -> None:
+    """Type in bits 3 to 7, offset from 8 to 57; 2 is PG_anon_exclusive."""
+    entries = [0x1234 << 8 | 3 << 3, 0x1234 << 8 | 31 << 3 | 1 << 2, ((1 << 50) - 1) << 8]
+    assert swapped(entries, OLD, SINCE_5_19) == [(3, 0x1234), (31, 0x1234), (0, (1 << 50) - 1)]
+
+
+def test_a_swap_entry_before_5_19() -> None:
+    """Type in bits 2 to 7, offset from 8 to 57."""
+    assert swapped([0x1234 << 8 | 3 << 2, 0x1234 << 8 | 31 << 2], OLD, ENUMS) == [(3, 0x1234), (31, 0x1234)]
+
+
+@pytest.mark.parametrize("bit", [4, 5, 11, 62, 63])
+def test_entries_of_another_form_than_the_kernel_seems_to_have_are_not_read(bit: int) -> None:
+    assert swapped([0x1234 << 12, 0x1235 << 12 | 1 << bit], NEW, SINCE_5_19) is None
+
+
+def test_a_kernel_that_does_not_tell_its_age_has_no_form() -> None:
+    assert swapped([0x1234 << 12], {}, SINCE_5_19) is None
+    assert swapped([0x1234 << 12], OLD, {}) is None
+    assert swapped([0x1234 << 12], NEW, {}) == [(0, 0x1234)]

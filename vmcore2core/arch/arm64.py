@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
-from vmcore2core.arch import arm64_regsets
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
+from vmcore2core.arch import arm64_compat, arm64_paging, arm64_regsets
 from vmcore2core.arch.arm64_paging import PAGE_SHIFTS, VA_BITS, TableForm, page_table_spec
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import (
@@ -82,7 +82,6 @@ class Arm64(Arch):
         page_tables="4, 16 and 64 KiB pages; 36 to 52 bits of an address",
         tested="Debian's 7.2, 4 KiB pages, 52 bits",
         limitations=(
-            "32-bit processes have their registers alone, and were compared with no kernel's core",
             "MTE tags",
             "swapped pages",
         ),
@@ -104,6 +103,7 @@ class Arm64(Arch):
         "SYMBOL(__end_init_stack)",
         "SYMBOL(vdso_start)",
         "SYMBOL(vdso32_start)",
+        *arm64_paging.LAYOUT_KEYS,
         *arm64_regsets.LAYOUT_KEYS,
     )
 
@@ -165,6 +165,12 @@ class Arm64(Arch):
                     "NUMBER(VA_BITS)": str(va_bits),
                     "NUMBER(TCR_EL1_T1SZ)": f"{64 - actual:#x}",
                 }
+
+    def swap_entry(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array] | None:
+        """See ``Arch.swap_entry``."""
+        return arm64_paging.swap_entry(entries, layout)
 
     def user_regs(
         self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
@@ -245,16 +251,17 @@ class Arm64(Arch):
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``."""
-        if machine.elf_class == 32:
-            return None
-        return arm64_regsets.regsets(self._thread(task, regs, memory, layout))
+        thread = self._thread(task, regs, memory, layout)
+        return arm64_compat.regsets(thread) if machine.elf_class == 32 else arm64_regsets.regsets(thread)
 
     def note_regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
     ) -> tuple[tuple[CoreNote, ...], str | None]:
         """See ``Arch.note_regsets``."""
-        if not note.user_mode or not note.regsets or regs.get("pstate", 0) & fmt.PSR_MODE32_BIT:
+        if not note.user_mode or not note.regsets:
             return (), None
+        if regs.get("pstate", 0) & fmt.PSR_MODE32_BIT:
+            return arm64_compat.live_regsets(note.regsets), None
         thread = self._thread(task, regs, memory, layout)
         return arm64_regsets.live_regsets(thread, note.regsets), arm64_regsets.LOST
 

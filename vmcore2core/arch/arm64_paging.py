@@ -14,7 +14,9 @@ import numpy as np
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
 from vmcore2core.formats import arm64 as fmt
+from vmcore2core.interfaces import Layout
 
+LAYOUT_KEYS = ("SYMBOL(execmem_alloc)", "SYMBOL(module_alloc)", "NUMBER(PG_anon_exclusive)", "NUMBER(PG_uptodate)")
 PAGE_SHIFTS = {4096: 12, 16384: 14, 65536: 16}
 VA_BITS = {12: (39, 48, 52), 14: (36, 47, 48, 52), 16: (42, 48, 52)}
 """PAGE_SHIFT -> what CONFIG_ARM64_VA_BITS may be."""
@@ -117,3 +119,29 @@ def address(entries: U64Array, form: TableForm) -> U64Array:
     if form.page_shift == 16:  # zero where FEAT_LPA is not in use
         return low | (entries & np.uint64(fmt.PTE_ADDR_HIGH_64K)) << np.uint64(fmt.PTE_ADDR_HIGH_64K_SHIFT)
     return low
+
+
+def swap_entry(entries: U64Array, layout: Layout) -> tuple[U64Array, U64Array] | None:
+    """Return type and offset, see ``Arch.swap_entry``; the same at all levels, __pmd_to_swp_entry().
+
+    Nothing tells the form but what else is as old.
+    """
+    # Since Linux kernel commit 55564814a838 ("arm64/mm: Move PTE_PRESENT_INVALID to overlay PTE_NG"), and since commits
+    # f6bec26c0a23 ("mm: introduce execmem_alloc() and execmem_free()") and 223b5e57d0d5 ("mm/execmem, arch: convert
+    # remaining overrides of module_alloc to execmem") (all in v6.10).
+    if layout.find_symbol("execmem_alloc") is not None:
+        shifts = fmt.SWP_SHIFTS
+    elif layout.find_symbol("module_alloc") is None:
+        return None
+    # Since Linux kernel commit 570ef363509b ("arm64/pgtable: support __HAVE_ARCH_PTE_SWP_EXCLUSIVE"), and since commit
+    # 6c287605fd56 ("mm: remember exclusively mapped anonymous pages with PG_anon_exclusive") (both in v5.19).
+    elif layout.find_constant("PG_anon_exclusive") is not None:
+        shifts = fmt.SWP_SHIFTS_5_19
+    elif layout.find_constant("PG_uptodate") is not None:
+        shifts = fmt.SWP_SHIFTS_OLD
+    else:
+        return None  # nothing tells enumerators: it may well be there
+    if shifts == fmt.SWP_SHIFTS and (entries & np.uint64(fmt.SWP_ZERO)).any():
+        return None  # a kernel that has execmem_alloc() alone, or none of its entries
+    types: U64Array = entries >> np.uint64(shifts[0]) & np.uint64(fmt.SWP_TYPE_MASK)
+    return types, entries >> np.uint64(shifts[1]) & np.uint64(fmt.SWP_OFFSET_MASK)
