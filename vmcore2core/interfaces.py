@@ -72,6 +72,10 @@ class Layout(Protocol):
         """Return the run-time address of a kernel symbol (KASLR included)."""
         ...
 
+    def find_symbols(self, name: str) -> tuple[int, ...]:
+        """Return the run-time addresses of all kernel symbols of a name, which static ones may share."""
+        ...
+
     def symbol(self, name: str) -> int:
         """Return the run-time address of a kernel symbol (KASLR included)."""
         ...

@@ -28,6 +28,11 @@ class LayoutSource(ABC):
         """Return a symbol's run-time address (KASLR included)."""
         return None
 
+    def all_symbols(self, name: str) -> tuple[int, ...]:
+        """Return the addresses of all symbols of a name: static ones may share it."""
+        address = self.symbol(name)
+        return () if address is None else (address,)
+
     def constant(self, name: str) -> int | None:
         """Return a number by name: NUMBER(), LENGTH(), or an enumerator."""
         return None

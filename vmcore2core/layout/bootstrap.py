@@ -94,6 +94,10 @@ class LazySource(LayoutSource):
         """See ``LayoutSource.symbol``."""
         return self._opened().symbol(name)
 
+    def all_symbols(self, name: str) -> tuple[int, ...]:
+        """See ``LayoutSource.all_symbols``."""
+        return self._opened().all_symbols(name)
+
     def constant(self, name: str) -> int | None:
         """See ``LayoutSource.constant``."""
         return self._opened().constant(name)

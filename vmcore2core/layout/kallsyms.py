@@ -143,5 +143,8 @@ class KallsymsSource(LayoutSource):
 
     def symbol(self, name: str) -> int | None:
         """See ``LayoutSource.symbol``; of static symbols of one name, the first."""
-        indices = self._names.indices(name)
-        return self._address(indices[0], self.form) if indices else None
+        return next(iter(self.all_symbols(name)), None)
+
+    def all_symbols(self, name: str) -> tuple[int, ...]:
+        """See ``LayoutSource.all_symbols``."""
+        return tuple(self._address(index, self.form) for index in self._names.indices(name))

@@ -97,6 +97,10 @@ class KernelLayout:
         """See ``Layout.find_symbol``."""
         return self._find_number(f"SYMBOL({name})", lambda source: source.symbol(name))
 
+    def find_symbols(self, name: str) -> tuple[int, ...]:
+        """See ``Layout.find_symbols``."""
+        return self._ask(f"SYMBOL({name})", lambda source: source.all_symbols(name) or None) or ()
+
     def symbol(self, name: str) -> int:
         """See ``Layout.symbol``."""
         return self._known(f"SYMBOL({name})", self.find_symbol(name))
