@@ -147,6 +147,9 @@ MTE_CTRL_EXCL = 0xFFFF
 MTE_CTRL_FLAGS = {1 << 16: 1 << 1, 1 << 17: 1 << 2, 1 << 19: 1 << 19}
 """MTE_CTRL_{TCF_SYNC,TCF_ASYNC,STORE_ONLY} -> PR_MTE_{TCF_SYNC,TCF_ASYNC,STORE_ONLY}."""
 
+VM_MTE_BIT, VM_MTE_BIT_OLD = 36, 32
+"""VM_HIGH_ARCH_BIT_4 since Linux 6.12, VM_HIGH_ARCH_BIT_0 before."""
+
 # struct arch_hw_breakpoint_ctrl: a word of bit fields -> lowest bit there, width, and lowest bit in DBGBCR, DBGWCR.
 HW_BREAKPOINT_CTRL = {"len": (19, 8, 5), "type": (27, 2, 3), "privilege": (29, 2, 1), "enabled": (31, 1, 0)}
 """Name -> lowest bit in the word of bit fields, width, and lowest bit in DBGBCR<n>_EL1 or DBGWCR<n>_EL1."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
-from vmcore2core.arch import arm64_compat, arm64_paging, arm64_regsets
+from vmcore2core.arch import arm64_compat, arm64_features, arm64_paging, arm64_regsets
 from vmcore2core.arch.arm64_paging import PAGE_SHIFTS, VA_BITS, TableForm, page_table_spec
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import (
@@ -24,6 +24,7 @@ from vmcore2core.arch.spec import (
     LayoutKeys,
     LinearMapping,
     SignalTrampoline,
+    TagSpec,
     UnwindSpec,
 )
 from vmcore2core.arch.task import stack_sizes
@@ -171,6 +172,10 @@ class Arm64(Arch):
     ) -> tuple[U64Array, U64Array] | None:
         """See ``Arch.swap_entry``."""
         return arm64_paging.swap_entry(entries, layout)
+
+    def tag_spec(self, memory: Memory, layout: Layout) -> TagSpec | None:
+        """See ``Arch.tag_spec``."""
+        return arm64_features.tag_spec(memory, layout)
 
     def user_regs(
         self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vmcore2core.arch.spec import TagSpec
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
 from vmcore2core.interfaces import Layout, Memory
 
 ENTRIES_MAX = 128
+WORD_BITS = 64
 LAYOUT_KEYS = (
     "SYMBOL(arm64_ftr_regs)",
     "SIZE(__ftr_reg_entry)",
@@ -31,6 +33,10 @@ LAYOUT_KEYS = (
     "SYMBOL(sve_max_vl)",
     "SYMBOL(core_num_brps)",
     "SYMBOL(core_num_wrps)",
+    "NUMBER(VMA_MTE_BIT)",
+    "NUMBER(PG_arch_2)",
+    "OFFSET(task_struct.thread.por_el0)",
+    "SYMBOL(mte_pages)",
 )
 
 DEFAULT_REGSETS: Mapping[int, int] = {
@@ -159,3 +165,17 @@ def checked_vl(length: int, what: str) -> int:
     if not 0 < length <= fmt.SVE_VL_MAX or length % fmt.SVE_VQ_BYTES:
         raise LayoutInvalid(f"{what} is {length:#x} bytes, expected a multiple of 16 up to {fmt.SVE_VL_MAX:#x}")
     return length
+
+
+def tag_spec(memory: Memory, layout: Layout) -> TagSpec | None:
+    """Return how memory with tags is told, see ``Arch.tag_spec``: VM_MTE, and PG_mte_tagged, which is PG_arch_2."""
+    if not Features(memory, layout).has("mte2"):
+        return None
+    bit, tagged = layout.find_constant("VMA_MTE_BIT"), layout.find_constant("PG_arch_2")
+    if bit is None:
+        # "arm64: re-order MTE VM_ flags" came with POR_EL0 (both in v6.12).
+        bit = fmt.VM_MTE_BIT if layout.find_member("task_struct", "thread.por_el0") else fmt.VM_MTE_BIT_OLD
+    for name, value in (("VMA_MTE_BIT", bit), ("PG_arch_2", tagged)):
+        if value is not None and not 0 <= value < WORD_BITS:
+            raise LayoutInvalid(f"NUMBER({name}) is {value}, expected 0 to {WORD_BITS - 1}")
+    return TagSpec(1 << bit, tagged)

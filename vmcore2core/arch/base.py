@@ -32,6 +32,7 @@ from vmcore2core.arch.spec import (
     KernelMap,
     LayoutKeys,
     PageTableSpec,
+    TagSpec,
     UnwindSpec,
 )
 from vmcore2core.interfaces import ByteOrder, Layout, Memory
@@ -119,6 +120,14 @@ class Arch(ABC):
 
         Returns:
             type, uint64[n]; offset, uint64[n]; None where this is not known of the architecture or of this kernel.
+        """
+        return None
+
+    def tag_spec(self, memory: Memory, layout: Layout) -> TagSpec | None:
+        """Return how memory with tags is told; None where the processors have none.
+
+        Raises:
+            MemoryFault, LayoutInvalid: what tells it cannot be read, or is broken.
         """
         return None
 

@@ -76,6 +76,19 @@ class PageTableSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TagSpec:
+    """How memory with tags is told from other memory.
+
+    Attributes:
+        vm_flag: bit of ``vm_flags`` of a mapping that has tags, as a mask.
+        page_flag: number of the bit of ``page->flags`` of a page that has; None where it is not known.
+    """
+
+    vm_flag: int
+    page_flag: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class LinearMapping:
     """Virtual addresses ``range`` of the kernel lie in one piece from physical address ``paddr`` on."""
 

@@ -15,7 +15,11 @@ the kernel's cores have zeros there.
 What does not belong into the core (VM_DONTDUMP, VM_IO, coredump_filter) is in a PT_LOAD without contents, as in the
 kernel's cores; gdb takes it from the mapped file, or shows zeros, as it does with those.
 
-References: System V gABI, "Program Header"; fs/binfmt_elf.c: elf_core_dump(), fill_extnum_info() (Linux 7.2).
+Memory tags are behind the pages, and their program headers behind those of PT_LOADs, as in the kernel's cores. Those
+have one for each mapping; here it is one for each run of pages whose tags are known.
+
+References: System V gABI, "Program Header"; fs/binfmt_elf.c: elf_core_dump(), fill_extnum_info();
+arch/arm64/kernel/elfcore.c (Linux 7.2).
 """
 
 from __future__ import annotations
@@ -53,11 +57,13 @@ class CorePlan:
         head: everything before the first page: Ehdr, program headers, the section header of PN_XNUM, PT_NOTE.
         segments: PT_LOADs in address order, with their offsets.
         file_size: bytes of the finished file.
+        tail: what follows the last page: memory tags.
     """
 
     head: bytes
     segments: tuple[Segment, ...]
     file_size: int
+    tail: bytes = b""
 
 
 def segments_of(snapshot: ProcessSnapshot) -> Iterator[Segment]:
@@ -119,7 +125,7 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
     variant = cast("ElfClass", snapshot.elf_class), snapshot.byte_order
     ehdr, phdr, shdr = fmt.Ehdr[variant], fmt.Phdr[variant], fmt.Shdr[variant]
     segments = list(segments_of(snapshot))
-    phnum = len(segments) + 1
+    phnum = 1 + len(segments) + len(snapshot.tags)
     extended = phnum >= fmt.PN_XNUM
     notes_offset = ehdr.sizeof() + phnum * phdr.sizeof()
     shoff = align_up(notes_offset + len(notes), 8) if extended else 0
@@ -130,6 +136,8 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
     for segment in segments:
         placed.append(Segment(segment.start, segment.memsz, segment.filesz, segment.p_flags, offset))
         offset += segment.filesz
+    tags_offset, tail = offset, b"".join(run.tags for run in snapshot.tags)
+    offset += len(tail)
     e_ident = fmt.ELFMAG + bytes(
         (
             fmt.ELFCLASS64 if snapshot.elf_class == 64 else fmt.ELFCLASS32,
@@ -161,7 +169,8 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
             f"a core of class ELF{snapshot.elf_class} cannot hold this process: it would have {offset:#x} bytes, "
             f"expected at most {limit:#x}"
         )
-    head = header + _program_headers(snapshot, variant, notes_offset, len(notes), placed) + notes
+    headers = _program_headers(snapshot, variant, notes_offset, len(notes), placed)
+    head = header + headers + _tag_headers(snapshot, variant, tags_offset) + notes
     if extended:
         fields = dict.fromkeys(
             ("sh_name", "sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_addralign", "sh_entsize"), 0
@@ -169,7 +178,7 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
         head = head.ljust(shoff, b"\0") + shdr.build(
             {**fields, "sh_size": 1, "sh_link": fmt.SHN_UNDEF, "sh_info": phnum}
         )
-    return CorePlan(head, tuple(placed), offset)
+    return CorePlan(head, tuple(placed), offset, tail)
 
 
 def _program_headers(
@@ -190,4 +199,15 @@ def _program_headers(
     note = table[:1]
     note["p_type"], note["p_align"] = fmt.PT_NOTE, PT_NOTE_ALIGN
     note["p_offset"], note["p_filesz"] = notes_offset, notes_size
+    return table.tobytes()
+
+
+def _tag_headers(snapshot: ProcessSnapshot, variant: tuple[ElfClass, ByteOrder], offset: int) -> bytes:
+    table = np.zeros(len(snapshot.tags), fmt.PHDR_DTYPE[variant])
+    table["p_type"] = fmt.PT_AARCH64_MEMTAG_MTE
+    sizes = np.array([len(run.tags) for run in snapshot.tags], np.uint64)
+    table["p_filesz"] = sizes
+    table["p_offset"] = np.uint64(offset) + np.cumsum(sizes, dtype=np.uint64) - sizes
+    table["p_vaddr"] = [run.start for run in snapshot.tags]
+    table["p_memsz"] = [run.end - run.start for run in snapshot.tags]
     return table.tobytes()

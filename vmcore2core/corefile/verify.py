@@ -61,8 +61,9 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
         return f"pyelftools sees type, machine, class and byte order {ident}, expected {expected}"
     if seen != [(s.start, s.memsz, s.filesz, s.p_flags, s.offset) for s in plan.segments]:
         return f"pyelftools sees {len(seen)} PT_LOADs that differ from the {len(plan.segments)} planned"
-    if others != 1:
-        return f"pyelftools sees {others} program headers besides PT_LOADs, expected 1"
+    expected_others = 1 + len(snapshot.tags)
+    if others != expected_others:
+        return f"pyelftools sees {others} program headers besides PT_LOADs, expected {expected_others}"
     return None if tids == [thread.tid for thread in snapshot.threads] else f"pyelftools sees threads {tids}"
 
 

@@ -114,6 +114,9 @@ def _write(target: Sink, plan: CorePlan, stream: PageStream, page_size: int, pro
             if progress is not None and done - told >= PROGRESS_EVERY:
                 told = done
                 progress(done, plan.file_size)
+    if plan.tail:
+        target.write(memoryview(plan.tail), plan.file_size - len(plan.tail))
+        written += len(plan.tail)
     target.finish(plan.file_size)
     if progress is not None:
         progress(plan.file_size, plan.file_size)

@@ -108,6 +108,18 @@ class UserMemory:
         unknown.sort(key=lambda run: run.start)
         return Survey(counts, _merged(unknown))
 
+    def known(self, region: Region) -> Iterator[tuple[U64Array, U64Array, U8Array]]:
+        """Yield the pages of a region that were touched, and whose bytes are known.
+
+        Returns:
+            Ascending page address, uint64[n]; physical address, uint64[n], of ``STORED`` pages their swp_entry_t;
+            ``UserPageState`` as uint8[n].
+        """
+        for start, end in _windows(region.start, region.end, self.spec.page_size):
+            vaddr, paddr, state = self._resolve(region, start, end)
+            there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
+            yield vaddr[there], paddr[there], state[there]
+
     def resident_pages(self) -> int:
         """Return how many pages the page tables map, in all regions."""
         ranges = Ranges(self._starts, np.array([r.end for r in self.regions], np.uint64))

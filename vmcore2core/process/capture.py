@@ -36,6 +36,7 @@ from vmcore2core.process.roster import Roster, Scan
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
+from vmcore2core.process.tags import Tags
 from vmcore2core.process.threads import CpuNotes, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
 
@@ -251,6 +252,9 @@ class _Capture:
             vmas = _surveyed(vmas, memory)
         if gate is not None and not gate.dumped:
             vmas.append(gate)
+        tags = Tags(self.kernel, vmas, memory)
+        if tags.notice is not None:
+            self.notices.append(tags.notice)
         self.warnings += mappings.warnings
         problem = self.processes.cache.problem
         if problem and any(run.reason is AbsentReason.NOT_CACHED for vma in vmas for run in vma.absent):
@@ -274,6 +278,7 @@ class _Capture:
             vmas=tuple(vmas),
             warnings=tuple(self.warnings),
             notices=tuple(self.notices),
+            tags=tuple(tags.runs),
             e_flags=self.kernel.arch.core_flags(self.mm.address, self.kernel.memory, self.kernel.layout),
         )
         return Captured(snapshot, memory, answers)

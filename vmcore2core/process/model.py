@@ -162,6 +162,15 @@ class Vma:
 
 
 @dataclass(frozen=True, slots=True)
+class TagRun:
+    """Memory tags of whole pages ``[start, end)`` as PT_AARCH64_MEMTAG_MTE has them: two in a byte, low bits first."""
+
+    start: UserAddr
+    end: UserAddr
+    tags: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSnapshot:
     """Everything of one thread group that goes into its core.
 
@@ -182,6 +191,7 @@ class ProcessSnapshot:
         notices: sentences worth knowing that leave the core complete (inferred values, fields not known).
         blanked: ``(start, end)`` of user addresses that are zeros in the core, as was asked, whatever the process had
             there; ascending, disjoint.
+        tags: memory tags, as far as they are known; ascending, disjoint.
     """
 
     tgid: int
@@ -200,3 +210,4 @@ class ProcessSnapshot:
     notices: tuple[str, ...] = field(default=())
     e_flags: int = 0
     blanked: tuple[tuple[int, int], ...] = ()
+    tags: tuple[TagRun, ...] = ()

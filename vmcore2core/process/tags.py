@@ -1,0 +1,115 @@
+"""Memory tags (arm64's MTE): which pages have them, and those that the kernel keeps of swapped pages.
+
+The processor has the tags of a page in memory apart, of which a dump has nothing. What the kernel's own core has of it,
+PT_AARCH64_MEMTAG_MTE, is left out but for pages that are swapped out: the kernel keeps their tags in memory.
+
+References: arch/arm64/kernel/elfcore.c; arch/arm64/mm/mteswap.c; mte_sync_tags() in arch/arm64/kernel/mte.c (Linux 5.10
+to 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import U64Array, UserAddr
+from vmcore2core.arch.spec import TagSpec
+from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
+from vmcore2core.kernel.mm import VM_HUGETLB
+from vmcore2core.kernel.page_flags import PageFlags
+from vmcore2core.kernel.struct import Kernel
+from vmcore2core.kernel.xarray import XArray
+from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.model import TagRun, Vma
+
+GRANULE = 16
+"""Bytes that have one tag, of 4 bits."""
+
+
+class Tags:
+    """The tags of one process's memory.
+
+    Attributes:
+        runs: those that are known, ascending.
+        nr_lost: how many pages have tags that are not.
+        problem: why that cannot be told, as a sentence, or None.
+    """
+
+    def __init__(self, kernel: Kernel, vmas: Sequence[Vma], memory: UserMemory) -> None:
+        self.runs: list[TagRun] = []
+        self.nr_lost = 0
+        self.problem: str | None = None
+        try:
+            spec = kernel.arch.tag_spec(kernel.memory, kernel.layout)
+            regions = _tagged_regions(spec, vmas, memory) if spec is not None else []
+            if spec is not None and regions:
+                _Search(kernel, spec, memory, self).run(regions)
+        except (LayoutError, MemoryFault, CorruptStructure) as error:
+            self.problem = f"which pages have memory tags is not known, and none are written: {error}"
+            self.runs, self.nr_lost = [], 0
+
+    @property
+    def notice(self) -> str | None:
+        """A sentence about what is left out, or None."""
+        if self.nr_lost:
+            return (
+                f"the memory tags (MTE) of {self.nr_lost} pages are left out: the processor has them apart, and the "
+                f"dump does not have them"
+            )
+        return self.problem
+
+
+def _tagged_regions(spec: TagSpec, vmas: Sequence[Vma], memory: UserMemory) -> list[tuple[Vma, Region]]:
+    regions = {region.start: region for region in memory.regions}
+    return [(vma, regions[vma.start]) for vma in vmas if vma.vm_flags & spec.vm_flag and vma.dumped]
+
+
+class _Search:
+    def __init__(self, kernel: Kernel, spec: TagSpec, memory: UserMemory, found: Tags) -> None:
+        self.kernel, self.spec, self.memory, self.found = kernel, spec, memory, found
+        self.flags = PageFlags(kernel)
+        self.page_size = memory.spec.page_size
+        self.tags_size = self.page_size // GRANULE // 2
+
+    def run(self, regions: list[tuple[Vma, Region]]) -> None:
+        for vma, region in regions:
+            for vaddr, paddr, state in self.memory.known(region):
+                self.found.nr_lost += self._lost(vma, paddr[state == UserPageState.PRESENT])
+                stored = state == UserPageState.STORED
+                if stored.any():
+                    self._swapped(vaddr[stored], paddr[stored])
+
+    def _lost(self, vma: Vma, paddr: U64Array) -> int:
+        """Return how many pages in memory have tags: where nothing tells, all of such a mapping."""
+        if vma.vm_flags & VM_HUGETLB or self.spec.page_flag is None:
+            return len(paddr)
+        return int(np.count_nonzero(self.flags.test(paddr, self.spec.page_flag)))
+
+    def _swapped(self, vaddr: U64Array, entries: U64Array) -> None:
+        """Take the tags of swapped pages; where there are none of a page that is in such a mapping, they are lost."""
+        kept = self._kept(set(entries.tolist()))
+        has: NDArray[np.bool_] = np.isin(entries, np.fromiter(kept, np.uint64, len(kept)))
+        self.found.nr_lost += int(np.count_nonzero(~has))
+        vaddr, entries = vaddr[has], entries[has]
+        breaks = np.flatnonzero(np.diff(vaddr) != self.page_size) + 1
+        for pages, slots in zip(np.split(vaddr, breaks), np.split(entries, breaks), strict=True):
+            if len(pages):
+                tags = b"".join(self.kernel.memory.read(kept[slot], self.tags_size) for slot in slots.tolist())
+                end = UserAddr(int(pages[-1]) + self.page_size)
+                self.found.runs.append(TagRun(UserAddr(int(pages[0])), end, tags))
+
+    def _kept(self, wanted: set[int]) -> dict[int, int]:
+        """Return where the tags of swapped pages are, by swp_entry_t.
+
+        Two static arrays have the name mte_pages: the one in arch/arm64/kernel/hibernate.c is empty but for a moment,
+        and has page frames as indices.
+        """
+        arrays = [XArray(self.kernel.view("xarray", at)) for at in self.kernel.layout.find_symbols("mte_pages")]
+        used = [array for array in arrays if array.xa.pointer("xa_head")]
+        if len(used) != 1:
+            return {}
+        runs = used[0].runs(min(wanted), max(wanted))
+        return {run.first: run.entry for run in runs if run.first in wanted and not run.is_value}
