@@ -449,3 +449,30 @@ def test_calls() -> None:
     for word in (0x1400_0010, 0xD61F_0020, 0xD65F_03C0, 0xD503_201F):
         assert not ends_with_call(struct.pack("<I", word)), hex(word)
     assert not ends_with_call(b"\x94")
+
+
+def tagging(ids: dict[int, int], **constants: int) -> tuple[int, int | None] | None:
+    """Return VM_MTE and the number of PG_mte_tagged; por_el0 is in thread_struct where the constants say so."""
+    machine = Machine()
+    machine.ids |= ids
+    machine.table.constants |= constants
+    if not constants.pop("por_el0", 1):
+        del machine.table.offsets["task_struct"]["thread.por_el0"]
+    table = b"".join(struct.pack("<IIQ", number, 0, FTR_REGS + 64 * i) for i, number in enumerate(sorted(machine.ids)))
+    values = b"".join(bytes(24) + struct.pack("<Q", machine.ids[n]) + bytes(32) for n in sorted(machine.ids))
+    memory = Bytes({FTR: table.ljust(4096, b"\0"), FTR_REGS: values})
+    found = ARCH.tag_spec(memory, KernelLayout([machine.table]))
+    return None if found is None else (found.vm_flag, found.page_flag)
+
+
+def test_memory_tags_are_told_where_all_processors_have_mte() -> None:
+    """FEAT_MTE2; VM_MTE is VM_HIGH_ARCH_4 since Linux 6.12, VM_HIGH_ARCH_0 before; PG_mte_tagged is PG_arch_2."""
+    mte2 = {PFR1: 2 << 8}
+    assert tagging({PFR1: 1 << 8}) is None
+    assert tagging(mte2, VMA_MTE_BIT=36, PG_arch_2=24) == (1 << 36, 24)
+    assert tagging(mte2, PG_arch_2=24) == (1 << 36, 24)
+    assert tagging(mte2, PG_arch_2=22, por_el0=0) == (1 << 32, 22)
+    assert tagging(mte2) == (1 << 36, None)
+    for name in ("VMA_MTE_BIT", "PG_arch_2"):
+        with pytest.raises(LayoutInvalid, match=f"{name}.* is 64, expected 0 to 63"):
+            tagging(mte2, **{name: 64})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,8 +27,9 @@ from tests.corefile.snapshots import (
     write,
 )
 from tests.corefile.test_notes import eu_readelf
+from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import OutputError
-from vmcore2core.process.model import AbsentReason
+from vmcore2core.process.model import AbsentReason, TagRun
 
 TIB = 1 << 40
 
@@ -264,3 +266,26 @@ def test_segment_sizes_of_a_32_bit_core_reach_up_to_3_gib(tmp_path: Path) -> Non
     assert loads(core) == [(0x1000, 0xBFFF_F000, 0xBFFF_F000, R | W)]
     assert "0x00001000 0x00000000 0xbffff000 0xbffff000" in eu_readelf(core, "-l")
     assert core.stat().st_blocks * 512 < 64 << 10
+
+
+def test_memory_tags_are_behind_the_pages(tmp_path: Path) -> None:
+    """As arch/arm64/kernel/elfcore.c has them: PT_LOPROC + 2, no flags, no alignment."""
+    start = 0x7F00_0000_0000
+    runs = tuple(
+        TagRun(UserAddr(start + PAGE * first), UserAddr(start + PAGE * last), bytes([first + 1]) * 128 * (last - first))
+        for first, last in ((0, 2), (3, 4))
+    )
+    core = tmp_path / "core"
+    report = write(snapshot(vma(start, start + 4 * PAGE), tags=runs), core, {start + 3 * PAGE: b"last"})
+    data = core.read_bytes()
+    (phoff,), (phnum,) = struct.unpack_from("<Q", data, 32), struct.unpack_from("<H", data, 56)
+    headers = [struct.unpack_from("<IIQQQQQQ", data, phoff + 56 * i) for i in range(phnum)]
+    assert [header[0] for header in headers] == [4, 1, 0x7000_0002, 0x7000_0002]
+    end = headers[1][2] + 4 * PAGE
+    assert headers[2] == (0x7000_0002, 0, end, start, 0, 256, 2 * PAGE, 0)
+    assert headers[3] == (0x7000_0002, 0, end + 256, start + 3 * PAGE, 0, 128, PAGE, 0)
+    assert data[end:] == b"\x01" * 256 + b"\x04" * 128
+    assert report.file_size == len(data)
+    assert data[end - PAGE : end - PAGE + 4] == b"last"
+    shown = subprocess.run(["eu-readelf", "-l", core], capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(r"^  LOAD ", shown, re.MULTILINE)) == 1

@@ -56,7 +56,7 @@ def notes_of_threads(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
 def tags_of(core: Core) -> dict[int, bytes]:
     """Return the tags of each page: two in a byte."""
     (phoff,), (count,) = struct.unpack_from("<Q", core.data, 32), struct.unpack_from("<H", core.data, 56)
-    found = {}
+    found: dict[int, bytes] = {}
     for i in range(count):
         p_type, flags, at, start, _, filesz, memsz, align = struct.unpack_from("<IIQQQQQQ", core.data, phoff + 56 * i)
         if p_type == PT_AARCH64_MEMTAG_MTE:

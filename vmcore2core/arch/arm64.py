@@ -81,10 +81,11 @@ class Arm64(Arch):
 
     DOC = ArchDoc(
         page_tables="4, 16 and 64 KiB pages; 36 to 52 bits of an address",
-        tested="Debian's 7.2, 4 KiB pages, 52 bits",
+        tested="Debian's 7.2, 4 and 16 KiB pages, 52 bits; 64-bit and, with 4 KiB, 32-bit processes",
         limitations=(
-            "MTE tags",
-            "swapped pages",
+            "stacks of 32-bit processes (bt, --redact stacks)",
+            "MTE tags but of swapped pages, as no dump has them",
+            "64 KiB pages, and swapped pages before Linux 6.10, were compared with no kernel's core",
         ),
     )
 

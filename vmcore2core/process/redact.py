@@ -95,17 +95,18 @@ class _OfProcess:
         needed = self._needed() if self.redaction.files or self.redaction.anonymous else []
         stacks = self._stacks() if self.redaction.anonymous else []
         blanked: Ranges = []
-        vmas = []
+        vmas, tags = [], self.snapshot.tags
         for vma in self.snapshot.vmas:
             end = vma.dump_end(self.page)
             if end > vma.start and self._goes(vma):
                 kept = [] if self._by_pattern(vma) else _within([*needed, *stacks], vma.start, end)
                 vma = self._without(vma, end, kept)
                 blanked += _blank(kept, self.page)
+                tags = tuple(run for run in tags if not vma.start <= run.start < vma.end)
             vmas.append(vma)
         if self.redaction.environment:
             blanked += self._environment()
-        snapshot = replace(self.snapshot, vmas=tuple(vmas), blanked=tuple(_merged(blanked)))
+        snapshot = replace(self.snapshot, vmas=tuple(vmas), blanked=tuple(_merged(blanked)), tags=tags)
         return replace(self.captured, snapshot=snapshot)
 
     def _goes(self, vma: Vma) -> bool:
