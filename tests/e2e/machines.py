@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from tests.e2e.cores import Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, need
-from tests.e2e.guests import convert, tasks
+from tests.e2e.debuggers import gdb_backtraces, in_order, need
+from tests.e2e.guests import Guest, convert, tasks
 
 LEVELS = ["level_c", "level_b", "level_a"]
 
@@ -51,6 +51,23 @@ def check_layout_from_file(dump: Path, core: Path, folder: Path, order: Literal[
     assert ours.data[48:52] == before.data[48:52]  # e_flags
     diff = compare_pages(ours, before)
     assert (diff.same, diff.wrong, diff.zeroed) == (len(before.pages()), [], [])
+
+
+def check_stacks_in_gdb(guest: Guest, program: str) -> None:
+    """Check that gdb shows every thread's stack, and the globals."""
+    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off"]
+    command += ["-iex", f"set sysroot {guest.sysroot}"]
+    for shown in ("thread apply all bt", "p/x victim_magic", "p/x library_magic"):
+        command += ["-ex", shown]
+    command += [str(guest.sysroot / "bin" / program), str(guest.core(program))]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    traces, threads = gdb_backtraces(output), guest.threads(program)
+    assert traces.keys() == set(threads.values())
+    for comm, wanted in guest.expected[program].items():
+        assert in_order(wanted, traces[threads[comm]]), (comm, traces[threads[comm]])
+    assert "<signal handler called>" in traces[threads["t-signal"]]
+    for value in guest.expected["globals"].values():
+        assert f"= {value}\n" in output
 
 
 def gdb_multiarch(program: Path, core: Path) -> dict[int, list[str]]:

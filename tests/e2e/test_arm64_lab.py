@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, in_order, need
+from tests.e2e.debuggers import need
 from tests.e2e.guests import FIXTURES, Guest, bundled, convert, tasks
+from tests.e2e.machines import check_stacks_in_gdb, thread_notes
 
 COMPAT = "lab-compat"
 STATES = ("lab-swap", "lab-mte", "lab-zswap")
@@ -38,19 +39,6 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 def registers(core: Core) -> dict[int, dict[str, int]]:
     """struct compat_elf_prstatus: 18 words at 72."""
     return {tid: dict(zip(REGS, struct.unpack_from("<18I", d, 72), strict=True)) for tid, d in core.prstatus.items()}
-
-
-def notes_of_threads(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
-    """The notes behind each thread's NT_PRSTATUS but those that a process has once."""
-    found: dict[int, list[tuple[str, int, bytes]]] = {}
-    tids = iter(core.prstatus)
-    tid = 0
-    for note in core.notes:
-        if note[:2] == ("CORE", 1):
-            found[tid := next(tids)] = []
-        elif note[0] == "LINUX" or note[1] == 2:
-            found[tid].append(note)
-    return found
 
 
 def tags_of(core: Core) -> dict[int, bytes]:
@@ -123,7 +111,7 @@ def test_known_registers_are_in_their_slots(guest: Guest) -> None:
 
 def test_vfp_registers_are_the_kernels_for_threads_on_and_off_the_cpu(guest: Guest, tmp_path: Path) -> None:
     ours = Core(guest.core(COMPAT))
-    mine, theirs = notes_of_threads(ours), notes_of_threads(guest.truth_core(COMPAT, tmp_path))
+    mine, theirs = thread_notes(ours), thread_notes(guest.truth_core(COMPAT, tmp_path))
     assert mine == theirs
     assert all([note[:2] for note in notes] == [NT_ARM_VFP] for notes in mine.values())
     # registers-armhf.S: q0, q1, q7 and q15 have 16 bytes each of 3, 10, 17, ...
@@ -133,18 +121,7 @@ def test_vfp_registers_are_the_kernels_for_threads_on_and_off_the_cpu(guest: Gue
 
 
 def test_gdb_shows_every_threads_stack_and_the_globals(guest: Guest) -> None:
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
-    for shown in ("thread apply all bt", "p/x victim_magic", "p/x library_magic"):
-        command += ["-ex", shown]
-    command += [str(guest.sysroot / "bin" / COMPAT), str(guest.core(COMPAT))]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    traces, threads = gdb_backtraces(output), guest.threads(COMPAT)
-    assert traces.keys() == set(threads.values())
-    for comm, wanted in guest.expected[COMPAT].items():
-        assert in_order(wanted, traces[threads[comm]]), (comm, traces[threads[comm]])
-    assert "<signal handler called>" in traces[threads["t-signal"]]
-    for value in guest.expected["globals"].values():
-        assert f"= {value}\n" in output
+    check_stacks_in_gdb(guest, COMPAT)
 
 
 def test_maps_are_those_of_the_guest(guest: Guest) -> None:
@@ -162,7 +139,7 @@ def test_registers_and_notes_of_processes_with_swapped_pages(guest: Guest, progr
         assert ours.prstatus[tid][112:-8] == expected[:-8]
     mine, theirs = (
         {tid: [note for note in notes if note[1] != NT_ARM_SYSTEM_CALL] for tid, notes in each.items()}
-        for each in (notes_of_threads(ours), notes_of_threads(kernels))
+        for each in (thread_notes(ours), thread_notes(kernels))
     )
     assert mine == theirs
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, in_order, lldb, lldb_backtraces, need
+from tests.e2e.debuggers import in_order, lldb, lldb_backtraces, need
 from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert_all, tasks, unpacked_sysroot
-from tests.e2e.machines import thread_notes
+from tests.e2e.machines import check_stacks_in_gdb, thread_notes
 
 ENOSYS = (1 << 64) - 38
 FLOATS_IN_CPU = 1 << 13 | 1 << 23 | 1 << 25  # ppc64's MSR: FP, VSX, VEC
@@ -206,19 +205,7 @@ def test_known_registers_are_in_their_slots(guest: Guest, program: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_gdb_shows_every_threads_stack_and_the_globals(guest: Guest, program: str) -> None:
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off"]
-    command += ["-iex", f"set sysroot {guest.sysroot}"]
-    for shown in ("thread apply all bt", "p/x victim_magic", "p/x library_magic"):
-        command += ["-ex", shown]
-    command += [str(guest.sysroot / "bin" / program), str(guest.core(program))]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    traces, threads = gdb_backtraces(output), guest.threads(program)
-    assert traces.keys() == set(threads.values())
-    for comm, wanted in guest.expected[program].items():
-        assert in_order(wanted, traces[threads[comm]]), (comm, traces[threads[comm]])
-    assert "<signal handler called>" in traces[threads["t-signal"]]
-    for value in guest.expected["globals"].values():
-        assert f"= {value}\n" in output
+    check_stacks_in_gdb(guest, program)
 
 
 @pytest.mark.parametrize("guest", [name for name in GUESTS if name != "debian-7.2-riscv64"], indirect=True)

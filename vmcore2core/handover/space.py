@@ -36,7 +36,7 @@ def core_size(captured: Captured) -> CoreSize:
         for state, n in memory.survey(region).counts.items():
             known += n if state <= LAST_KNOWN else 0
             stored += n if state <= LAST_KNOWN and state != UserPageState.ZERO else 0
-    head = HEAD_SIZE + THREAD_SIZE * len(snapshot.threads)
+    head = HEAD_SIZE + THREAD_SIZE * len(snapshot.threads) + sum(len(run.tags) for run in snapshot.tags)
     return CoreSize(head + stored * snapshot.page_size, head + known * snapshot.page_size)
 
 
