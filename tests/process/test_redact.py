@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from tests.e2e.cores import Core
 from tests.e2e.debuggers import gdb, gdb_backtraces, in_order
 from tests.e2e.guests import FIXTURES, PROGRAMS, convert, unpacked_sysroot
 from tests.process.scene import CODE, HEAP, STACK, Scene, simple
+from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import TaskError, UsageError
 from vmcore2core.process.capture import Captured
-from vmcore2core.process.model import AbsentReason
+from vmcore2core.process.model import AbsentReason, TagRun
 from vmcore2core.process.redact import BlankedStream, Redaction, parse_redaction, redact
 
 GUEST = "debian-6.1-amd64"
@@ -61,6 +63,17 @@ def test_of_anonymous_memory_the_stack_stays_from_the_page_below_its_pointer() -
 def test_a_pattern_takes_all_of_a_mapping() -> None:
     found = absent(applied(Redaction(patterns=("[heap]",)), simple()))
     assert found == [(HEAP, HEAP + 0x4000, AbsentReason.REDACTED)]
+
+
+def test_memory_tags_of_a_mapping_go_with_it() -> None:
+    scene = simple()
+    processes = scene.processes()
+    leader = processes.find(100)
+    captured = processes.capture(leader)
+    code, heap = (TagRun(UserAddr(at), UserAddr(at + PAGE), bytes([at >> 16])) for at in (CODE, HEAP))
+    tagged = replace(captured, snapshot=replace(captured.snapshot, tags=(code, heap)))
+    assert redact(Redaction(patterns=("[heap]",)), processes, leader, tagged).snapshot.tags == (code,)
+    assert redact(Redaction(anonymous=True), processes, leader, tagged).snapshot.tags == ()
 
 
 def test_without_knowing_where_the_environment_is_there_is_no_core() -> None:

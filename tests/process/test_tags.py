@@ -166,8 +166,21 @@ def test_broken_records_are_one_sentence_and_no_tags_are_written(broken: str) ->
 
 def test_without_page_structures_it_is_said() -> None:
     machine = Machine()
+    machine.table.offsets["page"]["flags"] = (57, 8)
+    assert "OFFSET(page.flags) is 0x39, expected 0 to 0x38" in (machine.tags(in_memory(3)).notice or "")
     del machine.table.symbols["vmemmap"]
     assert "vmemmap" in (machine.tags(in_memory(3)).notice or "")
+
+
+def test_an_array_whose_nodes_are_all_one_is_asked_for_no_more_than_is_wanted() -> None:
+    machine = Machine()
+    tags = machine.image.write(machine.image.alloc(128), b"5" * 128)
+    node = machine.image.xa_node(0, dict.fromkeys(range(64), tags))
+    for shift in range(6, 60, 6):
+        node = machine.image.xa_node(shift, dict.fromkeys(range(64), node))
+    machine.image.words(machine.swapped, 0, node)
+    found = machine.tags(swapped(5, 1 << 40, 1 << 58 | 3))
+    assert [run.tags for run in found.runs] == [b"5" * 128 * 3]
 
 
 def test_pages_of_16_kib_have_512_bytes_of_tags() -> None:

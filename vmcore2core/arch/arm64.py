@@ -84,7 +84,7 @@ class Arm64(Arch):
         tested="Debian's 7.2, 4 and 16 KiB pages, 52 bits; 64-bit and, with 4 KiB, 32-bit processes",
         limitations=(
             "stacks of 32-bit processes (bt, --redact stacks)",
-            "MTE tags but of swapped pages, as no dump has them",
+            "MTE tags but of swapped pages: they are apart from memory (a saved QEMU machine has them)",
             "64 KiB pages, and swapped pages before Linux 6.10, were compared with no kernel's core",
         ),
     )

@@ -35,7 +35,6 @@ LAYOUT_KEYS = (
     "SYMBOL(core_num_wrps)",
     "NUMBER(VMA_MTE_BIT)",
     "NUMBER(PG_arch_2)",
-    "OFFSET(task_struct.thread.por_el0)",
     "SYMBOL(mte_pages)",
 )
 

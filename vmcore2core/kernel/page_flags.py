@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import U64Array
-from vmcore2core.errors import LayoutUnknown, MemoryFault
+from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.kernel.bounds import PFN_END, struct_size
 from vmcore2core.kernel.struct import Kernel
 
@@ -36,6 +36,8 @@ class PageFlags:
         self._offset = kernel.layout.member("page", "flags").offset
         self._page_size = kernel.memory.kernel_map.spec.page_size
         word = kernel.arch.pointer_size
+        if not 0 <= self._offset <= self._size - word:
+            raise LayoutInvalid(f"OFFSET(page.flags) is {self._offset:#x}, expected 0 to {self._size - word:#x}")
         self._dtype = np.dtype(f"{'<' if kernel.arch.byte_order == 'little' else '>'}u{word}")
 
     def test(self, paddrs: U64Array, bit: int) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ stack pointer up. A copy of a secret in what stays, such as on a stack, is not l
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -22,7 +23,7 @@ from vmcore2core.interfaces import PageStream
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.linkmap import auxv_value, link_map
-from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot, Vma
+from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot, TagRun, Vma
 
 PROFILES = ("stacks", "no-files", "no-anon", "no-env")
 ENVIRONMENT_MAX = 1 << 24  # more than MAX_ARG_STRINGS ever come to: three quarters of 8 MiB
@@ -95,19 +96,26 @@ class _OfProcess:
         needed = self._needed() if self.redaction.files or self.redaction.anonymous else []
         stacks = self._stacks() if self.redaction.anonymous else []
         blanked: Ranges = []
-        vmas, tags = [], self.snapshot.tags
+        vmas: list[Vma] = []
+        gone: Ranges = []
         for vma in self.snapshot.vmas:
             end = vma.dump_end(self.page)
             if end > vma.start and self._goes(vma):
                 kept = [] if self._by_pattern(vma) else _within([*needed, *stacks], vma.start, end)
                 vma = self._without(vma, end, kept)
                 blanked += _blank(kept, self.page)
-                tags = tuple(run for run in tags if not vma.start <= run.start < vma.end)
+                gone.append((int(vma.start), int(vma.end)))
             vmas.append(vma)
         if self.redaction.environment:
             blanked += self._environment()
-        snapshot = replace(self.snapshot, vmas=tuple(vmas), blanked=tuple(_merged(blanked)), tags=tags)
+        snapshot = replace(self.snapshot, vmas=tuple(vmas), blanked=tuple(_merged(blanked)), tags=self._tags(gone))
         return replace(self.captured, snapshot=snapshot)
+
+    def _tags(self, gone: Ranges) -> tuple[TagRun, ...]:
+        """Return the memory tags without those of mappings of which anything goes."""
+        starts = [start for start, _ in gone]
+        tags = ((run, bisect_right(starts, run.start) - 1) for run in self.snapshot.tags)
+        return tuple(run for run, before in tags if before < 0 or run.start >= gone[before][1])
 
     def _goes(self, vma: Vma) -> bool:
         if self._by_pattern(vma):

@@ -56,8 +56,8 @@ class Tags:
         """A sentence about what is left out, or None."""
         if self.nr_lost:
             return (
-                f"the memory tags (MTE) of {self.nr_lost} pages are left out: the processor has them apart, and the "
-                f"dump does not have them"
+                f"the memory tags (MTE) of {self.nr_lost} pages are left out: the processor has them apart from "
+                f"memory, and so no dump of it has them"
             )
         return self.problem
 
@@ -90,7 +90,7 @@ class _Search:
 
     def _swapped(self, vaddr: U64Array, entries: U64Array) -> None:
         """Take the tags of swapped pages; where there are none of a page that is in such a mapping, they are lost."""
-        kept = self._kept(set(entries.tolist()))
+        kept = self._kept(np.unique(entries))
         has: NDArray[np.bool_] = np.isin(entries, np.fromiter(kept, np.uint64, len(kept)))
         self.found.nr_lost += int(np.count_nonzero(~has))
         vaddr, entries = vaddr[has], entries[has]
@@ -101,7 +101,7 @@ class _Search:
                 end = UserAddr(int(pages[-1]) + self.page_size)
                 self.found.runs.append(TagRun(UserAddr(int(pages[0])), end, tags))
 
-    def _kept(self, wanted: set[int]) -> dict[int, int]:
+    def _kept(self, wanted: U64Array) -> dict[int, int]:
         """Return where the tags of swapped pages are, by swp_entry_t.
 
         Two static arrays have the name mte_pages: the one in arch/arm64/kernel/hibernate.c is empty but for a moment,
@@ -111,5 +111,7 @@ class _Search:
         used = [array for array in arrays if array.xa.pointer("xa_head")]
         if len(used) != 1:
             return {}
-        runs = used[0].runs(min(wanted), max(wanted))
-        return {run.first: run.entry for run in runs if run.first in wanted and not run.is_value}
+        # Slots that follow each other are asked for together, and no others: a broken array may have any number.
+        slots = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+        runs = (run for part in slots for run in used[0].runs(int(part[0]), int(part[-1])))
+        return {run.first: run.entry for run in runs if not run.is_value}
