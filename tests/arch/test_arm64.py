@@ -14,7 +14,7 @@ from vmcore2core.arch.arm64 import ARCH, ends_with_call
 from vmcore2core.arch.spec import CoreNote, CpuNote
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.layout.resolver import KernelLayout
-from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, parse_vmcoreinfo
 
 # As Debian's 7.2 kernel writes it on QEMU's virt machine.
 TEXT = b"""\
@@ -476,3 +476,26 @@ def test_memory_tags_are_told_where_all_processors_have_mte() -> None:
     for name in ("VMA_MTE_BIT", "PG_arch_2"):
         with pytest.raises(LayoutInvalid, match=f"{name}.* is 64, expected 0 to 63"):
             tagging(mte2, **{name: 64})
+
+
+@pytest.mark.parametrize(
+    ("first", "page", "expected"),
+    [
+        pytest.param(0x4000_0000, 4096, 0xFFFF_FBFF_FF00_0000, id="6.1 on QEMU's virt machine"),
+        pytest.param(0x4000_0000, 65536, 0xFFFF_FBFF_FFF0_0000, id="64 KiB pages"),
+        pytest.param((1 << 64) - (1 << 46), 4096, 0xFFFF_FD00_0000_0000, id="negative: 52 bits on a processor for 48"),
+    ],
+)
+def test_the_memory_map_begins_with_the_first_page_that_there_is(first: int, page: int, expected: int) -> None:
+    """vmemmap is VMEMMAP_START - (memstart_addr >> PAGE_SHIFT), in units of struct page, 64 bytes."""
+    told = {"VMEMMAP_START": 0xFFFF_FC00_0000_0000, "PHYS_OFFSET": first, "PAGESIZE": page}
+    for missing in (None, *told):
+        constants = {name: value for name, value in told.items() if name != missing}
+        found = ARCH.vmemmap(Bytes({}), KernelLayout([Table(sizes={"page": 64}, constants=constants)]))
+        assert found == (expected if missing is None else None)
+    both = Table(sizes={"page": 64}, constants=told, symbols={"vmemmap": 0xFFFF_C1FF_BF00_0000})
+    assert ARCH.vmemmap(Bytes({}), KernelLayout([both])) == 0xFFFF_C1FF_BF00_0000
+
+
+def test_the_page_size_is_a_constant_of_vmcoreinfo() -> None:
+    assert KernelLayout([VmcoreInfoSource(parse_vmcoreinfo(TEXT))]).find_constant("PAGESIZE") == 4096

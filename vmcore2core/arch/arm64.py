@@ -105,6 +105,9 @@ class Arm64(Arch):
         "SYMBOL(__end_init_stack)",
         "SYMBOL(vdso_start)",
         "SYMBOL(vdso32_start)",
+        "SYMBOL(vmemmap)",
+        "NUMBER(VMEMMAP_START)",
+        "NUMBER(PHYS_OFFSET)",
         *arm64_paging.LAYOUT_KEYS,
         *arm64_regsets.LAYOUT_KEYS,
     )
@@ -173,6 +176,21 @@ class Arm64(Arch):
     ) -> tuple[U64Array, U64Array] | None:
         """See ``Arch.swap_entry``."""
         return arm64_paging.swap_entry(entries, layout)
+
+    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+        """See ``Arch.vmemmap``; ``vmemmap`` in arch/arm64/include/asm/pgtable.h, which VMCOREINFO of 6.1 has in parts.
+
+        VMEMMAP_START is the page structure of the first memory that there is (memstart_addr, a signed number).
+        """
+        found = layout.find_symbol("vmemmap")
+        if found is not None:
+            return found
+        start, first, page = (layout.find_constant(name) for name in ("VMEMMAP_START", "PHYS_OFFSET", "PAGESIZE"))
+        size = layout.find_size("page")
+        if start is None or first is None or not page or not size:
+            return None
+        signed = ((first & ADDRESS_MASK) ^ 1 << 63) - (1 << 63)
+        return (start - signed // page * size) & ADDRESS_MASK
 
     def tag_spec(self, memory: Memory, layout: Layout) -> TagSpec | None:
         """See ``Arch.tag_spec``."""

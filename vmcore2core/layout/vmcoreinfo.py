@@ -193,6 +193,8 @@ class VmcoreInfoSource(LayoutSource):
         return self.info.symbol(name)
 
     def constant(self, name: str) -> int | None:
-        """See ``LayoutSource.constant``: NUMBER(), else LENGTH()."""
+        """See ``LayoutSource.constant``: NUMBER(), else LENGTH(); and PAGESIZE."""
+        if name == "PAGESIZE":
+            return self.info.page_size
         value = self.info.number(name)
         return self.info.length(name) if value is None else value
