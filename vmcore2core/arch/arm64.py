@@ -81,11 +81,12 @@ class Arm64(Arch):
 
     DOC = ArchDoc(
         page_tables="4, 16 and 64 KiB pages; 36 to 52 bits of an address",
-        tested="Debian's 7.2, 4 and 16 KiB pages, 52 bits; 64-bit and, with 4 KiB, 32-bit processes",
+        tested="Debian's 7.2, 4 and 16 KiB pages, 52 bits; 6.1, 4 KiB, 48 bits; 32-bit processes too, with 4 KiB",
         limitations=(
             "stacks of 32-bit processes (bt, --redact stacks)",
             "MTE tags but of swapped pages: they are apart from memory (a saved QEMU machine has them)",
-            "64 KiB pages, and swapped pages before Linux 6.10, were compared with no kernel's core",
+            "Debian's 6.1 has no data symbols in kallsyms: --vmlinux is needed",
+            "64 KiB pages, and swapped pages before Linux 5.19, were compared with no kernel's core",
         ),
     )
 
