@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.debuggers import in_order, lldb, lldb_backtraces, need
+from tests.e2e.debuggers import in_order, lldb, lldb_backtraces
 from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert_all, tasks, unpacked_sysroot
 from tests.e2e.machines import check_stacks_in_gdb, thread_notes
 
