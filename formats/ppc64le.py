@@ -19,6 +19,7 @@ PAGE_INVALID = 1 << 61  # where _PAGE_PRESENT was cleared, for a moment, while a
 PAGE_PTE = 1 << 62  # "distinguishes PTEs from pointers"
 PAGE_PRESENT = 1 << 63
 PTE_RPN_MASK = ((1 << 53) - 1) & ~0xFFF  # up to _PAGE_PA_MAX
+SWP_TYPE_MASK = 0x1F  # of a swap entry; its offset stands where the address of a page does
 RADIX_PTE_NONE_MASK = PAGE_DIRTY | PAGE_ACCESSED  # a processor may write these back into an empty entry
 RADIX_LEAF_RESERVED = 0xFF << 53
 """From _PAGE_PA_MAX up to _PAGE_INVALID: address bits that no machine has, and the hash MMU's."""

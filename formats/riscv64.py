@@ -36,6 +36,11 @@ NAPOT_64K = 0x8 << PFN_SHIFT
 NAPOT_64K_ADDRESS = 0xF000
 """The bits of a virtual address that stand in their place."""
 
+# Swap entries since Linux 6.3: type in bits 7 to 11, offset from 12 on; before, each began one bit lower, or five.
+SWP_TYPE_SHIFT = 7
+SWP_TYPE_MASK = 0x1F
+SWP_OFFSET_SHIFT = 12
+
 # satp.
 SATP_MODE_SHIFT = 60
 SATP_PPN = (1 << 44) - 1

@@ -24,6 +24,12 @@ PAGE_RESERVED = 0x800
 PAGE_EMPTY = PAGE_INVALID
 PAGE_ORIGIN = ~0xFFF & (1 << 64) - 1
 
+# Swap entries: mk_swap_pte(), mk_swap_rste().
+SWP_OFFSET_SHIFT = 12
+SWP_TYPE_MASK = 0x1F
+SWP_TYPE_SHIFT = 2
+SWP_TYPE_SHIFT_RSTE = 6
+
 # Region- and segment-table entries.
 ENTRY_TYPE_MASK = 0x00C
 ENTRY_COMM = 0x010

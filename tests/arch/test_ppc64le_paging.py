@@ -139,6 +139,21 @@ def test_a_radix_entry_reads_as_the_isa_says(level: str, entry: int, kind: int, 
     assert decoded(RADIX_4K, level, entry) == (kind, paddr)
 
 
+@pytest.mark.parametrize(
+    ("page", "entry", "kind", "offset"),
+    [
+        pytest.param(4096, PTE | 0x1234_5000 | 3, 3, 0x1_2345, id="4K"),
+        pytest.param(4096, PTE | 0x1234_5220 | 31, 31, 0x1_2345, id="4K, exclusive, soft-dirty"),
+        pytest.param(4096, PTE | 0x1F_FFFF_FFFF_F03F, 31, 0x1FF_FFFF_FFFF, id="4K, every bit"),
+        pytest.param(65536, PTE | 0x1235_0000 | 3, 3, 0x1235, id="64K"),
+        pytest.param(65536, PTE | 0x7F << 54 | 0x1235_0000 | 3, 3, 0x1235, id="64K with the hash MMU's bits"),
+    ],
+)
+def test_a_swap_entry_names_type_and_offset(page: int, entry: int, kind: int, offset: int) -> None:
+    types, offsets = ARCH.swap_entry(np.array([entry], np.uint64), np.array([page], np.uint64), page, KernelLayout([]))
+    assert (types.tolist(), offsets.tolist()) == ([kind], [offset])
+
+
 @pytest.mark.parametrize("bit", [5, 6, 7, *range(53, 62)])
 def test_reserved_bits_make_a_table_bad(bit: int) -> None:
     assert decoded(RADIX_4K, "pgd", 1 << bit | V | 0x1234_5000 | 9) == (BAD, 0)

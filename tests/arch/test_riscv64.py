@@ -113,6 +113,29 @@ def test_a_pte_reads_as_the_specification_says(entry: int, kind: int, paddr: int
     assert decoded(entry) == (kind, paddr)
 
 
+@pytest.mark.parametrize(
+    ("entry", "kind", "offset"),
+    [
+        pytest.param(0x1234 << 12 | 3 << 7, 3, 0x1234, id="type 3"),
+        pytest.param(0x1234 << 12 | 31 << 7 | 1 << 6, 31, 0x1234, id="exclusive"),
+        pytest.param(0x1235 << 12 | 1 << 4 | 1 << 3, 0, 0x1235, id="userfaultfd, soft dirty (Svrsw60t59b)"),
+        pytest.param(0xFFFF_FFFF_FFFF_FFD8, 31, 0xF_FFFF_FFFF_FFFF, id="every bit"),
+    ],
+)
+def test_a_swap_entry_names_type_and_offset(entry: int, kind: int, offset: int) -> None:
+    table = Table({"task_struct": {"mm_cid": (0x5C0, 4)}})
+    for size in (1 << 12, 1 << 21):
+        found = ARCH.swap_entry(np.array([entry], np.uint64), np.array([size], np.uint64), 4096, KernelLayout([table]))
+        assert found is not None
+        assert (found[0].tolist(), found[1].tolist()) == ([kind], [offset])
+
+
+def test_a_kernel_before_6_3_has_other_swap_entries() -> None:
+    """Its type began at bit 6 or 2: slot 0x1234 would pass for slot 0x91a of the same device."""
+    entries = np.array([0x1234 << 11], np.uint64)
+    assert ARCH.swap_entry(entries, np.array([4096], np.uint64), 4096, KernelLayout([Table()])) is None
+
+
 @pytest.mark.parametrize("bit", range(54, 59))
 def test_reserved_bits_make_an_entry_bad(bit: int) -> None:
     assert decoded(1 << bit | 0x1_2345 << 10 | 0xD7) == (BAD, 0)

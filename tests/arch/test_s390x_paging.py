@@ -145,6 +145,24 @@ def test_an_upper_entry_reads_as_the_principles_of_operation_say(level: str, ent
     assert decoded(entry, level) == (kind, paddr)
 
 
+@pytest.mark.parametrize(
+    ("size", "entry", "kind", "offset"),
+    [
+        # mk_swap_pte(): 0x600, type in 0x7c; 0x800 is PG_anon_exclusive, 0x2 soft-dirty.
+        pytest.param(1 << 12, 0x1234 << 12 | 0x600 | 3 << 2, 3, 0x1234, id="4K"),
+        pytest.param(1 << 12, 0x1234 << 12 | 0xE02, 0, 0x1234, id="4K exclusive, soft-dirty"),
+        pytest.param(1 << 12, 0xFFFF_FFFF_FFFF_F67C, 31, 0xF_FFFF_FFFF_FFFF, id="4K, every bit"),
+        pytest.param(1 << 12, 0x1234 << 12 | 0x600 | 30 << 2, 30, 0x1234, id="4K whose type has I and C"),
+        # mk_swap_rste(): 0x30, type in 0x7c0; TT is 0 in a segment table, 4 in a region-third table.
+        pytest.param(1 << 20, 0x1234 << 12 | 0x30 | 30 << 6, 30, 0x1234, id="1M, migrating"),
+        pytest.param(1 << 31, 0x1234 << 12 | 0x36 | 27 << 6, 27, 0x1234, id="2G, soft-dirty"),
+    ],
+)
+def test_a_swap_entry_names_type_and_offset(size: int, entry: int, kind: int, offset: int) -> None:
+    types, offsets = ARCH.swap_entry(np.array([entry], np.uint64), np.array([size], np.uint64), 4096, KernelLayout([]))
+    assert (types.tolist(), offsets.tolist()) == ([kind], [offset])
+
+
 FORM = [("pgd", 53, 11), ("p4d", 42, 11), ("pud", 31, 11), ("pmd", 20, 11), ("pte", 12, 8)]
 
 

@@ -14,9 +14,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.ppc64le_paging import kernel_spec, user_spec
+from vmcore2core.arch.ppc64le_paging import kernel_spec, swap_entry, user_spec
 from vmcore2core.arch.ppc64le_regsets import LAYOUT_KEYS, LOST, Thread, live_regsets, qemu_regsets, saved_regsets
 from vmcore2core.arch.spec import (
     ArchDoc,
@@ -84,7 +84,6 @@ class Ppc64le(Arch):
             "vmalloc and vmemmap under the hash MMU",
             "32-bit processes",
             "transactional memory's notes",
-            "swapped pages",
         ),
     )
 
@@ -145,6 +144,12 @@ class Ppc64le(Arch):
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
         """See ``Arch.user_page_table``: one form for all processes."""
         return user_spec(kernel_map.spec.page_size, memory, layout)
+
+    def swap_entry(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array]:
+        """See ``Arch.swap_entry``."""
+        return swap_entry(entries, page_size)
 
     def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
         """See ``Arch.vmemmap``; VMCOREINFO has the value of ``vmemmap`` (since Linux 5.13), kallsyms its address."""

@@ -96,6 +96,12 @@ def _decode(
     return kind, paddr
 
 
+def swap_entry(entries: U64Array, page_size: int) -> tuple[U64Array, U64Array]:
+    """Return type and offset, see ``Arch.swap_entry``; the same with both MMUs and at all levels."""
+    pages = (entries & np.uint64(fmt.PTE_RPN_MASK)) // np.uint64(page_size)
+    return entries & np.uint64(fmt.SWP_TYPE_MASK), pages
+
+
 def _has(entries: U64Array, bits: int) -> BoolArray:
     found: BoolArray = (entries & np.uint64(bits)) != 0
     return found

@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, align_up
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array, align_up
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.riscv64_paging import LEVELS, decode, napot_address_bits
+from vmcore2core.arch.riscv64_paging import LEVELS, decode, napot_address_bits, swap_entry
 from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
@@ -84,7 +84,7 @@ class Riscv64(Arch):
     DOC = ArchDoc(
         page_tables="Sv39, Sv48, Sv57; Svnapot, Svpbmt",
         tested="Debian's 7.2, Sv48",
-        limitations=("rv32 processes", "NT_RISCV_USER_CFI", "swapped pages"),
+        limitations=("rv32 processes", "NT_RISCV_USER_CFI", "swapped pages before Linux 6.3"),
     )
 
     name = "riscv64"
@@ -113,6 +113,7 @@ class Riscv64(Arch):
         "OFFSET(mm_struct.saved_e_flags)",
         "SYMBOL(vmemmap_start_pfn)",
         "SIZE(page)",
+        "OFFSET(task_struct.mm_cid)",
     )
 
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
@@ -167,6 +168,16 @@ class Riscv64(Arch):
         if known is None or known & ADDRESS_MASK == offset:
             for bits in LEVELS if va_bits is None else (va_bits,):
                 yield {"NUMBER(va_kernel_pa_offset)": f"{offset:#x}", "NUMBER(VA_BITS)": str(bits)}
+
+    def swap_entry(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array] | None:
+        """See ``Arch.swap_entry``.
+
+        Since Linux kernel commit 51a1007d4113 ("riscv/mm: support __HAVE_ARCH_PTE_SWP_EXCLUSIVE") (in v6.3), an entry
+        has the form that is known here. Nothing tells it but what else is as old: task_struct.mm_cid.
+        """
+        return None if layout.find_member("task_struct", "mm_cid") is None else swap_entry(entries)
 
     def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
         """See ``Arch.vmemmap``; ``vmemmap`` in arch/riscv/include/asm/pgtable.h.

@@ -69,6 +69,12 @@ def napot_address_bits(entries: U64Array, index: int, *, levels: tuple[PageTable
     return np.where(napot, np.uint64(fmt.NAPOT_64K_ADDRESS), np.uint64(0))
 
 
+def swap_entry(entries: U64Array) -> tuple[U64Array, U64Array]:
+    """Return type and offset, see ``Arch.swap_entry``; the same at all levels, __pmd_to_swp_entry()."""
+    types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
+    return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
+
+
 def _has(entries: U64Array, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = (entries & np.uint64(bits)) != 0
     return found

@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.s390x_paging import SPECS
+from vmcore2core.arch.s390x_paging import SPECS, swap_entry
 from vmcore2core.arch.s390x_regsets import LAYOUT_KEYS, Thread, cpu_regsets, live_regsets, saved_regsets
 from vmcore2core.arch.spec import (
     ArchDoc,
@@ -78,7 +78,7 @@ class S390x(Arch):
     DOC = ArchDoc(
         page_tables="three to five levels; 1 MiB and 2 GiB pages",
         tested="Debian's 7.2, three levels",
-        limitations=("31-bit processes", "floating-point registers before Linux 6.9", "swapped pages"),
+        limitations=("31-bit processes", "floating-point registers before Linux 6.9"),
     )
 
     name = "s390x"
@@ -167,6 +167,12 @@ class S390x(Arch):
         if first == 0:
             raise LayoutInvalid(f"the first entry of the page table at {pgd:#x} is 0, expected one with its type")
         return SPECS[(first & fmt.ENTRY_TYPE_MASK) >> fmt.TYPE_SHIFT]
+
+    def swap_entry(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array]:
+        """See ``Arch.swap_entry``."""
+        return swap_entry(entries, sizes)
 
     def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
         """See ``Arch.vmemmap``; VMCOREINFO has the value of ``vmemmap``, kallsyms its address, in the image."""

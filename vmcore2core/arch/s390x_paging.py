@@ -78,6 +78,12 @@ def _decode_table(entries: U64Array, level: PageTableLevel) -> tuple[U8Array, U6
     return kind, _known(kind, paddr)
 
 
+def swap_entry(entries: U64Array, sizes: U64Array) -> tuple[U64Array, U64Array]:
+    """Return type and offset, see ``Arch.swap_entry``; region- and segment-table entries have their type elsewhere."""
+    shift = np.where(sizes == 1 << fmt.PAGE_SHIFT, np.uint64(fmt.SWP_TYPE_SHIFT), np.uint64(fmt.SWP_TYPE_SHIFT_RSTE))
+    return entries >> shift & np.uint64(fmt.SWP_TYPE_MASK), entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
+
+
 def _known(kind: U8Array, paddr: U64Array) -> U64Array:
     known = (kind == EntryKind.TABLE) | (kind == EntryKind.LEAF)
     return np.where(known, paddr, np.uint64(0))
