@@ -31,9 +31,14 @@ def gdb(core: Path, *commands: str, program: Path | None = None, sysroot: Path |
     return _run(arguments)
 
 
+def need_lldb() -> str:
+    """Return lldb: Debian 12 has 19 beside its default, which is 14, as tests take it too but for cores of riscv64."""
+    return shutil.which("lldb-19") or need("lldb")
+
+
 def lldb(core: Path, *commands: str, program: Path, sysroot: Path | None = None) -> str:
     """Return lldb's output."""
-    arguments = [need("lldb"), "--no-lldbinit", "--batch"]
+    arguments = [need_lldb(), "--no-lldbinit", "--batch"]
     if sysroot is not None:
         arguments += ["-O", f"platform select --sysroot {sysroot} remote-linux"]
         arguments += ["-O", f"settings set target.exec-search-paths {sysroot}/bin {sysroot}/lib {sysroot}/lib64"]

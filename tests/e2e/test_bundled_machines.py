@@ -208,10 +208,11 @@ def test_gdb_shows_every_threads_stack_and_the_globals(guest: Guest, program: st
     check_stacks_in_gdb(guest, program)
 
 
-@pytest.mark.parametrize("guest", [name for name in GUESTS if name != "debian-7.2-riscv64"], indirect=True)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_lldb_shows_every_threads_stack(guest: Guest, program: str) -> None:
-    """lldb 14 finds its way through no machine's signal frame, and knows no cores of riscv64."""
+    """lldb finds its way through no machine's signal frame; 14 crashes on any core of riscv64, the kernel's too."""
+    if guest.folder.name == "debian-7.2-riscv64":
+        need("lldb-19")
     binary = guest.sysroot / "bin" / program
     shown = lldb_backtraces(lldb(guest.core(program), "thread list", "bt all", program=binary, sysroot=guest.sysroot))
     threads = guest.threads(program)

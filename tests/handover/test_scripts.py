@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.debuggers import gdb_backtraces, in_order, lldb_backtraces, need
+from tests.e2e.debuggers import gdb_backtraces, in_order, lldb_backtraces, need, need_lldb
 from tests.e2e.guests import FIXTURES, PROGRAMS, bundled
 from tests.handover.test_recovered import leaders
 from vmcore2core.errors import OutputError, OutputExists
@@ -78,7 +78,7 @@ def test_gdb_shows_function_names_in_every_thread(handed_over: Path, program: st
 def test_lldb_shows_function_names_in_every_thread(handed_over: Path, program: str) -> None:
     script = next(handed_over.glob(f"core.{program}.*.lldb"))
     output = run(
-        handed_over, need("lldb"), "--no-lldbinit", "--batch", "-s", script.name, "-o", "thread list", "-o", "bt all"
+        handed_over, need_lldb(), "--no-lldbinit", "--batch", "-s", script.name, "-o", "thread list", "-o", "bt all"
     )
     stacks = lldb_backtraces(output)
     assert len(stacks) == 6, output
