@@ -93,6 +93,16 @@ class Arch(ABC):
         """
         return iter(())
 
+    def whole_map(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> KernelMap:
+        """Return ``kernel_map`` with what memory itself tells of it, where VMCOREINFO does not tell all.
+
+        Args:
+            kernel_map: of the kernel, from ``kernel_map``.
+            memory: kernel virtual memory, as far as that translates it.
+            layout: of the kernel.
+        """
+        return kernel_map
+
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
         """Return the form of a process's page table, whose root is ``mm->pgd``.
 

@@ -10,13 +10,14 @@ arch/powerpc/kernel/{process,paca}.c, arch/powerpc/kernel/ptrace/ptrace-view.c, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.ppc64le_paging import kernel_spec, swap_entry, user_spec
+from vmcore2core.arch.ppc64le_paging import VMEMMAP_KEYS, kernel_spec, swap_entry, user_spec, vmemmap_backing
 from vmcore2core.arch.ppc64le_regsets import LAYOUT_KEYS, LOST, Thread, live_regsets, qemu_regsets, saved_regsets
 from vmcore2core.arch.spec import (
     ArchDoc,
@@ -31,7 +32,7 @@ from vmcore2core.arch.spec import (
     UnwindSpec,
 )
 from vmcore2core.arch.task import stack_sizes
-from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
+from vmcore2core.errors import LayoutError, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.interfaces import ByteOrder, Layout, Memory
@@ -78,10 +79,9 @@ class Ppc64le(Arch):
     """64-bit POWER, little-endian."""
 
     DOC = ArchDoc(
-        page_tables="radix; 4 and 64 KiB pages",
-        tested="Debian's 7.2, radix, 4 KiB pages",
+        page_tables="radix and hash MMU; 4 and 64 KiB pages",
+        tested="Debian's 7.2, radix and hash MMU, 4 and 64 KiB pages",
         limitations=(
-            "vmalloc and vmemmap under the hash MMU",
             "32-bit processes",
             "transactional memory's notes",
         ),
@@ -101,6 +101,7 @@ class Ppc64le(Arch):
         *LAYOUT_KEYS,
         *(f"SYMBOL({name})" for name in (*fmt.INDEX_SIZES, "__pmd_val_bits", "paca_ptrs", "nr_cpu_ids")),
         "OFFSET(paca_struct.hw_cpu_id)",
+        *VMEMMAP_KEYS,
     )
 
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
@@ -128,6 +129,25 @@ class Ppc64le(Arch):
         image = LinearMapping(AddressRange(start, min(start + IMAGE_MAX, end)), PhysAddr(start - fmt.PAGE_OFFSET))
         root = PhysAddr(pgd - fmt.PAGE_OFFSET)
         return KernelMap(spec=kernel_spec(size, radix_mmu), root=root, linear=(linear,), image=(image,))
+
+    def whole_map(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> KernelMap:
+        """See ``Arch.whole_map``: with the hash MMU, the kernel's variables tell the form of its page table, too.
+
+        Where they do not, what is beyond the linear mapping stays unknown.
+        """
+        if layout.find_constant("RADIX_MMU") == 1:
+            return kernel_map
+        try:
+            spec = user_spec(kernel_map.spec.page_size, memory, layout)
+        except (LayoutError, MemoryFault):
+            return kernel_map
+        if spec.levels == kernel_map.spec.levels:  # radix, which has vmemmap in it
+            return kernel_map
+        try:
+            backing = vmemmap_backing(memory, layout)
+        except (LayoutError, MemoryFault):
+            backing = ()
+        return replace(kernel_map, spec=spec, linear=(*kernel_map.linear, *backing))
 
     @staticmethod
     def _linear(vmcoreinfo: LayoutKeys, name: str) -> int:

@@ -13,13 +13,21 @@ from functools import partial
 
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.spec import EntryKind, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.interfaces import Layout, Memory
 
 BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+VMEMMAP_KEYS = (
+    *(f"SYMBOL({name})" for name in ("vmemmap_list", "mmu_vmemmap_psize", "mmu_psize_defs")),
+    *(f"OFFSET(vmemmap_backing.{name})" for name in ("list", "phys", "virt_addr")),
+    *("SIZE(mmu_psize_def)", "OFFSET(mmu_psize_def.shift)"),
+)
+_PAGES_MAX = 1 << 18
+"""Of vmemmap: that of 64 TiB in pages of 16 MiB, of 64 GiB in pages of 4 KiB."""
 
 IndexSizes = tuple[int, int, int, int]
 """{PTE,PMD,PUD,PGD}_INDEX_SIZE."""
@@ -131,6 +139,48 @@ def kernel_spec(page_size: int, radix_mmu: int | None) -> PageTableSpec:
     """
     spec = radix_spec(page_size)
     return spec if radix_mmu != 0 else PageTableSpec(spec.levels, spec.entry_dtype, decode_nothing, page_size)
+
+
+def vmemmap_backing(memory: Memory, layout: Layout) -> tuple[LinearMapping, ...]:
+    """Return where the pages of ``vmemmap`` are, which the hash MMU has in no page table, in as few pieces as can be.
+
+    vmemmap_list_populate() in arch/powerpc/mm/init_64.c.
+
+    Raises:
+        LayoutUnknown: what tells is not known.
+        LayoutInvalid: the list is none.
+        MemoryFault: it cannot be read.
+    """
+    defs, index = layout.symbol("mmu_psize_defs"), _read(memory, layout.symbol("mmu_vmemmap_psize"), 4)
+    at = defs + index * layout.size("mmu_psize_def") + layout.member("mmu_psize_def", "shift").offset
+    shift = _read(memory, at, 4) if index < fmt.MMU_PAGE_COUNT_MAX else 0
+    if shift not in fmt.VMEMMAP_SHIFTS:
+        raise LayoutInvalid(f"the shift at {at:#x} of a page of vmemmap is {shift}, expected {fmt.VMEMMAP_SHIFTS}")
+    members = [layout.member("vmemmap_backing", name).offset for name in ("virt_addr", "phys", "list")]
+    pages: dict[int, int] = {}
+    entry = _read(memory, layout.symbol("vmemmap_list"), 8)
+    while entry:
+        start, paddr, following = (_read(memory, entry + offset, 8) for offset in members)
+        if (start | paddr) & (1 << shift) - 1 or start in pages or start < fmt.PAGE_OFFSET or len(pages) >= _PAGES_MAX:
+            raise LayoutInvalid(f"vmemmap_list has {start:#x} at physical {paddr:#x}, expected another page of vmemmap")
+        pages[start], entry = paddr, following
+    return _merged(sorted(pages.items()), 1 << shift)
+
+
+def _merged(pages: list[tuple[int, int]], size: int) -> tuple[LinearMapping, ...]:
+    """Join pages (virtual, physical address) that follow each other."""
+    runs: list[LinearMapping] = []
+    for start, paddr in pages:
+        last = runs[-1] if runs else None
+        if last and (last.range.end, last.paddr + last.range.size) == (start, paddr):
+            runs[-1] = LinearMapping(AddressRange(last.range.start, start + size), last.paddr)
+        else:
+            runs.append(LinearMapping(AddressRange(start, start + size), PhysAddr(paddr)))
+    return tuple(runs)
+
+
+def _read(memory: Memory, address: int, size: int) -> int:
+    return int.from_bytes(memory.read(address, size), "little")
 
 
 def user_spec(page_size: int, memory: Memory, layout: Layout) -> PageTableSpec:

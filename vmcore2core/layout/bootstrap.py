@@ -145,6 +145,7 @@ def bootstrap(
     more = more_sources(vmcoreinfo, kallsyms, btf) if more_sources is not None else ()
     layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more])
     check_required(layout, layout.source_names)
+    memory.kernel_map = arch.whole_map(memory.kernel_map, memory, layout)
     notices = tuple(check_init_task(memory, layout, arch.pointer_size, arch.byte_order))
     return Bootstrapped(arch, vmcoreinfo, origin, memory, layout, utsname, notices)
 
