@@ -36,6 +36,9 @@ NT_VMCORE2CORE = 0x564D_4332
 gdb and elfutils look at the type of a note under whatever name: this number is nobody's.
 """
 
+EM_X86_64 = 62
+"""The machine whose registers have 64 bits in cores of either class: x32 processes have 32-bit ones."""
+
 PR_FNAME_SIZE = 16
 ELF_PRARGSZ = 80
 

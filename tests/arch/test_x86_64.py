@@ -353,7 +353,10 @@ def test_the_core_is_of_the_machine_of_the_process(
 
 def test_an_x32_process_is_no_i386_process() -> None:
     """64-bit code in a 32-bit address space: an EM_386 core would lose r8 to r15."""
-    assert ARCH.core_machine({"cs": 0x33, "r8": 1}, 0xFFFF_E000).e_machine == 62
+    machine = ARCH.core_machine({"cs": 0x33, "r8": 1}, 0xFFFF_E000)
+    assert (machine.e_machine, machine.elf_class, machine.unsupported) == (62, 32, None)
+    regs = {name: 0x1_0000_0000 + i for i, name in enumerate(USER_REGS_STRUCT)}
+    assert struct.unpack("<27Q", ARCH.gregs(regs, machine)) == tuple(regs.values())
 
 
 # Notes of the CPUs.

@@ -7,6 +7,7 @@ Documentation/arch/x86/x86_64/mm.rst (Linux 7.2).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -52,8 +53,11 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     DOC = ArchDoc(
         page_tables="4 and 5 levels; 4 KiB, 2 MiB, 1 GiB",
-        tested="Debian's 5.10, 6.1, 6.12, 7.2, and a 7.2 with the task and VMA export alone; 64-bit and i386 processes",
-        limitations=("x32 processes", "no test on a real processor with shadow stacks (NT_X86_SHSTK)"),
+        tested="Debian's 5.10, 6.1, 6.12, 7.2, and a 7.2 with the task and VMA export alone; 64-bit, i386 and x32",
+        limitations=(
+            "user backtraces of x32 processes",
+            "no test on a real processor with shadow stacks (NT_X86_SHSTK)",
+        ),
     )
 
     name = "x86_64"
@@ -216,7 +220,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``."""
-        return x86_regsets.regsets(task, regs, machine.elf_class, memory, layout)
+        return x86_regsets.regsets(task, regs, machine.e_machine == EM_X86_64, memory, layout)
 
     def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
         """See ``Arch.process_notes``."""
@@ -279,7 +283,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         if not small:
             return CoreMachine(EM_X86_64, 64, self.greg_names)
         if regs.get("cs") == fmt.USER_CS:
-            return CoreMachine(EM_X86_64, 32, self.greg_names, "an x32 process, which is not supported")
+            return CoreMachine(EM_X86_64, 32, self.greg_names)
         return CoreMachine(EM_386, 32, fmt.user_regs_struct32.names or ())
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
@@ -287,10 +291,10 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         return {(EM_386, 32): _UNWIND_32, (EM_X86_64, 64): UNWIND_64}.get((machine.e_machine, machine.elf_class))
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
-        """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes."""
+        """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes, but x32 ones."""
         if machine.e_machine == EM_386:
             regs = {name: regs.get(fmt.REG32.get(name, name), 0) for name in machine.greg_names}
-        return super().gregs(regs, machine)
+        return super().gregs(regs, machine if machine.e_machine == EM_386 else replace(machine, elf_class=64))
 
 
 ARCH = X86_64()

@@ -34,16 +34,24 @@ LAYOUT_KEYS = (
 
 
 def regsets(
-    task: int, regs: Mapping[str, int], elf_class: int, memory: Memory, layout: Layout
+    task: int, regs: Mapping[str, int], is_64: bool, memory: Memory, layout: Layout
 ) -> tuple[CoreNote, ...] | None:
-    """Return the notes of a thread of a 64-bit kernel besides NT_PRSTATUS, see ``Arch.regsets``."""
+    """Return the notes of a thread of a 64-bit kernel besides NT_PRSTATUS, see ``Arch.regsets``.
+
+    Args:
+        task: its ``struct task_struct *``.
+        regs: its general registers.
+        is_64: whether it has user_x86_64_view, as x32 processes do, too.
+        memory: kernel virtual memory.
+        layout: of the kernel.
+    """
     geometry, image = find_geometry(memory, layout), find_image(task, memory, layout)
     if geometry is None or image is None:
         return None
     legacy = fxsave(image, geometry)
     state = CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))
     ports = ioperm(task, memory, layout)
-    if elf_class == 64:
+    if is_64:
         ssp = user_ssp(image, geometry) if _has_shadow_stack(task, memory, layout) else None
         shadow = [] if ssp is None else [CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_SHSTK, ssp)]
         return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), *ports, state, *shadow

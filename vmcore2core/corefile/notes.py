@@ -87,7 +87,9 @@ def prstatus(snapshot: ProcessSnapshot, thread: ThreadSnapshot) -> bytes:
     pr_fpvalid = any(
         regset.note_name == fmt.NOTE_CORE and regset.note_type == fmt.NT_FPREGSET for regset in thread.regsets
     )
-    tail = fmt.PRSTATUS_TAIL[variant].build({"pr_fpvalid": int(pr_fpvalid)})
+    # What is behind the registers is aligned as they are: struct x32_elf_prstatus.
+    tail_class: ElfClass = 64 if snapshot.e_machine == fmt.EM_X86_64 else variant[0]
+    tail = fmt.PRSTATUS_TAIL[tail_class, variant[1]].build({"pr_fpvalid": int(pr_fpvalid)})
     return fmt.PRSTATUS_HEAD[variant].build(head) + thread.gregs + tail
 
 
