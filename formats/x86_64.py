@@ -106,12 +106,14 @@ sigcontext_32 = np.dtype(
 
 # From the stack pointer that a signal handler returns with.
 RT_SIGFRAME_MCONTEXT = 40  # struct rt_sigframe without pretcode: offsetof(uc.uc_mcontext)
+RT_SIGFRAME_X32_MCONTEXT = 24  # struct rt_sigframe_x32, likewise
 SIGFRAME_IA32_SC = 4  # struct sigframe_ia32 without pretcode: offsetof(sc)
 RT_SIGFRAME_IA32_PUC = 8  # struct rt_sigframe_ia32 without pretcode: offsetof(puc)
 UCONTEXT_IA32_MCONTEXT = 20  # struct ucontext_ia32: offsetof(uc_mcontext)
 
 # mov $__NR_rt_sigreturn,%rax (or %eax); syscall
 RT_SIGRETURN = (b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", b"\xb8\x0f\x00\x00\x00\x0f\x05")
+RT_SIGRETURN_X32 = (b"\x48\xc7\xc0\x01\x02\x00\x40\x0f\x05", b"\xb8\x01\x02\x00\x40\x0f\x05")
 RT_SIGRETURN_IA32 = b"\xb8\xad\x00\x00\x00\xcd\x80"  # mov $__NR_rt_sigreturn,%eax; int $0x80
 SIGRETURN_IA32 = b"\x58\xb8\x77\x00\x00\x00\xcd\x80"  # pop %eax; mov $__NR_sigreturn,%eax; int $0x80
 

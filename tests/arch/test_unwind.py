@@ -68,6 +68,8 @@ def test_trampolines_are_what_the_assembler_makes_of_them(tmp_path: Path) -> Non
     cases = {
         "mov $15, %rax; syscall": ("--64", fmt.RT_SIGRETURN[0]),
         "mov $15, %eax; syscall": ("--64", fmt.RT_SIGRETURN[1]),
+        "mov $0x40000201, %rax; syscall": ("--x32", fmt.RT_SIGRETURN_X32[0]),
+        "mov $0x40000201, %eax; syscall": ("--x32", fmt.RT_SIGRETURN_X32[1]),
         "mov $173, %eax; int $0x80": ("--32", fmt.RT_SIGRETURN_IA32),
         "pop %eax; mov $119, %eax; int $0x80": ("--32", fmt.SIGRETURN_IA32),
     }
@@ -152,5 +154,16 @@ def test_every_form_of_call_is_one(code: str) -> None:
     assert ends_with_call(bytes.fromhex(code))
 
 
-def test_x32_is_not_taken_for_either() -> None:
-    assert ARCH.unwind_spec(CoreMachine(62, 32, ())) is None
+def test_x32_is_64_bit_code_with_a_signal_frame_of_its_own(tmp_path: Path) -> None:
+    """struct rt_sigframe_x32 of arch/x86/include/asm/sigframe.h; struct sigcontext is that of 64-bit processes."""
+    spec = ARCH.unwind_spec(CoreMachine(62, 32, ()))
+    assert spec is not None
+    assert (spec.word, spec.registers, spec.return_address) == (8, unwind(64).registers, 16)
+    assert {trampoline.mcontext for trampoline in spec.trampolines} == {24}
+    declared = """
+#include <stddef.h>
+struct ucontext_x32 { unsigned uc_flags, uc_link; struct { unsigned ss_sp; int ss_flags; unsigned ss_size; } uc_stack;
+                      unsigned uc__pad0; unsigned long long uc_mcontext[32]; unsigned long long uc_sigmask; };
+_Static_assert(offsetof(struct ucontext_x32, uc_mcontext) == 24, "uc_mcontext");
+"""
+    compiles(tmp_path, declared, "-mx32")

@@ -31,7 +31,7 @@ from vmcore2core.arch.spec import (
 from vmcore2core.arch.task import stack_sizes
 from vmcore2core.arch.x86_notes import each_cpu
 from vmcore2core.arch.x86_paging import decode, swap_entry
-from vmcore2core.arch.x86_unwind import UNWIND_64, unwind_32
+from vmcore2core.arch.x86_unwind import UNWIND_64, UNWIND_X32, unwind_32
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import ByteOrder, Layout, Memory
@@ -54,10 +54,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
     DOC = ArchDoc(
         page_tables="4 and 5 levels; 4 KiB, 2 MiB, 1 GiB",
         tested="Debian's 5.10, 6.1, 6.12, 7.2, and a 7.2 with the task and VMA export alone; 64-bit, i386 and x32",
-        limitations=(
-            "user backtraces of x32 processes",
-            "no test on a real processor with shadow stacks (NT_X86_SHSTK)",
-        ),
+        limitations=("no test on a real processor with shadow stacks (NT_X86_SHSTK)",),
     )
 
     name = "x86_64"
@@ -287,8 +284,9 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         return CoreMachine(EM_386, 32, fmt.user_regs_struct32.names or ())
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """See ``Arch.unwind_spec``; x32 processes, 32-bit ones with 64-bit registers, are not known yet."""
-        return {(EM_386, 32): _UNWIND_32, (EM_X86_64, 64): UNWIND_64}.get((machine.e_machine, machine.elf_class))
+        """See ``Arch.unwind_spec``."""
+        known = {(EM_386, 32): _UNWIND_32, (EM_X86_64, 32): UNWIND_X32, (EM_X86_64, 64): UNWIND_64}
+        return known.get((machine.e_machine, machine.elf_class))
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes, but x32 ones."""

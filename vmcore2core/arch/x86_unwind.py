@@ -1,10 +1,12 @@
-"""x86: how the stacks of 64-bit and of i386 processes unwind.
+"""x86: how the stacks of 64-bit, x32 and i386 processes unwind.
 
 References: psABI x86-64 1.0, psABI i386 1.1; arch/x86/kernel/signal_{32,64}.c, arch/x86/include/asm/sigframe.h,
 arch/x86/entry/vdso/vdso32/sigreturn.S (Linux 7.2); Intel SDM volume 2, CALL.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
 from vmcore2core.formats import x86_64 as fmt
@@ -44,6 +46,17 @@ UNWIND_64 = UnwindSpec(
     call_size_max=fmt.CALL_BYTES_MAX,
     ends_with_call=ends_with_call,
 )
+
+
+UNWIND_X32 = replace(
+    UNWIND_64,
+    trampolines=tuple(
+        SignalTrampoline(code, entry, fmt.RT_SIGFRAME_X32_MCONTEXT, None, fmt.sigcontext_64, fmt.SIGCONTEXT_OF)
+        for code in fmt.RT_SIGRETURN_X32
+        for entry in (0, len(code) - 2)
+    ),
+)
+"""Of x32 processes: calls push 64 bits, as the processor has no other form of them."""
 
 
 def unwind_32(names: tuple[str, ...]) -> UnwindSpec:
