@@ -14,6 +14,8 @@ PAGE_SHIFT = 12
 TABLE_ENTRIES_BITS = 11
 """A region or segment table has 2048 entries, 16 KiB; a page table has 256, 2 KiB."""
 PTE_ENTRIES_BITS = 8
+TEXT_OFFSET = 0x100000
+"""Of _stext in the image, wherever that is: arch/s390/kernel/vmlinux.lds.S."""
 
 # Page-table entries.
 PAGE_PRESENT = 0x001  # software's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_it_agrees_with_symbols_that_it_was_not_checked_against(memory: KernelMe
     assert source.num_syms == 105_158
 
 
+@pytest.mark.parametrize("guest", ["6.1-amd64", "7.2-amd64"])
+def test_newer_forms_are_where_vmcoreinfo_says(tmp_path: Path, guest: str) -> None:
+    with open_container([bundled(f"debian-{guest}", tmp_path)]) as container:
+        info = parse_vmcoreinfo(container.vmcoreinfo or b"")
+        (tables,) = find_kallsyms(KernelMemory(PhysicalMemory(container), ARCH.kernel_map(info)), "little")
+    assert dataclasses.asdict(tables) == {
+        name: info.symbol(f"kallsyms_{name}")
+        for name in ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
+    }
+
+
 def test_tables_that_agree_with_no_symbol_are_refused(memory: KernelMemory) -> None:
     (tables,) = find_kallsyms(memory, "little")
     with pytest.raises(LayoutInvalid, match="does not agree with VMCOREINFO"):
@@ -57,7 +69,7 @@ class Patched:
     """Kernel memory in which some bytes are others, or cannot be read."""
 
     def __init__(self, memory: KernelMemory, at: int, patch: bytes | None) -> None:
-        self.kernel_map, self.physical = memory.kernel_map, memory.physical
+        self.searched, self.physical = memory.searched, memory.physical
         self.memory, self.at, self.patch = memory, at, patch
 
     def read(self, address: int, size: int) -> bytes:
@@ -79,7 +91,7 @@ class Patched:
 def test_a_broken_table_is_not_found_or_refused(memory: KernelMemory, place: str, patch: bytes | None) -> None:
     (tables,) = find_kallsyms(memory, "little")
     broken = Patched(memory, getattr(tables, place), patch)
-    found = list(find_kallsyms(broken, "little"))  # type: ignore[arg-type]
+    found = list(find_kallsyms(broken, "little"))
     for one in found:
         with pytest.raises((LayoutInvalid, MemoryFault)):
             KallsymsSource(broken, one, "little", {"init_uts_ns": 1})

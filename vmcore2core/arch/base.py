@@ -89,9 +89,10 @@ class Arch(ABC):
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
         """Yield VMCOREINFO keys that would put ``address`` of the kernel image at physical ``paddr``.
 
-        For a text that lacks them; the caller tries each and believes what the kernel's page table confirms.
+        For a text that lacks them; the caller tries each and believes what the kernel's page table confirms. None are
+        needed where the image is always at the same place.
         """
-        return iter(())
+        return iter(({},))
 
     def whole_map(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> KernelMap:
         """Return ``kernel_map`` with what memory itself tells of it, where VMCOREINFO does not tell all.

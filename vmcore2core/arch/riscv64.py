@@ -188,7 +188,9 @@ class Riscv64(Arch):
         that of page 0, so that nothing is mapped there where no memory is at physical 0.
         """
         start, size = layout.find_constant("VMEMMAP_START"), layout.find_size("page")
-        if start is None or not size:
+        if start is None:
+            return layout.find_symbol("vmemmap")
+        if not size:
             return None
         start &= ADDRESS_MASK
         variable = layout.find_symbol("vmemmap_start_pfn")

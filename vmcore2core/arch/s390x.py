@@ -7,7 +7,7 @@ target/s390x/arch_dump.c (10.0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -155,6 +155,14 @@ class S390x(Arch):
             return int(text, 16)
         except ValueError:
             raise LayoutInvalid(f"{key} is {text[:32]!r} in VMCOREINFO, expected a hexadecimal number") from None
+
+    def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
+        """See ``Arch.located_keys``: how far the image was moved, which is linked to where its text follows 1 MiB."""
+        moved = self._symbol(vmcoreinfo, "_stext") - fmt.TEXT_OFFSET
+        if address == paddr:
+            yield {}
+        else:
+            yield {"KERNELOFFSET": f"{moved:x}", "KERNELOFFPHYS": f"{moved - (address - paddr):x}"}
 
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
         """See ``Arch.user_page_table``; the first entry tells the top table's kind, as for pgd_offset_raw().

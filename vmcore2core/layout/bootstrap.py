@@ -31,6 +31,7 @@ from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.sanity import check_init_task
 from vmcore2core.layout.uts import UtsName, read_utsname
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
+from vmcore2core.layout.without_text import recovered
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.physical import PhysicalMemory
 
@@ -223,13 +224,32 @@ def _from_memory(
                 rejected.append(f"{paddr:#x}: {error}")
                 continue
             return arch, memory, utsname, vmcoreinfo, f"VMCOREINFO text at physical {paddr:#x}"
+    for arch, memory, utsname, vmcoreinfo, origin in _from_image(container, physical, progress):
+        return arch, memory, utsname, vmcoreinfo, origin
     if rejected:
         raise DumpError(
             f"{container.paths[0]}: no VMCOREINFO in the dump's memory fits it; found at {'; '.join(rejected[:3])}"
         )
     if container.e_machine is not None and arch_for_machine(container.e_machine) is None:
         _arch(container, parse_vmcoreinfo(b""))
-    raise DumpError(f"{container.paths[0]}: the dump has no VMCOREINFO note, and none was found in its memory")
+    raise DumpError(
+        f"{container.paths[0]}: the dump has no VMCOREINFO note, and in its memory neither the text was found nor a "
+        f"kernel's symbol table (kallsyms) that a page table proves"
+    )
+
+
+def _from_image(
+    container: DumpContainer, physical: PhysicalMemory, progress: ProgressBar | None
+) -> Iterator[tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str]]:
+    """Yield what the kernel image itself tells, for dumps that have no VMCOREINFO anywhere."""
+    with progress_bar(progress, "searching memory for the kernel image") as update:
+        for _, vmcoreinfo, paddr in recovered(physical, update):
+            try:
+                arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+            except Vmcore2coreError as error:
+                log.info("kallsyms at physical %#x does not fit the dump's memory: %s", paddr, error)
+                continue
+            yield arch, memory, utsname, vmcoreinfo, f"no VMCOREINFO; kallsyms at physical {paddr:#x}"
 
 
 def _candidates(physical: PhysicalMemory, update: Progress | None = None) -> Iterator[int]:

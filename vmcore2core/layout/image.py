@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
-from vmcore2core.memory.kernel import KernelMemory
+from vmcore2core.arch.spec import LinearMapping
+from vmcore2core.interfaces import Memory
+from vmcore2core.memory.physical import PhysicalMemory
 
 IMAGE_SCAN_MAX = 256 << 20
 BLOCK = 4 << 20
 
 
-def image_blocks(memory: KernelMemory, overlap: int = 0) -> Iterator[tuple[int, bytes]]:
+class Image(Memory, Protocol):
+    """Memory that has the kernel image, kernel virtual or other.
+
+    Attributes:
+        physical: the memory below.
+        searched: where the image is in it.
+    """
+
+    @property
+    def physical(self) -> PhysicalMemory:
+        """See above."""
+        ...
+
+    @property
+    def searched(self) -> tuple[LinearMapping, ...]:
+        """See above."""
+        ...
+
+
+def image_blocks(memory: Image, overlap: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yield the kernel image block by block.
 
     What is found in a block must be read again with ``memory.read``, which fails where a page is not in the dump.
 
     Args:
-        memory: kernel virtual memory; ``KernelMap.searched`` is searched, at most 256 MiB of each.
+        memory: what to search; at most 256 MiB of each piece.
         overlap: bytes of the next block that each block has as well, a multiple of the page size: the largest thing
             that may lie across their border.
 
     Yields:
-        The kernel virtual address of a block, and its bytes; blocks of which nothing is in the dump are left out.
+        A block's address, and its bytes; blocks of which nothing is in the dump are left out.
     """
     physical = memory.physical
     page_size = physical.page_size
-    for mapping in memory.kernel_map.searched:
+    for mapping in memory.searched:
         size = min(mapping.range.end - mapping.range.start, IMAGE_SCAN_MAX)
         for start in range(0, size, BLOCK):
             end = min(start + BLOCK + overlap, size)

@@ -27,6 +27,7 @@ SYMBOLS_MAX = 1 << 24
 WITNESSES = ("_stext", "init_uts_ns", "swapper_pg_dir", "init_task", "prb", "clear_seq", "node_online_map")
 
 Form = Literal["place-relative", "base-relative", "base-relative, absolute per-CPU"]
+FORMS: tuple[Form, ...] = ("place-relative", "base-relative, absolute per-CPU", "base-relative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class KallsymsSource(LayoutSource):
         witnesses: symbols known otherwise, which the table must agree with.
         name: how the tables were found, for provenance.
         word: bytes of an ``unsigned long``.
+        form: of the table, where the caller checks otherwise what it says.
 
     Raises:
         LayoutInvalid: the tables are broken or agree in no known form.
@@ -71,6 +73,7 @@ class KallsymsSource(LayoutSource):
         name: str = NAME,
         *,
         word: int = 8,
+        form: Form | None = None,
     ) -> None:
         self.name = name
         self._memory = memory
@@ -83,7 +86,7 @@ class KallsymsSource(LayoutSource):
             raise LayoutInvalid(
                 f"kallsyms_num_syms at {tables.num_syms:#x} is {self.num_syms}, expected 1 to {SYMBOLS_MAX}"
             )
-        self.form = self._form(witnesses)
+        self.form = form or self._form(witnesses)
 
     @classmethod
     def from_vmcoreinfo(
@@ -128,10 +131,7 @@ class KallsymsSource(LayoutSource):
 
     def _form(self, witnesses: dict[str, int]) -> Form:
         """Return the form in which the table agrees with every witness that it has."""
-        if self._tables.relative_base is None:
-            forms: tuple[Form, ...] = ("place-relative",)
-        else:
-            forms = ("base-relative, absolute per-CPU", "base-relative")
+        forms = FORMS[:1] if self._tables.relative_base is None else FORMS[1:]
         heard = {name: indices for name in witnesses if (indices := self._names.indices(name))}
         for form in forms:
             if heard and all(

@@ -10,14 +10,18 @@ They stand in .rodata one behind the other, each aligned to a word::
     kallsyms_token_table    256 strings
     kallsyms_token_index    where each string begins: u16[256]
 
+In Linux 6.2 and its stable kernels, kallsyms_seqs_of_names stands before the tokens. Since 6.4, the first two tables
+and that one stand behind the others; in 7.2, they are aligned to four bytes, and there is no relative_base.
+
 The last has the most particular form, so it is searched for; from there each table leads to the one before it, and the
 names must begin where the markers say.
 
-References: scripts/kallsyms.c: write_src() (Linux 4.18 to 5.19; 6.0 and later tell the addresses).
+References: scripts/kallsyms.c: write_src() (Linux 4.18 to 7.2; 6.0 and later tell the addresses).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -25,19 +29,24 @@ import numpy as np
 
 from vmcore2core.addresses import align_up
 from vmcore2core.errors import MemoryFault
-from vmcore2core.interfaces import ByteOrder
-from vmcore2core.layout.image import image_blocks
-from vmcore2core.layout.kallsyms import SYMBOLS_MAX, KallsymsTables
+from vmcore2core.interfaces import ByteOrder, Memory
+from vmcore2core.layout.image import Image, image_blocks
+from vmcore2core.layout.kallsyms import KallsymsTables
 from vmcore2core.layout.kallsyms_names import NR_TOKENS
-from vmcore2core.memory.kernel import KernelMemory
 
 INDEX_BYTES = 2 * NR_TOKENS
 TOKEN_MAX = 128  # bytes of the longest token: far beyond what the compression makes
 NAMES_PER_MARKER = 256
+ALIGN = 4
 PAGE = 4096
+NEAR, FAR = 64 << 10, 4 << 20
+"""Bytes before the tokens in which the markers begin, and where another table is between them."""
+MARKERS_TRIED = 16
+MARKER_STEPS = (2 * NAMES_PER_MARKER, 512 * NAMES_PER_MARKER)
+"""Bytes of 256 names."""
 
 
-def find_kallsyms(memory: KernelMemory, byte_order: ByteOrder, word: int = 8) -> Iterator[KallsymsTables]:
+def find_kallsyms(memory: Image, byte_order: ByteOrder, word: int = 8) -> Iterator[KallsymsTables]:
     """Yield what has the form of kallsyms' tables in the kernel image; the caller checks them against symbols.
 
     Args:
@@ -46,16 +55,14 @@ def find_kallsyms(memory: KernelMemory, byte_order: ByteOrder, word: int = 8) ->
         word: bytes of an ``unsigned long``.
     """
     for base, block in image_blocks(memory, overlap=PAGE):
-        for offset in _token_indices(block, byte_order, word):
-            tables = _tables_before(memory, base + offset, byte_order, word)
-            if tables is not None:
-                yield tables
+        for offset in _token_indices(block, byte_order):
+            yield from _tables_around(memory, base + offset, byte_order, word)
 
 
-def _token_indices(block: bytes, byte_order: ByteOrder, word: int) -> list[int]:
+def _token_indices(block: bytes, byte_order: ByteOrder) -> list[int]:
     """Return the offsets in ``block`` at which a table of 256 rising 16-bit offsets begins."""
     words = np.frombuffer(block, "<u2" if byte_order == "little" else ">u2", len(block) // 2)
-    starts = np.flatnonzero(words[: len(words) - NR_TOKENS : word // 2] == 0) * (word // 2)
+    starts = np.flatnonzero(words[: len(words) - NR_TOKENS : ALIGN // 2] == 0) * (ALIGN // 2)
     # Most words are zero or code: two looks at a few words each leave a handful for the full one.
     for near in (1, 3, 17, 255):
         steps = words[starts + near].astype(np.int32) - words[starts + near - 1]
@@ -68,79 +75,98 @@ def _rises(index: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> bool:
     return bool(((steps >= 2) & (steps <= TOKEN_MAX)).all())
 
 
-def _tables_before(memory: KernelMemory, token_index: int, byte_order: ByteOrder, word: int) -> KallsymsTables | None:
-    """Return the tables that end with this index, or None where they do not fit each other."""
-    try:
-        token_table = _token_table(memory, token_index, byte_order, word)
+def _tables_around(memory: Memory, token_index: int, byte_order: ByteOrder, word: int) -> Iterator[KallsymsTables]:
+    """Yield the tables that this index belongs to, none where they do not fit each other."""
+    with contextlib.suppress(MemoryFault):
+        token_table = _token_table(memory, token_index, byte_order)
         if token_table is None:
-            return None
-        for width in (4, 8):
-            markers = _markers(memory, token_table, width, byte_order)
-            end = token_table - width * len(markers)
-            names = _names(memory, end, markers, byte_order, word) if markers else None
-            if names is not None:
-                start, count = names
-                relative_base = start - 2 * word
-                offsets = relative_base - align_up(4 * count, word)
-                return KallsymsTables(start, start - word, token_table, token_index, offsets, relative_base)
+            return
+        for address, markers in _markers(memory, token_table, byte_order):
+            for gap in (word, ALIGN):
+                found = _names(memory, address, markers, byte_order, gap)
+                if found is not None:
+                    names, count = found
+                    for offsets, base in _offsets_around(names, token_index, count, word):
+                        if _ascends(memory, offsets, count, byte_order, placed=base is None):
+                            yield KallsymsTables(names, names - gap, token_table, token_index, offsets, base)
+                    return
+
+
+def _offsets_around(names: int, token_index: int, count: int, word: int) -> Iterator[tuple[int, int | None]]:
+    """Yield where kallsyms_offsets and kallsyms_relative_base may be, None where there is none, oldest first."""
+    relative_base = names - 2 * word
+    yield relative_base - align_up(4 * count, word), relative_base
+    behind = token_index + INDEX_BYTES
+    yield align_up(behind, word), align_up(align_up(behind, word) + 4 * count, word)
+    yield behind, None
+
+
+def _ascends(memory: Memory, offsets: int, count: int, byte_order: ByteOrder, *, placed: bool) -> bool:
+    """Tell whether the last offsets are sorted, as the symbols are: by address.
+
+    Args:
+        placed: each is relative to its own place; else to one address, maybe negated.
+    """
+    number = min(count, NAMES_PER_MARKER)
+    try:
+        raw = memory.read(offsets + 4 * (count - number), 4 * number)
     except MemoryFault:
-        pass
-    return None
+        return False
+    values = np.frombuffer(raw, "<i4" if byte_order == "little" else ">i4").astype(np.int64)
+    steps = np.diff(values) + (4 if placed else 0)
+    return bool((steps >= 0).all() or (not placed and (steps <= 0).all())) and bool(steps.any())
 
 
-def _token_table(memory: KernelMemory, token_index: int, byte_order: ByteOrder, word: int) -> int | None:
+def _token_table(memory: Memory, token_index: int, byte_order: ByteOrder) -> int | None:
     """Return the address of the 256 strings before the index: each ends where the next begins."""
     raw = memory.read(token_index, INDEX_BYTES)
     index = [int.from_bytes(raw[at : at + 2], byte_order) for at in range(0, INDEX_BYTES, 2)]
     if index[0] or any(not 2 <= b - a <= TOKEN_MAX for a, b in pairwise(index)):
         return None
     shortest = index[-1] + 2
-    for size in range(align_up(shortest, word), align_up(shortest + TOKEN_MAX, word), word):
+    for size in range(align_up(shortest, ALIGN), align_up(shortest + TOKEN_MAX, ALIGN), ALIGN):
         table = memory.read(token_index - size, size)
         if all(table[at - 1] == 0 and table[at] for at in index[1:]) and table.count(b"\0", 0, index[-1]) == 255:
             return token_index - size
     return None
 
 
-def _markers(memory: KernelMemory, end: int, width: int, byte_order: ByteOrder) -> list[int]:
-    """Return the rising offsets that end at ``end`` (there may be one word of padding), from their 0 on."""
-    values: list[int] = []
-    chunk = b""
-    for at in range(SYMBOLS_MAX // NAMES_PER_MARKER):
-        if at % 512 == 0:
-            chunk = memory.read(end - width * (at + 512), width * 512)
-        place = len(chunk) - width * (at % 512 + 1)
-        value = int.from_bytes(chunk[place : place + width], byte_order)
-        if at == 0 and value == 0 and width == 4:
-            values.append(-1)  # padding
-        elif values and values[-1] >= 0 and value >= values[-1]:
-            return []
-        else:
-            values.append(value)
-            if value == 0:
-                return values[::-1]
-    return []
+def _markers(memory: Memory, end: int, byte_order: ByteOrder) -> Iterator[tuple[int, list[int]]]:
+    """Yield (address, rising offsets from 0 on) of what may be kallsyms_markers, nearest to ``end`` first."""
+    for window, width in ((NEAR, 4), (NEAR, 8), (FAR, 4)):
+        try:
+            raw = memory.read(end - window, window)
+        except MemoryFault:
+            continue
+        values = np.frombuffer(raw, f"{'<' if byte_order == 'little' else '>'}u{width}").astype(np.int64)
+        steps = np.diff(values)
+        rises = (steps >= MARKER_STEPS[0]) & (steps <= MARKER_STEPS[1])
+        begins = np.flatnonzero((values[:-3] == 0) & rises[:-2] & rises[1:-1] & rises[2:])
+        for at in begins[: -MARKERS_TRIED - 1 : -1].tolist():
+            length = int(np.argmin(np.append(rises[at:], False))) + 1
+            yield end - window + width * at, values[at : at + length].tolist()
 
 
 def _names(
-    memory: KernelMemory, markers_address: int, markers: list[int], byte_order: ByteOrder, word: int
+    memory: Memory, markers_address: int, markers: list[int], byte_order: ByteOrder, gap: int
 ) -> tuple[int, int] | None:
-    """Return (kallsyms_names, number of symbols): the place from which the names fit the markers."""
-    markers = [value for value in markers if value >= 0]
-    if len(markers) < 2:
-        return None
-    last = (markers_address - markers[-1]) // word * word
+    """Return (kallsyms_names, number of symbols): the place from which the names fit the markers.
+
+    Args:
+        gap: bytes from the number of symbols to the names, which are a multiple of it.
+    """
+    last = (markers_address - markers[-1]) // gap * gap
     longest = NAMES_PER_MARKER * 256
     window = memory.read(last - longest, longest)
-    for start in range(last, last - longest + word, -word):
-        head = start - word - (last - longest)
+    for start in range(last, last - longest + gap, -gap):
+        head = start - gap - (last - longest)
         count = int.from_bytes(window[head : head + 4], byte_order)
         if -(-count // NAMES_PER_MARKER) == len(markers) and _fits(memory, start, markers):
             return start, count
     return None
 
 
-def _fits(memory: KernelMemory, names: int, markers: list[int]) -> bool:
+def _fits(memory: Memory, names: int, markers: list[int]) -> bool:
     """Tell whether the first 256 names end where the second marker says."""
     text = memory.read(names, markers[1])
     at = 0

@@ -34,20 +34,30 @@ def locate_image(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo) -> Vmco
     offset = info.offset("uts_namespace", "name")
     names = [symbol + at for at in ((offset,) if offset is not None else NAME_OFFSETS)]
     for name, paddr in ((at, paddr) for at in names for paddr in _places(physical, at, release.encode())):
-        for keys in arch.located_keys(info, name, paddr):
-            whole = VmcoreInfo({**info.values, **keys}, info.truncated_line, info.ignored)
-            kernel_map = arch.kernel_map(whole)
-            try:
-                base, size = translate(physical, kernel_map.spec, kernel_map.root, name)
-            except MemoryFault:
-                continue
-            if base + (name & (size - 1)) == paddr:
-                log.info(
-                    "VMCOREINFO does not tell where the kernel image is; found in memory: %s",
-                    ", ".join(f"{k}={v}" for k, v in keys.items()),
-                )
-                return whole
+        whole = proved(physical, arch, info, name, paddr)
+        if whole is not None:
+            return whole
     return info
+
+
+def proved(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo, address: int, paddr: int) -> VmcoreInfo | None:
+    """Return the text with those keys that make the kernel's page table map ``address`` to ``paddr``, or None.
+
+    Raises:
+        LayoutError: it lacks more than the architecture's own keys.
+    """
+    for keys in arch.located_keys(info, address, paddr):
+        whole = VmcoreInfo({**info.values, **keys}, info.truncated_line, info.ignored)
+        kernel_map = arch.kernel_map(whole)
+        try:
+            base, size = translate(physical, kernel_map.spec, kernel_map.root, address)
+        except MemoryFault:
+            continue
+        if base + (address & (size - 1)) == paddr:
+            told = ", ".join(f"{k}={v}" for k, v in keys.items())
+            log.info("VMCOREINFO does not tell where the kernel image is; found in memory: %s", told)
+            return whole
+    return None
 
 
 def _places(physical: PhysicalMemory, address: int, release: bytes) -> Iterator[int]:

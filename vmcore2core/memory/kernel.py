@@ -21,10 +21,12 @@ class KernelMemory:
     Attributes:
         physical: the memory below.
         kernel_map: how addresses translate.
+        searched: where the kernel image may be, to search it.
     """
 
     def __init__(self, physical: PhysicalMemory, kernel_map: KernelMap) -> None:
         self.physical = physical
+        self.searched = kernel_map.searched
         self.kernel_map = kernel_map
         self._page_size = kernel_map.spec.page_size
         top = kernel_map.spec.levels[0]
