@@ -64,8 +64,6 @@ def test_at_most_one_container_claims_a_file(tmp_path: Path, raw: bytes) -> None
         (b"\x1f\x9d\x90" + bytes(60), "is compressed with compress; unpack it first (gzip -d)"),
         (b"PK\x03\x04" + bytes(60), "is compressed with zip; unpack it first (unzip)"),
         (b"\xed\x23\x8f\x61\x73\x01\x19\xa8" + bytes(60), "is an LKCD dump, which is not supported: write one with"),
-        (b"\xa8\x19\x01\x73\x61\x8f\x23\xfd" + bytes(60), "an s390 stand-alone dump, which is not supported: convert"),
-        (b"\xa8\x19\x01\x73\x61\x8f\x23\xfe" + bytes(60), "zgetdump -f elf"),
         (b"sadump\0\0" + bytes(60), "convert it with makedumpfile"),
         (b"\xed\xeb\x0f\xf0" + bytes(60), "is a xendump of Xen before 3.2"),
         (b"PAGEDU64" + bytes(60), "is a Windows crash dump, not a Linux one"),

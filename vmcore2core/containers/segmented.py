@@ -26,6 +26,11 @@ def segment_table(segments: Iterable[tuple[int, int, int]]) -> NDArray[np.void]:
     return np.array([(paddr, offset, size, size) for paddr, offset, size in segments], dtype=_SEGMENT)
 
 
+def described_table(size: int, segments: Iterable[tuple[int, int, int]]) -> NDArray[np.void]:
+    """Return the same of a file that describes all memory below ``size`` and has the bytes of its segments alone."""
+    return np.concatenate((np.array([(0, 0, 0, size)], dtype=_SEGMENT), segment_table(segments)))
+
+
 class SegmentedContainer(DumpContainer):
     """Segments of one file; a subclass sets ``_file`` and ``_runs``."""
 
