@@ -64,7 +64,6 @@ def test_at_most_one_container_claims_a_file(tmp_path: Path, raw: bytes) -> None
         (b"\x1f\x9d\x90" + bytes(60), "is compressed with compress; unpack it first (gzip -d)"),
         (b"PK\x03\x04" + bytes(60), "is compressed with zip; unpack it first (unzip)"),
         (b"\xed\x23\x8f\x61\x73\x01\x19\xa8" + bytes(60), "is an LKCD dump, which is not supported: write one with"),
-        (b"sadump\0\0" + bytes(60), "convert it with makedumpfile"),
         (b"\xed\xeb\x0f\xf0" + bytes(60), "is a xendump of Xen before 3.2"),
         (b"PAGEDU64" + bytes(60), "is a Windows crash dump, not a Linux one"),
         (b"QFI\xfb" + bytes(60), "is a qcow2 disk image"),

@@ -194,6 +194,10 @@ class Arch(ABC):
         """Tell whether a CPU was using the page table at physical ``pgd``; False where the note does not tell."""
         return False
 
+    def note_fits(self, note: CpuNote, pgd: int) -> bool:
+        """Tell whether the note of a CPU in user mode can be that of a task with the page table at physical ``pgd``."""
+        return True
+
     def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
         """Return the position of a CPU's note among QEMU's, which are in the order of the hardware's numbers.
 

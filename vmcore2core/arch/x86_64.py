@@ -228,7 +228,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
         kdump's notes repeat ``thread.fsbase`` (ELF_CORE_COPY_REGS in arch/x86/include/asm/elf.h); QEMU's are live.
         """
-        if "cr3" not in note.regs:
+        if "cr3" not in note.regs or "apic_id" in note.regs:
             return {}
         bases = {"fs_base": note.regs["fs_base"]}
         gs_base = note.regs.get("gs_base" if note.user_mode else "kernel_gs_base")
@@ -244,6 +244,21 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             return False
         root = note.regs["cr3"] & fmt.PTE_PFN_MASK
         return pgd in (root, root & ~(1 << 12))
+
+    def note_fits(self, note: CpuNote, pgd: int) -> bool:
+        """See ``Arch.note_fits``: that sadump's numbers are APIC IDs, nothing but its readers says."""
+        return "apic_id" not in note.regs or self.note_uses_pgd(note, pgd)
+
+    def note_of(self, cpu: int, notes: Sequence[CpuNote], memory: Memory, layout: Layout) -> CpuNote | None:
+        """See ``Arch.note_of``; sadump's notes are by APIC ID: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""
+        if not any("apic_id" in note.regs for note in notes):
+            return super().note_of(cpu, notes, memory, layout)
+        table, offsets = layout.find_symbol("x86_cpu_to_apicid"), layout.find_symbol("__per_cpu_offset")
+        if table is None or offsets is None:
+            return None
+        offset = int.from_bytes(memory.read(offsets + 8 * cpu, 8), "little")
+        apic_id = int.from_bytes(memory.read((table + offset) & (1 << 64) - 1, 2), "little")
+        return next((note for note in notes if note.regs["apic_id"] == apic_id), None)
 
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
         """See ``Arch.thread_pointer``."""

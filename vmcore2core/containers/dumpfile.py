@@ -18,7 +18,7 @@ import numpy as np
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.errors import DumpError, FormatError, UsageError
 
-HEAD_SIZE = 4096
+HEAD_SIZE = 8192
 """Bytes that detection sees."""
 
 GATHER_ROWS = 256

@@ -1,6 +1,6 @@
 """What a file is that no container claims, in words that help.
 
-References: the magic numbers of file(1); crash's xendump.h, makedumpfile's sadump_mod.h.
+References: the magic numbers of file(1); crash's xendump.h.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ _PACKED: tuple[tuple[bytes, str, str], ...] = (
 
 _LKCD = "is an LKCD dump, which is not supported: write one with makedumpfile, or as /proc/vmcore has it"
 _XEN = "is a xendump of Xen before 3.2, which is not supported; dump with kdump in the guest"
-_SADUMP = "is an sadump dump, which is not supported: convert it with makedumpfile, which reads it"
 
 _DUMPS: tuple[tuple[bytes, str], ...] = (
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _LKCD),
     (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _LKCD),
-    (b"sadump", _SADUMP),
     (b"\xed\xeb\x0f\xf0", _XEN),
     (b"\xee\xeb\x0f\xf0", _XEN),
     (b"PAGEDU", "is a Windows crash dump, not a Linux one"),

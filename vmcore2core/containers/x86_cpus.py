@@ -33,14 +33,17 @@ def cpu_notes(cpus: Sequence[Mapping[str, int]]) -> tuple[Note, ...]:
     """
     if any(name not in cpu for cpu in cpus for name in REQUIRED):
         return ()
-    notes: list[Note] = []
-    for number, cpu in enumerate(cpus):
-        desc = bytearray(fmt.PRSTATUS_SIZE)
-        desc[fmt.PRSTATUS_PID : fmt.PRSTATUS_PID + 4] = (number + 1).to_bytes(4, "little")
-        regs = np.array(tuple(cpu.get(name, 0) for name in fmt.user_regs_struct.names or ()), fmt.user_regs_struct)
-        desc[fmt.PRSTATUS_REGS : fmt.PRSTATUS_REGS + regs.nbytes] = regs.tobytes()
-        notes.append(Note("CORE", NT_PRSTATUS, bytes(desc)))
+    notes = [prstatus(number, cpu) for number, cpu in enumerate(cpus)]
     return (*notes, *(Note("QEMU", 0, _state(cpu)) for cpu in cpus))
+
+
+def prstatus(number: int, cpu: Mapping[str, int]) -> Note:
+    """Return NT_PRSTATUS of a CPU; a register that is not in ``cpu`` is zero."""
+    desc = bytearray(fmt.PRSTATUS_SIZE)
+    desc[fmt.PRSTATUS_PID : fmt.PRSTATUS_PID + 4] = (number + 1).to_bytes(4, "little")
+    regs = np.array(tuple(cpu.get(name, 0) for name in fmt.user_regs_struct.names or ()), fmt.user_regs_struct)
+    desc[fmt.PRSTATUS_REGS : fmt.PRSTATUS_REGS + regs.nbytes] = regs.tobytes()
+    return Note("CORE", NT_PRSTATUS, bytes(desc))
 
 
 def _state(cpu: Mapping[str, int]) -> bytes:

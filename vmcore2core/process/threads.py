@@ -58,7 +58,10 @@ class CpuNotes:
             return next((note for note in self.notes if note.pr_pid == pid), None)
         cpu = task_cpu(task)
         if on_cpu and cpu is not None:
-            return self.kernel.arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
+            arch = self.kernel.arch
+            note = arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
+            doubtful = note is not None and note.user_mode and pgd is not None and not arch.note_fits(note, pgd)
+            return None if doubtful else note
         # Without on_cpu or cpu (VMCOREINFO's export lacks them), a CPU in user mode still shows whose address space
         # and whose thread it runs.
         return next(
