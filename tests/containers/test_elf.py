@@ -151,6 +151,22 @@ def test_of_overlapping_segments_the_first_has_the_page(tmp_path: Path) -> None:
         assert container.segments["p_vaddr"].tolist()[:2] == [0xFFFFFFFF81000000, 0xFFFF888000002000]
 
 
+def test_qemus_dump_with_paging(tmp_path: Path) -> None:
+    """dump-guest-memory -p: a PT_LOAD for each virtual mapping, many of the same pages, from one copy in the file."""
+    memory = Load(0, pages(*range(32)), vaddr=0xFF25_C400_8000_0000)
+    first = len(build_elf_vmcore([memory] * 40, VMCOREINFO, xnum=True, sections_first=True)) - 40 * 32 * 4096
+    mapped = random.Random(2).choices(range(32), k=39)
+    loads = [
+        Load(4096 * pfn, vaddr=0xFE00_7F48_0000_0000 + 4096 * i, filesz=4096, memsz=4096, offset=first + 4096 * pfn)
+        for i, pfn in enumerate(mapped)
+    ]
+    with dump(
+        tmp_path, build_elf_vmcore([*loads[:20], memory, *loads[20:]], VMCOREINFO, xnum=True, sections_first=True)
+    ) as container:
+        assert (container.warnings, container.memory_ranges()) == ([], (AddressRange(0, 32 * 4096),))
+        check_contract(container, {pfn: page(pfn) for pfn in range(32)})
+
+
 def test_present_page_counts_over_an_excluded_one(tmp_path: Path) -> None:
     raw = build_elf_vmcore([Load(0x1000, pages(1), memsz=0x3000), Load(0x2000, pages(2))])
     with dump(tmp_path, raw) as container:

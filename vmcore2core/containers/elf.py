@@ -24,6 +24,7 @@ from vmcore2core.containers.kcore import LIVE, is_kcore, kernel_notes
 from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
 from vmcore2core.containers.segmented import SegmentedContainer
 from vmcore2core.containers.virtualbox import virtualbox_notes
+from vmcore2core.containers.xen import is_xen_core, refuse_machine
 from vmcore2core.errors import FormatError, UnknownFormat
 from vmcore2core.formats._cabi import ElfClass, offsetof
 from vmcore2core.formats.elf import (
@@ -73,8 +74,8 @@ class ElfContainer(SegmentedContainer):
 
     DOC = ContainerDoc(
         name="ELF",
-        summary="/proc/vmcore, makedumpfile -E, QEMU dump-guest-memory, virsh dump --memory-only; /proc/kcore of the "
-        "running kernel and copies of it; VBoxManage debugvm dumpvmcore",
+        summary="/proc/vmcore, makedumpfile -E, QEMU dump-guest-memory (with -p, too), virsh dump --memory-only; "
+        "/proc/kcore of the running kernel and copies of it; VBoxManage debugvm dumpvmcore",
         references=(
             "System V gABI, Program Header",
             "Linux fs/proc/vmcore.c",
@@ -105,6 +106,7 @@ class ElfContainer(SegmentedContainer):
             self.notes = kernel_notes(self.notes)
             self.warnings.append(LIVE)
         self.warnings.extend(erased_notes(self.notes))
+        refuse_machine(self._file, self.notes)
         loads = phdrs[phdrs["p_type"] == PT_LOAD]
         _refuse_application_core(self.paths[0], self.notes, loads)
         self.segments = _check_loads(loads, header)
@@ -136,8 +138,8 @@ class ElfContainer(SegmentedContainer):
         byte_order = ELF_BYTE_ORDERS.get(ident[EI_DATA])
         if elf_class is None or byte_order is None:
             return False
-        e_type = f.read(2)
-        return len(e_type) == 2 and int.from_bytes(e_type, byte_order) == ET_CORE
+        rest = f.read(Ehdr[elf_class, byte_order].sizeof() - EI_NIDENT)
+        return int.from_bytes(rest[:2].ljust(2, b"\0"), byte_order) == ET_CORE and not is_xen_core(ident + rest)
 
 
 def _read_header(file: DumpFile) -> _ElfHeader:
