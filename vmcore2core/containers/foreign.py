@@ -1,6 +1,7 @@
 """What a file is that no container claims, in words that help.
 
-References: the magic numbers of file(1); crash's xendump.h.
+References: the magic numbers of file(1); crash's xendump.h; dissect.hypervisor's
+c_hyperv.py.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ _PACKED: tuple[tuple[bytes, str, str], ...] = (
 
 _LKCD = "is an LKCD dump, which is not supported: write one with makedumpfile, or as /proc/vmcore has it"
 _XEN = "is a xendump of Xen before 3.2, which is not supported; dump with kdump in the guest"
+_HYPER_V = "is a file of Hyper-V (.vmrs, .vmcx), whose form was never published; dump with kdump in the guest"
 
 _DUMPS: tuple[tuple[bytes, str], ...] = (
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _LKCD),
     (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", _LKCD),
     (b"\xed\xeb\x0f\xf0", _XEN),
     (b"\xee\xeb\x0f\xf0", _XEN),
+    (b"\x14\x20\x28\x01", _HYPER_V),
     (b"PAGEDU", "is a Windows crash dump, not a Linux one"),
     (b"MDMP", "is a minidump of a Windows process, not a kernel dump"),
     (b"QFI\xfb", "is a qcow2 disk image, not a kernel dump"),
@@ -34,6 +37,9 @@ _DUMPS: tuple[tuple[bytes, str], ...] = (
     (b"vhdxfile", "is a VHDX disk image, not a kernel dump"),
     (b"conectix", "is a VHD disk image, not a kernel dump"),
 )
+
+_LOOKED_AT = 4096
+"""Bytes that tell what kind of file it is, where no signature does."""
 
 _MAP = "if it is memory without any header, say what is where with --map"
 
@@ -54,7 +60,7 @@ def recognise(f: BinaryIO) -> str | None:
 
 def describe(f: BinaryIO) -> str:
     """Return what a file that begins as ``f`` does looks like: the rest of a sentence after its name."""
-    head = f.read()
+    head = f.read(_LOOKED_AT)
     if not head:
         return "is empty"
     known = recognise(io.BytesIO(head))
