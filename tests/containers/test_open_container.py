@@ -65,7 +65,7 @@ def test_at_most_one_container_claims_a_file(tmp_path: Path, raw: bytes) -> None
         (b"PK\x03\x04" + bytes(60), "is compressed with zip; unpack it first (unzip)"),
         (b"\xed\x23\x8f\x61\x73\x01\x19\xa8" + bytes(60), "is an LKCD dump, which is not supported: write one with"),
         (b"\xed\xeb\x0f\xf0" + bytes(60), "is a xendump of Xen before 3.2"),
-        (b"\x14\x20\x28\x01" + bytes(60), "is a file of Hyper-V (.vmrs, .vmcx), whose form was never published"),
+        (b"\x14\x20\x28\x01" + bytes(60), "is a file of Hyper-V (.vmrs, .vmcx), which is not supported; dump"),
         (b"PAGEDU64" + bytes(60), "is a Windows crash dump, not a Linux one"),
         (b"QFI\xfb" + bytes(60), "is a qcow2 disk image"),
         (b"KDMV" + bytes(60), "memory is in its .vmem, .vmss or .vmsn"),

@@ -18,7 +18,7 @@ from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.session import Session
 
 PAGE_SIZE = 4096
-GUESTS = ("5.10-amd64", "6.1-amd64", "7.2-amd64", "7.2-arm64", "7.2-riscv64", "7.2-s390x", "7.2-ppc64el")
+GUESTS = ("5.10-amd64", "6.1-amd64", "7.2-arm64", "7.2-riscv64", "7.2-s390x")
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 TEXT = b"OSRELEASE="
 

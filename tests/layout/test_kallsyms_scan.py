@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import struct
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.builders.elfdump import Load, build_elf_vmcore
 from tests.e2e.guests import bundled
+from vmcore2core.addresses import AddressRange, PhysAddr
+from vmcore2core.arch.spec import KernelMap, LinearMapping
 from vmcore2core.arch.x86_64 import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.errors import LayoutInvalid, MemoryFault, PageMissing
 from vmcore2core.layout.kallsyms import WITNESSES, KallsymsSource
 from vmcore2core.layout.kallsyms_scan import find_kallsyms
-from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.physical import PhysicalMemory
+
+SYMBOLS = {"SYMBOL(swapper_pg_dir)": "ffffffff82000000", "SYMBOL(_stext)": "ffffffff81000000"}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +70,19 @@ def test_tables_that_agree_with_no_symbol_are_refused(memory: KernelMemory) -> N
 
 def test_nothing_is_found_in_the_other_byte_order(memory: KernelMemory) -> None:
     assert list(find_kallsyms(memory, "big")) == []
+
+
+def test_memory_full_of_what_looks_like_tokens_takes_a_bounded_time(tmp_path: Path) -> None:
+    tokens = b"ab\0" * 256 + b"".join(struct.pack("<H", 3 * i) for i in range(256))
+    memory = (tokens * 4000)[: 4 << 20]
+    (tmp_path / "vmcore").write_bytes(build_elf_vmcore([Load(0, memory)]))
+    with open_container([tmp_path / "vmcore"]) as container:
+        spec = ARCH.kernel_map(VmcoreInfo({"NUMBER(phys_base)": "0", **SYMBOLS})).spec
+        everything = LinearMapping(AddressRange(0, len(memory)), PhysAddr(0))
+        begin = time.process_time()
+        kernel = KernelMemory(PhysicalMemory(container), KernelMap(spec, PhysAddr(0), (everything,)))
+        assert list(find_kallsyms(kernel, "little")) == []
+    assert time.process_time() - begin < 20
 
 
 class Patched:

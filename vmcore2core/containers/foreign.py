@@ -22,7 +22,7 @@ _PACKED: tuple[tuple[bytes, str, str], ...] = (
 
 _LKCD = "is an LKCD dump, which is not supported: write one with makedumpfile, or as /proc/vmcore has it"
 _XEN = "is a xendump of Xen before 3.2, which is not supported; dump with kdump in the guest"
-_HYPER_V = "is a file of Hyper-V (.vmrs, .vmcx), whose form was never published; dump with kdump in the guest"
+_HYPER_V = "is a file of Hyper-V (.vmrs, .vmcx), which is not supported; dump with kdump in the guest"
 
 _DUMPS: tuple[tuple[bytes, str], ...] = (
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", _LKCD),

@@ -22,8 +22,8 @@ References: scripts/kallsyms.c: write_src() (Linux 4.18 to 7.2; 6.0 and later te
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 
@@ -41,7 +41,9 @@ ALIGN = 4
 PAGE = 4096
 NEAR, FAR = 64 << 10, 4 << 20
 """Bytes before the tokens in which the markers begin, and where another table is between them."""
-MARKERS_TRIED = 16
+TABLES_TRIED = 32
+"""Of tables that look like token indices; a kernel has one, and memory some copies of it."""
+MARKERS_TRIED = 8
 MARKER_STEPS = (2 * NAMES_PER_MARKER, 512 * NAMES_PER_MARKER)
 """Bytes of 256 names."""
 
@@ -54,9 +56,13 @@ def find_kallsyms(memory: Image, byte_order: ByteOrder, word: int = 8) -> Iterat
         byte_order: of the kernel.
         word: bytes of an ``unsigned long``.
     """
-    for base, block in image_blocks(memory, overlap=PAGE):
-        for offset in _token_indices(block, byte_order):
-            yield from _tables_around(memory, base + offset, byte_order, word)
+    indices = (
+        base + offset
+        for base, block in image_blocks(memory, overlap=PAGE)
+        for offset in _token_indices(block, byte_order)
+    )
+    for token_index in itertools.islice(indices, TABLES_TRIED):
+        yield from _tables_around(memory, token_index, byte_order, word)
 
 
 def _token_indices(block: bytes, byte_order: ByteOrder) -> list[int]:
@@ -121,7 +127,7 @@ def _token_table(memory: Memory, token_index: int, byte_order: ByteOrder) -> int
     """Return the address of the 256 strings before the index: each ends where the next begins."""
     raw = memory.read(token_index, INDEX_BYTES)
     index = [int.from_bytes(raw[at : at + 2], byte_order) for at in range(0, INDEX_BYTES, 2)]
-    if index[0] or any(not 2 <= b - a <= TOKEN_MAX for a, b in pairwise(index)):
+    if index[0] or any(not 2 <= b - a <= TOKEN_MAX for a, b in itertools.pairwise(index)):
         return None
     shortest = index[-1] + 2
     for size in range(align_up(shortest, ALIGN), align_up(shortest + TOKEN_MAX, ALIGN), ALIGN):
