@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 NAMES_MAX = 256
 """Copies of the kernel's name that are looked at: processes have some as well."""
+WORDS_MAX = 1 << 18
+"""Places that have the word "Linux" alone: strings of programs, too."""
 BEFORE, BEHIND = 160 << 20, 32 << 20
 """Bytes around the name in which the image's read-only data is searched for."""
 PAGE_SIZES = (4096, 65536, 16384)
@@ -96,11 +98,12 @@ def _names(physical: PhysicalMemory, update: Progress | None) -> Iterator[Name]:
     """Yield what may be the kernel's name of itself, for machines that are supported, at most ``NAMES_MAX``."""
     archs = {name: arch for arch in all_archs() for name in (arch.name, *arch.machine_names)}
     done, total = 0, sum(memory_range.size for memory_range in physical.container.dumped_ranges())
-    count = 0
+    count = looked_at = 0
     for base, pages in physical.scan():
         block = pages.tobytes()
         at = block.find(SYSNAME)
-        while at >= 0 and count < NAMES_MAX:
+        while at >= 0 and count < NAMES_MAX and looked_at < WORDS_MAX:
+            looked_at += 1
             with contextlib.suppress(MemoryFault):
                 uts = read_utsname(physical, base + at, 0)
                 if uts.machine in archs and _RELEASE.match(uts.release):
