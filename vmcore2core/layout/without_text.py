@@ -28,7 +28,7 @@ from vmcore2core.errors import LayoutError, LayoutUnknown, MemoryFault
 from vmcore2core.layout.kallsyms import FORMS, WITNESSES, Form, KallsymsSource, KallsymsTables
 from vmcore2core.layout.kallsyms_scan import find_kallsyms
 from vmcore2core.layout.locate import SYSNAME, proved
-from vmcore2core.layout.uts import read_utsname
+from vmcore2core.layout.uts import NAME_OFFSETS, read_utsname
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.physical import PhysicalMemory
@@ -42,8 +42,6 @@ WORDS_MAX = 1 << 18
 BEFORE, BEHIND = 160 << 20, 32 << 20
 """Bytes around the name in which the image's read-only data is searched for."""
 PAGE_SIZES = (4096, 65536, 16384)
-NAME_OFFSETS = (0, 4)
-"""Of ``uts_namespace.name``: before Linux 5.11, a reference count comes first."""
 EXPORTED = (*WITNESSES, "init_top_pgt", "lowcore_ptr")
 POINTED_TO = ("init_cred", "init_fs", "init_files", "init_nsproxy", "init_signals", "init_sighand", "init_mm")
 """What init_task has pointers to."""
