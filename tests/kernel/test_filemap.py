@@ -104,3 +104,52 @@ def test_an_entry_that_is_no_struct_page_is_refused(entry: int) -> None:
     image = KernelImage()
     with pytest.raises(CorruptStructure, match="no struct page is there"):
         lookup(image.xa_node(0, {1: entry}), 3 * 4096, DISK_AOPS, 0, 3, image)
+
+
+UPTODATE = 2  # enum pageflags of Linux 6.1
+FLAGS = {"flags": (0, 8), "compound_head": (8, 8)}
+
+
+def described(aops: int, *, known: bool = True) -> tuple[CachedPages, PageCache]:
+    """Look up a file of six pages: read, not read, the second page of a pair that was read, and of one that was not."""
+    image = KernelImage()
+    image.table.offsets["page"] |= FLAGS
+    if known:
+        image.table.constants["PG_uptodate"] = UPTODATE
+    vmemmap = image.alloc(64 * 16, 64)
+    for pfn, flags, head in ((1, 0x14, 0), (2, 0x10, 0), (5, 0, 4), (4, 0x4, 0), (9, 0x4, 8), (8, 0x11, 0)):
+        image.words(vmemmap + 64 * pfn, flags, vmemmap + 64 * head + 1 if head else 0)
+    entries = {0: 1, 1: 2, 2: 5, 3: 9}
+    head = image.xa_node(0, {at: vmemmap + 64 * pfn for at, pfn in entries.items()})
+    image.table.symbols |= {"vmemmap": vmemmap, "shmem_aops": SHMEM_AOPS}
+    inode = image.make("inode", i_size=4 * 4096)
+    mapping = image.make("address_space", host=inode, a_ops=aops)
+    image.words(mapping + image.offset("address_space", "i_pages") + 8, head)
+    cache = PageCache(image.kernel())
+    return cache.pages(cache.kernel.view("address_space", mapping), 0, 3), cache
+
+
+def test_a_page_that_the_file_was_not_read_into_is_not_the_files() -> None:
+    found, cache = described(DISK_AOPS)
+    assert runs(found) == [(0, 1, 0x1000, PRESENT), (2, 1, 0x5000, PRESENT)]
+    assert cache.tells_uptodate
+
+
+def test_a_page_that_shared_memory_set_aside_reads_as_zeros() -> None:
+    found, _ = described(SHMEM_AOPS)
+    assert runs(found) == [(0, 1, 0x1000, PRESENT), (1, 1, 0, ZERO), (2, 1, 0x5000, PRESENT), (3, 1, 0, ZERO)]
+
+
+def test_where_the_flag_is_not_known_pages_are_taken_and_that_is_told() -> None:
+    found, cache = described(DISK_AOPS, known=False)
+    assert found.index.tolist() == [0, 1, 2, 3]
+    assert not cache.tells_uptodate
+
+
+def test_a_struct_page_that_is_not_in_the_dump_leaves_the_page() -> None:
+    image = KernelImage()
+    image.table.offsets["page"] |= FLAGS
+    image.table.constants["PG_uptodate"] = UPTODATE
+    assert runs(lookup(image.xa_node(0, {1: page(0x123)}), 2 * 4096, DISK_AOPS, 0, 1, image)) == [
+        (1, 1, 0x12_3000, PRESENT)
+    ]

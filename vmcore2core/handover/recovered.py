@@ -36,6 +36,10 @@ REWRITES_MAX = 4
 OS_RELEASE = (b"/etc/os-release", b"/usr/lib/os-release")
 ELFMAG = b"\x7fELF"
 MISSING_SUFFIX = b".missing"
+NOT_CHECKED = (
+    "whether all pages of its files had been read from disk when the machine stopped is not known: PG_uptodate or page "
+    "structures are missing"
+)
 BROKEN = (CorruptStructure, MemoryFault, LayoutUnknown)
 
 log = logging.getLogger(__name__)
@@ -166,6 +170,8 @@ class _OfProcess:
         for name, path in links.items():
             if path in whole:
                 self._link(place, name, path)
+        if files and not self.recovery.cache.tells_uptodate:
+            self.sentences.append(NOT_CHECKED)
         program = self.path_of.get(program_path(self.snapshot) or b"")
         return RecoveredFiles(
             sysroot=place.whole.folder,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.errors import CorruptStructure, LayoutUnknown
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.kernel.bounds import PFN_END
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
@@ -42,7 +42,12 @@ Run = tuple[int, int, int, UserPageState]
 
 
 class PageCache:
-    """All files' cached pages; needs a virtual memory map (CONFIG_SPARSEMEM_VMEMMAP) to turn pages into addresses."""
+    """All files' cached pages; needs a virtual memory map (CONFIG_SPARSEMEM_VMEMMAP) to turn pages into addresses.
+
+    Attributes:
+        tells_uptodate: whether it is known of a page that its file was read into it (PG_uptodate); those that it was
+            not are left out, else they are taken as if it was.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -56,6 +61,10 @@ class PageCache:
         self._hugetlbfs_aops = layout.find_symbol("hugetlbfs_aops")
         self._shmem_aops = layout.find_symbol("shmem_aops")
         self._counted: set[int] = set()
+        bit = layout.find_constant("PG_uptodate")
+        self._pg_uptodate = 0 if bit is None or layout.find_member("page", "flags") is None else 1 << bit
+        self._has_head = layout.find_member("page", "compound_head") is not None
+        self.tells_uptodate = bool(self._pg_uptodate)
         self._memory_aops = {a for name in MEMORY_AOPS if (a := layout.find_symbol(name)) is not None}
 
     def lookup(self, file: StructView, first: int, last: int) -> CachedPages:
@@ -81,6 +90,8 @@ class PageCache:
             low, high = max(start, first), min(end, last)
             if not run.is_value:
                 paddr = self.paddr_of(run.entry, "address_space.i_pages") + (low - start) * self.page_size
+                if not self._is_uptodate(run.entry):
+                    continue  # of a file that lives in memory: a page that was set aside, and reads as a hole does
                 runs.append((low, high - low + 1, paddr, UserPageState.PRESENT))
             elif in_memory:  # elsewhere it is the shadow of an evicted page
                 runs.append((low, high - low + 1, (run.entry >> 1) + low - run.first, UserPageState.SWAPPED))
@@ -114,6 +125,20 @@ class PageCache:
         if rest or not 0 <= pfn < PFN_END:
             raise CorruptStructure("no struct page is there", page, member)
         return pfn * self.page_size
+
+    def _is_uptodate(self, entry: int) -> bool:
+        """Tell whether a ``struct page *`` or ``struct folio *`` has what its file has (folio_test_uptodate())."""
+        if not self._pg_uptodate:
+            return True
+        page = self.kernel.view("page", entry)
+        try:
+            # Before folios, an entry may be one of the pages behind the first, whose flags are those of all.
+            if self._has_head and (head := page.ulong("compound_head")) & 1:
+                page = self.kernel.view("page", head - 1)
+            return bool(page.ulong("flags") & self._pg_uptodate)
+        except MemoryFault:
+            self.tells_uptodate = False
+            return True
 
     def _index_unit(self, mapping: StructView, array: XArray) -> int:
         """Return by how many bits an index of hugetlbfs counts more than a page.
