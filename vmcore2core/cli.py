@@ -165,6 +165,9 @@ def vmcore2core(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what an earlier run into the same directory finished.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --resume: compare what is kept with the dump, page by page.")
+    ] = False,
     redact: Annotated[
         list[str] | None,
         typer.Option(
@@ -193,6 +196,8 @@ def vmcore2core(
         raise typer.BadParameter("--output -: a core appears whole or not at all, which no pipe can do; send the file")
     if force and resume:
         raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
+    if check and not resume:
+        raise typer.BadParameter("--check is of what --resume keeps")
     if executor is not None and jobs > 1:
         raise typer.BadParameter("--jobs are workers of this machine, --executor others: expected one of them")
     mask = _filter_mask(dump_filter)
@@ -226,6 +231,7 @@ def vmcore2core(
         redaction=parse_redaction(redact or ()),
         force=force,
         resume=resume,
+        check=check,
         jobs=jobs,
         compression=None if compress is None else compress.value,
         single=choice.by_pid_alone and len(choice.pid) == 1 and not everything,

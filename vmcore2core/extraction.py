@@ -48,6 +48,7 @@ class Request:
         redaction: what is left out of them on purpose.
         force: replace what is there.
         resume: keep what an index there says is finished.
+        check: of this, only cores whose pages and notes are the dump's.
         jobs: how many processes convert.
         compression: of the cores.
         single: one core, and ``output`` may be its name.
@@ -63,6 +64,7 @@ class Request:
     redaction: Redaction | None = None
     force: bool = False
     resume: bool = False
+    check: bool = False
     jobs: int = 1
     compression: Compression | None = None
     single: bool = False
@@ -234,7 +236,11 @@ class Extraction:
         for one in chosen:
             job = self._job(one)
             entry = self.index.kept(job.pid, job.comm)
-            if entry is None:
+            damage = self._damage(job, entry) if entry is not None and self.request.check else None
+            if damage is not None:
+                self._say(f"{job.target} is written again: {damage}")
+                self.index.drop(job.pid)
+            if entry is None or damage is not None:
                 left.append(one)
             else:
                 self._say(f"{job.target} is kept: it was finished before")
@@ -244,6 +250,23 @@ class Extraction:
             check_space(self.directory, sum(job.size for job in sized))
         self.index.write()
         return sized
+
+    def _damage(self, job: Job, entry: Entry) -> str | None:
+        """Return a sentence where a core that an earlier run had finished is not what it was."""
+        from vmcore2core.corefile.inspect import problems  # and the readers of ELF that it has
+        from vmcore2core.verification import compare, open_core
+
+        try:
+            with open_core(Path(job.target)) as core:
+                wrong = next(problems(core), None)
+                if wrong is not None:
+                    return wrong
+                found = compare(core, self.session)
+        except Vmcore2coreError as error:
+            return str(error)
+        if found.equal and found.same != entry["core"]["pages"]:
+            return f"it has {found.same} pages, expected {entry['core']['pages']}"
+        return next(found.sentences(), None)
 
     def _add_companions(self, chosen: Sequence[Chosen]) -> None:
         """Write what lies beside the cores that are there."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,25 @@ def test_finished_cores_are_not_written_again(undisturbed: Path, tmp_path: Path)
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("core.*[0-9]")}
     assert {name: after[name] for name in before} == before
     assert without_times(folder) == without_times(undisturbed)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.6])
+def test_a_core_that_was_damaged_since_is_noticed_when_asked(undisturbed: Path, tmp_path: Path, place: float) -> None:
+    folder = tmp_path / "cores"
+    shutil.copytree(undisturbed, folder, symlinks=True)
+    core = next(folder.glob("core.lab-static.*[0-9]"))
+    times, raw = core.stat(), core.read_bytes()
+    at = 0x180 + 32 if not place else int(len(raw.rstrip(b"\0")) * place)  # a p_filesz; some page
+    with core.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([raw[at] ^ 0x10, raw[at + 1] ^ 0x10]))
+    os.utime(core, ns=(times.st_atime_ns, times.st_mtime_ns))
+    kept = convert(DUMP, "--all", "-o", folder, "--resume", "--no-companions")
+    assert (kept.returncode, kept.stderr.count("is kept")) == (0, 3)  # as README says
+    checked = convert(DUMP, "--all", "-o", folder, "--resume", "--check")
+    assert (checked.returncode, checked.stderr.count("is kept")) == (0, 2)
+    assert f"{core} is written again: " in checked.stderr
+    assert contents(folder) == contents(undisturbed)
 
 
 def test_another_run_into_the_same_directory_needs_to_say_so(undisturbed: Path) -> None:

@@ -38,7 +38,8 @@ dump, not mapped in), ``zero``, ``from_swap`` and ``from_file`` (recovered), ``s
 null is "not known".
 
 ``--resume`` keeps a core if the index has it, was made from the same files (names, sizes, modification times) with the
-same options, and the core has the size and modification time that the index says. Contents are not read again for that.
+same options, and the core has the size and modification time that the index says; with ``--check``, if its pages and
+notes are the dump's, too.
 """
 
 from __future__ import annotations
@@ -162,6 +163,10 @@ class Index:
 
     def _sysroots(self) -> list[Path]:
         return [path for path in self.directory.glob(f"{SYSROOT_NAME}*") if path.is_dir() and not path.is_symlink()]
+
+    def drop(self, pid: int) -> None:
+        """Forget a process, whose core is to be written again."""
+        self._entries.pop(pid, None)
 
     def kept(self, pid: int, comm: str) -> Entry | None:
         """Return what is known of a process whose core is there already, or None."""
