@@ -236,7 +236,7 @@ class Extraction:
         for one in chosen:
             job = self._job(one)
             entry = self.index.kept(job.pid, job.comm)
-            damage = self._damage(job, entry) if entry is not None and self.request.check else None
+            damage = self._damage(one, job, entry) if entry is not None and self.request.check else None
             if damage is not None:
                 self._say(f"{job.target} is written again: {damage}")
                 self.index.drop(job.pid)
@@ -251,7 +251,7 @@ class Extraction:
         self.index.write()
         return sized
 
-    def _damage(self, job: Job, entry: Entry) -> str | None:
+    def _damage(self, one: Chosen, job: Job, entry: Entry) -> str | None:
         """Return a sentence where a core that an earlier run had finished is not what it was."""
         from vmcore2core.corefile.inspect import problems  # and the readers of ELF that it has
         from vmcore2core.verification import compare, open_core
@@ -262,6 +262,9 @@ class Extraction:
                 if wrong is not None:
                     return wrong
                 found = compare(core, self.session)
+                planned = self.session.segments(one.leader, self.request.dump_filter, self.request.redaction)
+                if [replace(load, offset=0) for load in core.loads] != [replace(load, offset=0) for load in planned]:
+                    return "its program headers differ from those that it would get"
         except Vmcore2coreError as error:
             return str(error)
         if found.equal and found.same != entry["core"]["pages"]:

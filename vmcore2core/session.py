@@ -13,6 +13,7 @@ from pathlib import Path
 from vmcore2core.containers import open_container
 from vmcore2core.containers.cache import ProgressBar, progress_bar
 from vmcore2core.containers.remote import located
+from vmcore2core.corefile.plan import Segment, build_plan
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
 from vmcore2core.interfaces import Compression
@@ -224,6 +225,15 @@ class Session:
                 continue
             return CoreResult(output, captured, report, absent_pages(captured.snapshot))
         raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
+
+    def segments(
+        self, leader: StructView, dump_filter: DumpFilter | None = None, redaction: Redaction | None = None
+    ) -> tuple[Segment, ...]:
+        """Return the PT_LOADs that ``extract`` would write, at other offsets; see there."""
+        captured = self.processes.capture(leader, dump_filter=dump_filter)
+        if redaction is not None:
+            captured = redact(redaction, self.processes, leader, captured)
+        return tuple(build_plan(captured.snapshot, b"").segments)
 
 
 def _vmlinux_sources(
