@@ -8,20 +8,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmcore2core.containers.remote import Url
 from vmcore2core.conversion import Conversion, Manner
 from vmcore2core.corefile.atomic import check_output
 from vmcore2core.corefile.writer import Progress
-from vmcore2core.dispatch import Dispatch, Opening, beacon
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
 from vmcore2core.handover.bulk import Job, Outcome, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
 from vmcore2core.handover.html import HTML_NAME, write_html
 from vmcore2core.handover.index import Entry, Index
-from vmcore2core.handover.pool import Cluster, Pool
-from vmcore2core.handover.samefile import identity_of
 from vmcore2core.handover.space import CoreSize, amount, check_space, core_size
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
@@ -31,6 +28,10 @@ from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
 from vmcore2core.report import ErrorEntry, core_line
 from vmcore2core.session import Session, core_name
+
+if TYPE_CHECKING:
+    from vmcore2core.dispatch import Opening
+    from vmcore2core.handover.pool import Cluster, Pool
 
 KEPT_VMAS = 1 << 16
 """Mappings of the processes that are kept: some 64 MiB."""
@@ -175,6 +176,9 @@ class Extraction:
         if self.request.elsewhere is None:
             convert = partial(self._convert, Conversion(self.session, manner, self._kept.captured))
             return stack.enter_context(Workers(convert, min(self.request.jobs, len(jobs))))
+        from vmcore2core.dispatch import Dispatch, beacon  # which most runs do without
+        from vmcore2core.handover.pool import Pool
+
         cluster, opening = self.request.elsewhere
         for job in list(jobs):
             try:
@@ -345,6 +349,8 @@ def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
 def _dump_file(path: Path) -> dict[str, Any]:
     """Return what the index says of a file of the dump; of one that came through a pipe, the name alone."""
     if isinstance(path, Url):
+        from vmcore2core.handover.samefile import identity_of
+
         remote = identity_of(path)
         return {"name": path.name, "size": remote.size, "mtime_ns": None, "tag": remote.tag}
     try:

@@ -97,6 +97,9 @@ class CoreFile:
         ) as error:
             self._source.close()
             raise DumpError(f"{path} is not an ELF core that can be read: {error or type(error).__name__}") from error
+        except CodecError as error:
+            self._source.close()
+            raise DumpError(f"{path}: {error}") from error
         except BaseException:
             self._source.close()
             raise

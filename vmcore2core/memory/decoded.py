@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.containers.base import DumpContainer, PageState
@@ -46,7 +47,7 @@ class DecodedPages:
         self._keep(pfns, out, np.flatnonzero(unknown & (states == PageState.PRESENT)))
         return states
 
-    def _keep(self, pfns: U64Array, out: U8Array, new: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
+    def _keep(self, pfns: U64Array, out: U8Array, new: NDArray[np.intp]) -> None:
         count = len(self._pages)
         for at in range(0, len(new), count):
             part = new[at : at + count]
