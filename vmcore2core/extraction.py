@@ -346,7 +346,7 @@ def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
     return {"pid": job.pid, "comm": job.comm, "path": job.target, "on_disk": size.on_disk, "size": size.apparent}
 
 
-def _dump_file(path: Path) -> dict[str, Any]:
+def dump_file(path: Path) -> dict[str, Any]:
     """Return what the index says of a file of the dump; of one that came through a pipe, the name alone."""
     if isinstance(path, Url):
         from vmcore2core.handover.samefile import identity_of
@@ -368,7 +368,7 @@ def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
     crash_time = boot.vmcoreinfo.string("CRASHTIME")
     return {
         "dump": {
-            "files": [_dump_file(path) for path in container.paths],
+            "files": [dump_file(path) for path in container.paths],
             "format": container.DOC.name,
             "dump_level": container.dump_level,
         },

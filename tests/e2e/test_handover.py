@@ -249,5 +249,10 @@ def test_conditions_of_several_kinds_must_all_fit(tmp_path: Path) -> None:
     assert "matches" in convert(DUMP, "--container", "ab", "-o", tmp_path).stderr
 
 
-def test_resume_and_force_exclude_each_other(tmp_path: Path) -> None:
-    assert convert(DUMP, "--all", "-o", tmp_path, "--resume", "--force").returncode == 2
+@pytest.mark.parametrize(
+    "options",
+    [("--resume", "--force"), ("--check",), ("--executor", "dask:tcp://x:1", "-j", "2"), ("--executor", "x:1")],
+)
+def test_options_that_make_no_sense_together_are_refused(options: tuple[str, ...], tmp_path: Path) -> None:
+    assert convert(DUMP, "--all", "-o", tmp_path, *options).returncode == 2
+    assert list(tmp_path.iterdir()) == []

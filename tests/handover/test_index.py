@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.containers.remote import located
 from vmcore2core.errors import OutputError
+from vmcore2core.extraction import dump_file
 from vmcore2core.handover.index import INDEX_NAME, Index
 
 HEAD: dict[str, Any] = {"dump": {"files": [{"name": "vmcore", "size": 5}]}, "kernel": {}, "options": {"filter": None}}
@@ -135,3 +138,22 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path, content: str, words:
     (tmp_path / INDEX_NAME).write_bytes(content.encode("latin-1"))
     with pytest.raises(OutputError, match=words):
         resumed(tmp_path)
+
+
+def test_a_dump_that_came_through_a_pipe_may_be_another(tmp_path: Path) -> None:
+    head = {**HEAD, "dump": {"files": [dump_file(Path("standard input"))]}}
+    index = Index(tmp_path, head)
+    index.add(entry(tmp_path, 4))
+    index.write(finished=True)
+    with pytest.raises(OutputError, match="the dump comes through a pipe"):
+        Index(tmp_path, head).resume()
+
+
+def test_a_dump_by_url_is_known_by_its_servers_word(tmp_path: Path) -> None:
+    (tmp_path / "vmcore").write_bytes(b"dump")
+    described = [dump_file(located(f"file://{tmp_path}/vmcore"))]
+    (tmp_path / "vmcore").write_bytes(b"dumb")
+    os.utime(tmp_path / "vmcore", (1, 1))
+    described.append(dump_file(located(f"file://{tmp_path}/vmcore")))
+    assert [(file["name"], file["size"], file["mtime_ns"]) for file in described] == [("vmcore", 4, None)] * 2
+    assert described[0] != described[1]
