@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.containers.remote import located
+from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError
 from vmcore2core.extraction import dump_file
 from vmcore2core.handover.index import INDEX_NAME, Index
