@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel.struct import Kernel, StructView
 
+NODES_MAX = 1 << 22  # of 64 pages each: a TiB
 WORD_BITS = 64  # of an index: bounds the depth, as each level has a lower shift
 
 
@@ -63,14 +64,21 @@ class XArray:
             if head and first == 0:
                 yield XaRun(0, 0, head)
             return
-        yield from self._node(head - 2, 0, first, last, None, 0)
+        yield from self._node(head - 2, 0, first, last, None, None, set())
 
     @staticmethod
     def _is_node(entry: int) -> bool:
         return entry & 3 == 2 and entry > 4096
 
     def _node(
-        self, node: int, base: int, first: int, last: int, shift_expected: int | None, parent: int
+        self,
+        node: int,
+        base: int,
+        first: int,
+        last: int,
+        shift_expected: int | None,
+        above: tuple[int, int] | None,
+        seen: set[int],
     ) -> Iterator[XaRun]:
         try:
             shift = self.kernel.read_uint(node + self._shift, 1)
@@ -83,7 +91,7 @@ class XArray:
         ):
             expected = f"a multiple of {self._bits}" if shift_expected is None else str(shift_expected)
             raise CorruptStructure(f"shift {shift}, expected {expected}", node, "xa_node.shift", self._shift)
-        self._check_links(node, parent)
+        self._check_links(node, above, seen)
         slots: NDArray[np.uint64] = np.frombuffer(raw, self._dtype).astype(np.uint64)
         if self._counted:
             self._check_count(node, int(np.count_nonzero(slots)))
@@ -98,7 +106,7 @@ class XArray:
                 if end >= first:
                     if shift == 0:
                         raise CorruptStructure(f"node {entry:#x} below the last level", node, "xa_node.slots")
-                    yield from self._node(entry - 2, start, first, last, shift - self._bits, node)
+                    yield from self._node(entry - 2, start, first, last, shift - self._bits, (node, offset), seen)
                 continue
             sibling = offset << 2 | 2
             after = offset + 1
@@ -108,12 +116,25 @@ class XArray:
             if end >= first:
                 yield XaRun(start, end, entry)
 
-    def _check_links(self, node: int, parent: int) -> None:
-        """Check that a node says itself whose it is."""
+    def _check_links(self, node: int, above: tuple[int, int] | None, seen: set[int]) -> None:
+        """Check that a node says itself whose it is: one that several slots lead to would be walked for each.
+
+        Args:
+            node: ``struct xa_node *``.
+            above: the node above and the slot that leads here; None for the first.
+            seen: the nodes of this walk.
+        """
+        if node in seen or len(seen) >= NODES_MAX:
+            raise CorruptStructure("the tree leads back into itself, or is too large", node, "xa_node")
+        seen.add(node)
         view = self.kernel.view("xa_node", node)
+        parent, slot = above or (0, 0)
         for name, expected in (("parent", parent), ("array", self.xa.address)):
             if view.has(name) and view.pointer(name) != expected:
                 raise view.corrupt(name, f"{view.pointer(name):#x}, expected {expected:#x}")
+        offset = view.find_uint("offset", 1)
+        if above is not None and offset not in (None, slot):
+            raise view.corrupt("offset", f"{offset}, expected {slot}")
 
     def _check_count(self, node: int, there: int) -> None:
         view = self.kernel.view("xa_node", node)
