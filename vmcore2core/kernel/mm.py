@@ -40,58 +40,71 @@ def vma_end(vma: StructView) -> int:
     return vma.ulong("vm_end")
 
 
-def for_each_vma(mm: StructView) -> Iterator[StructView]:
+def for_each_vma(mm: StructView, problems: list[CorruptStructure] | None = None) -> Iterator[StructView]:
     """Yield each ``struct vm_area_struct`` of ``mm`` in address order.
 
+    Args:
+        mm: ``struct mm_struct``.
+        problems: where it goes that a VMA does not fit the others and is left out, or fits and is odd; with it, the
+            walk goes on as long as the index leads on. Without it, the first VMA that does not fit ends the walk.
+
     Raises:
-        CorruptStructure: after the good ones: a broken index, a VMA out of order, of another mm, or that is not what
-            the index says; or there are others than ``mm->map_count``.
+        CorruptStructure: after the good ones: a broken index, or a VMA that does not fit.
     """
     end_before = count = 0
     for indexed, vma in _each_vma(mm):
+        count += 1
         try:
-            start, end = vma_start(vma), vma_end(vma)
-            problem = _vma_problem(mm, vma)
-        except MemoryFault as fault:
-            raise CorruptStructure(str(fault), vma.address, "vm_area_struct") from None
-        if not end_before <= start < end <= mm.kernel.arch.user_end or (start | end) % PAGE_SIZE_MIN:
-            raise CorruptStructure(
-                f"VMA {start:#x}-{end:#x}, expected whole pages from {end_before:#x} up to "
-                f"{mm.kernel.arch.user_end:#x}",
-                vma.address,
-                "vm_area_struct",
-            )
-        if indexed not in (None, (start, end)):
-            raise CorruptStructure(
-                f"VMA {start:#x}-{end:#x}, expected {indexed[0]:#x}-{indexed[1]:#x} as mm_struct.mm_mt has it",
-                vma.address,
-                "vm_area_struct",
-            )
-        if problem is not None:
-            raise problem
-        end_before, count = end, count + 1
+            _check_range(mm, vma, end_before, indexed)
+            if problems is not None:
+                problems += _oddities(mm, vma)
+        except CorruptStructure as error:
+            if problems is None or indexed is None:
+                raise
+            problems.append(error)
+            continue
+        end_before = vma_end(vma)
         yield vma
     expected = mm.find_uint("map_count", 4)
-    if expected not in (None, count):
-        raise mm.corrupt("map_count", f"{expected} mappings, expected {count} as there are")
+    if problems is not None and expected not in (None, count):
+        problems.append(mm.corrupt("map_count", f"{expected} mappings, expected {count} as there are"))
 
 
-def _vma_problem(mm: StructView, vma: StructView) -> CorruptStructure | None:
-    """Return what is wrong with a VMA by itself, or None."""
+def _check_range(mm: StructView, vma: StructView, end_before: int, indexed: tuple[int, int] | None) -> None:
+    """Check that a VMA is of whole pages behind the one before, and where the index has it.
+
+    Raises:
+        CorruptStructure: it is not.
+    """
+    try:
+        start, end = vma_start(vma), vma_end(vma)
+    except MemoryFault as fault:
+        raise CorruptStructure(str(fault), vma.address, "vm_area_struct") from None
+    if not end_before <= start < end <= mm.kernel.arch.user_end or (start | end) % PAGE_SIZE_MIN:
+        raise CorruptStructure(
+            f"VMA {start:#x}-{end:#x}, expected whole pages from {end_before:#x} up to {mm.kernel.arch.user_end:#x}",
+            vma.address,
+            "vm_area_struct",
+        )
+    if indexed is not None and indexed != (start, end):
+        raise CorruptStructure(
+            f"VMA {start:#x}-{end:#x}, expected {indexed[0]:#x}-{indexed[1]:#x} as mm_struct.mm_mt has it",
+            vma.address,
+            "vm_area_struct",
+        )
+
+
+def _oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
+    """Yield what no mapping of this mm can have."""
     if vma.has("vm_mm") and vma.pointer("vm_mm") != mm.address:
-        return vma.corrupt("vm_mm", f"{vma.pointer('vm_mm'):#x}, expected {mm.address:#x}")
+        yield vma.corrupt("vm_mm", f"{vma.pointer('vm_mm'):#x}, expected {mm.address:#x}")
     flags = vma.ulong("vm_flags")
     # mprotect_fixup() and mmap() never let a mapping be what it may not become.
     granted, allowed = flags & VM_ACCESS_FLAGS, flags >> VM_MAY_SHIFT & VM_ACCESS_FLAGS
     both = VM_PFNMAP | VM_MIXEDMAP
-    if (
-        granted & ~allowed
-        or flags >> VM_FLAGS_BITS
-        or flags & both == both
-        or (flags & VM_SHARED and not flags & VM_MAYSHARE)
-    ):
-        return vma.corrupt("vm_flags", f"{flags:#x}, which no mapping can have")
-    return None
+    shared = flags & VM_SHARED and not flags & VM_MAYSHARE
+    if granted & ~allowed or flags >> VM_FLAGS_BITS or flags & both == both or shared:
+        yield vma.corrupt("vm_flags", f"{flags:#x}, which no mapping can have")
 
 
 def _each_vma(mm: StructView) -> Iterator[tuple[tuple[int, int] | None, StructView]]:

@@ -75,7 +75,13 @@ def _of_mappings(owner: StructView, who: str) -> Misfit | None:
     """Check the first mappings; the tree or list of them is to blame where there is not even one."""
     index = "mm_mt" if owner.has("mm_mt") else "mmap"
     try:
-        if not list(islice(mm.for_each_vma(owner), VMAS_MAX)):
+        problems: list[CorruptStructure] = []
+        some = list(islice(mm.for_each_vma(owner, problems), VMAS_MAX))
+        for error in problems:
+            struct, _, member = error.where.partition(".")
+            if struct == "vm_area_struct":
+                return (struct, member or "vm_start"), f"{who}: {error}"
+        if not some:
             return ("mm_struct", index), f"{who} has no mappings"
     except CorruptStructure as error:
         struct, _, member = error.where.partition(".")

@@ -54,11 +54,13 @@ class Mappings:
         self._mounts, self._cache, self._filter = mounts, cache, dump_filter
         self._root = fs.task_root(leader)
         self._if_elf: set[int] = set()
+        problems: list[CorruptStructure] = []
         try:
-            for view in mm.for_each_vma(owner):
+            for view in mm.for_each_vma(owner, problems):
                 self._add(view)
         except (CorruptStructure, MemoryFault) as error:
             self.warnings.append(f"mappings may be missing: {error}")
+        self.warnings += [f"mappings may be missing or wrong: {problem}" for problem in problems]
 
     def _add(self, view: StructView) -> None:
         start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
