@@ -106,9 +106,7 @@ class Scene:
         mm = self.image.make("mm_struct", **known)
         self.vmas = []
         for start, end, flags in vmas:
-            extra: dict[str, int | bytes] = (
-                {"anon_vma": 0xFFFF_8880_0000_1000} if self.has("vm_area_struct", "anon_vma") else {}
-            )
+            extra: dict[str, int | bytes] = {"anon_vma": self.init} if self.has("vm_area_struct", "anon_vma") else {}
             if self.has("vm_area_struct", "vm_mm"):
                 extra["vm_mm"] = mm
             self.vmas.append(

@@ -153,6 +153,8 @@ def _check(geometry: XsaveGeometry) -> None:
         raise LayoutInvalid(
             f"the XSAVE image of processes has {geometry.user_size:#x} bytes, expected 0x240 to 0x10000"
         )
+    if any(geometry.sw_reserved[8:]):  # only the components' word is ever filled in
+        raise LayoutInvalid(f"xstate_fx_sw_bytes is {geometry.sw_reserved.hex()}, expected zeros behind its first word")
     for i in _bits(geometry.user_features):
         if i >= len(geometry.offsets):
             raise LayoutInvalid(f"XSAVE component {i} of processes, expected less than XFEATURE_MAX")

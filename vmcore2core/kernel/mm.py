@@ -98,6 +98,7 @@ def _oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
     """Yield what no mapping of this mm can have."""
     if vma.has("vm_mm") and vma.pointer("vm_mm") != mm.address:
         yield vma.corrupt("vm_mm", f"{vma.pointer('vm_mm'):#x}, expected {mm.address:#x}")
+    yield from _anon_vma_oddities(vma)
     flags = vma.ulong("vm_flags")
     # mprotect_fixup() and mmap() never let a mapping be what it may not become.
     granted, allowed = flags & VM_ACCESS_FLAGS, flags >> VM_MAY_SHIFT & VM_ACCESS_FLAGS
@@ -105,6 +106,24 @@ def _oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
     shared = flags & VM_SHARED and not flags & VM_MAYSHARE
     if granted & ~allowed or flags >> VM_FLAGS_BITS or flags & both == both or shared:
         yield vma.corrupt("vm_flags", f"{flags:#x}, which no mapping can have")
+
+
+def _anon_vma_oddities(vma: StructView) -> Iterator[CorruptStructure]:
+    """Yield what is odd about ``vma->anon_vma``: it is there where the VMA is linked to any (anon_vma_clone())."""
+    if not vma.has("anon_vma"):
+        return
+    kernel, at = vma.kernel, vma.pointer("anon_vma")
+    try:
+        linked = None
+        if vma.has("anon_vma_chain"):
+            head = vma.addr_of("anon_vma_chain")
+            linked = kernel.read_pointer(head) != head
+        if linked not in (None, bool(at)):
+            yield vma.corrupt("anon_vma", f"{at:#x}, but anon_vma_chain is {'not ' if linked else ''}empty")
+        elif at:
+            kernel.memory.to_phys(at)
+    except MemoryFault as fault:
+        yield vma.corrupt("anon_vma", f"{at:#x}: {fault}")
 
 
 def _each_vma(mm: StructView) -> Iterator[tuple[tuple[int, int] | None, StructView]]:
