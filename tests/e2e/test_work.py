@@ -45,7 +45,7 @@ def test_opening_decodes_the_symbols_and_the_types_and_little_else(work: Counter
     with Session([DUMP]):
         pass
     assert work["pages"] < 1800  # kallsyms and BTF are 1.3 and 4.4 MB
-    assert work["reads"] < 25
+    assert work["reads"] < 35  # some of them for the first task and a process, on which the layout is tried
 
 
 def test_a_core_decodes_each_of_its_pages_once(work: Counter[str], tmp_path: Path) -> None:

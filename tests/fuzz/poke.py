@@ -38,6 +38,7 @@ UNNOTICEABLE = {
     "task_struct.comm": "any process may give itself any name",
     "x86_64:user_regs": "any value is possible, but for some of cs, ss, rflags, rip and rsp",
     "x86_64:thread_bases": "likewise, as far as a base is canonical and a selector in the GDT or LDT",
+    "task_struct.thread.pkru": "a register",
     "x86_fpu:_image": "the registers of the floating-point unit",
     "fs:dentry_name": "the characters of a path",
     "consistency:_signals": "any mask without SIGKILL and SIGSTOP may be blocked",
@@ -160,6 +161,9 @@ def places(session: Session, number: int) -> tuple[list[Place], str]:
     with recorded(fresh) as words:
         digest, complete = core_digest(fresh, number)
     assert complete
+    pkru = session.kernel.layout.member("task_struct", "thread.pkru").offset
+    for task in session.processes.threads(session.processes.find(number)):
+        words[int(session.kernel.memory.to_phys(task.address + pkru)) & ~(WORD - 1)] = "task_struct.thread.pkru"
     return [Place(what, paddr) for paddr, what in sorted(words.items())], digest
 
 

@@ -237,6 +237,7 @@ CHECKED: list[tuple[View, str, int, str]] = [
     (lambda leader: leader.follow("signal", "signal_struct"), "cstime", 1 << 62, "signal_struct.cstime"),
     (lambda leader: leader.follow("thread_pid", "pid"), "numbers", 5, "task_struct.pid"),
     (owner_of, "arg_start", 1 << 62, "mm_struct.arg_start"),
+    (owner_of, "arg_start", 0x1000, "0x1000, which is in no mapping"),
     (owner_of, "start_stack", 1 << 62, "mm_struct.start_stack"),
     (owner_of, "flags", 1 << 50, "mm_struct.flags"),
     (owner_of, "mm_users", 0, "mm_struct.mm_users"),
@@ -257,6 +258,12 @@ def test_what_does_not_fit_marks_the_core(
     else:
         changed = with_member(session, view, name, value)
     assert any(words in warning for warning in captured(changed).warnings)
+
+
+def test_the_page_table_of_another_process_is_said(session: Session, leaders: dict[int, StructView]) -> None:
+    other = owner_of(leaders[DYNAMIC])
+    changed = captured(with_member(session, owner_of(leaders[STATIC]), "pgd", other.pointer("pgd")))
+    assert any(f"page table but {other.address:#x}'s" in warning for warning in changed.warnings)
 
 
 def test_an_auxiliary_vector_that_is_not_the_stacks_is_said(session: Session, leaders: dict[int, StructView]) -> None:

@@ -30,7 +30,7 @@ def for_each_runqueue(kernel: Kernel) -> Iterator[StructView]:
         try:
             base = 0 if offsets is None else kernel.read_pointer(offsets + cpu * word)
             rq = kernel.view("rq", (runqueues + base) % (1 << 8 * word))
-            if rq.find_uint("cpu", 4) in (None, cpu):
+            if rq.find_uint("cpu", 4) in (None, cpu) and rq.pointer("curr"):
                 yield rq
         except MemoryFault:
             continue

@@ -16,15 +16,19 @@ from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 MEMBERS: dict[str, str] = {
     "task_struct": (
         "tasks thread_node pid tgid exit_state __state state flags comm stack signal mm fs real_parent real_cred "
-        "on_cpu thread_info.cpu cpu static_prio pending.signal blocked utime stime thread_pid cgroups"
+        "on_cpu thread_info.cpu cpu static_prio pending.signal pending.list blocked utime stime thread_pid cgroups "
+        "active_mm group_leader pid_links"
     ),
     "signal_struct": "thread_head nr_threads pids utime stime cutime cstime",
-    "pid": "numbers level",
-    "cred": "uid gid",
+    "pid": "numbers level tasks",
+    "pid_namespace": "idr",
+    "idr": "idr_rt",
+    "cred": "uid gid user",
+    "user_struct": "uid",
     "fs_struct": "root",
     "mm_struct": (
         "mm_mt mmap pgd start_brk brk start_stack arg_start arg_end env_start env_end saved_auxv task_size flags "
-        "exe_file"
+        "exe_file map_count mm_users"
     ),
     "maple_tree": "ma_root ma_flags",
     "maple_node": "slot parent ma64 mr64",
@@ -32,7 +36,8 @@ MEMBERS: dict[str, str] = {
     "maple_metadata": "end gap",
     "maple_arange_64": "pivot slot gap meta",
     "vm_area_struct": (
-        "vm_start vm_end vm_flags vm_file vm_mm vm_pgoff vm_next anon_vma vm_ops vm_private_data anon_name"
+        "vm_start vm_end vm_flags vm_file vm_mm vm_pgoff vm_next anon_vma anon_vma_chain vm_ops vm_private_data "
+        "anon_name"
     ),
     "anon_vma_name": "name",
     "vm_special_mapping": "name pages fault",
@@ -43,10 +48,11 @@ MEMBERS: dict[str, str] = {
     "mount": "mnt mnt_parent mnt_mountpoint",
     "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits i_mapping",
     "super_block": "s_dev",
-    "address_space": "host i_pages a_ops",
+    "address_space": "host i_pages a_ops nrpages",
     "xarray": "xa_head",
-    "xa_node": "shift slots",
-    "page": "mapping",
+    "xa_node": "shift slots offset count parent array",
+    "page": "mapping pt_mm",
+    "ptdesc": "pt_mm",
     "css_set": "dfl_cgrp subsys",
     "cgroup_subsys_state": "cgroup",
     "cgroup": "kn root",
@@ -57,7 +63,8 @@ SIZES = (
     "address_space xarray page pt_regs cred fs_struct thread_union"
 )
 SYMBOLS = (
-    "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops hugetlbfs_aops vmemmap_base gate_vma vsyscall_mode"
+    "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops hugetlbfs_aops vmemmap_base gate_vma "
+    "vsyscall_mode init_pid_ns"
 )
 NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID"
 

@@ -8,6 +8,7 @@ the nice value within its range, flags of a task).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel import pid, runqueue, sched
@@ -27,8 +28,11 @@ class Consistency:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self._cpu_time_max = runqueue.cpu_time_max(kernel)
         self._numbers_known = True
+
+    @cached_property
+    def _cpu_time_max(self) -> int | None:
+        return runqueue.cpu_time_max(self.kernel)
 
     def of_task(self, task: StructView, leader: StructView, owner: StructView) -> list[str]:
         """Return what is wrong with a thread, a sentence each.
@@ -141,6 +145,7 @@ class Consistency:
             low, high = owner.find_uint(first, word), owner.find_uint(last, word)
             if low is not None and high is not None and not low <= high <= end:
                 yield owner.corrupt(first, f"{low:#x}, expected at most mm_struct.{last}, which is {high:#x}")
+        yield from self._pgd(owner)
         stack = owner.find_uint("start_stack", word)
         if stack is not None and stack > end:
             yield owner.corrupt("start_stack", f"{stack:#x}, beyond user memory")
@@ -150,6 +155,25 @@ class Consistency:
         users = owner.find_uint("mm_users", 4)
         if users is not None and not 0 < users < 1 << 31:
             yield owner.corrupt("mm_users", f"{users:#x}, expected 1 or more")
+
+    def _pgd(self, owner: StructView) -> Iterator[CorruptStructure]:
+        """Compare whose a page table is with whose its struct page says it is.
+
+        arch/x86/mm/pgtable.c: pgd_set_mm(); since Linux 6.6 a struct ptdesc, which lies over the struct
+        page. Other architectures do not say.
+        """
+        layout = self.kernel.layout
+        found = layout.find_member("ptdesc", "pt_mm") or layout.find_member("page", "pt_mm")
+        if found is None or self.kernel.arch.name != "x86_64":
+            return
+        vmemmap, size = self.kernel.arch.vmemmap(self.kernel.memory, layout), layout.find_size("page")
+        if vmemmap is None or not size:
+            return
+        pgd = owner.pointer("pgd")
+        frame = self.kernel.memory.to_phys(pgd) // self.kernel.memory.kernel_map.spec.page_size
+        whose = self.kernel.read_pointer(vmemmap + frame * size + found.offset)
+        if whose != owner.address:
+            yield owner.corrupt("pgd", f"{pgd:#x}, a page that is not this mm's page table but {whose:#x}'s")
 
 
 def _expect(view: StructView, name: str, expected: int, found: int) -> Iterator[CorruptStructure]:
