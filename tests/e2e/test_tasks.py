@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -144,3 +145,13 @@ def test_a_layout_of_another_kernel_is_refused(tmp_path: Path) -> None:
     result = convert(bundled("debian-5.10-amd64", tmp_path), "--vmcoreinfo", layout, "--pid", "1", "-o", tmp_path / "x")
     assert result.returncode == 1
     assert "is of another kernel" in result.stderr
+
+
+def test_a_scan_of_a_dump_whose_lists_are_whole_finds_the_same(tmp_path: Path) -> None:
+    dump = bundled("debian-6.1-amd64", tmp_path)
+    listed, scanned = (json.loads(tasks("ps", dump, "--json", *more).stdout) for more in ((), ("--scan",)))
+    assert listed == scanned
+    assert {row["found_by"] for row in scanned} == {"task list"}
+    result = convert(dump, "--pid", "86", "--scan", "--json", "-o", tmp_path / "core")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["cores"][0]["found_by"] == "task list"
