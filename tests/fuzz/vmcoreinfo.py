@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from tests.arch.test_s390x_paging import TEXT as S390X
 from tests.fuzz.harness import Harness
 from tests.fuzz.poke import DUMP
 from vmcore2core.arch import all_archs
@@ -12,24 +13,12 @@ from vmcore2core.containers import open_container
 from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.layout.vmcoreinfo import VmcoreInfoSource, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
 
-S390X = b"""OSRELEASE=7.2.13
-PAGESIZE=4096
-SYMBOL(init_uts_ns)=3ffffd01e00
-SYMBOL(swapper_pg_dir)=3fffff54000
-SYMBOL(_stext)=3fffe4a8000
-NUMBER(VMALLOC_START)=0x37ffe300000
-LENGTH(lowcore_ptr)=256
-IDENTITYBASE=0
-KERNELOFFSET=3fffe3a8000
-KERNELOFFPHYS=9a8000
-"""
-
 
 def seeds() -> Sequence[bytes]:
     with open_container([DUMP]) as container:
         text = container.vmcoreinfo
     assert text is not None
-    return [text, text[:1000], S390X]
+    return [text, text[:1000], S390X.encode()]
 
 
 def run(data: bytes) -> None:

@@ -75,6 +75,13 @@ def test_an_offset_that_does_not_fit_and_that_no_other_knows_is_refused(item: tu
         checked(sound(), wrong={item: offset}, good=False)
 
 
+@pytest.mark.parametrize("torn", [0, 8])
+def test_a_list_that_is_torn_at_its_head_says_nothing_against_the_layout(torn: int) -> None:
+    scene = sound()
+    scene.image.words(scene.init + 832 + torn, 0xDEAD_0000_0000_0100)
+    assert checked(scene, wrong={}, good=True) == []
+
+
 @pytest.mark.parametrize("change", [lambda scene, mm: scene.image.set("mm_struct", mm, pgd=0x123)])
 def test_one_broken_process_says_nothing_against_the_layout(change: Callable[[Scene, int], object]) -> None:
     scene = sound()

@@ -89,14 +89,19 @@ class FirstTask:
         yield from self._pointers(where)
 
     def _list(self, where: str) -> Iterator[Misfit]:
+        """Check that one neighbour points back: a list that is torn at its head still has the other."""
         head = self.address + self._member("tasks").offset
-        first = self._uint("tasks", self.word)
-        back = first if isinstance(first, str) else self._word_at(first + self.word)
-        if back != head and not isinstance(first, str):
+        first, last = self._word_at(head), self._word_at(head + self.word)
+        if isinstance(first, str) or isinstance(last, str):
+            yield (
+                ("task_struct", "tasks"),
+                f"{where}: tasks cannot be read: {first if isinstance(first, str) else last}",
+            )
+            return
+        back = self._word_at(first + self.word)
+        if back != head and self._word_at(last) != head:
             shown = back if isinstance(back, str) else f"whose prev is {back:#x}"
             yield ("task_struct", "tasks"), f"{where}: tasks at {head:#x} leads to {first:#x}, {shown}"
-        elif isinstance(first, str):
-            yield ("task_struct", "tasks"), f"{where}: tasks cannot be read: {first}"
 
     def _pointers(self, where: str) -> Iterator[Misfit]:
         """Check what the first task points to; memory that is not in the dump says nothing against an offset."""
