@@ -28,6 +28,7 @@ class InitialStack:
         self.order = mm.kernel.arch.byte_order
         self._vectors: tuple[list[int], bytes] | None = None
         self._read = False
+        self._pages: dict[int, bytes | None] = {}
 
     def auxv(self) -> bytes | None:
         """Return the auxiliary vector, AT_NULL included, or None where the stack does not hold a plausible one."""
@@ -126,7 +127,7 @@ class InitialStack:
         pairs = b""
         right_page_size = False
         for i in range(MAX_AUXV):
-            pair = self.memory.read(start + i * 2 * self.word, 2 * self.word)
+            pair = self._bytes(start + i * 2 * self.word, 2 * self.word)
             if pair is None:
                 return None
             pairs += pair
@@ -137,6 +138,16 @@ class InitialStack:
                 return (argv, pairs) if right_page_size else None
         return None
 
+    def _bytes(self, address: int, size: int) -> bytes | None:
+        """Return some bytes; the vectors are words of a few pages, each of which is read once."""
+        page, offset = address & -PAGE, address & (PAGE - 1)
+        if offset + size > PAGE:
+            return self.memory.read(address, size)
+        if page not in self._pages:
+            self._pages[page] = self.memory.read(page, PAGE)
+        whole = self._pages[page]
+        return None if whole is None else whole[offset : offset + size]
+
     def _uint(self, address: int) -> int | None:
-        raw = self.memory.read(address, self.word)
+        raw = self._bytes(address, self.word)
         return None if raw is None else int.from_bytes(raw, self.order)
