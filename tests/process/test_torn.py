@@ -244,6 +244,7 @@ CHECKED: list[tuple[View, str, int, str]] = [
     (lambda leader: leader.follow("thread_pid", "pid"), "numbers", 5, "task_struct.pid"),
     (owner_of, "arg_start", 1 << 62, "mm_struct.arg_start"),
     (owner_of, "arg_start", 0x1000, "0x1000, which is in no mapping"),
+    (owner_of, "arg_end", 0x4E_81D0_5A05_5AC1, "0x4e81d05a055ac1, which is in no mapping"),
     (owner_of, "start_stack", 1 << 62, "mm_struct.start_stack"),
     (owner_of, "flags", 1 << 50, "mm_struct.flags"),
     (owner_of, "mm_users", 0, "mm_struct.mm_users"),

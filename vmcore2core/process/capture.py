@@ -261,9 +261,10 @@ class _Capture:
             self.warnings.append(problem)
         if any(run.reason in _OF_SWAP for vma in vmas for run in vma.absent):
             self.warnings += self.processes.swap.problems
-        start = self.mm.find_uint("arg_start", self.kernel.arch.pointer_size)
-        if start and not any(vma.start <= start < vma.end for vma in vmas):
-            self.warnings.append(str(self.mm.corrupt("arg_start", f"{start:#x}, which is in no mapping")))
+        for name in ("arg_start", "arg_end"):
+            at = self.mm.find_uint(name, self.kernel.arch.pointer_size)
+            if at and not any(vma.start <= at <= vma.end for vma in vmas):
+                self.warnings.append(str(self.mm.corrupt(name, f"{at:#x}, which is in no mapping")))
         once = last_notes(self.kernel, self.warnings)
         about = psinfo(self.leader, stack.arguments(ELF_PRARGSZ - 1), self.warnings)
         snapshot = ProcessSnapshot(
