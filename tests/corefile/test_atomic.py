@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import socket
 import stat
 import tempfile
@@ -101,6 +102,20 @@ def test_short_writes_are_continued(whole: bytes, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "pwrite", short)
     write(PROCESS, tmp_path / "core", PAGES)
     assert (tmp_path / "core").read_bytes() == whole
+
+
+def test_signals_that_end_nothing_do_not_show(whole: bytes, tmp_path: Path) -> None:
+    signals = []
+    before = signal.signal(signal.SIGALRM, lambda number, _frame: signals.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        for number in range(10):
+            write(PROCESS, tmp_path / f"{number}", PAGES)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert signals
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {whole}
 
 
 def test_an_error_of_the_page_stream_leaves_nothing(tmp_path: Path) -> None:

@@ -79,6 +79,15 @@ def test_usage_errors_are_status_2() -> None:
         assert convert(*args).returncode == 2
 
 
+def test_a_pipe_gets_no_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = convert(DUMP, "--pid", "1", "-o", "-")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--output -:" in result.stderr
+    assert "not a regular file" in sentence(convert(DUMP, "--pid", "1", "-o", "/dev/stdout"), 1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
     core = tmp_path / "core"
     core.write_text("precious")
