@@ -299,10 +299,10 @@ def test_without_any_witness_a_table_is_refused() -> None:
 
 def refused(tables: Tables, order: str = "<") -> str:
     """Return the error of a source that cannot be used; it must come soon."""
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises((LayoutInvalid, MemoryFault)) as caught:
         opened(tables, order).symbol("init_task")
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -339,11 +339,11 @@ def test_the_most_symbols_in_endless_memory_take_a_bounded_time(num_syms: int) -
                 return b"\x01" * size
 
     tables.memory = Endless(tables.memory.pieces)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises((LayoutInvalid, MemoryFault)):
         opened(tables)
     assert tables.memory.bytes_read < 1 << 28
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 60
 
 
 @pytest.mark.parametrize(
