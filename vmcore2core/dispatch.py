@@ -11,7 +11,6 @@ import gc
 import os
 import re
 import secrets
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -131,7 +130,7 @@ class Dispatch:
                     raise WorkersError(f"its {folder} is not the folder for the cores, expected one that is shared")
                 session = _opened(self.opening)
             except Vmcore2coreError as error:
-                return Outcome(job, error=f"{job.pid} ({job.comm}): the worker on {socket.gethostname()}: {error}")
+                return Outcome(job, error=f"{job.pid} ({job.comm}): the worker on {os.uname().nodename}: {error}")
             return Conversion(session, self.manner, folder=Path(self.folder)).run(job)
 
 

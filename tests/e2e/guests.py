@@ -15,6 +15,8 @@ from typing import Any
 
 from tests.conftest import unpack
 from tests.e2e.cores import Core
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.layout.kallsyms_scan import _token_indices
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 GUESTS = sorted(path.parent.name for path in FIXTURES.glob("*-amd64/truth"))
@@ -28,6 +30,16 @@ def bundled(name: str, folder: Path) -> Path:
     """Return a bundled dump, unpacked into ``folder`` where it is packed as a whole."""
     packed = FIXTURES / name / "vmcore.zst"
     return unpack(packed, folder / name) if packed.exists() else FIXTURES / name / "vmcore"
+
+
+def spoil_kallsyms(data: bytearray, order: ByteOrder = "little") -> None:
+    """Make a dump's kallsyms unreadable, wherever a table of its form is."""
+    found = 0
+    for shift in range(0, 8, 2):
+        for at in _token_indices(bytes(memoryview(data)[shift:]), order):
+            data[shift + at : shift + at + 512] = bytes(512)
+            found += 1
+    assert found
 
 
 def unpacked_sysroot(target: Path, name: str = "sysroot") -> Path:

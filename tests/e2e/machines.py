@@ -10,7 +10,7 @@ from typing import Literal
 
 from tests.e2e.cores import Core, compare_pages
 from tests.e2e.debuggers import gdb_backtraces, in_order, need
-from tests.e2e.guests import Guest, convert, tasks
+from tests.e2e.guests import Guest, convert, spoil_kallsyms, tasks
 
 LEVELS = ["level_c", "level_b", "level_a"]
 
@@ -38,6 +38,7 @@ def check_layout_from_file(dump: Path, core: Path, folder: Path, order: Literal[
         assert places
         for at in places:
             data[at : at + len(instead)] = instead
+    spoil_kallsyms(data, "little" if order == "<" else "big")
     (folder / "bare").mkdir()
     bare = folder / "bare" / dump.name
     bare.write_bytes(data)

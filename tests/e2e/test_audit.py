@@ -93,8 +93,10 @@ def test_nothing_is_written_elsewhere_and_nobody_is_asked(program: str, tmp_path
     cores = tmp_path / "cores"
     args: list[str | Path] = [DUMP, "--all", "-o", cores] if program == "vmcore2core" else ["bt", DUMP, "--pid", "86"]
     seen, _ = audited(tmp_path, program, *args)
-    check(seen, DUMP, cores)
-    assert {path.name for path in tmp_path.iterdir()} <= {"empty", "script", "script.json", "cores"}
+    layout = tmp_path / "cache" / "vmcore2core" / "layout"
+    check(seen, DUMP, cores, layout)
+    assert {path.name for path in tmp_path.iterdir()} <= {"empty", "script", "script.json", "cores", "cache"}
+    assert [path.name for path in layout.parent.iterdir()] == ["layout"]
 
 
 def test_a_compressed_dump_is_unpacked_to_the_cache_alone(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_without_a_place_for_it_the_dump_is_asked_every_time(
 def test_what_was_given_with_the_dump_is_not_kept(folder: Path, tmp_path: Path) -> None:
     info = tmp_path / "info"
     info.write_text("OFFSET(task_struct.comm)=1\n")
-    with pytest.raises(Exception, match="comm"), Session([DUMP], vmcoreinfo=info, remember=True):
+    with Session([DUMP], vmcoreinfo=info, remember=True):
         pass
     assert not folder.exists()
 

@@ -12,7 +12,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from tests.builders.vmlinux import BUILD_ID, RELEASE, START, build, run, structure
-from tests.e2e.guests import bundled, convert, tasks, tasks_json
+from tests.e2e.guests import bundled, convert, spoil_kallsyms, tasks, tasks_json
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
@@ -364,7 +364,9 @@ def test_a_dump_without_kallsyms_and_btf_gives_the_same_core_with_a_vmlinux(tmp_
     assert BTF_HEADER in data
     (tmp_path / "bare").mkdir()
     bare = tmp_path / "bare" / whole.name
-    bare.write_bytes(data.replace(KALLSYMS_KEY, b"SYMBOL(somewhere").replace(BTF_HEADER, bytes(len(BTF_HEADER))))
+    spoiled = bytearray(data.replace(KALLSYMS_KEY, b"SYMBOL(somewhere").replace(BTF_HEADER, bytes(len(BTF_HEADER))))
+    spoil_kallsyms(spoiled)
+    bare.write_bytes(spoiled)
 
     text = tasks("layout", whole, "--from", "BTF").stdout
     values = dict(line.split("=", 1) for line in text.splitlines())

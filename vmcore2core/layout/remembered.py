@@ -136,6 +136,10 @@ class RememberedSource(LayoutSource):
         """See ``LayoutSource.symbol``."""
         return self._answers.number(f"SYMBOL({name})", lambda: self._named(self._source.symbol(name)))
 
+    def all_symbols(self, name: str) -> tuple[int, ...]:
+        """See ``LayoutSource.all_symbols``; seldom asked, so not remembered."""
+        return self._named(self._source.all_symbols(name))
+
     def constant(self, name: str) -> int | None:
         """See ``LayoutSource.constant``."""
         return self._answers.number(f"NUMBER({name})", lambda: self._named(self._source.constant(name)))
