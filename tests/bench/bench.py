@@ -71,9 +71,10 @@ class Tools:
     vmlinux: Path | None
     crash: Path | None
 
-    def ours(self, dump: Path, *arguments: str | Path) -> Command:
-        """Returns our command."""
-        return [sys.executable, "-m", "vmcore2core", dump, *arguments]
+    def ours(self, dump: Path, *arguments: str | Path, kept: bool = False) -> Command:
+        """Returns our command; with the layout that an earlier run kept, or without."""
+        cache = self.out / "cache" if kept else os.devnull
+        return ["env", f"XDG_CACHE_HOME={cache}", sys.executable, "-m", "vmcore2core", dump, *arguments]
 
     def with_drgn(self, dump: Path, pid: int) -> Command | None:
         """Returns drgn's command for one process."""
@@ -116,9 +117,12 @@ def pids(dump: Path, comm: str) -> list[int]:
 def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool) -> Iterator[str]:
     """Yields the table's rows for one process."""
     core = tools.out / "ours.core"
+    arguments = ("--pid", str(pid), "-o", core, "--force")
     commands: dict[str, Callable[[Series], None]] = {
-        "vmcore2core": lambda s: s.run(tools.ours(dump, "--pid", str(pid), "-o", core, "--force"))
+        "vmcore2core": lambda s: s.run(tools.ours(dump, *arguments)),
+        "vmcore2core, the layout kept": lambda s: s.run(tools.ours(dump, *arguments, kept=True)),
     }
+    Series().run(tools.ours(dump, *arguments, kept=True))
     drgn = tools.with_drgn(dump, pid)
     if drgn is not None:
         commands["drgn contrib/gcore.py"] = lambda s: s.run(drgn)
