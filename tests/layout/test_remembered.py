@@ -185,6 +185,12 @@ def test_what_was_given_with_the_dump_is_not_kept(folder: Path, tmp_path: Path) 
     assert not folder.exists()
 
 
+def test_what_is_below_proc_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remembered._identity([DUMP], "") is not None
+    monkeypatch.setattr(Path, "resolve", lambda path: Path("/proc") / path.name)
+    assert remembered._identity([DUMP], "") is None
+
+
 def test_the_oldest_go(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "FILES_MAX", 3)
     for at in range(4):

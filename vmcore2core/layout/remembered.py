@@ -251,7 +251,8 @@ def _identity(paths: Sequence[Path], variant: str) -> str | None:
             stat = path.stat()
         except OSError:
             return None
-        if not stat.st_size or not path.is_file():  # devices, and /proc/kcore, whose kernel goes on
+        # Devices, and /proc/kcore and /proc/vmcore, which are another kernel's after the next boot.
+        if not stat.st_size or not path.is_file() or path.resolve().is_relative_to("/proc"):
             return None
         digest.update(f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
     return digest.hexdigest()
