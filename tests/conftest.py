@@ -42,6 +42,11 @@ def debian_72(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpack(corpus / "debian-7.2-amd64" / "vmcore.elf.zst", tmp_path_factory.mktemp("dumps") / "debian-7.2.elf")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fuzzing comes first: a minute each at the end would be one worker's, while the others have nothing to do."""
+    items.sort(key=lambda item: "tests/fuzz/" not in item.nodeid)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI nothing may be skipped: a debugger that is missing there is a failure."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
