@@ -32,11 +32,10 @@ from vmcore2core.errors import MemoryFault
 from vmcore2core.interfaces import ByteOrder, Memory
 from vmcore2core.layout.image import Image, image_blocks
 from vmcore2core.layout.kallsyms import KallsymsTables
-from vmcore2core.layout.kallsyms_names import NR_TOKENS
+from vmcore2core.layout.kallsyms_names import NAMES_PER_MARKER, NR_TOKENS
 
 INDEX_BYTES = 2 * NR_TOKENS
 TOKEN_MAX = 128  # bytes of the longest token: far beyond what the compression makes
-NAMES_PER_MARKER = 256
 ALIGN = 4
 PAGE = 4096
 NEAR, FAR = 64 << 10, 4 << 20
