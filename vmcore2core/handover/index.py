@@ -141,11 +141,6 @@ class Index:
             remove_partial(folder)
         if before is None:
             return False
-        if any(file["size"] is None for file in self.head["dump"]["files"]):
-            raise OutputError(
-                f"{self.path} cannot be gone on with: the dump comes through a pipe, so it may be another; name the "
-                "file that is kept of it"
-            )
         for entry in before["processes"]:
             if self._is_there(entry):
                 self._entries[entry["pid"]] = json.dumps(entry)
@@ -157,6 +152,11 @@ class Index:
 
     def _check(self, before: dict[str, Any]) -> None:
         """Raise ``OutputError`` if an index is of another dump, of other options or another version."""
+        if any(file["size"] is None for file in self.head["dump"]["files"]):
+            raise OutputError(
+                f"{self.path} cannot be gone on with: the dump comes through a pipe, so it may be another; name the "
+                "file that is kept of it"
+            )
         for part, words in (("dump", "another dump"), ("options", "other options"), ("tool", "another version")):
             if before.get(part) != json.loads(json.dumps(self.head[part])):
                 raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
