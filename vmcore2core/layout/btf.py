@@ -111,6 +111,7 @@ class Btf:
             raise LayoutInvalid(f"BTF sections end beyond its {len(data)} bytes, or are not aligned")
         self.types = data[types : types + fields["type_len"]]
         self.strings = data[strings : strings + fields["str_len"]]
+        self._by_kind: dict[BtfKind, tuple[NDArray[np.int64], Names]] = {}
 
     @cached_property
     def words(self) -> NDArray[np.uint32]:
@@ -184,18 +185,17 @@ class Btf:
         """Kind of each type but void: that of ID 1 first."""
         return (self.words[self.starts[1:] // 4 + 1] >> 24 & 0x1F).astype(np.uint8)
 
-    @cached_property
-    def _composites(self) -> list[tuple[NDArray[np.int64], Names]]:
-        """Type IDs and names of all structures, of all unions, of all typedefs."""
-        found = []
-        for kind in (BtfKind.STRUCT, BtfKind.UNION, BtfKind.TYPEDEF):
+    def _named(self, kind: BtfKind) -> tuple[NDArray[np.int64], Names]:
+        """Type IDs and names of all types of a kind; indexed when first asked for."""
+        if kind not in self._by_kind:
             ids = np.flatnonzero(self.kinds == kind) + 1
-            found.append((ids, Names(self.strings, self.words[self.starts[ids] // 4])))
-        return found
+            self._by_kind[kind] = ids, Names(self.strings, self.words[self.starts[ids] // 4])
+        return self._by_kind[kind]
 
     def find(self, name: str) -> BtfType | None:
         """Return the first structure with this name, else union, else what a typedef of it stands for."""
-        for ids, names in self._composites:
+        for kind in (BtfKind.STRUCT, BtfKind.UNION, BtfKind.TYPEDEF):
+            ids, names = self._named(kind)
             position = names.find(name)
             if position is not None:
                 return self.resolved(int(ids[position]))

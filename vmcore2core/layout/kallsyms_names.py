@@ -80,7 +80,9 @@ class SymbolNames:
         self._codes = np.frombuffer(self._data, np.uint8)
         first, self._ends = starts[:-1].astype(np.int64), starts[1:].astype(np.int64)
         self._first = first + 1 + (self._codes[first] >= BIG_SYMBOL)
-        self._last = self._codes[self._ends - 1]
+        last = self._codes[self._ends - 1]
+        self._by_last = np.argsort(last, kind="stable")
+        self._last_bounds = np.searchsorted(last[self._by_last], np.arange(NR_TOKENS + 1)).tolist()
         self._lengths = np.array([len(token) for token in tokens], np.int64)
 
     def indices(self, name: str) -> list[int]:
@@ -91,8 +93,11 @@ class SymbolNames:
         ends_at = self._ends_at(wanted)
         found: list[int] = []
         left = len(wanted) + 1  # the type's letter stands before the name
-        hits = np.flatnonzero(ends_at[left][self._last])
-        at, rest = self._ends[hits] - 1, left - self._lengths[self._last[hits]]
+        # Most names are ruled out by their last token, without a look at each.
+        ending = [self._by_last[slice(*self._last_bounds[code : code + 2])] for code in np.flatnonzero(ends_at[left])]
+        hits = np.concatenate(ending) if ending else np.empty(0, np.int64)
+        at = self._ends[hits] - 1
+        rest = left - self._lengths[self._codes[at]]
         while len(hits):
             whole = (rest == 0) & (at == self._first[hits])
             found += hits[whole].tolist()
