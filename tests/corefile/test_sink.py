@@ -11,6 +11,7 @@ import pytest
 
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.zstd_frames import ZstdFrames, index_frames
+from vmcore2core.corefile import sink as sink_module
 from vmcore2core.corefile.sink import FRAME_SIZE, sink
 from vmcore2core.interfaces import Compression
 
@@ -70,3 +71,21 @@ def test_what_goes_back_is_a_bug_and_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0x64 is before 0x6e"):
         target.write(memoryview(b"y"), 100)
     os.close(fd)
+
+
+def test_the_disk_is_told_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    begin = sink_module._start_writeback
+
+    def watched(fd: int) -> None:
+        begin(fd)
+        told.append(os.fstat(fd).st_size)
+
+    monkeypatch.setattr(sink_module, "_start_writeback", watched)
+    piece = memoryview(bytes(MIB))
+    with (tmp_path / "core").open("wb") as file:
+        target = sink(file.fileno(), None, 40 * MIB)
+        for number in range(40):
+            target.write(piece, number * MIB)
+        target.finish(40 * MIB)
+    assert told == [16 * MIB, 32 * MIB]
