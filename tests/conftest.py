@@ -1,11 +1,13 @@
-"""Where the corpus is, and its dumps unpacked once a run."""
+"""Where the corpus is, its dumps unpacked once a run, and which tests are not measured."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
+import coverage
 import pytest
 import zstandard
 
@@ -45,6 +47,26 @@ def debian_72(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fuzzing comes first: a minute each at the end would be one worker's, while the others have nothing to do."""
     items.sort(key=lambda item: "tests/fuzz/" not in item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that repeats what others reach, or that times, is not measured, nor are the processes that it starts.
+
+    Its fixtures are: what they convert once a run is most of what is reached at all. Dumps of the corpus, which not
+    everybody has, add nothing, so that coverage is the same everywhere.
+    """
+    measured = coverage.Coverage.current()
+    if measured is None or not (item.get_closest_marker("no_cover") or item.get_closest_marker("corpus")):
+        return (yield)
+    measured.stop()
+    environment = os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    try:
+        return (yield)
+    finally:
+        if environment is not None:
+            os.environ["COVERAGE_PROCESS_CONFIG"] = environment
+        measured.start()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -59,6 +59,7 @@ def test_number_of_notes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "more than 10" in warning
 
 
+@pytest.mark.no_cover
 def test_notes_far_apart_take_linear_time() -> None:
     raw = (note(b"A", 1, b"") + bytes(1 << 16)) * 500
     start = time.monotonic()

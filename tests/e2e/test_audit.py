@@ -15,6 +15,8 @@ import pytest
 
 from tests.e2e.guests import FIXTURES
 
+pytestmark = pytest.mark.no_cover
+
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 PACKAGE = FIXTURES.parent / "vmcore2core"
 

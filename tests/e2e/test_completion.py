@@ -11,6 +11,8 @@ import pytest
 
 from tests.e2e.guests import TASKS
 
+pytestmark = pytest.mark.no_cover
+
 PROGRAMS = Path(sys.executable).parent
 CONVERT = "from vmcore2core.__main__ import vmcore2core; vmcore2core()"
 

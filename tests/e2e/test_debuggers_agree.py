@@ -11,6 +11,8 @@ from tests.conftest import unpack
 from tests.e2e.debuggers import gdb, lldb
 from tests.e2e.guests import PROGRAMS, Guest
 
+pytestmark = pytest.mark.no_cover
+
 # A blocked system call has no result yet. In the kernel's core it has one, as a signal ended it.
 RESULT = re.compile(r"^(rax|eflags) .*$|^ +(sc_ret|_?result|resultvar|err) = .*$", re.MULTILINE)
 RESULT_REGISTERS = {"rax", "eax", "ax", "ah", "al", "rflags"}

@@ -15,6 +15,8 @@ from tests.e2e.guests import FIXTURES
 from vmcore2core.corefile.writer import write_core
 from vmcore2core.errors import OutputError
 
+pytestmark = pytest.mark.no_cover
+
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 SIZE_MAX = 1 << 20
 USER_END = 0x7FFF_FFFF_F000

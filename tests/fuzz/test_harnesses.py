@@ -11,6 +11,8 @@ import pytest
 
 from tests.fuzz.__main__ import GROWTH_MAX, HARNESSES, MEMORY_MAX, Report, case
 
+pytestmark = pytest.mark.no_cover
+
 SECONDS = 60 if os.environ.get("CI") == "true" else 3
 """Of CPU time, for each harness."""
 

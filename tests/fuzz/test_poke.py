@@ -9,6 +9,8 @@ import pytest
 from tests.fuzz.poke import DUMP, run
 from vmcore2core.session import Session
 
+pytestmark = pytest.mark.no_cover
+
 COUNT = 60
 
 

@@ -65,6 +65,7 @@ def test_a_node_below_the_last_level_ends_the_walk() -> None:
     assert walked(image, root)[0] == [(0, 0, ENTRY)]
 
 
+@pytest.mark.no_cover
 def test_slots_that_all_lead_to_one_node_do_not_multiply() -> None:
     """Ten levels of 64 slots would be 64^10 visits."""
     image = KernelImage(EXPORT, MORE)  # a layout that knows no links

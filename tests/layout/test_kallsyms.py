@@ -324,6 +324,7 @@ def test_more_symbols_than_there_are_end_at_the_end_of_memory(num_syms: int) -> 
     refused(tables)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("num_syms", [1 << 24])
 def test_the_most_symbols_in_endless_memory_take_a_bounded_time(num_syms: int) -> None:
     """A dump in which all memory behind the table reads as one page over and over."""

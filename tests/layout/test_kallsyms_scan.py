@@ -72,6 +72,7 @@ def test_nothing_is_found_in_the_other_byte_order(memory: KernelMemory) -> None:
     assert list(find_kallsyms(memory, "big")) == []
 
 
+@pytest.mark.no_cover
 def test_memory_full_of_what_looks_like_tokens_takes_a_bounded_time(tmp_path: Path) -> None:
     tokens = b"ab\0" * 256 + b"".join(struct.pack("<H", 3 * i) for i in range(256))
     memory = (tokens * 4000)[: 4 << 20]

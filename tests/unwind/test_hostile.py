@@ -13,6 +13,8 @@ from tests.unwind.processes import Process, Recording, compile_c, record
 from tests.unwind.test_gdb import SIGNAL
 from vmcore2core.unwind.frames import Backtrace, Found
 
+pytestmark = pytest.mark.no_cover
+
 SECONDS = 10
 NUMBERS = [0, 1, 7, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
 MUTATION = st.tuples(
