@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """A test that repeats what others reach, or that times, is not measured, nor are the processes that it starts.
+    """A test that repeats what others reach, times, or interrupts is not measured, nor are processes that it starts.
 
     Its fixtures are: what they convert once a run is most of what is reached at all. Dumps of the corpus, which not
     everybody has, add nothing, so that coverage is the same everywhere.

@@ -123,6 +123,7 @@ def test_one_bad_pid_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["core.init.1"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing_half_written(tmp_path: Path, number: signal.Signals) -> None:
     for delay in (0.3, 0.8, 1.2, 1.6):

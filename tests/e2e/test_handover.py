@@ -118,6 +118,7 @@ def test_compressed_cores_unpack_to_the_plain_ones(undisturbed: Path, tmp_path: 
         assert (process["core"]["size"], process["core"]["file_size"]) == (len(unpacked), packed.stat().st_size)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2)])
 def test_a_run_that_was_ended_at_any_moment_goes_on(
     undisturbed: Path, tmp_path: Path, number: signal.Signals, jobs: int

@@ -92,6 +92,7 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.no_cover
 def test_an_interrupt_ends_the_workers_and_they_clean_up(tmp_path: Path) -> None:
     process, pids = started(tmp_path, 100)
     process.send_signal(signal.SIGINT)
@@ -100,6 +101,7 @@ def test_an_interrupt_ends_the_workers_and_they_clean_up(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.no_cover
 def test_workers_whose_parent_is_killed_end_after_their_job(tmp_path: Path) -> None:
     process, pids = started(tmp_path, 0.5)
     process.kill()
