@@ -403,7 +403,7 @@ def test_cpu_notes_carry_number_and_registers() -> None:
     assert (first.number, first.pr_pid, first.user_mode, dict(first.regs)) == (0, 1, True, LIVE)
     assert (second.number, second.pr_pid, second.user_mode, dict(second.regs)) == (1, 2, False, IN_KERNEL)
     assert (ARCH.assumed_user_pc(first), ARCH.assumed_user_pc(second)) == (0x1000, None)
-    assert (dict(ARCH.note_bases(first)), ARCH.note_uses_pgd(first, 0)) == ({}, False)
+    assert (dict(ARCH.note_bases(first)), ARCH.note_uses_pgd(first, 0)) == ({}, None)
     assert dict(ARCH.thread_bases(TASK, Bytes({}), KernelLayout([Table()]))) == {}
     assert ARCH.thread_pointer(first.regs) == 0x1008
 

@@ -8,9 +8,14 @@ import subprocess
 from pathlib import Path
 from typing import Literal
 
+import pytest
+
 from tests.e2e.cores import Core, compare_pages
 from tests.e2e.debuggers import gdb_backtraces, in_order, need
 from tests.e2e.guests import Guest, convert, spoil_kallsyms, tasks
+from vmcore2core.interfaces import Member
+from vmcore2core.layout.resolver import KernelLayout
+from vmcore2core.session import Session
 
 LEVELS = ["level_c", "level_b", "level_a"]
 
@@ -96,3 +101,41 @@ def stacks_of_victim_static(pid: int, *end: str, waits: str = "__futex_abstimed_
         pid + 5: ["clock_nanosleep", "nanosleep", *LEVELS, "bt_thread", *end],
         pid + 6: ["regs_spin", *end],
     }
+
+
+ON_CPU = {
+    ("task_struct", "on_cpu"),
+    *((s, n) for s in ("task_struct", "thread_info") for n in ("cpu", "thread_info.cpu")),
+}
+
+
+def check_without_on_cpu(
+    monkeypatch: pytest.MonkeyPatch, dump: Path, layout: Path | None, cores: dict[Path, int]
+) -> set[int]:
+    """Check that a layout like VMCOREINFO's export, which tells of no task whether it was on a CPU, makes none up.
+
+    Args:
+        cores: those of the whole layout, and the thread of each that spins.
+
+    Returns:
+        The threads whose registers are left out.
+    """
+    find_member = KernelLayout.find_member
+
+    def known(self: KernelLayout, struct: str, member: str) -> Member | None:
+        return None if (struct, member) in ON_CPU else find_member(self, struct, member)
+
+    monkeypatch.setattr(KernelLayout, "find_member", known)
+    left_out: set[int] = set()
+    with Session([dump], vmcoreinfo=layout) as session:
+        for path, spinning in cores.items():
+            core, leader = Core(path), session.processes.find(int(path.name.rsplit(".", 1)[1]))
+            snapshot = session.processes.capture(leader, with_absent=False).snapshot
+            lost, found = {t.tid for t in snapshot.threads_left_out}, {t.tid: t.gregs for t in snapshot.threads}
+            assert lost <= {spinning}
+            assert lost | found.keys() == core.prstatus.keys()
+            start = 112 if core.is_64 else 72
+            for tid, gregs in found.items():
+                assert gregs == core.prstatus[tid][start : start + len(gregs)], f"thread {tid}"
+            left_out |= lost
+    return left_out

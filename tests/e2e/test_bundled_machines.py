@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
 from tests.e2e.debuggers import in_order, lldb, lldb_backtraces, need
 from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert_all, tasks, unpacked_sysroot
-from tests.e2e.machines import check_stacks_in_gdb, thread_notes
+from tests.e2e.machines import check_stacks_in_gdb, check_without_on_cpu, thread_notes
 
 # include/linux/errno.h: how a call ends that a signal interrupts: pause(), ppoll() without a set; poll(); futex().
 ERESTARTNOHAND, ERESTART_RESTARTBLOCK, ERESTARTSYS, ENOSYS = 514, 516, 512, 38
@@ -247,6 +247,15 @@ def test_known_registers_are_in_their_slots(guest: Guest, program: str) -> None:
     threads, found = guest.threads(program), registers(MACHINES[guest.folder.name], Core(guest.core(program)))
     for comm, wanted in guest.expected["registers"][program].items():
         assert {name: f"{found[threads[comm]][name]:#x}" for name in wanted} == wanted
+
+
+def test_a_layout_without_on_cpu_makes_no_registers_up(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """riscv64's CPUs were in the kernel and in firmware; s390x's note has whose memory and whose thread it was."""
+    layout = next((Path(file) for file in given(guest.folder)[1:]), None)
+    cores = {guest.core(program): guest.threads(program)["t-spin"] for program in PROGRAMS}
+    left_out = check_without_on_cpu(monkeypatch, guest.dump, layout, cores)
+    certain = guest.folder.name in ("debian-7.2-riscv64", "debian-7.2-s390x")
+    assert left_out == (set() if certain else set(cores.values()))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -25,6 +25,7 @@ from tests.e2e.guests import (
     tasks_json,
     unpacked_sysroot,
 )
+from tests.e2e.machines import check_without_on_cpu
 
 NAME = "debian-6.1-i386-pae"
 LAYOUT = FIXTURES / NAME / "layout.txt"
@@ -64,6 +65,13 @@ def test_core_equals_the_kernels_own(guest: Guest, program: str, tmp_path: Path)
         skip = SYSCALL_RETURN | ({"eip"} if tid == spinning else set())
         mine = {k: hex(v) for k, v in ours.registers[tid].items() if k not in skip}
         assert mine == {k: hex(v) for k, v in truth.items() if k not in skip}, f"thread {tid}"
+
+
+def test_a_layout_without_on_cpu_makes_no_registers_up(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU's note has whose memory it used, not whose thread it ran."""
+    cores = {guest.core(program): guest.threads(program)["t-spin"] for program in PROGRAMS}
+    left_out = check_without_on_cpu(monkeypatch, guest.dump, LAYOUT, cores)
+    assert left_out == {guest.threads("lab-dynamic")["t-spin"]}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

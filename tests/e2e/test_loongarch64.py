@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
 from tests.e2e.guests import FIXTURES, convert_all, tasks
+from tests.e2e.machines import check_without_on_cpu
 
 GUEST = FIXTURES / "debian-7.2-loong64"
 VICTIMS = (("lab-static", 97), ("lab-dynamic", 103))
@@ -63,6 +64,13 @@ def notes(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
 
 def registers(core: Core) -> dict[int, list[int]]:
     return {tid: list(struct.unpack_from("<45Q", desc, 112)) for tid, desc in core.prstatus.items()}
+
+
+def test_a_layout_without_on_cpu_makes_no_registers_up(
+    dump: Path, cores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spinning = {cores / f"core.{name}.{pid}": pid + 5 for name, pid in VICTIMS}
+    assert check_without_on_cpu(monkeypatch, dump, GUEST / "layout.txt", spinning) == {SPINNING, 108}
 
 
 @pytest.mark.parametrize(("program", "pid"), VICTIMS)

@@ -20,7 +20,9 @@ from tests.process.scene import (
     simple,
     user_regs,
 )
-from vmcore2core.kernel.sched import task_cpu
+from vmcore2core.arch.base import Arch
+from vmcore2core.arch.x86_64 import X86_64
+from vmcore2core.kernel.sched import PF_KTHREAD, task_cpu
 from vmcore2core.process.threads import ThreadRegs
 
 LIVE = user_regs(0xAA, rip=CODE + 0xAA0, fs_base=0x7F00_0000_1000, gs_base=0x77, ds=1, es=2, fs=3, gs=4)
@@ -117,7 +119,7 @@ def test_where_thread_info_is_on_the_stack_it_tells_the_cpu() -> None:
     scene.image.table.offsets["thread_info"] = {"cpu": (20, 4)}
     stack = scene.image.word(scene.leaders[0] + scene.image.offset("task_struct", "stack"))
     scene.image.write(stack + 20, (1).to_bytes(4, "little"))
-    notes = qemu((user_regs(0xBB), 0x9000), (LIVE, 0x9000))
+    notes = qemu((user_regs(0xBB), 0x9000), (LIVE, ROOT))
     found = regs_of(scene, *notes)
     assert (found.source, found.regs["rip"]) == ("crash note of CPU 1", LIVE["rip"])
     scene.image.set("task_struct", scene.leaders[0], stack=0)
@@ -136,11 +138,18 @@ def test_live_bases_of_a_task_in_the_kernel_are_those_that_swapgs_put_aside() ->
 EXPORT_ONLY = {**EXPORT, "task_struct": {**EXPORT["task_struct"], "thread.fsbase": (2336, 8)}}
 
 
-def export_scene(fsbase: int = 0x7F00_0000_1000) -> Scene:
-    """A layout without on_cpu and cpu, as VMCOREINFO's export leaves it."""
+MAY_BE = "the layout does not tell whether it was on a CPU, and "
+OLDER = "; registers on its kernel stack may be older"
+
+
+def export_scene(fsbase: int = 0x7F00_0000_1000, *siblings: int, softirqs: int = 0, **task: Any) -> Scene:
+    """A layout without on_cpu and cpu, as VMCOREINFO's export leaves it; siblings by their saved fs_base."""
     scene = Scene(EXPORT_ONLY)
     mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC))
-    scene.group(scene.task(100, members={"thread.fsbase": fsbase}), mm=mm)
+    others = [scene.task(101 + i, 100, members={"thread.fsbase": base}) for i, base in enumerate(siblings)]
+    scene.group(scene.task(100, members={"thread.fsbase": fsbase}, **task), *others, mm=mm)
+    for cpu in range(softirqs):
+        scene.group(scene.task(20 + cpu, comm=b"ksoftirqd/%d" % cpu, flags=PF_KTHREAD))
     return scene
 
 
@@ -151,22 +160,69 @@ def test_without_on_cpu_a_user_mode_cpu_shows_whose_address_space_and_thread_it_
 
 
 @pytest.mark.parametrize(
-    ("fsbase", "regs", "cr3"),
+    ("bases", "regs", "cr3"),
     [
-        pytest.param(0x7F00_0000_1000, LIVE, 0x9000, id="another address space"),
-        pytest.param(0x7F00_0000_8000, LIVE, ROOT, id="another thread"),
-        pytest.param(0x7F00_0000_1000, IN_KERNEL, ROOT, id="in the kernel"),
+        pytest.param((0x7F00_0000_1000,), LIVE, 0x9000, id="another address space"),
+        pytest.param((0x7F00_0000_8000, 0x7F00_0000_1000), LIVE, ROOT, id="another thread"),
+        pytest.param((0x7F00_0000_1000,), IN_KERNEL, ROOT, id="in the kernel"),
     ],
 )
-def test_without_on_cpu_no_note_is_taken_that_may_be_anothers(fsbase: int, regs: dict[str, int], cr3: int) -> None:
-    found = regs_of(export_scene(fsbase), *qemu((regs, cr3)))
+def test_without_on_cpu_no_note_is_taken_that_is_anothers(
+    bases: tuple[int, ...], regs: dict[str, int], cr3: int
+) -> None:
+    processes = export_scene(*bases).processes(*qemu((regs, cr3)))
+    found = next(answer for _, answer in processes.thread_registers(processes.find(100)))
+    assert isinstance(found, ThreadRegs)
     assert found.source == "kernel stack"
     assert found.regs["rip"] == CODE + 100
 
 
+def test_without_on_cpu_a_thread_that_a_user_mode_cpu_may_have_run_has_no_registers() -> None:
+    """Its thread pointer may have changed since it was saved: wrfsbase needs no system call."""
+    notes = qemu((IN_KERNEL, 0x9000), (LIVE, ROOT))
+    sentence = f"{MAY_BE}CPU 1 was in user mode, maybe with this thread{OLDER}"
+    assert one(export_scene(0x7F00_0000_8000), *notes) == sentence
+    assert regs_of(export_scene(0x7F00_0000_8000, __state=1), *notes).source == "kernel stack"
+    (left,) = export_scene(0x7F00_0000_8000).capture(*notes).snapshot.threads_left_out
+    assert left.reason == sentence
+
+
+def test_without_the_number_of_its_cpu_a_thread_on_one_has_no_registers_if_any_was_in_user_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(X86_64, "note_uses_pgd", Arch.note_uses_pgd)
+    scene = scene_of(on_cpu=1)
+    del scene.image.table.offsets["task_struct"]["thread_info.cpu"]
+    assert one(scene, *qemu((LIVE, ROOT))) == (
+        f"the layout does not tell which CPU it was on, and CPU 0 was in user mode, maybe with this thread{OLDER}"
+    )
+    assert regs_of(scene, *qemu((IN_KERNEL, ROOT))).source == "kernel stack"
+
+
+def test_without_on_cpu_and_notes_only_what_was_asleep_has_registers() -> None:
+    assert one(export_scene()) == f"{MAY_BE}the dump has no CPU's registers{OLDER}"
+    assert regs_of(export_scene(__state=2)).source == "kernel stack"
+
+
+@pytest.mark.parametrize(
+    ("softirqs", "cpus"),
+    [pytest.param(1, None, id="all"), pytest.param(2, "2", id="one lacks"), (0, "an unknown number")],
+)
+def test_without_on_cpu_kdumps_notes_name_what_ran_if_all_cpus_have_one(softirqs: int, cpus: str | None) -> None:
+    """A CPU that hung when the kernel crashed has no note."""
+    scene = export_scene(softirqs=softirqs)
+    assert regs_of(scene, ("CORE", 1, prstatus(100, LIVE))).source == "crash note of CPU 0"
+    found = one(scene, ("CORE", 1, prstatus(101, LIVE)))
+    if cpus is None:
+        assert isinstance(found, ThreadRegs)
+        assert found.source == "kernel stack"
+    else:
+        assert found == f"{MAY_BE}the dump has registers of 1 CPUs, of {cpus}{OLDER}"
+
+
 def test_bases_that_no_source_has_are_unknown_and_not_zero() -> None:
     scene = Scene(EXPORT)
-    scene.group(scene.task(100), mm=scene.mm((CODE, CODE + 0x1000, VM_READ)))
+    scene.group(scene.task(100, __state=1), mm=scene.mm((CODE, CODE + 0x1000, VM_READ)))
     found = regs_of(scene)
     assert set(found.unknown) == {"fs_base", "gs_base", "ds", "es", "fs", "gs"}
     assert not set(found.unknown) & set(found.regs)

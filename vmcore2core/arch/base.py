@@ -190,13 +190,9 @@ class Arch(ABC):
         """Return the registers of ``thread_bases`` that a CPU note has live, for the task that was running there."""
         return {}
 
-    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
-        """Tell whether a CPU was using the page table at physical ``pgd``; False where the note does not tell."""
-        return False
-
-    def note_fits(self, note: CpuNote, pgd: int) -> bool:
-        """Tell whether the note of a CPU in user mode can be that of a task with the page table at physical ``pgd``."""
-        return True
+    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
+        """Tell whether a CPU was using the page table at physical ``pgd``; None where the note does not tell."""
+        return None
 
     def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
         """Return the position of a CPU's note among QEMU's, which are in the order of the hardware's numbers.

@@ -170,10 +170,10 @@ class I386(Arch):
         gs = note.regs["gs"]
         return {"gs": gs} if gs & 3 == 3 or gs == 0 else {}
 
-    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
+    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
         """See ``Arch.note_uses_pgd``: with page-table isolation, bit 12 of CR3 selects the user's copy."""
         if "cr3" not in note.regs:
-            return False
+            return None
         root = note.regs["cr3"] & fmt.CR3_ROOT_MASK
         return pgd in (root, root & ~(1 << 12))
 

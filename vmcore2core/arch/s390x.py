@@ -289,9 +289,11 @@ class S390x(Arch):
         """See ``Arch.note_bases``: the kernel leaves the access registers alone."""
         return {name: note.regs[name] for name in fmt.ACRS}
 
-    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
+    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
         """See ``Arch.note_uses_pgd``: user code runs in the primary address space."""
-        return note.user_mode and "cr1" in note.regs and note.regs["cr1"] & fmt.ASCE_ORIGIN == pgd
+        if "cr1" not in note.regs:
+            return None
+        return note.user_mode and note.regs["cr1"] & fmt.ASCE_ORIGIN == pgd
 
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
         """See ``Arch.thread_pointer``."""

@@ -238,16 +238,12 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             bases |= {name: note.regs[name] & 0xFFFF for name in ("ds", "es", "fs", "gs")}
         return bases
 
-    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool:
+    def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
         """See ``Arch.note_uses_pgd``: CR3 without PCID; with page-table isolation, bit 12 selects the user's copy."""
         if "cr3" not in note.regs:
-            return False
+            return None
         root = note.regs["cr3"] & fmt.PTE_PFN_MASK
         return pgd in (root, root & ~(1 << 12))
-
-    def note_fits(self, note: CpuNote, pgd: int) -> bool:
-        """See ``Arch.note_fits``: that sadump's numbers are APIC IDs, nothing but its readers says."""
-        return "apic_id" not in note.regs or self.note_uses_pgd(note, pgd)
 
     def note_of(self, cpu: int, notes: Sequence[CpuNote], memory: Memory, layout: Layout) -> CpuNote | None:
         """See ``Arch.note_of``; sadump's notes are by APIC ID: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel.list import list_for_each_entry
-from vmcore2core.kernel.sched import PID_MAX_LIMIT
+from vmcore2core.kernel.sched import PID_MAX_LIMIT, is_kthread, task_comm
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
 
@@ -33,6 +33,19 @@ def for_each_process(kernel: Kernel) -> Iterator[StructView]:
     """
     head = init_task(kernel).addr_of("tasks")
     yield from list_for_each_entry(kernel, head, "task_struct", "tasks")
+
+
+def nr_cpus_seen(kernel: Kernel) -> int | None:
+    """Return how many CPUs were online at some time, or None where the list of tasks does not tell.
+
+    Each has a ``ksoftirqd/N`` from then on, parked while it is offline (kernel/softirq.c: softirq_threads). For layouts
+    that do not tell ``nr_cpu_ids``.
+    """
+    try:
+        names = {task_comm(task) for task in for_each_process(kernel) if is_kthread(task)}
+    except (CorruptStructure, MemoryFault):
+        return None
+    return sum(name.startswith(b"ksoftirqd/") for name in names) or None
 
 
 def for_each_thread(leader: StructView) -> Iterator[StructView]:

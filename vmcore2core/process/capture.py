@@ -37,7 +37,7 @@ from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.tags import Tags
-from vmcore2core.process.threads import CpuNotes, ThreadRegs, describe, thread_regs
+from vmcore2core.process.threads import CpuNotes, ThreadPointers, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
 
 ELF_PRARGSZ = 80
@@ -166,9 +166,11 @@ class Processes:
         """Yield each thread with its user registers, or with a sentence that says why there are none."""
         owner = self.mm_of(leader)
         pgd = self.kernel.memory.to_phys(owner.pointer("pgd"))
-        for task in self.threads(leader, broken):
+        group = list(self.threads(leader, broken))
+        siblings = ThreadPointers(self.kernel, group)
+        for task in group:
             try:
-                yield task, thread_regs(self.kernel, task, self.cpus, pgd)
+                yield task, thread_regs(self.kernel, task, self.cpus, pgd, siblings)
             except MemoryFault as fault:
                 yield task, f"its task_struct cannot be read: {fault}"
 

@@ -2,19 +2,31 @@
 
 A task that was off the CPU entered the kernel through a system call or an exception, and its user registers are at
 the top of its kernel stack. A task that was on a CPU in user mode has stale ones there: the CPU's crash note has the
-true ones. kdump's notes carry the running task's PID; QEMU's carry the CPU's number.
+true ones. kdump's notes carry the running task's PID; QEMU's carry the CPU's number. Where the layout does not tell
+which tasks were on a CPU (VMCOREINFO's export does not), those that can have been in user mode have no registers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import mm
-from vmcore2core.kernel.sched import PF_EXITING, task_comm, task_cpu, task_flags, task_on_cpu, task_pid, task_state_char
+from vmcore2core.kernel.pid import nr_cpus_seen
+from vmcore2core.kernel.sched import (
+    PF_EXITING,
+    task_comm,
+    task_cpu,
+    task_flags,
+    task_on_cpu,
+    task_pid,
+    task_state,
+    task_state_char,
+)
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.printable import text
 
@@ -60,8 +72,10 @@ class CpuNotes:
         if on_cpu and cpu is not None:
             arch = self.kernel.arch
             note = arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
-            doubtful = note is not None and note.user_mode and pgd is not None and not arch.note_fits(note, pgd)
-            return None if doubtful else note
+            anothers = (
+                note is not None and note.user_mode and pgd is not None and arch.note_uses_pgd(note, pgd) is False
+            )
+            return None if anothers else note
         # Without on_cpu or cpu (VMCOREINFO's export lacks them), a CPU in user mode still shows whose address space
         # and whose thread it runs.
         return next(
@@ -77,34 +91,108 @@ class CpuNotes:
             None,
         )
 
-    def lost(self, task: StructView) -> str | None:
-        """Return a sentence where a task for which ``of`` found no note was on a CPU all the same; else None.
+    def lost(self, task: StructView, pgd: int | None, siblings: ThreadPointers) -> str | None:
+        """Return a sentence where a task for which ``of`` found no note may have been on a CPU in user mode; else None.
 
-        It may have been in user mode: what is on its kernel stack then is of the last time that it was not. Where
-        notes tell no CPU numbers that the layout knows, one in user mode was found; another was in the kernel.
+        What is on its kernel stack then is of the last time that it was not.
+
+        Args:
+            task: ``struct task_struct``.
+            pgd: physical address of its top page table.
+            siblings: of its thread group.
         """
-        cpu = task_cpu(task)
-        if not task_on_cpu(task) or (self.notes and self.by_cpu and cpu is None):
+        on_cpu, cpu = task_on_cpu(task), task_cpu(task)
+        # Whatever goes back to user mode has set itself TASK_RUNNING before.
+        if on_cpu is False or (on_cpu is None and task_state(task)):
             return None
-        where = "a CPU" if cpu is None else f"CPU {cpu}"
-        return f"it was running on {where}, whose registers the dump does not have; those on its kernel stack are older"
+        numbered = bool(self.notes) and self.by_cpu
+        if on_cpu and not (numbered and cpu is None):
+            where = "a CPU" if cpu is None else f"CPU {cpu}"
+            lacks = "whose registers the dump does not have; those on its kernel stack are older"
+            return f"it was running on {where}, {lacks}"
+        if numbered:
+            suspect = next((note for note in self.notes if self._may_be_of(note, task, pgd, siblings)), None)
+            if suspect is None:
+                return None
+            why: str | None = f"CPU {suspect.number} was in user mode, maybe with this thread"
+        else:
+            why = self._unknown_cpus
+            if why is None:
+                return None
+        unknown = "which CPU it was on" if on_cpu else "whether it was on a CPU"
+        return f"the layout does not tell {unknown}, and {why}; registers on its kernel stack may be older"
+
+    @cached_property
+    def _unknown_cpus(self) -> str | None:
+        """Why a runnable task that no note names may have been on a CPU; None where all CPUs have notes."""
+        if not self.notes:
+            return "the dump has no CPU's registers"
+        count = nr_cpus_seen(self.kernel)
+        if count is not None and len(self.notes) >= count:
+            return None
+        return f"the dump has registers of {len(self.notes)} CPUs, of {'an unknown number' if count is None else count}"
+
+    def _may_be_of(self, note: CpuNote, task: StructView, pgd: int | None, siblings: ThreadPointers) -> bool:
+        """Tell whether a CPU's note may be that of a task: where it says neither whose memory nor whose thread."""
+        arch = self.kernel.arch
+        if not note.user_mode or (pgd is not None and arch.note_uses_pgd(note, pgd) is False):
+            return False
+        pc, pointer = arch.assumed_user_pc(note), arch.thread_pointer(note.regs)
+        if pc is not None and not _is_code(task, pc):
+            return False
+        return pointer is None or pointer not in siblings.saved
 
 
-def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | None) -> ThreadRegs | str:
+class ThreadPointers:
+    """The thread pointers that a group's threads had when they last left a CPU.
+
+    Args:
+        kernel: the dumped kernel.
+        group: ``struct task_struct`` of each thread.
+    """
+
+    def __init__(self, kernel: Kernel, group: Sequence[StructView]) -> None:
+        self._kernel, self._group = kernel, group
+
+    @cached_property
+    def saved(self) -> frozenset[int]:
+        """Of those threads that can be read."""
+        found = set()
+        for task in self._group:
+            try:
+                found.add(_saved(self._kernel, task)[1])
+            except MemoryFault:
+                continue
+        return frozenset(pointer for pointer in found if pointer is not None)
+
+
+def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], int | None]:
+    """Return the registers in a task's ``thread_struct``, and the thread pointer among them.
+
+    Raises:
+        MemoryFault: they cannot be read.
+    """
+    saved = kernel.arch.thread_bases(KernelAddr(task.address), kernel.memory, kernel.layout)
+    return saved, kernel.arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
+
+
+def thread_regs(
+    kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | None, siblings: ThreadPointers
+) -> ThreadRegs | str:
     """Return the user registers of a thread, or a sentence that says why there are none.
 
     Args:
         task: ``struct task_struct`` of a task with user memory.
         cpus: the dump's CPU notes.
         pgd: physical address of its top page table.
+        siblings: of its thread group.
     """
     arch, layout = kernel.arch, kernel.layout
     try:
-        saved = arch.thread_bases(KernelAddr(task.address), kernel.memory, layout)
+        saved, base = _saved(kernel, task)
         stack = KernelAddr(task.pointer("stack"))
     except MemoryFault as fault:
         return f"its task_struct cannot be read: {fault}"
-    base = arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
     note = cpus.of(task, pgd, base)
     bases: dict[str, int | None] = dict(saved)
     if note is not None:
@@ -115,7 +203,7 @@ def thread_regs(kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | Non
             return f"CPU {note.number}, which was running it, was at {pc:#x}: firmware, none of the process's code"
         regs, source = {**note.regs}, note.label
     else:
-        lost = cpus.lost(task) if note is None else None
+        lost = cpus.lost(task, pgd, siblings) if note is None else None
         if lost is not None:
             return lost
         found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, layout)
