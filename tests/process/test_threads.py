@@ -162,7 +162,7 @@ def test_without_on_cpu_a_user_mode_cpu_shows_whose_address_space_and_thread_it_
 @pytest.mark.parametrize(
     ("bases", "regs", "cr3"),
     [
-        pytest.param((0x7F00_0000_1000,), LIVE, 0x9000, id="another address space"),
+        pytest.param((0x7F00_0000_8000,), LIVE, 0x9000, id="another address space"),
         pytest.param((0x7F00_0000_8000, 0x7F00_0000_1000), LIVE, ROOT, id="another thread"),
         pytest.param((0x7F00_0000_1000,), IN_KERNEL, ROOT, id="in the kernel"),
     ],
@@ -185,6 +185,12 @@ def test_without_on_cpu_a_thread_that_a_user_mode_cpu_may_have_run_has_no_regist
     assert regs_of(export_scene(0x7F00_0000_8000, __state=1), *notes).source == "kernel stack"
     (left,) = export_scene(0x7F00_0000_8000).capture(*notes).snapshot.threads_left_out
     assert left.reason == sentence
+
+
+def test_a_thread_pointer_alone_is_of_more_than_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork has its parent's: a note that does not tell whose memory the CPU used is neither taken nor passed over."""
+    monkeypatch.setattr(X86_64, "note_uses_pgd", Arch.note_uses_pgd)
+    assert one(export_scene(), *qemu((LIVE, ROOT))) == f"{MAY_BE}CPU 0 was in user mode, maybe with this thread{OLDER}"
 
 
 def test_without_the_number_of_its_cpu_a_thread_on_one_has_no_registers_if_any_was_in_user_mode(

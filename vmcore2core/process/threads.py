@@ -8,7 +8,7 @@ which tasks were on a CPU (VMCOREINFO's export does not), those that can have be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,7 +91,7 @@ class CpuNotes:
             None,
         )
 
-    def lost(self, task: StructView, pgd: int | None, siblings: ThreadPointers) -> str | None:
+    def lost(self, task: StructView, pgd: int | None, thread_base: int | None, siblings: ThreadPointers) -> str | None:
         """Return a sentence where a task for which ``of`` found no note may have been on a CPU in user mode; else None.
 
         What is on its kernel stack then is of the last time that it was not.
@@ -99,7 +99,8 @@ class CpuNotes:
         Args:
             task: ``struct task_struct``.
             pgd: physical address of its top page table.
-            siblings: of its thread group.
+            thread_base: its thread pointer as saved when it last left a CPU.
+            siblings: those of its thread group.
         """
         on_cpu, cpu = task_on_cpu(task), task_cpu(task)
         # Whatever goes back to user mode has set itself TASK_RUNNING before.
@@ -111,7 +112,8 @@ class CpuNotes:
             lacks = "whose registers the dump does not have; those on its kernel stack are older"
             return f"it was running on {where}, {lacks}"
         if numbered:
-            suspect = next((note for note in self.notes if self._may_be_of(note, task, pgd, siblings)), None)
+            others = siblings.saved - {thread_base}
+            suspect = next((note for note in self.notes if self._may_be_of(note, task, pgd, others)), None)
             if suspect is None:
                 return None
             why: str | None = f"CPU {suspect.number} was in user mode, maybe with this thread"
@@ -132,7 +134,7 @@ class CpuNotes:
             return None
         return f"the dump has registers of {len(self.notes)} CPUs, of {'an unknown number' if count is None else count}"
 
-    def _may_be_of(self, note: CpuNote, task: StructView, pgd: int | None, siblings: ThreadPointers) -> bool:
+    def _may_be_of(self, note: CpuNote, task: StructView, pgd: int | None, others: Set[int | None]) -> bool:
         """Tell whether a CPU's note may be that of a task: where it says neither whose memory nor whose thread."""
         arch = self.kernel.arch
         if not note.user_mode or (pgd is not None and arch.note_uses_pgd(note, pgd) is False):
@@ -140,7 +142,7 @@ class CpuNotes:
         pc, pointer = arch.assumed_user_pc(note), arch.thread_pointer(note.regs)
         if pc is not None and not _is_code(task, pc):
             return False
-        return pointer is None or pointer not in siblings.saved
+        return pointer is None or pointer not in others
 
 
 class ThreadPointers:
@@ -155,7 +157,7 @@ class ThreadPointers:
         self._kernel, self._group = kernel, group
 
     @cached_property
-    def saved(self) -> frozenset[int]:
+    def saved(self) -> frozenset[int | None]:
         """Of those threads that can be read."""
         found = set()
         for task in self._group:
@@ -163,7 +165,7 @@ class ThreadPointers:
                 found.add(_saved(self._kernel, task)[1])
             except MemoryFault:
                 continue
-        return frozenset(pointer for pointer in found if pointer is not None)
+        return frozenset(found)
 
 
 def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], int | None]:
@@ -203,7 +205,7 @@ def thread_regs(
             return f"CPU {note.number}, which was running it, was at {pc:#x}: firmware, none of the process's code"
         regs, source = {**note.regs}, note.label
     else:
-        lost = cpus.lost(task, pgd, siblings) if note is None else None
+        lost = cpus.lost(task, pgd, base, siblings) if note is None else None
         if lost is not None:
             return lost
         found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, layout)
