@@ -16,7 +16,7 @@ from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 MEMBERS: dict[str, str] = {
     "task_struct": (
         "tasks thread_node pid tgid exit_state __state state flags comm stack signal mm fs real_parent real_cred "
-        "on_cpu thread_info.cpu cpu static_prio pending.signal pending.list blocked utime stime thread_pid cgroups "
+        "on_cpu thread_info.cpu cpu static_prio pending.signal blocked utime stime thread_pid cgroups "
         "active_mm group_leader pid_links"
     ),
     "signal_struct": "thread_head nr_threads pids utime stime cutime cstime",
@@ -28,7 +28,7 @@ MEMBERS: dict[str, str] = {
     "fs_struct": "root",
     "mm_struct": (
         "mm_mt mmap pgd start_brk brk start_stack arg_start arg_end env_start env_end saved_auxv task_size flags "
-        "exe_file map_count mm_users"
+        "exe_file map_count mm_users mmap_lock.owner mmap_sem.owner"
     ),
     "maple_tree": "ma_root ma_flags",
     "maple_node": "slot parent ma64 mr64",

@@ -2,7 +2,8 @@
 
 A check that fails names member, address and offset, and which layout source told the offset. What the layout does not
 know is not checked. What cannot be noticed: registers, and numbers that any process may set as it likes (comm, gid,
-the nice value within its range, flags of a task).
+the nice value within its range, flags of a task), and signals: one may be pending that is not queued, as
+__send_signal_locked() drops the siginfo where RLIMIT_SIGPENDING is reached.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from vmcore2core.kernel.struct import Kernel, StructView
 EXIT_STATES = {0, sched.EXIT_DEAD, sched.EXIT_ZOMBIE, sched.EXIT_DEAD | sched.EXIT_ZOMBIE}
 STATE_END = 1 << 20  # TASK_STATE_MAX is 1 << 16 in Linux 7.2
 UNBLOCKABLE = 1 << 8 | 1 << 18  # SIGKILL, SIGSTOP; on every architecture that is read here
-SIGKILL = 1 << 8
 MMF_BITS = 40  # of mm->flags; Linux 7.2 uses 32
 _TIMES = ("utime", "stime")
 
@@ -100,10 +100,6 @@ class Consistency:
             # sigfillset() before sigprocmask() in the kernel itself: smb_send_rqst().
             if blocked & UNBLOCKABLE and blocked != (1 << 8 * word) - 1:
                 yield task.corrupt("blocked", f"{blocked:#x}: SIGKILL and SIGSTOP cannot be blocked")
-        if task.has("pending.signal") and task.has("pending.list"):
-            pending, head = self.kernel.read_uint(task.addr_of("pending.signal"), word), task.addr_of("pending.list")
-            if pending & ~SIGKILL and self.kernel.read_pointer(head) == head:
-                yield task.corrupt("pending.signal", f"{pending:#x}, but no signal is queued")
 
     def _ids(self, task: StructView) -> Iterator[CorruptStructure]:
         cred = task.follow("real_cred", "cred") if task.has("real_cred") else None
