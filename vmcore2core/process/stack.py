@@ -2,7 +2,8 @@
 
 Read where the layout does not know ``mm->saved_auxv`` or ``mm->arg_start``: above ``mm->start_stack`` the words stand
 as the ABI says (fs/binfmt_elf.c: create_elf_tables()). Each word is checked; nothing is taken from a stack that does
-not look right.
+not look right. A program may have changed the order of its arguments, as getopt() does, taken some away, or have moved
+the environment's pointers down, as unsetenv() does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ MAX_AUXV = 128
 PAGE = 4096
 MAX_STRING_PAGES = 33  # MAX_ARG_STRLEN
 AT_NULL, AT_PAGESZ, AT_SYSINFO_EHDR = 0, 6, 33
-LD_SO_CHANGES = {3, 5, 9, 31}  # AT_PHDR, AT_PHNUM, AT_ENTRY, AT_EXECFN: elf/rtld.c of glibc
+AT_PHDR, AT_PHENT, AT_PHNUM, AT_BASE, AT_ENTRY, AT_EXECFN = 3, 4, 5, 7, 9, 31
+LOADERS_CHANGE = {AT_PHDR, AT_PHENT, AT_PHNUM, AT_BASE, AT_ENTRY, AT_EXECFN}
 
 
 class InitialStack:
@@ -38,17 +40,19 @@ class InitialStack:
     def differs(self, saved: bytes) -> str | None:
         """Return a sentence where ``mm->saved_auxv`` has other values than the stack, or None.
 
-        The kernel writes both at once; ld.so that is run as a command changes what it hands on on the stack.
+        The kernel writes both at once. A program that loads another in its own place hands that one's values on:
+        elf/rtld.c of glibc, run as a command; what UPX puts before a program.
         """
         on_stack = self.auxv()
         if on_stack is None:
             return None
         ours, theirs = self._pairs(saved), self._pairs(on_stack)
-        for a_type in sorted({*ours, *theirs} - LD_SO_CHANGES):
+        another = all(ours.get(a_type) != theirs.get(a_type) for a_type in (AT_PHDR, AT_ENTRY))
+        for a_type in sorted({*ours, *theirs} - (LOADERS_CHANGE if another else set())):
             if ours.get(a_type) != theirs.get(a_type):
                 values = [f"{pairs[a_type]:#x}" if a_type in pairs else "none" for pairs in (ours, theirs)]
                 what = f"type {a_type} is {values[0]}, expected {values[1]} as the initial stack has it"
-                return str(self.mm.corrupt("saved_auxv", what))
+                return str(self.mm.corrupt("saved_auxv", f"{what}, if not prctl(PR_SET_MM_AUXV) set it"))
         return None
 
     def _pairs(self, auxv: bytes) -> dict[int, int]:
@@ -82,13 +86,15 @@ class InitialStack:
         if not vectors or not vectors[0]:
             return None, None
         argv = vectors[0]
-        at = argv[-1]
+        first, at = min(argv), max(argv)
+        if first < self.mm.ulong("start_stack"):
+            return None, None  # some was taken away, or is another's string
         for _ in range(MAX_STRING_PAGES):
             tail = self.memory.read(at, -at % PAGE or PAGE)
             if tail is None:
                 break
             if b"\0" in tail:
-                return argv[0], at + tail.index(b"\0") + 1
+                return first, at + tail.index(b"\0") + 1
             at += len(tail)
         return None, None
 
@@ -108,19 +114,22 @@ class InitialStack:
         argv = []
         for _ in range(argc):
             pointer = self._uint(at)
-            if not pointer or pointer < at:
+            if pointer is None:
                 return None
             argv.append(pointer)
             at += self.word
         if self._uint(at) != 0:
             return None
-        at += self.word
+        ended = False
         for _ in range(MAX_STRINGS):
-            pointer = self._uint(at)
             at += self.word
-            if not pointer:
-                break
-        return self._auxv_at(argv, at)
+            word = self._uint(at)
+            if word is None:
+                return None
+            if ended and word:  # the first a_type, which is not AT_NULL
+                return self._auxv_at(argv, at)
+            ended = not word
+        return None
 
     def _auxv_at(self, argv: list[int], start: int) -> tuple[list[int], bytes] | None:
         page_size = self.mm.kernel.memory.kernel_map.spec.page_size
