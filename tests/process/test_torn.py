@@ -190,8 +190,29 @@ def test_a_mapping_that_vanishes_from_the_index_is_missed(session: Session, lead
     )
     slots = (leaf & ~0xFF) + tree.forms[MapleType.LEAF_64].slot
     first = next(at for at in range(slots, slots + 128, 8) if session.kernel.read_pointer(at))
-    changed = captured(with_words(session, {first: 0}))
-    assert any("mm_struct.map_count" in warning and "expected 28" in warning for warning in changed.warnings)
+    torn = with_words(session, {first: 0})
+    (warning,) = captured(torn).warnings
+    assert warning.startswith("mappings may be missing or wrong: mm_struct.map_count")
+    assert "expected 28" in warning
+    (warning,) = captured(with_member(torn, owner, "mmap_lock.owner", leaders[DYNAMIC].address)).warnings
+    assert warning.startswith(
+        f"mappings may be missing or wrong, as the task at {leaders[DYNAMIC].address:#x} was changing them (it holds "
+        "mmap_lock): mm_struct.map_count"
+    )
+
+
+@pytest.mark.parametrize(("flags", "writes"), [(0, True), (2, True), (1, False), (3, False)])
+def test_who_holds_mmap_lock_for_writing(
+    session: Session, leaders: dict[int, StructView], flags: int, writes: bool
+) -> None:
+    """RWSEM_READER_OWNED, RWSEM_NONSPINNABLE; a reader stays there when it is gone."""
+    task, owner = leaders[STATIC].address, owner_of(leaders[STATIC])
+    assert mm.mmap_lock_writer(owner) is None
+    changed = with_member(session, owner, "mmap_lock.owner", task | flags)
+    found = mm.mmap_lock_writer(changed.kernel.view("mm_struct", owner.address))
+    assert found == (task if writes else None)
+    idle = with_member(session, owner, "mmap_lock.owner", flags)
+    assert mm.mmap_lock_writer(idle.kernel.view("mm_struct", owner.address)) is None
 
 
 def test_a_path_that_leads_back_into_itself_is_not_known(session: Session, leaders: dict[int, StructView]) -> None:

@@ -23,6 +23,7 @@ VM_HUGETLB = 0x40_0000
 VM_DONTDUMP = 0x0400_0000
 VM_MIXEDMAP = 0x1000_0000
 MAX_VMAS = 1 << 20
+RWSEM_READER_OWNED, RWSEM_OWNER_FLAGS_MASK = 0x1, 0x3
 PAGE_SIZE_MIN = 4096
 SAVED_AUXV_MAX = 4096  # Linux 7.2: 2 * (AT_VECTOR_SIZE_ARCH + 22 + 1) words
 ANON_VMA_NAME_MAX_LEN = 80
@@ -68,6 +69,27 @@ def for_each_vma(mm: StructView, problems: list[CorruptStructure] | None = None)
     expected = mm.find_uint("map_count", 4)
     if problems is not None and expected not in (None, count):
         problems.append(mm.corrupt("map_count", f"{expected} mappings, expected {count} as there are"))
+
+
+def mmap_lock_writer(mm: StructView) -> int | None:
+    """Return the ``struct task_struct *`` that holds ``mm->mmap_lock`` for writing, or None.
+
+    kernel/locking/rwsem.c: rwsem_set_owner(); the lowest bits of the owner are flags, of which the first says that it
+    reads. With PREEMPT_RT, no owner is there. Before Linux kernel commit da1c55f1b272 ("mmap locking API: rename
+    mmap_sem to mmap_lock") (in v5.8), it is mmap_sem.
+
+    Args:
+        mm: ``struct mm_struct``.
+
+    Raises:
+        MemoryFault: it cannot be read.
+    """
+    word = mm.kernel.arch.pointer_size
+    found = mm.find_uint("mmap_lock.owner", word)
+    owner = mm.find_uint("mmap_sem.owner", word) if found is None else found
+    if owner is None or owner & RWSEM_READER_OWNED:
+        return None
+    return (owner & ~RWSEM_OWNER_FLAGS_MASK) or None
 
 
 def _check_range(mm: StructView, vma: StructView, end_before: int, indexed: tuple[int, int] | None) -> None:

@@ -59,8 +59,16 @@ class Mappings:
             for view in mm.for_each_vma(owner, problems):
                 self._add(view)
         except (CorruptStructure, MemoryFault) as error:
-            self.warnings.append(f"mappings may be missing: {error}")
-        self.warnings += [f"mappings may be missing or wrong: {problem}" for problem in problems]
+            self.warnings.append(f"mappings may be missing{self._being_changed()}: {error}")
+        self.warnings += [f"mappings may be missing or wrong{self._being_changed()}: {problem}" for problem in problems]
+
+    def _being_changed(self) -> str:
+        """Return why mappings need not fit each other for a moment, or ""."""
+        try:
+            writer = mm.mmap_lock_writer(self.mm)
+        except MemoryFault:
+            return ""
+        return f", as the task at {writer:#x} was changing them (it holds mmap_lock)" if writer else ""
 
     def _add(self, view: StructView) -> None:
         start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
