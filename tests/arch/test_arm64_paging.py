@@ -7,23 +7,16 @@ import struct
 import numpy as np
 import pytest
 
+from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import PhysAddr
 from vmcore2core.arch.arm64 import ARCH
 from vmcore2core.arch.arm64_paging import TableForm, page_table_spec
-from vmcore2core.arch.spec import EntryKind
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
-NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
-    EntryKind.NONE,
-    EntryKind.TABLE,
-    EntryKind.LEAF,
-    EntryKind.NOT_PRESENT,
-    EntryKind.BAD,
-)
 FORM_4K = TableForm(12, 48, 48)
 FORM_LPA2 = TableForm(12, 52, 52)
 FORM_16K = TableForm(14, 47, 47)
@@ -37,10 +30,7 @@ USER_PAGE = 0x00E0_0000_0000_0F53 | 1 << 11
 def decoded(entry: int, level: str = "pte", form: TableForm = FORM_4K) -> tuple[int, int]:
     """Return kind and physical address."""
     spec = page_table_spec(form)
-    (index,) = (i for i, one in enumerate(spec.levels) if one.name == level)
-    kinds, paddrs = spec.decode(np.array([entry], np.uint64), index)
-    assert (str(kinds.dtype), str(paddrs.dtype)) == ("uint8", "uint64")
-    return int(kinds[0]), int(paddrs[0])
+    return read_entry(spec, level, entry)
 
 
 @pytest.mark.parametrize(

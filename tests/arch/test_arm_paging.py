@@ -7,10 +7,11 @@ import struct
 import numpy as np
 import pytest
 
+from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import PhysAddr
 from vmcore2core.arch.arm import ARCH
-from vmcore2core.arch.spec import EntryKind, KernelMap, PageTableSpec
+from vmcore2core.arch.spec import KernelMap, PageTableSpec
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.locate import locate_image
@@ -19,13 +20,6 @@ from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
-NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
-    EntryKind.NONE,
-    EntryKind.TABLE,
-    EntryKind.LEAF,
-    EntryKind.NOT_PRESENT,
-    EntryKind.BAD,
-)
 MIB = 1 << 20
 XN, DIRTY, PROT_NONE, RDONLY = (1 << bit for bit in (54, 55, 57, 58))
 TEXT = (
@@ -43,14 +37,6 @@ def info(
 
 
 TWO_LEVELS, LPAE = ARCH.kernel_map(info()).spec, ARCH.kernel_map(info(LPAE_KEY)).spec
-
-
-def decoded(spec: PageTableSpec, level: str, entry: int) -> tuple[int, int]:
-    """Return kind and physical address."""
-    (index,) = (i for i, one in enumerate(spec.levels) if one.name == level)
-    kinds, paddrs = spec.decode(np.array([entry], np.uint64), index)
-    assert (str(kinds.dtype), str(paddrs.dtype)) == ("uint8", "uint64")
-    return int(kinds[0]), int(paddrs[0])
 
 
 def test_the_levels_decode_32_bits() -> None:
@@ -85,7 +71,7 @@ def test_the_levels_decode_32_bits() -> None:
     ],
 )
 def test_a_short_descriptor_reads_as_the_manual_says(level: str, entry: int, kind: int, paddr: int) -> None:
-    assert decoded(TWO_LEVELS, level, entry) == (kind, paddr)
+    assert read_entry(TWO_LEVELS, level, entry) == (kind, paddr)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +100,7 @@ def test_a_short_descriptor_reads_as_the_manual_says(level: str, entry: int, kin
     ],
 )
 def test_a_long_descriptor_reads_as_the_manual_says(level: str, entry: int, kind: int, paddr: int) -> None:
-    assert decoded(LPAE, level, entry) == (kind, paddr)
+    assert read_entry(LPAE, level, entry) == (kind, paddr)
 
 
 def walked(

@@ -7,10 +7,11 @@ import struct
 import numpy as np
 import pytest
 
+from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import AddressRange, PhysAddr
 from vmcore2core.arch.i386 import ARCH
-from vmcore2core.arch.spec import EntryKind, KernelMap, PageTableSpec
+from vmcore2core.arch.spec import KernelMap, PageTableSpec
 from vmcore2core.containers.base import Note, PageState
 from vmcore2core.errors import DumpError, LayoutInvalid, LayoutUnknown, NotMapped, PageMissing
 from vmcore2core.layout.bootstrap import bootstrap
@@ -20,13 +21,6 @@ from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
-NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
-    EntryKind.NONE,
-    EntryKind.TABLE,
-    EntryKind.LEAF,
-    EntryKind.NOT_PRESENT,
-    EntryKind.BAD,
-)
 NX = 1 << 63
 MIB = 1 << 20
 SYMBOLS = "OSRELEASE=6.1.0\nPAGESIZE=4096\nSYMBOL(swapper_pg_dir)={pgd:x}\nSYMBOL(_stext)={stext:x}\n"
@@ -38,15 +32,6 @@ def kernel_map(more: str = "", pgd: int = 0xC1F0_0000, stext: int = 0xC100_0000)
 
 
 TWO_LEVELS, PAE = kernel_map().spec, kernel_map(CONFIG_PAE).spec
-
-
-def decoded(spec: PageTableSpec, level: str, entry: int) -> tuple[int, int]:
-    """Return kind and physical address."""
-    (index,) = (i for i, one in enumerate(spec.levels) if one.name == level)
-    kinds, paddrs = spec.decode(np.array([entry], np.uint64), index)
-    assert kinds.dtype == np.uint8
-    assert paddrs.dtype == np.uint64
-    return int(kinds[0]), int(paddrs[0])
 
 
 def test_the_levels_decode_32_bits() -> None:
@@ -81,7 +66,7 @@ def test_the_levels_decode_32_bits() -> None:
     ],
 )
 def test_an_entry_of_32_bits_reads_as_the_manual_says(level: str, entry: int, kind: int, paddr: int | None) -> None:
-    found = decoded(TWO_LEVELS, level, entry)
+    found = read_entry(TWO_LEVELS, level, entry)
     assert found[0] == kind
     assert paddr is None or found[1] == paddr
 
@@ -103,7 +88,7 @@ def test_an_entry_of_32_bits_reads_as_the_manual_says(level: str, entry: int, ki
     ],
 )
 def test_an_entry_of_64_bits_reads_as_the_manual_says(level: str, entry: int, kind: int, paddr: int | None) -> None:
-    found = decoded(PAE, level, entry)
+    found = read_entry(PAE, level, entry)
     assert found[0] == kind
     assert paddr is None or found[1] == paddr
 

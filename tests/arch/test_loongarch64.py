@@ -7,26 +7,20 @@ import struct
 import numpy as np
 import pytest
 
+from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.loongarch64 import ARCH, ends_with_call
-from vmcore2core.arch.spec import EntryKind, KernelMap, PageTableSpec
+from vmcore2core.arch.spec import KernelMap, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
-NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
-    EntryKind.NONE,
-    EntryKind.TABLE,
-    EntryKind.LEAF,
-    EntryKind.NOT_PRESENT,
-    EntryKind.BAD,
-)
 # As Debian's 7.2 kernel writes it.
 TEXT = """\
 OSRELEASE=7.2.13+deb14-loong64
@@ -56,11 +50,7 @@ def user_spec(page_size: int = 16384, **symbols: int) -> PageTableSpec:
 def decoded(entry: int, level: str = "pte", page_size: int = 16384) -> tuple[int, int]:
     """Return kind and physical address."""
     spec = user_spec(page_size, **INVALID)
-    (index,) = (i for i, one in enumerate(spec.levels) if one.name == level)
-    kinds, paddrs = spec.decode(np.array([entry], np.uint64), index)
-    assert kinds.dtype == np.uint8
-    assert paddrs.dtype == np.uint64
-    return int(kinds[0]), int(paddrs[0])
+    return read_entry(spec, level, entry)
 
 
 # arch/loongarch/include/asm/pgtable-bits.h: 0 VALID, 1 DIRTY, 2-3 PLV, 4-5 cache, 6 GLOBAL or HUGE, 7 PRESENT, 8 WRITE,

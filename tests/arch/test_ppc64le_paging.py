@@ -12,11 +12,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
 from vmcore2core.arch.ppc64le import ARCH
-from vmcore2core.arch.spec import EntryKind, KernelMap, PageTableSpec
+from vmcore2core.arch.spec import KernelMap, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
@@ -24,13 +25,6 @@ from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
-NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
-    EntryKind.NONE,
-    EntryKind.TABLE,
-    EntryKind.LEAF,
-    EntryKind.NOT_PRESENT,
-    EntryKind.BAD,
-)
 V, PTE, INVALID = 1 << 63, 1 << 62, 1 << 61
 USER = 0x187  # accessed, dirty, read, write, execute
 MM = KernelAddr(0xC000_0000_0100_0000)
@@ -89,15 +83,6 @@ RADIX_4K, RADIX_64K = kernel_map().spec, kernel_map(PAGESIZE="65536").spec
 HASH_4K, HASH_64K = user((9, 7, 9, 9), V), user((8, 10, 10, 8), V, "65536")
 
 
-def decoded(spec: PageTableSpec, level: str, entry: int) -> tuple[int, int]:
-    """Return kind and physical address."""
-    (index,) = (i for i, one in enumerate(spec.levels) if one.name == level)
-    kinds, paddrs = spec.decode(np.array([entry], np.uint64), index)
-    assert kinds.dtype == np.uint8
-    assert paddrs.dtype == np.uint64
-    return int(kinds[0]), int(paddrs[0])
-
-
 @pytest.mark.parametrize(
     ("level", "entry", "kind", "paddr"),
     [
@@ -136,7 +121,7 @@ def decoded(spec: PageTableSpec, level: str, entry: int) -> tuple[int, int]:
     ],
 )
 def test_a_radix_entry_reads_as_the_isa_says(level: str, entry: int, kind: int, paddr: int) -> None:
-    assert decoded(RADIX_4K, level, entry) == (kind, paddr)
+    assert read_entry(RADIX_4K, level, entry) == (kind, paddr)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +141,14 @@ def test_a_swap_entry_names_type_and_offset(page: int, entry: int, kind: int, of
 
 @pytest.mark.parametrize("bit", [5, 6, 7, *range(53, 62)])
 def test_reserved_bits_make_a_table_bad(bit: int) -> None:
-    assert decoded(RADIX_4K, "pgd", 1 << bit | V | 0x1234_5000 | 9) == (BAD, 0)
-    assert decoded(RADIX_64K, "pmd", 1 << bit | V | 0x1234_5000 | 5) == (BAD, 0)
+    assert read_entry(RADIX_4K, "pgd", 1 << bit | V | 0x1234_5000 | 9) == (BAD, 0)
+    assert read_entry(RADIX_64K, "pmd", 1 << bit | V | 0x1234_5000 | 5) == (BAD, 0)
 
 
 @pytest.mark.parametrize("bit", range(53, 61))
 def test_reserved_bits_make_a_page_bad(bit: int) -> None:
     for level in ("pte", "pmd"):
-        assert decoded(RADIX_4K, level, 1 << bit | V | PTE | 0x4000_0000 | USER) == (BAD, 0)
+        assert read_entry(RADIX_4K, level, 1 << bit | V | PTE | 0x4000_0000 | USER) == (BAD, 0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +163,7 @@ def test_reserved_bits_make_a_page_bad(bit: int) -> None:
     ],
 )
 def test_64k_pages_have_small_tables(level: str, entry: int, kind: int, paddr: int) -> None:
-    assert decoded(RADIX_64K, level, entry) == (kind, paddr)
+    assert read_entry(RADIX_64K, level, entry) == (kind, paddr)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +188,7 @@ def test_64k_pages_have_small_tables(level: str, entry: int, kind: int, paddr: i
 def test_linux_page_tables_of_the_hash_mmu_read_likewise(
     spec: PageTableSpec, level: str, entry: int, kind: int, paddr: int
 ) -> None:
-    assert decoded(spec, level, entry) == (kind, paddr)
+    assert read_entry(spec, level, entry) == (kind, paddr)
 
 
 def test_the_levels_are_the_kernels() -> None:
@@ -215,13 +200,13 @@ def test_the_levels_are_the_kernels() -> None:
     # Linux 4.12: hash-64k.h of then, and entries without a mark.
     older = user((8, 10, 7, 8), 0, "65536", radix_mmu=None)
     assert [(o.shift, o.bits) for o in older.levels] == [(41, 8), (34, 7), (24, 10), (16, 8)]
-    assert decoded(older, "pmd", 0x1234_5000) == (TABLE, 0x1234_5000)
+    assert read_entry(older, "pmd", 0x1234_5000) == (TABLE, 0x1234_5000)
 
 
 def test_a_kernel_that_does_not_tell_its_mmu_does_by_its_variables() -> None:
     found = user((9, 9, 9, 13), V | 9, radix_mmu=None)
     assert found.levels == RADIX_4K.levels
-    assert decoded(found, "pmd", V | 0x1234_5000 | 9) == (TABLE, 0x1234_5000)
+    assert read_entry(found, "pmd", V | 0x1234_5000 | 9) == (TABLE, 0x1234_5000)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.arch.cross import cross_numbers
+from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
@@ -16,7 +17,7 @@ from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene, prstatus, registe
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.riscv64 import ARCH
-from vmcore2core.arch.spec import CpuNote, EntryKind, KernelMap
+from vmcore2core.arch.spec import CpuNote, KernelMap
 from vmcore2core.arch.x86_64 import X86_64
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
@@ -26,13 +27,6 @@ from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.process.threads import ThreadRegs
 
 CC = "riscv64-linux-gnu-gcc"
-NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
-    EntryKind.NONE,
-    EntryKind.TABLE,
-    EntryKind.LEAF,
-    EntryKind.NOT_PRESENT,
-    EntryKind.BAD,
-)
 
 # As Debian's 7.2 kernel writes it on QEMU's virt machine.
 TEXT = """\
@@ -68,11 +62,7 @@ SV57 = kernel_map(satp="0xa000000000082507")
 def decoded(entry: int, level: str = "pte", made: KernelMap = SV57) -> tuple[int, int]:
     """Return kind and physical address."""
     spec = ARCH.user_page_table(made, MM, Bytes({}), KernelLayout([]))
-    (index,) = (i for i, one in enumerate(spec.levels) if one.name == level)
-    kinds, paddrs = spec.decode(np.array([entry], np.uint64), index)
-    assert kinds.dtype == np.uint8
-    assert paddrs.dtype == np.uint64
-    return int(kinds[0]), int(paddrs[0])
+    return read_entry(spec, level, entry)
 
 
 # Privileged specification, figure "Sv39 page table entry": 0 V, 1 R, 2 W, 3 X, 4 U, 5 G, 6 A, 7 D, 8-9 software,

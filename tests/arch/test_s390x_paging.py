@@ -7,26 +7,19 @@ import struct
 import numpy as np
 import pytest
 
+from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.s390x import ARCH
-from vmcore2core.arch.spec import EntryKind, KernelMap, PageTableSpec
+from vmcore2core.arch.spec import KernelMap, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
-
-NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
-    EntryKind.NONE,
-    EntryKind.TABLE,
-    EntryKind.LEAF,
-    EntryKind.NOT_PRESENT,
-    EntryKind.BAD,
-)
 
 # As Debian's 7.2 kernel writes it in QEMU.
 TEXT = """\
@@ -69,11 +62,7 @@ FIVE = user_spec(0x2C)  # an empty region-first entry
 
 def decoded(entry: int, level: str = "pte") -> tuple[int, int]:
     """Return kind and physical address."""
-    (index,) = (i for i, one in enumerate(FIVE.levels) if one.name == level)
-    kinds, paddrs = FIVE.decode(np.array([entry], np.uint64), index)
-    assert kinds.dtype == np.uint8
-    assert paddrs.dtype == np.uint64
-    return int(kinds[0]), int(paddrs[0])
+    return read_entry(FIVE, level, entry)
 
 
 # arch/s390/include/asm/pgtable.h: ".IR.uswrdy.p": I is 0x400, R 0x200, w 0x20, r 0x10, d 8, y 4, p 1.

@@ -7,22 +7,16 @@ import struct
 import numpy as np
 import pytest
 
+from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.kernelimage import Table
 from tests.corefile.cabi import fields
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.spec import CpuNote, EntryKind, KernelMap
+from vmcore2core.arch.spec import CpuNote, KernelMap
 from vmcore2core.arch.x86_64 import ARCH
 from vmcore2core.errors import LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo
 
-NONE, TABLE, LEAF, NOT_PRESENT, BAD = (
-    EntryKind.NONE,
-    EntryKind.TABLE,
-    EntryKind.LEAF,
-    EntryKind.NOT_PRESENT,
-    EntryKind.BAD,
-)
 NX = 1 << 63
 
 # As a 7.2 kernel with KASLR writes them: the image moved by 0x22200000, to physical 0x320000000 and something.
@@ -48,11 +42,7 @@ def kernel_map(phys_base: int = 0, l5: int = 0, sme_mask: int = 0, without: str 
 def decoded(entry: int, level: str = "pte", made: KernelMap | None = None) -> tuple[int, int]:
     """Return kind and physical address."""
     spec = ARCH.user_page_table(made or kernel_map(l5=1), MM, Stack(b""), KernelLayout([]))
-    (index,) = (i for i, one in enumerate(spec.levels) if one.name == level)
-    kinds, paddrs = spec.decode(np.array([entry], np.uint64), index)
-    assert kinds.dtype == np.uint8
-    assert paddrs.dtype == np.uint64
-    return int(kinds[0]), int(paddrs[0])
+    return read_entry(spec, level, entry)
 
 
 # Bits: 0 present, 1 write, 2 user, 3 PWT, 4 PCD, 5 accessed, 6 dirty, 7 PS (PAT in a PTE), 8 global, 12 PAT in a large
