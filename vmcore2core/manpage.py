@@ -84,7 +84,10 @@ PAGES = (
             ("index.json, index.html", "What the directory has, for machines and for a browser."),
             ("sysroot", "Programs and libraries as far as they are whole in the dump."),
             ("core.COMM.PID.gdb, core.COMM.PID.lldb", "Start scripts for debuggers."),
-            (".NAME.RANDOM.part", "An unfinished file of a run that was killed; --resume removes it."),
+            (
+                ".NAME.RANDOM.part",
+                "An unfinished file of a killed run, where each file must have a name, as on NFS; --resume removes it.",
+            ),
         ),
         (
             ("One process", "vmcore2core vmcore --pid 812 -o app.core"),

@@ -8,21 +8,27 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from tests.builders.faults import Faults
 from tests.corefile.snapshots import PAGE, loads, snapshot, vma, write
+from tests.e2e.guests import FIXTURES
+from vmcore2core.corefile import atomic
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError, OutputExists
 
 BASE = 0x7F00_0000_0000
 PROCESS = snapshot(vma(BASE, BASE + 64 * PAGE), vma(BASE + 100 * PAGE, BASE + 110 * PAGE, path=b"/x", pgoff=0))
 PAGES = {BASE + i * PAGE: bytes([i]) * PAGE for i in (1, 2, 5, 9, 33, 100, 109)}
+DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 OLD = b"what was there before"
 
 
@@ -47,6 +53,15 @@ FAULTS = [
 ]
 
 
+@pytest.fixture(params=["without a name", "with another name"])
+def manner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a file is while it is written: the second is what there is without /proc."""
+    if request.param != "without a name":
+        monkeypatch.setattr(atomic, "_NAMELESS", Path("/nowhere"))
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("manner")
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize(("error", "after"), FAULTS)
 def test_a_fault_at_any_call_leaves_what_was_there_or_a_whole_core(
@@ -131,15 +146,104 @@ def test_an_error_of_the_page_stream_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_it_is_written_beside_its_place_under_a_hidden_name(tmp_path: Path) -> None:
+def test_it_is_written_beside_its_place_without_a_name_or_under_a_hidden_one(manner: str, tmp_path: Path) -> None:
     with atomic_file(tmp_path / "core") as fd:
-        (temporary,) = tmp_path.iterdir()
-        assert temporary.name.startswith(".")
-        assert "core" in temporary.name
+        names = [path.name for path in tmp_path.iterdir()]
+        assert len(names) == (manner != "without a name")
+        assert all(name.startswith(".core.") and name.endswith(".part") for name in names)
+        assert os.fstat(fd).st_dev == tmp_path.stat().st_dev
         assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["core"]
 
 
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EISDIR])
+def test_a_file_system_on_which_each_file_has_a_name(
+    error: int, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = os.open, []
+
+    def no_nameless(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            refused.append(path)
+            raise OSError(error, os.strerror(error))
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", no_nameless)
+    write(PROCESS, tmp_path / "core", PAGES)
+    assert refused
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [whole]
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from vmcore2core.corefile import atomic
+from vmcore2core.corefile.sink import FileSink
+
+def stop():
+    print("here", flush=True)
+    signal.pause()
+
+def written(self, data, offset):
+    write(self, data, offset)
+    if offset:
+        stop()
+
+where, named, *arguments = sys.argv[1:]
+if named == "with another name":
+    atomic._NAMELESS = Path("/nowhere")
+if where == "writing":
+    write, FileSink.write = FileSink.write, written
+else:
+    os.replace = lambda *names, **directories: stop()
+sys.argv[1:] = arguments
+from vmcore2core.__main__ import vmcore2core
+vmcore2core()
+"""
+"""The command, stopped for good behind the first pages of a core, or before the old one is replaced."""
+
+
+def killed(core: Path, *options: str, where: str = "writing", manner: str = "without a name") -> list[int]:
+    """Kill the command in the midst of its work, and return the sizes of the files that it had open to write."""
+    command = [sys.executable, "-c", STOPPED, where, manner, str(DUMP), "--pid", "86", "-o", str(core), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        files = [path for path in Path(f"/proc/{process.pid}/fd").iterdir() if path.is_file()]
+        sizes = [path.stat().st_size for path in files if path.readlink().is_relative_to(core.parent)]
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    return sizes
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_killed_run_leaves_what_was_there(manner: str, force: bool, tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    if force:
+        core.write_bytes(OLD)
+    (size,) = killed(core, *["--force"] * force, manner=manner)
+    assert size > PAGE, "it was killed before anything was written"
+    left = [path for path in tmp_path.iterdir() if path != core]
+    assert len(left) == (manner != "without a name")
+    assert (core.read_bytes() == OLD) if force else not core.exists()
+    atomic.remove_partial(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["core"] * force
+
+
+def test_a_run_that_is_killed_as_it_replaces_a_core_leaves_both_whole(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    core.write_bytes(OLD)
+    killed(core, "--force", where="replacing")
+    assert core.read_bytes() == OLD
+    (new,) = (path for path in tmp_path.iterdir() if path != core)
+    with new.open("rb") as file:
+        end = max(segment["p_offset"] + segment["p_filesz"] for segment in ELFFile(file).iter_segments())
+    assert new.stat().st_size == end > PAGE
+    atomic.remove_partial(tmp_path)
+    assert list(tmp_path.iterdir()) == [core]
+
+
+@pytest.mark.usefixtures("manner")
 def test_a_core_is_for_its_owner_alone_whatever_umask_or_old_file_say(tmp_path: Path) -> None:
     core = tmp_path / "core"
     core.write_bytes(OLD)
@@ -162,6 +266,7 @@ def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
     assert loads(core)
 
 
+@pytest.mark.usefixtures("manner")
 def test_a_file_that_comes_in_between_is_kept_without_force(tmp_path: Path) -> None:
     core = tmp_path / "core"
     with pytest.raises(OutputExists), atomic_file(core):
@@ -169,27 +274,38 @@ def test_a_file_that_comes_in_between_is_kept_without_force(tmp_path: Path) -> N
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [OLD]
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_a_file_system_without_hard_links(
-    force: bool, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without them, or a security module that keeps a file without a name from getting one."""
+
     def no_link(*_: Any, **__: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_link)
+
+
+@pytest.mark.usefixtures("manner", "no_hard_links")
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_system_without_hard_links(force: bool, whole: bytes, tmp_path: Path) -> None:
     write(PROCESS, tmp_path / "core", PAGES, force=force)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [whole]
 
 
-def test_a_file_that_comes_in_between_is_kept_without_hard_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_hard_links")
+def test_a_file_that_has_to_be_copied_keeps_its_holes(tmp_path: Path) -> None:
+    core, size = tmp_path / "core", 1 << 40
+    with atomic_file(core) as fd:
+        os.ftruncate(fd, size)
+        for at in (0, size // 2 + 1):
+            os.pwrite(fd, b"data", at)
+    assert core.stat().st_size == size
+    with core.open("rb") as file:
+        assert [os.pread(file.fileno(), 6, at) for at in (0, size // 2)] == [b"data\0\0", b"\0data\0"]
+
+
+@pytest.mark.usefixtures("manner", "no_hard_links")
+def test_a_file_that_comes_in_between_is_kept_without_hard_links(tmp_path: Path) -> None:
     core = tmp_path / "core"
-
-    def no_link(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", no_link)
     with pytest.raises(OutputExists), atomic_file(core):
         core.write_bytes(OLD)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [OLD]

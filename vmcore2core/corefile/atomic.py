@@ -1,29 +1,43 @@
 """A file that appears whole or not at all.
 
-It is written under another name in the same directory, synced, and then given its name; whatever ends the run before
-that leaves nothing behind but what was there. SIGKILL leaves the other name, which begins with "." and ends in ".part";
-a file that somebody is still writing is locked.
+It is written without any name, synced, and then given its own; whatever ends the run before that, SIGKILL and a loss of
+power too, leaves nothing behind but what was there. Replacing a file takes another name for a moment, as rename(2) does
+it and linkat(2) does not: ended just then, a run leaves both files whole, the old one under its name.
+
+That other name begins with "." and ends in ".part". Where a file cannot be without any, it has that one from the
+beginning, and SIGKILL leaves it: on a file system without O_TMPFILE (NFS, vfat), or without /proc, by which a file gets
+its first name. A file that somebody is still writing is locked.
+
+References: open(2), O_TMPFILE, since Linux 3.11.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from vmcore2core.errors import OutputError, OutputExists
 
+COPY_SIZE = 1 << 24
+_NAMELESS = Path("/proc/self/fd")
+_NEW = os.O_RDWR | os.O_CLOEXEC
 _PART = re.compile(r"\.(?:.*\.)?[0-9a-f]{16}\.part")
 
 
 def _failed(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _exists(path: Path) -> OutputExists:
+    return OutputExists(f"{path} exists already; --force replaces it")
 
 
 def check_output(path: Path, *, force: bool, inputs: Sequence[Path]) -> None:
@@ -53,7 +67,7 @@ def check_output(path: Path, *, force: bool, inputs: Sequence[Path]) -> None:
     if stat.S_ISLNK(there.st_mode) and path.exists() and not path.is_file():
         raise OutputError(f"{path} leads to something that is not a regular file")
     if not force:
-        raise OutputExists(f"{path} exists already; --force replaces it")
+        raise _exists(path)
 
 
 @contextmanager
@@ -71,22 +85,56 @@ def atomic_file(path: Path, *, force: bool = False, inputs: Sequence[Path] = ())
     check_output(path, force=force, inputs=inputs)
     # A name has at most 255 bytes (NAME_MAX).
     start = os.fsdecode(os.fsencode(path.name)[:200])
-    temporary = path.with_name(f".{start}.{secrets.token_hex(8)}.part")
+    try:
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with new_file(directory, path.name, f".{start}.", force=force) as fd:
+                yield fd
+                os.fsync(fd)
+        finally:
+            os.close(directory)
+        _sync_directory(path.parent)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
+@contextmanager
+def new_file(
+    directory: int, name: str | bytes, start: str, *, force: bool, enough: Callable[[int], bool] = lambda _fd: False
+) -> Iterator[int]:
+    """Give a file descriptor as ``atomic_file`` does, in an open directory; nothing is synced.
+
+    Args:
+        directory: a descriptor, for which O_PATH does.
+        name: the name in it that the file gets.
+        start: how its other name begins, should it need one: with a ".".
+        force: replace what is there.
+        enough: tells, given the new file, whether what has the name already will do.
+
+    Raises:
+        FileExistsError: something has the name already.
+        OSError: the system refuses.
+    """
+    temporary = f"{start}{secrets.token_hex(8)}.part"
     try:
         # Opened inside: an interrupt may come as soon as the file exists.
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd, named = _open_new(directory, temporary)
         try:
             lock(fd)
             yield fd
-            os.fsync(fd)
-            _give_name(temporary, path, force=force)
+            try:
+                if named or not _name_at_once(fd, directory, temporary, name, force=force):
+                    _give_name(directory, temporary, name, force=force)
+            except FileExistsError:
+                if not enough(fd):
+                    raise
+                _remove(directory, temporary)
         finally:
             os.close(fd)
-    except OSError as error:
-        _remove(temporary)
-        raise _failed(path, error) from error
     except BaseException:
-        _remove(temporary)
+        _remove(directory, temporary)  # it may have it, whatever it was that came in between
         raise
 
 
@@ -113,29 +161,90 @@ def lock(fd: int) -> bool:
     return True
 
 
-def _give_name(temporary: Path, path: Path, *, force: bool) -> None:
-    if force:
-        temporary.replace(path)
+def _open_new(directory: int, temporary: str) -> tuple[int, bool]:
+    """Return a new file, and whether it has its temporary name already."""
+    if _NAMELESS.is_dir():
+        # EOPNOTSUPP or EISDIR; whatever else refuses (no permission, no room), it refuses the other, too.
+        with contextlib.suppress(OSError):
+            return os.open(".", _NEW | os.O_TMPFILE, 0o600, dir_fd=directory), False
+    return _open_named(directory, temporary), True
+
+
+def _open_named(directory: int, temporary: str) -> int:
+    return os.open(temporary, _NEW | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+
+
+def _name_at_once(fd: int, directory: int, temporary: str, name: str | bytes, *, force: bool) -> bool:
+    """Give a file without a name its own; False where it has its temporary one now, to replace something with it."""
+    try:
+        _link_nameless(fd, directory, name)
+    except FileExistsError:
+        if not force:
+            raise
+    except OSError:
+        pass  # as below
     else:
-        try:
-            os.link(temporary, path, follow_symlinks=False)  # unlike rename, never replaces what came in between
-        except FileExistsError:
-            raise OutputExists(f"{path} exists already; --force replaces it") from None
-        except OSError:
-            _rename_new(temporary, path)  # a file system without hard links
-        _remove(temporary)
-    _sync_directory(path.parent)
+        return True
+    try:
+        _link_nameless(fd, directory, temporary)
+    except OSError:
+        _copy(fd, directory, temporary)  # no hard links here, or /proc is not for us (Landlock, AppArmor)
+    return False
 
 
-def _rename_new(temporary: Path, path: Path) -> None:
-    if os.path.lexists(path):
-        raise OutputExists(f"{path} exists already; --force replaces it")
-    temporary.rename(path)
+def _link_nameless(fd: int, directory: int, name: str | bytes) -> None:
+    # Python passes AT_SYMLINK_FOLLOW, which is needed here, only with a directory's descriptor.
+    os.link(_NAMELESS / f"{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
 
 
-def _remove(path: Path) -> None:
+def _copy(source: int, directory: int, temporary: str) -> None:
+    """Copy a file to a new one, with its holes."""
+    fd = _open_named(directory, temporary)
+    try:
+        lock(fd)
+        at, size = 0, os.fstat(source).st_size
+        os.ftruncate(fd, size)
+        while at < size:
+            try:
+                at = os.lseek(source, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # there is but a hole
+                    break
+                raise
+            piece = memoryview(os.pread(source, min(COPY_SIZE, os.lseek(source, at, os.SEEK_HOLE) - at), at))
+            while piece:
+                written = os.pwrite(fd, piece, at)
+                piece, at = piece[written:], at + written
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _give_name(directory: int, temporary: str, name: str | bytes, *, force: bool) -> None:
+    if force:
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        return
+    try:  # unlike rename, it never replaces what came in between
+        os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        _rename_new(directory, temporary, name)  # a file system without hard links
+    _remove(directory, temporary)
+
+
+def _rename_new(directory: int, temporary: str, name: str | bytes) -> None:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _remove(directory: int, name: str) -> None:
     with contextlib.suppress(OSError):
-        path.unlink()
+        os.unlink(name, dir_fd=directory)
 
 
 def _sync_directory(path: Path) -> None:

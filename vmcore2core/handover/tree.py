@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 
-from vmcore2core.corefile.atomic import lock
+from vmcore2core.corefile.atomic import new_file
 from vmcore2core.errors import OutputError, OutputExists
 from vmcore2core.printable import text
 
@@ -65,19 +65,12 @@ class Tree:
         """
         names = names_of(path)
         with self._refusals(path), self._directory(names[:-1]) as directory:
-            temporary = f".{secrets.token_hex(8)}.part"
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            there = partial(_same_content, name=names[-1], directory=directory)
             try:
-                fd = os.open(temporary, flags, 0o600, dir_fd=directory)
-                try:
-                    lock(fd)
+                with new_file(directory, names[-1], ".", force=self.force, enough=there) as fd:
                     yield fd
-                    self._give_name(fd, temporary, names[-1], directory, path)
-                finally:
-                    os.close(fd)
-            except BaseException:
-                _remove(temporary, directory)  # again, where an interrupt came in its midst
-                raise
+            except FileExistsError:
+                raise OutputExists(f"{self._where(path)} exists already; --force replaces it") from None
 
     def link(self, path: bytes, target: bytes) -> None:
         """Make ``path`` a relative symbolic link to another path of the tree.
@@ -97,17 +90,6 @@ class Tree:
             except FileExistsError:
                 if _content_of_link(names[-1], directory) != content:
                     raise OutputExists(f"{self._where(path)} exists already") from None
-
-    def _give_name(self, fd: int, temporary: str, name: bytes, directory: int, path: bytes) -> None:
-        if self.force:
-            os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            return
-        try:
-            os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-        except FileExistsError:
-            if not _same_content(fd, name, directory):
-                raise OutputExists(f"{self._where(path)} exists already; --force replaces it") from None
-        _remove(temporary, directory)
 
     @contextmanager
     def _directory(self, names: list[bytes]) -> Iterator[int]:
@@ -134,11 +116,6 @@ class Tree:
 
     def _where(self, path: bytes) -> str:
         return f"{self.folder}/{text(path.lstrip(b'/'))}"
-
-
-def _remove(name: str, directory: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
 
 
 def _content_of_link(name: bytes, directory: int) -> bytes | None:
