@@ -41,6 +41,100 @@ def test_files_may_not_be_as_large_as_cores(tmp_path: Path) -> None:
     assert (index["processes"], len(index["errors"])) == ([], 2)
 
 
+ON_SMALL_DISK = """
+mount -t tmpfs -o size="$3" none "$1" && cp -a "$2/." "$1" || exit
+disk=$1 left=$2; shift 3
+"$@"
+status=$?
+rm -rf "$left"/* && cp -a "$disk/." "$left"
+exit $status
+"""
+
+
+class SmallDisk:
+    """A file system of its own that has little room, for one command.
+
+    Where nobody may mount one (a container without that right), no file may be larger than it.
+
+    Attributes:
+        left: what is on it before and after.
+        full: what the system says when there is no more room.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.path, self.left, self.size = folder / "disk", folder / "left", size
+        for path in (self.path, self.left):
+            path.mkdir()
+        self._own = ["unshare", "--map-root-user", "--mount"]
+        trial = [*self._own, "mount", "-t", "tmpfs", "none", str(self.path)]
+        self._mounts = subprocess.run(trial, capture_output=True, check=False).returncode == 0
+        if not self._mounts:
+            self.path.rmdir()
+            self.path.symlink_to(self.left)
+        self.full = "No space left on device" if self._mounts else "File too large"
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vmcore2core", str(DUMP), *options]
+        if self._mounts:
+            command = [
+                *self._own,
+                "sh",
+                "-c",
+                ON_SMALL_DISK,
+                "sh",
+                str(self.path),
+                str(self.left),
+                str(self.size),
+                *command,
+            ]
+        return subprocess.run(
+            command,
+            preexec_fn=None if self._mounts else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (self.size,) * 2),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_disk_that_fills_up_leaves_what_was_there(force: bool, tmp_path: Path) -> None:
+    disk = SmallDisk(tmp_path, SIZE_MAX)
+    if force:
+        (disk.left / "core").write_bytes(b"of the day before")
+    result = disk.run("--pid", "86", "-o", str(disk.path / "core"), *["--force"] * force)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"vmcore2core: {disk.path}/core cannot be written: {disk.full}\n"
+    assert {path.name: path.read_bytes() for path in disk.left.iterdir()} == (
+        {"core": b"of the day before"} if force else {}
+    )
+
+
+def test_a_disk_that_fills_up_has_the_cores_that_fitted(tmp_path: Path) -> None:
+    """Compressed, as the room that others need is known before; of three cores, one has less than 700 KiB."""
+    disk = SmallDisk(tmp_path, 700 << 10)
+    options = ["--all", "--compress", "zstd", "-o"]
+    result = disk.run(*options, str(disk.path / "cores"))
+    cores = disk.left / "cores"
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    refused = [line for line in lines if line.endswith(f".zst cannot be written: {disk.full}")]
+    assert [line.rsplit("/", 1)[1].split(" ")[0] for line in sorted(refused)] == [
+        "core.init.1.zst",
+        "core.lab-dynamic.92.zst",
+    ]
+    assert all(line.startswith(f"vmcore2core: {disk.path}/cores/") and line.endswith(disk.full) for line in lines)
+    assert list(cores.rglob("*.part")) == []
+    assert [path.name for path in cores.glob("core.*.zst")] == ["core.lab-static.86.zst"]
+    index = json.loads((cores / "index.json").read_text())
+    assert ([entry["pid"] for entry in index["processes"]], len(index["errors"])) == ([86], 2)
+    with_room = [sys.executable, "-m", "vmcore2core", str(DUMP), *options, str(cores), "--resume", "--check"]
+    again = subprocess.run(with_room, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0
+    assert again.stderr == f"vmcore2core: {cores}/core.lab-static.86.zst is kept: it was finished before\n"
+    assert len(list(cores.glob("core.*.zst"))) == 3
+
+
 def test_a_claim_of_all_address_space_takes_no_disk(tmp_path: Path) -> None:
     core = tmp_path / "core"
     pages = Pages({PAGE: b"first page".ljust(PAGE), USER_END - PAGE: b"last page".ljust(PAGE)})
