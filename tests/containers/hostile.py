@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -28,10 +28,12 @@ from typing import NoReturn
 import numpy as np
 
 from tests.builders.samples import PAGE_SIZE, PAGES, Sample, all_samples
+from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.containers import open_container
-from vmcore2core.containers.base import PageState
+from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.containers.compression import CODEC_NAMES, page_decoder
-from vmcore2core.errors import Vmcore2coreError
+from vmcore2core.errors import MemoryFault, Vmcore2coreError
+from vmcore2core.memory.physical import BULK_PAGES, PhysicalMemory
 
 MEMORY_MAX = 256 << 20
 CPU_SECONDS_MAX = 2.0
@@ -41,6 +43,8 @@ HEADER_SIZES = (*range(160), *range(160, 640, 4), *range(4096, 4096 + 104, 4))
 """Sizes to cut to that end at each field of each header."""
 
 FLIPS_NEAR_START = 640
+RUN = BULK_PAGES + 4
+"""Pages that are read in one call, which takes another way than few do."""
 SENTENCE_MAX = 1000
 
 Damage = tuple[str, list[bytes]]
@@ -116,6 +120,7 @@ def check(sample: Sample, paths: list[Path], *, whole_truth: bool) -> str:
                 for pfn in pfns[usable].tolist():
                     assert out[pfn].tobytes() == PAGES.get(pfn, bytes(PAGE_SIZE)), f"page {pfn:#x} is another one"
                 assert warnings or usable[list(PAGES)].all(), "pages are missing, and nothing says so"
+            same_in_pieces(container, pfns, states, out)
             marked = bool(warnings) or not usable[list(PAGES)].all()
     except Vmcore2coreError as error:
         sentences, result = [str(error)], "error"
@@ -125,6 +130,30 @@ def check(sample: Sample, paths: list[Path], *, whole_truth: bool) -> str:
         assert 0 < len(sentence) < SENTENCE_MAX, sentence
         assert sentence.isprintable(), sentence
     return result
+
+
+def same_in_pieces(container: DumpContainer, pfns: U64Array, states: U8Array, pages: U8Array) -> None:
+    """Check that pages read one by one, last first, and through ``PhysicalMemory`` are those that were read at once."""
+    rows = [*range(RUN), *sorted(set(PAGES) - set(range(RUN))), *range(64, len(pfns))]
+    for row in reversed(rows):
+        alone = np.full_like(pages[:1], 0xEE)
+        state = container.read_pages(pfns[row : row + 1], alone)
+        assert state[0] == states[row], f"page {int(pfns[row]):#x} alone is {PageState(state[0]).name}"
+        assert np.array_equal(alone[0], pages[row]), "a page alone has other bytes"
+    memory, size = PhysicalMemory(container), container.page_size
+    memory.read_blocks(pfns[rows[1:-3:3]] * np.uint64(size), size)  # some of them are kept, where they were compressed
+    blocks, block_states = memory.read_blocks(pfns[rows[:-3]] * np.uint64(size), size)
+    assert np.array_equal(block_states, states[rows[:-3]])
+    assert np.array_equal(blocks, pages[rows[:-3]])
+    one_by_one = _or_error(lambda: b"".join(memory.read(pfn * size, size) for pfn in range(RUN)))
+    assert _or_error(lambda: memory.read(0, RUN * size)) == one_by_one
+
+
+def _or_error(read: Callable[[], bytes]) -> bytes | str:
+    try:
+        return read()
+    except MemoryFault as fault:
+        return str(fault)
 
 
 def _hang(_number: int, _frame: FrameType | None) -> NoReturn:

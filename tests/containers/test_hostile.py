@@ -63,19 +63,19 @@ def test_broken_in_every_way(share: int) -> None:
         assert outcome["peak"] < MEMORY_MAX
 
 
-def invented(container: DumpContainer) -> Callable[[U64Array, U8Array], U8Array]:
+def invented(container: DumpContainer, *, only_alone: bool) -> Callable[[U64Array, U8Array], U8Array]:
     read_pages = container.read_pages
 
     def changed(pfns: U64Array, out: U8Array) -> U8Array:
         states = read_pages(pfns, out)
-        out[states == PageState.PRESENT] ^= 1
+        out[(states == PageState.PRESENT) & (len(pfns) == 1 or not only_alone)] ^= 1
         return states
 
     return changed
 
 
 def test_what_must_not_be_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A traceback, a page that is another one, a loss that nobody names, and a loop without an end."""
+    """A traceback, a page that is another one or only sometimes so, a loss that nobody names, a loop without an end."""
 
     monkeypatch.setenv("XDG_CACHE_HOME", "")
 
@@ -89,8 +89,8 @@ def test_what_must_not_be_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
                     pass
             if change == "silent":
                 container.warnings.clear()
-            if change == "invented":
-                monkeypatch.setattr(container, "read_pages", invented(container))
+            if change in ("invented", "alone"):
+                monkeypatch.setattr(container, "read_pages", invented(container, only_alone=change == "alone"))
             return container
 
         monkeypatch.setattr(hostile, "open_container", opened)
@@ -102,6 +102,7 @@ def test_what_must_not_be_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Hang" in broken("hang").failures[0]
     assert "nothing says so" in broken("silent").failures[0]
     assert "is another one" in broken("invented").failures[0]
+    assert "a page alone has other bytes" in broken("alone").failures[0]
 
 
 def test_untouched_sample_passes_its_own_check(tmp_path: Path) -> None:

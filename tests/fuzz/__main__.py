@@ -32,6 +32,8 @@ MEMORY_MAX = 512 << 20
 GROWTH_MAX = 48 << 20
 FAILURES_MAX = 5
 KEPT_MAX = 256
+LED_FURTHER = ("read", "partly read", "marked", "unnoticed")
+"""Results of inputs, broken or not, from which others are made."""
 
 
 class Hang(BaseException):
@@ -91,7 +93,7 @@ def fuzz(name: str, seconds: float, seed: int) -> Report:
         if not early and spent > seconds / 10:
             early = resident()
         data = mutated(rng.choice(pool), rng, pool, harness.sizes)
-        if case(harness.run, data, report) == "read" and rng.random() < 0.1:
+        if case(harness.run, data, report) in LED_FURTHER and rng.random() < 0.1:
             pool.append(data)  # a broken input that is still read leads further
             if len(pool) > KEPT_MAX:
                 del pool[rng.randrange(len(pool))]
@@ -102,15 +104,14 @@ def fuzz(name: str, seconds: float, seed: int) -> Report:
     return report
 
 
-def case(run: Callable[[bytes], None], data: bytes, report: Report) -> str:
+def case(run: Callable[[bytes], str | None], data: bytes, report: Report) -> str:
     """Run one input, and count what came of it."""
     from vmcore2core.errors import Vmcore2coreError
 
     begun = time.process_time()
     signal.setitimer(signal.ITIMER_PROF, CASE_SECONDS)
     try:
-        run(data)
-        result = "read"
+        result = run(data) or "read"
     except Vmcore2coreError as error:
         result = type(error).__name__
         if not str(error).isprintable():

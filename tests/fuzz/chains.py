@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 from tests.builders.kernelimage import EXPORT, MORE, OLD, TEXT, KernelImage
-from tests.fuzz.harness import Choices, Harness
-from vmcore2core.errors import Vmcore2coreError
+from tests.fuzz.harness import Choices, Harness, Parts
 from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.list import list_for_each_entry
 from vmcore2core.kernel.struct import Kernel
@@ -30,7 +28,7 @@ class Image:
         for at in (0, 6, 12):
             part = [(start, end, vma) for (start, end), vma in zip(RANGES, vmas, strict=True)][at : at + 6]
             leaves.append(image.maple_leaf(part))
-        pivots = [RANGES[6][0] - 1, RANGES[12][0] - 1, (1 << 64) - 1]
+        pivots = [RANGES[5][1] - 1, RANGES[11][1] - 1, (1 << 64) - 1]
         root = image.maple_node(3, pivots, leaves, 2)
         image.words(self.mm + image.offset("mm_struct", "mm_mt") + 8, root & ~4 | 2)
         self.xarray = image.alloc(16)
@@ -49,10 +47,10 @@ IMAGE = Image()
 
 
 def seeds() -> Sequence[bytes]:
-    return [bytes(48), bytes(range(96))]
+    return [b"", bytes(48), bytes(range(96))]
 
 
-def run(data: bytes) -> None:
+def run(data: bytes) -> str:
     choices, image = Choices(data), KernelImage(*([OLD] if data[:1] == b"\xff" else [EXPORT, MORE]), pages=128)
     image.data[:] = IMAGE.image.data
     first = 0x2000
@@ -61,18 +59,31 @@ def run(data: bytes) -> None:
         near = int.from_bytes(image.data[at : at + 8], "little")
         pointers = TEXT + first + 8 * choices.below(0x800) if choices.below(3) == 0 else near
         image.data[at : at + 8] = choices.word(pointers).to_bytes(8, "little")
-    for walk in walks(image.kernel()):
-        with contextlib.suppress(Vmcore2coreError):
-            for _ in walk:
+    parts, kernel = Parts(), image.kernel()
+    for walk in WALKS:
+        with parts.one():
+            for _ in walk(kernel):
                 pass
+    return parts.result
 
 
-def walks(kernel: Kernel) -> Iterator[Iterator[object]]:
-    yield mm.for_each_vma(kernel.view("mm_struct", IMAGE.mm))
-    yield list_for_each_entry(kernel, IMAGE.head, "task_struct", "tasks")
-    with contextlib.suppress(Vmcore2coreError):
-        yield XArray(kernel.view("xarray", IMAGE.xarray)).runs(0, (1 << 64) - 1)
-        yield iter([fs.file_path(kernel, kernel.view("file", IMAGE.file), fs.Mounts(kernel))])
+def vmas(kernel: Kernel) -> Iterator[object]:
+    return mm.for_each_vma(kernel.view("mm_struct", IMAGE.mm))
+
+
+def tasks(kernel: Kernel) -> Iterator[object]:
+    return list_for_each_entry(kernel, IMAGE.head, "task_struct", "tasks")
+
+
+def entries(kernel: Kernel) -> Iterator[object]:
+    return XArray(kernel.view("xarray", IMAGE.xarray)).runs(0, (1 << 64) - 1)
+
+
+def path(kernel: Kernel) -> Iterator[object]:
+    yield fs.file_path(kernel, kernel.view("file", IMAGE.file), fs.Mounts(kernel))
+
+
+WALKS = (vmas, tasks, entries, path)
 
 
 HARNESS = Harness("chains", seeds, run, 2048)

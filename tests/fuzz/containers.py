@@ -16,10 +16,10 @@ SAMPLES = list(all_samples().values())
 
 
 def seeds() -> Sequence[bytes]:
-    return [bytes([number]) + os.urandom(0) + bytes(range(1, 33)) for number in range(len(SAMPLES))]
+    return [bytes([number]) + bytes(range(1, 33)) for number in range(len(SAMPLES))]
 
 
-def run(data: bytes) -> None:
+def run(data: bytes) -> str:
     choices = Choices(data)
     sample = SAMPLES[choices.take(1)[0] % len(SAMPLES)]
     files = [bytearray(content) for content in sample.files]
@@ -45,8 +45,9 @@ def run(data: bytes) -> None:
         paths = [folder / f"vmcore{number}" for number in range(len(files))]
         for path, content in zip(paths, files, strict=True):
             path.write_bytes(content)
-        check(sample, paths, whole_truth=False)
+        result = check(sample, paths, whole_truth=False)
         shutil.rmtree(folder / "cache", ignore_errors=True)
+    return result
 
 
 HARNESS = Harness("containers", seeds, run, 256)

@@ -1,9 +1,12 @@
-"""What a harness is, and bytes turned into choices."""
+"""What a harness is, what comes of its inputs, and bytes turned into choices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from vmcore2core.errors import Vmcore2coreError
 
 NUMBERS = (0, 1, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 
@@ -15,14 +18,41 @@ class Harness:
     Attributes:
         name: for the command line.
         seeds: inputs to begin with: good ones.
-        run: reads an input; whatever the bytes are, it raises nothing but ``Vmcore2coreError``.
+        run: reads an input, and returns what came of it, where that is not "read"; whatever the bytes are, it raises
+            nothing but ``Vmcore2coreError``.
         sizes: bytes of an input at most.
     """
 
     name: str
     seeds: Callable[[], Sequence[bytes]]
-    run: Callable[[bytes], None]
+    run: Callable[[bytes], str | None]
     sizes: int = 1 << 16
+
+
+class Parts:
+    """Parts of an input that are read one by one: an error in one ends no other.
+
+    Attributes:
+        read: how many were read.
+        failed: how many ended in an error.
+    """
+
+    def __init__(self) -> None:
+        self.read = self.failed = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Read one in this block."""
+        try:
+            yield
+            self.read += 1
+        except Vmcore2coreError:
+            self.failed += 1
+
+    @property
+    def result(self) -> str:
+        """What came of all: "read", "partly read", "not read"."""
+        return "read" if not self.failed else "partly read" if self.read else "not read"
 
 
 class Choices:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Sequence
 
-from tests.fuzz.harness import Harness
+from tests.fuzz.harness import Harness, Parts
 from tests.process.scene import prstatus, qemu_note, user_regs
 from vmcore2core.arch import all_archs
 from vmcore2core.containers.eraseinfo import erased, erased_notes
 from vmcore2core.containers.notes import parse_notes
-from vmcore2core.errors import Vmcore2coreError
 
 
 def note(name: bytes, kind: int, desc: bytes, order: str = "<") -> bytes:
@@ -26,16 +24,18 @@ def seeds() -> Sequence[bytes]:
     return [little, little * 4 + erase, big, little + note(b"LINUX", 0x400, bytes(264))]
 
 
-def run(data: bytes) -> None:
+def run(data: bytes) -> str:
+    parts = Parts()
     erased(data)
     for order in ("little", "big"):
         notes, _ = parse_notes(data, order, 0)
         list(erased_notes(notes))
         for arch in all_archs():
-            with contextlib.suppress(Vmcore2coreError):
+            with parts.one():
                 for cpu in arch.cpu_notes(tuple((n.name, n.n_type, n.desc) for n in notes)):
                     arch.note_bases(cpu)
                     arch.assumed_user_pc(cpu)
+    return parts.result
 
 
 HARNESS = Harness("notes", seeds, run, 1 << 14)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,12 +9,11 @@ from functools import partial
 import numpy as np
 
 from tests.builders.paging import FlatContainer
-from tests.fuzz.harness import Choices, Harness
+from tests.fuzz.harness import Choices, Harness, Parts
 from vmcore2core.addresses import PhysAddr
 from vmcore2core.arch import arm64_paging, i386_paging, loongarch64_paging, ppc64le_paging, riscv64_paging, s390x_paging
 from vmcore2core.arch.spec import PageTableLevel, PageTableSpec
 from vmcore2core.arch.x86_paging import decode as decode_x86
-from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.memory.pagetable import Ranges, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.memory.region import Region
@@ -74,8 +72,8 @@ def tables(choices: Choices, spec: PageTableSpec) -> bytes:
     return bytes(memory)
 
 
-def run(data: bytes) -> None:
-    choices = Choices(data)
+def run(data: bytes) -> str:
+    parts, choices = Parts(), Choices(data)
     spec = list(SPECS.values())[choices.take(1)[0] % len(SPECS)]
     root = PhysAddr(choices.below(4) * 4096)
     top = spec.levels[0].shift + spec.levels[0].bits
@@ -85,14 +83,16 @@ def run(data: bytes) -> None:
     for batch in walk(memory, spec, root, Ranges(np.array([start], np.uint64), np.array([end], np.uint64))):
         assert len(batch.vaddr) == len(batch.kind)
     for address in (start, 0, end - 1):
-        with contextlib.suppress(Vmcore2coreError):
+        with parts.one():
             translate(memory, spec, root, address)
     region = Region(start, min(start + (1 << 24), end))  # type: ignore[arg-type]
     user = UserMemory(memory, spec, root, (region, replace(region, start=region.end, end=region.end)))
     user.survey(region)
     for _ in user.batches(region.start, region.end):
         pass
-    user.read(region.start, 100)
+    with parts.one():
+        user.read(region.start, 100)
+    return parts.result
 
 
 HARNESS = Harness("pagetables", seeds, run, 4096)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import zstandard
 
-from tests.fuzz.harness import Choices, Harness
+from tests.fuzz.harness import Choices, Harness, Parts
 from tests.fuzz.overlay import poked
 from tests.fuzz.poke import DUMP, core_digest, recorded
-from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel import printk, sched
 from vmcore2core.session import Session
 from vmcore2core.tasks import processes, threads
@@ -46,8 +44,8 @@ def guest(number: int) -> tuple[Session, tuple[int, ...], tuple[int, ...]]:
     return session, numbers, tuple(words)
 
 
-def run(data: bytes) -> None:
-    choices = Choices(data)
+def run(data: bytes) -> str:
+    parts, choices = Parts(), Choices(data)
     session, numbers, words = guest(choices.take(1)[0] % len(GUESTS))
     victim = numbers[choices.take(1)[0] % len(numbers)]
     order = session.kernel.arch.byte_order
@@ -61,12 +59,14 @@ def run(data: bytes) -> None:
     changed = poked(session, pokes)
     list(processes(changed))
     printk.read_messages(changed.kernel)
-    with contextlib.suppress(Vmcore2coreError):
+    with parts.one():
         core_digest(changed, victim)
-    leader = changed.processes.find(victim)
-    captured = changed.processes.capture(leader)
-    rows = list(threads(changed, leader))
-    list(backtraces(captured, changed.kernel.arch, rows, 64))
+    with parts.one():
+        leader = changed.processes.find(victim)
+        captured = changed.processes.capture(leader)
+        rows = list(threads(changed, leader))
+        list(backtraces(captured, changed.kernel.arch, rows, 64))
+    return parts.result
 
 
 HARNESS = Harness("pipeline", seeds, run, 512)

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from tests.fuzz.__main__ import GROWTH_MAX, HARNESSES, MEMORY_MAX, Report, case
+from tests.fuzz import chains, containers, pipeline
+from tests.fuzz.__main__ import GROWTH_MAX, HARNESSES, LED_FURTHER, MEMORY_MAX, Report, case
 
 pytestmark = pytest.mark.no_cover
 
@@ -25,7 +26,14 @@ def test_whatever_the_bytes_are_errors_are_sentences(name: str) -> None:
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["failures"] == []
     assert report["cases"] > 10
+    assert report["results"].keys() & LED_FURTHER, "nothing was read"
     assert report["growth"] < GROWTH_MAX < MEMORY_MAX
+
+
+def test_what_nothing_was_done_to_is_read() -> None:
+    assert chains.run(b"") == "read"
+    assert all(pipeline.run(bytes([number, 0])) == "read" for number in range(len(pipeline.GUESTS)))
+    assert all(containers.run(bytes([number])) == "unnoticed" for number in range(len(containers.SAMPLES)))
 
 
 def test_a_traceback_and_a_control_character_are_failures() -> None:

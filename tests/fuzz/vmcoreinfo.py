@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from tests.arch.test_s390x_paging import TEXT as S390X
-from tests.fuzz.harness import Harness
+from tests.fuzz.harness import Harness, Parts
 from tests.fuzz.poke import DUMP
 from vmcore2core.arch import all_archs
 from vmcore2core.containers import open_container
-from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.layout.vmcoreinfo import VmcoreInfoSource, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
 
 
@@ -21,7 +19,7 @@ def seeds() -> Sequence[bytes]:
     return [text, text[:1000], S390X.encode()]
 
 
-def run(data: bytes) -> None:
+def run(data: bytes) -> str:
     looks_like_vmcoreinfo(data)
     info = parse_vmcoreinfo(data)
     source = VmcoreInfoSource(merged(info, info))
@@ -33,10 +31,12 @@ def run(data: bytes) -> None:
         source.symbol(name)
         source.constant(name)
         info.string(kind)
+    parts = Parts()
     for arch in all_archs():
-        with contextlib.suppress(Vmcore2coreError):
+        with parts.one():
             arch.claims(info)
             arch.kernel_map(info)
+    return parts.result
 
 
 HARNESS = Harness("vmcoreinfo", seeds, run)
