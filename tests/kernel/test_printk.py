@@ -9,6 +9,7 @@ import pytest
 from tests.builders.kernelimage import KernelImage
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.kernel.printk import Message, messages, panic_message, read_messages
+from vmcore2core.memory.kernel import KernelMemory
 
 PRINTK = {
     "printk_ringbuffer": {"desc_ring": (0, 48), "text_data_ring": (48, 32)},
@@ -93,6 +94,57 @@ def test_a_head_that_is_never_reached_ends_after_all_descriptors() -> None:
         ring.record(number, b"x", 16 * number)
     ring.head(tail=0, head=1 << 40)
     assert len(ring.read()) == 4
+
+
+def test_descriptors_go_on_at_the_start_of_the_ring() -> None:
+    ring = Ring()
+    for number in range(2, 6):
+        ring.record(number, b"%d" % number, 16 * number)
+    ring.head(tail=2, head=5)
+    assert [message.text for message in ring.read()] == ["2", "3", "4", "5"]
+
+
+def test_a_ring_that_says_it_is_large_is_read_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four million descriptors, of which the image has four, and no more memory behind them."""
+    ring = Ring()
+    for number in range(4):
+        ring.record(number, b"x", 16 * number)
+    ring.head(tail=0, head=1 << 40, count_bits=22)
+    kernel, reads = ring.image.kernel(), 0
+    real = KernelMemory.read
+
+    def counted(memory: KernelMemory, address: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return real(memory, address, size)
+
+    monkeypatch.setattr(KernelMemory, "read", counted)
+    assert len(list(messages(kernel))) == 4
+    assert reads < (24 << 22) // 4096 + 100
+
+
+def test_more_text_than_the_buffer_has_is_refused() -> None:
+    """Each record's text is the whole buffer's."""
+    ring = Ring()
+    for number in range(4):
+        ring.record(number, b"x" * 119, 0)
+    ring.head(tail=0, head=3)
+    lines, problem = read_messages(ring.image.kernel())
+    assert [line.text for line in lines] == ["x" * 119]
+    assert problem is not None
+    assert "more text than 2**7 bytes" in problem
+
+
+@pytest.mark.parametrize("size", [0, 1 << 40])
+@pytest.mark.parametrize("struct", ["prb_desc", "printk_info"])
+def test_structures_of_sizes_that_cannot_be_are_refused(struct: str, size: int) -> None:
+    ring = Ring()
+    ring.record(0, b"x", 0)
+    ring.image.table.sizes[struct] = size
+    lines, problem = read_messages(ring.image.kernel())
+    assert lines == []
+    assert problem is not None
+    assert f"SIZE({struct})" in problem
 
 
 @pytest.mark.parametrize(("count_bits", "size_bits"), [(23, 7), (2, 32), (255, 7)])

@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+import numpy as np
+
+from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
+from vmcore2core.kernel.bounds import struct_size
 from vmcore2core.kernel.struct import Kernel, StructView
 
-RECORDS_MAX = 1 << 22
+COUNT_BITS_MAX, SIZE_BITS_MAX = 22, 31
+STRUCT_MAX = 1 << 10
+DESCS_AT_ONCE = 1 << 12
 TEXT_MAX = 1 << 16
 DESC_COMMITTED, DESC_FINALIZED = 1, 2
 
@@ -30,6 +35,7 @@ def messages(kernel: Kernel) -> Iterator[Message]:
 
     Raises:
         LayoutUnknown: VMCOREINFO does not tell where the buffer is (before Linux 5.10).
+        LayoutInvalid: it tells sizes that cannot be.
         CorruptStructure, MemoryFault: the buffer cannot be read.
     """
     ring = kernel.view("printk_ringbuffer", kernel.read_pointer(kernel.layout.symbol("prb")))
@@ -38,19 +44,22 @@ def messages(kernel: Kernel) -> Iterator[Message]:
     word_bits = 8 * kernel.arch.pointer_size
     id_mask = (1 << (word_bits - 2)) - 1
     count_bits, size_bits = descs.uint("count_bits", size=4), data.uint("size_bits", size=4)
-    if count_bits > 22 or size_bits > 31:
+    if count_bits > COUNT_BITS_MAX or size_bits > SIZE_BITS_MAX:
         raise CorruptStructure(
             f"2**{count_bits} descriptors and 2**{size_bits} bytes", ring.address, "printk_ringbuffer"
         )
     buffer = _Buffer(kernel, descs, data, count_bits, size_bits)
-    head, number = descs.ulong("head_id") & id_mask, descs.ulong("tail_id") & id_mask
-    for _ in range(min(RECORDS_MAX, 1 << count_bits)):
-        message = buffer.record(number, id_mask)
+    head, tail = descs.ulong("head_id") & id_mask, descs.ulong("tail_id") & id_mask
+    left = 1 << size_bits
+    for number in buffer.whole(tail, min(buffer.count, (head - tail & id_mask) + 1), id_mask):
+        message, taken = buffer.record(number)
+        left -= taken
+        if left < 0:  # as no two share their bytes
+            raise CorruptStructure(
+                f"records have more text than 2**{size_bits} bytes", ring.address, "printk_ringbuffer"
+            )
         if message is not None:
             yield message
-        if number == head:
-            return
-        number = (number + 1) & id_mask
 
 
 class _Buffer:
@@ -61,22 +70,55 @@ class _Buffer:
         self.kernel = kernel
         self.count, self.size_bits = 1 << count_bits, size_bits
         self.descs, self.infos, self.data = descs.pointer("descs"), descs.pointer("infos"), data.pointer("data")
-        self.sizeof_desc, self.sizeof_info = layout.size("prb_desc"), layout.size("printk_info")
+        self.sizeof_desc = struct_size(layout, "prb_desc", STRUCT_MAX)
+        self.sizeof_info = struct_size(layout, "printk_info", STRUCT_MAX)
 
-    def record(self, number: int, id_mask: int) -> Message | None:
-        """Return the record of descriptor ``number``, or None where it holds none that is whole."""
+    def whole(self, tail: int, count: int, id_mask: int) -> Iterator[int]:
+        """Yield the numbers of those of ``count`` descriptors that hold a whole record, from ``tail`` on.
+
+        A ring is as large as it says it is, which may be what a flipped bit says: page by page is read, and what is
+        not there is passed over with its page.
+        """
+        word, order = self.kernel.arch.pointer_size, "<" if self.kernel.arch.byte_order == "little" else ">"
+        at, done = self.kernel.layout.member("prb_desc", "state_var").offset, 0
+        if at + word > self.sizeof_desc:
+            return
+        while done < count:
+            index = (tail + done) & (self.count - 1)
+            size = min(DESCS_AT_ONCE, count - done, self.count - index)
+            raw = np.frombuffer(
+                self._or_zeros(self.descs + index * self.sizeof_desc, size * self.sizeof_desc), np.uint8
+            )
+            states = raw.reshape(size, self.sizeof_desc)[:, at : at + word].copy().view(f"{order}u{word}").ravel()
+            numbers = (np.arange(size, dtype=np.uint64) + np.uint64(tail + done)) & np.uint64(id_mask)
+            mine = (states & id_mask) == numbers
+            ended = np.isin(states >> id_mask.bit_length(), (DESC_COMMITTED, DESC_FINALIZED))
+            yield from numbers[mine & ended].tolist()
+            done += size
+
+    def _or_zeros(self, start: int, size: int) -> bytes:
+        """Return memory, with zeros for its pages that are not in the dump: no whole record is of zeros."""
+        pieces, end, page = [], start + size, self.kernel.memory.kernel_map.spec.page_size
+        while start < end:
+            part = min(end, (start // page + 1) * page) - start
+            try:
+                pieces.append(self.kernel.memory.read(start, part))
+            except MemoryFault:
+                pieces.append(bytes(part))
+            start += part
+        return b"".join(pieces)
+
+    def record(self, number: int) -> tuple[Message | None, int]:
+        """Return the record of descriptor ``number``, None where it is not in the dump; and how long its text is."""
         kernel, index = self.kernel, number & (self.count - 1)
         try:
             desc = kernel.view("prb_desc", self.descs + index * self.sizeof_desc)
             info = kernel.view("printk_info", self.infos + index * self.sizeof_info)
-            state = desc.ulong("state_var")
-            if state & id_mask != number or state >> id_mask.bit_length() not in (DESC_COMMITTED, DESC_FINALIZED):
-                return None
             text = self._text(desc.embedded("text_blk_lpos", "prb_data_blk_lpos"), info.uint("text_len", size=2))
             nanoseconds = info.uint("ts_nsec", size=8)
         except MemoryFault:
-            return None
-        return Message(nanoseconds / 1e9, text.decode("utf-8", "replace"))
+            return None, 0
+        return Message(nanoseconds / 1e9, text.decode("utf-8", "replace")), len(text)
 
     def _text(self, block: StructView, length: int) -> bytes:
         begin, following = block.ulong("begin"), block.ulong("next")
@@ -105,6 +147,6 @@ def read_messages(kernel: Kernel) -> tuple[list[Message], str | None]:
         for message in messages(kernel):
             # As record_print_text() does: each line of a message gets the message's time.
             found.extend(Message(message.seconds, line) for line in message.text.split("\n"))
-    except (LayoutUnknown, CorruptStructure, MemoryFault) as error:
+    except (LayoutError, CorruptStructure, MemoryFault) as error:
         return found, str(error)
     return found, None
