@@ -16,6 +16,7 @@ from vmcore2core.kernel import fs, mm, pid, runqueue, sched
 from vmcore2core.kernel.maple_tree import MapleTree, MapleType
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.task_scan import TaskScan
+from vmcore2core.memory.pagetable import translate
 from vmcore2core.process.capture import Processes
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.roster import FoundBy
@@ -263,6 +264,7 @@ CHECKED: list[tuple[View, str, int, str]] = [
     (LEADER, "utime", 1 << 62, "more than all CPUs had since boot"),
     (LEADER, "blocked", 1 << 8, "SIGKILL and SIGSTOP cannot be blocked"),
     (LEADER, "real_parent", GARBAGE, "is not mapped"),
+    (LEADER, "real_parent", 0xFF45_0CB5_449E_8800, "where no task is"),
     (LEADER, "thread.fsbase", 1 << 60, "fs_base is 0x1000000000000000, which is not canonical"),
     (LEADER, "thread.es", 0x8888, "es is 0x8888, a selector beyond the GDT"),
     (LEADER, "thread.io_bitmap", GARBAGE, "floating-point registers cannot be read"),
@@ -304,3 +306,65 @@ def test_an_auxiliary_vector_that_is_not_the_stacks_is_said(session: Session, le
     assert session.kernel.read_uint(at, 8) == 33  # AT_SYSINFO_EHDR
     changed = captured(with_words(session, {at + 8: 0x1234_0000}))
     assert any("mm_struct.saved_auxv" in w and "type 33 is 0x12340000, expected 0x7ff" in w for w in changed.warnings)
+
+
+BOUNDS = ("arg_start", "arg_end", "env_start", "env_end")
+
+
+@pytest.mark.parametrize("bit", [1 << 4, 1 << 12, 1 << 20, 1 << 46], ids=hex)
+@pytest.mark.parametrize("name", [*BOUNDS, "AT_EXECFN"])
+def test_a_bit_of_where_the_strings_are_is_said(
+    session: Session, leaders: dict[int, StructView], name: str, bit: int
+) -> None:
+    owner = owner_of(leaders[STATIC])
+    if name == "AT_EXECFN":
+        auxv = owner.addr_of("saved_auxv")
+        at = next(pair + 8 for pair in range(auxv, auxv + 400, 16) if session.kernel.read_uint(pair, 8) == 31)
+    else:
+        at = int(owner.addr_of(name))
+    changed = captured(with_words(session, {at: session.kernel.read_uint(at, 8) ^ bit}))
+    assert any(f"mm_struct.{bound} at" in warning for bound in BOUNDS for warning in changed.warnings)
+
+
+def test_arguments_that_the_process_moved_are_none_to_complain_of(
+    session: Session, leaders: dict[int, StructView]
+) -> None:
+    """As systemd does with PR_SET_MM_ARG_START and _END."""
+    owner = owner_of(leaders[STATIC])
+    heap = owner.ulong("start_brk")
+    words = {int(owner.addr_of("arg_start")): heap, int(owner.addr_of("arg_end")): heap + 8}
+    assert captured(with_words(session, words)).warnings == ()
+
+
+def test_pointers_of_argv_are_the_process_s_own(session: Session, leaders: dict[int, StructView]) -> None:
+    """As of a program whose ld.so was run as a command, and of one that took another name."""
+    owner = owner_of(leaders[STATIC])
+    argv = owner.ulong("start_stack") + 8
+    root = session.kernel.memory.to_phys(owner.pointer("pgd"))
+    page, _ = translate(session.kernel.memory.physical, session.kernel.user_page_table(owner), root, argv)
+    for pointer in (owner.ulong("arg_start") + 5, owner.ulong("env_start") + 1, owner.ulong("start_brk")):
+        changed = captured(poked(session, {page + argv % 4096: pointer.to_bytes(8, "little")}))
+        assert not any("arg_start" in warning for warning in changed.warnings)
+
+
+def test_a_mapping_of_another_place_in_its_file_is_said(session: Session, leaders: dict[int, StructView]) -> None:
+    """Of programs: only what no page is mapped of cannot be told."""
+    said = 0
+    for vma in mm.for_each_vma(owner_of(leaders[DYNAMIC])):
+        if not vma.pointer("vm_file"):
+            continue
+        pgoff = vma.ulong("vm_pgoff")
+        changed = captured(with_member(session, vma, "vm_pgoff", pgoff + 0x40), DYNAMIC)
+        (*others,) = (w for w in changed.warnings if "as the page at" in w)
+        said += any(
+            f"vm_pgoff at {vma.addr_of('vm_pgoff'):#x}: {pgoff + 0x40:#x}, expected {pgoff:#x}" in w for w in others
+        )
+    assert said >= 10
+
+
+@pytest.mark.parametrize(("name", "bit"), [("max_size", 1 << 4), ("max_features", 1), ("max_features", 2)])
+def test_what_no_processor_saves_is_said(session: Session, name: str, bit: int) -> None:
+    layout = session.kernel.layout
+    at = layout.symbol("fpu_user_cfg") + layout.member("fpu_state_config", name).offset
+    changed = captured(with_words(session, {at: session.kernel.read_uint(at, 4) ^ bit}, 4))
+    assert any("XSAVE" in warning for warning in changed.warnings)

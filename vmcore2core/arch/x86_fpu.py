@@ -155,6 +155,9 @@ def _check(geometry: XsaveGeometry) -> None:
         )
     if any(geometry.sw_reserved[8:]):  # only the components' word is ever filled in
         raise LayoutInvalid(f"xstate_fx_sw_bytes is {geometry.sw_reserved.hex()}, expected zeros behind its first word")
+    if geometry.user_features & fmt.XFEATURE_MASK_FPSSE != fmt.XFEATURE_MASK_FPSSE:
+        raise LayoutInvalid(f"processes have XSAVE components {geometry.user_features:#x}, expected 0x3 among them")
+    end = fmt.XSAVE_EXTENDED_OFFSET
     for i in _bits(geometry.user_features):
         if i >= len(geometry.offsets):
             raise LayoutInvalid(f"XSAVE component {i} of processes, expected less than XFEATURE_MAX")
@@ -165,6 +168,11 @@ def _check(geometry: XsaveGeometry) -> None:
             raise LayoutInvalid(
                 f"XSAVE component {i} at {start:#x} with {size:#x} bytes, expected within {geometry.user_size:#x}"
             )
+        end = max(end, start + size) if i >= fmt.XFEATURE_FIRST_EXTENDED else end
+    if geometry.user_size != end:
+        raise LayoutInvalid(
+            f"the XSAVE image of processes has {geometry.user_size:#x} bytes, expected {end:#x} as its components have"
+        )
 
 
 def find_image(

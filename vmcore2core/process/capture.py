@@ -30,6 +30,7 @@ from vmcore2core.process.model import (
     ThreadSnapshot,
     Vma,
 )
+from vmcore2core.process.pageindex import PageIndex
 from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
 from vmcore2core.process.regsets import last_notes, regsets
 from vmcore2core.process.roster import Roster, Scan
@@ -102,6 +103,7 @@ class Processes:
         self.warnings: list[str] = []
         self.roster = Roster(kernel, self.warn, scan)
         self.consistency = Consistency(kernel)
+        self.page_index = PageIndex(kernel)
 
     def leaders(self) -> Iterator[StructView]:
         """Yield each thread group's leader; where the list is broken, those that other ways lead to, with a warning."""
@@ -216,6 +218,7 @@ class _Capture:
             self._own_filter() if dump_filter is None else dump_filter,
         )
         memory = self._memory(mappings.regions)
+        self.warnings += self.processes.page_index.misfits(mappings.of_files, memory)
         stack = InitialStack(self.mm, memory, machine)
         auxv = mm.saved_auxv(self.mm, machine.elf_class // 8)
         if auxv is None:
@@ -231,6 +234,7 @@ class _Capture:
         else:
             differs = stack.differs(auxv)
             self.warnings += [] if differs is None else [differs]
+            self.warnings += stack.misplaced(auxv)
         vdso = stack.vdso(auxv)
         for i, (vma, region) in enumerate(zip(mappings.vmas, mappings.regions, strict=True)):
             if vma.start == vdso:

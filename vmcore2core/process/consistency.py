@@ -60,6 +60,9 @@ class Consistency:
         parent = task.follow("real_parent", "task_struct") if task.has("real_parent") else None
         if parent is not None:
             yield from self._number(parent)
+            # forget_original_parent() gives children away before their parent is released.
+            if parent.has("thread_pid") and not parent.pointer("thread_pid"):
+                yield task.corrupt("real_parent", f"{parent.address:#x}, where no task is")
 
     def _number(self, task: StructView) -> Iterator[CorruptStructure]:
         """Compare a task's PID with its ``struct pid``'s."""

@@ -35,6 +35,7 @@ class Mappings:
     Attributes:
         vmas: in address order; ``Vma.absent`` is not filled in.
         regions: of the same mappings.
+        of_files: ``struct vm_area_struct`` of those of files, and their regions.
         warnings: sentences about what is broken.
     """
 
@@ -51,6 +52,7 @@ class Mappings:
         self.warnings: list[str] = []
         self.vmas: list[Vma] = []
         self.regions: list[Region] = []
+        self.of_files: list[tuple[StructView, Region]] = []
         self._mounts, self._cache, self._filter = mounts, cache, dump_filter
         self._root = fs.task_root(leader)
         self._if_elf: set[int] = set()
@@ -121,6 +123,8 @@ class Mappings:
         )
         self.vmas.append(vma)
         self.regions.append(region)
+        if file is not None:
+            self.of_files.append((view, region))
 
     def _path(self, file: StructView, start: int) -> bytes | None:
         try:

@@ -8,6 +8,8 @@ the environment's pointers down, as unsetenv() does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.user import UserMemory
@@ -28,7 +30,7 @@ class InitialStack:
         self.mm, self.memory = mm, memory
         self.word = machine.elf_class // 8
         self.order = mm.kernel.arch.byte_order
-        self._vectors: tuple[list[int], bytes] | None = None
+        self._vectors: tuple[list[int], bytes, int] | None = None
         self._read = False
         self._pages: dict[int, bytes | None] = {}
 
@@ -54,6 +56,39 @@ class InitialStack:
                 what = f"type {a_type} is {values[0]}, expected {values[1]} as the initial stack has it"
                 return str(self.mm.corrupt("saved_auxv", f"{what}, if not prctl(PR_SET_MM_AUXV) set it"))
         return None
+
+    def misplaced(self, saved: bytes) -> Iterator[str]:
+        """Yield sentences where arguments and environment are not where execve(2) put them.
+
+        The strings of both and the name of the program, AT_EXECFN, adjoin (create_elf_tables()). A process may move
+        its arguments to memory elsewhere with PR_SET_MM, as systemd does, and the pointers of argv are its own to
+        change: what is there in place of them tells nothing.
+
+        Args:
+            saved: ``mm->saved_auxv``.
+        """
+        names = ("arg_start", "arg_end", "env_start", "env_end")
+        arg_start, arg_end, env_start, env_end = (
+            self.mm.find_uint(name, self.mm.kernel.arch.pointer_size) for name in names
+        )
+        vectors, execfn = self._parse(), self._pairs(saved).get(AT_EXECFN)
+        if arg_start is None or arg_end is None or env_start is None or env_end is None or not vectors:
+            return
+        argv, _, bottom = vectors
+        if execfn not in (None, env_end):
+            yield str(self.mm.corrupt("env_end", f"{env_end:#x}, expected {execfn:#x} as saved_auxv has AT_EXECFN"))
+            return
+        moved = not bottom <= arg_start < env_end and not bottom <= arg_end < env_end
+        if moved:
+            return
+        if arg_end != env_start:
+            yield str(self.mm.corrupt("arg_end", f"{arg_end:#x}, expected {env_start:#x} as mm_struct.env_start is"))
+        first = min((pointer for pointer in argv if bottom <= pointer < env_end), default=arg_start)
+        if arg_start == first:
+            return
+        between = self.memory.read(arg_start, first - arg_start) if bottom <= arg_start < first else b""
+        if between is not None and not any(between):  # else it is the name of an ld.so that was run as a command
+            yield str(self.mm.corrupt("arg_start", f"{arg_start:#x}, expected {first:#x} as argv on the stack has it"))
 
     def _pairs(self, auxv: bytes) -> dict[int, int]:
         words = [int.from_bytes(auxv[at : at + self.word], self.order) for at in range(0, len(auxv), self.word)]
@@ -98,14 +133,14 @@ class InitialStack:
             at += len(tail)
         return None, None
 
-    def _parse(self) -> tuple[list[int], bytes] | None:
+    def _parse(self) -> tuple[list[int], bytes, int] | None:
         if not self._read:
             self._read = True
             self._vectors = self._parse_words()
         return self._vectors
 
-    def _parse_words(self) -> tuple[list[int], bytes] | None:
-        """Return argv's pointers and the auxiliary vector."""
+    def _parse_words(self) -> tuple[list[int], bytes, int] | None:
+        """Return argv's pointers, the auxiliary vector, and where it ends."""
         at = self.mm.find_uint("start_stack", self.mm.kernel.arch.pointer_size)
         argc = None if at is None else self._uint(at)
         if at is None or argc is None or argc > MAX_STRINGS:
@@ -131,7 +166,7 @@ class InitialStack:
             ended = not word
         return None
 
-    def _auxv_at(self, argv: list[int], start: int) -> tuple[list[int], bytes] | None:
+    def _auxv_at(self, argv: list[int], start: int) -> tuple[list[int], bytes, int] | None:
         page_size = self.mm.kernel.memory.kernel_map.spec.page_size
         pairs = b""
         right_page_size = False
@@ -144,7 +179,7 @@ class InitialStack:
             a_val = int.from_bytes(pair[self.word :], self.order)
             right_page_size |= a_type == AT_PAGESZ and a_val == page_size
             if a_type == AT_NULL:
-                return (argv, pairs) if right_page_size else None
+                return (argv, pairs, start + len(pairs)) if right_page_size else None
         return None
 
     def _bytes(self, address: int, size: int) -> bytes | None:
