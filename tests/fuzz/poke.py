@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,19 @@ UNNOTICEABLE = {
     "task_struct.flags": "any of 32 bits, which only pr_flag has",
     "task_struct.static_prio": "any nice value",
     "cred.gid": "any number",
+    **dict.fromkeys(
+        [
+            "task_struct.utime",
+            "task_struct.stime",
+            "signal_struct.utime",
+            "signal_struct.stime",
+            "signal_struct.cutime",
+            "signal_struct.cstime",
+        ],
+        "ticks that were counted: any time that is not longer than all CPUs had since boot",
+    ),
+    "mm_struct.flags": "any coredump_filter",
+    "page.flags": "whether a page of a file that lives in memory is set aside, and reads as zeros, or filled",
 }
 """Words whose change into another valid value contradicts nothing else, and why."""
 
@@ -64,12 +77,22 @@ class Place:
     """A word that a conversion reads.
 
     Attributes:
-        what: "task_struct.mm", or where the code reads it.
+        names: "task_struct.mm", or where the code reads it, to a mask of which of the 8 bytes that are.
         paddr: physical address, a multiple of 8.
     """
 
-    what: str
+    names: Mapping[str, int]
     paddr: int
+
+    @property
+    def what(self) -> str:
+        """The first name."""
+        return next(iter(self.names))
+
+    def is_unnoticeable(self, change: int) -> bool:
+        """Tell whether all that is read of the bits of ``change`` is in ``UNNOTICEABLE``."""
+        mask = sum(1 << i for i in range(WORD) if change >> 8 * i & 0xFF)
+        return all(name in UNNOTICEABLE for name, part in self.names.items() if part & mask)
 
 
 @dataclass
@@ -108,17 +131,19 @@ def core_digest(session: Session, number: int) -> tuple[str, bool]:
 
 
 @contextmanager
-def recorded(session: Session) -> Iterator[dict[int, str]]:
-    """Note each word that is read, by its physical address."""
-    words: dict[int, str] = {}
+def recorded(session: Session) -> Iterator[dict[int, dict[str, int]]]:
+    """Note each word that is read, by its physical address, as ``Place.names``."""
+    words: dict[int, dict[str, int]] = {}
     struct_read, kernel_read, walk = StructView._read, KernelMemory.read, pagetable.walk
 
     def note(address: int, size: int, what: str) -> None:
         for word in range(address & ~(WORD - 1), address + size, WORD):
             try:
-                words.setdefault(int(session.kernel.memory.to_phys(word)), what)
+                names = words.setdefault(int(session.kernel.memory.to_phys(word)), {})
             except MemoryFault:
                 return
+            mine = range(max(address, word) - word, min(address + size, word + WORD) - word)
+            names[what] = names.get(what, 0) | sum(1 << i for i in mine)
 
     def of_struct(view: StructView, offset: int, size: int, *names: str) -> bytes:
         found = struct_read(view, offset, size, *names)
@@ -139,7 +164,7 @@ def recorded(session: Session) -> Iterator[dict[int, str]]:
         def blocks(paddrs: Any, size: int, *more: Any) -> Any:
             for paddr in paddrs.tolist():
                 for word in range(paddr, paddr + size, WORD):
-                    words.setdefault(word, "page table")
+                    words.setdefault(word, {})["page table"] = 0xFF
             return read_blocks(paddrs, size, *more)
 
         memory.read_blocks = blocks
@@ -163,8 +188,8 @@ def places(session: Session, number: int) -> tuple[list[Place], str]:
     assert complete
     pkru = session.kernel.layout.member("task_struct", "thread.pkru").offset
     for task in session.processes.threads(session.processes.find(number)):
-        words[int(session.kernel.memory.to_phys(task.address + pkru)) & ~(WORD - 1)] = "task_struct.thread.pkru"
-    return [Place(what, paddr) for paddr, what in sorted(words.items())], digest
+        words[int(session.kernel.memory.to_phys(task.address + pkru)) & ~(WORD - 1)] = {"task_struct.thread.pkru": 0xFF}
+    return [Place(names, paddr) for paddr, names in sorted(words.items())], digest
 
 
 def run(session: Session, count: int, seed: int, values: str = "random", only: str = "") -> Outcome:
@@ -194,7 +219,7 @@ def run(session: Session, count: int, seed: int, values: str = "random", only: s
             outcome.failures.append(f"{said}: {error!r}")
         else:
             result = "marked" if not complete else "same" if found == digest else "UNNOTICED"
-            if result == "UNNOTICED" and place.what in UNNOTICEABLE:
+            if result == "UNNOTICED" and place.is_unnoticeable(new ^ old):
                 result = "unnoticeable"
             outcome.counts[result] += 1
             if result == "UNNOTICED":
