@@ -11,6 +11,7 @@ from tests.builders.kernelimage import Offsets
 from tests.builders.zspool import NEXT, PAGE, VMEMMAP, ZsImage
 from vmcore2core.errors import CorruptStructure, LayoutInvalid, Vmcore2coreError
 from vmcore2core.kernel.zsmalloc import ZsPool
+from vmcore2core.memory.kernel import KernelMemory
 
 DATA = [bytes([n]) * 20 + random.Random(n).randbytes(3000) for n in range(5)]
 
@@ -102,6 +103,16 @@ def _other_zspage(image: ZsImage, handle: int) -> None:
     image.words(image.frames + 64 * (image.word(handle) >> 24) + 32, VMEMMAP + 64 * (other >> 12))
 
 
+def _leads(to: Callable[[int], int]) -> Callable[[ZsImage, int], None]:
+    """Link the page of an object to another one of its zspage, whose pages follow each other in memory."""
+
+    def spoil(image: ZsImage, handle: int) -> None:
+        frame = image.word(handle) >> 24
+        image.words(image.frames + 64 * frame + 32, VMEMMAP + 64 * to(frame))
+
+    return spoil
+
+
 def _class_size(image: ZsImage, _handle: int) -> None:
     image.size_class(200, 5000, 5, 4)
 
@@ -115,6 +126,8 @@ def _class_size(image: ZsImage, _handle: int) -> None:
         (_free, "does not have this handle"),
         (_next, "the zspage does not go on"),
         (_other_zspage, "the zspage does not go on"),
+        pytest.param(_leads(lambda frame: frame), "the zspage does not go on", id="to itself"),
+        pytest.param(_leads(lambda frame: frame + 2), "the zspage does not go on", id="one too far"),
         (_class_size, "5 objects of 0x1388 bytes in 4 pages"),
     ],
 )
@@ -126,6 +139,28 @@ def test_what_does_not_fit_is_one_sentence(spoil: Callable[[ZsImage, int], None]
         pool_of(image).read(handle, 3020)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_pages_of_a_zspage_that_lead_back_are_no_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = ZsImage(NEXT)
+    handles = filled(image)
+    first, last = (image.word(handle) >> 24 for handle in (handles[0], handles[4]))
+    for behind in range(first, last):
+        assert image.word(image.frames + 64 * behind + 32) == VMEMMAP + 64 * (behind + 1)
+    image.words(image.frames + 64 * last + 32, VMEMMAP + 64 * first)
+    reads = 0
+    real = KernelMemory.read
+
+    def counted(memory: KernelMemory, address: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return real(memory, address, size)
+
+    pool = pool_of(image)
+    monkeypatch.setattr(KernelMemory, "read", counted)
+    with pytest.raises(CorruptStructure, match="does not go on"):
+        pool.read(handles[1], 3020)
+    assert reads < 100
 
 
 def test_sizes_that_no_object_can_have() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.formats import swap as fmt
@@ -17,6 +18,7 @@ from vmcore2core.kernel.bounds import PFN_END, physmem_bits, struct_size
 from vmcore2core.kernel.struct import Kernel, StructView
 
 STRUCT_PAGE_MAX = 1 << 10
+KNOWN_LINKS = 1 << 16
 PHYSMEM_BITS = (52, 46, 48, 44, 56)  # MAX_POSSIBLE_PHYSMEM_BITS: x86-64's, then what other machines have
 
 
@@ -26,6 +28,7 @@ class SizeClass:
 
     size: int
     objs_per_zspage: int
+    pages_per_zspage: int
     huge: bool
 
 
@@ -39,9 +42,10 @@ class _Word:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The start of an object: its first page, the byte in it, its zspage and size class."""
+    """The start of an object: its first page, as the nth of its zspage, the byte in it, zspage and size class."""
 
     page: StructView
+    nth: int
     offset: int
     zspage: StructView
     size_class: SizeClass
@@ -64,6 +68,7 @@ class ZsPool:
         self._sizeof_page = struct_size(kernel.layout, "page", STRUCT_PAGE_MAX)
         self._classes: dict[int, SizeClass] = {}
         self._words: list[_Word] = []
+        self._known: dict[int, StructView] = {}
         self._nr_classes = self._number_of_classes()
 
     def _number_of_classes(self) -> int:
@@ -128,11 +133,11 @@ class ZsPool:
             raise CorruptStructure(
                 f"index {index}, expected at most {size_class.objs_per_zspage} objects", handle, "zsmalloc handle"
             )
-        offset = size_class.size * index % self._page_size
+        nth, offset = divmod(size_class.size * index, self._page_size)
         found = self._huge_handles(page) if size_class.huge else iter((self._head(page, offset),))
         if handle not in found:
             raise CorruptStructure("the object there does not have this handle", handle, "zsmalloc handle")
-        return _Place(page, offset, zspage, size_class)
+        return _Place(page, nth, offset, zspage, size_class)
 
     def _head(self, page: StructView, offset: int) -> int:
         """Return the handle that an object begins with: its tag says that it is allocated."""
@@ -159,14 +164,34 @@ class ZsPool:
                 yield self.kernel.read_uint(page.address + found.offset, word)
 
     def _next(self, place: _Place) -> StructView:
-        for link in self._links(place.page):
+        """Return the page after an object's first, if the zspage has as many from there on as it must."""
+        at = int(place.page.address)
+        if at not in self._known:
+            after = place.size_class.pages_per_zspage - place.nth - 1
+            pages = list(islice(self._following(place), after + 1))
+            if not pages or len(pages) != after:
+                raise CorruptStructure("the zspage does not go on where an object does", place.page.address, "page")
+            if len(self._known) >= KNOWN_LINKS:
+                self._known.clear()
+            self._known[at] = pages[0]
+        return self._known[at]
+
+    def _following(self, place: _Place) -> Iterator[StructView]:
+        """Yield the pages behind an object's first in its zspage; without an end where they lead back."""
+        page: StructView | None = place.page
+        while page is not None:
+            page = next(self._successors(page, place.zspage), None)
+            if page is not None:
+                yield page
+
+    def _successors(self, page: StructView, zspage: StructView) -> Iterator[StructView]:
+        for link in self._links(page):
             frame, rest = divmod(link - self._vmemmap, self._sizeof_page)
             if rest or not 0 <= frame < PFN_END:
                 continue
-            page = self.kernel.view("page", link)
-            if page.ulong("private") == place.zspage.address:
-                return page
-        raise CorruptStructure("the zspage does not go on where an object does", place.page.address, "page")
+            found = self.kernel.view("page", link)
+            if found.ulong("private") == zspage.address:
+                yield found
 
     def _class(self, index: int) -> SizeClass:
         if index not in self._classes:
@@ -180,7 +205,7 @@ class ZsPool:
             pages = view.uint("pages_per_zspage", size=4)
             if not 0 < size <= self._page_size or not 0 < pages <= fmt.ZS_PAGES_MAX or objects * size > pages << 16:
                 raise CorruptStructure(f"{objects} objects of {size:#x} bytes in {pages} pages", address, "size_class")
-            self._classes[index] = SizeClass(size, objects, huge=objects == 1 and pages == 1)
+            self._classes[index] = SizeClass(size, objects, pages, huge=objects == 1 and pages == 1)
         return self._classes[index]
 
     def _bytes(self, page: StructView, offset: int, size: int) -> bytes:
