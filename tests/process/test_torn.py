@@ -362,6 +362,18 @@ def test_a_mapping_of_another_place_in_its_file_is_said(session: Session, leader
     assert said >= 10
 
 
+@pytest.mark.parametrize("step", [-64, 4096])
+def test_a_page_cache_that_is_no_file_s_is_said(session: Session, leaders: dict[int, StructView], step: int) -> None:
+    """Of every file of the process, as those that have all their pages mapped are not looked up."""
+    words = {}
+    for vma in mm.for_each_vma(owner_of(leaders[DYNAMIC])):
+        file = vma.follow("vm_file", "file")
+        if file is not None:
+            words[int(file.addr_of("f_mapping"))] = file.pointer("f_mapping") + step
+    changed = captured(with_words(session, words), DYNAMIC)
+    assert any("cannot be read: address_space.host at" in w for w in changed.warnings)
+
+
 @pytest.mark.parametrize(("name", "bit"), [("max_size", 1 << 4), ("max_features", 1), ("max_features", 2)])
 def test_what_no_processor_saves_is_said(session: Session, name: str, bit: int) -> None:
     layout = session.kernel.layout

@@ -75,7 +75,10 @@ class PageCache:
             LayoutUnknown: a member is not known.
         """
         mapping = file.follow("f_mapping", "address_space")
-        return _pages([], self.page_size) if mapping is None else self.pages(mapping, first, last)
+        if mapping is None:
+            return _pages([], self.page_size)
+        _check_host(mapping)
+        return self.pages(mapping, first, last)
 
     def pages(self, mapping: StructView, first: int, last: int) -> CachedPages:
         """Return the cached pages of a ``struct address_space``; see ``lookup``."""
@@ -180,6 +183,18 @@ class PageCache:
                 result.append(run)
             at = run[0] + run[1]
         return result
+
+
+def _check_host(mapping: StructView) -> None:
+    """Check that a ``struct address_space`` is its inode's (inode_init_always(); a device's file has another's)."""
+    if not mapping.has("host") or mapping.kernel.layout.find_member("inode", "i_data") is None:
+        return
+    inode = mapping.follow("host", "inode")
+    if inode is None:
+        raise mapping.corrupt("host", "NULL, expected the file's inode")
+    other = inode.pointer("i_mapping") if inode.has("i_mapping") else 0
+    if mapping.address not in (inode.addr_of("i_data"), other):
+        raise mapping.corrupt("host", f"{inode.address:#x}, an inode whose address_space is another")
 
 
 def _pages(runs: list[Run], page_size: int) -> CachedPages:

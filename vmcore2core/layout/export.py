@@ -46,7 +46,7 @@ MEMBERS: dict[str, str] = {
     "dentry": "d_name d_parent d_hash d_inode d_children d_sib d_subdirs d_child",
     "qstr": "hash_len name",
     "mount": "mnt mnt_parent mnt_mountpoint",
-    "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits i_mapping",
+    "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits i_mapping i_data",
     "super_block": "s_dev",
     "address_space": "host i_pages a_ops nrpages",
     "xarray": "xa_head",
