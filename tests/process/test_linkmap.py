@@ -73,6 +73,10 @@ def test_the_list_is_followed(elf_class: int, order: ByteOrder) -> None:
     ("at", "value", "count"),
     [
         (MAPS + 24, MAPS, 1),  # comes back to the first
+        (MAPS + 0x80 + 24, MAPS, 3),  # the last does
+        (MAPS + 0x80 + 24, MAPS + 0x40, 3),  # into its midst
+        (MAPS + 0x40 + 24, MAPS + 0x40, 2),  # to itself
+        (MAPS + 24, BASE + SIZE - 8, 1),  # across the end of what is mapped
         (MAPS + 24, 0xFFFF_FFFF_FFFF_FFF8, 1),  # leads to nothing
         (R_DEBUG + 8, 8, 0),
         (DYNAMIC + 24, 0, 0),  # DT_DEBUG as the file has it: the linker never ran
