@@ -379,4 +379,10 @@ def test_what_no_processor_saves_is_said(session: Session, name: str, bit: int) 
     layout = session.kernel.layout
     at = layout.symbol("fpu_user_cfg") + layout.member("fpu_state_config", name).offset
     changed = captured(with_words(session, {at: session.kernel.read_uint(at, 4) ^ bit}, 4))
-    assert any("XSAVE" in warning for warning in changed.warnings)
+    assert any("XSAVE" in warning or "xstate_fx_sw_bytes" in warning for warning in changed.warnings)
+
+
+def test_components_that_the_notes_have_and_processes_lack_are_said(session: Session) -> None:
+    at = session.kernel.layout.symbol("xstate_fx_sw_bytes")
+    changed = captured(with_words(session, {at: session.kernel.read_uint(at, 8) ^ 1 << 6}))
+    assert any("xstate_fx_sw_bytes has components 0x25f, expected 0x21f" in warning for warning in changed.warnings)

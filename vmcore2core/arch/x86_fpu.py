@@ -155,6 +155,9 @@ def _check(geometry: XsaveGeometry) -> None:
         )
     if any(geometry.sw_reserved[8:]):  # only the components' word is ever filled in
         raise LayoutInvalid(f"xstate_fx_sw_bytes is {geometry.sw_reserved.hex()}, expected zeros behind its first word")
+    told = int.from_bytes(geometry.sw_reserved[:8], "little")
+    if told != geometry.user_features:  # update_regset_xstate_info()
+        raise LayoutInvalid(f"xstate_fx_sw_bytes has components {told:#x}, expected {geometry.user_features:#x}")
     if geometry.user_features & fmt.XFEATURE_MASK_FPSSE != fmt.XFEATURE_MASK_FPSSE:
         raise LayoutInvalid(f"processes have XSAVE components {geometry.user_features:#x}, expected 0x3 among them")
     end = fmt.XSAVE_EXTENDED_OFFSET
