@@ -1,16 +1,19 @@
-"""One job of a run: a process becomes a core, and what the index says of it."""
+"""The jobs of a run, step by step: a process becomes a core, what the index says of it, and what lies beside it."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmcore2core.corefile.writer import Progress
-from vmcore2core.errors import Vmcore2coreError, sentence_of
-from vmcore2core.handover.bulk import Job, Outcome
+from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError, sentence_of
+from vmcore2core.handover.bulk import Convert, Job, Outcome, Step
 from vmcore2core.handover.identity import identify
+from vmcore2core.handover.space import core_size
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
@@ -20,6 +23,12 @@ from vmcore2core.process.redact import Redaction
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.report import core_sentences, core_summary, one_line
 from vmcore2core.session import CoreResult, Session
+
+if TYPE_CHECKING:
+    from vmcore2core.handover.mapped import Finder, MappedFiles
+
+KEPT_VMAS = 1 << 16
+"""Mappings of the processes that are kept: some 64 MiB."""
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +43,7 @@ class Manner:
         compression: of the core.
         force: replace what is there.
         indexed: what the index says of the process is wanted.
+        companions: which files it has mapped is wanted.
         verbose: say more.
     """
 
@@ -42,7 +52,33 @@ class Manner:
     compression: Compression | None = None
     force: bool = False
     indexed: bool = False
+    companions: bool = False
     verbose: bool = False
+
+
+class Kept:
+    """Processes that were captured to know how large their cores will be, for their conversion: each once.
+
+    As many are kept as have ``KEPT_VMAS`` mappings together.
+    """
+
+    def __init__(self) -> None:
+        self._captured: dict[int, Captured] = {}
+        self._room = KEPT_VMAS
+
+    def add(self, task: int, captured: Captured) -> None:
+        """Keep one, if there is room."""
+        nr_vmas = len(captured.snapshot.vmas)
+        if task not in self._captured and nr_vmas <= self._room:
+            captured.memory.forget_walks()
+            self._captured[task] = captured
+            self._room -= nr_vmas
+
+    def take(self, task: int) -> Captured | None:
+        """Return one that is kept, and let it go."""
+        captured = self._captured.pop(task, None)
+        self._room += 0 if captured is None else len(captured.snapshot.vmas)
+        return captured
 
 
 @dataclass(frozen=True)
@@ -52,48 +88,122 @@ class Conversion:
     Attributes:
         session: the dump.
         manner: how cores are written.
-        captured: processes that were captured already, by the address of their leader.
         folder: what a job's target is relative to.
+        bar: draws a bar for each core.
     """
 
     session: Session
     manner: Manner
-    captured: dict[int, Captured] = field(default_factory=dict)
     folder: Path = Path()
+    bar: Callable[[str], Progress | None] = lambda _label: None
+    _kept: Kept = field(default_factory=Kept)
 
-    def run(self, job: Job, progress: Progress | None = None) -> Outcome:
+    def steps(self) -> Mapping[Step, Convert]:
+        """Return what workers do."""
+        return {
+            Step.MEASURE: self.measure,
+            Step.CONVERT: self.convert,
+            Step.LOOK_UP: self.look_up,
+            Step.ACCOMPANY: self.accompany,
+        }
+
+    def prepare(self, job: Job) -> None:
+        """Load what each worker would load: it is to be shared with those that are forked from this process."""
+        if self.manner.indexed:
+            import vmcore2core.handover.entry  # noqa: F401
+        self.measure(job)
+
+    def measure(self, job: Job) -> Outcome:
+        """Return how large a core will be."""
+        try:
+            captured = self._kept.take(job.task) or self._captured(job)
+            size = core_size(captured)
+        except Vmcore2coreError as error:
+            return self._told(Outcome(job, error=str(error)))
+        self._kept.add(job.task, captured)
+        return self._told(Outcome(job, size=size))
+
+    def convert(self, job: Job) -> Outcome:
         """Convert one process; every error that is its own is in the outcome."""
         session, manner = self.session, self.manner
-        leader = session.kernel.view("task_struct", job.task)
+        leader = self._leader(job)
         target = self.folder / job.target
         try:
+            captured = self._kept.take(job.task) or self._captured(job)
             result = session.extract(
                 leader,
                 target,
-                captured=self.captured.get(job.task),
+                captured=captured,
                 dump_filter=manner.dump_filter,
                 redaction=manner.redaction,
                 force=manner.force,
-                progress=progress,
+                progress=self.bar(Path(job.target).name),
                 compression=manner.compression,
             )
             entry = self._entry(leader, result) if manner.indexed else None
-            result.captured.memory.forget_walks()
         except Exception as error:  # even a fault of ours must not cost the other processes their cores
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
-            return Outcome(job, error=who + sentence_of(error), warnings=tuple(session.warnings))
+            return self._told(Outcome(job, error=who + sentence_of(error)))
+        files = self._files(job, captured) if manner.indexed and manner.companions else None
         result = replace(result, path=Path(job.target))  # as whoever began the run calls it
-        return Outcome(
+        outcome = Outcome(
             job,
             entry=entry,
+            files=files,
             line=one_line(result),
             summary={**core_summary(result), "found_by": session.processes.roster.found_by(leader).value},
             sentences=tuple(core_sentences(result, session.container.dump_level, verbose=manner.verbose)),
             complete=result.complete,
+        )
+        return self._told(outcome)
+
+    def look_up(self, job: Job) -> Outcome:
+        """Return which files the process has mapped, whose core an earlier run wrote."""
+        return self._told(Outcome(job, files=self._files(job)))
+
+    def accompany(self, job: Job) -> Outcome:
+        """Write the start scripts of a core."""
+        from vmcore2core.handover.scripts import write_scripts
+
+        try:
+            paths = write_scripts(self.folder / job.target, job.recovered, force=self.manner.force)
+        except Vmcore2coreError as error:
+            return self._told(Outcome(job, error=str(error)))
+        return self._told(Outcome(job, scripts=tuple(path.name for path in paths)))
+
+    def _leader(self, job: Job) -> StructView:
+        return self.session.kernel.view("task_struct", job.task)
+
+    def _captured(self, job: Job) -> Captured:
+        return self.session.processes.capture(self._leader(job), dump_filter=self.manner.dump_filter)
+
+    def _files(self, job: Job, captured: Captured | None = None) -> MappedFiles | str | None:
+        """See ``Outcome.files``."""
+        if self._finder is None:
+            return None
+        try:
+            return self._finder.find(self._leader(job), captured)
+        except Vmcore2coreError as error:
+            return str(error)
+
+    @cached_property
+    def _finder(self) -> Finder | None:
+        from vmcore2core.handover.mapped import Finder  # a single core needs none of it
+
+        try:
+            return Finder(self.session.processes)
+        except (LayoutUnknown, MemoryFault):
+            return None  # ``Companions`` says it, once
+
+    def _told(self, outcome: Outcome) -> Outcome:
+        """Return what came of a job, with what is known of the dump as a whole by now."""
+        session = self.session
+        return replace(
+            outcome,
             warnings=tuple(session.warnings),
             notices=tuple(session.notices),
-            provenance=session.boot.layout.provenance() if manner.verbose else {},
+            provenance=session.boot.layout.provenance() if self.manner.verbose else {},
         )
 
     def _entry(self, leader: StructView, result: CoreResult) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Dispatch:
                 session = _opened(self.opening)
             except Vmcore2coreError as error:
                 return Outcome(job, error=f"{job.pid} ({job.comm}): the worker on {os.uname().nodename}: {error}")
-            return Conversion(session, self.manner, folder=Path(self.folder)).run(job)
+            return Conversion(session, self.manner, folder=Path(self.folder)).convert(job)
 
 
 @lru_cache(maxsize=1)

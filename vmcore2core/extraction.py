@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +14,14 @@ from vmcore2core.conversion import Conversion, Manner
 from vmcore2core.corefile.atomic import check_output
 from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
-from vmcore2core.handover.bulk import Job, Outcome, Workers
+from vmcore2core.handover.bulk import Convert, Job, Outcome, Step, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
 from vmcore2core.handover.html import HTML_NAME, write_html
 from vmcore2core.handover.index import Entry, Index
-from vmcore2core.handover.space import CoreSize, amount, check_space, core_size
+from vmcore2core.handover.space import CoreSize, amount, check_space
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
 from vmcore2core.report import ErrorEntry, core_line
@@ -31,10 +29,7 @@ from vmcore2core.session import Session, core_name
 
 if TYPE_CHECKING:
     from vmcore2core.dispatch import Opening
-    from vmcore2core.handover.pool import Cluster, Pool
-
-KEPT_VMAS = 1 << 16
-"""Mappings of the processes that are kept: some 64 MiB."""
+    from vmcore2core.handover.pool import Cluster
 
 Bar = Callable[[str], Progress | None]
 
@@ -76,25 +71,6 @@ class Request:
     elsewhere: tuple[Cluster, Opening] | None = None
 
 
-class Kept:
-    """Processes that were captured to know how large their cores will be, for their conversion: each once.
-
-    Attributes:
-        captured: by the address of their leader; as many as have ``KEPT_VMAS`` mappings together.
-    """
-
-    def __init__(self) -> None:
-        self.captured: dict[int, Captured] = {}
-        self._room = KEPT_VMAS
-
-    def add(self, task: int, captured: Captured) -> None:
-        """Keep one, if there is room."""
-        self._room -= len(captured.snapshot.vmas)
-        if self._room >= 0:
-            captured.memory.forget_walks()
-            self.captured[task] = captured
-
-
 class Extraction:
     """One run.
 
@@ -111,7 +87,7 @@ class Extraction:
         self.index: Index | None = None
         self._replace = request.force
         self._bar: Bar = lambda _label: None
-        self._kept = Kept()
+        self._heard: list[Outcome] = []
 
     def choose(self, choice: Choice) -> list[Chosen]:
         """Return the processes asked for; what there is to say of others is said."""
@@ -129,15 +105,9 @@ class Extraction:
 
     def plan(self, chosen: Sequence[Chosen]) -> Iterator[tuple[Job, CoreSize]]:
         """Yield what would be written, and how large; processes that cannot be converted are said."""
-        for one in chosen:
-            job = self._job(one)
-            try:
-                captured = self.session.processes.capture(one.leader, dump_filter=self.request.dump_filter)
-                size = core_size(captured)
-                self._kept.add(job.task, captured)
-                yield job, size
-            except Vmcore2coreError as error:
-                self.failed(str(error), job.pid, job.comm)
+        jobs = [self._job(one) for one in chosen]
+        with self._workers(jobs) as workers:
+            yield from self._measured(workers, jobs)
 
     def run(self, chosen: Sequence[Chosen], bars: Callable[[int], Any]) -> None:
         """Write the cores; one that fails does not stop the others.
@@ -150,35 +120,69 @@ class Extraction:
             OutputError: the directory cannot be used, or has no room.
         """
         jobs = [self._job(one) for one in chosen]
+        left = jobs
         if self.request.indexed or len(jobs) > 1:
-            jobs = self._open_directory(chosen)
+            left = self._open_directory(chosen)
         elif jobs and not self._is_file:
             self._make_directory()
-        order = {one.identity.pid: number for number, one in enumerate(chosen)}
+        order = {job.pid: number for number, job in enumerate(jobs)}
         with ExitStack() as stack:
-            workers = self._workers(jobs, stack)
-            self._bar = stack.enter_context(bars(len(jobs)))
+            workers = stack.enter_context(self._workers(left))
+            if self.index is not None:
+                left = self._begin_index(workers, left)
+            self._bar = stack.enter_context(bars(len(left)))
             finished = False
             try:
-                for outcome in workers.run(jobs):
+                for outcome in self._converted(workers, left, stack):
                     self._take(outcome)
                     if self._in_parallel:
                         self._bar(outcome.job.comm)
-                self._add_companions(chosen)
+                self._add_companions(workers, jobs)
                 finished = True
             finally:
                 self.outcomes.sort(key=lambda outcome: order[outcome.job.pid])
                 self._close_directory(finished=finished)
 
-    def _workers(self, jobs: list[Job], stack: ExitStack) -> Workers | Pool:
-        """Return who converts; those elsewhere begin a job again whose worker died, and may find its core there."""
-        manner = self._manner()
+    def _workers(self, jobs: Sequence[Job]) -> Workers:
+        """Return this machine's workers."""
+        count = min(self.request.jobs, len(jobs))
+        return Workers(self._steps(jobs[0] if count > 1 else None), count)
+
+    def _steps(self, first: Job | None) -> Mapping[Step, Convert]:
+        """Return what workers do.
+
+        Args:
+            first: the first job, if they are processes of their own.
+        """
+        bar: Bar = lambda label: None if self._in_parallel else self._bar(label)  # noqa: E731 - there is a bar only later
+        conversion = Conversion(self.session, self._manner(), bar=bar)
+        if first is not None:
+            conversion.prepare(first)
+        return conversion.steps()
+
+    def _measured(self, workers: Workers, jobs: Sequence[Job]) -> Iterator[tuple[Job, CoreSize]]:
+        """Yield the jobs that can be done, and how large their cores will be; the others are said."""
+        for outcome in self._in_order(jobs, workers.run(Step.MEASURE, jobs)):
+            if outcome.size is not None:
+                yield outcome.job, outcome.size
+            else:
+                self.failed(str(outcome.error), outcome.job.pid, outcome.job.comm)
+
+    def _in_order(self, jobs: Sequence[Job], outcomes: Iterable[Outcome]) -> list[Outcome]:
+        """Return what came of jobs in their order, and remember what it says of the dump."""
+        of = {outcome.job.task: outcome for outcome in outcomes}
+        found = [of[job.task] for job in jobs]
+        self._heard += found
+        return found
+
+    def _converted(self, workers: Workers, jobs: list[Job], stack: ExitStack) -> Iterator[Outcome]:
+        """Yield the cores; workers elsewhere begin a job again whose worker died, and may find its core there."""
         if self.request.elsewhere is None:
-            convert = partial(self._convert, Conversion(self.session, manner, self._kept.captured))
-            return stack.enter_context(Workers(convert, min(self.request.jobs, len(jobs))))
+            return workers.run(Step.CONVERT, jobs)
         from vmcore2core.dispatch import Dispatch, beacon  # which most runs do without
         from vmcore2core.handover.pool import Pool
 
+        manner = self._manner()
         cluster, opening = self.request.elsewhere
         for job in list(jobs):
             try:
@@ -188,7 +192,7 @@ class Extraction:
                 jobs.remove(job)
         folder = Path(jobs[0].target).parent if jobs else self.directory
         seen = stack.enter_context(beacon(folder))
-        return Pool(cluster, Dispatch(opening, replace(manner, force=True), os.fspath(Path.cwd()), seen))
+        return Pool(cluster, Dispatch(opening, replace(manner, force=True), os.fspath(Path.cwd()), seen)).run(jobs)
 
     @property
     def _in_parallel(self) -> bool:
@@ -198,6 +202,7 @@ class Extraction:
         job = outcome.job
         if outcome.error is not None:
             self.failed(outcome.error, job.pid, job.comm)
+            self._heard.append(outcome)
             return
         self.outcomes.append(outcome)
         if self.index is not None and outcome.entry is not None:
@@ -226,7 +231,7 @@ class Extraction:
             raise OutputError(f"{self.directory}: {error.strerror}, expected a directory for the cores") from error
 
     def _open_directory(self, chosen: Sequence[Chosen]) -> list[Job]:
-        """Make the directory and begin its index; return the jobs that are left, with their sizes."""
+        """Make the directory; return the jobs that are left."""
         self._make_directory()
         self.index = Index(self.directory, index_head(self.session, self.request.options))
         # Without an index, what is in the directory is not of an earlier run.
@@ -245,11 +250,16 @@ class Extraction:
                 self._say(f"{job.target} is written again: {damage}")
                 self.index.drop(job.pid)
             if entry is None or damage is not None:
-                left.append(one)
+                left.append(job)
             else:
                 self._say(f"{job.target} is kept: it was finished before")
                 self.outcomes.append(_kept(job, entry))
-        sized = [Job(j.pid, j.comm, j.task, j.target, size.on_disk) for j, size in self.plan(left)]
+        return left
+
+    def _begin_index(self, workers: Workers, left: Sequence[Job]) -> list[Job]:
+        """Write the index if there is room for the cores; return their jobs, with their sizes."""
+        assert self.index is not None  # noqa: S101 - for mypy
+        sized = [replace(job, size=size.on_disk) for job, size in self._measured(workers, left)]
         if self.request.compression is None:
             check_space(self.directory, sum(job.size for job in sized))
         self.index.write()
@@ -275,20 +285,30 @@ class Extraction:
             return f"it has {found.same} pages, expected {entry['core']['pages']}"
         return next(found.sentences(), None)
 
-    def _add_companions(self, chosen: Sequence[Chosen]) -> None:
+    def _add_companions(self, workers: Workers, jobs: Sequence[Job]) -> None:
         """Write what lies beside the cores that are there."""
         if self.index is None or not self.request.companions:
             return
-        from vmcore2core.handover.companions import Companions  # a single core needs none of it
+        from vmcore2core.handover.companions import Companions, debug_entry  # a single core needs none of it
 
         companions = Companions(self.session.processes, self.directory, force=self._replace)
         if companions.problem is not None:
             self._say(companions.problem)
-        for one in chosen:
-            job = self._job(one)
-            if self.index.kept(job.pid, job.comm) is None:
-                continue
-            found = companions.add(one.leader, Path(job.target), self._kept.captured.pop(job.task, None))
+        there = [job for job in jobs if self.index.kept(job.pid, job.comm) is not None]
+        files = {outcome.job.task: outcome.files for outcome in self.outcomes if outcome.entry is not None}
+        earlier = [job for job in there if job.task not in files]
+        for outcome in self._in_order(earlier, workers.run(Step.LOOK_UP, earlier)):
+            files[outcome.job.task] = outcome.error or outcome.files
+        beside = [companions.add(files[job.task]) for job in there]
+        work = [
+            # A script names no single file.
+            replace(job, recovered=recovered and replace(recovered, files=(), sentences=()))
+            for job, (recovered, _) in zip(there, beside, strict=True)
+        ]
+        scripts = self._in_order(there, workers.run(Step.ACCOMPANY, work))
+        for (recovered, sentences), written in zip(beside, scripts, strict=True):
+            job = written.job
+            found = debug_entry(recovered, written.scripts, [*sentences, *filter(None, [written.error])])
             self.index.amend(job.pid, debug=found)
             for notice in found["notices"] if self.request.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")
@@ -310,22 +330,24 @@ class Extraction:
             compression=request.compression,
             force=self._replace,
             indexed=self.index is not None,
+            companions=request.companions,
             verbose=request.verbose,
         )
 
-    def _convert(self, conversion: Conversion, job: Job) -> Outcome:
-        """Convert one process: what a worker does."""
-        return conversion.run(job, None if self._in_parallel else self._bar(Path(job.target).name))
+    @property
+    def _told(self) -> Iterator[Outcome]:
+        yield from self._heard
+        yield from self.outcomes
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about the dump as a whole, this process's and the workers'."""
-        return tuple(dict.fromkeys((*self.session.warnings, *(w for o in self.outcomes for w in o.warnings))))
+        return tuple(dict.fromkeys((*self.session.warnings, *(w for o in self._told for w in o.warnings))))
 
     @property
     def notices(self) -> tuple[str, ...]:
         """Sentences about what came from elsewhere than the dump, likewise."""
-        return tuple(dict.fromkeys((*self.session.notices, *(n for o in self.outcomes for n in o.notices))))
+        return tuple(dict.fromkeys((*self.session.notices, *(n for o in self._told for n in o.notices))))
 
 
 def _kept(job: Job, entry: Entry) -> Outcome:

@@ -38,15 +38,15 @@ def die_once(*arguments, plain=writer._write_pages):
     Path("died").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
-def die_of_one(self, job, progress=None, plain=conversion.Conversion.run):
+def die_of_one(self, job, plain=conversion.Conversion.convert):
     if Path("deadly").exists() and job.comm == Path("deadly").read_text():
         with Path("deaths").open("a") as file:
             file.write(f"{job.pid}\\n")
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, job, progress)
+    return plain(self, job)
 
 writer._write_pages = die_once
-conversion.Conversion.run = die_of_one
+conversion.Conversion.convert = die_of_one
 """
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vmcore2core.handover.bulk import Job, Outcome, Workers
+from vmcore2core.handover.bulk import Job, Outcome, Step, Workers
 
 JOBS = [Job(pid, f"p{pid}", 0, "", size=pid) for pid in range(1, 8)]
 
@@ -28,22 +28,22 @@ def died_at_3(job: Job) -> Outcome:
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_every_job_has_an_outcome(count: int) -> None:
-    with Workers(convert, count) as workers:
-        outcomes = list(workers.run(JOBS))
+    with Workers({Step.CONVERT: convert}, count) as workers:
+        outcomes = list(workers.run(Step.CONVERT, JOBS))
     assert sorted(outcome.job.pid for outcome in outcomes) == [job.pid for job in JOBS]
     own = {outcome.line for outcome in outcomes} == {str(os.getpid())}
     assert own is (count == 1)
 
 
 def test_the_largest_are_begun_first() -> None:
-    with Workers(convert, 2) as workers:
-        first = next(iter(workers.run(JOBS)))
+    with Workers({Step.CONVERT: convert}, 2) as workers:
+        first = next(iter(workers.run(Step.CONVERT, JOBS)))
     assert first.job.pid in (6, 7)
 
 
 def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
-    with Workers(died_at_3, 2) as workers:
-        outcomes = {outcome.job.pid: outcome for outcome in workers.run(JOBS)}
+    with Workers({Step.CONVERT: died_at_3}, 2) as workers:
+        outcomes = {outcome.job.pid: outcome for outcome in workers.run(Step.CONVERT, JOBS)}
     assert len(outcomes) == len(JOBS)
     assert outcomes[3].error == "3 (p3): the process that converted it was ended by signal 9"
     assert all(outcome.error is None for pid, outcome in outcomes.items() if pid != 3)
@@ -52,7 +52,7 @@ def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-from vmcore2core.handover.bulk import Job, Outcome, Workers
+from vmcore2core.handover.bulk import Job, Outcome, Step, Workers
 
 def convert(job):
     Path(sys.argv[1], f"{job.pid}").write_text(str(os.getpid()))
@@ -64,8 +64,8 @@ def convert(job):
         raise
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
-with Workers(convert, 2) as workers:
-    list(workers.run([Job(1, "", 0, ""), Job(2, "", 0, "")]))
+with Workers({Step.CONVERT: convert}, 2) as workers:
+    list(workers.run(Step.CONVERT, [Job(1, "", 0, ""), Job(2, "", 0, "")]))
 """
 
 

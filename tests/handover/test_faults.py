@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.builders.faults import Faults, Killed
 from tests.corefile.snapshots import PAGE, changed, snapshot, vma, write
 from vmcore2core import extraction
-from vmcore2core.conversion import Conversion
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError, sentence_of
 from vmcore2core.extraction import Extraction, Request
-from vmcore2core.handover.bulk import Job, Outcome
+from vmcore2core.handover.bulk import Convert, Job, Outcome, Step, Workers
 from vmcore2core.handover.space import CoreSize
 from vmcore2core.handover.tree import Tree
 from vmcore2core.terminal import Interrupted
@@ -58,11 +57,10 @@ WHOLE = reference()
 class Run(Extraction):
     """A run over hand-made processes, in everything else the real one."""
 
-    def plan(self, chosen: Sequence[Any]) -> Iterator[tuple[Job, CoreSize]]:
-        for one in chosen:
-            yield self._job(one), CoreSize(1, 1)
+    def _steps(self, _first: Job | None) -> Mapping[Step, Convert]:
+        return {Step.MEASURE: lambda job: Outcome(job, size=CoreSize(1, 1)), Step.CONVERT: self._convert}
 
-    def _convert(self, _conversion: Conversion, job: Job) -> Outcome:
+    def _convert(self, job: Job) -> Outcome:
         path = Path(job.target)
         try:
             write(PROCESSES[job.pid], path, PAGES, force=self._replace, verify=False)
@@ -73,11 +71,11 @@ class Run(Extraction):
         entry = {"pid": job.pid, "comm": job.comm, "threads": []}
         return Outcome(job, entry={**entry, "core": {**core, "missing": 0, "pages": 3, "complete": True}})
 
-    def _add_companions(self, chosen: Sequence[Any]) -> None:
-        for one in chosen:
+    def _add_companions(self, _workers: Workers, jobs: Sequence[Job]) -> None:
+        for job in jobs:
             with Tree(self.directory / "sysroot", force=self._replace).create(b"/lib/libx.so") as fd:
                 os.write(fd, LIBRARY)
-            core = Path(self._job(one).target)
+            core = Path(job.target)
             with atomic_file(core.with_name(f"{core.name}.gdb"), force=self._replace) as fd:
                 os.write(fd, core.name.encode())
 

@@ -15,6 +15,7 @@ from tests.e2e.test_sysroot import PAGE, without_pages
 from tests.process.scene import Scene
 from vmcore2core.errors import LayoutUnknown
 from vmcore2core.handover.choice import Choice, choose
+from vmcore2core.handover.mapped import Finder
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.kernel import dcache
 from vmcore2core.kernel.struct import StructView
@@ -43,7 +44,7 @@ def leaders(session: Session, *comms: str) -> list[StructView]:
 
 def recover(session: Session, folder: Path, comm: str, *, force: bool = False) -> RecoveredFiles:
     leader = leaders(session, comm)[0]
-    return Recovery(session.processes, folder, force=force).add(leader)
+    return Recovery(session.processes, folder, force=force).add(Finder(session.processes).find(leader))
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -130,8 +131,7 @@ def test_without_files_sizes_that_is_said_once(unknown: str, tmp_path: Path) -> 
 def test_files_of_the_corpus_are_the_guests_own(corpus: Path, debian_72: Path, tmp_path: Path) -> None:
     with Session([debian_72]) as session:
         for comm in ("victim-dyn", "victim-static", "victim-32"):
-            leader = leaders(session, comm)[0]
-            found = Recovery(session.processes, tmp_path / comm).add(leader)
+            found = recover(session, tmp_path / comm, comm)
             assert found.sentences == ()
             assert found.program is not None
             program = (tmp_path / comm / os.fsdecode(found.program).lstrip("/")).read_bytes()
@@ -181,7 +181,7 @@ def test_names_that_the_dynamic_linker_has_become_links(
         victim = next(loaded for loaded in objects if loaded.l_name.endswith(b"libvictim.so"))
         return LinkMap(tuple(replace(victim, l_name=name) for name in names))
 
-    monkeypatch.setattr("vmcore2core.handover.recovered.link_map", aliased)
+    monkeypatch.setattr("vmcore2core.handover.mapped.link_map", aliased)
     found = recover(session, tmp_path / "sysroot", "lab-dynamic")
     links = {str(p.relative_to(tmp_path)): str(p.readlink()) for p in tmp_path.rglob("*") if p.is_symlink()}
     assert links == {

@@ -14,6 +14,7 @@ from tests.e2e.debuggers import gdb_backtraces, in_order, lldb_backtraces, need,
 from tests.e2e.guests import FIXTURES, PROGRAMS, bundled
 from tests.handover.test_recovered import leaders
 from vmcore2core.errors import OutputError, OutputExists
+from vmcore2core.handover.mapped import Finder
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.handover.scripts import gdb_script, lldb_script, write_scripts
 from vmcore2core.session import Session, core_name
@@ -26,12 +27,12 @@ def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cores, recovered files and scripts, moved to another place after they were made."""
     made = tmp_path_factory.mktemp("made") / "cores"
     with Session([bundled(GUEST, tmp_path_factory.mktemp("dump"))]) as session:
-        recovery = Recovery(session.processes, made / "sysroot")
+        finder, recovery = Finder(session.processes), Recovery(session.processes, made / "sysroot")
         made.mkdir()
         for leader in leaders(session, *PROGRAMS):
             core = made / core_name(leader)
             session.extract(leader, core)
-            write_scripts(core, recovery.add(leader))
+            write_scripts(core, recovery.add(finder.find(leader)))
     moved = tmp_path_factory.mktemp("moved") / "with space"
     shutil.move(made, moved)
     return moved

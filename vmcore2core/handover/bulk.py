@@ -1,8 +1,9 @@
 """Many processes at once: jobs, what comes of each, and the worker processes that do them.
 
 Codecs hold Python's global lock for each page, so workers are processes. They are forked from the one that opened the
-dump, and share with it what it knows of the kernel; each remembers the pages that it decompressed. A worker that dies
-takes only its own job with it. One whose parent dies finishes its job and ends.
+dump, and share with it what it knows of the kernel; each remembers the pages that it decompressed, and what an earlier
+step found of a process. A worker that dies takes only its own job with it. One whose parent dies finishes its job and
+ends.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from multiprocessing.connection import Connection, wait
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from vmcore2core.handover.mapped import MappedFiles
+    from vmcore2core.handover.recovered import RecoveredFiles
+    from vmcore2core.handover.space import CoreSize
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,7 +36,8 @@ class Job:
         comm: printable.
         task: kernel virtual address of its leader's ``struct task_struct``.
         target: the core's path.
-        size: bytes that the core will take on disk, about.
+        size: bytes that the core will take on disk, about; 0 as long as it is not known.
+        recovered: its programs and libraries, once they are there.
     """
 
     pid: int
@@ -38,6 +45,20 @@ class Job:
     task: int
     target: str
     size: int = 0
+    recovered: RecoveredFiles | None = None
+
+
+class Step(Enum):
+    """What is done with a job, one after the other."""
+
+    MEASURE = auto()
+    """How large will the core be?"""
+    CONVERT = auto()
+    """Write it."""
+    LOOK_UP = auto()
+    """Which files has the process mapped? CONVERT tells as well."""
+    ACCOMPANY = auto()
+    """Write its start scripts."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +67,10 @@ class Outcome:
 
     Attributes:
         job: the job.
-        error: why there is no core, as a sentence; or None.
+        error: why there is no core, or no answer, as a sentence; or None.
+        size: of the core, which is not yet there.
+        files: which files the process has mapped, or why that is not known; None where there are none to be had.
+        scripts: names of its start scripts.
         entry: what the index says of it (``entry``).
         line: what stdout says of it.
         summary: what ``--json`` says of it.
@@ -59,6 +83,9 @@ class Outcome:
 
     job: Job
     error: str | None = None
+    size: CoreSize | None = None
+    files: MappedFiles | str | None = None
+    scripts: tuple[str, ...] = ()
     entry: dict[str, Any] | None = None
     line: str = ""
     summary: dict[str, Any] | None = None
@@ -70,7 +97,7 @@ class Outcome:
 
 
 Convert = Callable[[Job], Outcome]
-"""Converts one process; every error that is the process's own is in the outcome."""
+"""Does one step for one process; every error that is the process's own is in the outcome."""
 
 
 def largest_first(jobs: Sequence[Job]) -> list[Job]:
@@ -82,12 +109,12 @@ class Workers:
     """Worker processes; with one, the jobs are done in this process itself.
 
     Args:
-        convert: what they do.
+        steps: what they do.
         count: how many.
     """
 
-    def __init__(self, convert: Convert, count: int) -> None:
-        self._convert = convert
+    def __init__(self, steps: Mapping[Step, Convert], count: int) -> None:
+        self._steps = steps
         self._workers: list[_Worker] = []
         for _ in range(count if count > 1 else 0):
             self._add()
@@ -99,16 +126,16 @@ class Workers:
         for worker in self._workers:
             worker.end()
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run(self, step: Step, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Yield what comes of the jobs, as they are done: the largest are begun first where there are workers."""
         if not self._workers:
-            yield from map(self._convert, jobs)
+            yield from map(self._steps[step], jobs)
             return
-        waiting = deque(largest_first(jobs))
+        waiting = largest_first(jobs)
         while waiting or any(worker.job for worker in self._workers):
-            for worker in list(self._workers):
+            for worker in self._workers:
                 if waiting and worker.job is None:
-                    worker.begin(waiting.popleft())
+                    worker.begin(step, waiting.pop(worker.preferred(waiting)))
             busy = {worker.connection: worker for worker in self._workers if worker.job}
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
@@ -121,18 +148,19 @@ class Workers:
                 yield outcome
 
     def _add(self) -> None:
-        self._workers.append(_Worker(self._convert, [worker.connection for worker in self._workers]))
+        self._workers.append(_Worker(self._steps, [worker.connection for worker in self._workers]))
 
 
 class _Worker:
     """One worker process, as its parent sees it."""
 
-    def __init__(self, convert: Convert, siblings: list[Connection]) -> None:
+    def __init__(self, steps: Mapping[Step, Convert], siblings: list[Connection]) -> None:
         fork = multiprocessing.get_context("fork")
         self.job: Job | None = None
+        self._known: set[int] = set()
         self.connection, theirs = fork.Pipe()
         # It closes what it inherits of its parent's ends: only so it sees when the parent is gone.
-        self._process = fork.Process(target=_serve, args=(theirs, convert, [*siblings, self.connection]))
+        self._process = fork.Process(target=_serve, args=(theirs, steps, [*siblings, self.connection]))
         # No signal may come before it has its own handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
@@ -141,11 +169,16 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
-    def begin(self, job: Job) -> None:
+    def preferred(self, waiting: Sequence[Job]) -> int:
+        """Return the index of the job that it should have: the first that it knows from an earlier step, if any."""
+        return next((i for i, job in enumerate(waiting) if job.task in self._known), 0)
+
+    def begin(self, step: Step, job: Job) -> None:
         """Give it a job; should it be dead, ``outcome`` tells."""
         self.job = job
+        self._known.add(job.task)
         with contextlib.suppress(OSError):
-            self.connection.send(job)
+            self.connection.send((step, job))
 
     def outcome(self) -> Outcome | None:
         """Return what came of its job; None if it died."""
@@ -172,7 +205,7 @@ class _Worker:
         self._process.join()
 
 
-def _serve(connection: Connection, convert: Convert, inherited: list[Connection]) -> NoReturn:
+def _serve(connection: Connection, steps: Mapping[Step, Convert], inherited: list[Connection]) -> NoReturn:
     """Do jobs until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal's, the parent tells
     signal.signal(signal.SIGTERM, _stop)
@@ -182,7 +215,8 @@ def _serve(connection: Connection, convert: Convert, inherited: list[Connection]
         for other in inherited:
             other.close()
         while True:
-            connection.send(convert(connection.recv()))
+            step, job = connection.recv()
+            connection.send(steps[step](job))
     except (EOFError, OSError):
         pass
     except KeyboardInterrupt:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError
+from vmcore2core.handover.mapped import MappedFiles
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
-from vmcore2core.handover.scripts import write_scripts
 from vmcore2core.handover.tree import SYSROOT_NAME
-from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured, Processes
+from vmcore2core.process.capture import Processes
 
 
 class Companions:
-    """Files and scripts of all cores in a directory; to be made in the dump's order, so that they are the same again.
+    """Files of all processes of a directory; to be made in the dump's order, so that they are the same again.
 
     Args:
         processes: of the dump.
@@ -27,7 +27,6 @@ class Companions:
     """
 
     def __init__(self, processes: Processes, directory: Path, *, force: bool = False) -> None:
-        self._force = force
         self.problem: str | None = None
         self._recovery: Recovery | None = None
         try:
@@ -35,32 +34,28 @@ class Companions:
         except (LayoutUnknown, MemoryFault) as error:
             self.problem = f"programs and libraries are not written beside the cores: {error}"
 
-    def add(self, leader: StructView, core: Path, captured: Captured | None = None) -> dict[str, Any]:
-        """Write what belongs to a core, and return what the index says of it ("debug").
+    def add(self, files: MappedFiles | str | None) -> tuple[RecoveredFiles | None, list[str]]:
+        """Write the files of a process, and return them, and sentences about those that are not there.
 
         Args:
-            leader: the process.
-            core: its core.
-            captured: the process, if it was captured already.
+            files: which it has; or why that is not known, as a sentence.
         """
-        recovered, sentences = self._files(leader, captured)
-        scripts: list[str] = []
-        try:
-            scripts = [path.name for path in write_scripts(core, recovered, force=self._force)]
-        except Vmcore2coreError as error:
-            sentences.append(str(error))
-        return {
-            "sysroot": recovered.sysroot.name if recovered is not None else None,
-            "program": text(recovered.program) if recovered is not None else None,
-            "scripts": scripts,
-            "notices": sentences,
-        }
-
-    def _files(self, leader: StructView, captured: Captured | None) -> tuple[RecoveredFiles | None, list[str]]:
-        if self._recovery is None:
+        if self._recovery is None or files is None:
             return None, []
+        if isinstance(files, str):
+            return None, [files]
         try:
-            recovered = self._recovery.add(leader, captured)
+            recovered = self._recovery.add(files)
         except Vmcore2coreError as error:
             return None, [str(error)]
         return recovered, list(recovered.sentences)
+
+
+def debug_entry(recovered: RecoveredFiles | None, scripts: Sequence[str], sentences: Sequence[str]) -> dict[str, Any]:
+    """Return what the index says of what lies beside a core ("debug")."""
+    return {
+        "sysroot": recovered.sysroot.name if recovered is not None else None,
+        "program": text(recovered.program) if recovered is not None else None,
+        "scripts": list(scripts),
+        "notices": list(sentences),
+    }
