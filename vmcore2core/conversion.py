@@ -204,6 +204,7 @@ class Conversion:
             warnings=tuple(session.warnings),
             notices=tuple(session.notices),
             provenance=session.boot.layout.provenance() if self.manner.verbose else {},
+            answers=session.remembered.news() if session.remembered is not None else {},
         )
 
     def _entry(self, leader: StructView, result: CoreResult) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class Extraction:
             finished = False
             try:
                 for outcome in self._converted(workers, left, stack):
-                    self._take(outcome)
+                    self._take(self._learned(outcome))
                     if self._in_parallel:
                         self._bar(outcome.job.comm)
                 self._add_companions(workers, jobs)
@@ -170,7 +170,7 @@ class Extraction:
 
     def _in_order(self, jobs: Sequence[Job], outcomes: Iterable[Outcome]) -> list[Outcome]:
         """Return what came of jobs in their order, and remember what it says of the dump."""
-        of = {outcome.job.task: outcome for outcome in outcomes}
+        of = {outcome.job.task: outcome for outcome in map(self._learned, outcomes)}
         found = [of[job.task] for job in jobs]
         self._heard += found
         return found
@@ -197,6 +197,12 @@ class Extraction:
     @property
     def _in_parallel(self) -> bool:
         return self.request.jobs > 1 or self.request.elsewhere is not None
+
+    def _learned(self, outcome: Outcome) -> Outcome:
+        """Return what a worker sends, and keep for later runs what the layout told it."""
+        if self.session.remembered is not None:
+            self.session.remembered.learn(outcome.answers)
+        return outcome
 
     def _take(self, outcome: Outcome) -> None:
         job = outcome.job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -39,6 +40,25 @@ def test_the_largest_are_begun_first() -> None:
     with Workers({Step.CONVERT: convert}, 2) as workers:
         first = next(iter(workers.run(Step.CONVERT, JOBS)))
     assert first.job.pid in (6, 7)
+
+
+def test_who_has_begun_with_a_job_gets_it_again() -> None:
+    both = multiprocessing.get_context("fork").Barrier(2)
+
+    def beside_the_other(job: Job) -> Outcome:
+        both.wait(60)  # so that each worker has one
+        return convert(job)
+
+    with Workers({Step.MEASURE: beside_the_other, Step.CONVERT: beside_the_other}, 2) as workers:
+        first, second = (
+            {outcome.job.task: outcome.line for outcome in workers.run(step, jobs)}
+            for step, jobs in (
+                (Step.MEASURE, [Job(1, "", 1, "", size=2), Job(2, "", 2, "", size=1)]),
+                (Step.CONVERT, [Job(1, "", 1, "", size=1), Job(2, "", 2, "", size=2)]),
+            )
+        )
+    assert len(set(first.values())) == 2
+    assert second == first
 
 
 def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:

@@ -82,7 +82,7 @@ class Run(Extraction):
 
 def run(directory: Path, pids: Sequence[int], mode: str) -> Run:
     """Convert processes into a directory."""
-    session: Any = SimpleNamespace(warnings=[], notices=[], inputs=())
+    session: Any = SimpleNamespace(warnings=[], notices=[], inputs=(), remembered=None)
     request = Request(output=directory, indexed=True, force=mode == "--force", resume=mode == "--resume")
     chosen: list[Any] = [
         SimpleNamespace(identity=SimpleNamespace(pid=pid, comm=b"p"), leader=SimpleNamespace(address=pid))

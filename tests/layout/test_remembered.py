@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.guests import FIXTURES
+from tests.e2e.guests import FIXTURES, convert
 from vmcore2core.containers.diskdump_part import DiskDumpPart
 from vmcore2core.layout import remembered
 from vmcore2core.layout.btf import Btf
@@ -198,3 +198,13 @@ def test_the_oldest_go(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     names = [path.name for path in folder.iterdir()]
     assert len(names) == 3
     assert any(name.startswith("dump-") for name in names)
+
+
+def test_what_workers_were_told_is_kept_as_well(folder: Path, tmp_path: Path) -> None:
+    kept = []
+    for jobs in ("1", "2"):
+        assert convert(DUMP, "--all", "-o", tmp_path / jobs, "--jobs", jobs).returncode == 0
+        kept.append({path.name: json.loads(path.read_bytes().partition(b"\n")[2]) for path in folder.iterdir()})
+        shutil.rmtree(folder)
+    assert kept[0] == kept[1]
+    assert all("fs_struct.root" in content["btf"]["members"] for name, content in kept[1].items() if "btf-" in name)

@@ -79,6 +79,7 @@ class Outcome:
         warnings: sentences about the dump as a whole that its worker has met so far.
         notices: likewise, about what came from elsewhere than the dump.
         provenance: which layout source answered what, so far.
+        answers: what its worker has learned of the layout since its last job (``LayoutMemory.news``).
     """
 
     job: Job
@@ -94,6 +95,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
 
 
 Convert = Callable[[Job], Outcome]

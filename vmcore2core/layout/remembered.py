@@ -21,8 +21,10 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +59,7 @@ class Answers:
         self.changed = False
         self._members: dict[str, Member | None] = {}
         self._numbers: dict[str, int | None] = {}
+        self._told = (0, 0)  # how many of each ``news`` has told
 
     def member(self, key: str, ask: Callable[[], Member | None]) -> Member | None:
         """Return where a member lies, asked for once."""
@@ -77,8 +80,30 @@ class Answers:
 
     def to_json(self) -> dict[str, object]:
         """Return what ``from_json`` takes."""
-        members = {key: None if member is None else asdict(member) for key, member in self._members.items()}
-        return {"name": self.name, "members": members, "numbers": self._numbers}
+        return self._to_json(0, 0)
+
+    def _to_json(self, nr_members: int, nr_numbers: int) -> dict[str, object]:
+        """Return what came after so many of each."""
+        members = islice(self._members.items(), nr_members, None)
+        return {
+            "name": self.name,
+            "members": {key: None if member is None else asdict(member) for key, member in members},
+            "numbers": dict(islice(self._numbers.items(), nr_numbers, None)),
+        }
+
+    def news(self) -> dict[str, object] | None:
+        """Return what is known since this was last asked, as ``learn`` takes it; None for nothing."""
+        before, self._told = self._told, (len(self._members), len(self._numbers))
+        return None if before == self._told else self._to_json(*before)
+
+    def learn(self, found: dict[str, Any]) -> None:
+        """Take over what was answered in another process of this run."""
+        other = Answers.from_json(found)
+        self.name = self.name or other.name
+        for key, member in other._members.items():
+            self.member(key, partial(_same, member))
+        for key, number in other._numbers.items():
+            self.number(key, partial(_same, number))
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Answers:
@@ -100,7 +125,12 @@ class Answers:
             if value is not None and not _is_number(value):
                 raise ValueError(key)
             answers._numbers[key] = value
+        answers._told = len(answers._members), len(answers._numbers)
         return answers
+
+
+def _same(answer: T) -> T:
+    return answer
 
 
 def _is_number(value: object) -> bool:
@@ -200,6 +230,22 @@ class LayoutMemory:
         log.info("%s: answers of an earlier run", path)
         self._kept = True
         return answers
+
+    def news(self) -> dict[str, dict[str, dict[str, object]]]:
+        """Return what is known since this was last asked, as plain data for ``learn``: by file, by source."""
+        told: dict[str, dict[str, dict[str, object]]] = {}
+        for file, sources in self._open.items():
+            for source, answers in sources.items():
+                new = answers.news()
+                if new is not None:
+                    told.setdefault(file, {})[source] = new
+        return told
+
+    def learn(self, news: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what workers of this run, which end without ``save``, were told by the dump."""
+        for file, sources in news.items():
+            for source, found in sources.items():
+                self._answers(file, source).learn(found)
 
     def save(self) -> None:
         """Keep what is new; where that cannot be, the next run asks again."""
