@@ -10,10 +10,15 @@ from pathlib import Path
 import coverage
 import pytest
 import zstandard
+from hypothesis import HealthCheck, settings
 
 # Commands that tests run keep layouts there, and nothing in the home of whoever runs the tests.
 _cache = tempfile.TemporaryDirectory(prefix="vmcore2core-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
+
+# How long an example takes is the machine's business.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 
