@@ -11,7 +11,6 @@ import pytest
 
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.zstd_frames import ZstdFrames, index_frames
-from vmcore2core.corefile import sink as sink_module
 from vmcore2core.corefile.sink import FRAME_SIZE, sink
 from vmcore2core.interfaces import Compression
 
@@ -74,18 +73,18 @@ def test_what_goes_back_is_a_bug_and_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_disk_is_told_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
-    begin = sink_module._start_writeback
+    told: list[tuple[int, int]] = []
+    begin = os.posix_fadvise
 
-    def watched(fd: int) -> None:
-        begin(fd)
-        told.append(os.fstat(fd).st_size)
+    def watched(fd: int, offset: int, size: int, advice: int) -> None:
+        begin(fd, offset, size, advice)
+        told.append((offset, size))
 
-    monkeypatch.setattr(sink_module, "_start_writeback", watched)
+    monkeypatch.setattr(os, "posix_fadvise", watched)
     piece = memoryview(bytes(MIB))
     with (tmp_path / "core").open("wb") as file:
         target = sink(file.fileno(), None, 40 * MIB)
         for number in range(40):
             target.write(piece, number * MIB)
         target.finish(40 * MIB)
-    assert told == [16 * MIB, 32 * MIB]
+    assert told == [(0, 16 * MIB), (16 * MIB, 16 * MIB)]

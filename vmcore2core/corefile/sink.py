@@ -27,8 +27,6 @@ COMPRESSED_MAX = 1 << 42
 
 WRITEBACK_EVERY = 16 << 20
 """Bytes after which the kernel is told to begin writing them to the disk."""
-SYNC_FILE_RANGE_WRITE = 2
-"""include/uapi/linux/fs.h"""
 
 
 class Sink(Protocol):
@@ -47,7 +45,7 @@ class FileSink:
     """A plain file with holes; bytes go to the disk on the way, so that the sync at the end finds few left."""
 
     def __init__(self, fd: int) -> None:
-        self._fd, self._unsent = fd, 0
+        self._fd, self._begun = fd, 0
 
     def write(self, data: memoryview, offset: int) -> None:
         """See ``Sink.write``; a system call may write less."""
@@ -56,24 +54,23 @@ class FileSink:
             if not count:
                 raise OSError(errno.EIO, "the file system wrote nothing")
             data, offset = data[count:], offset + count
-            self._unsent += count
-        if self._unsent >= WRITEBACK_EVERY:
-            _start_writeback(self._fd)
-            self._unsent = 0
+        if offset - self._begun >= WRITEBACK_EVERY:
+            _start_writeback(self._fd, self._begun, offset - self._begun)
+            self._begun = offset
 
     def finish(self, size: int) -> None:
         """See ``Sink.finish``."""
         os.ftruncate(self._fd, size)
 
 
-def _start_writeback(fd: int) -> None:
-    """Call sync_file_range(2), which Python has not, for the whole file: it begins, and waits for nothing."""
-    import ctypes
+def _start_writeback(fd: int, offset: int, size: int) -> None:
+    """Have the kernel begin to write a range to the disk, and wait for nothing; where it refuses, fsync() does it all.
 
-    with contextlib.suppress(AttributeError):  # no Linux
-        call = ctypes.CDLL(None).sync_file_range
-        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-        call(fd, 0, 0, SYNC_FILE_RANGE_WRITE)  # where it fails, fsync() has more to do
+    The advice to forget pages does that with those which are still to be written, and these it does not forget
+    (mm/fadvise.c: generic_fadvise(), Linux 7.2). Python has no sync_file_range(2).
+    """
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
 
 class ZstdSink:

@@ -16,7 +16,8 @@ from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.memory.region import LAST_KNOWN, Region, SwapSpace, UserPageState
 
 WINDOW_PAGES = 1 << 20  # pages looked at together: bounds the arrays to some tens of MiB
-BATCH_PAGES = 1 << 10  # pages read together
+BATCH_SIZE = 1 << 20
+"""Bytes of the pages that are read together: what a processor still has in its cache when they are written."""
 REMEMBERED_PAGES = 1 << 14  # of a region whose page tables are walked once: 64 MiB
 REMEMBERED_REGIONS = 64
 READ_MAX = 1 << 24  # bytes that one read() returns: whoever wants more takes batches()
@@ -141,9 +142,10 @@ class UserMemory:
                 vaddr, paddr, state = self._resolve(region, window_start, window_end)
                 there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
                 vaddr, paddr, state = vaddr[there], paddr[there], state[there]
-                buffer = np.empty((min(BATCH_PAGES, len(vaddr)), page), np.uint8)
-                for at in range(0, len(vaddr), BATCH_PAGES):
-                    batch = slice(at, at + BATCH_PAGES)
+                count = max(BATCH_SIZE // page, 1)
+                buffer = np.empty((min(count, len(vaddr)), page), np.uint8)
+                for at in range(0, len(vaddr), count):
+                    batch = slice(at, at + count)
                     yield self._read(vaddr[batch], paddr[batch], state[batch], region, buffer)
 
     def read(self, address: int, size: int) -> bytes | None:
