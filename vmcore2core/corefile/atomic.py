@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.errors import OutputError, OutputExists
 
 COPY_SIZE = 1 << 24
@@ -211,10 +212,8 @@ def _copy(source: int, directory: int, temporary: str) -> None:
                 if error.errno == errno.ENXIO:  # there is but a hole
                     break
                 raise
-            piece = memoryview(os.pread(source, min(COPY_SIZE, os.lseek(source, at, os.SEEK_HOLE) - at), at))
-            while piece:
-                written = os.pwrite(fd, piece, at)
-                piece, at = piece[written:], at + written
+            piece = os.pread(source, min(COPY_SIZE, os.lseek(source, at, os.SEEK_HOLE) - at), at)
+            at = pwrite_all(fd, memoryview(piece), at)
         os.fsync(fd)
     finally:
         os.close(fd)

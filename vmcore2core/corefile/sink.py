@@ -23,8 +23,6 @@ ZSTD_LEVEL = 3
 """zstd's own default."""
 COMPRESSED_MAX = 1 << 42
 """Bytes of the largest core that is compressed: zeros, which as holes take nothing, take time and 20 bytes a frame."""
-
-
 WRITEBACK_EVERY = 16 << 20
 """Bytes after which the kernel is told to begin writing them to the disk."""
 
@@ -41,6 +39,20 @@ class Sink(Protocol):
         ...
 
 
+def pwrite_all(fd: int, data: memoryview, offset: int) -> int:
+    """Write all of ``data`` at ``offset``, as a system call may write less, and return where it ends.
+
+    Raises:
+        OSError: the system refuses, or writes nothing.
+    """
+    while data:
+        count = os.pwrite(fd, data, offset)
+        if not count:
+            raise OSError(errno.EIO, "the file system wrote nothing")
+        data, offset = data[count:], offset + count
+    return offset
+
+
 class FileSink:
     """A plain file with holes; bytes go to the disk on the way, so that the sync at the end finds few left."""
 
@@ -48,12 +60,8 @@ class FileSink:
         self._fd, self._begun = fd, 0
 
     def write(self, data: memoryview, offset: int) -> None:
-        """See ``Sink.write``; a system call may write less."""
-        while data:
-            count = os.pwrite(self._fd, data, offset)
-            if not count:
-                raise OSError(errno.EIO, "the file system wrote nothing")
-            data, offset = data[count:], offset + count
+        """See ``Sink.write``."""
+        offset = pwrite_all(self._fd, data, offset)
         if offset - self._begun >= WRITEBACK_EVERY:
             _start_writeback(self._fd, self._begun, offset - self._begun)
             self._begun = offset

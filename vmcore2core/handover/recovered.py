@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vmcore2core.addresses import KernelAddr
+from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.mapped import BROKEN, OS_RELEASE, MappedFile, MappedFiles, page_cache
 from vmcore2core.handover.tree import Tree
@@ -197,7 +198,7 @@ class _OfProcess:
                     _copy(pages, fd, whole=whole)
                 if not whole:
                     with tree.create(path + MISSING_SUFFIX) as fd:
-                        _pwrite(fd, memoryview(b"".join(b"%#x-%#x\n" % run for run in pages.missing)), 0)
+                        pwrite_all(fd, memoryview(b"".join(b"%#x-%#x\n" % run for run in pages.missing)), 0)
             except _PagesDamaged:
                 continue
             missing = int(np.count_nonzero(~pages.known))
@@ -217,15 +218,9 @@ def _copy(pages: FilePages, fd: int, *, whole: bool) -> None:
         for first, last in itertools.pairwise(cuts):
             if first < last:
                 at = int(index[first]) * pages.page_size
-                _pwrite(fd, rows[first:last].reshape(-1).data[: pages.size - at], at)
+                pwrite_all(fd, rows[first:last].reshape(-1).data[: pages.size - at], at)
     if whole and not pages.known.all():
         raise _PagesDamaged
-
-
-def _pwrite(fd: int, data: memoryview, at: int) -> None:
-    while data:
-        count = os.pwrite(fd, data, at)
-        data, at = data[count:], at + count
 
 
 def _hex(value: bytes | None) -> str | None:
