@@ -116,7 +116,7 @@ class Conversion:
     def measure(self, job: Job) -> Outcome:
         """Return how large a core will be."""
         try:
-            captured = self._kept.take(job.task) or self._captured(job)
+            captured = self._captured(job)
             size = core_size(captured)
         except Vmcore2coreError as error:
             return self._told(Outcome(job, error=str(error)))
@@ -129,7 +129,7 @@ class Conversion:
         leader = self._leader(job)
         target = self.folder / job.target
         try:
-            captured = self._kept.take(job.task) or self._captured(job)
+            captured = self._captured(job)
             result = session.extract(
                 leader,
                 target,
@@ -176,7 +176,9 @@ class Conversion:
         return self.session.kernel.view("task_struct", job.task)
 
     def _captured(self, job: Job) -> Captured:
-        return self.session.processes.capture(self._leader(job), dump_filter=self.manner.dump_filter)
+        """Return a process: as an earlier step kept it, if it did."""
+        kept = self._kept.take(job.task)
+        return kept or self.session.processes.capture(self._leader(job), dump_filter=self.manner.dump_filter)
 
     def _files(self, job: Job, captured: Captured | None = None) -> MappedFiles | str | None:
         """See ``Outcome.files``."""

@@ -70,12 +70,8 @@ class CpuNotes:
             return next((note for note in self.notes if note.pr_pid == pid), None)
         cpu = task_cpu(task)
         if on_cpu and cpu is not None:
-            arch = self.kernel.arch
-            note = arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
-            anothers = (
-                note is not None and note.user_mode and pgd is not None and arch.note_uses_pgd(note, pgd) is False
-            )
-            return None if anothers else note
+            note = self.kernel.arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
+            return None if note is not None and note.user_mode and self._is_anothers(note, pgd) else note
         # Without on_cpu or cpu (VMCOREINFO's export lacks them), a CPU in user mode still shows whose address space
         # and whose thread it runs.
         return next(
@@ -134,10 +130,14 @@ class CpuNotes:
             return None
         return f"the dump has registers of {len(self.notes)} CPUs, of {'an unknown number' if count is None else count}"
 
+    def _is_anothers(self, note: CpuNote, pgd: int | None) -> bool:
+        """Tell whether a note says that its CPU used another page table than the one at physical ``pgd``."""
+        return pgd is not None and self.kernel.arch.note_uses_pgd(note, pgd) is False
+
     def _may_be_of(self, note: CpuNote, task: StructView, pgd: int | None, others: Set[int | None]) -> bool:
         """Tell whether a CPU's note may be that of a task: where it says neither whose memory nor whose thread."""
         arch = self.kernel.arch
-        if not note.user_mode or (pgd is not None and arch.note_uses_pgd(note, pgd) is False):
+        if not note.user_mode or self._is_anothers(note, pgd):
             return False
         pc, pointer = arch.assumed_user_pc(note), arch.thread_pointer(note.regs)
         if pc is not None and not _is_code(task, pc):
