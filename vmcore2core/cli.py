@@ -1,6 +1,7 @@
-"""The ``vmcore2core`` command: arguments, messages, exit statuses; no logic."""
+"""The ``vmcore2core`` command: arguments, messages, exit statuses; no logic.
 
-from __future__ import annotations
+Annotations are no strings here: typer would compile each of them again, at every start.
+"""
 
 import json
 import os
@@ -272,7 +273,7 @@ def vmcore2core(
         raise typer.Exit(_finish(extraction, as_json=as_json))
 
 
-def _filter_mask(text: str | None) -> DumpFilter | None:
+def _filter_mask(text: str | None) -> "DumpFilter | None":
     """Return a coredump_filter as core(5) writes it: hexadecimal with 0x, octal with 0, else decimal."""
     if text is None:
         return None
@@ -288,7 +289,7 @@ def _filter_mask(text: str | None) -> DumpFilter | None:
     return DumpFilter(value)
 
 
-def _finish(extraction: Extraction, *, as_json: bool) -> Exit:
+def _finish(extraction: "Extraction", *, as_json: bool) -> Exit:
     """Say what there is to say of the cores, and return the exit status."""
     from vmcore2core.report import summary
 

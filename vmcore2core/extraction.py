@@ -16,7 +16,6 @@ from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
 from vmcore2core.handover.bulk import Convert, Job, Outcome, Step, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
-from vmcore2core.handover.html import HTML_NAME, write_html
 from vmcore2core.handover.index import Entry, Index
 from vmcore2core.handover.space import CoreSize, amount, check_space
 from vmcore2core.interfaces import Compression
@@ -238,6 +237,8 @@ class Extraction:
 
     def _open_directory(self, chosen: Sequence[Chosen]) -> list[Job]:
         """Make the directory; return the jobs that are left."""
+        from vmcore2core.handover.html import HTML_NAME  # a single core has no page
+
         self._make_directory()
         self.index = Index(self.directory, index_head(self.session, self.request.options))
         # Without an index, what is in the directory is not of an earlier run.
@@ -322,6 +323,8 @@ class Extraction:
     def _close_directory(self, *, finished: bool) -> None:
         if self.index is None:
             return
+        from vmcore2core.handover.html import HTML_NAME, write_html
+
         if finished:
             self.index.remove_parts()
         self.index.warnings = list(self.warnings)

@@ -8,7 +8,6 @@ of equal content.
 from __future__ import annotations
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -88,6 +87,8 @@ class SeenByLief:
 
 def read_with_lief(head: bytes) -> SeenByLief | None:
     """Return what lief reads of a core up to its first page, or None where it cannot."""
+    from concurrent.futures import ThreadPoolExecutor
+
     # A signal's exception inside lief's own start-up ends the whole process, and only the main thread gets any.
     with ThreadPoolExecutor(max_workers=1) as pool:
         lief: Any = pool.submit(import_module, "lief").result()

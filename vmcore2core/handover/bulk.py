@@ -9,17 +9,17 @@ ends.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # multiprocessing, too: a run without workers does without it
+    from multiprocessing.connection import Connection
+
     from vmcore2core.handover.mapped import MappedFiles
     from vmcore2core.handover.recovered import RecoveredFiles
     from vmcore2core.handover.space import CoreSize
@@ -133,6 +133,8 @@ class Workers:
         if not self._workers:
             yield from map(self._steps[step], jobs)
             return
+        from multiprocessing.connection import wait
+
         waiting = largest_first(jobs)
         while waiting or any(worker.job for worker in self._workers):
             for worker in self._workers:
@@ -157,6 +159,8 @@ class _Worker:
     """One worker process, as its parent sees it."""
 
     def __init__(self, steps: Mapping[Step, Convert], siblings: list[Connection]) -> None:
+        import multiprocessing
+
         fork = multiprocessing.get_context("fork")
         self.job: Job | None = None
         self._known: set[int] = set()
