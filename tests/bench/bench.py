@@ -37,8 +37,14 @@ class Series:
     user: list[float] = field(default_factory=list)
     peak: int = 0
 
-    def run(self, command: Command, text: str | None = None) -> None:
-        """Runs the command once, with a disk that has nothing left to do of the one before."""
+    def run(self, command: Command, folder: Path, text: str | None = None) -> None:
+        """Runs the command once, in a folder that is empty, with a disk that has nothing left to do of the one before.
+
+        What the last one wrote is removed first: its memory is what the next one's file goes into. A command that
+        replaced a file would take memory that nobody had before, which costs a virtual machine several times as much.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         os.sync()
         begin = time.perf_counter()
         process = subprocess.Popen(
@@ -47,6 +53,7 @@ class Series:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
+            cwd=folder,
         )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -72,6 +79,11 @@ class Tools:
     vmlinux: Path | None
     crash: Path | None
 
+    @property
+    def written(self) -> Path:
+        """The folder that each command begins with empty."""
+        return self.out / "written"
+
     def ours(self, dump: Path, *arguments: str | Path, kept: bool = False) -> Command:
         """Returns our command; with the layout that an earlier run kept, or without."""
         cache = self.out / "cache" if kept else os.devnull
@@ -83,7 +95,7 @@ class Tools:
             return None
         return [
             *(self.drgn.parent / "drgn", "-q", "--architecture", "x86_64", "-c", dump, "-s", self.vmlinux, self.gcore),
-            *(str(pid), self.out / "drgn.core"),
+            *(str(pid), "core"),
         ]
 
 
@@ -117,23 +129,23 @@ def pids(dump: Path, comm: str) -> list[int]:
 
 def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool) -> Iterator[str]:
     """Yields the table's rows for one process."""
-    core = tools.out / "ours.core"
-    arguments = ("--pid", str(pid), "-o", core, "--force")
+    arguments = ("--pid", str(pid), "-o", "core")
     commands: dict[str, Callable[[Series], None]] = {
-        "vmcore2core": lambda s: s.run(tools.ours(dump, *arguments)),
-        "vmcore2core, the layout kept": lambda s: s.run(tools.ours(dump, *arguments, kept=True)),
+        "vmcore2core": lambda s: s.run(tools.ours(dump, *arguments), tools.written),
+        "vmcore2core, the layout kept": lambda s: s.run(tools.ours(dump, *arguments, kept=True), tools.written),
     }
-    Series().run(tools.ours(dump, *arguments, kept=True))
+    Series().run(tools.ours(dump, *arguments, kept=True), tools.written)
+    core = (tools.written / "core").rename(tools.out / "core")
     drgn = tools.with_drgn(dump, pid)
     if drgn is not None:
-        commands["drgn contrib/gcore.py"] = lambda s: s.run(drgn)
+        commands["drgn contrib/gcore.py"] = lambda s: s.run(drgn, tools.written)
     if tools.crash is not None and tools.vmlinux is not None:
         script = f"extend {tools.crash}\ngcore -v 0 {pid}\nquit\n"
         crash: Command = ["crash", "-s", "--no_crashrc", tools.vmlinux, dump]
-        commands["crash gcore"] = lambda s: s.run(crash, script)
+        commands["crash gcore"] = lambda s: s.run(crash, tools.written, script)
     if copied:
         commands["cp of the same bytes"] = lambda s: s.run(
-            ["cp", "--sparse=never", "--reflink=never", core, tools.out / "copy"]
+            ["cp", "--sparse=never", "--reflink=never", core, "core"], tools.written
         )
     series = race(rounds, commands)
     for name, measured in series.items():
@@ -143,14 +155,10 @@ def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool
 def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
     """Yields the table's rows for every process of the dump."""
     everyone = [*pids(dump, "small-*"), *pids(dump, "large")]
-    cores = tools.out / "cores"
 
     def ours(jobs: int) -> Callable[[Series], None]:
-        def run(series: Series) -> None:
-            shutil.rmtree(cores, ignore_errors=True)
-            series.run(tools.ours(dump, "--comm", "small-*", "-o", cores, "--jobs", str(jobs)))
-
-        return run
+        command = tools.ours(dump, "--comm", "small-*", "-o", "cores", "--jobs", str(jobs))
+        return lambda series: series.run(command, tools.written)
 
     commands = {"vmcore2core --jobs 1": ours(1), "vmcore2core --jobs 2": ours(2)}
     series = race(rounds, commands)
@@ -161,7 +169,7 @@ def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
     if looped:
         total = Series()
         for command in looped:
-            total.run(command)
+            total.run(command, tools.written)
         scaled = sum(total.wall) / len(looped) * (len(everyone) - 1)
         share = statistics.median(first.wall) / scaled
         yield f"| drgn in a loop, as {len(looped)} of them say | {scaled:.1f} s | {share:.2f} |"
@@ -170,11 +178,11 @@ def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
 def page_rate(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
     """Yields the table's rows for reading all pages of a kdump-compressed file."""
     commands: dict[str, Callable[[Series], None]] = {
-        "vmcore2core": lambda s: s.run([sys.executable, HERE / "read_ours.py", dump])
+        "vmcore2core": lambda s: s.run([sys.executable, HERE / "read_ours.py", dump], tools.written)
     }
     if tools.drgn is not None:
         drgn = tools.drgn
-        commands["libkdumpfile, through drgn"] = lambda s: s.run([drgn, HERE / "read_drgn.py", dump])
+        commands["libkdumpfile, through drgn"] = lambda s: s.run([drgn, HERE / "read_drgn.py", dump], tools.written)
     series = race(rounds, commands)
     for name, measured in series.items():
         yield f"| {name} | {seconds(measured)} | {ratio(series['vmcore2core'], measured)} |"
@@ -188,6 +196,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
+    # The commands run in a folder of their own.
+    for name in ("folder", "drgn", "gcore", "vmlinux", "crash"):
+        if getattr(options, name) is not None:
+            setattr(options, name, getattr(options, name).absolute())
     with tempfile.TemporaryDirectory(dir=options.folder) as out:
         tools = Tools(options.folder, Path(out), options.drgn, options.gcore, options.vmlinux, options.crash)
         elf = options.folder / "vmcore.elf"
