@@ -1,19 +1,18 @@
 """BTF as a layout source: offsets and sizes of the kernel's types, from the dump itself or from a vmlinux.
 
-Types are indexed once by their place (some 100,000 in 50 ms); structures are decoded when they are asked for. BTF found
-by a search is believed only after every type, name and length in it was checked.
+Types are indexed once by their place, some 100,000; structures are decoded when they are asked for. BTF found by a
+search is believed only after every type, name and length in it was checked.
 
 References: include/uapi/linux/btf.h, kernel/bpf/btf.c: btf_parse_hdr(), btf_type_check() (Linux 7.2).
 """
 
 from __future__ import annotations
 
-import contextlib
 import struct
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +29,8 @@ NAME_MAX = 512  # KSYM_NAME_LEN, which kernel/bpf/btf.c allows
 CANDIDATE_SIZE_MIN = 64 << 10  # the kernel's own BTF is some MiB; modules have less
 CANDIDATE_SIZE_MAX = 64 << 20
 
-_NO_KIND = 1 << 30  # added to the place of a word that no type begins at; beyond any section
-
 # Words of a type by its kind: in any case, and for each of vlen.
-_FIXED = np.full(32, _NO_KIND, np.int32)
+_FIXED = np.zeros(32, np.int32)
 _PER_VLEN = np.zeros(32, np.int32)
 for _kind in set(BtfKind) - {BtfKind.UNKN}:
     _FIXED[_kind] = (fmt.TYPE_SIZE + fmt.EXTRA_FIXED.get(_kind, 0)) // 4
@@ -65,8 +62,8 @@ class Names:
     def __init__(self, strings: bytes, offsets: NDArray[np.uint32]) -> None:
         self._strings, self._offsets = strings, offsets
         data = np.frombuffer(strings + bytes(self.HEAD), np.uint8)
-        within = np.minimum(offsets, len(strings)).astype(np.int64)
-        self._heads = data[within[:, None] + np.arange(self.HEAD)].view(np.uint64)[:, 0]
+        heads = np.lib.stride_tricks.sliding_window_view(data, self.HEAD)[np.minimum(offsets, len(strings))]
+        self._heads = heads.view(np.uint64)[:, 0]
 
     def find(self, name: str) -> int | None:
         """Return the position of the first string that is this one; "" is no name."""
@@ -119,51 +116,60 @@ class Btf:
         return np.frombuffer(self.types, self.order + "u4").astype(np.uint32)
 
     @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """Place of each type in the type section, by type ID; ID 0 (void) has place -1.
+    def _index(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Place of each type but void as a word of the type section, and its kind: that of ID 1 first.
 
         Raises:
             LayoutInvalid: a type is of an unknown kind or ends beyond the section.
         """
-        step = memoryview(self._following.data)  # a list of a million numbers would take longer than the walk
-        starts = array("i")
-        append, at = starts.append, 0
-        # Each step leads forwards, or out of the section: the walk ends without being asked at every type.
-        with contextlib.suppress(IndexError):
-            while True:
-                following = step[at]
-                append(at)
-                at = following
+        info, end = self.words.view(np.int32)[1:-1], len(self.words)
+        kinds = (info >> 24).astype(np.uint8) & 0x1F
+        # A type may begin wherever the next word has a kind: at all types, and at few words within one.
+        places = np.flatnonzero((kinds > BtfKind.UNKN) & (kinds <= max(BtfKind))).astype(np.int32)
+        kinds = kinds[places]
+        ends = places + _FIXED[kinds] + _PER_VLEN[kinds] * (info[places] & 0xFFFF)
+        # From type to type: most end where the next place is, the others lead over those that are within them.
+        odd = np.flatnonzero(ends[:-1] != places[1:])
+        within, following = bytearray(len(places)), 0
+        for one, after in zip(odd.data, np.searchsorted(places, ends[odd]).data, strict=True):
+            if one >= following:
+                within[one + 1 : after] = b"\1" * (after - one - 1)
+                following = after
+        real = np.frombuffer(within, np.uint8) == 0
+        places, kinds, ends = places[real], kinds[real], ends[real]
+        wrong = np.flatnonzero(np.append(0, ends) != np.append(places, end))
+        if len(wrong):
+            self._refuse(int(wrong[0]) + 1, int(ends[wrong[0] - 1]) if wrong[0] else 0)
+        if len(places) > fmt.BTF_MAX_TYPES:
+            raise LayoutInvalid(f"BTF has {len(places)} types, expected {fmt.BTF_MAX_TYPES} at most")
+        return places, kinds
+
+    def _refuse(self, type_id: int, at: int) -> NoReturn:
+        """Say why no type begins at a word that the one before leads to."""
         end = len(self.words)
-        if at >= _NO_KIND:
-            at -= _NO_KIND
-            kind = int(self.words[at + 1]) >> 24 & 0x1F
-            raise LayoutInvalid(
-                f"BTF type {len(starts)} at {at * 4:#x} is of kind {kind}, expected 1 to {max(BtfKind)}"
-            )
         if at > end:
-            raise LayoutInvalid(f"BTF type {len(starts)} ends at {at * 4:#x}, beyond the types' {end * 4:#x} bytes")
-        if at < end:
-            raise LayoutInvalid(f"BTF type {len(starts) + 1} at {at * 4:#x} is cut off by their end")
-        if len(starts) > fmt.BTF_MAX_TYPES:
-            raise LayoutInvalid(f"BTF has {len(starts)} types, expected {fmt.BTF_MAX_TYPES} at most")
-        return np.concatenate(([-1], np.frombuffer(starts, np.int32).astype(np.int64) * 4))
+            raise LayoutInvalid(f"BTF type {type_id - 1} ends at {at * 4:#x}, beyond the types' {end * 4:#x} bytes")
+        if at > end - fmt.TYPE_SIZE // 4:
+            raise LayoutInvalid(f"BTF type {type_id} at {at * 4:#x} is cut off by their end")
+        kind = fmt.info_kind(int(self.words[at + 1]))
+        raise LayoutInvalid(f"BTF type {type_id} at {at * 4:#x} is of kind {kind}, expected 1 to {max(BtfKind)}")
 
     @property
-    def _following(self) -> NDArray[np.int32]:
-        """int32[n], the word at which a type that begins at each word ends; of no kind, its own with ``_NO_KIND``."""
-        info = self.words[1:-1]
-        kind = (info >> 24).astype(np.uint8) & 0x1F
-        following: NDArray[np.int32] = _PER_VLEN[kind] * (info & 0xFFFF).astype(np.int32) + _FIXED[kind]
-        following += np.arange(len(info), dtype=np.int32)
-        return following
+    def starts(self) -> NDArray[np.int32]:
+        """Place of each type but void as a word of the type section, that of ID 1 first; raises as ``_index`` does."""
+        return self._index[0]
+
+    @property
+    def kinds(self) -> NDArray[np.uint8]:
+        """Kind of each type but void: that of ID 1 first."""
+        return self._index[1]
 
     def type_of(self, type_id: int) -> BtfType | None:
         """Return a type; None for void and for IDs that do not exist."""
-        if not 0 < type_id < len(self.starts):
+        if not 0 < type_id <= len(self.starts):
             return None
-        at = int(self.starts[type_id])
-        name_off, info, size = (int(word) for word in self.words[at // 4 : at // 4 + 3])
+        at = 4 * int(self.starts[type_id - 1])
+        name_off, info, size = struct.unpack_from(self.order + fmt.TYPE_FORMAT, self.types, at)
         return BtfType(at, name_off, fmt.info_kind(info), fmt.info_vlen(info), fmt.info_kflag(info), size)
 
     def resolved(self, type_id: int) -> BtfType | None:
@@ -180,16 +186,11 @@ class Btf:
         end = self.strings.find(b"\0", offset, offset + NAME_MAX)
         return self.strings[offset:end].decode("ascii", "replace") if 0 <= offset < end else ""
 
-    @cached_property
-    def kinds(self) -> NDArray[np.uint8]:
-        """Kind of each type but void: that of ID 1 first."""
-        return (self.words[self.starts[1:] // 4 + 1] >> 24 & 0x1F).astype(np.uint8)
-
     def _named(self, kind: BtfKind) -> tuple[NDArray[np.int64], Names]:
         """Type IDs and names of all types of a kind; indexed when first asked for."""
         if kind not in self._by_kind:
-            ids = np.flatnonzero(self.kinds == kind) + 1
-            self._by_kind[kind] = ids, Names(self.strings, self.words[self.starts[ids] // 4])
+            which = np.flatnonzero(self.kinds == kind)
+            self._by_kind[kind] = which + 1, Names(self.strings, self.words[self.starts[which]])
         return self._by_kind[kind]
 
     def find(self, name: str) -> BtfType | None:
@@ -203,7 +204,7 @@ class Btf:
 
     def places(self, kinds: Sequence[BtfKind], size: int) -> NDArray[np.int64]:
         """Return the words at which the records of all types of these kinds begin, of ``size`` words each."""
-        headers = self.starts[1:][np.isin(self.kinds, kinds)] // 4
+        headers = self.starts[np.isin(self.kinds, kinds)]
         count = (self.words[headers + 1] & 0xFFFF).astype(np.int64)
         within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
         return np.repeat(headers + fmt.TYPE_SIZE // 4, count) + size * within
@@ -262,15 +263,17 @@ class BtfSource(LayoutSource):
         ``seen`` are the structures that do not have it: hostile ones may hold each other many times over.
         """
         seen.add(inside.at)
+        wanted, has_name = name.encode() + b"\0", self.btf.strings.startswith
         anonymous = []
         for name_off, type_id, offset in self.btf.records(inside, fmt.MEMBER_FORMAT):
+            if name_off and not has_name(wanted, name_off):
+                continue
             bit_size = offset >> fmt.BITFIELD_SIZE_SHIFT if inside.kflag else 0
             if inside.kflag:
                 offset &= fmt.BITFIELD_OFFSET_MASK
-            if name_off == 0:
-                anonymous.append((type_id, offset))
-            elif self.btf.name(name_off) == name:
+            if name_off:
                 return type_id, offset, bit_size
+            anonymous.append((type_id, offset))
         for type_id, offset in anonymous if len(seen) < ANONYMOUS_MAX else ():
             below = self.btf.resolved(type_id)
             if below is not None and below.kind in (BtfKind.STRUCT, BtfKind.UNION) and below.at not in seen:
@@ -339,12 +342,12 @@ def validate_btf(data: bytes) -> str | None:
     """
     try:
         btf = Btf(data)
-        headers = btf.starts[1:] // 4
+        headers = btf.starts
     except LayoutInvalid as error:
         return str(error)
     if btf.strings[:1] != b"\0" or btf.strings[-1:] != b"\0":
         return "the BTF string section does not begin and end with NUL"
-    words, nr_types = btf.words, len(btf.starts)
+    words, nr_types = btf.words, len(btf.starts) + 1
     if not (words[headers] < len(btf.strings)).all():
         return "a BTF type's name is beyond the string section"
     refers = np.isin(
