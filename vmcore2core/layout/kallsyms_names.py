@@ -1,7 +1,7 @@
 """The names of kallsyms, found without decoding them.
 
-A name is a sequence of tokens, and the wanted one is compared with all of them at once, token by token from the end:
-after the last two there are a handful left of 100,000 to 200,000 names. Where each begins, kallsyms_markers tells for
+A name is a sequence of tokens. All are sorted by their last two: of 100,000 to 200,000, a handful ends like the wanted
+one, and those are compared with it at once, token by token from the end. Where each begins, kallsyms_markers tells for
 every 256th; where those do not fit, one length after the other.
 
 References: kernel/kallsyms.c: kallsyms_expand_symbol(); scripts/kallsyms.c: write_src() (Linux 4.18 to 7.2).
@@ -80,10 +80,17 @@ class SymbolNames:
         self._codes = np.frombuffer(self._data, np.uint8)
         first, self._ends = starts[:-1].astype(np.int64), starts[1:].astype(np.int64)
         self._first = first + 1 + (self._codes[first] >= BIG_SYMBOL)
-        last = self._codes[self._ends - 1]
-        self._by_last = np.argsort(last, kind="stable")
-        self._last_bounds = np.searchsorted(last[self._by_last], np.arange(NR_TOKENS + 1)).tolist()
+        # The last two bytes of a name: of one token, the first of them is its length byte.
+        endings = self._codes[self._ends - 2].astype(np.uint16) << 8 | self._codes[self._ends - 1]
+        self._by_ending = np.argsort(endings, kind="stable")
+        self._endings = endings[self._by_ending]
         self._lengths = np.array([len(token) for token in tokens], np.int64)
+        self._codes_of: dict[bytes, list[int]] = {}
+        self._first_codes_of: dict[bytes, list[int]] = {}  # without the type's letter, which may be any
+        for code, token in enumerate(tokens):
+            if token:
+                self._codes_of.setdefault(token, []).append(code)
+                self._first_codes_of.setdefault(token[1:], []).append(code)
 
     def indices(self, name: str) -> list[int]:
         """Return the positions of a symbol in the table, ascending."""
@@ -93,9 +100,7 @@ class SymbolNames:
         ends_at = self._ends_at(wanted)
         found: list[int] = []
         left = len(wanted) + 1  # the type's letter stands before the name
-        # Most names are ruled out by their last token, without a look at each.
-        ending = [self._by_last[slice(*self._last_bounds[code : code + 2])] for code in np.flatnonzero(ends_at[left])]
-        hits = np.concatenate(ending) if ending else np.empty(0, np.int64)
+        hits = self._ending_like(ends_at)
         at = self._ends[hits] - 1
         rest = left - self._lengths[self._codes[at]]
         while len(hits):
@@ -108,19 +113,30 @@ class SymbolNames:
             hits, at, rest = hits[on], at[on], rest[on] - self._lengths[codes[on]]
         return sorted(found)
 
+    def _ending_like(self, ends_at: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the positions of the names whose last two tokens may be those of the wanted one."""
+        endings = []
+        for last in np.flatnonzero(ends_at[-1]).tolist():
+            before = ends_at[-1 - len(self._tokens[last])]
+            endings += [code << 8 | last for code in np.flatnonzero(before).tolist()]
+        wanted = np.array(endings, np.uint16)
+        bounds = (np.searchsorted(self._endings, wanted, side).tolist() for side in ("left", "right"))
+        parts = [self._by_ending[first:end] for first, end in zip(*bounds, strict=True) if first < end]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
     def _ends_at(self, name: bytes) -> NDArray[np.bool_]:
-        """Return bool[len(name) + 2, 256]: whether each token may end behind so many bytes of a letter and the name."""
+        """Return bool[len(name) + 2, 256]: whether each token may end behind so many bytes of a letter and the name.
+
+        Behind none of them there is the length byte, of which that of a name of one token is asked for.
+        """
         table = np.zeros((len(name) + 2, NR_TOKENS), np.bool_)
-        for code, token in enumerate(self._tokens):
-            if not token:
-                continue
-            # The first token begins with the type's letter, which may be any.
-            if name.startswith(token[1:]):
-                table[len(token), code] = True
-            at = name.find(token)
-            while at >= 0:
-                table[at + len(token) + 1, code] = True
-                at = name.find(token, at + 1)
+        table[0, 1] = True
+        longest = int(self._lengths.max())
+        for end in range(len(name) + 1):
+            codes = list(self._first_codes_of.get(name[:end], ()))
+            for start in range(max(0, end - longest), end):
+                codes += self._codes_of.get(name[start:end], ())
+            table[end + 1, codes] = True
         return table
 
     def _by_markers(self, count: int, token_table: int, order: str) -> NDArray[np.uint32] | None:
