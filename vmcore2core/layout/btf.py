@@ -32,6 +32,7 @@ CANDIDATE_SIZE_MAX = 64 << 20
 # Words of a type by its kind: in any case, and for each of vlen.
 _FIXED = np.zeros(32, np.int32)
 _PER_VLEN = np.zeros(32, np.int32)
+_KIND_MAX = int(max(BtfKind))  # numpy compares with a plain number without a copy in 64 bits
 for _kind in set(BtfKind) - {BtfKind.UNKN}:
     _FIXED[_kind] = (fmt.TYPE_SIZE + fmt.EXTRA_FIXED.get(_kind, 0)) // 4
     _PER_VLEN[_kind] = fmt.EXTRA_PER_VLEN.get(_kind, 0) // 4
@@ -54,16 +55,15 @@ class Names:
 
     Args:
         strings: the section.
+        heads: uint64[len(strings) + 1], the eight bytes from each of its bytes on.
         offsets: uint32[n], where they begin.
     """
 
     HEAD = 8
 
-    def __init__(self, strings: bytes, offsets: NDArray[np.uint32]) -> None:
+    def __init__(self, strings: bytes, heads: NDArray[np.uint64], offsets: NDArray[np.uint32]) -> None:
         self._strings, self._offsets = strings, offsets
-        data = np.frombuffer(strings + bytes(self.HEAD), np.uint8)
-        heads = np.lib.stride_tricks.sliding_window_view(data, self.HEAD)[np.minimum(offsets, len(strings))]
-        self._heads = heads.view(np.uint64)[:, 0]
+        self._heads = heads[np.minimum(offsets, len(strings))]
 
     def find(self, name: str) -> int | None:
         """Return the position of the first string that is this one; "" is no name."""
@@ -113,7 +113,7 @@ class Btf:
     @cached_property
     def words(self) -> NDArray[np.uint32]:
         """The type section as 32-bit words in host order."""
-        return np.frombuffer(self.types, self.order + "u4").astype(np.uint32)
+        return np.frombuffer(self.types, self.order + "u4").astype(np.uint32, copy=False)
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
@@ -125,9 +125,10 @@ class Btf:
         info, end = self.words.view(np.int32)[1:-1], len(self.words)
         kinds = (info >> 24).astype(np.uint8) & 0x1F
         # A type may begin wherever the next word has a kind: at all types, and at few words within one.
-        places = np.flatnonzero((kinds > BtfKind.UNKN) & (kinds <= max(BtfKind))).astype(np.int32)
-        kinds = kinds[places]
-        ends = places + _FIXED[kinds] + _PER_VLEN[kinds] * (info[places] & 0xFFFF)
+        places = np.flatnonzero((kinds > 0) & (kinds <= _KIND_MAX))
+        kinds, info = kinds[places], info[places]
+        places = places.astype(np.int32)
+        ends = places + _FIXED.take(kinds) + _PER_VLEN.take(kinds) * (info & 0xFFFF)
         # From type to type: most end where the next place is, the others lead over those that are within them.
         odd = np.flatnonzero(ends[:-1] != places[1:])
         within, following = bytearray(len(places)), 0
@@ -152,7 +153,7 @@ class Btf:
         if at > end - fmt.TYPE_SIZE // 4:
             raise LayoutInvalid(f"BTF type {type_id} at {at * 4:#x} is cut off by their end")
         kind = fmt.info_kind(int(self.words[at + 1]))
-        raise LayoutInvalid(f"BTF type {type_id} at {at * 4:#x} is of kind {kind}, expected 1 to {max(BtfKind)}")
+        raise LayoutInvalid(f"BTF type {type_id} at {at * 4:#x} is of kind {kind}, expected 1 to {_KIND_MAX}")
 
     @property
     def starts(self) -> NDArray[np.int32]:
@@ -186,11 +187,19 @@ class Btf:
         end = self.strings.find(b"\0", offset, offset + NAME_MAX)
         return self.strings[offset:end].decode("ascii", "replace") if 0 <= offset < end else ""
 
+    @cached_property
+    def _heads(self) -> NDArray[np.uint64]:
+        return np.ndarray(len(self.strings) + 1, np.uint64, self.strings + bytes(Names.HEAD), strides=(1,))
+
+    def names(self, offsets: NDArray[np.uint32]) -> Names:
+        """Return the strings at these places."""
+        return Names(self.strings, self._heads, offsets)
+
     def _named(self, kind: BtfKind) -> tuple[NDArray[np.int64], Names]:
         """Type IDs and names of all types of a kind; indexed when first asked for."""
         if kind not in self._by_kind:
-            which = np.flatnonzero(self.kinds == kind)
-            self._by_kind[kind] = which + 1, Names(self.strings, self.words[self.starts[which]])
+            which = np.flatnonzero(self.kinds == int(kind))
+            self._by_kind[kind] = which + 1, self.names(self.words[self.starts[which]])
         return self._by_kind[kind]
 
     def find(self, name: str) -> BtfType | None:
@@ -204,7 +213,7 @@ class Btf:
 
     def places(self, kinds: Sequence[BtfKind], size: int) -> NDArray[np.int64]:
         """Return the words at which the records of all types of these kinds begin, of ``size`` words each."""
-        headers = self.starts[np.isin(self.kinds, kinds)]
+        headers = self.starts[np.isin(self.kinds, np.array(kinds, np.uint8))]
         count = (self.words[headers + 1] & 0xFFFF).astype(np.int64)
         within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
         return np.repeat(headers + fmt.TYPE_SIZE // 4, count) + size * within
@@ -330,7 +339,7 @@ class BtfSource(LayoutSource):
         found = []
         for kind, form in ((BtfKind.ENUM, fmt.ENUM_FORMAT), (BtfKind.ENUM64, fmt.ENUM64_FORMAT)):
             places = self.btf.places((kind,), len(form))
-            found.append((form, places, Names(self.btf.strings, self.btf.words[places])))
+            found.append((form, places, self.btf.names(self.btf.words[places])))
         return found
 
 
