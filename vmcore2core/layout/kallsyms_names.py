@@ -79,11 +79,11 @@ class SymbolNames:
         starts = self._walk(count) if starts is None else starts
         self._codes = np.frombuffer(self._data, np.uint8)
         first, self._ends = starts[:-1].astype(np.int64), starts[1:].astype(np.int64)
-        self._first = first + 1 + (self._codes[first] >= BIG_SYMBOL)
+        self._first = first + 1 + (self._codes.take(first) >= BIG_SYMBOL)
         # The last two bytes of a name: of one token, the first of them is its length byte.
-        endings = self._codes[self._ends - 2].astype(np.uint16) << 8 | self._codes[self._ends - 1]
+        endings = self._codes.take(self._ends - 2).astype(np.uint16) << 8 | self._codes.take(self._ends - 1)
         self._by_ending = np.argsort(endings, kind="stable")
-        self._endings = endings[self._by_ending]
+        self._endings = endings.take(self._by_ending)
         self._lengths = np.array([len(token) for token in tokens], np.int64)
         self._codes_of: dict[bytes, list[int]] = {}
         self._first_codes_of: dict[bytes, list[int]] = {}  # without the type's letter, which may be any
@@ -214,7 +214,7 @@ def _walk_blocks(codes: NDArray[np.uint8], markers: NDArray[np.int64], count: in
     for step in range(NAMES_PER_MARKER):
         starts[step] = at
         at = np.minimum(at, beyond)
-        length = codes[at].astype(np.int64)
+        length = codes.take(at).astype(np.int64)
         if length.max() >= BIG_SYMBOL:
             big = length >= BIG_SYMBOL
             length[big] = (length[big] & ~BIG_SYMBOL | codes[at[big] + 1].astype(np.int64) << 7) + 1
