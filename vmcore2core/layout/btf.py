@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +37,14 @@ for _kind in set(BtfKind) - {BtfKind.UNKN}:
     _PER_VLEN[_kind] = fmt.EXTRA_PER_VLEN.get(_kind, 0) // 4
 
 
-@dataclass(frozen=True, slots=True)
-class BtfType:
+# Looked up once: to ask BtfKind for one of its kinds takes longer than what is then done with it.
+_COMPOUND = frozenset({BtfKind.STRUCT, BtfKind.UNION})
+_PTR, _ARRAY, _TYPEDEF = int(BtfKind.PTR), int(BtfKind.ARRAY), int(BtfKind.TYPEDEF)
+_SIZED = _COMPOUND | {BtfKind.INT, BtfKind.ENUM, BtfKind.FLOAT, BtfKind.ENUM64}
+_TAGS: dict[int, str] = {BtfKind.STRUCT: "struct ", BtfKind.UNION: "union ", BtfKind.ENUM: "enum "}
+
+
+class BtfType(NamedTuple):
     """One ``struct btf_type``; ``at`` is where it stands in the type section."""
 
     at: int
@@ -108,6 +113,7 @@ class Btf:
             raise LayoutInvalid(f"BTF sections end beyond its {len(data)} bytes, or are not aligned")
         self.types = data[types : types + fields["type_len"]]
         self.strings = data[strings : strings + fields["str_len"]]
+        self._header = struct.Struct(self.order + fmt.TYPE_FORMAT)
         self._by_kind: dict[BtfKind, tuple[NDArray[np.int64], Names]] = {}
 
     @cached_property
@@ -170,7 +176,7 @@ class Btf:
         if not 0 < type_id <= len(self.starts):
             return None
         at = 4 * int(self.starts[type_id - 1])
-        name_off, info, size = struct.unpack_from(self.order + fmt.TYPE_FORMAT, self.types, at)
+        name_off, info, size = self._header.unpack_from(self.types, at)
         return BtfType(at, name_off, fmt.info_kind(info), fmt.info_vlen(info), fmt.info_kflag(info), size)
 
     def resolved(self, type_id: int) -> BtfType | None:
@@ -221,7 +227,7 @@ class Btf:
     def records(self, found: BtfType, form: str) -> list[tuple[int, ...]]:
         """Return what follows a type: members, enumerators, the array."""
         size = struct.calcsize(self.order + form)
-        count = 1 if found.kind == BtfKind.ARRAY else found.vlen
+        count = 1 if found.kind == _ARRAY else found.vlen
         start = found.at + fmt.TYPE_SIZE
         return list(struct.iter_unpack(self.order + form, self.types[start : start + size * count]))
 
@@ -251,7 +257,7 @@ class BtfSource(LayoutSource):
         inside = self._struct(struct)
         bits, type_id, bit_size = 0, 0, 0
         for name in path.split("."):
-            if inside is None or inside.kind not in (BtfKind.STRUCT, BtfKind.UNION):
+            if inside is None or inside.kind not in _COMPOUND:
                 return None
             found = self._member(inside, name, set())
             if found is None:
@@ -285,7 +291,7 @@ class BtfSource(LayoutSource):
             anonymous.append((type_id, offset))
         for type_id, offset in anonymous if len(seen) < ANONYMOUS_MAX else ():
             below = self.btf.resolved(type_id)
-            if below is not None and below.kind in (BtfKind.STRUCT, BtfKind.UNION) and below.at not in seen:
+            if below is not None and below.kind in _COMPOUND and below.at not in seen:
                 found = self._member(below, name, seen)
                 if found is not None:
                     return found[0], found[1] + offset, found[2]
@@ -295,33 +301,31 @@ class BtfSource(LayoutSource):
         found = self.btf.resolved(type_id)
         if found is None or depth > DEPTH_MAX:
             return None
-        if found.kind == BtfKind.PTR:
+        if found.kind == _PTR:
             return self.pointer_size
-        if found.kind == BtfKind.ARRAY:
+        if found.kind == _ARRAY:
             element, _, count = self.btf.records(found, fmt.ARRAY_FORMAT)[0]
             size = self._size_of(element, depth + 1)
             return None if size is None else size * count
-        sized = (BtfKind.INT, BtfKind.STRUCT, BtfKind.UNION, BtfKind.ENUM, BtfKind.FLOAT, BtfKind.ENUM64)
-        return found.size_or_type if found.kind in sized else None
+        return found.size_or_type if found.kind in _SIZED else None
 
     def _type_name(self, type_id: int, depth: int) -> str | None:
         found = self.btf.type_of(type_id)
         if found is None or depth > DEPTH_MAX:
             return None if found else "void"
-        if found.kind == BtfKind.PTR:
+        if found.kind == _PTR:
             return f"{self._type_name(found.size_or_type, depth + 1)} *"
-        if found.kind == BtfKind.ARRAY:
+        if found.kind == _ARRAY:
             element, _, count = self.btf.records(found, fmt.ARRAY_FORMAT)[0]
             return f"{self._type_name(element, depth + 1)}[{count}]"
-        if found.kind in fmt.MODIFIERS and found.kind != BtfKind.TYPEDEF:
+        if found.kind in fmt.MODIFIERS and found.kind != _TYPEDEF:
             return self._type_name(found.size_or_type, depth + 1)
-        tag = {BtfKind.STRUCT: "struct ", BtfKind.UNION: "union ", BtfKind.ENUM: "enum "}.get(BtfKind(found.kind), "")
-        return tag + (self.btf.name(found.name_off) or "(anonymous)")
+        return _TAGS.get(found.kind, "") + (self.btf.name(found.name_off) or "(anonymous)")
 
     def size(self, struct: str) -> int | None:
         """See ``LayoutSource.size``."""
         found = self._struct(struct)
-        return found.size_or_type if found is not None and found.kind in (BtfKind.STRUCT, BtfKind.UNION) else None
+        return found.size_or_type if found is not None and found.kind in _COMPOUND else None
 
     def constant(self, name: str) -> int | None:
         """See ``LayoutSource.constant``: an enumerator."""
