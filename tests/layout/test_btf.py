@@ -122,6 +122,26 @@ def test_structures_that_hold_each_other_do_not_multiply() -> None:
     assert BtfSource(b.blob(), "BTF", pointer_size=8).member("a", "missing") is None
 
 
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+def test_what_looks_like_a_type_within_another_is_none(order: str) -> None:
+    """Values of enumerators and sizes of bit fields stand in the byte in which a type has its kind."""
+    b = Builder(order)
+    number = b.integer("int", 4)
+    for kind in range(1, 20):
+        b.add(ENUM, f"enum{kind}", 4, [(b.name(f"E{kind}"), kind << 24 | 2), (b.name(f"F{kind}"), kind << 24)])
+        b.struct(f"bits{kind}", 4, ("low", number, kind << 24), ("high", number, kind << 24 | 7), kind=STRUCT | KFLAG)
+    last = b.struct("last", 4, ("only", number, 0))
+    source = BtfSource(b.blob(), "BTF", pointer_size=8)
+    assert len(source.btf.starts) == last
+    assert source.size("last") == 4
+    for kind in range(1, 20):
+        assert source.constant(f"E{kind}") == kind << 24 | 2
+        high = source.member(f"bits{kind}", "high")
+        assert high is not None
+        assert (high.bit_offset, high.bit_size) == (7, kind)
+    assert validate_btf(b.blob()) is None
+
+
 def test_a_typedef_of_itself_ends() -> None:
     b = Builder()
     b.add(TYPEDEF, "t", 1)

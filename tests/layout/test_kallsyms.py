@@ -124,6 +124,16 @@ def test_a_part_of_a_name_is_not_the_symbol(name: str) -> None:
     assert opened(build(SYMBOLS)).symbol(name) is None
 
 
+def test_a_name_may_be_one_token() -> None:
+    names = ("ab", "ab", "ab", "ab", "cab", "abab")
+    coded, _ = compress(tuple(b"t" + name.encode() for name in names))
+    assert len(coded[0]) == 1
+    source = opened(build((*SYMBOLS, *((TEXT + 0x3000 + at, "t", name) for at, name in enumerate(names)))))
+    assert source.all_symbols("ab") == tuple(TEXT + 0x3000 + at for at in range(4))
+    assert (source.symbol("cab"), source.symbol("abab")) == (TEXT + 0x3004, TEXT + 0x3005)
+    assert source.symbol("b") is None
+
+
 def test_symbol_type_is_not_part_of_the_name() -> None:
     symbols = [(TEXT, "T", "_stext"), (TEXT + 8, "t", "T"), (TEXT + 16, "T", "t"), (TEXT + 24, "A", "TT")]
     source = opened(build(symbols))
