@@ -27,6 +27,7 @@ ANONYMOUS_MAX = 256  # anonymous structures within one
 NAME_MAX = 512  # KSYM_NAME_LEN, which kernel/bpf/btf.c allows
 CANDIDATE_SIZE_MIN = 64 << 10  # the kernel's own BTF is some MiB; modules have less
 CANDIDATE_SIZE_MAX = 64 << 20
+PLACES_MAX = 4 * fmt.BTF_MAX_TYPES  # where a type may begin: a kernel has a fiftieth more than types
 
 # Words of a type by its kind: in any case, and for each of vlen.
 _FIXED = np.zeros(32, np.int32)
@@ -131,7 +132,10 @@ class Btf:
         info, end = self.words.view(np.int32)[1:-1], len(self.words)
         kinds = (info >> 24).astype(np.uint8) & 0x1F
         # A type may begin wherever the next word has a kind: at all types, and at few words within one.
-        places = np.flatnonzero((kinds > 0) & (kinds <= _KIND_MAX))
+        is_kind = (kinds > 0) & (kinds <= _KIND_MAX)
+        if np.count_nonzero(is_kind) > PLACES_MAX:
+            raise LayoutInvalid(f"BTF has more than {PLACES_MAX} places for {fmt.BTF_MAX_TYPES} types at most")
+        places = np.flatnonzero(is_kind)
         kinds, info = kinds[places], info[places]
         places = places.astype(np.int32)
         ends = places + _FIXED.take(kinds) + _PER_VLEN.take(kinds) * (info & 0xFFFF)
