@@ -55,6 +55,7 @@ SWP_TB_BAD = ((1 << 64) - 1) & ~0b111
 ZSPAGE_MAGIC = 0x58
 OBJ_ALLOCATED_TAG = 1
 OBJ_TAG_BITS = (0, 1, 2)  # of the word behind a handle: none since Linux 7.x, 2 in 6.2 and 6.3 with CONFIG_ZPOOL
+OBJ_CLASS_BITS = 9  # of that word, above the index: since Linux 7.3, where a word has 64 bits (ZS_OBJ_CLASS_BITS)
 ZS_PAGES_MAX = 16  # ZS_MAX_PAGES_PER_ZSPAGE at its largest (CONFIG_ZSMALLOC_CHAIN_SIZE)
 
 ZRAM_COMP_PRIORITY_MASK = 3

@@ -1,4 +1,4 @@
-"""A small zs_pool in a fake kernel: size classes, zspages and handles, as mm/zsmalloc.c (v7.2) lays them out."""
+"""A small zs_pool in a fake kernel: size classes, zspages and handles, as mm/zsmalloc.c (v7.3) lays them out."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ class ZsImage(KernelImage):
         link: byte of ``struct page`` that links a zspage's pages.
         pfn_bits: of the page frame in the word behind a handle; the index has the rest, above the tag.
         tag_bits: lowest bits of that word.
+        class_bits: between page frame and index, for the size class.
     """
 
-    def __init__(self, *offsets: Offsets, link: int = 32, pfn_bits: int = 40, tag_bits: int = 1) -> None:
+    def __init__(
+        self, *offsets: Offsets, link: int = 32, pfn_bits: int = 40, tag_bits: int = 1, class_bits: int = 0
+    ) -> None:
         super().__init__(pages=160)
         self.table = BitTable(ZSMALLOC, *offsets, sizes={"page": 64})
-        self.link_at, self.below_pfn, self.tag_bits = link, 64 - pfn_bits, tag_bits
+        self.link_at, self.below_pfn, self.tag_bits, self.class_bits = link, 64 - pfn_bits, tag_bits, class_bits
         self.frames = self.alloc(64 * 160, PAGE)
         for offset in range(0, 64 * 160, PAGE):
             self.map(VMEMMAP + offset, (self.frames - TEXT + offset) | 3)
@@ -70,7 +73,8 @@ class ZsImage(KernelImage):
         """Put object ``index`` into a zspage, and return its handle."""
         size, objects, count = self.classes[class_index]
         page, offset = divmod(size * index, PAGE)
-        handle = self.words(self.alloc(8), pages[page] >> 12 << self.below_pfn | index << self.tag_bits)
+        told = (class_index & (1 << self.class_bits) - 1) << self.below_pfn - self.class_bits | index << self.tag_bits
+        handle = self.words(self.alloc(8), pages[page] >> 12 << self.below_pfn | told)
         if (objects, count) == (1, 1):
             self.words(self.frames + 64 * (pages[0] >> 12) + self.link_at, handle)
             raw = data

@@ -57,6 +57,32 @@ def test_the_first_object_of_a_zspage_does_not_tell_the_tag_bits(tag_bits: int) 
     assert [pool.read(handle, 3020) for handle in handles] == DATA
 
 
+@pytest.mark.parametrize("pfn_bits", [40, 34, 36])
+def test_a_word_that_has_the_size_class_too(pfn_bits: int) -> None:
+    """Since Linux 7.3."""
+    image = ZsImage(NEXT, pfn_bits=pfn_bits, tag_bits=0, class_bits=9)
+    handles = filled(image)
+    pool = pool_of(image)
+    assert [pool.read(handle, 3020) for handle in handles] == DATA
+    image.words(handles[2], image.word(handles[2]) ^ 1 << 64 - pfn_bits - 9)
+    with pytest.raises(CorruptStructure, match="names no object"):
+        pool_of(image).read(handles[2], 3020)
+
+
+@pytest.mark.parametrize(("tag_bits", "class_bits"), [(0, 9), (0, 0), (1, 0), (2, 0)])
+def test_objects_of_the_smallest_class_do_not_tell_whether_the_word_has_the_class(
+    tag_bits: int, class_bits: int
+) -> None:
+    image = ZsImage(NEXT, tag_bits=tag_bits, class_bits=class_bits)
+    image.size_class(0, 32, 128, 1)
+    pages = image.zspage(0)
+    small = [image.store(pages, 0, n, bytes([n]) * 24) for n in (0, 1, 2, 5)]
+    handles = filled(image)
+    pool = pool_of(image)
+    assert [pool.read(handle, 24) for handle in small] == [bytes([n]) * 24 for n in (0, 1, 2, 5)]
+    assert [pool.read(handle, 3020) for handle in handles] == DATA
+
+
 def test_an_object_of_a_whole_page_has_its_handle_in_struct_page() -> None:
     image = ZsImage(NEXT)
     image.size_class(254, PAGE, 1, 1)

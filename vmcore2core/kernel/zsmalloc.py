@@ -3,7 +3,7 @@
 A handle is the address of a word that tells page frame and index of the object. How the word is made up has changed;
 it is told by the object itself, which begins with its handle.
 
-References: mm/zsmalloc.c: zs_obj_read_begin(), obj_to_location(), get_next_zpdesc(); mm/zpdesc.h (Linux 4.18 to 7.2).
+References: mm/zsmalloc.c: zs_obj_read_begin(), obj_to_location(), get_next_zpdesc(); mm/zpdesc.h (Linux 4.18 to 7.3).
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ class SizeClass:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """How the word behind a handle is made up: bits below the page frame, and tag bits below the index."""
+    """How the word behind a handle is made up: bits below the page frame; of these, the lowest and the highest few."""
 
     below_pfn: int
-    tag_bits: int
+    tag_bits: int = 0
+    class_bits: int = 0  # the size class's number, or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,32 +104,40 @@ class ZsPool:
         if not self._words:
             self._words = self._forms()
         problem: Exception | None = None
+        fitting: dict[_Word, _Place] = {}  # several, where the index is 0, or the size class the first
         for form in self._words:
             try:
-                place = self._by_word(word, form, handle)
+                fitting[form] = self._by_word(word, form, handle)
             except (CorruptStructure, MemoryFault) as error:
                 problem = problem or error
-                continue
-            # With index 0, words of all numbers of tag bits are the same.
-            told = word & ((1 << form.below_pfn) - 1)
-            self._words = [form] if told else [other for other in self._words if other.below_pfn == form.below_pfn]
-            return place
-        raise CorruptStructure(f"it names no object: {problem}", handle, "zsmalloc handle")
+        if not fitting:
+            raise CorruptStructure(f"it names no object: {problem}", handle, "zsmalloc handle")
+        self._words = list(fitting)
+        return next(iter(fitting.values()))
 
     def _forms(self) -> list[_Word]:
         page_bits, word_bits = self._page_size.bit_length() - 1, 8 * self.kernel.arch.pointer_size
         bits = physmem_bits(self.kernel.layout, page_bits)
         sizes = dict.fromkeys((*PHYSMEM_BITS, *((bits,) if bits else ())))
-        return [_Word(word_bits - (n - page_bits), tags) for n in sizes for tags in fmt.OBJ_TAG_BITS]
+        below = [word_bits - (n - page_bits) for n in sizes]
+        forms = [_Word(n, tag_bits=tags) for n in below for tags in fmt.OBJ_TAG_BITS]
+        if word_bits == 64:
+            forms += [_Word(n, class_bits=fmt.OBJ_CLASS_BITS) for n in below if n > fmt.OBJ_CLASS_BITS]
+        return forms
 
     def _by_word(self, word: int, form: _Word, handle: int) -> _Place:
         """Return where the object is, if it is there: a zspage whose object of this index has this handle."""
-        index = (word & ((1 << form.below_pfn) - 1)) >> form.tag_bits
+        index_end = form.below_pfn - form.class_bits
+        index = (word & ((1 << index_end) - 1)) >> form.tag_bits
         page = self.kernel.view("page", self._vmemmap + (word >> form.below_pfn) * self._sizeof_page)
         zspage = self.kernel.view("zspage", page.ulong("private"))
         if zspage.uint("magic", size=4) != fmt.ZSPAGE_MAGIC:
             raise CorruptStructure("it has no magic number 0x58", zspage.address, "zspage")
-        size_class = self._class(zspage.uint("class", size=4))
+        number = zspage.uint("class", size=4)
+        size_class = self._class(number)
+        told, mask = word >> index_end, (1 << form.class_bits) - 1
+        if (told ^ number) & mask:
+            raise CorruptStructure(f"size class {told & mask}, expected {number}", handle, "zsmalloc handle")
         if index >= size_class.objs_per_zspage:
             raise CorruptStructure(
                 f"index {index}, expected at most {size_class.objs_per_zspage} objects", handle, "zsmalloc handle"
