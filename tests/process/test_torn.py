@@ -6,6 +6,7 @@ The guest is the bundled one of Linux 6.1; ``tests.fuzz.overlay`` puts other byt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -360,6 +361,33 @@ def test_a_mapping_of_another_place_in_its_file_is_said(session: Session, leader
             f"vm_pgoff at {vma.addr_of('vm_pgoff'):#x}: {pgoff + 0x40:#x}, expected {pgoff:#x}" in w for w in others
         )
     assert said >= 10
+
+
+def test_pages_of_its_own_are_where_the_anonymous_offset_says(
+    session: Session, leaders: dict[int, StructView], tmp_path: Path
+) -> None:
+    """Since Linux 7.3, which has that offset beside the file's: here, in a word that this guest has as zeros."""
+    at = session.kernel.layout.member("vm_area_struct", "vm_userfaultfd_ctx").offset
+    names = {"__vm_anon_pgoff_lo": at, "__vm_anon_pgoff_hi": at + 4}
+    text = tmp_path / "layout.txt"
+    text.write_text("".join(f"OFFSET(vm_area_struct.{name})={offset}\n" for name, offset in names.items()))
+    vmas = [vma for vma in mm.for_each_vma(owner_of(leaders[DYNAMIC])) if vma.pointer("vm_file")]
+    with Session([DUMP], vmcoreinfo=text) as opened:
+
+        def warnings(anonymous: int, of_file: int) -> list[str]:
+            """Return what is said with other offsets by so much."""
+            words = {vma.address + at: vma.ulong("vm_pgoff") + anonymous for vma in vmas}
+            words |= {int(vma.addr_of("vm_pgoff")): vma.ulong("vm_pgoff") + of_file for vma in vmas}
+            return [w for w in captured(with_words(opened, words), DYNAMIC).warnings if "as the page at" in w]
+
+        assert not warnings(0, 0)
+        far = 0x7F_0000_0000
+        own, of_files = warnings(far, 0), warnings(0, 0x40)
+    assert len(own) >= 5
+    assert all("vm_area_struct.__vm_anon_pgoff_lo at 0x" in warning for warning in own)
+    assert all(f": {far + int(w.split('expected ')[1].split()[0], 16):#x}, expected" in w for w in own)
+    assert len(of_files) >= 5
+    assert all("vm_area_struct.vm_pgoff at 0x" in warning for warning in of_files)
 
 
 @pytest.mark.parametrize("step", [-64, 4096])

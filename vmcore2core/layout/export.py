@@ -37,7 +37,7 @@ MEMBERS: dict[str, str] = {
     "maple_arange_64": "pivot slot gap meta",
     "vm_area_struct": (
         "vm_start vm_end vm_flags vm_file vm_mm vm_pgoff vm_next anon_vma anon_vma_chain vm_ops vm_private_data "
-        "anon_name"
+        "anon_name __vm_anon_pgoff_lo __vm_anon_pgoff_hi"
     ),
     "anon_vma_name": "name",
     "vm_special_mapping": "name pages fault",

@@ -1,7 +1,9 @@
 """Whether mappings agree with the pages that the page tables map: a ``struct page`` knows its place in the file, too.
 
-References: include/linux/pagemap.h: linear_page_index(); mm/rmap.c: __folio_set_anon(), mm/filemap.c:
-__filemap_add_folio() (Linux 7.2). A page that was written to and is the process's own keeps the place of the file's.
+References: include/linux/pagemap.h: linear_page_index(); include/linux/mm.h: vma_start_anon_pgoff(); mm/rmap.c:
+__folio_set_anon(), mm/filemap.c: __filemap_add_folio() (Linux 7.3). A page that was written to and is the process's own
+keeps the place of the file's until Linux 7.2; since then, its place is the mapping's anonymous one, which is the
+address at which the mapping was when it got its first page of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ INDEX_NAMES = (("page", "index"), ("page", "__folio_index"), ("folio", "index"))
 """Its name since Linux 6.16 is the second; of struct folio, which lies over it, the third."""
 OTHERS = mm.VM_HUGETLB | mm.VM_PFNMAP | mm.VM_MIXEDMAP | mm.VM_IO
 """Mappings whose pages count otherwise, or are a driver's."""
+ANON_PGOFF_LOW, ANON_PGOFF_HIGH = "__vm_anon_pgoff_lo", "__vm_anon_pgoff_hi"
+"""Since Linux 7.3; the second where a word has 64 bits."""
 
 
 class PageIndex:
@@ -101,6 +105,10 @@ class PageIndex:
             return None
         index = self.kernel.read_uint(page.address + index_at, self.kernel.arch.pointer_size)
         expected = index - (address - region.start) // page_size
-        if expected == region.pgoff:
+        anonymous = view.find_uint(ANON_PGOFF_LOW, 4) if own else None
+        name, pgoff = "vm_pgoff", region.pgoff
+        if anonymous is not None:
+            name, pgoff = ANON_PGOFF_LOW, (view.find_uint(ANON_PGOFF_HIGH, 4) or 0) << 32 | anonymous
+        if expected == pgoff:
             return None
-        return view.corrupt("vm_pgoff", f"{region.pgoff:#x}, expected {expected:#x} as the page at {address:#x} has it")
+        return view.corrupt(name, f"{pgoff:#x}, expected {expected:#x} as the page at {address:#x} has it")
