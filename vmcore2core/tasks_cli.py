@@ -317,11 +317,19 @@ def info(
             if isinstance(value, list):
                 print(f"{key.replace('_', ' ')}:")
                 for item in value:
-                    print(f"  {', '.join(f'{k} {v}' for k, v in item.items()) if isinstance(item, dict) else item}")
+                    print(f"  {_in_words(item) if isinstance(item, dict) else item}")
             elif isinstance(value, dict):
                 print(f"{key}: {', '.join(f'{n} {name}' for name, n in value.items())}")
             else:
                 print(f"{key.replace('_', ' ')}: {value}")
+
+
+def _in_words(item: dict[str, Any]) -> str:
+    """Return what is known of an item on one line: "cpu 1, pid 812, user mode yes"."""
+    yes_or_no = {True: "yes", False: "no"}
+    known = {key: value for key, value in item.items() if value is not None}
+    words = {k: yes_or_no[value] if isinstance(value, bool) else value for k, value in known.items()}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in words.items())
 
 
 @app.command()

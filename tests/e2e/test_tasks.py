@@ -106,6 +106,10 @@ def test_info_says_what_the_kernel_is(guest: Guest) -> None:
     shown = tasks("info", guest.dump).stdout
     release = guest.truth("version.txt").split()[2]
     assert f"release: {release}" in shown
+    # QEMU's notes have the CPU's number plus 1 where a crashed kernel's have the PID.
+    spinning = [guest.threads(program)["t-spin"] for program in PROGRAMS]
+    assert "  cpu 0, pid 0, user mode no\n" in shown
+    assert any(f"  cpu 1, pid {tid}, user mode yes\n" in shown for tid in spinning)
     assert "Run /init as init process" in shown
 
 

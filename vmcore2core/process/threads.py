@@ -15,7 +15,7 @@ from functools import cached_property
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, MemoryFault
-from vmcore2core.kernel import mm
+from vmcore2core.kernel import mm, runqueue
 from vmcore2core.kernel.pid import nr_cpus_seen
 from vmcore2core.kernel.sched import (
     PF_EXITING,
@@ -52,6 +52,23 @@ class CpuNotes:
         self.notes = kernel.arch.cpu_notes(notes)
         # QEMU numbers the notes; should kdump's be of tasks with just these PIDs, they are on just these CPUs.
         self.by_cpu = all(note.pr_pid == note.number + 1 for note in self.notes)
+
+    def pids(self) -> dict[int, int | None]:
+        """Return the PID that each CPU ran, by its note's number; 0 of an idle one, None where it is not known."""
+        if not self.by_cpu:
+            return {note.number: note.pr_pid for note in self.notes}
+        found: dict[int, int | None] = dict.fromkeys(note.number for note in self.notes)
+        for task in runqueue.running(self.kernel):
+            try:
+                cpu = task_cpu(task)
+                if cpu is None:
+                    continue
+                note = self.kernel.arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
+                if note is not None:
+                    found[note.number] = task_pid(task)
+            except MemoryFault:
+                continue
+        return found
 
     def of(self, task: StructView, pgd: int | None, thread_base: int | None) -> CpuNote | None:
         """Return the note of the CPU that was running ``task``, or None where none was.
