@@ -196,6 +196,8 @@ class _OfProcess:
             try:
                 with tree.create(path) as fd:
                     _copy(pages, fd, whole=whole)
+                    # Its time is not known. The present one would be later than the core's, and gdb warns of that.
+                    os.utime(fd, (0, 0))
                 if not whole:
                     with tree.create(path + MISSING_SUFFIX) as fd:
                         pwrite_all(fd, memoryview(b"".join(b"%#x-%#x\n" % run for run in pages.missing)), 0)
