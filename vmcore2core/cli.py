@@ -190,6 +190,8 @@ def vmcore2core(
     """Write ordinary ELF cores of processes in a Linux kernel crash dump, for gdb and lldb.
 
     Exit status: 0 complete, 1 error, 2 usage, 3 written, but pages or threads are missing (stderr says which and why).
+
+    Also: vmcore2core verify CORE reads a finished core again; vmcore-tasks looks without converting.
     """
     if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN, --all or another condition")

@@ -53,7 +53,8 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
 
     DOC = ArchDoc(
         page_tables="4 and 5 levels; 4 KiB, 2 MiB, 1 GiB",
-        tested="Debian's 5.10, 6.1, 6.12, 7.2, and a 7.2 with the task and VMA export alone; 64-bit, i386 and x32",
+        tested="Debian's 5.10, 6.1, 6.12, 7.2, 7.3-rc7 (6.12, 7.3 for real time too), and a 7.2 with the task and VMA "
+        "export alone; 64-bit, i386 and x32",
         limitations=("no test on a real processor with shadow stacks (NT_X86_SHSTK)",),
     )
 

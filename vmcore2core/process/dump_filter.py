@@ -1,8 +1,9 @@
 """Which memory belongs into a core: the rules of core(5), "Controlling which mappings are written".
 
 References: fs/coredump.c: vma_dump_size(), always_dump_vma(), dump_vma_snapshot(); fs/binfmt_elf.c: elf_core_dump()
-(Linux 7.2). Two rules are not the kernel's: memory of devices (VM_PFNMAP) is not in the dump, so such a mapping has no
-contents even where the kernel writes some ([vvar]); and where it is not known whether a VMA was written to, it was.
+(Linux 7.3). Two rules are not the kernel's: memory of devices (VM_PFNMAP) is not in the dump, so such a mapping has no
+contents even where the kernel writes some, and neither has [vvar], of which kernels write zeros until Linux 7.2, then
+the clocks of the moment; and where it is not known whether a VMA was written to, it was.
 """
 
 from __future__ import annotations
