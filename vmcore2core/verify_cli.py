@@ -78,7 +78,7 @@ def verify(
             print(f"note: {sentence}")
         pages = f", {compared.same} pages equal to the dump's" if compared is not None else ""
         state = "wrong" if wrong else "incomplete" if lacking else "good"
-        print(f"{core}: {state}, {len(threads)} threads{pages}")
+        print(f"{core}: {state}, {len(threads)} thread{'' if len(threads) == 1 else 's'}{pages}")
     raise typer.Exit(Exit.ERROR if wrong else Exit.INCOMPLETE if lacking else Exit.COMPLETE)
 
 

@@ -57,6 +57,12 @@ def test_a_good_core_is_good_and_equal_to_the_dump(core: Path) -> None:
     assert result.stdout.splitlines()[-1] == f"{core}: good, 6 threads, 2093 pages equal to the dump's"
 
 
+def test_one_thread_is_one(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    assert convert(DUMP, "--pid", "1", "-o", core).returncode == 0
+    assert verify(core).stdout.splitlines()[-1] == f"{core}: good, 1 thread"
+
+
 @pytest.mark.parametrize("back", [1, 2000])
 def test_a_byte_that_is_not_the_dumps_is_found(core: Path, back: int, tmp_path: Path) -> None:
     raw = core.read_bytes()
