@@ -63,7 +63,7 @@ class CpuNotes:
                 cpu = task_cpu(task)
                 if cpu is None:
                     continue
-                note = self.kernel.arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
+                note = self._note_of(cpu)
                 if note is not None:
                     found[note.number] = task_pid(task)
             except MemoryFault:
@@ -87,7 +87,7 @@ class CpuNotes:
             return next((note for note in self.notes if note.pr_pid == pid), None)
         cpu = task_cpu(task)
         if on_cpu and cpu is not None:
-            note = self.kernel.arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
+            note = self._note_of(cpu)
             return None if note is not None and note.user_mode and self._is_anothers(note, pgd) else note
         # Without on_cpu or cpu (VMCOREINFO's export lacks them), a CPU in user mode still shows whose address space
         # and whose thread it runs.
@@ -146,6 +146,10 @@ class CpuNotes:
         if count is not None and len(self.notes) >= count:
             return None
         return f"the dump has registers of {len(self.notes)} CPUs, of {'an unknown number' if count is None else count}"
+
+    def _note_of(self, cpu: int) -> CpuNote | None:
+        """Return the note of a CPU, where the architecture can tell which it is."""
+        return self.kernel.arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
 
     def _is_anothers(self, note: CpuNote, pgd: int | None) -> bool:
         """Tell whether a note says that its CPU used another page table than the one at physical ``pgd``."""
