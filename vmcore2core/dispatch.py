@@ -22,6 +22,7 @@ from vmcore2core.containers.piped import STDIN
 from vmcore2core.containers.remote import Url, located
 from vmcore2core.conversion import Conversion, Manner
 from vmcore2core.errors import UsageError, Vmcore2coreError, WorkersError
+from vmcore2core.folders import opened_folder
 from vmcore2core.handover.bulk import Job, Outcome
 from vmcore2core.handover.dask_cluster import dask_cluster, scheduler_address
 from vmcore2core.handover.pool import Cluster
@@ -167,12 +168,15 @@ def release() -> None:
 @contextlib.contextmanager
 def beacon(folder: Path) -> Iterator[str]:
     """Give a file that is in ``folder`` while the block lasts; ``--resume`` removes one that stayed."""
-    path = folder.absolute() / f".workers.{secrets.token_hex(8)}.part"
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise WorkersError(f"{folder} cannot be written: {error.strerror}") from error
-    try:
-        yield str(path)
-    finally:
-        path.unlink(missing_ok=True)
+    name = f".workers.{secrets.token_hex(8)}.part"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with opened_folder(folder) as directory:
+        try:
+            os.close(os.open(name, flags, 0o600, dir_fd=directory))
+        except OSError as error:
+            raise WorkersError(f"{folder} cannot be written: {error.strerror}") from error
+        try:
+            yield str(folder.absolute() / name)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)

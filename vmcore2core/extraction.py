@@ -14,6 +14,7 @@ from vmcore2core.conversion import Conversion, Manner
 from vmcore2core.corefile.atomic import check_output
 from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
+from vmcore2core.folders import opened_folder
 from vmcore2core.handover.bulk import Convert, Job, Outcome, Step, Workers
 from vmcore2core.handover.choice import Choice, Chosen, choose
 from vmcore2core.handover.index import Entry, Index
@@ -231,15 +232,18 @@ class Extraction:
 
     def _make_directory(self) -> None:
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with opened_folder(self.directory, make=True):
+                pass
         except OSError as error:
             raise OutputError(f"{self.directory}: {error.strerror}, expected a directory for the cores") from error
 
     def _open_directory(self, chosen: Sequence[Chosen]) -> list[Job]:
         """Make the directory; return the jobs that are left."""
         from vmcore2core.handover.html import HTML_NAME  # a single core has no page
+        from vmcore2core.handover.tree import check_trees
 
         self._make_directory()
+        check_trees(self.directory)
         self.index = Index(self.directory, index_head(self.session, self.request.options))
         # Without an index, what is in the directory is not of an earlier run.
         self._replace = self.index.resume() if self.request.resume else self.request.force

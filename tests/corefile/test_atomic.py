@@ -24,12 +24,18 @@ from tests.e2e.guests import FIXTURES
 from vmcore2core.corefile import atomic
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError, OutputExists
+from vmcore2core.folders import opened_folder
 
 BASE = 0x7F00_0000_0000
 PROCESS = snapshot(vma(BASE, BASE + 64 * PAGE), vma(BASE + 100 * PAGE, BASE + 110 * PAGE, path=b"/x", pgoff=0))
 PAGES = {BASE + i * PAGE: bytes([i]) * PAGE for i in (1, 2, 5, 9, 33, 100, 109)}
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 OLD = b"what was there before"
+
+
+def remove_partial(folder: Path) -> None:
+    with opened_folder(folder) as directory:
+        atomic.remove_partial(directory)
 
 
 def contents(core: Path) -> bytes:
@@ -226,7 +232,7 @@ def test_a_killed_run_leaves_what_was_there(manner: str, force: bool, tmp_path: 
     left = [path for path in tmp_path.iterdir() if path != core]
     assert len(left) == (manner != "without a name")
     assert (core.read_bytes() == OLD) if force else not core.exists()
-    atomic.remove_partial(tmp_path)
+    remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["core"] * force
 
 
@@ -239,7 +245,7 @@ def test_a_run_that_is_killed_as_it_replaces_a_core_leaves_both_whole(tmp_path: 
     with new.open("rb") as file:
         end = max(segment["p_offset"] + segment["p_filesz"] for segment in ELFFile(file).iter_segments())
     assert new.stat().st_size == end > PAGE
-    atomic.remove_partial(tmp_path)
+    remove_partial(tmp_path)
     assert list(tmp_path.iterdir()) == [core]
 
 

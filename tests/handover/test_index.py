@@ -157,3 +157,28 @@ def test_a_dump_by_url_is_known_by_its_servers_word(tmp_path: Path) -> None:
     described.append(dump_file(located(f"file://{tmp_path}/vmcore")))
     assert [(file["name"], file["size"], file["mtime_ns"]) for file in described] == [("vmcore", 4, None)] * 2
     assert described[0] != described[1]
+
+
+def test_a_link_to_a_file_without_end_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / INDEX_NAME).symlink_to("/dev/zero")
+    with pytest.raises(OutputError, match=r"index\.json is not used: it is a link"):
+        Index(tmp_path, HEAD).resume()
+
+
+def test_a_fifo_in_the_place_of_the_index_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / INDEX_NAME)
+    with pytest.raises(OutputError, match="expected a regular file"):
+        Index(tmp_path, HEAD).resume()
+
+
+def test_an_index_that_is_too_large_is_not_taken_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, 1)
+    monkeypatch.setattr("vmcore2core.handover.index.INDEX_MAX", 64)
+    with pytest.raises(OutputError, match="is larger than 0x40 bytes"):
+        Index(tmp_path, HEAD).resume()
+
+
+def test_an_index_that_is_nested_too_deep_is_an_error_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / INDEX_NAME).write_text("[" * 200_000)
+    with pytest.raises(OutputError, match=r"nested too deep|is not JSON"):
+        Index(tmp_path, HEAD).resume()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vmcore2core.errors import OutputError, OutputExists
-from vmcore2core.handover.tree import Tree, names_of
+from vmcore2core.handover.tree import Tree, check_trees, names_of
 
 
 def put(tree: Tree, path: bytes, content: bytes = b"content") -> None:
@@ -71,6 +71,18 @@ def test_a_link_that_lies_in_the_folder_is_not_followed(target: str, tmp_path: P
         tree.link(b"/usr/secret", b"/x")
     assert not any((tmp_path / "outside").iterdir())
     assert not Path("/etc/secret").exists()
+
+
+@pytest.mark.parametrize("name", ["sysroot", "sysroot.2", "sysroot.incomplete", "sysroot.3.incomplete"])
+def test_the_folder_itself_is_no_link(name: str, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(OutputError, match=f"{name} is not used: it is a link"):
+        put(Tree(tmp_path / "out" / name, force=True), b"secret")
+    with pytest.raises(OutputError, match=f"{name} is not used: it is a link"):
+        check_trees(tmp_path / "out")
+    assert not list((tmp_path / "outside").iterdir())
 
 
 def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.errors import OutputError, OutputExists
+from vmcore2core.folders import opened_folder
 
 COPY_SIZE = 1 << 24
 _NAMELESS = Path("/proc/self/fd")
@@ -87,14 +88,11 @@ def atomic_file(path: Path, *, force: bool = False, inputs: Sequence[Path] = ())
     # A name has at most 255 bytes (NAME_MAX).
     start = os.fsdecode(os.fsencode(path.name)[:200])
     try:
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with opened_folder(path.parent) as directory:
             with new_file(directory, path.name, f".{start}.", force=force) as fd:
                 yield fd
                 os.fsync(fd)
-        finally:
-            os.close(directory)
-        _sync_directory(path.parent)
+            _sync_directory(directory)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
@@ -139,16 +137,24 @@ def new_file(
         raise
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed runs had begun in a folder, but for what is still being written."""
-    for path in folder.iterdir():
-        if not _PART.fullmatch(path.name):
-            continue
+def remove_partial(directory: int) -> None:
+    """Remove what killed runs had begun in a directory, but for what is still being written.
+
+    Args:
+        directory: a descriptor, for which O_PATH does.
+    """
+    readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        with os.scandir(readable) as found:
+            names = [entry.name for entry in found if _PART.fullmatch(entry.name)]
+    finally:
+        os.close(readable)
+    for name in names:
         with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
             try:
                 if stat.S_ISREG(os.fstat(fd).st_mode) and lock(fd):
-                    path.unlink()
+                    os.unlink(name, dir_fd=directory)
             finally:
                 os.close(fd)
 
@@ -246,10 +252,10 @@ def _remove(directory: int, name: str) -> None:
         os.unlink(name, dir_fd=directory)
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_directory(directory: int) -> None:
     # Some file systems cannot sync a directory; the file itself is safe by then.
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
             os.fsync(fd)
         finally:

@@ -47,6 +47,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ from typing import Any
 from vmcore2core import __version__
 from vmcore2core.corefile.atomic import atomic_file, remove_partial
 from vmcore2core.errors import OutputError
+from vmcore2core.folders import open_own_file, opened_folder
 from vmcore2core.handover.tree import SYSROOT_NAME
 
 FORMAT, VERSION = "vmcore2core-index", 1
@@ -137,8 +139,7 @@ class Index:
         before = read_index(self.path)
         if before is not None:
             self._check(before)
-        for folder in (self.directory, *(Path(top) for sysroot in self._sysroots() for top, _, _ in os.walk(sysroot))):
-            remove_partial(folder)
+        self.remove_parts(self._sysroots())
         if before is None:
             return False
         for entry in before["processes"]:
@@ -146,9 +147,23 @@ class Index:
                 self._entries[entry["pid"]] = json.dumps(entry)
         return True
 
-    def remove_parts(self) -> None:
-        """Remove what workers had begun that were killed; none may be at work."""
-        remove_partial(self.directory)
+    def remove_parts(self, sysroots: Sequence[str] = ()) -> None:
+        """Remove what workers had begun that were killed; none may be at work.
+
+        Args:
+            sysroots: folders in the directory in which to do so as well.
+
+        Raises:
+            OutputError: the system refuses.
+        """
+        try:
+            with opened_folder(self.directory) as directory:
+                remove_partial(directory)
+                for sysroot in sysroots:
+                    for _, _, _, below in os.fwalk(sysroot, dir_fd=directory):
+                        remove_partial(below)
+        except OSError as error:
+            raise OutputError(f"{self.directory} cannot be read: {error.strerror}") from error
 
     def _check(self, before: dict[str, Any]) -> None:
         """Raise ``OutputError`` if an index is of another dump, of other options or another version."""
@@ -161,8 +176,9 @@ class Index:
             if before.get(part) != json.loads(json.dumps(self.head[part])):
                 raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
 
-    def _sysroots(self) -> list[Path]:
-        return [path for path in self.directory.glob(f"{SYSROOT_NAME}*") if path.is_dir() and not path.is_symlink()]
+    def _sysroots(self) -> list[str]:
+        found = self.directory.glob(f"{SYSROOT_NAME}*")
+        return [path.name for path in found if path.is_dir() and not path.is_symlink()]
 
     def drop(self, pid: int) -> None:
         """Forget a process, whose core is to be written again."""
@@ -191,13 +207,13 @@ def read_index(path: Path) -> dict[str, Any] | None:
         OutputError: the file is no index.
     """
     try:
-        if path.stat().st_size > INDEX_MAX:
-            raise OutputError(f"{path} has {path.stat().st_size:#x} bytes, expected an index of {INDEX_MAX:#x} at most")
-        found = json.loads(path.read_bytes())
+        found = json.loads(_content(path))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise OutputError(f"{path} is no index: its brackets are nested too deep") from error
     except ValueError as error:
         raise OutputError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict) or (found.get("format"), found.get("version")) != (FORMAT, VERSION):
@@ -206,6 +222,17 @@ def read_index(path: Path) -> dict[str, Any] | None:
     if not good:
         raise OutputError(f"{path} has processes without what --resume looks at")
     return found
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file has, as far as it can be an index."""
+    with opened_folder(path.parent) as directory:
+        fd = open_own_file(directory, path.name, str(path))
+    with os.fdopen(fd, "rb") as file:
+        content = file.read(INDEX_MAX + 1)
+    if len(content) > INDEX_MAX:
+        raise OutputError(f"{path} is larger than {INDEX_MAX:#x} bytes, expected an index")
+    return content
 
 
 def _is_entry(entry: object) -> bool:

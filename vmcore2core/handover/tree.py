@@ -1,30 +1,31 @@
 """A folder of files whose names come from the dump: nothing is ever written outside it.
 
-Each name is checked, and each directory on the way is opened by its own descriptor without following links, so neither
-the dump nor what lies in the folder already leads anywhere else. Files are 0600, directories 0700: what a process had
-mapped may be secret. A file appears whole or not at all.
+Each name is checked, and the folder and each directory below it is opened by its own descriptor without following links
+(``folders``), so neither the dump nor what lies there already leads anywhere else. Files are 0600, directories 0700:
+what a process had mapped may be secret. A file appears whole or not at all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 
 from vmcore2core.corefile.atomic import new_file
 from vmcore2core.errors import OutputError, OutputExists
+from vmcore2core.folders import opened_below, opened_folder
 from vmcore2core.printable import text
 
 SYSROOT_NAME = "sysroot"
 """How the names of such folders begin."""
+_TREE = re.compile(rf"{SYSROOT_NAME}(\.\d+)?(\.incomplete)?")
 NAME_MAX = 255
 LEVELS_MAX = 256
 COMPARE_SIZE = 1 << 20
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def names_of(path: bytes) -> list[bytes]:
@@ -42,11 +43,29 @@ def names_of(path: bytes) -> list[bytes]:
     return names
 
 
+def check_trees(directory: Path) -> None:
+    """Check that the folders of an earlier run, or of somebody else, may be written to: before anything is written.
+
+    Args:
+        directory: where the cores go.
+
+    Raises:
+        OutputError: one is a link, or could be changed by others.
+    """
+    try:
+        with opened_folder(directory) as at:
+            for name in sorted(path.name for path in directory.iterdir() if _TREE.fullmatch(path.name)):
+                with opened_below(at, name, f"{directory}/{name}"):
+                    pass
+    except OSError as error:
+        raise OutputError(f"{directory} cannot be read: {error.strerror}") from error
+
+
 class Tree:
     """One such folder; it is made when the first file is.
 
     Args:
-        folder: its path, which the user chose: links in it are followed.
+        folder: its path; it is no link itself, and links on the way to it are followed as ``opened_folder`` does.
         force: replace existing files.
     """
 
@@ -94,18 +113,13 @@ class Tree:
     @contextmanager
     def _directory(self, names: list[bytes]) -> Iterator[int]:
         """Give a descriptor of a directory of the tree, which is made where it is not there."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        at = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for name in names:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=at)
-                below = os.open(name, _DIRECTORY, dir_fd=at)
-                os.close(at)
-                at = below
+        with ExitStack() as stack:
+            at = stack.enter_context(opened_folder(self.folder.parent, make=True))
+            shown = os.fspath(self.folder.parent)
+            for name in (os.fsencode(self.folder.name), *names):
+                shown = f"{shown}/{text(name)}"
+                at = stack.enter_context(opened_below(at, name, shown, make=True))
             yield at
-        finally:
-            os.close(at)
 
     @contextmanager
     def _refusals(self, path: bytes) -> Iterator[None]:

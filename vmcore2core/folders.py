@@ -1,0 +1,267 @@
+"""The folders that files are written to and kept in, opened so that nobody else can lead them elsewhere.
+
+root runs this program on dumps, often into /tmp or /var/crash, where others may have put something before. So each
+directory of a path is opened by its own descriptor, without following a link, and looked at:
+
+- it belongs to the user, to root, or to whoever called sudo;
+- nobody else can write to it, or it has the sticky bit, as /tmp has: then nobody else can rename what is in it;
+- a link on the way belongs to one of the same owners, and is followed by the same rules.
+
+What is written afterwards goes by the descriptor, so that it does not matter what the path leads to by then.
+
+References: open(2), O_NOFOLLOW; proc_sys_fs(5), protected_symlinks; OpenSSH's auth_secure_path(), and Debian's
+secure_permissions() for groups of one user; git's safe.directory for SUDO_UID.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import secrets
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from vmcore2core.errors import OutputError
+from vmcore2core.printable import text
+
+LINKS_MAX = 40
+"""Links on the way, as the kernel has it (MAXSYMLINKS)."""
+MODE = 0o700
+"""Of a directory that is made: what a process had mapped may be secret."""
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+@contextmanager
+def opened_folder(path: Path, *, make: bool = False) -> Iterator[int]:
+    """Give a descriptor of a directory, of O_PATH.
+
+    Args:
+        path: links in it are followed if they are trusted.
+        make: make what is not there.
+
+    Raises:
+        OutputError: somebody else could lead it elsewhere; the sentence says which directory, and how.
+        OSError: the system refuses.
+    """
+    walk = _Walk(path)
+    try:
+        walk.run(make=make)
+        yield walk.at
+    finally:
+        os.close(walk.at)
+
+
+@contextmanager
+def opened_below(directory: int, name: str | bytes, shown: str, *, make: bool = False) -> Iterator[int]:
+    """Give a descriptor of a directory in an open one; no link is followed, whoever made it.
+
+    Args:
+        directory: a descriptor.
+        name: of the directory in it.
+        shown: its path, for messages.
+        make: make it if it is not there.
+
+    Raises:
+        OutputError: it is a link, or somebody else's.
+        OSError: the system refuses.
+    """
+    try:
+        at = _enter(directory, name, make=make)
+    except NotADirectoryError:
+        raise OutputError(f"{shown} is not used: it is a link or a file, expected a directory") from None
+    try:
+        _check(at, shown)
+        yield at
+    finally:
+        os.close(at)
+
+
+def open_own_file(directory: int, name: str | bytes, shown: str) -> int:
+    """Return a descriptor of a regular file in an open directory, to be read.
+
+    It neither follows a link nor waits for the other end of a FIFO.
+
+    Raises:
+        OutputError: it is something else, belongs to somebody else, or somebody else can write to it.
+        OSError: the system refuses, or there is none.
+    """
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OutputError(f"{shown} is not used: it is a link, expected a regular file") from None
+        raise
+    try:
+        _check_file(os.fstat(fd), shown)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_file(status: os.stat_result, shown: str) -> None:
+    mode = stat.filemode(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise OutputError(f"{shown} is not used: it is {mode}, expected a regular file")
+    if status.st_uid not in trusted_owners():
+        raise OutputError(f"{shown} is not used: it belongs to {_user(status.st_uid)}, expected a file of your own")
+    if status.st_mode & _OTHERS_WRITE and not _only_ours(status):
+        raise OutputError(f"{shown} is not used: others can write to it ({mode})")
+
+
+def trusted_owners() -> frozenset[int]:
+    """Return the user IDs whose directories and links are believed: root's, the user's, and that of who called sudo."""
+    owners = {0, os.geteuid(), *_owners_outside()}
+    caller = os.environ.get("SUDO_UID", "")
+    if os.geteuid() == 0 and caller.isdecimal():
+        owners.add(int(caller))
+    return frozenset(owners)
+
+
+@lru_cache(maxsize=1)
+def _owners_outside() -> frozenset[int]:
+    """Return what the owner of a file is shown as that no user of this user namespace can be; most often nothing."""
+    try:
+        spans = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return frozenset()
+    inside = any(int(first) <= overflow < int(first) + int(count) for first, _, count in spans)
+    return frozenset() if inside else frozenset({overflow})
+
+
+class _Walk:
+    """From the working directory, or "/", to a directory.
+
+    Attributes:
+        at: a descriptor of where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._names = deque(os.fsencode(path).split(b"/"))
+        self._shown: list[bytes] = []
+        self._links = 0
+        self.at = self._begin(absolute=path.is_absolute())
+
+    def _begin(self, *, absolute: bool) -> int:
+        self._shown = [b""] if absolute else []
+        return os.open("/" if absolute else ".", _DIRECTORY)
+
+    def run(self, *, make: bool) -> None:
+        """Go there."""
+        _check(self.at, self._where())
+        while self._names:
+            name = self._names.popleft()
+            if name in (b"", b"."):
+                continue
+            if not self._follow(name):
+                self._go(name, make=make)
+
+    def _go(self, name: bytes, *, make: bool) -> None:
+        self._shown.append(name)
+        below = _enter(self.at, name, make=make)
+        self.at, left = below, self.at
+        os.close(left)
+        _check(self.at, self._where())
+
+    def _follow(self, name: bytes) -> bool:
+        """Put what a link leads to in its place, and return whether it is one."""
+        try:
+            status = os.stat(name, dir_fd=self.at, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISLNK(status.st_mode):
+            return False
+        if status.st_uid not in trusted_owners():
+            where = text(b"/".join([*self._shown, name]))
+            raise OutputError(f"{self._path} is not used: {where} is a link that {_user(status.st_uid)} made")
+        self._links += 1
+        if self._links > LINKS_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = os.readlink(name, dir_fd=self.at)
+        if target.startswith(b"/"):
+            top = self._begin(absolute=True)
+            self.at, left = top, self.at
+            os.close(left)
+            _check(self.at, self._where())
+        self._names.extendleft(reversed(target.split(b"/")))
+        return True
+
+    def _where(self) -> str:
+        return text(b"/".join(self._shown) or (b"/" if self._shown else b"."))
+
+
+def _enter(directory: int, name: str | bytes, *, make: bool) -> int:
+    if make:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, MODE, dir_fd=directory)
+    return os.open(name, _DIRECTORY, dir_fd=directory)
+
+
+def _check(directory: int, shown: str) -> None:
+    """Check that nobody else can change what a directory has.
+
+    Raises:
+        OutputError: somebody else can.
+    """
+    status = os.fstat(directory)
+    if status.st_uid not in trusted_owners() and not _is_ours_there(directory, status.st_uid):
+        raise OutputError(
+            f"{shown} is not used: it belongs to {_user(status.st_uid)}, who could change what is written there; "
+            "expected a directory of your own or of root"
+        )
+    sticky = status.st_mode & stat.S_ISVTX
+    if status.st_mode & _OTHERS_WRITE and not sticky and not _only_ours(status):
+        raise OutputError(
+            f"{shown} is not used: others can write to it ({stat.filemode(status.st_mode)}), and it has no sticky bit; "
+            "expected a directory that only its owner can write to"
+        )
+
+
+def _only_ours(status: os.stat_result) -> bool:
+    """Tell whether those who can write to it by its group are its owner alone: a group of one user, of their name."""
+    if status.st_mode & stat.S_IWOTH:
+        return False
+    try:
+        group = grp.getgrgid(status.st_gid)
+    except KeyError:
+        return False
+    for owner in trusted_owners():
+        with contextlib.suppress(KeyError):
+            name = pwd.getpwuid(owner).pw_name
+            if group.gr_name == name and set(group.gr_mem) <= {name}:
+                return True
+    return False
+
+
+def _is_ours_there(directory: int, owner: int) -> bool:
+    """Tell whether what this user makes in a directory belongs to its owner: on NFS root may be nobody, on vfat anyone.
+
+    A file is made to see, and is gone again.
+    """
+    name = f".{secrets.token_hex(8)}.part"
+    try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        return os.fstat(fd).st_uid == owner
+    finally:
+        os.close(fd)
+        os.unlink(name, dir_fd=directory)
+
+
+def _user(number: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"user {number}"
