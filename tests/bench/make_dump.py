@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE.parents[1] / "fixtures" / "lab"))
 from debian import Archive
 from guest import AMD64, MODULES, Initramfs, kernel_of
 from machine import Machine
-from pack_kdump import pack
+from pack_kdump import compressor, pack
 
 CODECS = ("lzo", "snappy", "zstd")
 PART = [(0x100_0000, 0x1000_0000)]
@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--package", default="", help="the kernel's package; default: the newest")
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
+    for codec in CODECS:
+        compressor(codec)  # a package that is missing ends it here, not when the guest has run
     options.folder.mkdir(parents=True, exist_ok=True)
     archive = Archive("bookworm", options.work, AMD64.architecture)
     kernel = kernel_of(archive, options.package or archive.dependency(AMD64.kernel, "linux-image-"), MODULES)
