@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import coverage
 import pytest
 import zstandard
 from hypothesis import HealthCheck, settings
+
+from tests.needs import promised
 
 # Commands that tests run keep layouts there, and nothing in the home of whoever runs the tests.
 _cache = tempfile.TemporaryDirectory(prefix="vmcore2core-cache-")
@@ -49,8 +52,19 @@ def debian_72(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpack(corpus / "debian-7.2-amd64" / "vmcore.elf.zst", tmp_path_factory.mktemp("dumps") / "debian-7.2.elf")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fuzzing comes first: a minute each at the end would be one worker's, while the others have nothing to do."""
+def pytest_report_header() -> str | None:
+    """Say what is not run at all."""
+    return None if CORPUS.is_dir() else "no ../shared/corpus: tests marked corpus are deselected"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fuzzing comes first: a minute each at the end would be one worker's, while the others have nothing to do.
+
+    The corpus is something that not everybody has, so its tests are not skipped but deselected without it.
+    """
+    if not CORPUS.is_dir():
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("corpus")])
+        items[:] = [item for item in items if not item.get_closest_marker("corpus")]
     items.sort(key=lambda item: "tests/fuzz/" not in item.nodeid)
 
 
@@ -74,8 +88,22 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         measured.start()
 
 
+def _reasons(config: pytest.Config) -> Counter[str]:
+    """Return why tests were skipped, each with how many."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter is not None else []
+    return Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In CI nothing may be skipped: a debugger that is missing there is a failure."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
+    """In CI no test may be skipped for want of what tests/run.sh installs."""
+    if os.environ.get("CI") == "true" and any(promised(reason) for reason in _reasons(session.config)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Count what this machine lacks."""
+    for reason, count in _reasons(config).most_common():
+        broken = " (a failure in CI)" if promised(reason) else ""
+        terminalreporter.write_line(f"{count} skipped: {reason}{broken}")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import subprocess
 from pathlib import Path
 
-import pytest
 from elftools.elf.elffile import ELFFile
+
+from tests.needs import need
 
 
 def cross_numbers(compiler: str, folder: Path, expressions: list[str], *includes: str) -> list[int]:
     """Return constant C expressions as a cross compiler computes them."""
-    found = shutil.which(compiler)
-    if found is None:
-        pytest.skip(f"{compiler} is not installed")
+    found = need(compiler)
     lines = ["#include <stddef.h>", *(f"#include <{name}>" for name in includes)]
     lines.append(f"unsigned long numbers[] = {{{', '.join(expressions)}}};")
     (folder / "numbers.c").write_text("\n".join(lines))

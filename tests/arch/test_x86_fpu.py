@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import need
 from vmcore2core.arch.x86_fpu import FpuImage, XsaveGeometry, fxsave, i387, tls, user_ssp, xsave
 from vmcore2core.errors import LayoutInvalid
 
@@ -202,7 +203,7 @@ def test_images_of_the_host_itself(tmp_path: Path) -> None:
     if platform.machine() != "x86_64":
         return
     (tmp_path / "host.c").write_text(HOST)
-    subprocess.run(["gcc", "-O1", "-o", tmp_path / "host", tmp_path / "host.c"], check=True)
+    subprocess.run([need("gcc"), "-O1", "-o", tmp_path / "host", tmp_path / "host.c"], check=True)
     said = subprocess.run([tmp_path / "host"], check=True, capture_output=True).stdout
     if not said:
         return  # a processor without XSAVE

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
+
+from tests.needs import need
 
 START = 0xFFFF_FFFF_8100_0000
 BUILD_ID = "0123456789abcdef0123456789abcdef01234567"
@@ -19,9 +19,14 @@ BANNER = 'const char linux_banner[] = "Linux version {release} (cc) #1 SMP\\n";\
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
     """Run a tool of the compiler; the test is skipped where it is not installed."""
-    if shutil.which(str(command[0])) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, check=False, cwd=cwd)
+    result = subprocess.run(
+        [need(str(command[0])), *map(str, command[1:])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=cwd,
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -28,6 +28,7 @@ from typing import NoReturn
 import numpy as np
 
 from tests.builders.samples import PAGE_SIZE, PAGES, Sample, all_samples
+from tests.needs import memory_folder
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
@@ -165,8 +166,7 @@ def torture(sample: Sample, seed: int, cuts: int, nr_flips: int) -> Outcome:
     before_us = signal.signal(signal.SIGPROF, _hang)
     rng = random.Random(seed)
     outcome = Outcome()
-    shm = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as name:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         paths = [folder / f"vmcore{number}" for number in range(len(sample.files))]

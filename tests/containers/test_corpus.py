@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.needs import need
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
@@ -73,8 +73,7 @@ def test_zero_pages_of_a_kdump_file_are_present_not_excluded() -> None:
 def test_file_rewritten_by_makedumpfile_has_the_same_bytes(
     tmp_path: Path, arguments: list[str], codec: str | None
 ) -> None:
-    if shutil.which("makedumpfile") is None:
-        pytest.skip("needs makedumpfile")
+    need("makedumpfile")
     source = corpus("debian-6.1-amd64-kdump", "vmcore.lzo-d31")
     target = tmp_path / "vmcore"
     subprocess.run(["makedumpfile", *arguments, source, target], check=True, capture_output=True)
@@ -86,8 +85,7 @@ def test_file_rewritten_by_makedumpfile_has_the_same_bytes(
 
 
 def test_split_dump_by_makedumpfile_has_the_same_bytes(tmp_path: Path) -> None:
-    if shutil.which("makedumpfile") is None:
-        pytest.skip("needs makedumpfile")
+    need("makedumpfile")
     source = corpus("debian-6.1-amd64-kdump", "vmcore.lzo-d31")
     parts = [tmp_path / name for name in "123"]
     # Its default block of 1 GiB would put all of this memory into the first part.
@@ -111,8 +109,7 @@ def test_split_dump_by_makedumpfile_has_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_parts_by_makedumpfile_that_have_no_page_are_parts(tmp_path: Path) -> None:
-    if shutil.which("makedumpfile") is None:
-        pytest.skip("needs makedumpfile")
+    need("makedumpfile")
     source = corpus("debian-6.1-amd64-kdump", "vmcore.lzo-d31")
     parts = [tmp_path / name for name in "12"]
     subprocess.run(["makedumpfile", "--split", "-d", "31", source, *parts], check=True, capture_output=True)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders.flat import build_flattened
+from tests.needs import need
 from vmcore2core.containers import open_container
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.flattened import FlattenedFile
@@ -91,7 +92,9 @@ def test_makedumpfile_rearranges_to_the_same_bytes(tmp_path: Path) -> None:
     if not source.exists():
         pytest.skip("../shared/corpus is not there")
     file = FlattenedFile(DumpFile(source))
-    subprocess.run(["makedumpfile", "-R", tmp_path / "plain"], stdin=source.open("rb"), check=True, capture_output=True)
+    subprocess.run(
+        [need("makedumpfile"), "-R", tmp_path / "plain"], stdin=source.open("rb"), check=True, capture_output=True
+    )
     assert file.read(0, file.size) == (tmp_path / "plain").read_bytes()
     with open_container([source]) as container:
         assert container.DOC.name == "kdump-compressed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
@@ -10,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
 from elftools.elf.elffile import ELFFile
+
+from tests.needs import need
 
 Field = tuple[int, int]
 """Offset and size in bytes."""
@@ -19,8 +19,7 @@ Field = tuple[int, int]
 
 def compile_numbers(expressions: Sequence[str], *includes: str, bits: int = 64) -> list[int]:
     """Return constant C expressions as ``cc`` computes them for x86-64 or i386."""
-    if shutil.which("cc") is None:
-        pytest.skip("cc is not installed")
+    need("cc")
     with TemporaryDirectory() as name:
         folder = Path(name)
         lines = ["#include <stddef.h>", *(f"#include <{include}>" for include in includes)]

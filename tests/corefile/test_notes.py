@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.corefile.snapshots import (
     with_regsets,
     write,
 )
+from tests.needs import need
 from vmcore2core.corefile.notes import nt_file, prpsinfo, prstatus
 from vmcore2core.process.model import PsInfo, ThreadLeftOut
 
@@ -261,10 +261,8 @@ def test_no_files_no_nt_file() -> None:
 
 
 def eu_readelf(core: Path, *options: str) -> str:
-    if shutil.which("eu-readelf") is None:
-        pytest.skip("eu-readelf is not installed")
     result = subprocess.run(
-        ["eu-readelf", *options, str(core)],
+        [need("eu-readelf"), *options, str(core)],
         capture_output=True,
         text=True,
         errors="replace",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import need
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.zstd_frames import ZstdFrames, index_frames
 from vmcore2core.corefile.sink import FRAME_SIZE, sink
@@ -36,7 +37,7 @@ def written(path: Path, size: int, compression: Compression | None) -> bytes:
 def test_what_zstd_unpacks_is_the_plain_file(tmp_path: Path, size: int) -> None:
     plain = written(tmp_path / "plain", size, None)
     written(tmp_path / "packed", size, "zstd")
-    unpacked = subprocess.run(["zstd", "-dc", tmp_path / "packed"], capture_output=True, check=True).stdout
+    unpacked = subprocess.run([need("zstd"), "-dc", tmp_path / "packed"], capture_output=True, check=True).stdout
     assert unpacked == plain
     assert len(plain) == size
 

@@ -8,22 +8,42 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.needs import need as need
 
 TIMEOUT = 120
+NOWHERE = Path("/nonexistent")
 
 
-def need(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed")
-    return found
+def gdb_command(name: str = "gdb", *, sysroot: Path | None = NOWHERE) -> list[str]:
+    """Return how gdb is started so that it sees no file of this machine that a test did not give it.
+
+    Args:
+        name: of gdb's program.
+        sysroot: where it looks for libraries; with None, where it does by itself: for programs that it runs.
+    """
+    command = [need(name), "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-load off"]
+    for folder in ("debug-file-directory", "libthread-db-search-path"):
+        command += ["-iex", f"set {folder} {NOWHERE}"]
+    return command + (["-iex", f"set sysroot {sysroot}"] if sysroot else [])
+
+
+def lldb_command(*, sysroot: Path = NOWHERE) -> list[str]:
+    """Return how lldb is started so that it sees no file of this machine that a test did not give it."""
+    command = [need_lldb(), "--no-lldbinit", "--batch", "-O", "settings set symbols.enable-external-lookup false"]
+    return [*command, "-O", f"platform select --sysroot {sysroot} remote-linux"]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment that debuggers are started in."""
+    # Debian's lldb looks for its Python modules in a place of its own.
+    modules = sorted(Path("/usr/lib").glob("llvm-*/lib/python3*/*-packages"))
+    kept = {name: value for name, value in os.environ.items() if name != "DEBUGINFOD_URLS"}
+    return kept | {"PYTHONPATH": ":".join(map(str, modules)), "LC_ALL": "C.UTF-8"}
 
 
 def gdb(core: Path, *commands: str, program: Path | None = None, sysroot: Path | None = None) -> str:
     """Return gdb's output."""
-    arguments = [need("gdb"), "-nx", "-batch", "-iex", "set debuginfod enabled off", "-iex", "set auto-load off"]
-    arguments += ["-iex", f"set sysroot {sysroot or '/nonexistent'}"]
+    arguments = gdb_command(sysroot=sysroot or NOWHERE)
     for command in commands:
         arguments += ["-ex", command]
     arguments += [str(program)] if program else []
@@ -38,9 +58,8 @@ def need_lldb() -> str:
 
 def lldb(core: Path, *commands: str, program: Path, sysroot: Path | None = None) -> str:
     """Return lldb's output."""
-    arguments = [need_lldb(), "--no-lldbinit", "--batch"]
+    arguments = lldb_command(sysroot=sysroot or NOWHERE)
     if sysroot is not None:
-        arguments += ["-O", f"platform select --sysroot {sysroot} remote-linux"]
         arguments += ["-O", f"settings set target.exec-search-paths {sysroot}/bin {sysroot}/lib {sysroot}/lib64"]
     for command in commands:
         arguments += ["-o", command]
@@ -48,11 +67,14 @@ def lldb(core: Path, *commands: str, program: Path, sysroot: Path | None = None)
 
 
 def _run(arguments: list[str]) -> str:
-    # Debian's lldb looks for its Python modules in a place of its own.
-    modules = sorted(Path("/usr/lib").glob("llvm-*/lib/python3*/*-packages"))
-    env = {**os.environ, "PYTHONPATH": ":".join(map(str, modules)), "LC_ALL": "C.UTF-8"}
     result = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL, env=env, check=False
+        arguments,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        stdin=subprocess.DEVNULL,
+        env=environment(),
+        check=False,
     )
     return result.stdout + result.stderr
 

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from tests.e2e.cores import Core, compare_pages
-from tests.e2e.debuggers import gdb_backtraces, in_order, need
+from tests.e2e.debuggers import gdb_backtraces, gdb_command, in_order
 from tests.e2e.guests import Guest, convert, spoil_kallsyms, tasks
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.resolver import KernelLayout
@@ -61,8 +61,7 @@ def check_layout_from_file(dump: Path, core: Path, folder: Path, order: Literal[
 
 def check_stacks_in_gdb(guest: Guest, program: str) -> None:
     """Check that gdb shows every thread's stack, and the globals."""
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off"]
-    command += ["-iex", f"set sysroot {guest.sysroot}"]
+    command = gdb_command("gdb-multiarch", sysroot=guest.sysroot)
     for shown in ("thread apply all bt", "p/x victim_magic", "p/x library_magic"):
         command += ["-ex", shown]
     command += [str(guest.sysroot / "bin" / program), str(guest.core(program))]
@@ -78,8 +77,7 @@ def check_stacks_in_gdb(guest: Guest, program: str) -> None:
 
 def gdb_multiarch(program: Path, core: Path) -> dict[int, list[str]]:
     """Return the function names that gdb shows of each thread, with no files but the program."""
-    command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nonexistent"]
-    arguments = [*command, "-ex", "thread apply all bt", str(program), str(core)]
+    arguments = [*gdb_command("gdb-multiarch"), "-ex", "thread apply all bt", str(program), str(core)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
     return gdb_backtraces(result.stdout)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, Core, compare_pages
-from tests.e2e.debuggers import need
+from tests.e2e.debuggers import gdb_command
 from tests.e2e.guests import FIXTURES, Guest, bundled, convert, tasks
 from tests.e2e.machines import check_stacks_in_gdb, thread_notes
 
@@ -173,7 +173,7 @@ def test_gdb_reads_the_tags_of_swapped_pages_and_of_no_others(guest: Guest, tmp_
     starts = {name: start for name, start, _ in map(str.split, guest.truth("lab-mte.regions").splitlines())}
 
     def tag(core: Path, name: str) -> str:
-        command = [need("gdb-multiarch"), "-nx", "-batch", "-iex", "set auto-load off", "-iex", "set sysroot /nowhere"]
+        command = gdb_command("gdb-multiarch")
         command += ["-ex", f"memory-tag print-allocation-tag (char *){starts[name]}", "-c", str(core)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         return next(

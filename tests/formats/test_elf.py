@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from tests.needs import need
 from vmcore2core.formats import elf, elf_core
 from vmcore2core.formats._cabi import C_INTS, align_up, c_struct, offsetof
 
@@ -40,9 +40,7 @@ NOTE_TYPES = "NT_PRSTATUS NT_FPREGSET NT_PRPSINFO NT_AUXV NT_FILE NT_PRXFPREG NT
 
 def compile_and_run(source: str, directory: Path) -> dict[str, int]:
     """Return what a C program prints as "name number" lines."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
+    compiler = need("cc")
     (directory / "p.c").write_text(source)
     subprocess.run([compiler, "-o", directory / "p", directory / "p.c"], check=True)
     out = subprocess.run([directory / "p"], check=True, capture_output=True, text=True).stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.builders.samples import all_samples
 from tests.containers.hostile import check
 from tests.fuzz.harness import Choices, Harness
+from tests.needs import memory_folder
 
 SAMPLES = list(all_samples().values())
 
@@ -56,8 +57,7 @@ def run(data: bytes) -> str:
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
     """Return the one folder of this process: setenv() keeps each value that it was ever given, 95 bytes a case."""
-    shm = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None)
+    return tempfile.TemporaryDirectory(dir=memory_folder())
 
 
 HARNESS = Harness("containers", seeds, run, 256)

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.builders.faults import Faults, Killed
 from tests.corefile.snapshots import PAGE, changed, snapshot, vma, write
+from tests.needs import memory_folder
 from vmcore2core import extraction
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError, sentence_of
@@ -116,8 +117,7 @@ class Directory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        shm = Path("/dev/shm")
-        self.top = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else None))
+        self.top = Path(tempfile.mkdtemp(dir=memory_folder()))
         self.directory = self.top / "cores"
         self.foreign: dict[str, bytes] = {}
         self.killed = False

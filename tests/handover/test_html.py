@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from tests.needs import need
 from vmcore2core.handover.html import page, write_html
 
 HOSTILE = "<img src=x onerror=document.title='hit'>"
@@ -102,9 +100,7 @@ def document(*processes: dict[str, Any]) -> str:
 
 
 def rendered(folder: Path, fragment: str = "") -> str:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
+    chromium = need("chromium")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
     url = (folder / "index.html").as_uri() + fragment
     return subprocess.run([chromium, *options, url], capture_output=True, text=True, timeout=120, check=True).stdout

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.debuggers import gdb_backtraces, in_order, lldb_backtraces, need, need_lldb
+from tests.e2e.debuggers import (
+    environment,
+    gdb_backtraces,
+    gdb_command,
+    in_order,
+    lldb_backtraces,
+    lldb_command,
+)
 from tests.e2e.guests import FIXTURES, PROGRAMS, bundled
 from tests.handover.test_recovered import leaders
 from vmcore2core.errors import OutputError, OutputExists
@@ -40,12 +47,15 @@ def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *words: str | Path) -> str:
-    modules = sorted(Path("/usr/lib").glob("llvm-*/lib/python3*/*-packages"))
-    env = {k: v for k, v in os.environ.items() if k != "DEBUGINFOD_URLS"}
-    env |= {"PYTHONPATH": ":".join(map(str, modules)), "LC_ALL": "C.UTF-8"}
-    command = list(map(str, words))
     result = subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False
+        list(map(str, words)),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     return result.stdout + result.stderr
 
@@ -63,7 +73,7 @@ def expected(program: str) -> dict[int, list[str]]:
 @pytest.mark.parametrize("place", ["there", "elsewhere"])
 def test_gdb_shows_function_names_in_every_thread(handed_over: Path, program: str, place: str, tmp_path: Path) -> None:
     script = next(handed_over.glob(f"core.{program}.*.gdb"))
-    batch = [need("gdb"), "-nx", "-batch"]
+    batch = gdb_command()
     all_stacks = ["-ex", "thread apply all bt"]
     if place == "there":
         output = run(handed_over, *batch, "-x", script.name, *all_stacks)
@@ -71,7 +81,10 @@ def test_gdb_shows_function_names_in_every_thread(handed_over: Path, program: st
         output = run(tmp_path, *batch, "-x", script, *all_stacks)
     stacks = gdb_backtraces(output)
     assert len(stacks) == 6, output
-    assert not any("??" in functions for functions in stacks.values()), output
+    # Debian's libc has no names for its static functions, and no debug package of this machine may add them.
+    nameless = [line for line in output.splitlines() if "?? (" in line]
+    assert all(line.endswith(" from sysroot/lib/libc.so.6") for line in nameless), output
+    assert bool(nameless) == (program == "lab-dynamic")
     assert "newer than core file" not in output
     for tid, wanted in expected(program).items():
         assert in_order(wanted, stacks[tid]), output
@@ -80,9 +93,7 @@ def test_gdb_shows_function_names_in_every_thread(handed_over: Path, program: st
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_lldb_shows_function_names_in_every_thread(handed_over: Path, program: str) -> None:
     script = next(handed_over.glob(f"core.{program}.*.lldb"))
-    output = run(
-        handed_over, need_lldb(), "--no-lldbinit", "--batch", "-s", script.name, "-o", "thread list", "-o", "bt all"
-    )
+    output = run(handed_over, *lldb_command(), "-s", script.name, "-o", "thread list", "-o", "bt all")
     stacks = lldb_backtraces(output)
     assert len(stacks) == 6, output
     for tid, wanted in expected(program).items():

@@ -13,6 +13,7 @@ import pytest
 
 from tests.builders.paging import US, FlatContainer, P, PhysicalImage
 from tests.memory.test_user import BASE, SPEC, pages_of
+from tests.needs import need
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import UsageError
@@ -111,7 +112,7 @@ def test_pages_that_are_in_no_memory_come_from_the_file(sysroot: Path) -> None:
 
 
 def test_the_build_id_is_that_of_readelf() -> None:
-    shown = subprocess.run(["eu-readelf", "-n", PROGRAM], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run([need("eu-readelf"), "-n", PROGRAM], capture_output=True, text=True, check=True).stdout
     found = build_id(lambda offset, size: CONTENT[offset : offset + size], 64, "little")
     assert found is not None
     assert f"Build ID: {found.hex()}" in shown

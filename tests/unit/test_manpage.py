@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.guests import TASKS
+from tests.needs import need
 from vmcore2core import manpage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,13 +28,15 @@ def test_the_pages_are_those_that_the_code_makes() -> None:
 
 @pytest.mark.parametrize("path", sorted(MAN.iterdir()), ids=lambda path: path.stem)
 def test_mandoc_has_nothing_to_say(path: Path) -> None:
-    result = subprocess.run(["mandoc", "-Tlint", "-W", "warning", path], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [need("mandoc"), "-Tlint", "-W", "warning", path], capture_output=True, text=True, check=False
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def shown(name: str) -> str:
     """Return a page as people read it."""
-    result = subprocess.run(["mandoc", "-Tascii", MAN / name], capture_output=True, text=True, check=True)
+    result = subprocess.run([need("mandoc"), "-Tascii", MAN / name], capture_output=True, text=True, check=True)
     return re.sub(".\b", "", result.stdout)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from tests.e2e.debuggers import gdb_command
+from tests.needs import need as need
 from vmcore2core.addresses import U8Array, U64Array, UserAddr
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86_64 import ARCH
@@ -27,13 +28,6 @@ from vmcore2core.unwind.process import UserSpace
 PAGE = 4096
 HERE = Path(__file__).parent
 PF = {"r": 4, "w": 2, "x": 1}
-
-
-def need(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed")
-    return found
 
 
 def compile_c(source: str, target: Path, *options: str) -> Path:
@@ -199,7 +193,7 @@ def record(program: Path, *, stop: str = "stop_here", steps: int = 0) -> Recordi
     target = program.with_suffix(".json")
     environment = {**os.environ, "WHERE": str(target), "STOP": stop, "STEPS": str(steps), "LC_ALL": "C.UTF-8"}
     script = HERE / "record_in_gdb.py"
-    command = [need("gdb"), "-nx", "-batch", "-iex", "set auto-load off", "-x", str(script), str(program)]
+    command = [*gdb_command(sysroot=None), "-x", str(script), str(program)]
     done = subprocess.run(
         command,
         capture_output=True,
