@@ -184,7 +184,7 @@ def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[
                 offset=None if vma.pgoff is None else vma.pgoff * captured.snapshot.page_size,
                 device=vma.device,
                 inode=vma.inode,
-                name=_map_name(vma.path) if vma.path is not None else vma.name,
+                name=_map_name(vma.proc_path) if vma.proc_path is not None else vma.name,
                 pages={state.name.lower(): n for state, n in counts.items() if n},
             )
         )

@@ -30,7 +30,7 @@ class Identity:
         comm: the leader's.
         states: the letters of its threads, the leader's first.
         uid: real user ID, as the initial user namespace numbers it.
-        exe: path of ``mm->exe_file``.
+        exe: path of ``mm->exe_file``, as /proc/PID/exe has it outside a chroot.
         cgroups: paths of its control groups, the unified hierarchy's first.
         nspids: its number in each PID namespace, from the initial one to its own.
     """
@@ -89,4 +89,4 @@ def _known(ask: Callable[[StructView], T], task: StructView) -> T | None:
 def _exe(processes: Processes, leader: StructView) -> bytes | None:
     owner = processes.mm_of(leader)
     file = owner.follow("exe_file", "file")
-    return fs.file_path(leader.kernel, file, processes.mounts, fs.task_root(leader)) if file is not None else None
+    return fs.file_path(leader.kernel, file, processes.mounts) if file is not None else None

@@ -76,7 +76,13 @@ class InferredSource(LayoutSource):
         return None if offset is None else Member(offset, NAME, _SIZES.get((struct, path)))
 
 
-_MOUNT = (("path", "mnt"), ("mount", "mnt"), ("mount", "mnt_parent"), ("mount", "mnt_mountpoint"))
+_MOUNT = (
+    ("path", "mnt"),
+    ("vfsmount", "mnt_root"),
+    ("mount", "mnt"),
+    ("mount", "mnt_parent"),
+    ("mount", "mnt_mountpoint"),
+)
 _ON_CPU = ("task_struct", "on_cpu")
 _SIZES = {_ON_CPU: 1}
 _SPECIAL = (("vm_area_struct", "vm_private_data"), ("vm_special_mapping", "name"))
@@ -156,17 +162,12 @@ class _Sample:
         parent, mountpoint, vfsmount = 2 * self.word, 3 * self.word, 4 * self.word
         checked = 0
         for dentry, path in self._dentries():
-            root = dentry
-            for _ in range(DENTRY_DEPTH_MAX):
-                above = root.pointer("d_parent")
-                if above == root.address:
-                    break
-                root = self.kernel.view("dentry", above)
-            if root.address == dentry.address:
+            above = self._above(dentry)
+            if not above:
                 continue  # a file without a name: its mount is internal
-            # vfsmount.mnt_root comes first; d_parent leads there, unless a part of a file system is mounted.
+            # vfsmount.mnt_root comes first; d_parent leads there, and beyond where a part of a file system is mounted.
             mount = self._word(path + mnt) - vfsmount
-            if self._word(mount + vfsmount) != root.address:
+            if self._word(mount + vfsmount) not in {dentry.address, *above}:
                 return {}
             for _ in range(DENTRY_DEPTH_MAX):
                 upper = self._word(mount + parent)
@@ -179,7 +180,18 @@ class _Sample:
             checked += 1
         if not checked:
             return {}
-        return dict(zip(_MOUNT, (mnt, vfsmount, parent, mountpoint), strict=True))
+        return dict(zip(_MOUNT, (mnt, 0, vfsmount, parent, mountpoint), strict=True))
+
+    def _above(self, dentry: StructView) -> list[int]:
+        """Return the folders that a dentry is in, to the root of its file system."""
+        found: list[int] = []
+        while len(found) < DENTRY_DEPTH_MAX:
+            parent = dentry.pointer("d_parent")
+            if parent == dentry.address:
+                break
+            found.append(parent)
+            dentry = self.kernel.view("dentry", parent)
+        return found
 
     def special_mapping(self) -> dict[tuple[str, str], int]:
         """vm_private_data of the vDSO leads to a struct that begins with a pointer to the text "[vdso]"."""

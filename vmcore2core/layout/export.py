@@ -41,13 +41,17 @@ MEMBERS: dict[str, str] = {
     ),
     "anon_vma_name": "name",
     "vm_special_mapping": "name pages fault",
-    "file": "f_path f_mapping f_inode",
+    "file": "f_path f_mapping f_inode f_mode",
+    "backing_file": "user_path",
     "path": "mnt dentry",
-    "dentry": "d_name d_parent d_hash d_inode d_children d_sib d_subdirs d_child",
+    "dentry": "d_name d_parent d_hash d_inode d_children d_sib d_subdirs d_child d_op d_sb d_fsdata",
+    "dentry_operations": "d_dname",
     "qstr": "hash_len name",
     "mount": "mnt mnt_parent mnt_mountpoint",
+    "vfsmount": "mnt_root",
+    "dma_buf": "name",
     "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits i_mapping i_data",
-    "super_block": "s_dev",
+    "super_block": "s_dev s_magic",
     "address_space": "host i_pages a_ops nrpages",
     "xarray": "xa_head",
     "xa_node": "shift slots offset count parent array",
@@ -67,7 +71,7 @@ SYMBOLS = (
     "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops hugetlbfs_aops vmemmap_base gate_vma "
     "vsyscall_mode init_pid_ns"
 )
-NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID"
+NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID FSNOTIFY_EVENT_FILE_RANGE"
 
 
 def export_layout(layout: Layout, symbols: Layout, vmcoreinfo: VmcoreInfo, more: Iterable[str] = ()) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmcore2core.addresses import UserAddr
-from vmcore2core.errors import CorruptStructure, MemoryFault
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.region import Backing, Region
@@ -55,6 +55,7 @@ class Mappings:
         self.of_files: list[tuple[StructView, Region]] = []
         self._mounts, self._cache, self._filter = mounts, cache, dump_filter
         self._root = fs.task_root(leader)
+        self._is_chroot = self._told_chroot()
         self._if_elf: set[int] = set()
         problems: list[CorruptStructure] = []
         try:
@@ -115,6 +116,7 @@ class Mappings:
             vm_flags=flags,
             pgoff=pgoff if file is not None else None,
             path=path,
+            proc_path=self._path(file, start, outside=True) if file is not None and self._is_chroot else path,
             name=mm.vma_name(self.mm, view) if file is None else "",
             device=device,
             inode=inode,
@@ -126,11 +128,25 @@ class Mappings:
         if file is not None:
             self.of_files.append((view, region))
 
-    def _path(self, file: StructView, start: int) -> bytes | None:
+    def _told_chroot(self) -> bool:
         try:
-            return fs.d_path(self.kernel, file.embedded("f_path", "path"), self._mounts, self._root)
-        except (CorruptStructure, MemoryFault) as error:
-            self.warnings.append(f"the path of the file mapped at {start:#x} cannot be read: {error}")
+            return fs.is_chroot(self.kernel, self._root, self._mounts)
+        except (CorruptStructure, MemoryFault):
+            return False
+
+    def _path(self, file: StructView, start: int, *, outside: bool = False) -> bytes | None:
+        """Return the path of a mapped file.
+
+        Args:
+            start: of the mapping, for messages.
+            outside: as it is outside a chroot, and not as the process sees it.
+        """
+        try:
+            path = fs.file_user_path(file)
+            return fs.d_path(self.kernel, path, self._mounts, None if outside else self._root)
+        except (CorruptStructure, LayoutUnknown, MemoryFault) as error:
+            sentence = f"the path of the file mapped at {start:#x} cannot be read: {error}"
+            self.warnings += [sentence] if sentence not in self.warnings else []
             return None
 
     def look_for_elf_headers(self, memory: UserMemory) -> None:

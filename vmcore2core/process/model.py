@@ -132,7 +132,8 @@ class Vma:
         p_flags: PF_R, PF_W, PF_X as the kernel's core has them.
         vm_flags: the kernel's VM_* bits.
         pgoff: file offset in pages, or None.
-        path: of the mapped file as /proc/PID/maps has it (" (deleted)" included), or None for anonymous memory.
+        path: of the mapped file as the process sees it (" (deleted)" included), or None for anonymous memory.
+        proc_path: the same as /proc/PID/maps shows it to one outside, who sees more of it if the process has a chroot.
         name: "[heap]", "[stack]", "[vdso]" and the like, or "".
         device: s_dev of the mapped file's file system (major << 20 | minor), or None.
         inode: its inode number, or None.
@@ -147,6 +148,7 @@ class Vma:
     vm_flags: int = 0
     pgoff: int | None = None
     path: bytes | None = None
+    proc_path: bytes | None = None
     name: str = ""
     device: int | None = None
     inode: int | None = None
