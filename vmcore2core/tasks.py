@@ -108,7 +108,7 @@ def _with_memory(session: Session, leader: StructView, row: TaskRow) -> TaskRow:
         **{
             **asdict(row),
             "vsz_kib": sum(vma.end - vma.start for vma in own) >> 10,
-            "rss_kib": captured.memory.resident_pages() * snapshot.page_size >> 10,
+            "rss_kib": captured.rss_kib(),
             "command": text(command.removesuffix(b" ")) or None if command is not None else None,
         }
     )

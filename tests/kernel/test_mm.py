@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.builders.kernelimage import EXPORT, MORE, OLD, KernelImage
+from tests.builders.kernelimage import EXPORT, MORE, OLD, KernelImage, Offsets
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.kernel import mm
 
@@ -143,6 +143,59 @@ def test_saved_auxv_of_a_size_that_no_kernel_has_is_not_read() -> None:
     image.table.offsets["mm_struct"]["saved_auxv"] = (512, 1 << 32)
     owner = image.make("mm_struct")
     assert mm.saved_auxv(image.kernel().view("mm_struct", owner), 8) is None
+
+
+PERCPU = {"mm_struct": {"rss_stat": (800, 160)}, "percpu_counter": {"count": (8, 8), "counters": (32, 8)}}
+SPLIT = {"mm_struct": {"rss_stat.count": (800, 32)}, "task_struct": {"rss_stat.count": (1600, 16), "mm": (912, 8)}}
+
+
+def with_counters(offsets: Offsets, *counts: int) -> tuple[KernelImage, int]:
+    """Return an image with an mm whose four counters (file, anonymous, swapped, shared) have been added up so far."""
+    image = KernelImage(EXPORT, MORE, offsets)
+    owner = image.make("mm_struct")
+    stride, at = (40, 8) if offsets is PERCPU else (8, 0)
+    for i, count in enumerate(counts):
+        image.write(owner + 800 + stride * i + at, struct.pack("<q", count))
+    return image, owner
+
+
+def test_rss_is_what_all_cpus_counted() -> None:
+    """Linux 6.2 and later: a CPU adds its own part to the whole now and then, and may have taken pages away."""
+    image, owner = with_counters(PERCPU, 100, 1000, 1 << 20, 10)
+    image.table.sizes["percpu_counter"] = 40
+    shift = 0x1000
+    offsets, nr_cpu_ids = image.words(image.alloc(24), 0, shift, 2 * shift), image.words(image.alloc(8), 3)
+    image.table.symbols |= {"__per_cpu_offset": offsets, "nr_cpu_ids": nr_cpu_ids}
+    area = image.alloc(3 * shift, 4096)
+    for counter in range(4):
+        image.words(owner + 800 + 40 * counter + 32, area + 4 * counter)
+        for cpu, own in enumerate((3, -2, 5)):
+            image.write(area + 4 * counter + cpu * shift, struct.pack("<i", own))
+    kernel = image.kernel()
+    assert mm.get_mm_rss(kernel.view("mm_struct", owner), []) == 100 + 1000 + 10 + 3 * (3 - 2 + 5)
+
+
+def test_rss_without_smp_is_the_whole_alone() -> None:
+    image, owner = with_counters(PERCPU, 100, 1000, 1 << 20, -10)
+    image.table.sizes["percpu_counter"] = 40
+    del image.table.offsets["percpu_counter"]["counters"]
+    assert mm.get_mm_rss(image.kernel().view("mm_struct", owner), []) == 1100
+
+
+def test_rss_has_what_threads_have_yet_to_add() -> None:
+    """Before Linux 6.2; a thread of another mm (vfork) keeps its own."""
+    image, owner = with_counters(SPLIT, 100, 1000, 1 << 20, 10)
+    tasks = [image.make("task_struct", mm=at) for at in (owner, owner, owner + 64)]
+    for task, own in zip(tasks, ((1, 2, 3, 4), (-5, 60, 0, 0), (1000,) * 4), strict=True):
+        image.write(task + 1600, struct.pack("<4i", *own))
+    kernel = image.kernel()
+    threads = [kernel.view("task_struct", task) for task in tasks]
+    assert mm.get_mm_rss(kernel.view("mm_struct", owner), threads) == 1110 + 1 + 2 + 4 - 5 + 60
+
+
+def test_rss_is_not_known_without_its_counters() -> None:
+    image = KernelImage()
+    assert mm.get_mm_rss(image.kernel().view("mm_struct", image.make("mm_struct")), []) is None
 
 
 def test_vm_flags_are_those_of_the_header() -> None:

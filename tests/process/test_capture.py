@@ -313,6 +313,31 @@ def test_a_mapped_file_has_path_and_offset_and_its_untouched_pages_are_absent() 
     assert any("cannot be looked for" in text for text in snapshot.warnings)
 
 
+def test_a_process_in_a_chroot_sees_less_of_a_path_than_proc_maps_shows_to_others() -> None:
+    scene = simple()
+    root = scene.image.dentry(b"/")
+    jail = scene.image.dentry(b"jail", root)
+    vfsmount = scene.image.mount(root)
+    file = scene.image.file(vfsmount, scene.image.dentry(b"prog", jail))
+    scene.image.set("vm_area_struct", scene.vmas[0], vm_file=file)
+    fs_struct = scene.image.make("fs_struct")
+    scene.image.words(fs_struct + 24, vfsmount, jail)
+    scene.image.set("task_struct", scene.leaders[0], fs=fs_struct)
+    vma = scene.capture().snapshot.vmas[0]
+    assert (vma.path, vma.proc_path) == (b"/prog", b"/jail/prog")
+
+
+@pytest.mark.parametrize(("flags", "kib"), [(0, 8), (0x40_0000, 4), (0x400, 4)], ids=["", "hugetlb", "PFNs"])
+def test_resident_memory_is_counted_in_the_page_tables_where_the_kernels_count_is_not_known(
+    flags: int, kib: int
+) -> None:
+    scene = simple()
+    scene.image.user_page(HEAP)
+    scene.image.user_page(STACK)
+    scene.image.set("vm_area_struct", scene.vmas[1], vm_flags=0x33 | flags)
+    assert scene.capture().rss_kib() == kib
+
+
 def test_an_anonymous_mapping_that_was_never_written_is_not_dumped() -> None:
     scene = simple()
     scene.image.set("vm_area_struct", scene.vmas[1], anon_vma=0)

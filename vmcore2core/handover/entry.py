@@ -66,7 +66,7 @@ def process_entry(identity: Identity, captured: Captured, arch: Arch, rows: list
         "state": identity.states[0],
         "cgroups": [text(path) for path in identity.cgroups] if identity.cgroups is not None else None,
         "containers": list(identity.containers),
-        "rss_kib": captured.memory.resident_pages() * snapshot.page_size >> 10,
+        "rss_kib": captured.rss_kib(),
         "page_size": snapshot.page_size,
         "threads": list(_threads(captured, arch, rows)),
         "vmas": _vmas(captured),

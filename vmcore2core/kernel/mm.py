@@ -1,15 +1,16 @@
 """``struct mm_struct``: VMAs in order, argument area, saved auxiliary vector.
 
-References: include/linux/mm_types.h, include/linux/mm.h: for_each_vma(), vma_is_initial_heap(); fs/proc/task_mmu.c:
-get_vma_name().
+References: include/linux/mm_types.h, include/linux/mm.h: for_each_vma(), vma_is_initial_heap(), get_mm_rss_sum();
+fs/proc/task_mmu.c: get_vma_name().
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel.maple_tree import MapleTree
+from vmcore2core.kernel.percpu import percpu_counter_sum
 from vmcore2core.kernel.struct import StructView, chain
 
 # include/linux/mm.h; these bits have not changed since Linux 2.6.
@@ -28,6 +29,8 @@ PAGE_SIZE_MIN = 4096
 SAVED_AUXV_MAX = 4096  # Linux 7.2: 2 * (AT_VECTOR_SIZE_ARCH + 22 + 1) words
 ANON_VMA_NAME_MAX_LEN = 80
 AT_NULL = 0
+NR_MM_COUNTERS = 4  # enum in include/linux/mm_types_task.h, since Linux 4.5
+RSS_COUNTERS = (0, 1, 3)  # MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES; 2 is MM_SWAPENTS
 MMF_DUMP_FILTER_SHIFT, MMF_DUMP_FILTER_MASK = 2, 0x1FF
 
 
@@ -199,6 +202,40 @@ def coredump_filter(mm: StructView) -> int | None:
     """
     flags = mm_flags(mm)
     return None if flags is None else flags >> MMF_DUMP_FILTER_SHIFT & MMF_DUMP_FILTER_MASK
+
+
+def get_mm_rss(mm: StructView, threads: Iterable[StructView]) -> int | None:
+    """Return how many pages of memory the kernel counts for an mm (VmRSS), or None where the layout does not tell.
+
+    They are exact: what /proc/PID/status has since Linux 6.17, and before but for what CPUs or threads have yet to add.
+
+    Args:
+        mm: ``struct mm_struct``.
+        threads: ``struct task_struct`` of each thread that has it.
+
+    Raises:
+        MemoryFault: they cannot be read.
+    """
+    layout = mm.kernel.layout
+    found, size = layout.find_member("mm_struct", "rss_stat"), layout.find_size("percpu_counter")
+    # Since Linux kernel commit f1a7941243c1 ("mm: convert mm's rss stats into percpu_counter") (in v6.2).
+    if found is not None and size and found.size == NR_MM_COUNTERS * size:
+        start = mm.address + found.offset
+        counters = (mm.kernel.view("percpu_counter", start + i * size) for i in RSS_COUNTERS)
+        return sum(max(percpu_counter_sum(counter), 0) for counter in counters)
+    if not mm.has("rss_stat.count"):
+        return None
+    counts = _longs(mm, "rss_stat.count", mm.kernel.arch.pointer_size)
+    for thread in threads:
+        if thread.has("rss_stat.count") and thread.pointer("mm") == mm.address:  # SPLIT_RSS_COUNTING
+            counts = [n + more for n, more in zip(counts, _longs(thread, "rss_stat.count", 4), strict=True)]
+    return sum(max(counts[i], 0) for i in RSS_COUNTERS)
+
+
+def _longs(view: StructView, name: str, size: int) -> list[int]:
+    """Return a member's ``NR_MM_COUNTERS`` signed numbers."""
+    raw, order = view.bytes_of(name, NR_MM_COUNTERS * size), view.kernel.arch.byte_order
+    return [int.from_bytes(raw[at : at + size], order, signed=True) for at in range(0, len(raw), size)]
 
 
 def vma_name(mm: StructView, vma: StructView) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vmcore2core.errors import MemoryFault
+from vmcore2core.kernel.percpu import per_cpu_ptrs
 from vmcore2core.kernel.struct import Kernel, StructView
 
-NR_CPUS_MAX = 8192  # CONFIG_NR_CPUS_RANGE_END, x86-64
 CLOCK_SLACK = 10**10  # nanoseconds
 
 
@@ -17,19 +17,12 @@ def for_each_runqueue(kernel: Kernel) -> Iterator[StructView]:
     Args:
         kernel: the dumped kernel.
     """
-    layout, word = kernel.layout, kernel.arch.pointer_size
-    runqueues, offsets = layout.find_symbol("runqueues"), layout.find_symbol("__per_cpu_offset")
-    if runqueues is None or layout.find_member("rq", "curr") is None:
+    runqueues = kernel.layout.find_symbol("runqueues")
+    if runqueues is None or kernel.layout.find_member("rq", "curr") is None:
         return
-    nr_cpu_ids = layout.find_symbol("nr_cpu_ids")
-    try:
-        count = 1 if nr_cpu_ids is None or offsets is None else kernel.read_uint(nr_cpu_ids, 4)
-    except MemoryFault:
-        return
-    for cpu in range(min(count, NR_CPUS_MAX)):
+    for cpu, address in per_cpu_ptrs(kernel, runqueues):
         try:
-            base = 0 if offsets is None else kernel.read_pointer(offsets + cpu * word)
-            rq = kernel.view("rq", (runqueues + base) % (1 << 8 * word))
+            rq = kernel.view("rq", address)
             if rq.find_uint("cpu", 4) in (None, cpu) and rq.pointer("curr"):
                 yield rq
         except MemoryFault:

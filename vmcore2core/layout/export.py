@@ -17,7 +17,7 @@ MEMBERS: dict[str, str] = {
     "task_struct": (
         "tasks thread_node pid tgid exit_state __state state flags comm stack signal mm fs real_parent real_cred "
         "on_cpu thread_info.cpu cpu static_prio pending.signal blocked utime stime thread_pid cgroups "
-        "active_mm group_leader pid_links"
+        "active_mm group_leader pid_links rss_stat.count"
     ),
     "signal_struct": "thread_head nr_threads pids utime stime cutime cstime",
     "pid": "numbers level tasks",
@@ -28,8 +28,10 @@ MEMBERS: dict[str, str] = {
     "fs_struct": "root",
     "mm_struct": (
         "mm_mt mmap pgd start_brk brk start_stack arg_start arg_end env_start env_end saved_auxv task_size flags "
-        "exe_file map_count mm_users mmap_lock.owner mmap_sem.owner"
+        "exe_file map_count mm_users mmap_lock.owner mmap_sem.owner "
+        "rss_stat rss_stat.count"
     ),
+    "percpu_counter": "count counters",
     "maple_tree": "ma_root ma_flags",
     "maple_node": "slot parent ma64 mr64",
     "maple_range_64": "pivot slot",
@@ -65,11 +67,11 @@ MEMBERS: dict[str, str] = {
 }
 SIZES = (
     "task_struct signal_struct mm_struct maple_tree maple_node vm_area_struct file path dentry qstr mount inode "
-    "address_space xarray page pt_regs cred fs_struct thread_union"
+    "address_space xarray page pt_regs cred fs_struct thread_union percpu_counter"
 )
 SYMBOLS = (
     "init_task init_uts_ns swapper_pg_dir _stext shmem_aops ram_aops hugetlbfs_aops vmemmap_base gate_vma "
-    "vsyscall_mode init_pid_ns"
+    "vsyscall_mode init_pid_ns __per_cpu_offset nr_cpu_ids"
 )
 NUMBERS = "THREAD_SIZE PIDTYPE_PGID PIDTYPE_SID FSNOTIFY_EVENT_FILE_RANGE"
 

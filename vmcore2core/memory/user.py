@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,9 +121,11 @@ class UserMemory:
             there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
             yield vaddr[there], paddr[there], state[there]
 
-    def resident_pages(self) -> int:
-        """Return how many pages the page tables map, in all regions."""
-        ranges = Ranges(self._starts, np.array([r.end for r in self.regions], np.uint64))
+    def resident_pages(self, left_out: Collection[int] = ()) -> int:
+        """Return how many pages the page tables map, in all regions but those that start at ``left_out``."""
+        regions = [region for region in self.regions if region.start not in left_out]
+        starts, ends = (np.array(edges, np.uint64) for edges in ([r.start for r in regions], [r.end for r in regions]))
+        ranges = Ranges(starts, ends)
         page, count = np.uint64(self.spec.page_size), 0
         for batch in walk(self.memory, self.spec, self.root, ranges):
             leaf = batch.kind == RunKind.LEAF

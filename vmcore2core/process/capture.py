@@ -70,11 +70,21 @@ class Captured:
 
     Attributes:
         answers: its threads, each with its user registers, or with a sentence that says why there are none.
+        mm_rss: pages of memory as the kernel counts them, or None where that is not known.
     """
 
     snapshot: ProcessSnapshot
     memory: UserMemory
     answers: tuple[tuple[StructView, ThreadRegs | str], ...] = ()
+    mm_rss: int | None = None
+
+    def rss_kib(self) -> int:
+        """Return the process's resident memory as ps(1) has it; counted in the page tables where it is not known."""
+        pages = self.mm_rss
+        if pages is None:
+            uncounted = {vma.start for vma in self.snapshot.vmas if vma.vm_flags & (mm.VM_HUGETLB | mm.VM_PFNMAP)}
+            pages = self.memory.resident_pages(uncounted)
+        return pages * self.snapshot.page_size >> 10
 
 
 class Processes:
@@ -291,7 +301,13 @@ class _Capture:
             tags=tuple(tags.runs),
             e_flags=self.kernel.arch.core_flags(self.mm.address, self.kernel.memory, self.kernel.layout),
         )
-        return Captured(snapshot, memory, answers)
+        return Captured(snapshot, memory, answers, self._mm_rss(answers))
+
+    def _mm_rss(self, answers: Sequence[tuple[StructView, ThreadRegs | str]]) -> int | None:
+        try:
+            return mm.get_mm_rss(self.mm, [task for task, _ in answers])
+        except MemoryFault:
+            return None
 
     def _threads(
         self, answers: Sequence[tuple[StructView, ThreadRegs | str]]
