@@ -246,7 +246,7 @@ def vmcore2core(
             "redact": sorted(redact or ()),
             "compress": None if compress is None else compress.value,
             "map": memory_map,
-            "swap": [Path(given).name for given in swap or ()],
+            "swap": [located(given).name for given in swap or ()],
             **{
                 name: None if given is None else given.name
                 for name, given in (("sysroot", sysroot), ("vmlinux", vmlinux), ("vmcoreinfo", vmcoreinfo))

@@ -103,7 +103,7 @@ def opening(
 
 
 def _absolute(path: Path) -> str:
-    return str(path if isinstance(path, Url) else path.absolute())
+    return path.text if isinstance(path, Url) else str(path.absolute())
 
 
 @dataclass(frozen=True, slots=True)

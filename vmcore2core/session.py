@@ -216,7 +216,7 @@ class Session:
                     inputs=self.inputs,
                     origin=origin,
                     progress=progress,
-                    still_valid=partial(_no_more_damage, memory, known),
+                    still_valid=partial(self._still_valid, memory, known),
                     compression=compression,
                 )
             except PagesChanged:
@@ -225,6 +225,19 @@ class Session:
                 continue
             return CoreResult(output, captured, report, absent_pages(captured.snapshot))
         raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
+
+    def check_unchanged(self) -> None:
+        """Check that nobody has written to what is read: the dump, and the swap files.
+
+        Raises:
+            DumpError: somebody has.
+        """
+        self.container.check_unchanged()
+        self.processes.swap.check_unchanged()
+
+    def _still_valid(self, memory: UserMemory, known: int) -> bool:
+        self.check_unchanged()
+        return len(memory.damaged) == known
 
     def segments(
         self, leader: StructView, dump_filter: DumpFilter | None = None, redaction: Redaction | None = None
@@ -251,10 +264,6 @@ def _scan(kernel: Kernel, progress: ProgressBar | None) -> Iterator[StructView]:
     """Yield what looks like thread-group leaders in memory, with a bar."""
     with progress_bar(progress, "searching memory for tasks") as update:
         yield from TaskScan(kernel).leaders(update)
-
-
-def _no_more_damage(memory: UserMemory, known: int) -> bool:
-    return len(memory.damaged) == known
 
 
 def _supplied(path: Path | None) -> VmcoreInfo | None:

@@ -88,6 +88,7 @@ def opened(
         paths, vmlinux, vmcoreinfo, memory_map=memory_map, progress=one_bar, scan=scan, remember=True
     ) as session:
         yield session
+        session.check_unchanged()
         for warning in session.warnings:
             say(f"{session.container.paths[0]}: {warning}")
         if verbose:

@@ -127,7 +127,9 @@ def begin(verbose: int, *, debug: bool) -> None:
         sys.stdout = _Stdout(sys.stdout)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(f"{_program}: %(message)s"))
-    logging.basicConfig(level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)], handlers=[handler])
+    logging.basicConfig(handlers=[handler])
+    # Of others, warnings alone: what fsspec and aiohttp tell of their work has the passwords of URLs.
+    logging.getLogger("vmcore2core").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
 
 
 def run_command(command: typer.Typer, program: str) -> NoReturn:

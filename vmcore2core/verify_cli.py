@@ -23,7 +23,7 @@ app = typer.Typer(
 def verify(
     core: Annotated[Path, typer.Argument(help="The core.")],
     against: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(metavar="VMCORE", help="Compare each page and note with this dump; repeat for a split one."),
     ] = None,
     vmlinux: Annotated[Path | None, typer.Option(help="The kernel's vmlinux, as when the core was made.")] = None,
@@ -40,6 +40,7 @@ def verify(
     Exit status: 0 nothing is wrong or missing, 1 something is wrong, 2 usage, 3 something is missing.
     """
     begin(verbose, debug=debug)
+    from vmcore2core.containers.remote import located
     from vmcore2core.corefile.inspect import also, files_needed, missing, problems
     from vmcore2core.session import Session
     from vmcore2core.verification import compare, open_core
@@ -50,7 +51,8 @@ def verify(
         files, more = list(files_needed(found)), list(also(found))
         compared = None
         if against and not wrong:
-            with Session(against, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot) as session:
+            dump = [located(word) for word in against]
+            with Session(dump, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot) as session:
                 compared = compare(found, session)
                 wrong += compared.sentences()
         threads = found.tids

@@ -443,16 +443,6 @@ def test_two_files_are_refused(tmp_path: Path) -> None:
         open_container([path, path])
 
 
-def test_file_that_cannot_be_mapped_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(19, "No such device")
-
-    monkeypatch.setattr("vmcore2core.containers.dumpfile.mmap.mmap", refuse)
-    for codec in CODECS:
-        with dump(tmp_path, build_kdump(PAGES, codec=codec, excluded=RAM_ONLY)) as container:
-            check_contract(container, PAGES)
-
-
 def test_every_truncation_of_headers_and_bitmaps_is_an_error(tmp_path: Path) -> None:
     raw = build_kdump(PAGES, vmcoreinfo=TEXT)
     path = tmp_path / "vmcore"

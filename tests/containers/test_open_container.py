@@ -116,7 +116,6 @@ def test_failing_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     path = tmp_path / "vmcore"
     path.write_bytes(ELF)
-    monkeypatch.setattr("vmcore2core.containers.dumpfile.mmap.mmap", refuse)
     monkeypatch.setattr("vmcore2core.containers.dumpfile.os.pread", refuse)
     with pytest.raises(DumpError, match="vmcore cannot be read: Input/output error"):
         open_container([path])

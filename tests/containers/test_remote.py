@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import json
+import os
 import random
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -39,6 +42,9 @@ class Server:
         ranges: whether it gives parts of it.
         tells_size: whether it says how large it is.
         sent: bytes of contents so far.
+        asked: the ranges that were asked for.
+        tags: whether each answer says another version.
+        minds: whether it heeds If-Match.
     """
 
     url: str
@@ -47,6 +53,8 @@ class Server:
     tells_size: bool = True
     sent: int = 0
     asked: list[str] = field(default_factory=list)
+    tags: bool = False
+    minds: bool = True
 
 
 @pytest.fixture
@@ -58,7 +66,11 @@ def server() -> Iterator[Server]:
             wanted = self.headers.get("Range")
             state.asked.append(wanted or "")
             part = state.content
-            if self.path != "/vmcore":
+            tag = f'"{hash(state.content)}{len(state.asked) if state.tags else ""}"'
+            if state.minds and self.headers.get("If-Match", tag) != tag:
+                self.send_response(412)
+                part = b"another one"
+            elif self.path.partition("?")[0] != "/vmcore":
                 self.send_response(404)
                 part = b"nothing here"
             elif wanted and state.ranges:
@@ -68,7 +80,7 @@ def server() -> Iterator[Server]:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{len(state.content)}")
             else:
                 self.send_response(200)
-            self.send_header("ETag", f'"{hash(state.content)}"')
+            self.send_header("ETag", tag)
             if state.tells_size:
                 self.send_header("Content-Length", str(len(part)))
             self.end_headers()
@@ -96,12 +108,82 @@ def server() -> Iterator[Server]:
 
 
 def test_a_url_is_told_from_a_path() -> None:
-    for text in ("https://a//b/c?x=//y", "s3://bucket/key", "ssh://u@h/path"):
+    for text in ("https://a//b/c", "s3://bucket/key", "ssh://h/path", "http://[::1]:80/x"):
         assert isinstance(located(text), Url)
         assert str(located(text)) == text
     for text in ("a/b", "/var/crash/vmcore", "c:/x", "-"):
         assert located(text) == Path(text)
         assert not isinstance(located(text), Url)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "name"),
+    [
+        ("https://user:pw@host/dir/vmcore?X-Amz-Signature=abcdef", "https://host/dir/vmcore", "vmcore"),
+        ("https://token@host:8443/vmcore#part", "https://host:8443/vmcore", "vmcore"),
+        ("https://a@b@host/vmcore?x=//y&z=user@host", "https://host/vmcore", "vmcore"),
+        ("https://host/vm/core?/../x", "https://host/vm/core", "core"),
+        ("https://host?secret", "https://host", "host"),
+    ],
+)
+def test_of_a_url_only_scheme_host_and_path_are_shown(text: str, shown: str, name: str) -> None:
+    url = located(text)
+    assert isinstance(url, Url)
+    assert (str(url), f"{url}", os.fspath(url), url.name, url.text) == (shown, shown, shown, name, text)
+    assert url.parent.name != name
+    assert "abcdef" not in repr(url)
+
+
+SECRETS = ("hunter22", "S1GNATURE", "S1%47", "alice")
+
+
+def private(server: Server, path: str = "/vmcore") -> str:
+    return server.url.replace("http://", "http://alice:hunter22@").replace(
+        "/vmcore", f"{path}?X-Amz-Signature=S1GNATURE&t=S1%47NATURE"
+    )
+
+
+def assert_public(*texts: str | bytes) -> None:
+    for text in texts:
+        for secret in SECRETS:
+            assert secret not in (text if isinstance(text, str) else text.decode("latin-1"))
+
+
+def test_no_password_or_signature_of_a_url_stands_anywhere(tmp_path: Path, server: Server) -> None:
+    server.content = DUMP.read_bytes()
+    result = convert(private(server), "--all", "-o", tmp_path / "out", "--json", "-vv", "--debug")
+    assert result.returncode == 0
+    assert_public(result.stdout, result.stderr)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {"index.json", "index.html"} < {path.name for path in files}
+    assert_public(*(path.read_bytes() for path in files))
+    assert json.loads(result.stdout)["dump"]["paths"] == [server.url]
+    resumed = convert(private(server), "--all", "-o", tmp_path / "out", "--resume")
+    assert resumed.returncode == 0
+    assert_public(resumed.stdout, resumed.stderr)
+
+
+@pytest.mark.parametrize("path", ["/vmcorn", "/vmcore"])
+def test_no_error_shows_a_password_or_signature(path: str, tmp_path: Path, server: Server) -> None:
+    """404; and a server that ends each connection at once."""
+    server.content, server.minds = b"x" * 100, False
+    url = private(server, path)
+    url = url if path == "/vmcorn" else re.sub(r":\d+/", ":9/", url)
+    for word in (url, "nonsense" + url):
+        result = convert(word, "--pid", "1", "-o", tmp_path / "core", "-vv", "--debug")
+        assert result.returncode == 1
+        assert "127.0.0.1" in result.stderr
+        assert_public(result.stdout, result.stderr)
+
+
+@pytest.mark.parametrize("minds", [True, False])
+def test_a_file_that_is_replaced_meanwhile_is_an_error(tmp_path: Path, server: Server, *, minds: bool) -> None:
+    """Each answer says another version; a server that does not heed If-Match is found out before the core is there."""
+    server.content, server.tags, server.minds = DUMP.read_bytes(), True, minds
+    result = convert(server.url, "--pid", "1", "-o", tmp_path / "core")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "/vmcore has changed while it was read: its server has another version of it now" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_core_is_the_same_and_few_bytes_are_sent(tmp_path: Path, server: Server) -> None:

@@ -57,6 +57,7 @@ def open_container(
         files = [opened.enter_context(contextlib.closing(open_dump_file(path, progress))) for path in paths]
         claimant = _claimant(files)
         container = _construct(claimant, files) if memory_map is None else _mapped(claimant, files, memory_map)
+        container.files = tuple(files)
         opened.pop_all()  # the container closes them now
         return container
 

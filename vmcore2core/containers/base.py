@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.errors import DumpError
 from vmcore2core.interfaces import ByteOrder
 
 
@@ -64,6 +66,7 @@ class DumpContainer(ABC):
         dump_level: makedumpfile's -d bits as recorded in the file, or None.
         compressed: name of the page codec where all pages use one ("zlib"), or None.
         warnings: sentences about what is odd with the file (truncated, incomplete): they lead to exit status 3.
+        files: all that is read of it.
     """
 
     DOC: ClassVar[ContainerDoc]
@@ -76,6 +79,7 @@ class DumpContainer(ABC):
     dump_level: int | None = None
     compressed: str | None = None
     warnings: list[str]
+    files: tuple[DumpFile, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -121,6 +125,17 @@ class DumpContainer(ABC):
         Returns:
             uint8[n], the ``PageState`` of each row. Never raises for what a page's bytes are.
         """
+
+    def check_unchanged(self) -> None:
+        """Check that nobody has written to the files since they were opened.
+
+        Raises:
+            DumpError: somebody has, so that what was read of them is of two dumps.
+        """
+        for file in self.files:
+            sentence = file.changed()
+            if sentence is not None:
+                raise DumpError(sentence)
 
     def close(self) -> None:  # noqa: B027 - most containers have nothing to do but this hook
         """Release the file."""

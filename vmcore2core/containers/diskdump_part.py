@@ -8,6 +8,7 @@ References: makedumpfile's write_kdump_pages_cyclic(), write_kdump_bitmap_file()
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,9 @@ RANGES_MAX = 1 << 18
 
 DESCS_MAX_COUNTED = 1 << 24
 """Page descriptors that are looked at to count the missing pages of a file that is cut off (400 MB of table)."""
+
+GAP_MAX = 1 << 13
+"""Bytes between two pages in the file that are read with them: a read more costs as much."""
 
 
 class DiskDumpPart:
@@ -211,10 +215,38 @@ class DiskDumpPart:
         if decode is None:
             return rows
         bad = []
-        buffer = self.file.buffer
-        for offset, size, row in zip(offsets, sizes, rows, strict=True):
+        for first, last, end in _near(offsets, sizes, self.file.span_max):
+            start = offsets[first]
             try:
-                decode(buffer(offset, size), out[row].data)
+                raw = self.file.buffer(start, end - start)
             except CodecError:
-                bad.append(row)
+                bad += rows[first:last]
+                continue
+            for offset, size, row in zip(offsets[first:last], sizes[first:last], rows[first:last], strict=True):
+                try:
+                    decode(raw[offset - start : offset - start + size], out[row].data)
+                except CodecError:
+                    bad.append(row)
         return bad
+
+
+def _near(offsets: list[int], sizes: list[int], span_max: int) -> Iterator[tuple[int, int, int]]:
+    """Yield ``(first, last, end)`` of pages that lie near together, to be read at once.
+
+    Args:
+        offsets: of pages, most often ascending.
+        sizes: of the same.
+        span_max: bytes that are read at once for more than one page.
+    """
+    first = 0
+    while first < len(offsets):
+        start, end, last = offsets[first], offsets[first] + sizes[first], first + 1
+        while (
+            last < len(offsets)
+            and start <= offsets[last] <= end + GAP_MAX
+            and offsets[last] + sizes[last] <= start + span_max
+        ):
+            end = max(end, offsets[last] + sizes[last])
+            last += 1
+        yield first, last, end
+        first = last

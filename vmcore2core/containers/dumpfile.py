@@ -1,14 +1,14 @@
-"""The bytes of a dump file: mapped where the system can, read where it cannot (a pipe's copy, some /proc files).
+"""The bytes of a dump file, each read when it is asked for.
 
-Nothing here reads past the end of the file: a mapping touched beyond it raises SIGBUS, which no Python code survives.
+Nothing is mapped: where a mapped file is cut off meanwhile, or its disk gives an error, the system sends SIGBUS, which
+no Python code survives. A read says so instead.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import mmap
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -21,15 +21,8 @@ from vmcore2core.errors import DumpError, FormatError, UsageError
 HEAD_SIZE = 8192
 """Bytes that detection sees."""
 
-GATHER_ROWS = 256
-"""Pages per fancy-index call: 1 MiB stays in the cache; 890 k pages/s against 510 k for 20,000 at once."""
-
-FEW_RUNS = 8  # a window over the whole file costs more than so many reads
-RUN_ROWS = 8
-"""Mean length from which runs are read one by one."""
-
-RESIDENT_MAX = 64 << 20
-"""Bytes that are touched in the mapping before it is let go: they count as this process's memory."""
+READ_MAX = 1 << 30
+"""Bytes that are asked for at once."""
 
 
 def os_error(path: Path, error: OSError) -> DumpError:
@@ -40,49 +33,66 @@ def os_error(path: Path, error: OSError) -> DumpError:
 class DumpFile:
     """A dump file opened for reading.
 
+    Args:
+        path: the file.
+        handle: its descriptor where it is open already, which is closed with it.
+
     Attributes:
         path: as given.
         size: bytes in the file when it was opened.
-        data: uint8[size], the mapping, or None where the file cannot be mapped.
+        span_max: bytes that are best read at once where several pages lie near together.
         cut_off: a sentence, where it is known without looking at the dump that the end is missing.
+
+    Raises:
+        DumpError: the system cannot open it.
     """
 
     cut_off: str | None = None
+    span_max = 1 << 18
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, handle: int | None = None) -> None:
         self.path = path
-        self.data: U8Array | None = None
-        self._mapping: mmap.mmap | None = None
-        self._touched = 0
         try:
-            self._file = path.open("rb", buffering=0)
+            self._file = path.open("rb", buffering=0) if handle is None else os.fdopen(handle, "rb", buffering=0)
+            self._fd = self._file.fileno()
             # Of a block device, stat says 0.
-            self.size = os.lseek(self._file.fileno(), 0, os.SEEK_END)
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            self._begun = os.fstat(self._fd)
         except OSError as error:
             raise os_error(path, error) from error
-        # ValueError: an empty file, or a size that the address space has no room for.
-        with contextlib.suppress(OSError, ValueError):
-            self._mapping = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
-            self.data = np.frombuffer(self._mapping, dtype=np.uint8)
 
     def read(self, offset: int, size: int) -> bytes:
         """Return the bytes of ``[offset, offset + size)`` that the file has; fewer at its end.
 
         Raises:
-            DumpError: the system cannot read them.
+            DumpError: the system cannot read them, or the file was cut off since it was opened.
         """
         size = max(0, min(size, self.size - offset))
-        if self.data is not None:
-            return self.data[offset : offset + size].tobytes()
         chunks = []
         try:
-            while size > 0 and (chunk := os.pread(self._file.fileno(), min(size, 1 << 30), offset)):
+            while size > 0 and (chunk := os.pread(self._fd, min(size, READ_MAX), offset)):
                 chunks.append(chunk)
                 offset += len(chunk)
                 size -= len(chunk)
         except OSError as error:
             raise os_error(self.path, error) from error
-        return b"".join(chunks)
+        if size > 0:
+            self._check_cut()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def changed(self) -> str | None:
+        """Return a sentence if the file is not what it was when it was opened: written to, or cut off."""
+        now, before = os.fstat(self._fd), self._begun
+        if not stat.S_ISREG(now.st_mode) or (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+            return None
+        return (
+            f"{self.path} has changed while it was read: it has {now.st_size:#x} bytes, and had {before.st_size:#x} "
+            "when it was opened; expected a dump that nobody writes to"
+        )
+
+    def _check_cut(self) -> None:
+        if os.fstat(self._fd).st_size < self._begun.st_size:
+            raise DumpError(f"{self.changed()}")
 
     def head(self) -> BinaryIO:
         """Return the first bytes of the file as a file of its own, for detection."""
@@ -100,24 +110,19 @@ class DumpFile:
         return raw
 
     def array(self, offset: int, size: int, what: str) -> U8Array:
-        """Return uint8[size] at ``offset``: a view of the mapping, or a copy where there is none.
+        """Return uint8[size] at ``offset``.
 
         Raises:
             FormatError: the file ends inside ``what``.
         """
-        if self.data is not None and offset + size <= self.size:
-            return self.data[offset : offset + size]
         return np.frombuffer(self.read_exactly(offset, size, what), dtype=np.uint8)
 
     def buffer(self, offset: int, size: int) -> memoryview:
-        """Return a view of ``size`` bytes at ``offset``; the caller has checked that the file has them.
+        """Return ``size`` bytes at ``offset``; the caller has checked that the file has them.
 
         Raises:
             CodecError: they do not decode, where the file is compressed.
         """
-        if self.data is not None:
-            self._touch(size)
-            return self.data[offset : offset + size].data
         return memoryview(self.read(offset, size))
 
     def identity(self) -> str | None:
@@ -142,51 +147,33 @@ class DumpFile:
         page_size = out.shape[1]
         together = (np.diff(offsets) == page_size) & (np.diff(rows) == 1)
         starts = np.concatenate(([0], np.flatnonzero(~together) + 1))
-        if self.data is None or len(offsets) >= RUN_ROWS * len(starts) or len(starts) <= FEW_RUNS:
-            self._gather_runs(offsets, rows, starts.tolist(), out)
-            return []
-        # Of uint8, so that any alignment will do: np.take of a misaligned view would copy all of the file.
-        windows = np.lib.stride_tricks.sliding_window_view(self.data, page_size)
-        for i in range(0, len(offsets), GATHER_ROWS):
-            self._touch(GATHER_ROWS * page_size)
-            part = slice(i, i + GATHER_ROWS)
-            out[rows[part].astype(np.intp)] = windows[offsets[part].astype(np.intp)]
+        lengths = np.diff(starts, append=len(offsets)) * page_size
+        flat = out.reshape(-1).data
+        places = zip((rows[starts] * np.uint64(page_size)).tolist(), lengths.tolist(), strict=True)
+        for offset, (at, length) in zip(offsets[starts].tolist(), places, strict=True):
+            self._fill(offset, flat[at : at + length])
         return []
 
-    def _touch(self, size: int) -> None:
-        """Let the mapping's pages go when many were touched; the system keeps the file's pages as long as it can."""
-        self._touched += size
-        if self._touched >= RESIDENT_MAX and self._mapping is not None:
-            self._touched = 0
-            self._mapping.madvise(mmap.MADV_DONTNEED)
-
-    def _gather_runs(self, offsets: U64Array, rows: U64Array, starts: list[int], out: U8Array) -> None:
-        for start, end in zip(starts, [*starts[1:], len(offsets)], strict=True):
-            row, offset = int(rows[start]), int(offsets[start])
-            self.read_into(offset, out[row : row + end - start].reshape(-1))
-
-    def read_into(self, offset: int, out: U8Array) -> None:
-        """Fill ``out`` from ``offset`` on, without the mapping: what is read by it counts as this process's memory.
-
-        Args:
-            offset: of the first byte.
-            out: uint8[n], C-contiguous.
+    def _fill(self, offset: int, left: memoryview) -> None:
+        """Read from ``offset`` on until nothing is left to be filled.
 
         Raises:
             DumpError: the file ends before, or the system cannot read it.
         """
-        left = out.data
         try:
-            while left and (count := os.preadv(self._file.fileno(), [left], offset)):
+            while (count := os.preadv(self._fd, [left], offset)) != len(left):
+                if not count:
+                    break
                 left, offset = left[count:], offset + count
+            else:
+                return
         except OSError as error:
             raise os_error(self.path, error) from error
-        if left:
-            raise FormatError("a page is cut off by the end of the file", offset, f"{len(left)} bytes more")
+        self._check_cut()
+        raise FormatError("a page is cut off by the end of the file", offset, f"{len(left)} bytes more")
 
     def close(self) -> None:
-        """Close the file; the mapping goes when the last array over it does."""
-        self.data = self._mapping = None
+        """Close the file."""
         self._file.close()
 
 
@@ -208,20 +195,24 @@ class LayeredFile(DumpFile):
         inner: the file below, closed with this one.
     """
 
+    span_max = 0  # where a block does not decode, the pages in it alone are lost
+
     def __init__(self, inner: DumpFile) -> None:  # there is no file of its own to open
         self.path = inner.path
         self.inner = inner
         self.size = 0
-        self.data = None
         self.cut_off = inner.cut_off
 
     def read(self, offset: int, size: int) -> bytes:
         """See ``DumpFile.read``."""
         raise NotImplementedError
 
-    def read_into(self, offset: int, out: U8Array) -> None:
-        """See ``DumpFile.read_into``."""
-        out[:] = np.frombuffer(self.read_exactly(offset, len(out), "a page"), dtype=np.uint8)
+    def _fill(self, offset: int, left: memoryview) -> None:
+        left[:] = self.read_exactly(offset, len(left), "a page")
+
+    def changed(self) -> str | None:
+        """See ``DumpFile.changed``: what the file below says."""
+        return self.inner.changed()
 
     def close(self) -> None:
         """Close the file below."""

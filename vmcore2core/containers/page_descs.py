@@ -1,10 +1,12 @@
 """The page descriptors of a kdump-compressed dump: 24 bytes a page, 6 GB for 1 TiB of memory.
 
-A file that is mapped has them as an array. Of any other (compressed, on another machine) only those parts are read that
-have a descriptor that is asked for.
+Only those parts of the table are read that have a descriptor that is asked for, and the latest are kept.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,12 @@ from vmcore2core.formats.diskdump import PAGE_DESC_DTYPE
 DESCS_PER_PART = 1 << 12
 """Page descriptors that are read at once. Those at the end of the table tell whether the file is cut off: pages are
 written in order."""
+
+DESCS_TAKEN = 1 << 9
+"""Page descriptors that are read where one of them is asked for: 12 KiB."""
+
+PARTS_KEPT = 1 << 9
+"""How many such parts are kept: 6 MiB."""
 
 
 class PageDescs:
@@ -31,6 +39,7 @@ class PageDescs:
     def __init__(self, file: DumpFile, header: DiskDumpHeader, nr_pages: int) -> None:
         self._file, self._offset = file, header.page_desc_offset
         self._dtype = PAGE_DESC_DTYPE[header.byte_order]
+        self._kept: OrderedDict[int, NDArray[np.void]] = OrderedDict()
         self._count = min(nr_pages, max(0, file.size - self._offset) // self._dtype.itemsize)
 
     def __len__(self) -> int:
@@ -48,13 +57,22 @@ class PageDescs:
         Args:
             index: uint64[n], each below ``len(self)``, in any order.
         """
-        if self._file.data is not None:
-            return self.part(0, self._count)[index.astype(np.intp)]
         descs = np.zeros(len(index), self._dtype)
-        parts = index // np.uint64(DESCS_PER_PART)
-        for number in np.unique(parts).tolist():
-            mine = parts == number
-            start = number * DESCS_PER_PART
-            within = (index[mine] - np.uint64(start)).astype(np.intp)
-            descs[mine] = self.part(start, start + DESCS_PER_PART)[within]
+        order = np.argsort(index, kind="stable")
+        numbers = index[order] // np.uint64(DESCS_TAKEN)
+        borders = np.flatnonzero(np.diff(numbers)) + 1
+        for first, last in pairwise([0, *borders.tolist(), len(index)] if len(index) else []):
+            mine, number = order[first:last], int(numbers[first])
+            within = (index[mine] - np.uint64(number * DESCS_TAKEN)).astype(np.intp)
+            descs[mine] = self._taken(number)[within]
         return descs
+
+    def _taken(self, number: int) -> NDArray[np.void]:
+        part = self._kept.get(number)
+        if part is None:
+            part = self._kept[number] = self.part(number * DESCS_TAKEN, (number + 1) * DESCS_TAKEN)
+            if len(self._kept) > PARTS_KEPT:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(number)
+        return part

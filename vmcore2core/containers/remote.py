@@ -9,9 +9,12 @@ References: fsspec's documentation, "API Reference": fsspec.core.url_to_fs(), Ab
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path, PosixPath
 from typing import Any, cast
+from urllib.parse import unquote, unquote_plus
 
 from vmcore2core.containers.blockfile import BlockFile
 from vmcore2core.containers.dumpfile import DumpFile
@@ -23,24 +26,56 @@ BLOCK = 64 << 10
 BLOCKS_AT_ONCE_MAX = 64
 """Blocks of a request where they are asked for one behind the other: 4 MiB."""
 
+SECRET_MIN = 4
+"""Characters of the shortest part of a URL that is looked for in what a server says."""
+
 EXTRA = "pip install 'vmcore2core[remote]'"
 
+_ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Url(PosixPath):
-    """A URL where a path is expected; a ``Path`` itself would make one slash of two."""
+    """A URL where a path is expected; a ``Path`` itself would make one slash of two.
 
-    def __new__(cls, text: str) -> Url:
-        """Keep the text."""
-        url = super().__new__(cls, text)
-        url.text = text
-        return url
+    As text it is scheme, host and path alone: the rest may be a password, or a signature that is as good as one.
+
+    Attributes:
+        text: all of it.
+    """
 
     text: str
 
+    def __new__(cls, text: str) -> Url:
+        """Keep the text."""
+        url = super().__new__(cls, _public(text))
+        url.text = text
+        return url
+
+    def __init__(self, text: str) -> None:
+        if sys.version_info >= (3, 12):
+            super().__init__(_public(text))
+
     def __str__(self) -> str:
-        return self.text
+        return _public(self.text)
+
+
+def _public(text: str) -> str:
+    """Return a URL without user, password, query and fragment."""
+    scheme, _, rest = text.partition("://")
+    authority, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def _secrets(text: str) -> Iterator[str]:
+    """Yield what of a URL must not be shown, the longest first, as it is written and as it is meant."""
+    authority, _, query = text.partition("://")[2].partition("?")
+    authority = authority.partition("/")[0].rpartition("@")[0]
+    query, _, fragment = query.partition("#")
+    values = [pair.partition("=")[2] for pair in query.split("&")]
+    written = [text, authority, *authority.split(":", 1)[1:], query, fragment, *values]
+    found = {form for one in written for form in (one, unquote(one), unquote_plus(one)) if len(one) >= SECRET_MIN}
+    yield from sorted(found, key=len, reverse=True)
 
 
 def located(text: str) -> Path:
@@ -56,25 +91,45 @@ class _WholeRemoteFile(DumpFile):
     """
 
     def __init__(self, url: Url) -> None:  # there is no file of this machine to open
-        self.path = url
-        self.data = None
+        self.path: Path = url
+        self._url = url
         try:
             from fsspec.core import url_to_fs
 
-            system, name = url_to_fs(str(url))
-            info = system.info(name)
+            self._system, self._name = url_to_fs(url.text)
+            info = self._system.info(self._name)
             self.size = int(info.get("size") or 0)
-            self._remote = system.open(name, "rb", cache_type="none")
-            self._tag = next((info[key] for key in ("ETag", "Last-Modified", "mtime") if info.get(key)), None)
+            self._tag = _tag(info)
+            self._remote = self._system.open(self._name, "rb", cache_type="none", **self._only_this_version())
             # A server that gives no parts says so when it is asked for one, not before.
             self._remote.seek(max(0, self.size - 1))
             self._remote.read(1)
         except Exception as error:
-            raise self._failed(error) from error
+            # Not from it: what --debug shows of it has all of the URL.
+            raise self._failed(error) from None
         if info.get("type") == "directory":
             raise DumpError(f"{url} is a directory, not a dump file")
         if info.get("size") is None:
             raise DumpError(f"{url}: its server does not say how large it is; copy the dump to a file")
+
+    def _only_this_version(self) -> dict[str, Any]:
+        """Return how to ask a web server for parts of the file that it has now, and of no later one (RFC 9110, 13.1.1).
+
+        A weak tag ("W/...") fits none.
+        """
+        protocols = {self._system.protocol} if isinstance(self._system.protocol, str) else set(self._system.protocol)
+        strong = isinstance(self._tag, str) and self._tag.startswith('"')
+        return {"headers": {"If-Match": self._tag}} if strong and protocols & {"http", "https"} else {}
+
+    def changed(self) -> str | None:
+        """See ``DumpFile.changed``: what its server says of its size and version."""
+        try:
+            info = self._system.info(self._name)
+        except Exception as error:
+            raise self._failed(error) from None
+        if (int(info.get("size") or 0), _tag(info)) == (self.size, self._tag):
+            return None
+        return f"{self.path} has changed while it was read: its server has another version of it now"
 
     def _failed(self, error: Exception) -> DumpError:
         """Return the sentence; each protocol's package has exceptions of its own, and no base for them."""
@@ -90,7 +145,12 @@ class _WholeRemoteFile(DumpFile):
                 f"{self.path} cannot be read: its server does not give parts of a file (range requests), expected "
                 f"one that does; copy the dump to a file"
             )
+        if getattr(error, "status", None) == HTTPStatus.PRECONDITION_FAILED:
+            return DumpError(f"{self.path} has changed while it was read: its server has another version of it now")
         what = " ".join(str(error).split()) or type(error).__name__
+        for secret in _secrets(self._url.text):
+            what = what.replace(secret, "...")
+        what = _ANY_URL.sub(lambda found: _public(found[0]), what)
         return DumpError(f"{self.path} cannot be read: {what}")
 
     def read(self, offset: int, size: int) -> bytes:
@@ -100,7 +160,7 @@ class _WholeRemoteFile(DumpFile):
             self._remote.seek(offset)
             raw = bytes(self._remote.read(size)) if size else b""
         except Exception as error:
-            raise self._failed(error) from error
+            raise self._failed(error) from None
         if len(raw) != size:
             raise DumpError(f"{self.path}: {len(raw):#x} bytes came of {size:#x} at {offset:#x}: it has changed")
         return raw
@@ -114,6 +174,11 @@ class _WholeRemoteFile(DumpFile):
         self._remote.close()
 
     _remote: Any
+
+
+def _tag(info: dict[str, Any]) -> object:
+    """Return what a server says of a file's version, or None."""
+    return next((info[key] for key in ("ETag", "Last-Modified", "mtime") if info.get(key)), None)
 
 
 class RemoteFile(BlockFile):

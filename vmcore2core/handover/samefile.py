@@ -18,7 +18,7 @@ class FileIdentity:
     """What tells a file from another.
 
     Attributes:
-        path: absolute, or a URL.
+        path: absolute, or a URL, all of it.
         size: bytes.
         time: of its last change, in seconds since 1970; None of a URL.
         tag: what a server says of its version, or None.
@@ -37,15 +37,16 @@ class FileIdentity:
         Raises:
             DumpError: there is none, or it cannot be read.
         """
-        here = identity_of(located(self.path))
+        path = located(self.path)
+        here = identity_of(path)
         if here == self:
             return None
         if here.size != self.size:
-            return f"{self.path} has {here.size:#x} bytes, expected {self.size:#x}"
+            return f"{path} has {here.size:#x} bytes, expected {self.size:#x}"
         if here.head != self.head:
-            return f"{self.path} begins with other bytes"
+            return f"{path} begins with other bytes"
         ours, theirs = ((one.tag, one.time)[one.tag is None] for one in (self, here))
-        return f"{self.path} is of {theirs}, expected {ours}"
+        return f"{path} is of {theirs}, expected {ours}"
 
 
 def identity_of(path: Path) -> FileIdentity:
@@ -65,4 +66,4 @@ def identity_of(path: Path) -> FileIdentity:
             raise os_error(path, error) from error
     with closing(RemoteFile(path) if isinstance(path, Url) else DumpFile(path)) as file:
         head = hashlib.sha256(file.read(0, HEAD_SIZE)).hexdigest()
-        return FileIdentity(str(path), file.size, time, file.identity(), head)
+        return FileIdentity(path.text if isinstance(path, Url) else str(path), file.size, time, file.identity(), head)

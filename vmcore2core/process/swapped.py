@@ -7,8 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmcore2core.containers.files import open_dump_file
+from vmcore2core.containers.remote import located
 from vmcore2core.containers.swapfile import SwapFile
-from vmcore2core.errors import CorruptStructure, LayoutError, LayoutInvalid, LayoutUnknown, MemoryFault, UsageError
+from vmcore2core.errors import (
+    CorruptStructure,
+    DumpError,
+    LayoutError,
+    LayoutInvalid,
+    LayoutUnknown,
+    MemoryFault,
+    UsageError,
+)
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.swap import KernelSwap, Store, SwapDevice
 from vmcore2core.memory.region import UserPageState
@@ -71,6 +80,17 @@ class SwappedPages:
         """Sentences about the swap files that pages came from."""
         return [store.notice for store in self.stores.values() if store.nr_found]
 
+    def check_unchanged(self) -> None:
+        """Check that nobody has written to the swap files since they were opened.
+
+        Raises:
+            DumpError: somebody has.
+        """
+        for store in self.stores.values():
+            sentence = store.swap.file.changed()
+            if sentence is not None:
+                raise DumpError(sentence)
+
     def notices_since(self, before: dict[int, int]) -> list[str]:
         """Return sentences about the swap files that pages came from since ``nr_from_files`` was ``before``."""
         return [
@@ -81,9 +101,9 @@ class SwappedPages:
 
     def _add_file(self, name: str) -> None:
         numbered = _NUMBERED.fullmatch(name)
-        path = Path(numbered[2] if numbered else name)
+        path = located(numbered[2] if numbered else name)
         if self.space is None:
-            raise UsageError(f"--swap {name}: {self._problem}")
+            raise UsageError(f"--swap {path}: {self._problem}")
         file = open_dump_file(path)
         try:
             page_size = self.kernel.memory.kernel_map.spec.page_size
