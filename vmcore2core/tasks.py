@@ -202,7 +202,6 @@ def info(session: Session) -> dict[str, Any]:
     lines, problem = printk.read_messages(session.kernel)
     crash_time = boot.vmcoreinfo.string("CRASHTIME")
     unknown = [f"messages: {problem}"] if problem else []
-    pids = session.processes.cpus.pids()
     unknown += [] if crash_time else ["crash time: VMCOREINFO has no CRASHTIME (the kernel did not panic)"]
     if boot.vmcoreinfo.truncated_line is not None:
         unknown.append(
@@ -222,8 +221,8 @@ def info(session: Session) -> dict[str, Any]:
         "crash_time": int(crash_time) if crash_time and crash_time.isdigit() else None,
         "panic": printk.panic_message(lines),
         "cpus": [
-            {"cpu": note.number, "pid": pids[note.number], "user_mode": note.user_mode}
-            for note in session.processes.cpus.notes
+            {"cpu": seen.cpu, "pid": seen.pid, "user_mode": seen.note.user_mode}
+            for seen in session.processes.cpus.running
         ],
         "page_size": container.page_size,
         "pages": page_counts(session),

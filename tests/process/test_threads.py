@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -67,10 +68,61 @@ def test_a_task_off_the_cpu_ignores_a_note_with_its_pid() -> None:
 
 
 def test_a_task_in_user_mode_on_a_cpu_has_the_registers_of_kdumps_note() -> None:
-    scene = scene_of(on_cpu=1, members={"thread.fsbase": 0x7F00_0000_1000})
+    scene = scene_of(on_cpu=1, members={"thread.fsbase": 0x7F00_0000_1000, "thread_info.cpu": 1})
     found = regs_of(scene, ("CORE", 1, prstatus(7, IN_KERNEL)), ("CORE", 1, prstatus(100, LIVE)))
     assert found.source == "crash note of CPU 1"
     assert {name: found.regs[name] for name in user_regs(0)} == {name: LIVE[name] for name in user_regs(0)}
+
+
+def offline_scene() -> tuple[Scene, list[tuple[str, int, bytes]]]:
+    """Return a machine of four CPUs whose second was offline when it crashed, and its dump's notes.
+
+    CPU 0 and 3 were idle; CPU 2 ran PID 100.
+    """
+    scene = scene_of(on_cpu=1, members={"thread_info.cpu": 2})
+    image = scene.image
+    ran = {
+        0: prstatus(0, user_regs(1, cs=0x10, rsp=TEXT)),
+        2: prstatus(100, LIVE),
+        3: prstatus(0, user_regs(1, cs=0x10, rsp=TEXT + 64)),
+    }
+    stride = 0x1000
+    area = image.alloc(4 * stride, 4096)
+    for cpu, desc in ran.items():
+        image.write(area + cpu * stride, struct.pack("<3I8s", 5, len(desc), 1, b"CORE") + desc)
+    image.table.symbols |= {
+        "crash_notes": image.words(image.alloc(8), area),
+        "__per_cpu_offset": image.words(image.alloc(32), *(cpu * stride for cpu in range(4))),
+        "nr_cpu_ids": image.words(image.alloc(8), 4),
+    }
+    return scene, [("CORE", 1, desc) for desc in ran.values()]
+
+
+def test_a_note_is_of_the_cpu_that_made_it_where_another_cpu_was_offline() -> None:
+    scene, notes = offline_scene()
+    assert regs_of(scene, *notes).source == "crash note of CPU 2"
+    running = scene.processes(*notes).cpus.running
+    assert [(seen.cpu, seen.pid) for seen in running] == [(0, 0), (2, 100), (3, 0)]
+
+
+def test_without_the_kernels_own_copy_a_note_is_of_the_cpu_that_its_task_was_on() -> None:
+    scene, notes = offline_scene()
+    del scene.image.table.symbols["crash_notes"]
+    image, stride = scene.image, 0x1000
+    image.table.offsets["rq"] = {"curr": (0, 8)}
+    area = image.alloc(4 * stride, 4096)
+    image.words(area + 2 * stride, scene.leaders[0])
+    image.table.symbols["runqueues"] = area
+    running = scene.processes(*notes).cpus.running
+    assert [(seen.cpu, seen.pid) for seen in running] == [(None, 0), (2, 100), (None, 0)]
+
+
+def test_a_crash_note_that_cannot_be_read_tells_no_cpu() -> None:
+    scene, notes = offline_scene()
+    scene.image.words(scene.image.table.symbols["crash_notes"], 0xFFFF_C900_0000_0000)
+    assert [seen.cpu for seen in scene.processes(*notes).cpus.running] == [None, None, None]
+    scene.image.table.symbols["crash_notes"] = 0xFFFF_C900_0000_0000
+    assert [seen.cpu for seen in scene.processes(*notes).cpus.running] == [None, None, None]
 
 
 def test_a_task_in_the_kernel_on_a_cpu_has_its_user_registers_on_its_stack() -> None:
@@ -217,7 +269,7 @@ def test_without_on_cpu_and_notes_only_what_was_asleep_has_registers() -> None:
 def test_without_on_cpu_kdumps_notes_name_what_ran_if_all_cpus_have_one(softirqs: int, cpus: str | None) -> None:
     """A CPU that hung when the kernel crashed has no note."""
     scene = export_scene(softirqs=softirqs)
-    assert regs_of(scene, ("CORE", 1, prstatus(100, LIVE))).source == "crash note of CPU 0"
+    assert regs_of(scene, ("CORE", 1, prstatus(100, LIVE))).source == "crash note of a CPU"
     found = one(scene, ("CORE", 1, prstatus(101, LIVE)))
     if cpus is None:
         assert isinstance(found, ThreadRegs)

@@ -236,8 +236,3 @@ class CpuNote:
     regs: Mapping[str, int]
     user_mode: bool
     regsets: tuple[CoreNote, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """As provenance prints it."""
-        return f"crash note of CPU {self.number}"

@@ -31,7 +31,7 @@ def regsets(
         except (MemoryFault, LayoutInvalid) as error:
             return _broken(task, error, warnings)
         if live:
-            return tuple(RegSetData(n.name, n.n_type, n.desc, regs.note.label) for n in live), missing
+            return tuple(RegSetData(n.name, n.n_type, n.desc, regs.note_label) for n in live), missing
     on_cpu = task_on_cpu(task)
     if on_cpu is None:
         return (), "its floating-point registers may be in a processor: the layout has no task_struct.on_cpu"

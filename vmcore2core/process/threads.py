@@ -16,6 +16,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import mm, runqueue
+from vmcore2core.kernel.crash_notes import crash_notes
 from vmcore2core.kernel.pid import nr_cpus_seen
 from vmcore2core.kernel.sched import (
     PF_EXITING,
@@ -35,13 +36,28 @@ from vmcore2core.printable import text
 class ThreadRegs:
     """General registers of one thread by native name; ``unknown`` names those that no source has.
 
-    ``note`` is the CPU's that was running it, or None.
+    ``note`` is the CPU's that was running it, or None, and ``note_label`` says which CPU's.
     """
 
     regs: Mapping[str, int]
     source: str
     unknown: tuple[str, ...]
     note: CpuNote | None = None
+    note_label: str = ""
+
+
+@dataclass(frozen=True)
+class CpuTask:
+    """A CPU's note.
+
+    Attributes:
+        cpu: the kernel's number of the CPU, or None where nothing tells it.
+        pid: of the task that it ran, 0 of an idle one, None where it is not known.
+    """
+
+    note: CpuNote
+    cpu: int | None
+    pid: int | None
 
 
 class CpuNotes:
@@ -53,22 +69,40 @@ class CpuNotes:
         # QEMU numbers the notes; should kdump's be of tasks with just these PIDs, they are on just these CPUs.
         self.by_cpu = all(note.pr_pid == note.number + 1 for note in self.notes)
 
-    def pids(self) -> dict[int, int | None]:
-        """Return the PID that each CPU ran, by its note's number; 0 of an idle one, None where it is not known."""
-        if not self.by_cpu:
-            return {note.number: note.pr_pid for note in self.notes}
-        found: dict[int, int | None] = dict.fromkeys(note.number for note in self.notes)
+    @cached_property
+    def running(self) -> tuple[CpuTask, ...]:
+        """Each note's CPU, and the PID that it ran."""
+        return tuple(self._named_by_cpu() if self.by_cpu else self._named_by_pid())
+
+    def _named_by_cpu(self) -> Iterator[CpuTask]:
+        found: dict[int, int] = {}
+        for cpu, pid in self._on_cpus():
+            note = self._note_of(cpu)
+            if note is not None:
+                found[note.number] = pid
+        return (CpuTask(note, note.number, found.get(note.number)) for note in self.notes)
+
+    def _named_by_pid(self) -> Iterator[CpuTask]:
+        """Yield kdump's: the kernel has the same notes in memory, by CPU; else the tasks tell what CPU they were on."""
+        arch, cpus = self.kernel.arch, {pid: cpu for cpu, pid in self._on_cpus() if pid}
+        kept = [
+            (cpu, note)
+            for cpu, found in crash_notes(self.kernel)
+            for note in arch.cpu_notes(((found.name, found.n_type, found.desc),))
+        ]
+        for note in self.notes:
+            same = [cpu for cpu, other in kept if (other.pr_pid, other.regs) == (note.pr_pid, note.regs)]
+            yield CpuTask(note, same[0] if len(same) == 1 else cpus.get(note.pr_pid), note.pr_pid)
+
+    def _on_cpus(self) -> Iterator[tuple[int, int]]:
+        """Yield the CPU and the PID of each task that was on one."""
         for task in runqueue.running(self.kernel):
             try:
                 cpu = task_cpu(task)
-                if cpu is None:
-                    continue
-                note = self._note_of(cpu)
-                if note is not None:
-                    found[note.number] = task_pid(task)
+                if cpu is not None:
+                    yield cpu, task_pid(task)
             except MemoryFault:
                 continue
-        return found
 
     def of(self, task: StructView, pgd: int | None, thread_base: int | None) -> CpuNote | None:
         """Return the note of the CPU that was running ``task``, or None where none was.
@@ -103,6 +137,18 @@ class CpuNotes:
             ),
             None,
         )
+
+    def cpu_of(self, note: CpuNote, task: StructView) -> str:
+        """Return "CPU 3" for messages, or "a CPU" where its number is not known.
+
+        Args:
+            note: as ``of`` returned it.
+            task: ``struct task_struct`` that it was running.
+        """
+        cpu = task_cpu(task)
+        if cpu is None and self.by_cpu:
+            cpu = note.number
+        return "a CPU" if cpu is None else f"CPU {cpu}"
 
     def lost(self, task: StructView, pgd: int | None, thread_base: int | None, siblings: ThreadPointers) -> str | None:
         """Return a sentence where a task for which ``of`` found no note may have been on a CPU in user mode; else None.
@@ -217,14 +263,16 @@ def thread_regs(
     except MemoryFault as fault:
         return f"its task_struct cannot be read: {fault}"
     note = cpus.of(task, pgd, base)
+    cpu = cpus.cpu_of(note, task) if note is not None else ""
+    label = f"crash note of {cpu}"
     bases: dict[str, int | None] = dict(saved)
     if note is not None:
         bases |= arch.note_bases(note)
     if note is not None and note.user_mode:
         pc = arch.assumed_user_pc(note)
         if pc is not None and not _is_code(task, pc):
-            return f"CPU {note.number}, which was running it, was at {pc:#x}: firmware, none of the process's code"
-        regs, source = {**note.regs}, note.label
+            return f"{cpu}, which was running it, was at {pc:#x}: firmware, none of the process's code"
+        regs, source = {**note.regs}, label
     else:
         lost = cpus.lost(task, pgd, base, siblings) if note is None else None
         if lost is not None:
@@ -236,10 +284,10 @@ def thread_regs(
             return f"no user registers are at the top of its kernel stack at {stack:#x}"
         regs, source = dict(found), "kernel stack"
         if note is not None:
-            source += f", running in the kernel on CPU {note.number}"
+            source += f", running in the kernel on {cpu}"
     regs |= {name: value for name, value in bases.items() if value is not None}
     unknown = tuple(name for name in arch.greg_names if name not in regs)
-    return ThreadRegs({name: regs[name] for name in arch.greg_names if name in regs}, source, unknown, note)
+    return ThreadRegs({name: regs[name] for name in arch.greg_names if name in regs}, source, unknown, note, label)
 
 
 def _is_code(task: StructView, address: int) -> bool:
