@@ -73,19 +73,22 @@ def _prstatus_head(elf_class: ElfClass, order: ByteOrder) -> Struct:
     )
 
 
-def _prpsinfo(elf_class: ElfClass, order: ByteOrder) -> Struct:
+UID_SIZES: Mapping[int, int] = MappingProxyType({32: 2, 64: 4})
+"""Class -> bytes of __kernel_uid_t in most ABIs of it: 2 where the ABI is as old as those of i386 and arm."""
+
+
+def _prpsinfo(elf_class: ElfClass, order: ByteOrder, uid_size: int) -> Struct:
     ints = C_INTS[order]
     ulong, _, align = _long(elf_class, order)
-    # __kernel_uid_t is 16 bits wide where the ABI is that old: i386 (and arm) among those of 32 bits.
-    uid, uid_align = (ints.u32, 4) if elf_class == 64 else (ints.u16, 2)
+    uid = ints.u32 if uid_size == 4 else ints.u16
     return c_struct(
         ("pr_state", ints.u8, 1),
         ("pr_sname", Bytes(1), 1),
         ("pr_zomb", ints.u8, 1),
         ("pr_nice", ints.s8, 1),
         ("pr_flag", ulong, align),
-        ("pr_uid", uid, uid_align),
-        ("pr_gid", uid, uid_align),
+        ("pr_uid", uid, uid_size),
+        ("pr_gid", uid, uid_size),
         ("pr_pid", ints.s32, 4),
         ("pr_ppid", ints.s32, 4),
         ("pr_pgrp", ints.s32, 4),
@@ -105,8 +108,10 @@ PRSTATUS_TAIL: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType(
 )
 """What follows pr_reg in struct elf_prstatus."""
 
-PrPsInfo: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType({v: _prpsinfo(*v) for v in _VARIANTS})
-"""struct elf_prpsinfo."""
+PrPsInfo: Mapping[tuple[ElfClass, ByteOrder, int], Struct] = MappingProxyType(
+    {(*v, size): _prpsinfo(*v, size) for v in _VARIANTS for size in (2, 4)}
+)
+"""struct elf_prpsinfo, by class, byte order and bytes of a uid."""
 
 FILE_HEADER: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType(
     {v: c_struct(("count", _long(*v)[0], v[0] // 8), ("page_size", _long(*v)[0], v[0] // 8)) for v in _VARIANTS}

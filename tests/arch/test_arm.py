@@ -243,6 +243,6 @@ def test_page_frames_count_from_the_first_of_memory() -> None:
 def test_the_gate_and_the_vdso_are_where_the_layout_says() -> None:
     table = Table({}, symbols={"gate_vma": 0xC170_1000, "vdso_start": 0xC0F0_0000})
     assert ARCH.gate_vma(Bytes({}), KernelLayout([table])) == 0xC170_1000
-    assert ARCH.vdso_image(TASK, 32, Bytes({}), KernelLayout([table])) == 0xC0F0_0000
+    assert ARCH.vdso_image(TASK, ARCH.core_machine({}, None), Bytes({}), KernelLayout([table])) == 0xC0F0_0000
     assert ARCH.gate_vma(Bytes({}), KernelLayout([])) is None
-    assert ARCH.vdso_image(TASK, 32, Bytes({}), KernelLayout([])) is None
+    assert ARCH.vdso_image(TASK, ARCH.core_machine({}, None), Bytes({}), KernelLayout([])) is None

@@ -345,9 +345,15 @@ def test_the_vdsos_image_is_found_by_pointers_of_four_bytes() -> None:
     table = Table({"mm_struct": {"context.vdso_image": (16, 4)}, "vdso_image": {"data": (0, 4)}})
     places = {0xC200_0010: struct.pack("<2I", 0xC180_0000, 0xBAD), 0xC180_0000: struct.pack("<2I", 0xC181_0000, 0xBAD)}
     layout = KernelLayout([table])
-    assert ARCH.vdso_image(KernelAddr(0xC200_0000), 32, Bytes(places), layout) == 0xC181_0000
-    assert ARCH.vdso_image(KernelAddr(0xC200_0000), 32, Bytes({0xC200_0010: bytes(8)}), layout) is None
-    assert ARCH.vdso_image(KernelAddr(0xC200_0000), 32, Bytes({}), KernelLayout([Table()])) is None
+    assert ARCH.vdso_image(KernelAddr(0xC200_0000), ARCH.core_machine({}, None), Bytes(places), layout) == 0xC181_0000
+    assert (
+        ARCH.vdso_image(KernelAddr(0xC200_0000), ARCH.core_machine({}, None), Bytes({0xC200_0010: bytes(8)}), layout)
+        is None
+    )
+    assert (
+        ARCH.vdso_image(KernelAddr(0xC200_0000), ARCH.core_machine({}, None), Bytes({}), KernelLayout([Table()]))
+        is None
+    )
 
 
 def test_unwinding_knows_registers_by_their_own_names() -> None:

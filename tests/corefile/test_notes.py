@@ -176,7 +176,7 @@ def test_a_signal_set_keeps_64_bits_or_their_low_word() -> None:
 def test_an_x32_core_has_64_bit_registers_in_the_32_bit_structure() -> None:
     """struct x32_elf_prstatus of arch/x86/include/asm/elfcore-compat.h: 296 bytes in the cores of Debian's 7.2."""
     one = with_regsets(thread(tid=4242, gregs=GREGS_64), ("CORE", 2))
-    record = prstatus(snapshot_32(e_machine=62), one)
+    record = prstatus(snapshot_32(e_machine=62, greg_size=8), one)
     assert len(record) == 296
     assert struct.unpack_from("<i", record, 24) == (4242,)
     assert record[72:288] == GREGS_64

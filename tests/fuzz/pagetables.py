@@ -11,7 +11,15 @@ import numpy as np
 from tests.builders.paging import FlatContainer
 from tests.fuzz.harness import Choices, Harness, Parts
 from vmcore2core.addresses import PhysAddr
-from vmcore2core.arch import arm64_paging, i386_paging, loongarch64_paging, ppc64le_paging, riscv64_paging, s390x_paging
+from vmcore2core.arch import (
+    arm64_paging,
+    i386_paging,
+    loongarch64_paging,
+    mips64_paging,
+    ppc64le_paging,
+    riscv64_paging,
+    s390x_paging,
+)
 from vmcore2core.arch.spec import PageTableLevel, PageTableSpec
 from vmcore2core.arch.x86_paging import decode as decode_x86
 from vmcore2core.memory.pagetable import Ranges, translate, walk
@@ -48,6 +56,7 @@ SPECS: dict[str, PageTableSpec] = {
     "s390x": s390x_paging.SPECS[max(s390x_paging.SPECS)],
     "ppc64le": ppc64le_paging.radix_spec(4096),
     "loongarch64": loongarch64_paging.page_table_spec(16384, 3),
+    "mips64": mips64_paging.page_table_spec(mips64_paging.TableForm(4096, 3, 10, 11), ">"),
 }
 
 

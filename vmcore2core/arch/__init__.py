@@ -9,6 +9,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from vmcore2core.arch.base import Arch
+from vmcore2core.interfaces import ByteOrder
 
 
 def each_arch() -> Iterator[Arch]:
@@ -29,6 +30,7 @@ def all_archs() -> tuple[Arch, ...]:
     return tuple(sorted(each_arch(), key=lambda arch: arch.name))
 
 
-def arch_for_machine(e_machine: int) -> Arch | None:
-    """Return the architecture with this ELF machine number, or None."""
-    return next((arch for arch in each_arch() if arch.e_machine == e_machine), None)
+def arch_for_machine(e_machine: int, byte_order: ByteOrder | None = None) -> Arch | None:
+    """Return the architecture with this ELF machine number, or None; of two, that of the byte order (MIPS)."""
+    found = [arch for arch in each_arch() if arch.e_machine == e_machine]
+    return next((arch for arch in found if arch.byte_order == byte_order), found[0] if found else None)

@@ -176,7 +176,7 @@ class Arm(Arch):
         found = layout.find_symbol("gate_vma")
         return None if found is None else KernelAddr(found)
 
-    def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
         """See ``Arch.vdso_image``; vdso_init() in arch/arm/kernel/vdso.c."""
         found = layout.find_symbol("vdso_start")
         return None if found is None else KernelAddr(found)

@@ -254,9 +254,9 @@ class Arm64(Arch):
             result.append(CpuNote(len(result), pid, regs, user_mode=user, regsets=tuple(further)))
         return tuple(result)
 
-    def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
         """See ``Arch.vdso_image``; vdso_info[] in arch/arm64/kernel/vdso.c."""
-        found = layout.find_symbol("vdso_start" if elf_class == 64 else "vdso32_start")
+        found = layout.find_symbol("vdso_start" if machine.elf_class == 64 else "vdso32_start")
         return None if found is None else KernelAddr(found)
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:

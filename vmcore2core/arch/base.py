@@ -237,7 +237,7 @@ class Arch(ABC):
         """Return the ``struct vm_area_struct`` that all processes but compat ones have besides their own, or None."""
         return None
 
-    def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
         """Return where the image of a process's vDSO is in the kernel image, or None where nothing tells.
 
         Raises:
@@ -253,6 +253,23 @@ class Arch(ABC):
             regs: user registers of one of its threads, by native names; may be empty.
             task_size: ``mm->task_size``, or None where it is not known.
         """
+
+    def process_machine(
+        self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, memory: Memory, layout: Layout
+    ) -> CoreMachine:
+        """Return what the core of a process is, where ``core_machine`` alone cannot tell.
+
+        Args:
+            task: ``struct task_struct *`` of one of its threads.
+            regs: user registers of one of its threads, by native names; may be empty.
+            task_size: ``mm->task_size``, or None where it is not known.
+            memory: kernel virtual memory.
+            layout: of the kernel.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        return self.core_machine(regs, task_size)
 
     def core_flags(self, mm: KernelAddr, memory: Memory, layout: Layout) -> int:
         """Return e_flags of a process's core.
@@ -326,6 +343,6 @@ class Arch(ABC):
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """Return elf_gregset_t of these registers; a register that is not in ``regs`` is zero."""
-        size = machine.elf_class // 8
+        size = machine.greg_size or machine.elf_class // 8
         mask = (1 << (8 * size)) - 1
         return b"".join((regs.get(name, 0) & mask).to_bytes(size, self.byte_order) for name in machine.greg_names)

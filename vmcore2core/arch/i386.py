@@ -187,7 +187,7 @@ class I386(Arch):
         """See ``Arch.process_notes``."""
         return x86_regsets.process_notes(memory, layout)
 
-    def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
         """See ``Arch.vdso_image``; struct vdso_image in arch/x86/include/asm/vdso.h."""
         return x86_vdso.vdso_image(mm, memory, layout, WORD)
 

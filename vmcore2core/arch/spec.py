@@ -121,15 +121,25 @@ class KernelMap:
 
 @dataclass(frozen=True, slots=True)
 class CoreMachine:
-    """What the core of one process is: its e_machine, class (32 or 64), and its registers' names in order.
+    """What the core of one process is.
 
-    ``unsupported`` says what it is ("an x32 process, ...") where no core can be written, else None.
+    Attributes:
+        e_machine: of the ELF header.
+        elf_class: 32 or 64.
+        greg_names: registers of elf_gregset_t in order; "" is one that is always zero.
+        unsupported: what the process is ("an n32 process, ...") where no core can be written, else None.
+        e_flags: of the ELF header, as far as the machine tells them.
+        greg_size: bytes of a register in elf_gregset_t where that is no ``long`` of the class (x32, n32), or None.
+        uid_size: bytes of a uid in struct elf_prpsinfo where that is not what most have of the class, or None.
     """
 
     e_machine: int
     elf_class: int
     greg_names: tuple[str, ...]
     unsupported: str | None = None
+    e_flags: int = 0
+    greg_size: int | None = None
+    uid_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +195,7 @@ class UnwindSpec:
             None where frames are not chained so, and functions may keep a frame pointer instead.
         cfa_offset: how far the canonical frame address is above the caller's stack pointer.
         signed_bits: how many low bits of a return address may be the address alone, where the others may sign it.
+        register_size: bytes of a register on the stack where that is more than an address (n32), or None.
     """
 
     word: int
@@ -201,6 +212,7 @@ class UnwindSpec:
     back_chain: int | None = None
     cfa_offset: int = 0
     signed_bits: tuple[int, ...] = ()
+    register_size: int | None = None
 
 
 class LayoutKeys(Protocol):

@@ -7,7 +7,6 @@ Documentation/arch/x86/x86_64/mm.rst (Linux 7.2).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -279,7 +278,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             return None
         return KernelAddr(address) if value in fmt.VSYSCALL_MAPPED else None
 
-    def vdso_image(self, mm: KernelAddr, elf_class: int, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
         """See ``Arch.vdso_image``; struct vdso_image in arch/x86/include/asm/vdso.h."""
         return x86_vdso.vdso_image(mm, memory, layout, self.pointer_size)
 
@@ -292,7 +291,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         if not small:
             return CoreMachine(EM_X86_64, 64, self.greg_names)
         if regs.get("cs") == fmt.USER_CS:
-            return CoreMachine(EM_X86_64, 32, self.greg_names)
+            return CoreMachine(EM_X86_64, 32, self.greg_names, greg_size=8)
         return CoreMachine(EM_386, 32, fmt.user_regs_struct32.names or ())
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
@@ -304,7 +303,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes, but x32 ones."""
         if machine.e_machine == EM_386:
             regs = {name: regs.get(fmt.REG32.get(name, name), 0) for name in machine.greg_names}
-        return super().gregs(regs, machine if machine.e_machine == EM_386 else replace(machine, elf_class=64))
+        return super().gregs(regs, machine)
 
 
 ARCH = X86_64()

@@ -165,9 +165,12 @@ class CoreFile:
     @property
     def pid(self) -> int | None:
         """The process, by NT_PRPSINFO."""
-        form = fmt.PrPsInfo[self.elf_class, self.order]
-        found = [note.desc for note in self.of_type("NT_PRPSINFO", fmt.NT_PRPSINFO) if len(note.desc) >= form.sizeof()]
-        return int(form.parse(found[0])["pr_pid"]) if found else None
+        forms = [fmt.PrPsInfo[self.elf_class, self.order, size] for size in (fmt.UID_SIZES[self.elf_class], 4)]
+        for note in self.of_type("NT_PRPSINFO", fmt.NT_PRPSINFO):
+            form = next((form for form in forms if form.sizeof() == len(note.desc)), None)
+            if form is not None:
+                return int(form.parse(note.desc)["pr_pid"])
+        return None
 
     def files(self) -> list[FileMapping]:
         """Return what NT_FILE says; nothing where that is broken."""

@@ -88,7 +88,7 @@ def prstatus(snapshot: ProcessSnapshot, thread: ThreadSnapshot) -> bytes:
         regset.note_name == fmt.NOTE_CORE and regset.note_type == fmt.NT_FPREGSET for regset in thread.regsets
     )
     # What is behind the registers is aligned as they are: struct x32_elf_prstatus.
-    tail_class: ElfClass = 64 if snapshot.e_machine == fmt.EM_X86_64 else variant[0]
+    tail_class: ElfClass = 64 if snapshot.greg_size == 8 else variant[0]
     tail = fmt.PRSTATUS_TAIL[tail_class, variant[1]].build({"pr_fpvalid": int(pr_fpvalid)})
     return fmt.PRSTATUS_HEAD[variant].build(head) + thread.gregs + tail
 
@@ -101,14 +101,15 @@ def _timeval(nanoseconds: int | None) -> list[int]:
 def prpsinfo(snapshot: ProcessSnapshot) -> bytes:
     """Return ``struct elf_prpsinfo``."""
     info = snapshot.psinfo
+    uid_size = snapshot.uid_size or fmt.UID_SIZES[snapshot.elf_class]
     record = {
         "pr_state": info.pr_state or 0,
         "pr_sname": (info.pr_sname or "\0").encode()[:1],
         "pr_zomb": int(info.pr_zomb or False),
         "pr_nice": info.pr_nice or 0,
         "pr_flag": (info.pr_flag or 0) & ((1 << snapshot.elf_class) - 1),
-        "pr_uid": _id(info.pr_uid, snapshot.elf_class),
-        "pr_gid": _id(info.pr_gid, snapshot.elf_class),
+        "pr_uid": _id(info.pr_uid, uid_size),
+        "pr_gid": _id(info.pr_gid, uid_size),
         "pr_pid": info.pr_pid,
         "pr_ppid": info.pr_ppid or 0,
         "pr_pgrp": info.pr_pgrp or 0,
@@ -116,13 +117,14 @@ def prpsinfo(snapshot: ProcessSnapshot) -> bytes:
         "pr_fname": info.pr_fname[: fmt.PR_FNAME_SIZE].ljust(fmt.PR_FNAME_SIZE, b"\0"),
         "pr_psargs": (info.pr_psargs or b"")[: fmt.ELF_PRARGSZ - 1].ljust(fmt.ELF_PRARGSZ, b"\0"),
     }
-    return fmt.PrPsInfo[_variant(snapshot)].build(record)
+    elf_class, order = _variant(snapshot)
+    return fmt.PrPsInfo[elf_class, order, uid_size].build(record)
 
 
-def _id(number: int | None, elf_class: int) -> int:
-    """Return a uid or gid as ``struct elf_prpsinfo`` has it: 32-bit cores have 16 bits (high2lowuid())."""
+def _id(number: int | None, size: int) -> int:
+    """Return a uid or gid as ``struct elf_prpsinfo`` has it: in most 32-bit cores of 16 bits (high2lowuid())."""
     number = (number or 0) & 0xFFFF_FFFF
-    return OVERFLOW_UID if elf_class == 32 and number > 0xFFFF else number
+    return OVERFLOW_UID if size == 2 and number > 0xFFFF else number
 
 
 def nt_file(snapshot: ProcessSnapshot) -> bytes | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from vmcore2core.arch import all_archs, arch_for_machine, each_arch
 from vmcore2core.arch.base import Arch
+from vmcore2core.arch.spec import EntryKind
 from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Progress, ProgressBar, progress_bar
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid, LayoutUnknown, MemoryFault, Vmcore2coreError
@@ -187,9 +188,9 @@ def _has_image_keys(vmcoreinfo: VmcoreInfo, arch: Arch) -> bool:
 
 def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None = None) -> Arch:
     """Return the architecture that VMCOREINFO, the file, or, where neither tells, the kernel's page table says."""
-    arch = next((a for a in each_arch() if a.claims(vmcoreinfo)), None)
+    arch = _claiming(container, vmcoreinfo, physical)
     if arch is None and container.e_machine is not None:
-        arch = arch_for_machine(container.e_machine)
+        arch = arch_for_machine(container.e_machine, container.byte_order)
     elif arch is None and physical is not None:
         arch = next((a for a in all_archs() if _is_proved(a, vmcoreinfo, physical)), None)
     if arch is None:
@@ -197,6 +198,31 @@ def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMe
         machine = "an unknown machine" if container.e_machine is None else f"ELF machine {container.e_machine}"
         raise DumpError(f"{container.paths[0]}: the dump is of {machine}; supported: {known}")
     return arch
+
+
+def _claiming(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None) -> Arch | None:
+    """Return the architecture that VMCOREINFO is of; of two byte orders the file's, else the page table's."""
+    first = next((arch for arch in each_arch() if arch.claims(vmcoreinfo)), None)
+    if first is None:
+        return None
+    others = [arch for arch in all_archs() if arch.e_machine == first.e_machine and arch.claims(vmcoreinfo)]
+    if len(others) > 1 and container.byte_order is not None:
+        return arch_for_machine(first.e_machine, container.byte_order)
+    if len(others) > 1 and physical is not None:
+        return next((arch for arch in others if _has_top_table(arch, vmcoreinfo, physical)), first)
+    return first
+
+
+def _has_top_table(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
+    """Tell whether the kernel's top page table has nothing that no entry of this architecture can be."""
+    try:
+        kernel_map = arch.kernel_map(vmcoreinfo)
+        spec = kernel_map.spec
+        raw = physical.read(kernel_map.root, spec.entry_dtype.itemsize << spec.levels[0].bits)
+    except (LayoutError, MemoryFault):
+        return False
+    kinds, _ = spec.decode(np.frombuffer(raw, spec.entry_dtype).astype(np.uint64), 0)
+    return bool((kinds == EntryKind.TABLE).any()) and not (kinds == EntryKind.BAD).any()
 
 
 def _is_proved(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:

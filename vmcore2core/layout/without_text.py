@@ -94,7 +94,10 @@ def recovered(physical: PhysicalMemory, update: Progress | None = None) -> Itera
 
 def _names(physical: PhysicalMemory, update: Progress | None) -> Iterator[Name]:
     """Yield what may be the kernel's name of itself, for machines that are supported, at most ``NAMES_MAX``."""
-    archs = {name: arch for arch in all_archs() for name in (arch.name, *arch.machine_names)}
+    archs: dict[str, list[Arch]] = {}
+    for arch in all_archs():
+        for machine in (arch.name, *arch.machine_names):
+            archs.setdefault(machine, []).append(arch)
     done, total = 0, sum(memory_range.size for memory_range in physical.container.dumped_ranges())
     count = looked_at = 0
     for base, pages in physical.scan():
@@ -106,7 +109,7 @@ def _names(physical: PhysicalMemory, update: Progress | None) -> Iterator[Name]:
                 uts = read_utsname(physical, base + at, 0)
                 if uts.machine in archs and _RELEASE.match(uts.release):
                     count += 1
-                    yield Name(base + at, uts.release, archs[uts.machine])
+                    yield from (Name(base + at, uts.release, arch) for arch in archs[uts.machine])
             at = block.find(SYSNAME, at + 1)
         done += pages.nbytes
         if update is not None:

@@ -299,7 +299,10 @@ class _Capture:
             warnings=tuple(self.warnings),
             notices=tuple(self.notices),
             tags=tuple(tags.runs),
-            e_flags=self.kernel.arch.core_flags(self.mm.address, self.kernel.memory, self.kernel.layout),
+            e_flags=machine.e_flags
+            | self.kernel.arch.core_flags(self.mm.address, self.kernel.memory, self.kernel.layout),
+            greg_size=machine.greg_size,
+            uid_size=machine.uid_size,
         )
         return Captured(snapshot, memory, answers, self._mm_rss(answers))
 
@@ -330,8 +333,12 @@ class _Capture:
                     found.append((task, answer))
             except MemoryFault as fault:
                 self.warnings.append(f"the thread at {task.address:#x} cannot be read: {fault}")
-        machine = arch.core_machine(
-            found[0][1].regs if found else {}, self.mm.find_uint("task_size", arch.pointer_size)
+        machine = arch.process_machine(
+            (found[0][0] if found else self.leader).address,
+            found[0][1].regs if found else {},
+            self.mm.find_uint("task_size", arch.pointer_size),
+            self.kernel.memory,
+            self.kernel.layout,
         )
         if machine.unsupported is not None:
             raise TaskError(sched.task_tgid(self.leader), f"PID {describe(self.leader)} is {machine.unsupported}")
@@ -363,9 +370,7 @@ class _Capture:
 
     def _vdso_image(self, machine: CoreMachine) -> KernelAddr | None:
         try:
-            return self.kernel.arch.vdso_image(
-                self.mm.address, machine.elf_class, self.kernel.memory, self.kernel.layout
-            )
+            return self.kernel.arch.vdso_image(self.mm.address, machine, self.kernel.memory, self.kernel.layout)
         except MemoryFault:
             return None
 

@@ -194,6 +194,8 @@ class ProcessSnapshot:
         blanked: ``(start, end)`` of user addresses that are zeros in the core, as was asked, whatever the process had
             there; ascending, disjoint.
         tags: memory tags, as far as they are known; ascending, disjoint.
+        greg_size: bytes of a register in ``ThreadSnapshot.gregs`` where that is no ``long`` of the class, or None.
+        uid_size: bytes of a uid in NT_PRPSINFO where that is not what most have of the class, or None.
     """
 
     tgid: int
@@ -213,3 +215,5 @@ class ProcessSnapshot:
     e_flags: int = 0
     blanked: tuple[tuple[int, int], ...] = ()
     tags: tuple[TagRun, ...] = ()
+    greg_size: int | None = None
+    uid_size: int | None = None

@@ -157,7 +157,9 @@ class _OfProcess:
         stack of its own.
         """
         arch = self.processes.kernel.arch
-        spec = arch.unwind_spec(CoreMachine(self.snapshot.e_machine, self.snapshot.elf_class, ()))
+        spec = arch.unwind_spec(
+            CoreMachine(self.snapshot.e_machine, self.snapshot.elf_class, (), e_flags=self.snapshot.e_flags)
+        )
         if spec is None:
             raise TaskError(self.snapshot.tgid, f"which memory is stacks is not known on {arch.name}")
         name = spec.registers[spec.stack_pointer]

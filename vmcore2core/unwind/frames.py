@@ -353,8 +353,8 @@ class Unwinder:
         return next((address for address in candidates if self.space.executable(address)), target)
 
     def _word(self, address: int) -> int | None:
-        raw = self.space.read(address & self.mask, self.spec.word)
-        return int.from_bytes(raw, self.space.order) if raw is not None else None
+        raw = self.space.read(address & self.mask, self.spec.register_size or self.spec.word)
+        return int.from_bytes(raw, self.space.order) & self.mask if raw is not None else None
 
     def _checked(self, frame: Frame, registers: dict[int, int], found: Found) -> Frame | _End:
         """Return the next frame, if it can be one: the stack goes on upwards, and control comes back to code."""

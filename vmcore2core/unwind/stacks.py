@@ -85,7 +85,7 @@ def backtraces(captured: Captured, arch: Arch, rows: Iterable[ThreadRow], limit:
         TaskError: how stacks of its architecture unwind is not known.
     """
     snapshot = captured.snapshot
-    spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, ()))
+    spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
     if spec is None:
         raise TaskError(snapshot.tgid, f"how user stacks of {arch.name} unwind is not known yet")
     space = UserSpace(snapshot, captured.memory)

@@ -1,0 +1,163 @@
+"""MIPS64's page tables: two to four levels of 4 to 64 KiB pages.
+
+The TLB is filled by the kernel, so their form is the kernel's own: an entry that leads to a table is the table's kernel
+address, and one that leads to nothing is that of ``invalid_*_table``, whose entries lead to nothing in turn.
+
+References: arch/mips/include/asm/{pgtable,pgtable-64,pgtable-bits}.h, arch/mips/Kconfig: PGTABLE_LEVELS (Linux 6.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.formats import mips64 as fmt
+
+INVALID_TABLES = ("invalid_pte_table", "invalid_pmd_table", "invalid_pud_table")
+LAYOUT_KEYS = (
+    *(f"SYMBOL({name})" for name in INVALID_TABLES),
+    *(f"NUMBER({name})" for name in ("_CACHE_SHIFT", "_PFN_MASK", "_PAGE_GLOBAL", "_PAGE_VALID", "PTRS_PER_PGD")),
+)
+
+_NAMES = {2: ("pgd", "pte"), 3: ("pgd", "pmd", "pte"), 4: ("pgd", "pud", "pmd", "pte")}
+_MASK = (1 << 64) - 1
+
+FindNumber = Callable[[str], int | None]
+"""Name -> NUMBER(name) of the layout or of VMCOREINFO."""
+
+
+@dataclass(frozen=True)
+class TableForm:
+    """What a kernel's configuration makes of its page tables.
+
+    Attributes:
+        page_size: bytes.
+        levels: CONFIG_PGTABLE_LEVELS.
+        pgd_bits: of the address, by the top table; the others have a page each.
+        cache_shift: _CACHE_SHIFT, behind which the page frame number follows.
+    """
+
+    page_size: int
+    levels: int
+    pgd_bits: int
+    cache_shift: int
+
+    @property
+    def page_shift(self) -> int:
+        """PAGE_SHIFT."""
+        return self.page_size.bit_length() - 1
+
+    @property
+    def pfn_shift(self) -> int:
+        """_PFN_SHIFT."""
+        return self.page_shift - 12 + self.cache_shift + fmt.CACHE_BITS
+
+
+def table_form(page_size: int, levels: int | None, task_size: int | None, number: FindNumber) -> TableForm:
+    """Return the form of a kernel's page tables.
+
+    Args:
+        page_size: one that ``fmt.PGTABLE_LEVELS`` has.
+        levels: how many there are, or None where nothing tells: the fewest that there may be.
+        task_size: ``mm->task_size`` of a process, or None.
+        number: what the layout knows.
+    """
+    levels = levels or number("CONFIG_PGTABLE_LEVELS") or fmt.PGTABLE_LEVELS[page_size][0]
+    bits = page_size.bit_length() - 4
+    entries = number("PTRS_PER_PGD")
+    if entries and entries.bit_count() == 1 and 1 << bits <= entries <= 1 << bits + 1:
+        pgd_bits = entries.bit_length() - 1
+    elif task_size is not None and task_size > 1 << fmt.VA_BITS and page_size == 16384:
+        pgd_bits = bits + 1  # CONFIG_MIPS_VA_BITS_48
+    else:
+        pgd_bits = bits + fmt.PGD_TABLE_ORDER.get((page_size, levels), 0)
+    return TableForm(page_size, levels, pgd_bits, find_cache_shift(page_size, number) or fmt.CACHE_SHIFT_USUAL)
+
+
+def find_cache_shift(page_size: int, number: FindNumber) -> int | None:
+    """Return _CACHE_SHIFT, or None where nothing tells it.
+
+    It is an enumerator, which debug information has; VMCOREINFO may have masks of the bits beside it.
+    """
+    told = number("_CACHE_SHIFT")
+    for name, distance in (
+        ("_PFN_MASK", -fmt.CACHE_BITS - (page_size.bit_length() - 13)),
+        ("_PAGE_GLOBAL", fmt.GLOBAL_TO_CACHE),
+        ("_PAGE_VALID", fmt.GLOBAL_TO_CACHE - 1),
+    ):
+        mask = number(name)
+        if told is None and mask:
+            told = _lowest_bit(mask & _MASK) + distance
+    return told if told in fmt.CACHE_SHIFTS else None
+
+
+def _lowest_bit(mask: int) -> int:
+    return (mask & -mask).bit_length() - 1
+
+
+def page_table_spec(form: TableForm, order: str, invalid: tuple[int, ...] = ()) -> PageTableSpec:
+    """Return the form of page tables as the walk takes it.
+
+    Args:
+        form: of the kernel.
+        order: "<" or ">".
+        invalid: addresses of the tables that stand for "nothing"; where they are not known they are walked, and found
+            empty.
+    """
+    shift, bits = form.page_shift, form.page_shift - 3
+    names = _NAMES[form.levels]
+    levels = tuple(
+        PageTableLevel(name, shift + bits * (len(names) - 1 - i), bits if i else form.pgd_bits)
+        for i, name in enumerate(names)
+    )
+    known = np.array(sorted(invalid), np.uint64)
+    return PageTableSpec(
+        levels, np.dtype(f"{order}u8"), partial(decode, levels=levels, form=form, invalid=known), form.page_size
+    )
+
+
+def decode(
+    entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...], form: TableForm, invalid: U64Array
+) -> tuple[U8Array, U64Array]:
+    """Decode page-table entries, see ``PageTableSpec.decode``."""
+    last, huge = index == len(levels) - 1, index == len(levels) - 2
+    table, paddr = _tables(entries, form.page_size)
+    present = entries & np.uint64(fmt.PAGE_PRESENT) != 0
+    kind = np.full(len(entries), EntryKind.NOT_PRESENT if last or huge else EntryKind.BAD, np.uint8)
+    if last or huge:  # PROT_NONE pages are present, and not valid
+        leaf = present if last else present & ~table
+        address, good = _frames(entries, form, levels[index].shift)
+        kind[leaf] = np.where(good[leaf], EntryKind.LEAF, EntryKind.BAD)
+        paddr = np.where(leaf & good, address, paddr)
+    if not last:
+        kind[table] = EntryKind.TABLE
+    empty = entries & ~np.uint64(1 << form.cache_shift - fmt.GLOBAL_TO_CACHE) == 0  # the kernel's may be global
+    kind[empty | np.isin(entries, invalid)] = EntryKind.NONE
+    known = (kind == EntryKind.TABLE) | (kind == EntryKind.LEAF)
+    return kind, np.where(known, paddr, np.uint64(0))
+
+
+def _tables(entries: U64Array, page_size: int) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.bool_]], U64Array]:
+    """Tell which entries are kernel addresses of whole pages, and return the physical ones."""
+    inside = np.uint64((1 << fmt.XKPHYS_PABITS) - 1)
+    cca = np.uint64(7 << fmt.XKPHYS_CCA_SHIFT)
+    xkphys = entries & ~(inside | cca) == np.uint64(fmt.XKPHYS)
+    ckseg0 = entries & np.uint64(_MASK & ~(fmt.CKSEG_SIZE - 1)) == np.uint64(fmt.CKSEG0)
+    aligned = entries & np.uint64(page_size - 1) == 0
+    paddr = np.where(xkphys, entries & inside, entries & np.uint64(fmt.CKSEG_SIZE - 1))
+    return (xkphys | ckseg0) & aligned, paddr
+
+
+def _frames(
+    entries: U64Array, form: TableForm, shift: int
+) -> tuple[U64Array, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
+    """Return the addresses in leaves of one level, and whether they are such as there may be."""
+    pfn = entries >> np.uint64(form.pfn_shift)
+    address = pfn << np.uint64(form.page_shift)
+    good = (pfn < np.uint64(1 << fmt.XKPHYS_PABITS - form.page_shift)) & (address & np.uint64((1 << shift) - 1) == 0)
+    return address, good
