@@ -31,6 +31,12 @@ VMCORE_HELP = (
 )
 
 SCAN_HELP = "Search all memory for tasks as well, for those that the kernel's lists have lost."
+NO_CACHE_HELP = (
+    "Keep nothing in the cache, and use nothing that is there; a dump that has to be unpacked is, each time."
+)
+ANY_SIZE_HELP = (
+    "Unpack a compressed dump to whatever size: else to 1 GiB, or 256 times its own size, and 16 TiB at most."
+)
 DEBUG_HELP = "Show where in this program an error came from."
 
 
@@ -182,6 +188,8 @@ def vmcore2core(
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.", show_default=False)
     ] = 0,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help=NO_CACHE_HELP)] = False,
+    unpack_any_size: Annotated[bool, typer.Option("--unpack-any-size", help=ANY_SIZE_HELP)] = False,
     debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
     version: Annotated[  # noqa: ARG001 - typer's callback has printed it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -258,9 +266,22 @@ def vmcore2core(
             from vmcore2core.dispatch import opening, workers_elsewhere
 
             how = opening(paths, vmlinux, vmcoreinfo, swap or (), memory_map, sysroot)
+            how = replace(how, cache=not no_cache, any_size=unpack_any_size)
             request = replace(request, elsewhere=stack.enter_context(workers_elsewhere(executor, how)))
         session = stack.enter_context(
-            Session(paths, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, scan=scan, remember=True),
+            Session(
+                paths,
+                vmlinux,
+                vmcoreinfo,
+                swap or (),
+                memory_map,
+                one_bar,
+                sysroot,
+                scan=scan,
+                remember=True,
+                cache=not no_cache,
+                any_size=unpack_any_size,
+            ),
         )
         extraction = Extraction(session, request, say)
         chosen = extraction.choose(choice)

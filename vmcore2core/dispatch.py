@@ -50,6 +50,8 @@ class Opening:
     memory_map: str | None
     sysroot: str | None
     identities: tuple[FileIdentity, ...]
+    cache: bool = True
+    any_size: bool = False
     version: str = __version__
 
     def check(self) -> None:
@@ -143,7 +145,16 @@ def _opened(how: Opening) -> Session:
         None if path is None else Path(path) for path in (how.sysroot, how.vmlinux, how.vmcoreinfo)
     )
     paths = [located(path) for path in how.paths]
-    return Session(paths, vmlinux, vmcoreinfo, how.swap, how.memory_map, sysroot=sysroot)
+    return Session(
+        paths,
+        vmlinux,
+        vmcoreinfo,
+        how.swap,
+        how.memory_map,
+        sysroot=sysroot,
+        cache=how.cache,
+        any_size=how.any_size,
+    )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from vmcore2core.containers import open_container
-from vmcore2core.containers.cache import ProgressBar, progress_bar
+from vmcore2core.containers.cache import Keeping, ProgressBar, progress_bar
 from vmcore2core.containers.remote import located
 from vmcore2core.corefile.plan import Segment, build_plan
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
@@ -91,6 +91,8 @@ class Session:
         sysroot: a folder with the machine's files, for pages of programs and libraries that are not in memory.
         remember: keep what the dump tells of its kernel in the cache, and use what is there.
         scan: search all memory for tasks as well.
+        cache: keep a dump that has to be unpacked or comes through a pipe for other runs.
+        any_size: unpack a compressed file to whatever size.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
@@ -109,11 +111,13 @@ class Session:
         *,
         remember: bool = False,
         scan: bool = False,
+        cache: bool = True,
+        any_size: bool = False,
     ) -> None:
         self._vmlinux, self._vmcoreinfo = vmlinux, vmcoreinfo
-        self.container = open_container(paths, memory_map, progress)
+        self.container = open_container(paths, memory_map, Keeping(progress, cache=cache, any_size=any_size))
         # What somebody gave with the dump is another time's no more.
-        keep = remember and vmlinux is None and vmcoreinfo is None
+        keep = remember and cache and vmlinux is None and vmcoreinfo is None
         self.remembered = LayoutMemory(paths, memory_map or "") if keep else None
         try:
             self.boot = self._bootstrapped(partial(_vmlinux_sources, vmlinux), _supplied(vmcoreinfo), progress)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmcore2core.cli import DEBUG_HELP, SCAN_HELP, VMCORE_HELP
+from vmcore2core.cli import ANY_SIZE_HELP, DEBUG_HELP, NO_CACHE_HELP, SCAN_HELP, VMCORE_HELP
 from vmcore2core.errors import LayoutUnknown, UsageError
 from vmcore2core.progress import one_bar
 from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
@@ -49,6 +49,8 @@ MemoryMap = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)]
+NoCache = Annotated[bool, typer.Option("--no-cache", help=NO_CACHE_HELP)]
+AnySize = Annotated[bool, typer.Option("--unpack-any-size", help=ANY_SIZE_HELP)]
 Debug = Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)]
 Pid = Annotated[int, typer.Option("--pid", "-p", help="The process, by its PID or that of any of its threads.")]
 Tid = Annotated[int | None, typer.Option("--tid", "-t", help="Only the thread with this ID.")]
@@ -69,6 +71,8 @@ def opened(
     vmcoreinfo: Path | None,
     memory_map: str | None,
     verbose: int,
+    cache: bool,
+    any_size: bool,
     *,
     debug: bool,
     scan: bool = False,
@@ -85,7 +89,15 @@ def opened(
         say(f"taking {path} ({why})")
         paths = [path]
     with Session(
-        paths, vmlinux, vmcoreinfo, memory_map=memory_map, progress=one_bar, scan=scan, remember=True
+        paths,
+        vmlinux,
+        vmcoreinfo,
+        memory_map=memory_map,
+        progress=one_bar,
+        scan=scan,
+        remember=True,
+        cache=cache,
+        any_size=any_size,
     ) as session:
         yield session
         session.check_unchanged()
@@ -117,10 +129,14 @@ def ps(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    no_cache: NoCache = False,
+    any_size: AnySize = False,
     debug: Debug = False,
 ) -> None:
     """List the processes and kernel threads."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug, scan=scan) as session:
+    with opened(
+        vmcore, vmlinux, vmcoreinfo, memory_map, verbose, not no_cache, any_size, debug=debug, scan=scan
+    ) as session:
         from vmcore2core.tasks import Selection, processes, tree_order
 
         selection = Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
@@ -155,10 +171,12 @@ def threads(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    no_cache: NoCache = False,
+    any_size: AnySize = False,
     debug: Debug = False,
 ) -> None:
     """List the threads of a process."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, not no_cache, any_size, debug=debug) as session:
         rows = list(_threads(session, session.processes.find(pid)))
         if as_json:
             _print_json([asdict(row) for row in rows])
@@ -193,10 +211,12 @@ def regs(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    no_cache: NoCache = False,
+    any_size: AnySize = False,
     debug: Debug = False,
 ) -> None:
     """Show the user registers of threads, and where they come from."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, not no_cache, any_size, debug=debug) as session:
         _, rows = _chosen(session, pid, tid)
         if as_json:
             _print_json(
@@ -230,10 +250,12 @@ def bt(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    no_cache: NoCache = False,
+    any_size: AnySize = False,
     debug: Debug = False,
 ) -> None:
     """Show the user stacks of threads, from what is in memory alone: no binaries are needed."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, not no_cache, any_size, debug=debug) as session:
         from vmcore2core.unwind.stacks import backtraces
 
         leader, rows = _chosen(session, pid, tid)
@@ -276,10 +298,12 @@ def maps(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    no_cache: NoCache = False,
+    any_size: AnySize = False,
     debug: Debug = False,
 ) -> None:
     """Show the mappings of a process as /proc/PID/maps does; -v counts their pages by what they are."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, not no_cache, any_size, debug=debug) as session:
         from vmcore2core import tasks
 
         rows, _ = tasks.maps(session, session.processes.find(pid), pages=bool(verbose) or as_json)
@@ -302,10 +326,12 @@ def info(
     memory_map: MemoryMap = None,
     as_json: AsJson = False,
     verbose: Verbose = 0,
+    no_cache: NoCache = False,
+    any_size: AnySize = False,
     debug: Debug = False,
 ) -> None:
     """Say what the dump is, why the kernel died, and what is not known."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, not no_cache, any_size, debug=debug) as session:
         from vmcore2core import tasks
 
         document = tasks.info(session)
@@ -343,10 +369,12 @@ def layout(
     vmcoreinfo: Vmcoreinfo = None,
     memory_map: MemoryMap = None,
     verbose: Verbose = 0,
+    no_cache: NoCache = False,
+    any_size: AnySize = False,
     debug: Debug = False,
 ) -> None:
     """Write the layout that conversion needs as VMCOREINFO text, to be given as --vmcoreinfo."""
-    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, debug=debug) as session:
+    with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, not no_cache, any_size, debug=debug) as session:
         from vmcore2core.layout.export import export_layout
         from vmcore2core.layout.resolver import KernelLayout
         from vmcore2core.layout.vmlinux import vmlinux_sources

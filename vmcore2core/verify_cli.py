@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vmcore2core.cli import DEBUG_HELP
+from vmcore2core.cli import ANY_SIZE_HELP, DEBUG_HELP, NO_CACHE_HELP
 from vmcore2core.progress import one_bar
 from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
@@ -33,6 +33,8 @@ def verify(
     sysroot: Annotated[Path | None, typer.Option(help="Original files, likewise.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)] = 0,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help=NO_CACHE_HELP)] = False,
+    unpack_any_size: Annotated[bool, typer.Option("--unpack-any-size", help=ANY_SIZE_HELP)] = False,
     debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
 ) -> None:
     """Read a finished core again, and say what a debugger will find missing.
@@ -52,7 +54,8 @@ def verify(
         compared = None
         if against and not wrong:
             dump = [located(word) for word in against]
-            with Session(dump, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot) as session:
+            keeping = {"cache": not no_cache, "any_size": unpack_any_size}
+            with Session(dump, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, **keeping) as session:
                 compared = compare(found, session)
                 wrong += compared.sentences()
         threads = found.tids

@@ -40,6 +40,7 @@ from tests.containers.contract import read
 from vmcore2core.containers import cache as module
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import PageState
+from vmcore2core.containers.cache import Keeping
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.files import open_dump_file
 from vmcore2core.containers.packed import unwrapped
@@ -293,9 +294,9 @@ def test_a_file_of_the_cache_has_its_name_when_it_is_whole(tmp_path: Path, cache
         seen.append((0, 0, [path.name for path in cache.iterdir()]))
 
     (tmp_path / "dump").write_bytes(raw)
-    open_dump_file(tmp_path / "dump", bar).close()
+    open_dump_file(tmp_path / "dump", Keeping(bar)).close()
     assert len(seen) > 2
-    assert seen[-2][:2] == (len(raw), len(raw))
+    assert seen[-2][:2] == (len(CONTENT), len(CONTENT))
     for _, _, (name,) in seen:
         assert name.startswith(f".{hashlib.sha256(raw).hexdigest()}.")
     assert [path.name for path in cache.iterdir()] == [hashlib.sha256(raw).hexdigest()]
@@ -352,7 +353,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, cache: Path) -> None:
 
     (tmp_path / "dump").write_bytes(gzip.compress(CONTENT))
     with pytest.raises(KeyboardInterrupt):
-        open_dump_file(tmp_path / "dump", bar)
+        open_dump_file(tmp_path / "dump", Keeping(bar))
     assert list(cache.iterdir()) == []
 
 

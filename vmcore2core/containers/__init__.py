@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import pkgutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vmcore2core.containers.base import DumpContainer
-from vmcore2core.containers.cache import ProgressBar
+from vmcore2core.containers.cache import Keeping
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.files import open_dump_file
+from vmcore2core.containers.flattened import is_flattened
 from vmcore2core.containers.foreign import describe, recognise
+from vmcore2core.containers.packed import KEPT
 from vmcore2core.containers.raw import RawContainer
 from vmcore2core.errors import UnknownFormat, UsageError
 
@@ -35,15 +39,13 @@ def all_containers() -> tuple[type[DumpContainer], ...]:
     return tuple(each_container())
 
 
-def open_container(
-    paths: Sequence[Path], memory_map: str | None = None, progress: ProgressBar | None = None
-) -> DumpContainer:
+def open_container(paths: Sequence[Path], memory_map: str | None = None, keeping: Keeping = KEPT) -> DumpContainer:
     """Open a dump.
 
     Args:
         paths: the dump's file, or files where the format has several.
         memory_map: what is where in a file without a header (see ``raw.parse_map``); None for any other file.
-        progress: draws a bar while a compressed file is unpacked; called with what is being done.
+        keeping: how a file is kept that has to be unpacked or comes through a pipe.
 
     Raises:
         UsageError: no path was given, or more of them than the format has files, or a map for a file that has its own.
@@ -53,13 +55,22 @@ def open_container(
     """
     if not paths:
         raise UsageError("no dump file was given")
+    if memory_map is None and len(paths) == 1:  # of several, some have no header
+        keeping = replace(keeping, refusal=_refusal)
     with contextlib.ExitStack() as opened:
-        files = [opened.enter_context(contextlib.closing(open_dump_file(path, progress))) for path in paths]
+        files = [opened.enter_context(contextlib.closing(open_dump_file(path, keeping))) for path in paths]
         claimant = _claimant(files)
         container = _construct(claimant, files) if memory_map is None else _mapped(claimant, files, memory_map)
         container.files = tuple(files)
         opened.pop_all()  # the container closes them now
         return container
+
+
+def _refusal(head: bytes) -> str | None:
+    """Return why no dump begins so, as the rest of a sentence; None where one does."""
+    if is_flattened(io.BytesIO(head)) or any(container.detect(io.BytesIO(head)) for container in each_container()):
+        return None
+    return describe(io.BytesIO(head))
 
 
 def _claimant(files: Sequence[DumpFile]) -> type[DumpContainer] | None:

@@ -1,6 +1,11 @@
 """Dumps that cannot be read where they are, kept below the user's cache directory.
 
-What is there is whole: a file gets its name when its last byte is written.
+What is there is whole: a file gets its name when its last byte is written. It is believed if it is a regular file that
+the user, or root, owns and nobody else can write to, in folders of which the same is true (``folders``): a dump that
+somebody else had put there would be another machine's memory. Where a folder is not the user's alone, or with
+``--no-cache``, a file without any name is used, which is gone with the run.
+
+Each folder keeps ``KEPT_MAX`` bytes: the oldest go, by when they were last used.
 
 References: XDG Base Directory Specification 0.8, $XDG_CACHE_HOME.
 """
@@ -8,16 +13,22 @@ References: XDG Base Directory Specification 0.8, $XDG_CACHE_HOME.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import logging
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from vmcore2core.containers.dumpfile import DumpFile
-from vmcore2core.errors import DumpError
+from vmcore2core.errors import DumpError, OutputError
+from vmcore2core.folders import open_own_file, opened_folder
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all, or 0 where that is not known)."""
@@ -28,16 +39,42 @@ ProgressBar = Callable[[str], AbstractContextManager[Progress | None]]
 RESERVE = 64 << 20
 """Bytes that are left free on the cache's file system."""
 
+KEPT_MAX = 64 << 30
+"""Bytes on disk that each folder of the cache keeps, beside the file that was written last."""
+
 HOLE = 1 << 16
 """Zeros from so many bytes on become a hole."""
 
 
-class CachedFile(DumpFile):
-    """A file of the cache in the place of what it was made of: errors name the latter."""
+@dataclass(frozen=True)
+class Keeping:
+    """How a dump is kept that cannot be read where it is.
 
-    def __init__(self, path: Path, cached: Path) -> None:
-        super().__init__(cached)
-        self.path = path
+    Attributes:
+        progress: draws a bar while that is done.
+        cache: in the cache, for other runs as well.
+        any_size: whatever size it unpacks to.
+        refusal: tells of the first bytes that a file unpacks to why they are no dump, as the rest of a sentence, or
+            None; where it is None itself, they may be anything.
+    """
+
+    progress: ProgressBar | None = None
+    cache: bool = True
+    any_size: bool = False
+    refusal: Callable[[bytes], str | None] | None = None
+
+
+class CachedFile(DumpFile):
+    """A file of the cache in the place of what it was made of: errors name the latter.
+
+    Args:
+        path: what it was made of.
+        handle: its descriptor.
+    """
+
+    def changed(self) -> str | None:
+        """See ``DumpFile.changed``: it is the user's own, and its time is that of its last use."""
+        return None
 
 
 def cache_folder(path: Path, kind: str) -> Path:
@@ -64,6 +101,26 @@ def cache_folder(path: Path, kind: str) -> Path:
     return Path(base) / "vmcore2core" / kind
 
 
+def find(folder: Path, name: str) -> int | None:
+    """Return a descriptor of a file of the cache, to be read; None where there is none that can be believed.
+
+    What is there and cannot be is said.
+    """
+    try:
+        with opened_folder(folder) as directory:
+            handle = open_own_file(directory, name, f"{folder}/{name}")
+            with contextlib.suppress(OSError):
+                os.utime(handle)
+            return handle
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.warning("%s/%s is not used: %s", folder, name, error.strerror)
+    except OutputError as error:
+        log.warning("%s", error)
+    return None
+
+
 def progress_bar(progress: ProgressBar | None, label: str) -> AbstractContextManager[Progress | None]:
     """Return a bar, where there is something to draw on."""
     return contextlib.nullcontext() if progress is None else progress(label)
@@ -78,74 +135,163 @@ class Store:
         name: part of its name until it is whole.
         why: what it is and that it needs room, the beginning of a sentence.
         remedy: what else to do where there is no room.
-        progress: draws a bar.
-        label: what it says.
-        done: what ``Progress`` is called with after each piece.
+        keeping: how it is kept.
+        label: what a bar says.
+        done: tells, given the bytes that are written, what ``Progress`` is called with.
     """
 
     folder: Path
     name: str
     why: str
     remedy: str
-    progress: ProgressBar | None
+    keeping: Keeping
     label: str
-    done: Callable[[], tuple[int, int]]
+    done: Callable[[int], tuple[int, int]]
 
-    def check_room(self, size: int) -> None:
-        """Raise ``DumpError`` where the disk has no room for ``size`` bytes."""
-        free = _free(self.folder)
-        if free < size + RESERVE:
-            raise DumpError(
-                f"{self.why}, and {self.folder} has {free} bytes free: {self.remedy}, or set XDG_CACHE_HOME"
-            )
-
-    @contextlib.contextmanager
-    def written(self, pieces: Iterable[bytes], size: int) -> Iterator[Path]:
-        """Give the file, under a temporary name, for the body to rename; it is gone where that fails.
+    def keep(self, pieces: Iterable[bytes], size: int, name: Callable[[], str]) -> tuple[int, Path | None]:
+        """Write a file, and return its descriptor, to be read; and where it is kept, None for nowhere.
 
         Args:
             pieces: what comes, one behind the other.
             size: bytes that there will be at least.
+            name: tells its name when all is written.
 
         Raises:
             DumpError: it cannot be written.
         """
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.check_room(size)
-            handle, temporary_name = tempfile.mkstemp(prefix=f".{self.name}.", dir=self.folder)
-            temporary = Path(temporary_name)
-            try:
-                with os.fdopen(handle, "wb") as target, progress_bar(self.progress, self.label) as update:
-                    self._write(pieces, target, update)
-                yield temporary
-            finally:
-                temporary.unlink(missing_ok=True)
+            with contextlib.ExitStack() as stack:
+                directory = self._directory(stack) if self.keeping.cache else None
+                if directory is None:
+                    return self._nameless(pieces, size), None
+                return self._named(directory, pieces, size, name)
         except OSError as error:
             raise DumpError(f"{self.why}, and {self.folder}: {error.strerror or error}") from error
 
-    def _write(self, pieces: Iterable[bytes], target: BinaryIO, update: Progress | None) -> None:
+    def _directory(self, stack: contextlib.ExitStack) -> int | None:
+        """Return a descriptor of the folder, or None where others could change what is there, which is said."""
+        try:
+            return stack.enter_context(opened_folder(self.folder, make=True))
+        except OutputError as error:
+            log.warning("%s; so nothing is kept for later runs", error)
+            return None
+
+    def _named(
+        self, directory: int, pieces: Iterable[bytes], size: int, name: Callable[[], str]
+    ) -> tuple[int, Path | None]:
+        self._check_room(directory, size)
+        temporary = f".{self.name}.{secrets.token_hex(8)}.part"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            handle = os.open(temporary, flags, 0o600, dir_fd=directory)
+            try:
+                _lock(handle)
+                self._write(pieces, handle)
+                os.replace(temporary, name(), src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                os.close(handle)
+                raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=directory)
+            raise
+        prune(directory, name())
+        return handle, self.folder / name()
+
+    def _nameless(self, pieces: Iterable[bytes], size: int) -> int:
+        # /tmp is often memory.
+        with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", "/var/tmp")) as file:  # noqa: S108 - it has no name
+            self._check_room(file.fileno(), size)
+            self._write(pieces, file.fileno())
+            return os.dup(file.fileno())
+
+    def _check_room(self, where: int, size: int) -> None:
+        free = _free(where)
+        if free < size + RESERVE:
+            raise DumpError(
+                f"{self.why}, and {self.folder} has {free} bytes free: {self.remedy}, or set XDG_CACHE_HOME"
+            )
+
+    def _write(self, pieces: Iterable[bytes], handle: int) -> None:
         """Write what comes, with holes where it is zeros; stop before the disk is full."""
-        since_check = 0
-        for piece in pieces:
-            for at in range(0, len(piece), HOLE):
-                part = piece[at : at + HOLE]
-                if len(part) == HOLE and not part.strip(b"\0"):
-                    target.seek(HOLE, os.SEEK_CUR)
-                else:
-                    target.write(part)
-                    since_check += len(part)
-            if since_check >= RESERVE // 2:
-                since_check = 0
-                self.check_room(0)
-            if update is not None:
-                update(*self.done())
-        target.truncate()
+        since_check = at = 0
+        with progress_bar(self.keeping.progress, self.label) as update:
+            for piece in pieces:
+                for part in _parts(piece):
+                    if len(part) < HOLE or part.strip(b"\0"):
+                        _write_all(handle, part, at)
+                        since_check += len(part)
+                    at += len(part)
+                if since_check >= RESERVE // 2:
+                    since_check = 0
+                    self._check_room(handle, 0)
+                if update is not None:
+                    update(*self.done(at))
+        os.ftruncate(handle, at)
         # A file that has its name before its bytes are on the disk would be taken as whole after a power cut.
-        target.flush()
-        os.fsync(target.fileno())
+        os.fsync(handle)
 
 
-def _free(folder: Path) -> int:
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize
+def _parts(piece: bytes) -> Iterator[bytes]:
+    for at in range(0, len(piece), HOLE):
+        yield piece[at : at + HOLE]
+
+
+def _write_all(handle: int, part: bytes, at: int) -> None:
+    left = memoryview(part)
+    while left:
+        count = os.pwrite(handle, left, at)
+        left, at = left[count:], at + count
+
+
+def prune(directory: int, newest: str) -> None:
+    """Remove files of a folder of the cache until it has no more than it may, and what killed runs left.
+
+    Args:
+        directory: a descriptor.
+        newest: a file that stays.
+    """
+    kept: list[tuple[int, int, str]] = []
+    with contextlib.suppress(OSError):
+        readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            with os.scandir(readable) as found:
+                entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in found]
+        finally:
+            os.close(readable)
+        for name, status in entries:
+            if name.startswith(".") and _is_left(directory, name):
+                os.unlink(name, dir_fd=directory)
+            elif stat.S_ISREG(status.st_mode) and not name.startswith(".") and name != newest:
+                kept.append((status.st_mtime_ns, status.st_blocks * 512, name))
+        room = KEPT_MAX
+        for _, size, name in sorted(kept, reverse=True):
+            room -= size
+            if room < 0:
+                log.info("%s is removed from the cache: newer files need its room", name)
+                os.unlink(name, dir_fd=directory)
+
+
+def _is_left(directory: int, name: str) -> bool:
+    """Tell whether nobody writes to a file any more."""
+    try:
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(handle).st_mode) and _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _free(where: int) -> int:
+    status = os.fstatvfs(where)
+    return status.f_bavail * status.f_frsize

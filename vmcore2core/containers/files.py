@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmcore2core.containers.cache import ProgressBar
+from vmcore2core.containers.cache import Keeping
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.flattened import FlattenedFile, is_flattened
-from vmcore2core.containers.packed import unwrapped
+from vmcore2core.containers.packed import KEPT, unwrapped
 from vmcore2core.containers.piped import open_plain
 from vmcore2core.containers.remote import RemoteFile, Url
 from vmcore2core.errors import DumpError
 
 
-def open_dump_file(path: Path, progress: ProgressBar | None = None) -> DumpFile:
+def open_dump_file(path: Path, keeping: Keeping = KEPT) -> DumpFile:
     """Return the file; a compressed one as what it holds, and a flattened one as the dump that it describes.
 
     Args:
         path: the file, or a ``Url``; a pipe, or - for standard input, is kept in the cache.
-        progress: draws a bar while that is done, or a compressed file is unpacked.
+        keeping: how that is done, or a compressed file is unpacked.
 
     Raises:
         FormatError, CodecError: it is a broken compressed or flattened file.
         DumpError: it cannot be read, or there is no place to unpack it to.
     """
-    file = RemoteFile(path) if isinstance(path, Url) else _local(path, progress)
+    file = RemoteFile(path) if isinstance(path, Url) else _local(path, keeping)
     try:
-        file = unwrapped(file, progress)
+        file = unwrapped(file, keeping)
         return FlattenedFile(file) if is_flattened(file.head()) else file
     except BaseException:
         file.close()
         raise
 
 
-def _local(path: Path, progress: ProgressBar | None) -> DumpFile:
+def _local(path: Path, keeping: Keeping) -> DumpFile:
     if path.is_dir():
         raise DumpError(f"{path} is a directory, not a dump file")
-    return open_plain(path, progress)
+    return open_plain(path, keeping)

@@ -5,7 +5,7 @@ References: see ``formats.packed``.
 
 from __future__ import annotations
 
-from vmcore2core.containers.cache import ProgressBar
+from vmcore2core.containers.cache import Keeping
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.lz4_stream import Lz4Stream
 from vmcore2core.containers.streams import ZstdStream, bzip2_stream, gzip_stream, xz_stream
@@ -20,8 +20,10 @@ ZSTD_IN_PLACE_MAX = 16 << 20
 XZ_IN_PLACE_MAX = 4 << 20
 """The same for xz, which is slower: 50 ms."""
 
+KEPT = Keeping()
 
-def unwrapped(file: DumpFile, progress: ProgressBar | None = None) -> DumpFile:
+
+def unwrapped(file: DumpFile, keeping: Keeping = KEPT) -> DumpFile:
     """Return what a compressed file holds, or the file itself where it is none.
 
     Raises:
@@ -30,15 +32,15 @@ def unwrapped(file: DumpFile, progress: ProgressBar | None = None) -> DumpFile:
     """
     head = file.read(0, 16)
     if head.startswith(fmt.ZSTD_MAGIC) or (head.startswith(fmt.ZSTD_SKIPPABLE_MAGICS) and _is_zstd(file, head)):
-        return _zstd(file, progress)
+        return _zstd(file, keeping)
     if head.startswith(fmt.XZ_MAGIC):
-        return _xz(file, progress)
+        return _xz(file, keeping)
     if head.startswith(fmt.GZIP_MAGIC):
-        return unpack(file, "gzip", gzip_stream(file), None, progress)
+        return unpack(file, "gzip", gzip_stream(file), None, keeping)
     if head.startswith(fmt.BZIP2_MAGIC) and head[len(fmt.BZIP2_MAGIC) + 1 :].startswith(fmt.BZIP2_BLOCK_MAGICS):
-        return unpack(file, "bzip2", bzip2_stream(file), None, progress)
+        return unpack(file, "bzip2", bzip2_stream(file), None, keeping)
     if head.startswith((fmt.LZ4_MAGIC, fmt.LZ4_LEGACY_MAGIC)):
-        return unpack(file, "lz4", Lz4Stream(file), None, progress)
+        return unpack(file, "lz4", Lz4Stream(file), None, keeping)
     return file
 
 
@@ -48,17 +50,17 @@ def _is_zstd(file: DumpFile, head: bytes) -> bool:
     return file.read(end, len(fmt.ZSTD_MAGIC)) == fmt.ZSTD_MAGIC
 
 
-def _zstd(file: DumpFile, progress: ProgressBar | None) -> DumpFile:
+def _zstd(file: DumpFile, keeping: Keeping) -> DumpFile:
     index = index_frames(file)
     if len(index.contents) and index.known and max(index.contents) <= ZSTD_IN_PLACE_MAX and sum(index.contents):
         return ZstdFrames(file, index)
     size = sum(index.contents) if index.known and not index.is_cut_off else None
-    return unpack(file, "zstd", ZstdStream(file, index), size, progress)
+    return unpack(file, "zstd", ZstdStream(file, index), size, keeping)
 
 
-def _xz(file: DumpFile, progress: ProgressBar | None) -> DumpFile:
+def _xz(file: DumpFile, keeping: Keeping) -> DumpFile:
     blocks = index_blocks(file)
     if blocks and max(block.size for block in blocks) <= XZ_IN_PLACE_MAX:
         return XzBlocks(file, blocks)
     size = None if blocks is None else sum(block.size for block in blocks)
-    return unpack(file, "xz", xz_stream(file), size, progress)
+    return unpack(file, "xz", xz_stream(file), size, keeping)

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from vmcore2core.containers.cache import CachedFile, ProgressBar, Store, cache_folder
+from vmcore2core.containers.cache import CachedFile, Keeping, Store, cache_folder
 from vmcore2core.containers.dumpfile import DumpFile, os_error
 from vmcore2core.errors import UsageError
 
@@ -25,12 +25,12 @@ STDIN_FD = 0
 PIECE = 1 << 20
 
 
-def open_plain(path: Path, progress: ProgressBar | None = None) -> DumpFile:
+def open_plain(path: Path, keeping: Keeping) -> DumpFile:
     """Open a file, or what comes through a pipe.
 
     Args:
         path: the file; a FIFO; ``STDIN``.
-        progress: draws a bar while a pipe is read.
+        keeping: how what comes through a pipe is kept.
 
     Raises:
         DumpError: it cannot be read, or there is no place to keep it.
@@ -40,38 +40,39 @@ def open_plain(path: Path, progress: ProgressBar | None = None) -> DumpFile:
         if os.isatty(STDIN_FD):
             raise UsageError("standard input is a terminal, expected a dump")
         is_file = stat.S_ISREG(os.fstat(STDIN_FD).st_mode)
-        return DumpFile(Path("/dev/stdin")) if is_file else _received(Path("standard input"), STDIN_FD, progress)
+        return DumpFile(Path("/dev/stdin")) if is_file else _received(Path("standard input"), STDIN_FD, keeping)
     if path.is_fifo():
         try:
             handle = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise os_error(path, error) from error
         try:
-            return _received(path, handle, progress)
+            return _received(path, handle, keeping)
         finally:
             os.close(handle)
     return DumpFile(path)
 
 
-def _received(path: Path, handle: int, progress: ProgressBar | None) -> DumpFile:
-    digest, received = hashlib.sha256(), 0
+def _received(path: Path, handle: int, keeping: Keeping) -> DumpFile:
+    digest = hashlib.sha256()
 
     def pieces() -> Iterator[bytes]:
-        nonlocal received
         while piece := _read(path, handle):
             digest.update(piece)
-            received += len(piece)
             yield piece
 
     folder = cache_folder(path, "received")
     why = f"{path} is a pipe, which has to be kept to be read"
     remedy = "send it to a file where there is room"
-    store = Store(folder, "pipe", why, remedy, progress, f"receiving {path.name}", lambda: (received, 0))
-    with store.written(pieces(), 0) as temporary:
-        target = folder / digest.hexdigest()
-        temporary.replace(target)
-    log.warning("%s is kept as %s: name that the next time, and delete it when done", path, target)
-    return CachedFile(path, target)
+    store = Store(folder, "pipe", why, remedy, keeping, f"receiving {path.name}", lambda written: (written, 0))
+    kept, target = store.keep(pieces(), 0, digest.hexdigest)
+    if target is not None:
+        log.warning(
+            "%s is kept as %s until newer ones need its room: name that the next time, and delete it when done",
+            path,
+            target,
+        )
+    return CachedFile(path, kept)
 
 
 def _read(path: Path, handle: int) -> bytes:

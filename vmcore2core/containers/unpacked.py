@@ -1,22 +1,40 @@
-"""Dumps that were unpacked, kept in the cache under the hash of the compressed file."""
+"""Dumps that were unpacked, kept in the cache under the hash of the compressed file.
+
+A compressed file may be made to unpack to far more than it is worth: its first bytes are looked at before anything is
+written, and it ends where it has become too large for what it was.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections import deque
+from collections.abc import Iterator
 
-from vmcore2core.containers.cache import CachedFile, ProgressBar, Store, cache_folder
-from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.cache import CachedFile, Keeping, Store, cache_folder, find
+from vmcore2core.containers.dumpfile import HEAD_SIZE, DumpFile
 from vmcore2core.containers.streams import Problem, Stream
+from vmcore2core.errors import DumpError, UnknownFormat
 
 log = logging.getLogger(__name__)
 
 HASH_STEP = 1 << 22
 
+SIZE_ALWAYS = 1 << 30
+"""Bytes to which any file may unpack."""
+
+RATIO_MAX = 256
+"""Times its own size to which a larger one may: gzip's zeros come to 1030, an idle machine's memory to some 100."""
+
+SIZE_MAX = 1 << 44
+"""Bytes to which none may: 16 TiB."""
+
+LIFTED_BY = "--unpack-any-size lifts this limit"
+
 _SUFFIXES = {None: "", Problem.CUT_OFF: ".cut-off", Problem.TRAILING: ".trailing"}
 
 
-def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, progress: ProgressBar | None) -> DumpFile:
+def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, keeping: Keeping) -> DumpFile:
     """Return a compressed file as what it unpacks to, from the cache if it is there.
 
     Args:
@@ -24,25 +42,30 @@ def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, progress
         name: of the codec.
         stream: its decoder.
         size: bytes that it will unpack to, where the file tells.
-        progress: draws a bar.
+        keeping: how it is kept.
 
     Raises:
         CodecError: it does not decode.
-        DumpError: there is no place to unpack it to.
+        UnknownFormat: what it unpacks to is no dump.
+        DumpError: there is no place to unpack it to, or it unpacks to too much.
     """
     folder = cache_folder(file.path, "unpacked")
     identity = _identity(file)
-    for problem, suffix in _SUFFIXES.items():
-        target = folder / (identity + suffix)
-        if target.is_file():
-            log.info("%s: taking what it was unpacked to, %s", file.path, target)
-            return _opened(file, name, CachedFile(file.path, target), problem)
+    for problem, suffix in _SUFFIXES.items() if keeping.cache else ():
+        handle = find(folder, identity + suffix)
+        if handle is not None:
+            log.info("%s: taking what it was unpacked to, %s/%s%s", file.path, folder, identity, suffix)
+            return _opened(file, name, CachedFile(file.path, handle), problem)
+    limit = None if keeping.any_size else min(max(SIZE_ALWAYS, RATIO_MAX * file.size), SIZE_MAX)
+    if limit is not None and size is not None and size > limit:
+        raise _too_large(file, f"{size:#x}", limit)
+    pieces = _looked_at(file, name, _bounded(file, stream, limit), keeping)
     log.warning(
-        "%s is compressed with %s in a way that cannot be read in place: unpacking it to %s, once; delete that when "
-        "done",
+        "%s is compressed with %s in a way that cannot be read in place: unpacking it to %s, once%s",
         file.path,
         name,
-        folder / identity,
+        folder / identity if keeping.cache else "a file without a name",
+        "; delete that when done" if keeping.cache else "",
     )
     room = size if size is not None else file.size
     why = f"{file.path} is compressed with {name} and unpacks to at least {room} bytes"
@@ -51,14 +74,47 @@ def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, progress
         identity,
         why,
         "unpack it yourself where there is room",
-        progress,
+        keeping,
         f"unpacking {file.path.name}",
-        lambda: (min(stream.position, file.size), file.size),
+        lambda written: (written, written * file.size // max(1, min(stream.position, file.size))),
     )
-    with store.written(stream.pieces(), room) as temporary:
-        target = folder / (identity + _SUFFIXES[stream.problem])
-        temporary.replace(target)
-    return _opened(file, name, CachedFile(file.path, target), stream.problem)
+    handle, _ = store.keep(pieces, room, lambda: identity + _SUFFIXES[stream.problem])
+    return _opened(file, name, CachedFile(file.path, handle), stream.problem)
+
+
+def _bounded(file: DumpFile, stream: Stream, limit: int | None) -> Iterator[bytes]:
+    """Yield the decoded bytes, as many as there may be."""
+    total = 0
+    for piece in stream.pieces():
+        total += len(piece)
+        if limit is not None and total > limit:
+            raise _too_large(file, f"more than {limit:#x}", limit)
+        yield piece
+
+
+def _too_large(file: DumpFile, size: str, limit: int) -> DumpError:
+    return DumpError(
+        f"{file.path} has {file.size:#x} bytes and unpacks to {size}, expected {limit:#x} at most; {LIFTED_BY}"
+    )
+
+
+def _looked_at(file: DumpFile, name: str, pieces: Iterator[bytes], keeping: Keeping) -> Iterator[bytes]:
+    """Return the same pieces if the first bytes may be a dump's."""
+    begun: deque[bytes] = deque()
+    for piece in pieces:
+        begun.append(piece)
+        if sum(map(len, begun)) >= HEAD_SIZE:
+            break
+    refusal = None if keeping.refusal is None else keeping.refusal(b"".join(begun)[:HEAD_SIZE])
+    if refusal is not None:
+        raise UnknownFormat(f"{file.path} is compressed with {name}, and what it unpacks to {refusal}")
+    return _from(begun, pieces)
+
+
+def _from(begun: deque[bytes], pieces: Iterator[bytes]) -> Iterator[bytes]:
+    while begun:
+        yield begun.popleft()  # each is let go, as it may be large
+    yield from pieces
 
 
 def _opened(file: DumpFile, name: str, unpacked: CachedFile, problem: Problem | None) -> DumpFile:

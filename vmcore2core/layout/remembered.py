@@ -20,7 +20,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vmcore2core import __version__
-from vmcore2core.containers.cache import cache_folder
-from vmcore2core.errors import DumpError
+from vmcore2core.containers.cache import cache_folder, find
+from vmcore2core.errors import DumpError, OutputError
+from vmcore2core.folders import opened_folder
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
 
@@ -226,12 +227,13 @@ class LayoutMemory:
         if self._folder is None or not self._reads:
             return {}
         path = self._folder / f"{file}.json"
+        handle = find(self._folder, path.name)
+        if handle is None:
+            return {}
         try:
-            with path.open("rb") as stream:
+            with os.fdopen(handle, "rb") as stream:
                 found = _checked(stream.read(SIZE_MAX))
             answers = {source: Answers.from_json(value) for source, value in found.items()}
-        except FileNotFoundError:
-            return {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             log.info("%s is not used: %s", path, error)
             return {}
@@ -263,24 +265,29 @@ class LayoutMemory:
             for file, sources in self._open.items():
                 if any(answers.changed for answers in sources.values()):
                     self._write(file, {source: answers.to_json() for source, answers in sources.items()})
-        except OSError as error:
-            log.info("%s: the layout is not kept: %s", self._folder, error.strerror or error)
+        except (OSError, OutputError) as error:
+            log.info("%s: the layout is not kept: %s", self._folder, error)
 
     def _write(self, file: str, content: dict[str, dict[str, object]]) -> None:
         assert self._folder is not None  # noqa: S101 - see save()
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{file}.", dir=self._folder)
-        try:
-            # Not synced: a file that is not whole after a power cut has another hash, and is not used.
-            with os.fdopen(handle, "wb") as stream:
-                text = json.dumps(content).encode()
-                stream.write(_digest(text) + b"\n" + text)
-            Path(temporary).replace(self._folder / f"{file}.json")
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        files = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        text = json.dumps(content).encode()
+        temporary = f".{file}.{secrets.token_hex(8)}.part"
+        with opened_folder(self._folder, make=True) as directory:
+            try:
+                # Not synced: a file that is not whole after a power cut has another hash, and is not used.
+                with open(temporary, "xb", opener=partial(_opener, directory)) as stream:
+                    stream.write(_digest(text) + b"\n" + text)
+                os.replace(temporary, f"{file}.json", src_dir_fd=directory, dst_dir_fd=directory)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=directory)
+        files = sorted(self._folder.glob("*.json"), key=lambda path: path.lstat().st_mtime, reverse=True)
         for old in files[FILES_MAX:]:
             old.unlink(missing_ok=True)
+
+
+def _opener(directory: int, name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW, 0o600, dir_fd=directory)
 
 
 def _checked(raw: bytes) -> dict[str, Any]:
