@@ -3,7 +3,6 @@
 Annotations are no strings here: typer would compile each of them again, at every start.
 """
 
-import json
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmcore2core import __version__
+from vmcore2core.printable import to_json
 from vmcore2core.progress import one_bar, progress_bars
 from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
@@ -288,7 +288,7 @@ def vmcore2core(
         if dry_run:
             planned = list(extraction.plan(chosen))
             if as_json:
-                print(json.dumps([planned_summary(job, size) for job, size in planned], indent=1))
+                print(to_json([planned_summary(job, size) for job, size in planned], indent=1))
             for job, size in () if as_json else planned:
                 print(planned_line(job, size))
             raise typer.Exit(Exit.ERROR if extraction.errors else Exit.COMPLETE)
@@ -331,7 +331,7 @@ def _finish(extraction: "Extraction", *, as_json: bool) -> Exit:
             say(f"{item}: {source}")
     if as_json:
         cores = [outcome.summary for outcome in extraction.outcomes if outcome.summary is not None]
-        print(json.dumps(summary(session, cores, extraction.warnings, provenance, extraction.errors), indent=1))
+        print(to_json(summary(session, cores, extraction.warnings, provenance, extraction.errors), indent=1))
     else:
         for outcome in extraction.outcomes:
             print(outcome.line)

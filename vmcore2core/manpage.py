@@ -31,7 +31,10 @@ DUMPS = [
     ("/proc/vmcore", "The dump in a capture kernel, taken where none is named."),
     ("/var/crash", "The newest dump below it is taken where there is no other."),
 ]
-KEPT = ("$XDG_CACHE_HOME/vmcore2core", "Dumps that were unpacked or received, 64 GiB of each, and layouts; all may be deleted.")
+KEPT = (
+    "$XDG_CACHE_HOME/vmcore2core",
+    "Dumps that were unpacked or received, 64 GiB of each, and layouts; all may be deleted.",
+)
 VMLINUX = (
     "/usr/lib/debug/boot/vmlinux-RELEASE and the like",
     "The kernel's debug package, taken where the dump does not tell enough and the build ID is the dump's.",

@@ -1,8 +1,17 @@
-"""Bytes from the dump as text for people: whatever a process set must not reach a terminal or a browser as it is."""
+r"""Bytes from the dump as text for people: whatever a process set must not reach a terminal or a browser as it is.
+
+So it is with names of files, which need not be text either: a byte of one that is none is ``\xff``.
+"""
 
 from __future__ import annotations
 
-from typing import overload
+import json
+import re
+from typing import Any, overload
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNDECODED = range(0xDC80, 0xDD00)
+"""What Python has in the place of a byte that is no text (surrogateescape)."""
 
 
 @overload
@@ -29,7 +38,37 @@ def lines(shown: str) -> str:
     return "\n".join(map(_escaped, shown.split("\n")))
 
 
+def one_line(shown: str) -> str:
+    """Return what is about to be shown without control characters, those that end lines either."""
+    return _escaped(shown)
+
+
+def file_name(raw: bytes) -> bytes:
+    """Return a file's name from the dump as it may stand where people list it: with no control characters."""
+    return _escaped(raw.decode("utf-8", "surrogateescape")).encode()
+
+
+def to_json(value: object, **options: Any) -> str:  # noqa: ANN401 - what json.dumps() takes
+    """Return what ``json.dumps`` does; its strings are text, as RFC 8259, 8.2 has it, whatever was no text in them."""
+    return json.dumps(_as_text(value), **options)
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, str):
+        return _SURROGATE.sub(lambda found: _code(found[0]), value) if not value.isascii() else value
+    if isinstance(value, dict):
+        return {_as_text(name): _as_text(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(one) for one in value]
+    return value
+
+
 def _escaped(shown: str) -> str:
     if shown.isprintable():
         return shown
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+    return "".join(c if c.isprintable() else _code(c) for c in shown)
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number - 0xDC00 if number in _UNDECODED else number:02x}"

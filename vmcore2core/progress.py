@@ -1,4 +1,7 @@
-"""Progress bars on stderr, where that is a terminal."""
+"""Progress bars on stderr, where that is a terminal.
+
+A label may have a name from the dump: it is shown as it is, and neither rich nor the terminal takes it for more.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+
+from vmcore2core.printable import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -37,7 +42,7 @@ def progress_bars(processes: int) -> Iterator[Callable[[str], Update | None]]:
             nonlocal count
             bars.update(every, completed=count, amount=f"{count}/{processes}")
             count += 1
-            bars.reset(core, description=label, total=None, amount="")
+            bars.reset(core, description=one_line(label), total=None, amount="")
             return _updater(bars, core)
 
         yield bar
@@ -57,7 +62,7 @@ def one_bar(label: str) -> Iterator[Update | None]:
             nonlocal shown
             if shown is None and time.monotonic() - begun >= LONG_S:
                 bars = stack.enter_context(_bars())
-                shown = _updater(bars, bars.add_task(label, total=None, amount=""))
+                shown = _updater(bars, bars.add_task(one_line(label), total=None, amount=""))
             if shown is not None:
                 shown(done, total)
 
@@ -69,9 +74,9 @@ def _bars() -> Progress:
     from rich.console import Console
 
     columns = (
-        rich_progress.TextColumn("{task.description}"),
+        rich_progress.TextColumn("{task.description}", markup=False),
         rich_progress.BarColumn(),
-        rich_progress.TextColumn("{task.fields[amount]}"),
+        rich_progress.TextColumn("{task.fields[amount]}", markup=False),
         rich_progress.TimeRemainingColumn(),
     )
     return rich_progress.Progress(*columns, console=Console(stderr=True), transient=True)

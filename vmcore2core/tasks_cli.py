@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import typer
 
 from vmcore2core.cli import ANY_SIZE_HELP, DEBUG_HELP, NO_CACHE_HELP, SCAN_HELP, VMCORE_HELP
 from vmcore2core.errors import LayoutUnknown, UsageError
+from vmcore2core.printable import to_json
 from vmcore2core.progress import one_bar
 from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
@@ -111,7 +111,7 @@ def opened(
 
 
 def _print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
-    print(json.dumps(document, indent=1, default=str))
+    print(to_json(document, indent=1, default=str))
 
 
 @app.command()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vmcore2core.cli import ANY_SIZE_HELP, DEBUG_HELP, NO_CACHE_HELP
+from vmcore2core.printable import to_json
 from vmcore2core.progress import one_bar
 from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
@@ -71,7 +71,7 @@ def verify(
             "pages_differing": None if compared is None else len(compared.differing),
         }
     if as_json:
-        print(json.dumps(document, indent=1))
+        print(to_json(document, indent=1))
     else:
         for sentence in wrong:
             say(f"{core}: wrong: {sentence}")

@@ -153,9 +153,7 @@ def test_a_layout_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pyte
     assert (result.returncode, result.stderr.count(f"belongs to user {STRANGER}")) == (0, 2)
 
 
-def test_the_oldest_go_and_what_killed_runs_left(
-    cache: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_oldest_go_and_what_killed_runs_left(cache: Path, dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted(cache)
     for age in range(5):
         path = cache / f"{age}"

@@ -186,7 +186,7 @@ def test_names_that_the_dynamic_linker_has_become_links(
     links = {str(p.relative_to(tmp_path)): str(p.readlink()) for p in tmp_path.rglob("*") if p.is_symlink()}
     assert links == {
         "sysroot/lib64/x86/libvictim.so.1": "../../lib/libvictim.so",
-        "sysroot/a\nb": "lib/libvictim.so",
+        "sysroot/a\\x0ab": "lib/libvictim.so",
     }
     assert len(found.sentences) == 1
     assert "libc.so.6 is not used: it is a link or a file, expected a directory" in found.sentences[0]

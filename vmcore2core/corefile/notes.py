@@ -6,7 +6,6 @@ References: fs/binfmt_elf.c: write_note_info(), fill_prstatus(), fill_psinfo(), 
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vmcore2core import __version__
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import NUMPY_ORDER, ElfClass, align_up
 from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
+from vmcore2core.printable import to_json
 from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
 
 REPORT_RUNS_MAX = 512
@@ -167,7 +167,7 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> byte
         "warnings": snapshot.warnings,
         "notices": snapshot.notices,
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return to_json(document, separators=(",", ":")).encode()
 
 
 def build_notes(snapshot: ProcessSnapshot, notes: list[Note]) -> bytes:

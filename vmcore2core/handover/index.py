@@ -57,6 +57,7 @@ from vmcore2core.corefile.atomic import atomic_file, remove_partial
 from vmcore2core.errors import OutputError
 from vmcore2core.folders import open_own_file, opened_folder
 from vmcore2core.handover.tree import SYSROOT_NAME
+from vmcore2core.printable import to_json
 
 FORMAT, VERSION = "vmcore2core-index", 1
 INDEX_NAME = "index.json"
@@ -96,13 +97,13 @@ class Index:
 
     def add(self, entry: Entry) -> None:
         """Add a process whose core is there, and write the index if it is time."""
-        self._entries[entry["pid"]] = json.dumps(entry)
+        self._entries[entry["pid"]] = to_json(entry)
         if time.monotonic() >= self._next_write:
             self.write()
 
     def amend(self, pid: int, **more: object) -> None:
         """Add to what it says of a process."""
-        self._entries[pid] = json.dumps({**json.loads(self._entries[pid]), **more})
+        self._entries[pid] = to_json({**json.loads(self._entries[pid]), **more})
 
     def write(self, *, finished: bool = False) -> None:
         """Write the index; it appears whole.
@@ -120,7 +121,7 @@ class Index:
         head = {**self.head, "started": self._started, "finished": now() if finished else None}
         rest = {"warnings": self.warnings, "errors": sorted(self.errors, key=lambda error: error["pid"] or 0)}
         entries = ",\n".join(self._entries[pid] for pid in sorted(self._entries))
-        top = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in {**head, **rest}.items())
+        top = ",\n".join(f"{to_json(name)}: {to_json(value)}" for name, value in {**head, **rest}.items())
         return f'{{{top},\n"processes": [\n{entries}\n]}}\n'
 
     def entries(self) -> list[Entry]:
@@ -144,7 +145,7 @@ class Index:
             return False
         for entry in before["processes"]:
             if self._is_there(entry):
-                self._entries[entry["pid"]] = json.dumps(entry)
+                self._entries[entry["pid"]] = to_json(entry)
         return True
 
     def remove_parts(self, sysroots: Sequence[str] = ()) -> None:
@@ -173,7 +174,7 @@ class Index:
                 "file that is kept of it"
             )
         for part, words in (("dump", "another dump"), ("options", "other options"), ("tool", "another version")):
-            if before.get(part) != json.loads(json.dumps(self.head[part])):
+            if before.get(part) != json.loads(to_json(self.head[part])):
                 raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
 
     def _sysroots(self) -> list[str]:

@@ -18,7 +18,7 @@ from stat import S_ISREG
 from vmcore2core.corefile.atomic import new_file
 from vmcore2core.errors import OutputError, OutputExists
 from vmcore2core.folders import opened_below, opened_folder
-from vmcore2core.printable import text
+from vmcore2core.printable import file_name, text
 
 SYSROOT_NAME = "sysroot"
 """How the names of such folders begin."""
@@ -29,14 +29,16 @@ COMPARE_SIZE = 1 << 20
 
 
 def names_of(path: bytes) -> list[bytes]:
-    """Return the components of a path below a tree.
+    """Return the components of a path below a tree, as they stand there: without control characters.
 
     Raises:
         OutputError: a component is "..", too long, or has a NUL; or there are none, or too many.
     """
-    names = [name for name in path.split(b"/") if name not in (b"", b".")]
+    if b"\0" in path:
+        raise OutputError(f"{text(path[:NAME_MAX])} is not written: it has a NUL, expected a path")
+    names = [file_name(name) for name in path.split(b"/") if name not in (b"", b".")]
     for name in names:
-        if name == b".." or b"\0" in name or len(name) > NAME_MAX:
+        if name == b".." or len(name) > NAME_MAX:
             raise OutputError(f"{text(path[:NAME_MAX])} is not written: {text(name[:NAME_MAX])} is no name of a file")
     if not 0 < len(names) <= LEVELS_MAX:
         raise OutputError(f"{text(path[:NAME_MAX])} is not written: {len(names)} names, expected 1 to {LEVELS_MAX}")
