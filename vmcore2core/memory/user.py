@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
 from vmcore2core.arch.spec import PageTableSpec
@@ -18,8 +19,9 @@ from vmcore2core.memory.region import LAST_KNOWN, Region, SwapSpace, UserPageSta
 WINDOW_PAGES = 1 << 20  # pages looked at together: bounds the arrays to some tens of MiB
 BATCH_SIZE = 1 << 20
 """Bytes of the pages that are read together: what a processor still has in its cache when they are written."""
-REMEMBERED_PAGES = 1 << 14  # of a region whose page tables are walked once: 64 MiB
-REMEMBERED_REGIONS = 64
+GROUP_PAGES = 1 << 18
+"""Pages of the regions whose page tables are walked together; a larger region is walked alone, window by window."""
+REMEMBERED_GROUPS = 4
 READ_MAX = 1 << 24  # bytes that one read() returns: whoever wants more takes batches()
 
 
@@ -74,6 +76,8 @@ class UserMemory:
         self.memory, self.spec, self.root, self.swap = memory, spec, root, swap
         self.regions = regions
         self._starts = np.array([r.start for r in regions], np.uint64)
+        self._ends = np.array([r.end for r in regions], np.uint64)
+        self._groups = _groups(regions, spec.page_size)
         self.damaged: set[int] = set()
         self._remembered: OrderedDict[tuple[int, int], tuple[U64Array, U64Array, U8Array]] = OrderedDict()
         self._surveys: dict[Region, tuple[int, Survey]] = {}
@@ -221,23 +225,24 @@ class UserMemory:
     def _walked(self, region: Region, start: int, end: int) -> tuple[U64Array, U64Array, U8Array]:
         """Return what the page tables alone say of ``[start, end)``, as ``_resolve`` does.
 
-        Whoever reads a stack or a library reads it page by page: small regions are walked once and remembered.
+        Neighbours share page tables, and whoever reads a stack or a library reads it page by page: regions of a group
+        are walked at once and remembered.
         """
-        if region.end - region.start > REMEMBERED_PAGES * self.spec.page_size:
-            return self._walk(start, end)
-        key = region.start, region.end
-        if key not in self._remembered:
-            self._remembered[key] = self._walk(*key)
-            if len(self._remembered) > REMEMBERED_REGIONS:
+        group = self._groups.get(region.start)
+        if group is None:
+            return self._walk(_u64(start), _u64(end))
+        if group not in self._remembered:
+            self._remembered[group] = self._walk(self._starts[slice(*group)], self._ends[slice(*group)])
+            if len(self._remembered) > REMEMBERED_GROUPS:
                 self._remembered.popitem(last=False)
-        vaddr, paddr, state = self._remembered[key]
+        vaddr, paddr, state = self._remembered[group]
         part = slice(*np.searchsorted(vaddr, np.array([start, end], np.uint64)).tolist())
         return vaddr[part].copy(), paddr[part].copy(), state[part].copy()
 
-    def _walk(self, start: int, end: int) -> tuple[U64Array, U64Array, U8Array]:
-        ranges = Ranges(_u64(start), _u64(end))
+    def _walk(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array, U8Array]:
+        ranges = Ranges(starts, ends)
         batches = walk(self.memory, self.spec, self.root, ranges)
-        return _joined([_pages_of(batch, start, end, self.spec.page_size, self.swap) for batch in batches])
+        return _joined([_pages_of(batch, ranges, self.spec.page_size, self.swap) for batch in batches])
 
     def _with_swap(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> tuple[U64Array, U64Array, U8Array]:
         """Look for the pages whose swp_entry_t is known; drop those that are only marked."""
@@ -291,18 +296,32 @@ def _windows(start: int, end: int, page: int) -> Iterator[tuple[int, int]]:
         yield at, min(at + step, end)
 
 
+def _groups(regions: tuple[Region, ...], page: int) -> dict[int, tuple[int, int]]:
+    """Return which regions are walked together: the first region's index and the one after the last, by start."""
+    groups: dict[int, tuple[int, int]] = {}
+    at = 0
+    while at < len(regions):
+        end, pages = at, 0
+        while end < len(regions) and pages + (size := (regions[end].end - regions[end].start) // page) <= GROUP_PAGES:
+            end, pages = end + 1, pages + size
+        groups |= dict.fromkeys((int(region.start) for region in regions[at:end]), (at, end))
+        at = max(end, at + 1)
+    return groups
+
+
 def _pages_of(
-    batch: WalkBatch, start: int, end: int, page: int, swap: SwapSpace | None
+    batch: WalkBatch, ranges: Ranges, page: int, swap: SwapSpace | None
 ) -> tuple[U64Array, U64Array, U8Array]:
-    """Cut a batch's entries, huge ones too, into pages within ``[start, end)``.
+    """Cut a batch's entries, huge ones too, into pages within the ranges.
 
     The physical address of what is not present is its swp_entry_t, where that is known.
     """
+    batch, within_range = _each_range(batch, ranges)
     state = np.zeros(len(batch.kind), np.uint8)
     for kind, user_state in _OF_RUN_KIND.items():
         state[batch.kind == kind] = user_state
-    low = np.maximum(batch.vaddr, np.uint64(start))
-    high = np.minimum(batch.vaddr + batch.size, np.uint64(end))
+    low = np.maximum(batch.vaddr, ranges.starts[within_range])
+    high = np.minimum(batch.vaddr + batch.size, ranges.ends[within_range])
     base, step = batch.paddr, np.full(len(batch.kind), page, np.uint64)
     absent = batch.kind == RunKind.NOT_PRESENT
     if swap is not None and absent.any():
@@ -316,6 +335,20 @@ def _pages_of(
     within = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
     inside: U64Array = np.repeat(paddr, count) + within * np.repeat(step, count)
     return np.repeat(low, count) + within * np.uint64(page), inside, np.repeat(state, count)
+
+
+def _each_range(batch: WalkBatch, ranges: Ranges) -> tuple[WalkBatch, NDArray[np.int64]]:
+    """Return a batch with each entry as often as there are ranges that it overlaps, and which ranges these are."""
+    first = np.searchsorted(ranges.ends, batch.vaddr, side="right")
+    count = np.searchsorted(ranges.starts, batch.vaddr + (batch.size - np.uint64(1)), side="right") - first
+    if (count == 1).all():
+        return batch, first
+    again = np.repeat(np.arange(len(count)), count)
+    within = np.arange(len(again)) - np.repeat(np.cumsum(count) - count, count)
+    entries = WalkBatch(
+        batch.vaddr[again], batch.size[again], batch.paddr[again], batch.kind[again], batch.entry[again]
+    )
+    return entries, first[again] + within
 
 
 def _joined(parts: list[tuple[U64Array, U64Array, U8Array]]) -> tuple[U64Array, U64Array, U8Array]:
