@@ -18,13 +18,14 @@ from vmcore2core.interfaces import Compression
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
-from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.redact import Redaction
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.report import core_sentences, core_summary, one_line
 from vmcore2core.session import CoreResult, Session
 
 if TYPE_CHECKING:
+    from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import Finder, MappedFiles
 
 KEPT_VMAS = 1 << 16
@@ -145,12 +146,13 @@ class Conversion:
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
             return self._told(Outcome(job, error=who + sentence_of(error)))
-        files = self._files(job, captured) if manner.indexed and manner.companions else None
+        files, images = self._files(job, captured) if manner.indexed and manner.companions else (None, ())
         result = replace(result, path=Path(job.target))  # as whoever began the run calls it
         outcome = Outcome(
             job,
             entry=entry,
             files=files,
+            images=images,
             line=one_line(result),
             summary={**core_summary(result), "found_by": session.processes.roster.found_by(leader).value},
             sentences=tuple(core_sentences(result, session.container.dump_level, verbose=manner.verbose)),
@@ -160,14 +162,15 @@ class Conversion:
 
     def look_up(self, job: Job) -> Outcome:
         """Return which files the process has mapped, whose core an earlier run wrote."""
-        return self._told(Outcome(job, files=self._files(job)))
+        files, images = self._files(job)
+        return self._told(Outcome(job, files=files, images=images))
 
     def accompany(self, job: Job) -> Outcome:
         """Write the start scripts of a core."""
         from vmcore2core.handover.scripts import write_scripts
 
         try:
-            paths = write_scripts(self.folder / job.target, job.recovered, force=self.manner.force)
+            paths = write_scripts(self.folder / job.target, job.recovered, job.images, force=self.manner.force)
         except Vmcore2coreError as error:
             return self._told(Outcome(job, error=str(error)))
         return self._told(Outcome(job, scripts=tuple(path.name for path in paths)))
@@ -180,14 +183,22 @@ class Conversion:
         kept = self._kept.take(job.task)
         return kept or self.session.processes.capture(self._leader(job), dump_filter=self.manner.dump_filter)
 
-    def _files(self, job: Job, captured: Captured | None = None) -> MappedFiles | str | None:
-        """See ``Outcome.files``."""
-        if self._finder is None:
-            return None
+    def _files(self, job: Job, captured: Captured | None = None) -> tuple[MappedFiles | str | None, tuple[Image, ...]]:
+        """See ``Outcome.files`` and ``Outcome.images``."""
+        from vmcore2core.handover.images import images_of
+
+        leader = self._leader(job)
         try:
-            return self._finder.find(self._leader(job), captured)
+            captured = captured or self.session.processes.capture(leader, dump_filter=EVERYTHING, with_absent=False)
+            images = images_of(captured)
         except Vmcore2coreError as error:
-            return str(error)
+            return str(error), ()
+        if self._finder is None:
+            return None, images
+        try:
+            return self._finder.find(leader, captured), images
+        except Vmcore2coreError as error:
+            return str(error), images
 
     @cached_property
     def _finder(self) -> Finder | None:

@@ -306,22 +306,25 @@ class Extraction:
         if companions.problem is not None:
             self._say(companions.problem)
         there = [job for job in jobs if self.index.kept(job.pid, job.comm) is not None]
-        files = {outcome.job.task: outcome.files for outcome in self.outcomes if outcome.entry is not None}
-        earlier = [job for job in there if job.task not in files]
-        for outcome in self._in_order(earlier, workers.run(Step.LOOK_UP, earlier)):
-            files[outcome.job.task] = outcome.error or outcome.files
-        beside = [companions.add(files[job.task]) for job in there]
+        found = {outcome.job.task: outcome for outcome in self.outcomes if outcome.entry is not None}
+        earlier = [job for job in there if job.task not in found]
+        found |= {o.job.task: o for o in self._in_order(earlier, workers.run(Step.LOOK_UP, earlier))}
+        beside = [companions.add(found[job.task].error or found[job.task].files) for job in there]
         work = [
-            # A script names no single file.
-            replace(job, recovered=recovered and replace(recovered, files=(), sentences=()))
+            # Scripts have but the names of files.
+            replace(
+                job,
+                recovered=recovered and replace(recovered, files=(), sentences=()),
+                images=found[job.task].images,
+            )
             for job, (recovered, _) in zip(there, beside, strict=True)
         ]
         scripts = self._in_order(there, workers.run(Step.ACCOMPANY, work))
         for (recovered, sentences), written in zip(beside, scripts, strict=True):
             job = written.job
-            found = debug_entry(recovered, written.scripts, [*sentences, *filter(None, [written.error])])
-            self.index.amend(job.pid, debug=found)
-            for notice in found["notices"] if self.request.verbose else ():
+            entry = debug_entry(recovered, written.scripts, [*sentences, *filter(None, [written.error])])
+            self.index.amend(job.pid, debug=entry)
+            for notice in entry["notices"] if self.request.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")
 
     def _close_directory(self, *, finished: bool) -> None:

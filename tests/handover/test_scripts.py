@@ -21,9 +21,11 @@ from tests.e2e.debuggers import (
 from tests.e2e.guests import FIXTURES, PROGRAMS, bundled
 from tests.handover.test_recovered import leaders
 from vmcore2core.errors import OutputError, OutputExists
+from vmcore2core.handover.images import Image, images_of
 from vmcore2core.handover.mapped import Finder
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
-from vmcore2core.handover.scripts import gdb_script, lldb_script, write_scripts
+from vmcore2core.handover.scripts import gdb_script, lldb_script, write_helper, write_scripts
+from vmcore2core.handover.tree import plain_name
 from vmcore2core.session import Session, core_name
 
 GUEST = "debian-7.2-amd64"
@@ -38,19 +40,21 @@ def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made.mkdir()
         for leader in leaders(session, *PROGRAMS):
             core = made / core_name(leader)
-            session.extract(leader, core)
-            write_scripts(core, recovery.add(finder.find(leader)))
+            captured = session.extract(leader, core).captured
+            write_scripts(core, recovery.add(finder.find(leader)), images_of(captured))
             os.utime(core, (1, 1))  # as if what follows had taken long
+        write_helper(made)
     moved = tmp_path_factory.mktemp("moved") / "with space"
     shutil.move(made, moved)
     return moved
 
 
-def run(folder: Path, *words: str | Path) -> str:
+def run(folder: Path, *words: str | Path, sysroot: Path | str = "") -> str:
+    """Run a debugger that sees nothing of this machine's files but what ``sysroot`` has."""
     result = subprocess.run(
         list(map(str, words)),
         cwd=folder,
-        env=environment(),
+        env={**environment(), "VMCORE2CORE_SYSROOT": str(sysroot)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -58,6 +62,19 @@ def run(folder: Path, *words: str | Path) -> str:
         check=False,
     )
     return result.stdout + result.stderr
+
+
+def gdb_stacks(folder: Path, script: Path | str, sysroot: Path | str = "") -> tuple[dict[int, list[str]], str]:
+    """Return what gdb shows of every thread after a start script, and all that it printed."""
+    output = run(folder, *gdb_command(), "-x", script, "-ex", "thread apply all bt", sysroot=sysroot)
+    return gdb_backtraces(output), output
+
+
+def lldb_stacks(folder: Path, script: str, sysroot: Path | str = "", *more: str) -> tuple[dict[int, list[str]], str]:
+    """Return what lldb shows of every thread after a start script, and all that it printed."""
+    extra = [word for command in more for word in ("-o", command)]
+    output = run(folder, *lldb_command(), "-s", script, *extra, "-o", "thread list", "-o", "bt all", sysroot=sysroot)
+    return lldb_backtraces(output), output
 
 
 def expected(program: str) -> dict[int, list[str]]:
@@ -73,13 +90,7 @@ def expected(program: str) -> dict[int, list[str]]:
 @pytest.mark.parametrize("place", ["there", "elsewhere"])
 def test_gdb_shows_function_names_in_every_thread(handed_over: Path, program: str, place: str, tmp_path: Path) -> None:
     script = next(handed_over.glob(f"core.{program}.*.gdb"))
-    batch = gdb_command()
-    all_stacks = ["-ex", "thread apply all bt"]
-    if place == "there":
-        output = run(handed_over, *batch, "-x", script.name, *all_stacks)
-    else:
-        output = run(tmp_path, *batch, "-x", script, *all_stacks)
-    stacks = gdb_backtraces(output)
+    stacks, output = gdb_stacks(*((handed_over, script.name) if place == "there" else (tmp_path, script)))
     assert len(stacks) == 6, output
     # Debian's libc has no names for its static functions, and no debug package of this machine may add them.
     nameless = [line for line in output.splitlines() if "?? (" in line]
@@ -93,8 +104,7 @@ def test_gdb_shows_function_names_in_every_thread(handed_over: Path, program: st
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_lldb_shows_function_names_in_every_thread(handed_over: Path, program: str) -> None:
     script = next(handed_over.glob(f"core.{program}.*.lldb"))
-    output = run(handed_over, *lldb_command(), "-s", script.name, "-o", "thread list", "-o", "bt all")
-    stacks = lldb_backtraces(output)
+    stacks, output = lldb_stacks(handed_over, script.name)
     assert len(stacks) == 6, output
     for tid, wanted in expected(program).items():
         assert in_order(wanted, stacks[tid]), output
@@ -105,6 +115,7 @@ def recovered(**members: object) -> RecoveredFiles:
         "sysroot": Path("/x/sysroot"),
         "program": b"/usr/bin/app",
         "libraries": (b"/lib",),
+        "names": {b"/usr/bin/app": b"/usr/bin/app"},
         "files": (),
         "sentences": (),
     }
@@ -114,33 +125,59 @@ def recovered(**members: object) -> RecoveredFiles:
 CORE = Path("/x/core.app.1")
 
 
+def image(path: bytes = b"/usr/bin/app", **members: object) -> Image:
+    values: dict[str, object] = {"address": 0x401000, "offset": 0x1000, "bias": 0, "build_id": "ab12", "program": True}
+    return Image(path, **{**values, **members})  # type: ignore[arg-type]
+
+
 def test_the_scripts_say_what_a_debugger_needs() -> None:
-    script = gdb_script(CORE, recovered())
+    script = gdb_script(CORE, recovered(), [image()])
     assert script.path == Path("/x/core.app.1.gdb")
-    assert script.text.splitlines()[-4:] == [
-        "set sysroot sysroot",
+    after = script.text.partition("\n\nset ")[2]
+    assert after.splitlines()[:5] == [
+        "sysroot sysroot",
         "set solib-search-path sysroot/lib",
         'file "sysroot/usr/bin/app"',
         "core-file core.app.1",
+        "sharedlibrary",
     ]
-    assert lldb_script(CORE, recovered()).text.splitlines()[1:] == [
+    assert lldb_script(CORE, recovered(), [image()]).text.splitlines()[1:] == [
         'platform select --sysroot "sysroot" remote-linux',
         'settings set target.exec-search-paths "sysroot/lib"',
         'target create --core core.app.1 "sysroot/usr/bin/app"',
+        "command script import --relative-to-command-file debugger_files.py",
+        "script debugger_files.in_lldb([(\"/usr/bin/app\", 'ab12', 0, 0x401000, 0x1000, 'sysroot/usr/bin/app', True)])",
     ]
     assert "sysroot" not in gdb_script(CORE, None).text
     assert "core-file core.app.1\n" in gdb_script(Path("/x/core.app.1.zst"), None).text
 
 
 @pytest.mark.parametrize(
-    "name", ['a"b', "a\nshell id", "a'b", "a\\b", "a;b", "a|b", "a$b", "a`b", "a:b", "a\x7fb", "é"]
+    "name", ['a"b', "a\nshell id", "a'b", "a\\b", "a;b", "a|b", "a$b", "a`b", "a:b", "a\x7fb", "é", "\udcff"]
 )
 def test_a_hostile_name_is_not_written(name: str) -> None:
-    hostile = recovered(program=b"/bin/" + name.encode(), libraries=(b"/lib/" + name.encode(), b"/lib"))
-    for script in (gdb_script(CORE, hostile), lldb_script(CORE, hostile)):
+    path = b"/bin/" + os.fsencode(name)
+    alias = plain_name(path)
+    hostile = recovered(program=path, libraries=(b"/lib/" + os.fsencode(name), b"/lib"), names={path: alias})
+    for script in (gdb_script(CORE, hostile, [image(path)]), lldb_script(CORE, hostile, [image(path)])):
         assert name not in script.text
         assert "sysroot/bin" not in script.text
         assert "sysroot/lib" in script.text
+        assert f"sysroot{alias.decode()}" in script.text
+        assert f'"{ascii_literal("/bin/" + name)}"' in script.text
+
+
+def ascii_literal(name: str) -> str:
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "/ " else f"\\U{ord(c):08x}" for c in name)
+
+
+def test_a_name_for_scripts_is_plain_and_one_file_s_alone() -> None:
+    assert plain_name(b"/lib/libstdc++.so.6") == b"/lib/libstdc++.so.6"
+    assert plain_name(b"/memfd:x") == b"/.renamed/memfd%3Ax"
+    assert plain_name(b"/a b/c") == b"/.renamed/a%20b%2Fc"
+    long = [plain_name(b"/" + b":" * 200 + end) for end in (b"a", b"b")]
+    assert len(set(long)) == 2
+    assert all(len(name) <= 255 + len(b"/.renamed/") for name in long)
 
 
 def test_a_hostile_folder_or_core_gets_no_scripts() -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:  # multiprocessing, too: a run without workers does without it
     from multiprocessing.connection import Connection
 
+    from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import MappedFiles
     from vmcore2core.handover.recovered import RecoveredFiles
     from vmcore2core.handover.space import CoreSize
@@ -38,6 +39,7 @@ class Job:
         target: the core's path.
         size: bytes that the core will take on disk, about; 0 as long as it is not known.
         recovered: its programs and libraries, once they are there.
+        images: where they are loaded, once that is known.
     """
 
     pid: int
@@ -46,6 +48,7 @@ class Job:
     target: str
     size: int = 0
     recovered: RecoveredFiles | None = None
+    images: tuple[Image, ...] = ()
 
 
 class Step(Enum):
@@ -70,6 +73,7 @@ class Outcome:
         error: why there is no core, or no answer, as a sentence; or None.
         size: of the core, which is not yet there.
         files: which files the process has mapped, or why that is not known; None where there are none to be had.
+        images: where the process's program and libraries are loaded.
         scripts: names of its start scripts.
         entry: what the index says of it (``entry``).
         line: what stdout says of it.
@@ -86,6 +90,7 @@ class Outcome:
     error: str | None = None
     size: CoreSize | None = None
     files: MappedFiles | str | None = None
+    images: tuple[Image, ...] = ()
     scripts: tuple[str, ...] = ()
     entry: dict[str, Any] | None = None
     line: str = ""

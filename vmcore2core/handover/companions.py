@@ -9,6 +9,7 @@ from typing import Any
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError
 from vmcore2core.handover.mapped import MappedFiles
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
+from vmcore2core.handover.scripts import write_helper
 from vmcore2core.handover.tree import SYSROOT_NAME
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
@@ -24,11 +25,15 @@ class Companions:
 
     Attributes:
         problem: why no files can be had at all, as a sentence, or None.
+
+    Raises:
+        OutputError: the folder cannot be written.
     """
 
     def __init__(self, processes: Processes, directory: Path, *, force: bool = False) -> None:
         self.problem: str | None = None
         self._recovery: Recovery | None = None
+        write_helper(directory, force=force)
         try:
             self._recovery = Recovery(processes, directory / SYSROOT_NAME, force=force)
         except (LayoutUnknown, MemoryFault) as error:

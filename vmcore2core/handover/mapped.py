@@ -50,6 +50,7 @@ class MappedFiles:
     Attributes:
         elf_class, byte_order: of its programs.
         files: by path, as the process sees it.
+        paths: likewise, by what a mapping has: that may say " (deleted)".
         links: path by each other name that the dynamic linker has for a file.
         program: path of the process's program, or None where it is not known.
         sentences: about what could not be looked up.
@@ -58,6 +59,7 @@ class MappedFiles:
     elf_class: int
     byte_order: ByteOrder
     files: dict[bytes, MappedFile]
+    paths: dict[bytes, bytes]
     links: dict[bytes, bytes]
     program: bytes | None
     sentences: tuple[str, ...]
@@ -121,7 +123,7 @@ class _OfProcess:
         self.finder, self.leader = finder, leader
         self.snapshot, self.memory = captured.snapshot, captured.memory
         self.files: dict[bytes, int] = {}
-        self.path_of: dict[bytes, bytes] = {}  # by the mapping's path, which may say " (deleted)"
+        self.path_of: dict[bytes, bytes] = {}
         self.sentences: list[str] = []
 
     def run(self) -> MappedFiles:
@@ -131,6 +133,7 @@ class _OfProcess:
             elf_class=self.snapshot.elf_class,
             byte_order=self.snapshot.byte_order,
             files={path: self._file(mapping, first.get(path)) for path, mapping in self.files.items()},
+            paths=self.path_of,
             links=self._links(),
             program=self.path_of.get(program_path(self.snapshot) or b""),
             sentences=tuple(self.sentences),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +21,24 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.mapped import BROKEN, OS_RELEASE, MappedFile, MappedFiles, page_cache
-from vmcore2core.handover.tree import Tree
+from vmcore2core.handover.tree import Tree, plain_name
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.sysroot import build_id
 
 TREES_MAX = 1000
+COPY_SIZE = 1 << 20
 REWRITES_MAX = 4
 MISSING_SUFFIX = b".missing"
 NOT_CHECKED = (
     "whether all pages of its files had been read from disk when the machine stopped is not known: PG_uptodate or page "
     "structures are missing"
 )
+
+
+class _AnotherFile(Exception):
+    """A file below --sysroot is not the one that the process had, as this sentence says."""
 
 
 class _PagesDamaged(Exception):
@@ -49,6 +56,7 @@ class RecoveredFile:
         missing_pages: pages that are not known; not 0 means that it is in the folder of the incomplete ones.
         build_id: of its bytes, as hexadecimal digits, or None where it has none.
         build_id_in_process: what the process's own memory has there, likewise.
+        origin: the file below --sysroot that it was copied from, or None.
     """
 
     path: bytes
@@ -57,6 +65,7 @@ class RecoveredFile:
     missing_pages: int
     build_id: str | None
     build_id_in_process: str | None
+    origin: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class RecoveredFiles:
         sysroot: the folder that has the complete ones.
         program: path of the process's program below it, or None where it is not there.
         libraries: directories below it in which there are libraries, absolute as the process sees them.
+        names: path below it by what a mapping has, of each file that is there; start scripts may have it as it is.
         files: all.
         sentences: about files that are not there, or not whole.
     """
@@ -74,6 +84,7 @@ class RecoveredFiles:
     sysroot: Path
     program: bytes | None
     libraries: tuple[bytes, ...]
+    names: dict[bytes, bytes]
     files: tuple[RecoveredFile, ...]
     sentences: tuple[str, ...]
 
@@ -147,13 +158,21 @@ class _OfProcess:
         if files and not self.recovery.cache.tells_uptodate:
             self.sentences.append(NOT_CHECKED)
         program = mapped.program
+        names = {of: self._name(place, path) for of, path in mapped.paths.items() if path in whole}
         return RecoveredFiles(
             sysroot=place.whole.folder,
             program=program if program in whole else None,
             libraries=tuple(sorted({path.rpartition(b"/")[0] for path in whole - {program, *OS_RELEASE}})),
+            names=names,
             files=tuple(files),
             sentences=tuple(self.sentences),
         )
+
+    def _name(self, place: _Place, path: bytes) -> bytes:
+        name = plain_name(path)
+        if name != path:
+            self._link(place, name, path)
+        return name
 
     def _link(self, place: _Place, name: bytes, path: bytes) -> None:
         try:
@@ -192,6 +211,11 @@ class _OfProcess:
             raise OutputError(f"its build ID is {ours.hex()}, that of the process's memory {theirs.hex()}")
         for _ in range(REWRITES_MAX):
             whole = bool(pages.known.all())
+            origin = None if whole else self._original(place, path, pages.size, theirs or ours)
+            if origin is not None:
+                return RecoveredFile(
+                    path, place.whole.folder, pages.size, 0, _hex(theirs or ours), _hex(theirs), origin
+                )
             tree = place.whole if whole else place.incomplete
             try:
                 with tree.create(path) as fd:
@@ -206,6 +230,49 @@ class _OfProcess:
             missing = int(np.count_nonzero(~pages.known))
             return RecoveredFile(path, tree.folder, pages.size, missing, _hex(ours), _hex(theirs))
         raise OutputError("its pages read differently each time")
+
+    def _original(self, place: _Place, path: bytes, size: int, wanted: bytes | None) -> Path | None:
+        """Copy a file from below --sysroot if it is the one, and return where it was."""
+        sysroot = self.recovery.processes.sysroot
+        found = None if sysroot is None else sysroot.find(path)
+        if found is None or wanted is None:
+            return None
+        try:
+            with place.whole.create(path) as fd:
+                self._copy_original(found, fd, size, wanted)
+                os.utime(fd, (0, 0))
+        except OSError as error:
+            self.sentences.append(f"{found} is not used: {error.strerror or error}")
+            return None
+        except _AnotherFile as error:
+            self.sentences.append(f"{found} is not used: {error}")
+            return None
+        self.sentences.append(f"{text(path)} is not whole in memory: it is copied from {found}, which has its build ID")
+        return found
+
+    def _copy_original(self, found: Path, fd: int, size: int, wanted: bytes) -> None:
+        """Copy a file.
+
+        Raises:
+            _AnotherFile: what was copied has another size or build ID.
+            OSError: it cannot be read, or written.
+        """
+        with found.open("rb", buffering=0) as source, os.fdopen(os.dup(fd), "wb") as target:
+            shutil.copyfileobj(source, target, COPY_SIZE)
+        copied, theirs = (
+            os.fstat(fd).st_size,
+            build_id(partial(_read_at, fd), self.mapped.elf_class, self.mapped.byte_order),
+        )
+        if (copied, theirs) != (size, wanted):
+            raise _AnotherFile(
+                f"it has {copied:#x} bytes and the build ID {_hex(theirs) or 'none'}, expected {size:#x} and "
+                f"{wanted.hex()}"
+            )
+
+
+def _read_at(fd: int, offset: int, size: int) -> bytes | None:
+    raw = os.pread(fd, size, offset)
+    return raw if len(raw) == size else None
 
 
 def _copy(pages: FilePages, fd: int, *, whole: bool) -> None:

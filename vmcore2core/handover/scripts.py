@@ -1,29 +1,35 @@
 """Start scripts beside a core: ``gdb -x core.app.812.gdb``, ``lldb -s core.app.812.lldb``.
 
-All paths in them are relative to the folder of the core, so that it can be moved as a whole. gdb goes to that folder
-itself where it has Python; otherwise, and with lldb, whoever starts it does. Names in them come from the dump: one that
-a debugger's command line could take for anything but a name is not written.
+All paths in them are relative to the folder of the core, so that it can be moved as a whole. Where the debugger has
+Python, ``debugger_files`` finds what the dynamic linker's list does not lead to, and gdb goes to that folder itself;
+elsewhere whoever starts it goes there, and without Python, files come from the sysroot beside the core alone. Names
+come from the dump: one that a debugger's command line could take for anything else is a link's (``tree.plain_name``).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError
+from vmcore2core.handover.images import Image
 from vmcore2core.handover.recovered import RecoveredFiles
+from vmcore2core.handover.tree import plain_name
+from vmcore2core.process.sysroot import DELETED
 
+HELPER_NAME = "debugger_files.py"
 # Neither quotes, backslashes, control characters nor what separates commands, paths or options.
-_PLAIN = re.compile(r"[A-Za-z0-9._+,=@~/ -]+")
+_PLAIN = re.compile(r"[A-Za-z0-9._+,=@~%/ -]+")
 _GOES_THERE = """\
 # Made by vmcore2core; from the folder of the core, or with the script's path: gdb -x {script}
 if ! $_isvoid ($_streq)
   python
-import os
+import os, sys
 def _vmcore2core_folder():
     try:
         with open("/proc/self/cmdline", "rb") as file:
@@ -41,9 +47,25 @@ try:
     gdb.execute("set debuginfod enabled " + ("on" if os.environ.get("DEBUGINFOD_URLS") else "off"))
 except gdb.error:
     pass
+_vmcore2core = None
+try:
+    _helper = {{"__name__": "vmcore2core"}}
+    with open({helper!r}) as file:
+        exec(compile(file.read(), {helper!r}, "exec"), _helper)
+    _vmcore2core = _helper["Gdb"](os.getcwd(), [{wanted}])
+except (OSError, SyntaxError) as error:
+    print("vmcore2core: only what the dynamic linker's list leads to is loaded: " + str(error))
   end
 end
 """
+_PROGRAM = """\
+if ! $_isvoid ($_streq)
+  python if _vmcore2core: _vmcore2core.program()
+end"""
+_REST = """\
+if ! $_isvoid ($_streq)
+  python if _vmcore2core: _vmcore2core.rest()
+end"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,55 +76,129 @@ class Script:
     text: str
 
 
-def write_scripts(core: Path, recovered: RecoveredFiles | None, *, force: bool = False) -> tuple[Path, ...]:
+def write_scripts(
+    core: Path, recovered: RecoveredFiles | None, images: Sequence[Image] = (), *, force: bool = False
+) -> tuple[Path, ...]:
     """Write the start scripts of a core beside it, and return their paths.
 
     Args:
         core: the core; of a compressed one, the scripts take what it unpacks to.
         recovered: its program and libraries, or None where none were recovered.
+        images: where its program and libraries are loaded.
         force: replace existing ones.
 
     Raises:
         OutputExists, OutputError: they cannot be written.
     """
     paths = []
-    for script in (gdb_script(core, recovered), lldb_script(core, recovered)):
-        with atomic_file(script.path, force=force) as fd, os.fdopen(os.dup(fd), "w") as file:
-            file.write(script.text)
+    for script in (gdb_script(core, recovered, images), lldb_script(core, recovered, images)):
+        _write(script.path, script.text, force=force)
         paths.append(script.path)
     return tuple(paths)
 
 
-def gdb_script(core: Path, recovered: RecoveredFiles | None) -> Script:
+def write_helper(folder: Path, *, force: bool = False) -> None:
+    """Write what the scripts of a folder have in common, which runs in the debugger's Python.
+
+    Raises:
+        OutputExists, OutputError: it cannot be written, or another file is there.
+    """
+    source = files("vmcore2core.handover").joinpath(HELPER_NAME).read_text("utf-8")
+    path = folder / HELPER_NAME
+    if not (path.is_file() and path.read_bytes() == source.encode()):
+        _write(path, source, force=force)
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    with atomic_file(path, force=force) as fd, os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def gdb_script(core: Path, recovered: RecoveredFiles | None, images: Sequence[Image] = ()) -> Script:
     """Return gdb's script."""
     name = _name(core)
     path = core.with_name(f"{name}.gdb")
-    lines = [_GOES_THERE.format(script=path.name)]
+    there = _There(core, recovered)
+    lines = [_GOES_THERE.format(script=path.name, helper=HELPER_NAME, wanted=there.wanted(images))]
     if recovered is not None:
-        root = _below(core, recovered.sysroot)
-        lines.append(f"set sysroot {root}")
-        folders = _plain(_joined(root, folder) for folder in recovered.libraries)
+        lines.append(f"set sysroot {there.root}")
+        folders = there.folders(recovered)
         lines += [f"set solib-search-path {':'.join(folders)}"] if folders else []
-        lines += [f'file "{program}"' for program in _program(root, recovered)]
-    lines.append(f"core-file {name}")
+    program = there.program(images)
+    lines += [_PROGRAM if program is None else f'file "{program}"', f"core-file {name}", "sharedlibrary", _REST]
+    beside = [
+        f'  add-symbol-file "{file}" -o {bias:#x}'
+        for image, file, bias in there.loaded(images)
+        if not (image.listed or image.program)
+    ]
+    lines += ["if $_isvoid ($_streq)", *beside, "end"] if beside else []
     return Script(path, "\n".join(lines) + "\n")
 
 
-def lldb_script(core: Path, recovered: RecoveredFiles | None) -> Script:
+def lldb_script(core: Path, recovered: RecoveredFiles | None, images: Sequence[Image] = ()) -> Script:
     """Return lldb's script."""
     name = _name(core)
     path = core.with_name(f"{name}.lldb")
+    there = _There(core, recovered)
     lines = [f"# Made by vmcore2core; from the folder of the core: lldb -s {path.name}"]
-    program: list[str] = []
     if recovered is not None:
-        root = _below(core, recovered.sysroot)
-        lines.append(f'platform select --sysroot "{root}" remote-linux')
-        folders = _plain(_joined(root, folder) for folder in recovered.libraries)
-        quoted = " ".join(f'"{folder}"' for folder in folders)
-        lines += [f"settings set target.exec-search-paths {quoted}"] if folders else []
-        program = [f'"{program}"' for program in _program(root, recovered)]
-    lines.append(" ".join(["target create --core", name, *program]))
+        lines.append(f'platform select --sysroot "{there.root}" remote-linux')
+        quoted = " ".join(f'"{folder}"' for folder in there.folders(recovered))
+        lines += [f"settings set target.exec-search-paths {quoted}"] if quoted else []
+    program = there.program(images)
+    lines.append(" ".join(["target create --core", name, *([] if program is None else [f'"{program}"'])]))
+    for image, file, bias in there.loaded(images):
+        if not image.listed and not image.program:
+            lines.append(
+                f'# without Python: target modules add "{file}"; target modules load --file "{file}" --slide {bias:#x}'
+            )
+    lines.append(f"command script import --relative-to-command-file {HELPER_NAME}")
+    lines.append(f"script {HELPER_NAME.removesuffix('.py')}.in_lldb([{there.wanted(images)}])")
     return Script(path, "\n".join(lines) + "\n")
+
+
+class _There:
+    """What lies beside a core, as its scripts call it: relative to its folder."""
+
+    def __init__(self, core: Path, recovered: RecoveredFiles | None) -> None:
+        self.root = "" if recovered is None else _below(core, recovered.sysroot)
+        self._names = {} if recovered is None else recovered.names
+
+    def folders(self, recovered: RecoveredFiles) -> list[str]:
+        """Return the folders of libraries."""
+        return [self._joined(folder) for folder in recovered.libraries if plain_name(folder) == folder]
+
+    def file(self, image: Image) -> str | None:
+        """Return an image's file, or None where it is not beside the core."""
+        name = self._names.get(image.path)
+        return None if name is None else self._joined(name)
+
+    def program(self, images: Sequence[Image]) -> str | None:
+        """Return the program's file, or None where it is not there."""
+        return next((self.file(image) for image in images if image.program), None)
+
+    def loaded(self, images: Sequence[Image]) -> Iterator[tuple[Image, str, int]]:
+        """Yield the images that are there, with their files and biases."""
+        for image in images:
+            file = self.file(image)
+            if file is not None and image.bias is not None:
+                yield image, file, image.bias
+
+    def wanted(self, images: Sequence[Image]) -> str:
+        """Return the images as Python text: ``debugger_files.Wanted`` for each."""
+        return ", ".join(
+            f"({_literal(os.fsdecode(image.path.removesuffix(DELETED)))}, {image.build_id!r}, {image.bias}, "
+            f"{image.address:#x}, {image.offset:#x}, {self.file(image)!r}, {image.program})"
+            for image in images
+        )
+
+    def _joined(self, path: bytes) -> str:
+        return f"{self.root}/{os.fsdecode(path).strip('/')}"
+
+
+def _literal(name: str) -> str:
+    """Return a name as Python text that no debugger looks into: lldb runs what is between backticks."""
+    return '"' + "".join(char if _PLAIN.fullmatch(char) else f"\\U{ord(char):08x}" for char in name) + '"'
 
 
 def _name(core: Path) -> str:
@@ -119,15 +215,3 @@ def _below(core: Path, sysroot: Path) -> str:
     if not _PLAIN.fullmatch(root) or root != root.strip():
         raise OutputError(f"{core} gets no start scripts: a debugger's command line could misread {sysroot}")
     return root
-
-
-def _joined(root: str, path: bytes) -> str:
-    return f"{root}/{os.fsdecode(path).strip('/')}"
-
-
-def _plain(names: Iterable[str]) -> list[str]:
-    return [name for name in names if _PLAIN.fullmatch(name)]
-
-
-def _program(root: str, recovered: RecoveredFiles) -> list[str]:
-    return [] if recovered.program is None else _plain([_joined(root, recovered.program)])

@@ -12,8 +12,10 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from stat import S_ISREG
+from urllib.parse import quote
 
 from vmcore2core.corefile.atomic import new_file
 from vmcore2core.errors import OutputError, OutputExists
@@ -26,6 +28,9 @@ _TREE = re.compile(rf"{SYSROOT_NAME}(\.\d+)?(\.incomplete)?")
 NAME_MAX = 255
 LEVELS_MAX = 256
 COMPARE_SIZE = 1 << 20
+RENAMED = b"/.renamed/"
+"""Where the links are that stand for names that no script may have."""
+_PLAIN = re.compile(rb"[A-Za-z0-9._+,=@~/-]+")
 
 
 def names_of(path: bytes) -> list[bytes]:
@@ -61,6 +66,18 @@ def check_trees(directory: Path) -> None:
                     pass
     except OSError as error:
         raise OutputError(f"{directory} cannot be read: {error.strerror}") from error
+
+
+def plain_name(path: bytes) -> bytes:
+    """Return a path as start scripts may have it: itself, or a name that is made of it, for a link.
+
+    A debugger's command line could take quotes, backslashes, control characters and what separates commands, paths or
+    options for something else.
+    """
+    if _PLAIN.fullmatch(path):
+        return path
+    name = quote(path.strip(b"/"), safe=b"+=,@~").encode()
+    return RENAMED + (name if len(name) <= NAME_MAX else name[:180] + b"." + sha256(path).hexdigest().encode())
 
 
 class Tree:

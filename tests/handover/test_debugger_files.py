@@ -1,0 +1,138 @@
+"""What runs inside gdb and lldb, without them: which file is the one, and where it is looked for."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.guests import FIXTURES
+from vmcore2core.handover.debugger_files import Places, Wanted, below, download, facts_of, missing
+
+PROGRAM = FIXTURES / "sysroot/bin/lab-dynamic"
+BUILD_ID = "8727f96cdf9d6e8eda964dd86cb03cde126c398a"
+WANTED = Wanted("/bin/app", BUILD_ID, None, 0x5555_5555_5000, 0x1000, None, program=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["sysroot/bin/lab-dynamic", "sysroot-i386/bin/lab-dynamic", "sysroot-s390x/bin/lab-dynamic"]
+)
+def test_facts_are_those_of_readelf(name: str) -> None:
+    shown = subprocess.run(
+        ["eu-readelf", "-n", "-l", FIXTURES / name], capture_output=True, text=True, check=True
+    ).stdout
+    facts = facts_of(FIXTURES / name)
+    assert facts is not None
+    assert f"Build ID: {facts.build_id}" in shown
+    lines = [line.split() for line in shown.splitlines() if line.split()[:1] == ["LOAD"] and " R E " in line]
+    assert facts.text == [(int(row[1], 16), int(row[2], 16), int(row[4], 16)) for row in lines]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x7fELF", b"\x7fELF\x02\x01" + bytes(10), b"#!/bin/sh\n", b"\x7fELF\x02\x01" + b"\xff" * 200]
+)
+def test_what_is_no_elf_file_has_no_facts(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert facts_of(tmp_path / "file") is None
+    assert facts_of(tmp_path) is None
+    assert facts_of(tmp_path / "nothing") is None
+
+
+def put(folder: Path, name: str) -> Path:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(PROGRAM, target))
+
+
+TREE = f".build-id/{BUILD_ID[:2]}/{BUILD_ID[2:]}"
+
+
+def test_places_are_tried_in_their_order(tmp_path: Path) -> None:
+    here = WANTED._replace(here="sysroot/bin/app")
+    environ = {"VMCORE2CORE_SYSROOT": f"{tmp_path}/one:{tmp_path}/two"}
+    places = Places(tmp_path / "cores", [f"{tmp_path}/debug", ""], environ)
+    assert places.find(here) is None
+    for name in (
+        f"debug/{TREE}",
+        f"two/usr/lib/debug/{TREE}",
+        f"two/usr/lib/{TREE}",
+        f"two/{TREE}",
+        "two/bin/app",
+        "one/bin/app",
+        "cores/sysroot/bin/app",
+    ):
+        path = put(tmp_path, name)
+        found = places.find(here)
+        assert found is not None
+        assert found.path == path
+    assert found is not None
+    assert found.bias == 0x5555_5555_4000
+
+
+def test_nothing_but_the_same_build_is_the_one(tmp_path: Path) -> None:
+    path = put(tmp_path, "bin/app")
+    places = Places(tmp_path, [], {"VMCORE2CORE_SYSROOT": str(tmp_path)})
+    assert places.find(WANTED) is not None
+    assert places.find(WANTED._replace(build_id="00" * 20)) is None
+    assert places.find(WANTED._replace(build_id=None)) is None
+    assert places.find(WANTED._replace(offset=0x100000)) is None
+    assert places.find(WANTED._replace(offset=0x100000, bias=0x1234000)) == (path, 0x1234000)
+    # What came out of the same memory needs none, if it has none.
+    assert places.find(WANTED._replace(build_id=None, here="bin/app")) is None
+
+
+def test_without_a_variable_this_machines_own_files_are_looked_at(tmp_path: Path) -> None:
+    path = put(tmp_path, "app")
+    assert Places(tmp_path, [], {}).find(WANTED._replace(path=str(path))) is not None
+    assert Places(tmp_path, [], {"VMCORE2CORE_SYSROOT": ""}).find(WANTED._replace(path=str(path))) is None
+
+
+def test_links_begin_at_the_folder_and_lead_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "root/usr/bin").mkdir(parents=True)
+    (tmp_path / "root/bin").symlink_to("/usr/bin")
+    (tmp_path / "root/usr/bin/up").symlink_to("../../../../secret")
+    (tmp_path / "root/loop").symlink_to("loop")
+    root = tmp_path / "root"
+    assert below(root, "/bin/app") == root / "usr/bin/app"
+    assert below(root, "/bin/up") == root / "secret"
+    assert below(root, "/../../x") == root / "x"
+    assert below(root, "/loop") == root / "loop"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    put(tmp_path, f"served/buildid/{BUILD_ID}/executable")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(tmp_path / "served"))  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+def test_servers_of_debuginfod_are_asked_once(server: str, tmp_path: Path) -> None:
+    environ = {"DEBUGINFOD_URLS": f"file:///x http://127.0.0.1:1 {server}/", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    found = Places(tmp_path, [], {**environ, "VMCORE2CORE_SYSROOT": ""}).find(WANTED)
+    assert found is not None
+    assert found.path == tmp_path / f"cache/debuginfod_client/{BUILD_ID}/executable"
+    assert download(BUILD_ID, {**environ, "DEBUGINFOD_URLS": "http://127.0.0.1:1"}) == found.path
+    assert download(BUILD_ID, {}) is None
+    assert download("00" * 20, environ) is None
+    assert list((tmp_path / "cache/debuginfod_client" / ("00" * 20)).iterdir()) == []
+
+
+def test_the_line_about_lost_files_has_no_control_characters() -> None:
+    line = missing([WANTED._replace(path="/a\nb\x1b[2J"), WANTED._replace(path="/usr/lib/a:b", build_id=None)])
+    assert line.isprintable()
+    assert line.endswith(f"/a%0Ab%1B%5B2J (build ID {BUILD_ID}), /usr/lib/a:b (build ID not known)")

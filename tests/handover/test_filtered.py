@@ -1,0 +1,164 @@
+"""Dumps that have stacks and ELF headers alone: the start scripts know where each file is, and find it by build ID."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.builders.stacks_only import bundled_stacks_only
+from tests.e2e.debuggers import in_order
+from tests.e2e.guests import FIXTURES, PROGRAMS, convert, unpacked_sysroot
+from tests.handover.test_scripts import gdb_stacks, lldb_stacks
+
+GUEST = "debian-6.1-amd64"
+LIBC = "93ac61ec5a8eb1396f9fbd350e3169a558528a40"  # eu-readelf -n
+
+
+@pytest.fixture(scope="module")
+def sysroot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpacked_sysroot(tmp_path_factory.mktemp("sysroot"))
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundled_stacks_only(GUEST, tmp_path_factory.mktemp("filtered"))
+
+
+@pytest.fixture(scope="module")
+def cores(dump: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cores")
+    assert convert(dump, "--comm", "lab-*", "-o", folder).returncode == 3
+    return folder
+
+
+def script(folder: Path, program: str, debugger: str) -> str:
+    return next(folder.glob(f"core.{program}.*.{debugger}")).name
+
+
+def expected(program: str) -> dict[int, list[str]]:
+    truth = FIXTURES / GUEST / "truth"
+    rows = [line.split("\t") for line in (truth / f"{program}.tasks").read_text().splitlines()]
+    tids = {row[1]: int(row[0]) for row in rows}
+    known = json.loads((truth / "expected.json").read_text())[program]
+    return {tids[name]: functions for name, functions in known.items()}
+
+
+def check(stacks: dict[int, list[str]], output: str, program: str) -> None:
+    assert len(stacks) == 6, output
+    for tid, wanted in expected(program).items():
+        assert in_order(wanted, stacks[tid]), output
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+def test_every_stack_is_complete_with_a_sysroot(cores: Path, sysroot: Path, program: str, debugger: str) -> None:
+    stacks = gdb_stacks if debugger == "gdb" else lldb_stacks
+    shown, output = stacks(cores, script(cores, program, debugger), sysroot)
+    check(shown, output, program)
+    assert "wanted" not in output
+
+
+@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+def test_what_is_not_found_is_said_in_one_line_with_build_ids(cores: Path, debugger: str) -> None:
+    stacks = gdb_stacks if debugger == "gdb" else lldb_stacks
+    _, output = stacks(cores, script(cores, "lab-dynamic", debugger))
+    (line,) = (line for line in output.splitlines() if line.startswith("vmcore2core:"))
+    assert (
+        "wanted, but not found (VMCORE2CORE_SYSROOT=DIR says where to look): /bin/lab-dynamic (build ID 8727f9" in line
+    )
+    assert f"/lib/libc.so.6 (build ID {LIBC})" in line
+
+
+@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+def test_a_file_with_another_build_id_is_never_loaded(
+    cores: Path, sysroot: Path, tmp_path: Path, debugger: str
+) -> None:
+    shutil.copytree(sysroot, tmp_path / "other")
+    libc = tmp_path / "other/lib/libc.so.6"
+    libc.write_bytes(libc.read_bytes().replace(bytes.fromhex(LIBC), bytes(20)))
+    if debugger == "gdb":
+        stacks, output = gdb_stacks(cores, script(cores, "lab-dynamic", debugger), tmp_path / "other")
+    else:
+        # As lldb itself does, which takes files of this machine for the guest's.
+        before = [f"target modules add {libc}", f"target modules load --file {libc} --slide 0x10000"]
+        again = (cores / script(cores, "lab-dynamic", debugger)).read_text().splitlines()[-1]
+        stacks, output = lldb_stacks(
+            cores, script(cores, "lab-dynamic", debugger), tmp_path / "other", *before, again, "image list"
+        )
+        assert str(libc) not in output.rpartition("image list")[2]
+    assert f"not found (VMCORE2CORE_SYSROOT=DIR says where to look): /lib/libc.so.6 (build ID {LIBC})" in output
+    assert not any("clone3" in names or "start_thread" in names for names in stacks.values()), output
+
+
+@pytest.fixture(scope="module")
+def completed(dump: Path, sysroot: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``cores``, with --sysroot."""
+    folder = tmp_path_factory.mktemp("completed")
+    assert convert(dump, "--comm", "lab-*", "-o", folder, "--sysroot", sysroot).returncode == 3
+    return folder
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+def test_a_sysroot_at_conversion_is_enough(completed: Path, program: str, debugger: str) -> None:
+    stacks, output = (lldb_stacks if debugger == "lldb" else gdb_stacks)(
+        completed, script(completed, program, debugger)
+    )
+    check(stacks, output, program)
+
+
+def test_gdb_without_python_takes_what_is_beside_the_core(completed: Path) -> None:
+    text = (completed / script(completed, "lab-dynamic", "gdb")).read_text()
+    without = text.replace("! $_isvoid ($_streq)", "0").replace("$_isvoid ($_streq)", "1")
+    (completed / "without.gdb").write_text(without)
+    check(*gdb_stacks(completed, "without.gdb"), "lab-dynamic")
+
+
+def test_a_sysroot_at_conversion_completes_the_directory(completed: Path, sysroot: Path) -> None:
+    for file in (
+        "bin/lab-dynamic",
+        "bin/lab-static",
+        "lib/libc.so.6",
+        "lib/libvictim.so",
+        "lib64/ld-linux-x86-64.so.2",
+    ):
+        assert (completed / "sysroot" / file).read_bytes() == (sysroot / file).read_bytes()
+    assert not (completed / "sysroot.incomplete").exists()
+    entries = json.loads((completed / "index.json").read_text())["processes"]
+    notices = next(entry["debug"]["notices"] for entry in entries if entry["comm"] == "lab-dynamic")
+    assert f"/lib/libc.so.6 is not whole in memory: it is copied from {sysroot}/lib/libc.so.6, which" in notices[1]
+
+
+def test_without_the_helper_gdb_says_so_and_goes_on(cores: Path, tmp_path: Path) -> None:
+    name = script(cores, "lab-static", "gdb")
+    for file in (name, name.removesuffix(".gdb")):
+        shutil.copy(cores / file, tmp_path)
+    stacks, output = gdb_stacks(tmp_path, name)
+    assert len(stacks) == 6
+    assert "only what the dynamic linker's list leads to is loaded: [Errno 2]" in output
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("program", ["victim-static", "victim-dyn"])
+@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+def test_a_dump_of_makedumpfile_itself(
+    corpus: Path, tmp_path: Path, sysroot: Path, program: str, debugger: str
+) -> None:
+    guest, root = corpus / "debian-6.1-amd64-kdump", tmp_path / "root"
+    shutil.copytree(guest / "bin", root / "bin")
+    (root / "lib/x86_64-linux-gnu").mkdir(parents=True)
+    shutil.copy(sysroot / "lib/libc.so.6", root / "lib/x86_64-linux-gnu")  # of the same build ID
+    shutil.copytree(sysroot / "lib64", root / "lib64")
+    cores = tmp_path / "cores"
+    assert convert(guest / "vmcore.zlib-d31-userstack", "--comm", "victim-*", "-o", cores).returncode == 3
+    shown, output = (gdb_stacks if debugger == "gdb" else lldb_stacks)(cores, script(cores, program, debugger), root)
+    assert "wanted" not in output
+    assert len(shown) == (6 if program == "victim-static" else 5), output
+    nested = [stack for stack in shown.values() if in_order(["level_c", "level_b", "level_a"], stack)]
+    assert len(nested) == 2, output
+    assert any("handler" in stack and "sig_thread" in stack for stack in shown.values()), output
+    starts = "start_thread" if program == "victim-static" else "??" if debugger == "gdb" else None
+    assert starts is None or sum(starts in stack for stack in shown.values()) >= 4, output

@@ -1,0 +1,336 @@
+"""Runs inside gdb and lldb: finds the files that a process had loaded, by build ID, and says where each of them is.
+
+Start scripts load this file from the folder of the cores. Files are looked for in ``sysroot`` beside the core; below
+each folder of $VMCORE2CORE_SYSROOT (DIR:DIR; "/" where it is not set), at their path and in .build-id trees; in the
+debugger's own folders of debug files; and at the servers of $DEBUGINFOD_URLS. A file with another build ID is never
+loaded, and one line says which are wanted and not found.
+
+References: System V gABI, "Program Header" and "Note Section"; debuginfod(8), "WEBAPI"; debuginfod_find_debuginfo(3),
+"FILES".
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+from urllib.parse import quote
+
+PT_LOAD, PT_NOTE, PF_X = 1, 4, 1
+NT_GNU_BUILD_ID = 3
+HEADERS_MAX = 1 << 14
+NOTES_MAX = 1 << 16
+LINKS_MAX = 40
+PAGE_MAX = 1 << 16
+DOWNLOAD_MAX = 1 << 30  # bytes of one file
+DOWNLOAD_SECONDS = 90  # of one file
+
+
+class Wanted(NamedTuple):
+    """One file of the process.
+
+    Attributes:
+        path: as the process saw it.
+        build_id: hexadecimal digits, or None where it is not known.
+        bias: what is added to the file's addresses; None where only the file can tell.
+        address: where some of its text is mapped.
+        offset: of that text in the file.
+        here: where it is beside the core, or None.
+        program: whether it is the process's program.
+    """
+
+    path: str
+    build_id: str | None
+    bias: int | None
+    address: int
+    offset: int
+    here: str | None
+    program: bool
+
+
+class Facts(NamedTuple):
+    """What an ELF file says of itself: its build ID, and p_offset, p_vaddr and p_filesz of its text."""
+
+    build_id: str | None
+    text: list[tuple[int, int, int]]
+
+    def bias(self, wanted: Wanted) -> int | None:
+        """Return what is added to the file's addresses, or None where none of its text can be what was mapped."""
+        if wanted.bias is not None:
+            return wanted.bias
+        for p_offset, p_vaddr, p_filesz in self.text:
+            if p_offset - PAGE_MAX < wanted.offset < p_offset + p_filesz:
+                return wanted.address - (p_vaddr + wanted.offset - p_offset)
+        return None
+
+
+class Found(NamedTuple):
+    """A file that is the one: where it is, and what is added to its addresses."""
+
+    path: Path
+    bias: int
+
+
+class Elf:
+    """An ELF file, opened; it may be anything."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        ident = file.read(16)
+        if ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
+            raise ValueError("no ELF file")
+        self.wide, self.order = ident[4] == 2, "<" if ident[5] == 1 else ">"
+        self.header = self.unpack("HHIQQQIHHHHHH" if self.wide else "HHIIIIIHHHHHH", 16)
+
+    def unpack(self, form: str, offset: int) -> tuple[int, ...]:
+        """Return integers from the file."""
+        self.file.seek(offset)
+        return struct.unpack(self.order + form, self.file.read(struct.calcsize(self.order + form)))
+
+    def segments(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """Yield p_type, p_flags, p_offset, p_vaddr, p_filesz."""
+        phoff, size, count = self.header[4], self.header[8], self.header[9]
+        for at in range(phoff, phoff + size * min(count, HEADERS_MAX), size or 1):
+            if self.wide:
+                p_type, p_flags, p_offset, p_vaddr, _, p_filesz = self.unpack("IIQQQQ", at)
+            else:
+                p_type, p_offset, p_vaddr, _, p_filesz, _, p_flags = self.unpack("IIIIIII", at)
+            yield p_type, p_flags, p_offset, p_vaddr, p_filesz
+
+    def build_id(self) -> str | None:
+        """Return hexadecimal digits, or None where there is no such note."""
+        for p_type, _, at, _, p_filesz in self.segments():
+            end = at + min(p_filesz, NOTES_MAX) if p_type == PT_NOTE else at
+            while at + 12 <= end:
+                namesz, descsz, n_type = self.unpack("III", at)
+                desc = at + 12 + (namesz + 3 & ~3)
+                if n_type == NT_GNU_BUILD_ID and namesz == 4 and 0 < descsz <= 64 and desc + descsz <= end:
+                    self.file.seek(at + 12)
+                    if self.file.read(4) == b"GNU\0":
+                        self.file.seek(desc)
+                        return self.file.read(descsz).hex()
+                at = desc + (descsz + 3 & ~3)
+        return None
+
+
+def facts_of(path: Path) -> Facts | None:
+    """Return what an ELF file says of itself, or None where there is none."""
+    try:
+        if not path.is_file():  # what is no file may block whoever opens it
+            return None
+        with path.open("rb") as file:
+            elf = Elf(file)
+            text = [rest for kind, flags, *rest in elf.segments() if kind == PT_LOAD and flags & PF_X]
+            return Facts(elf.build_id(), [(offset, vaddr, size) for offset, vaddr, size in text])
+    except (OSError, ValueError, IndexError, struct.error):
+        return None
+
+
+def below(root: Path, path: str) -> Path:
+    """Return where a path leads below a folder: an absolute link begins there again, and nothing leads out of it."""
+    todo, links = path.split("/")[::-1], 0
+    at: list[str] = []
+    while todo:
+        name = todo.pop()
+        if name == "..":
+            at = at[:-1]
+        elif name not in ("", "."):
+            here = root.joinpath(*at, name)
+            if here.is_symlink() and links < LINKS_MAX:
+                target, links = os.fspath(here.readlink()), links + 1
+                at = [] if target.startswith("/") else at
+                todo += target.split("/")[::-1]
+            else:
+                at = [*at, name]
+    return root.joinpath(*at)
+
+
+class Places:
+    """Where files may be, in the order in which they are tried.
+
+    Args:
+        folder: of the cores.
+        debug_folders: the debugger's own, each with a .build-id tree.
+        environ: $VMCORE2CORE_SYSROOT, $DEBUGINFOD_URLS and those that say where debuginfod's cache is.
+    """
+
+    def __init__(self, folder: Path, debug_folders: Iterable[str], environ: Mapping[str, str] = os.environ) -> None:
+        self.folder, self.environ = folder, environ
+        self.debug_folders = [Path(name) for name in debug_folders if name]
+        self.roots = [Path(root) for root in environ.get("VMCORE2CORE_SYSROOT", "/").split(":") if root]
+
+    def find(self, wanted: Wanted) -> Found | None:
+        """Return the file, if it is anywhere."""
+        for path in self._candidates(wanted):
+            facts = facts_of(path)
+            bias = None if facts is None else facts.bias(wanted)
+            if facts is not None and bias is not None and facts.build_id == wanted.build_id:
+                return Found(path.absolute(), bias)
+        return None
+
+    def _candidates(self, wanted: Wanted) -> Iterator[Path]:
+        if wanted.here is not None:
+            yield self.folder / wanted.here
+        if wanted.build_id is not None:
+            yield from self._elsewhere(wanted.path, wanted.build_id)
+
+    def _elsewhere(self, path: str, build_id: str) -> Iterator[Path]:
+        tree = f".build-id/{build_id[:2]}/{build_id[2:]}"
+        # Not xx/yyyy.debug: it has no call frame information, and debuggers look for it themselves.
+        for root in self.roots:
+            yield below(root, path)
+            for name in ("", "usr/lib/", "usr/lib/debug/"):
+                yield below(root, name + tree)
+        for folder in self.debug_folders:
+            yield folder / tree
+        downloaded = download(build_id, self.environ)
+        if downloaded is not None:
+            yield downloaded
+
+
+def download(build_id: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return an executable that a server of $DEBUGINFOD_URLS has, or that was downloaded before."""
+    urls = environ.get("DEBUGINFOD_URLS", "").split()
+    if not urls:
+        return None
+    home = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = environ.get("DEBUGINFOD_CACHE_PATH") or Path(home) / "debuginfod_client"
+    target = Path(cache) / build_id / "executable"
+    if target.is_file() and target.stat().st_size:
+        return target
+    for url in urls:
+        if url.startswith(("http://", "https://")):
+            try:
+                _fetch(f"{url.rstrip('/')}/buildid/{build_id}/executable", target)
+            except (OSError, ValueError):
+                continue
+            return target
+    return None
+
+
+def _fetch(url: str, target: Path) -> None:
+    """Download a file of bounded size in bounded time; it appears whole.
+
+    Raises:
+        OSError, ValueError: it cannot be had, or is too large or too slow.
+    """
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd, part = tempfile.mkstemp(dir=target.parent)
+    try:
+        with os.fdopen(fd, "wb") as file, urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as answer:  # noqa: S310
+            _copy(answer, file)
+        Path(part).replace(target)
+    except BaseException:
+        Path(part).unlink()
+        raise
+
+
+def _copy(answer: IO[bytes], file: IO[bytes]) -> None:
+    end = time.monotonic() + DOWNLOAD_SECONDS
+    while piece := answer.read(1 << 20):
+        if file.tell() + len(piece) > DOWNLOAD_MAX or time.monotonic() > end:
+            raise ValueError("too large or too slow")
+        file.write(piece)
+
+
+def missing(wanted: list[Wanted]) -> str:
+    """Return one line about files that were not found."""
+    named = ", ".join(f"{quote(w.path, safe='/+=@,:~')} (build ID {w.build_id or 'not known'})" for w in wanted)
+    return f"vmcore2core: wanted, but not found (VMCORE2CORE_SYSROOT=DIR says where to look): {named}"
+
+
+class Gdb:
+    """gdb; its module is there only inside of it.
+
+    Args:
+        folder: of the cores.
+        wanted: the files.
+    """
+
+    def __init__(self, folder: str, wanted: list[tuple[Any, ...]]) -> None:
+        import gdb
+
+        self.gdb: Any = gdb
+        self.wanted = [Wanted(*one) for one in wanted]
+        self.places = Places(Path(folder), str(gdb.parameter("debug-file-directory") or "").split(":"))
+
+    def program(self) -> None:
+        """Load the program, before the core: with it, gdb follows the dynamic linker's list."""
+        for wanted in self.wanted:
+            found = self.places.find(wanted) if wanted.program else None
+            if found is not None:
+                self.gdb.execute(f"file {_quoted(found.path)}", to_string=True)
+
+    def rest(self) -> None:
+        """Load what gdb has not found by the dynamic linker's list."""
+        loaded = [objfile.build_id for objfile in self.gdb.objfiles() if objfile.owner is None]
+        lost = []
+        for wanted in self.wanted:
+            if wanted.build_id in loaded:
+                loaded.remove(wanted.build_id)
+                continue
+            found = self.places.find(wanted)
+            if found is None:
+                lost.append(wanted)
+                continue
+            sign = "-" if found.bias < 0 else ""
+            self.gdb.execute(f"add-symbol-file {_quoted(found.path)} -o {sign}{abs(found.bias):#x}", to_string=True)
+        if lost:
+            print(missing(lost))
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as an argument for gdb, which splits command lines as buildargv() of libiberty does.
+
+    One that a command line cannot have, as a line ends within it, gets a link with another name.
+    """
+    if not os.fspath(path).isprintable():
+        folder = tempfile.mkdtemp(prefix="vmcore2core-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        link = Path(folder) / "file"
+        link.symlink_to(path)
+        path = link
+    return '"' + "".join("\\" + char if char in '"\\' else char for char in os.fspath(path)) + '"'
+
+
+def in_lldb(wanted: list[tuple[Any, ...]]) -> None:
+    """Load each file that lldb lacks, and take away those with another build ID that it found on this machine."""
+    import lldb
+
+    files = [Wanted(*one) for one in wanted]
+    target = lldb.debugger.GetSelectedTarget()
+    folders = lldb.debugger.GetInternalVariableValue("target.debug-file-search-paths", lldb.debugger.GetInstanceName())
+    debug = [folders.GetStringAtIndex(i) for i in range(folders.GetSize())]
+    places = Places(Path(__file__).absolute().parent, [*debug, "/usr/lib/debug"])
+    own = {one.build_id for one in files}
+    for module in list(target.modules):
+        if _build_id(module) not in own and not module.file.basename.startswith("["):
+            target.RemoveModule(module)
+    lost = [one for one in files if not _load_in_lldb(target, places, one)]
+    if lost:
+        print(missing(lost))
+    sys.stdout.flush()
+
+
+def _build_id(module: Any) -> str:  # noqa: ANN401
+    return (module.GetUUIDString() or "").replace("-", "").lower()
+
+
+def _load_in_lldb(target: Any, places: Places, wanted: Wanted) -> bool:  # noqa: ANN401
+    """Have lldb know a file and its place; returns whether it is there."""
+    if _build_id(target.ResolveLoadAddress(wanted.address).module) == wanted.build_id:
+        return True
+    found = places.find(wanted)
+    if found is None:
+        return False
+    there = (module for module in target.modules if wanted.build_id and _build_id(module) == wanted.build_id)
+    module = next(there, None) or target.AddModule(os.fspath(found.path), None, None)
+    return bool(module) and target.SetModuleLoadAddress(module, found.bias % (1 << 64)).Success()
