@@ -14,6 +14,7 @@ from tests.e2e.guests import FIXTURES, PROGRAMS, convert, unpacked_sysroot
 from tests.handover.test_scripts import gdb_stacks, lldb_stacks
 
 GUEST = "debian-6.1-amd64"
+DEBUGGERS = ("gdb", "lldb")
 LIBC = "93ac61ec5a8eb1396f9fbd350e3169a558528a40"  # eu-readelf -n
 
 
@@ -53,7 +54,7 @@ def check(stacks: dict[int, list[str]], output: str, program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+@pytest.mark.parametrize("debugger", DEBUGGERS)
 def test_every_stack_is_complete_with_a_sysroot(cores: Path, sysroot: Path, program: str, debugger: str) -> None:
     stacks = gdb_stacks if debugger == "gdb" else lldb_stacks
     shown, output = stacks(cores, script(cores, program, debugger), sysroot)
@@ -61,7 +62,7 @@ def test_every_stack_is_complete_with_a_sysroot(cores: Path, sysroot: Path, prog
     assert "wanted" not in output
 
 
-@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+@pytest.mark.parametrize("debugger", DEBUGGERS)
 def test_what_is_not_found_is_said_in_one_line_with_build_ids(cores: Path, debugger: str) -> None:
     stacks = gdb_stacks if debugger == "gdb" else lldb_stacks
     _, output = stacks(cores, script(cores, "lab-dynamic", debugger))
@@ -72,7 +73,7 @@ def test_what_is_not_found_is_said_in_one_line_with_build_ids(cores: Path, debug
     assert f"/lib/libc.so.6 (build ID {LIBC})" in line
 
 
-@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+@pytest.mark.parametrize("debugger", DEBUGGERS)
 def test_a_file_with_another_build_id_is_never_loaded(
     cores: Path, sysroot: Path, tmp_path: Path, debugger: str
 ) -> None:
@@ -102,7 +103,7 @@ def completed(dump: Path, sysroot: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+@pytest.mark.parametrize("debugger", DEBUGGERS)
 def test_a_sysroot_at_conversion_is_enough(completed: Path, program: str, debugger: str) -> None:
     stacks, output = (lldb_stacks if debugger == "lldb" else gdb_stacks)(
         completed, script(completed, program, debugger)
@@ -143,7 +144,7 @@ def test_without_the_helper_gdb_says_so_and_goes_on(cores: Path, tmp_path: Path)
 
 @pytest.mark.corpus
 @pytest.mark.parametrize("program", ["victim-static", "victim-dyn"])
-@pytest.mark.parametrize("debugger", ["gdb", "lldb"])
+@pytest.mark.parametrize("debugger", DEBUGGERS)
 def test_a_dump_of_makedumpfile_itself(
     corpus: Path, tmp_path: Path, sysroot: Path, program: str, debugger: str
 ) -> None:

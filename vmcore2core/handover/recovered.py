@@ -37,10 +37,6 @@ NOT_CHECKED = (
 )
 
 
-class _AnotherFile(Exception):
-    """A file below --sysroot is not the one that the process had, as this sentence says."""
-
-
 class _PagesDamaged(Exception):
     """Pages turned out not to decode; the file is not whole."""
 
@@ -244,8 +240,8 @@ class _OfProcess:
         except OSError as error:
             self.sentences.append(f"{found} is not used: {error.strerror or error}")
             return None
-        except _AnotherFile as error:
-            self.sentences.append(f"{found} is not used: {error}")
+        except OutputError as error:
+            self.sentences.append(str(error))
             return None
         self.sentences.append(f"{text(path)} is not whole in memory: it is copied from {found}, which has its build ID")
         return found
@@ -254,7 +250,7 @@ class _OfProcess:
         """Copy a file.
 
         Raises:
-            _AnotherFile: what was copied has another size or build ID.
+            OutputError: what was copied has another size or build ID.
             OSError: it cannot be read, or written.
         """
         with found.open("rb", buffering=0) as source, os.fdopen(os.dup(fd), "wb") as target:
@@ -264,9 +260,9 @@ class _OfProcess:
             build_id(partial(_read_at, fd), self.mapped.elf_class, self.mapped.byte_order),
         )
         if (copied, theirs) != (size, wanted):
-            raise _AnotherFile(
-                f"it has {copied:#x} bytes and the build ID {_hex(theirs) or 'none'}, expected {size:#x} and "
-                f"{wanted.hex()}"
+            raise OutputError(
+                f"{found} is not used: it has {copied:#x} bytes and the build ID {_hex(theirs) or 'none'}, "
+                f"expected {size:#x} and {wanted.hex()}"
             )
 
 
