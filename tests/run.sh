@@ -4,7 +4,9 @@
 # The Debian packages of tests/packages.txt that are not there are named, then installed: with sudo where the user is
 # not root. Where there is no apt-get, or no right to run it, they are only named; tests that need them are skipped and
 # counted at the end. With CI=true a package that cannot be installed is a failure, unless the archive has none.
-# Python packages go to .venv. PIP_CONSTRAINT=tests/constraints-oldest.txt tests/run.sh takes the oldest of them.
+# Python packages go to .venv: the newest, or with --oldest the oldest that pyproject.toml allows, whose types differ.
+#
+# usage: tests/run.sh [--oldest]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,7 +66,7 @@ install() { # what is missing, as far as the archive has it
 }
 
 named() {
-    sed 's/|/ or /g' <<<"$missing" | paste -sd, | sed 's/,/, /g'
+    paste -sd, <<<"${missing//|/ or }" | sed 's/,/, /g'
 }
 
 missing=$(list_missing)
@@ -79,10 +81,12 @@ PACKAGES_NOT_TO_BE_HAD=$(sed 's/|.*//' <<<"$missing" | xargs)
 export PACKAGES_NOT_TO_BE_HAD
 
 python3 -m venv .venv
-.venv/bin/pip install -q -e '.[dev]'
+oldest=''
+[ "${1:-}" != --oldest ] || oldest=1
+.venv/bin/pip install -q ${oldest:+-c tests/constraints-oldest.txt} -e '.[dev]'
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy
+[ -n "$oldest" ] || .venv/bin/mypy
 .venv/bin/coverage erase
 .venv/bin/coverage run -m pytest -q -n auto
 if [ -z "$missing" ]; then

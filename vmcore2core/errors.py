@@ -183,6 +183,12 @@ class WorkersError(Vmcore2coreError):
     """Workers elsewhere cannot be used."""
 
 
+def package_missing(error: ImportError) -> str:
+    """Return the end of a sentence about a Python package that is needed and not there."""
+    name = (error.name or str(error)).partition(".")[0]
+    return f"the Python package {name} is not installed: pip install {name}"
+
+
 def sentence_of(error: BaseException) -> str:
     """Return what is to be said of an exception: one that is not of this tree is the machine's, or a fault here."""
     if isinstance(error, Vmcore2coreError):

@@ -293,7 +293,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: st
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
     monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "http", raising=False)
-    with pytest.raises(DumpError, match=r"needs a Python package .*pip install 'vmcore2core\[remote\]'"):
+    with pytest.raises(DumpError, match=r"needs a Python package .*: pip install fsspec, and .* aiohttp"):
         open_container([Url("http://127.0.0.1:9/vmcore")])
 
 

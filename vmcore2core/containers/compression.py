@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from vmcore2core.errors import CodecError
+from vmcore2core.errors import CodecError, package_missing
 from vmcore2core.formats.diskdump import (
     DUMP_DH_COMPRESSED_LZO,
     DUMP_DH_COMPRESSED_SNAPPY,
@@ -44,8 +44,7 @@ def page_decoder(flags: int) -> PageDecoder | None:
         return factory()
     except ImportError as error:
         raise CodecError(
-            f"the dump's pages are compressed with {CODEC_NAMES[flags]}, and the Python package "
-            f"{error.name or 'for it'} is not installed: pip install {error.name or 'vmcore2core'}"
+            f"the dump's pages are compressed with {CODEC_NAMES[flags]}, and {package_missing(error)}"
         ) from error
 
 

@@ -29,7 +29,7 @@ BLOCKS_AT_ONCE_MAX = 64
 SECRET_MIN = 4
 """Characters of the shortest part of a URL that is looked for in what a server says."""
 
-EXTRA = "pip install 'vmcore2core[remote]'"
+PACKAGES = "pip install fsspec, and what its protocol needs, such as aiohttp for https, s3fs for s3"
 
 _ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -134,7 +134,7 @@ class _WholeRemoteFile(DumpFile):
     def _failed(self, error: Exception) -> DumpError:
         """Return the sentence; each protocol's package has exceptions of its own, and no base for them."""
         if isinstance(error, ImportError):
-            return DumpError(f"{self.path} needs a Python package that is not installed ({error}): {EXTRA}")
+            return DumpError(f"{self.path} needs a Python package that is not installed ({error}): {PACKAGES}")
         if isinstance(error, FileNotFoundError):
             # fsspec's http says so of everything that fails, and raises it from what did.
             if error.__cause__ is None or getattr(error.__cause__, "status", None) == HTTPStatus.NOT_FOUND:

@@ -22,7 +22,7 @@ from elftools.elf.segments import NoteSegment
 from vmcore2core.corefile.plan import Segment
 from vmcore2core.corefile.source import CoreSource, FileSource, SourceFile
 from vmcore2core.corefile.verify import SeenByLief, read_with_lief
-from vmcore2core.errors import CodecError, DumpError
+from vmcore2core.errors import CodecError, DumpError, package_missing
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass
 from vmcore2core.printable import text
@@ -74,6 +74,7 @@ class CoreFile:
         loads: PT_LOADs as they stand.
         notes: of all PT_NOTEs.
         seen: what lief makes of the same headers, or None where it cannot read them.
+        unseen: why lief was not asked, or "".
 
     Raises:
         DumpError: it cannot be read as an ELF core.
@@ -83,6 +84,7 @@ class CoreFile:
         self.path, self.packed = path, packed is not None
         self._source = packed or FileSource(path)
         self.size, self.cut_off = self._source.size, self._source.cut_off
+        self.unseen = ""
         try:
             self._read_headers()
         except (
@@ -122,7 +124,10 @@ class CoreFile:
         self.loads, self.notes = tuple(loads), tuple(notes)
         first = min((load.offset for load in loads if load.filesz), default=self.size)
         head = self.pread(0, min(first, HEAD_MAX))
-        self.seen: SeenByLief | None = read_with_lief(head)
+        try:
+            self.seen: SeenByLief | None = read_with_lief(head)
+        except ImportError as error:
+            self.seen, self.unseen = None, package_missing(error)
 
     def __enter__(self) -> CoreFile:
         return self
@@ -217,12 +222,8 @@ def problems(core: CoreFile) -> Iterator[str]:
             yield f"{at} has {load.filesz:#x} bytes in the file, expected at most {load.memsz:#x}"
         if load.filesz and load.offset + load.filesz > core.size:
             yield f"{at} ends at file offset {load.offset + load.filesz:#x}, behind the file's end at {core.size:#x}"
-    if core.seen is None:
-        yield "lief cannot read it"
-    elif not core.seen.agrees([(load.start, load.memsz, load.filesz) for load in core.loads]):
-        yield f"lief sees {len(core.seen.loads)} PT_LOADs that differ from the {len(core.loads)} of pyelftools"
-    elif not core.seen.tids <= set(core.tids):
-        yield f"lief sees threads {sorted(core.seen.tids)}, pyelftools {sorted(core.tids)}"
+    if not core.unseen:
+        yield from _misread_by_lief(core)
     if not core.tids:
         yield "it has no thread's registers (NT_PRSTATUS)"
     if len(set(core.tids)) != len(core.tids):
@@ -233,6 +234,15 @@ def problems(core: CoreFile) -> Iterator[str]:
         yield core.cut_off
     if core.packed:
         yield from _undecodable(core)
+
+
+def _misread_by_lief(core: CoreFile) -> Iterator[str]:
+    if core.seen is None:
+        yield "lief cannot read it"
+    elif not core.seen.agrees([(load.start, load.memsz, load.filesz) for load in core.loads]):
+        yield f"lief sees {len(core.seen.loads)} PT_LOADs that differ from the {len(core.loads)} of pyelftools"
+    elif not core.seen.tids <= set(core.tids):
+        yield f"lief sees threads {sorted(core.seen.tids)}, pyelftools {sorted(core.tids)}"
 
 
 def _undecodable(core: CoreFile) -> Iterator[str]:
@@ -263,6 +273,8 @@ def missing(core: CoreFile) -> Iterator[str]:
 
 def also(core: CoreFile) -> Iterator[str]:
     """Yield what else there is to know, as sentences: it leaves a core complete."""
+    if core.unseen:
+        yield f"pyelftools alone has read its headers: {core.unseen}"
     own = core.own_note()
     for tid, reason in _strings(own, "registers_left_out"):
         yield f"thread {tid} has general registers alone: {reason}"

@@ -86,7 +86,11 @@ class SeenByLief:
 
 
 def read_with_lief(head: bytes) -> SeenByLief | None:
-    """Return what lief reads of a core up to its first page, or None where it cannot."""
+    """Return what lief reads of a core up to its first page, or None where it cannot.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     # A signal's exception inside lief's own start-up ends the whole process, and only the main thread gets any.

@@ -16,7 +16,7 @@ from vmcore2core.handover.pool import Cluster
 
 SCHEME = "dask:"
 CONNECT_S = 10
-EXTRA = "pip install 'vmcore2core[dask]'"
+PACKAGES = "pip install distributed"
 
 
 def scheduler_address(text: str) -> str:
@@ -46,7 +46,7 @@ def dask_cluster(address: str, release: Callable[[], None]) -> Iterator[Cluster]
     try:
         from distributed import Client, KilledWorker
     except ImportError as error:
-        raise UsageError(f"--executor dask: needs a package that is not installed ({error}): {EXTRA}") from error
+        raise UsageError(f"--executor dask: needs a package that is not installed ({error}): {PACKAGES}") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is lost, the jobs' errors say
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)

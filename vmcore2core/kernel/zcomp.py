@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 
 from vmcore2core.containers.compression import page_decoder
-from vmcore2core.errors import CodecError
+from vmcore2core.errors import CodecError, package_missing
 from vmcore2core.formats.diskdump import DUMP_DH_COMPRESSED_LZO, DUMP_DH_COMPRESSED_ZSTD
 from vmcore2core.kernel import lzo_rle
 
@@ -33,7 +33,7 @@ def decompressor(name: str) -> Decompress:
     try:
         return factory()
     except ImportError as error:
-        raise CodecError(f"pages are compressed with {name}: pip install {error.name or 'vmcore2core'}") from error
+        raise CodecError(f"pages are compressed with {name}, and {package_missing(error)}") from error
 
 
 def _container(flags: int) -> Decompress:
