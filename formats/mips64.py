@@ -143,7 +143,8 @@ def cpuinfo_mips(order: str) -> np.dtype[np.void]:
 
 # Unwinding. DWARF register number -> name: $0 to $31, $f0 to $f31, hi, lo; the number behind them is epc's here.
 DWARF_REGS = (*GPRS, *[""] * 32, "hi", "lo", "epc")
-CALLEE_SAVED = frozenset({*STATIC, 28})
+CALLEE_SAVED = frozenset(STATIC)
+"""n64 and n32 have $gp as well."""
 
 LI_V0 = 0x2402_0000
 SYSCALL = 0x0000_000C
@@ -173,7 +174,7 @@ def sigcontext_32(order: str) -> np.dtype[np.void]:
 
 
 # Instructions.
-SP, RA = 29, 31
+GP, SP, RA = 28, 29, 31
 OP_SPECIAL, OP_REGIMM, OP_J, OP_JAL = 0x00, 0x01, 0x02, 0x03
 FUNCT_JR, FUNCT_JALR = 0x08, 0x09
 REGIMM_LINKS = range(0x10, 0x14)  # bltzal, bgezal, bltzall, bgezall
@@ -182,6 +183,6 @@ BRANCHES = (*range(0x04, 0x08), *range(0x14, 0x18))
 """beq, bne, blez, bgtz, and the same as branch-likely."""
 LIKELY = frozenset(range(0x14, 0x18))
 REGIMM_LIKELY = frozenset({0x02, 0x03, 0x12, 0x13})
-OP_DADDIU, OP_SD, OP_SWC2 = 0x19, 0x3F, 0x3A
-MAKE_FRAME, MAKE_FRAME_MASK = 0x67BD_8000, 0xFFFF_8000
-"""daddiu $sp, $sp, -N"""
+OP_SW, OP_SD, OP_SWC2 = 0x2B, 0x3F, 0x3A
+MAKE_FRAME, MAKE_FRAME_MASK = (0x67BD_8000, 0x27BD_8000), 0xFFFF_8000
+"""daddiu $sp, $sp, -N; addiu for addresses of 32 bits."""

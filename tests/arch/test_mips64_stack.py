@@ -11,8 +11,9 @@ from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.mips64 import ARCH as BIG
-from vmcore2core.arch.mips64_code import frame_at_call
+from vmcore2core.arch.mips64_code import frame_at, frame_at_call
 from vmcore2core.arch.mips64el import ARCH as LITTLE
+from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.layout.resolver import KernelLayout
 
@@ -100,6 +101,16 @@ def test_only_a_function_that_reaches_the_call_counts() -> None:
     # A call that does not return is followed by another function.
     panic = (frame(64), sd(RA, 56), sd(S7, 48), 0x0C63_D000, NOP)
     assert at_call(*panic, *PROLOGUE, JAL_RESUME, NOP) == SAVED
+
+
+def test_a_tail_call_of_the_next_function_is_no_way_of_this_one() -> None:
+    """schedule_hrtimeout_range() follows schedule_hrtimeout_range_clock(), which ends with __stack_chk_fail()."""
+    fail = (JR_RA, NOP, 0x0C63_D000, NOP)
+    again = 0x0800_0000 | (TEXT & 0xFFF_FFFF) >> 2
+    raw = code(*PROLOGUE, branch(6), NOP, JAL_RESUME, NOP, *fail, again, NOP)
+    found = frame_at_call(raw, TEXT, 4 * 6, "little")
+    assert found is not None
+    assert found.saved == {RA: 40, S1: 32, S0: 24}
 
 
 def test_ways_that_come_back_are_followed() -> None:
@@ -236,3 +247,36 @@ def test_what_does_not_fit_is_not_known(changed: dict[str, object]) -> None:
 def test_without_the_kernels_code_they_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "SCHEDULE", ())
     assert asleep(LITTLE) == {}
+
+
+# User code: o32 saves words, a leaf keeps its return address, the outermost function has none.
+
+
+def test_o32_saves_words() -> None:
+    sw_ra, sw_s0, sd_s0 = 0xAFBF_001C, 0xAFB0_0018, sd(S0, 8)
+    raw = code(0x27BD_FFE0, sw_ra, sw_s0, JAL_RESUME, NOP)  # addiu sp, sp, -32
+    found = frame_at_call(raw, TEXT, 12, "little", 4)
+    assert found is not None
+    assert (found.size, found.saved) == (32, {RA: 28, S0: 24})
+    assert frame_at_call(raw, TEXT, 12, "little", 8) is None  # words are no saved registers of 64 bits
+    assert frame_at_call(code(0x27BD_FFE0, sw_ra, sd_s0, JAL_RESUME, NOP), TEXT, 12, "little", 4) == CodeFrame(
+        32, {RA: 28}, frozenset()
+    )
+
+
+def test_a_leaf_keeps_its_return_address() -> None:
+    leaf = code(move(2, 4), branch(-2), NOP, JR_RA, NOP)
+    assert frame_at(leaf, TEXT, 12, "little", 8, exact=True) == CodeFrame(0, {}, frozenset())
+    # Behind a call it is lost, if nothing saved it.
+    called = code(JAL_RESUME, NOP, NOP, JR_RA, NOP)
+    assert frame_at(called, TEXT, 8, "little", 8, exact=True) == CodeFrame(0, {}, frozenset({RA}))
+    assert frame_at(code(JR_RA, NOP, NOP), TEXT, 8, "little", 8, exact=True) is None
+
+
+def test_the_outermost_function_says_so() -> None:
+    """glibc's __start: move ra, zero; the stack pointer is aligned then."""
+    raw = code(move(RA, 0), 0x03AC_E824, JAL_RESUME, NOP, NOP)  # and sp, sp, t0
+    found = frame_at(raw, TEXT, 8, "little", 8, exact=False)
+    assert found is not None
+    assert found.outermost
+    assert frame_at(code(move(RA, S0), 0x03AC_E824, JAL_RESUME, NOP), TEXT, 8, "little", 8, exact=False) is None

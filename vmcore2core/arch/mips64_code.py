@@ -1,9 +1,9 @@
-"""What a kernel function did to its caller's registers before it made a call: read out of its instructions.
+"""What a function did to its caller's registers, up to some place in it: read out of its instructions.
 
-A function makes its frame once (``daddiu $sp, $sp, -N``) and saves there each register that it will change. From that
-instruction, all ways through the function are followed to the call; what holds on each of them is known. A way that
-returns, or changes the stack pointer again, is another function's or past the end, and ends there. So nothing is taken
-from a function that cannot reach the call.
+A function makes its frame once (``daddiu $sp, $sp, -N``) and saves there each register that it will change. All ways
+from its beginning, or from that instruction, are followed to the place; what holds on each of them is known. A way that
+returns, or changes the stack pointer otherwise, ends there. So nothing is taken from a function that cannot reach the
+place. Kernel functions, and most programs for MIPS, have no call frame information.
 
 References: arch/mips/kernel/process.c: get_frame_info(), which stops at the first jump; the MIPS64 manual, volume II.
 """
@@ -15,92 +15,151 @@ from functools import lru_cache
 
 import numpy as np
 
-from vmcore2core.arch.mips64_unwind import is_call
+from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.formats import mips64 as fmt
+from vmcore2core.interfaces import ByteOrder
 
 BEFORE, BEHIND = 32 << 10, 8 << 10
-"""Bytes of code around a call that are looked at: the largest functions have some 20 KiB."""
+"""Bytes of code around a place that are looked at: the kernel's largest functions have some 20 KiB."""
 FRAMES_TRIED = 4
 STEPS_MAX = 100_000
 
-TRACKED = (*fmt.STATIC, fmt.RA)
-INTACT, CHANGED = -1, -2
-"""What became of a register, if it is not saved at an offset in the frame."""
+TRACKED = (*fmt.STATIC, fmt.GP, fmt.RA)
+INTACT, CHANGED, ZERO = -1, -2, -3
+"""What became of a register, if it is not saved at an offset in the frame; $ra is set to 0 by what has no caller."""
 
-State = tuple[int, ...]
-"""For each of ``TRACKED``: the offset where it is saved, ``INTACT`` or ``CHANGED``."""
+Kept = tuple[int, ...]
+"""For each of ``TRACKED``, the last of which is $ra: the offset where it is saved, or one of these."""
 
 
 @dataclass(frozen=True, slots=True)
-class CallFrame:
-    """The frame of a function at one of its calls.
-
-    Attributes:
-        size: bytes; the caller's stack pointer is that far above.
-        saved: register number -> offset where the caller's value is.
-        changed: registers whose value in the caller is not known.
-    """
+class State:
+    """What holds at a place: bytes of the frame so far, and what became of registers."""
 
     size: int
-    saved: dict[int, int]
-    changed: frozenset[int]
+    kept: Kept
+
+    def changed(self, *registers: int) -> State:
+        """Return the state with these changed, unless they are saved."""
+        return State(
+            self.size,
+            tuple(
+                CHANGED if kept == INTACT and register in registers else kept
+                for kept, register in zip(self.kept, TRACKED, strict=True)
+            ),
+        )
+
+    def saved(self, stores: tuple[tuple[int, int], ...]) -> State:
+        """Return the state after stores; the first of a register has the caller's value."""
+        offsets = dict(stores)
+        return State(
+            self.size,
+            tuple(
+                offsets.get(register, kept) if kept == INTACT else kept
+                for kept, register in zip(self.kept, TRACKED, strict=True)
+            ),
+        )
+
+    def merged(self, other: State) -> State:
+        """Return what holds on both ways to a place."""
+        if self.size != other.size:
+            return State(self.size, (CHANGED,) * len(TRACKED))
+        return State(self.size, tuple(a if a == b else CHANGED for a, b in zip(self.kept, other.kept, strict=True)))
+
+
+BEGIN = State(0, (INTACT,) * len(TRACKED))
 
 
 @lru_cache(maxsize=512)
-def frame_at_call(code: bytes, base: int, at: int, byte_order: str) -> CallFrame | None:
-    """Return the frame of the function that makes a call.
+def frame_at_call(code: bytes, base: int, at: int, byte_order: ByteOrder, width: int = 8) -> CodeFrame | None:
+    """Return the frame of the function that makes a call, from where it makes the frame.
 
     Args:
         code: instructions around it.
         base: address of the first.
         at: offset of the call.
         byte_order: of the code.
+        width: bytes of a register on the stack.
 
     Returns:
         None where no function in ``code`` is seen to make a frame, save its return address, and reach the call.
     """
-    words = np.frombuffer(code, "<u4" if byte_order == "little" else ">u4")
-    makes = np.flatnonzero(words[: at // 4] & np.uint32(fmt.MAKE_FRAME_MASK) == np.uint32(fmt.MAKE_FRAME))
-    for start in makes[::-1][:FRAMES_TRIED].tolist():
-        state = _Flow(words.tolist(), base, start, at // 4).run()
-        offset = state[-1] if state is not None else CHANGED
-        if state is None or offset < 0:
-            continue
-        size = 0x10000 - (int(words[start]) & 0xFFFF)
-        saved = {register: where for register, where in zip(TRACKED, state, strict=True) if where >= 0}
-        if all(where + 8 <= size for where in saved.values()):
-            return CallFrame(size, saved, frozenset(r for r, s in zip(TRACKED, state, strict=True) if s == CHANGED))
+    words = _words(code, byte_order)
+    makes = [np.flatnonzero(words[: at // 4] & np.uint32(fmt.MAKE_FRAME_MASK) == np.uint32(m)) for m in fmt.MAKE_FRAME]
+    for start in sorted(np.concatenate(makes).tolist())[::-1][:FRAMES_TRIED]:
+        state = _Flow(words.tolist(), base, start, width).at_call(at // 4)
+        found = None if state is None else _frame(state, width)
+        if found is not None and fmt.RA in found.saved:
+            return found
     return None
 
 
-class _Flow:
-    """The ways from one instruction that makes a frame to a call, all indices of instructions."""
+@lru_cache(maxsize=512)
+def frame_at(code: bytes, base: int, at: int, byte_order: ByteOrder, width: int, *, exact: bool) -> CodeFrame | None:
+    """Return the frame of the function that begins with ``code``, at a place in it.
 
-    def __init__(self, words: list[int], base: int, start: int, call: int) -> None:
-        self.words, self.base, self.start, self.call = words, base, start, call
+    Args:
+        code: instructions from the function's first on.
+        base: address of the first.
+        at: offset of the instruction that is next, or of a call.
+        byte_order: of the code.
+        width: bytes of a register on the stack.
+        exact: whether ``at`` is the next instruction; else it is a call, whose delay slot is done.
+
+    Returns:
+        None where no way leads there.
+    """
+    flow = _Flow(_words(code, byte_order).tolist(), base, 0, width)
+    state = flow.at_instruction(at // 4) if exact else flow.at_call(at // 4)
+    return None if state is None else _frame(state, width)
+
+
+def _words(code: bytes, byte_order: ByteOrder) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
+    return np.frombuffer(code[: len(code) & ~3], "<u4" if byte_order == "little" else ">u4").astype(np.uint32)
+
+
+def _frame(state: State, width: int) -> CodeFrame | None:
+    """Return a state as a frame; None if it is no frame, as it saves something above it."""
+    by_register = dict(zip(TRACKED, state.kept, strict=True))
+    saved = {register: kept for register, kept in by_register.items() if kept >= 0}
+    if any(offset + width > state.size for offset in saved.values()):
+        return None
+    changed = frozenset(register for register, kept in by_register.items() if kept == CHANGED)
+    return CodeFrame(state.size, saved, changed, outermost=state.kept[-1] == ZERO)
+
+
+class _Flow:
+    """The ways from one instruction on, all indices of instructions."""
+
+    def __init__(self, words: list[int], base: int, start: int, width: int) -> None:
+        self.words, self.base, self.start, self.width = words, base, start, width
         self.states: dict[int, State] = {}
         self.work: list[int] = []
 
-    def run(self) -> State | None:
-        """Return what holds when the call is made, its delay slot done; None where no way leads there."""
-        self._reach(self.start + 1, (INTACT,) * len(TRACKED))
+    def at_call(self, call: int) -> State | None:
+        """Return what holds when a call is made, its delay slot done; None where no way leads there."""
+        state = self.at_instruction(call)
+        return None if state is None else self._done(call + 1, state)
+
+    def at_instruction(self, at: int) -> State | None:
+        """Return what holds when an instruction is next; None where no way leads there."""
+        self._reach(self.start, BEGIN)
         for _ in range(STEPS_MAX):
             if not self.work:
-                break
-            at = self.work.pop()
-            self._step(at, self.states[at])
-        else:
-            return None
-        state = self.states.get(self.call)
-        return None if state is None else self._done(self.call + 1, state)
+                return self.states.get(at)
+            here = self.work.pop()
+            self._step(here, self.states[here])
+        return None
 
     def _reach(self, at: int, state: State | None) -> None:
         """Note that a way leads to an instruction."""
-        if state is None or not self.start < at < len(self.words):
+        if state is None or not self.start <= at < len(self.words):
+            return
+        if at == self.start and state.size:  # a call that does not return, and behind it another function's tail call
             return
         before = self.states.get(at)
         if before is not None:
-            state = tuple(b if a == b else CHANGED for a, b in zip(before, state, strict=True))
+            state = before.merged(state)
         if state != before:
             self.states[at] = state
             self.work.append(at)
@@ -110,19 +169,17 @@ class _Flow:
         if at >= len(self.words):
             return None
         word = self.words[at]
-        stored = saves(word)
+        if word & fmt.MAKE_FRAME_MASK in fmt.MAKE_FRAME and state.size == 0:
+            return State(0x10000 - (word & 0xFFFF), state.kept)
+        stored = saves(word, self.width) if state.size else ()
         if stored:
-            kept = list(state)
-            for register, offset in stored:
-                if register in TRACKED and kept[TRACKED.index(register)] == INTACT:
-                    kept[TRACKED.index(register)] = offset
-            return tuple(kept)
+            return state.saved(stored)
         changed = written(word)
-        if fmt.SP in changed:
+        if fmt.RA in changed and _makes_zero(word):
+            return State(state.size, (*state.kept[:-1], ZERO))
+        if fmt.SP in changed and state.kept[-1] != ZERO:  # where nothing was called from does not matter
             return None
-        return tuple(
-            CHANGED if s == INTACT and register in changed else s for s, register in zip(state, TRACKED, strict=True)
-        )
+        return state.changed(*changed)
 
     def _step(self, at: int, state: State) -> None:
         word = self.words[at]
@@ -130,7 +187,7 @@ class _Flow:
         if is_call(word):
             after = self._done(at + 1, state)
             # The return address is in $ra then: saved before, or lost.
-            self._reach(at + 2, None if after is None else _changed(after, fmt.RA))
+            self._reach(at + 2, None if after is None else after.changed(fmt.RA))
         elif op == fmt.OP_J:
             target = ((self.base + 4 * at) & ~0xFFF_FFFF | (word & 0x3FF_FFFF) << 2) - self.base
             self._reach(target // 4, self._done(at + 1, state))
@@ -148,13 +205,14 @@ class _Flow:
 
     def _jump_table(self, state: State | None) -> None:
         """Follow a jump through a table: to what no other instruction leads on to, as it may be any of that."""
-        for at in range(self.start + 1, len(self.words) - 2):
+        for at in range(self.start, len(self.words) - 2):
             if _ends_way(self.words[at]):
                 self._reach(at + 2, state)
 
 
-def _changed(state: State, register: int) -> State:
-    return tuple(CHANGED if s == INTACT and r == register else s for s, r in zip(state, TRACKED, strict=True))
+def _makes_zero(word: int) -> bool:
+    """Tell whether an instruction is move to a register, from $0: or, addu, daddu."""
+    return word >> 16 == 0 and word & 0x7FF in (0x25, 0x21, 0x2D)
 
 
 def _signed16(word: int) -> int:
@@ -172,14 +230,27 @@ def _ends_way(word: int) -> bool:
     return op == fmt.OP_J or (op == fmt.OP_SPECIAL and word & 0x3F == fmt.FUNCT_JR) or _always(word)
 
 
-def saves(word: int) -> tuple[tuple[int, int], ...]:
-    """Return (register, offset from the stack pointer) of what an instruction stores there: sd, Loongson's gssq."""
+def is_call(word: int) -> bool:
+    """Tell whether an instruction puts a return address into $ra: jal, jalr, or a branch that links."""
+    op = word >> 26
+    if op == fmt.OP_SPECIAL:
+        return word & 0x3F == fmt.FUNCT_JALR and word >> 11 & 31 == fmt.RA
+    return op == fmt.OP_JAL or (op == fmt.OP_REGIMM and word >> 16 & 31 in fmt.REGIMM_LINKS)
+
+
+def saves(word: int, width: int) -> tuple[tuple[int, int], ...]:
+    """Return (register, offset from the stack pointer) of what an instruction stores there: sd or sw, Loongson's gssq.
+
+    Args:
+        word: the instruction.
+        width: bytes of a register: a narrower store saves none.
+    """
     op, base, rt = word >> 26, word >> 21 & 31, word >> 16 & 31
     if base != fmt.SP:
         return ()
-    if op == fmt.OP_SD and _signed16(word) >= 0:
+    if op == (fmt.OP_SD if width == 8 else fmt.OP_SW) and _signed16(word) >= 0:
         return ((rt, _signed16(word)),)
-    if op == fmt.OP_SWC2 and word >> 5 & 1 and not word >> 15 & 1 and not word >> 14 & 1:
+    if op == fmt.OP_SWC2 and width == 8 and word >> 5 & 1 and not word >> 15 & 1 and not word >> 14 & 1:
         offset = (word >> 6 & 0xFF) << 4
         return ((rt, offset), (word & 31, offset + 8))
     return ()

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vmcore2core.arch.mips64_code import BEFORE, BEHIND, CallFrame, frame_at_call
-from vmcore2core.arch.mips64_unwind import is_call
+from vmcore2core.arch.mips64_code import BEFORE, BEHIND, frame_at_call, is_call
+from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import MemoryFault
 from vmcore2core.formats import mips64 as fmt
@@ -87,14 +87,14 @@ class KernelStack:
         inside = self.stack < known.get(fmt.SP, 0) <= self.pt_regs and known.get(fmt.SP, 0) % 8 == 0
         return known if inside and fmt.RA in known else None
 
-    def _caller(self, regs: Mapping[int, int], frame: CallFrame) -> dict[int, int]:
+    def _caller(self, regs: Mapping[int, int], frame: CodeFrame) -> dict[int, int]:
         """Return the registers as the function's caller had them."""
         sp = regs[fmt.SP]
         found = {number: value for number, value in regs.items() if number not in frame.changed}
         found |= {number: self._word(sp + offset, 8) for number, offset in frame.saved.items()}
         return {**found, fmt.SP: sp + frame.size}
 
-    def _frame(self, call: int) -> CallFrame | None:
+    def _frame(self, call: int) -> CodeFrame | None:
         """Return the frame of the function that makes the call at an address."""
         before, behind = b"", b""
         at = call

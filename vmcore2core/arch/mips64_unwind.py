@@ -6,18 +6,20 @@ MIPS psABI's registers that a call preserves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
-from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
+from vmcore2core.arch.mips64_code import BEFORE, BEHIND, frame_at, frame_at_call, is_call
+from vmcore2core.arch.spec import CodeFrame, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import ByteOrder
 
 Abi = Literal["n64", "n32", "o32"]
+PIECE = 4096
 
 _NAMES: Mapping[str, str] = MappingProxyType({"epc": "pc", **{name: name for name in fmt.GPRS}})
 
@@ -28,29 +30,57 @@ def ends_with_call(code: bytes, byte_order: ByteOrder) -> bool:
     return is_call(word)
 
 
-def is_call(word: int) -> bool:
-    """Tell whether an instruction puts a return address into $ra."""
-    op = word >> 26
-    if op == fmt.OP_SPECIAL:
-        return word & 0x3F == fmt.FUNCT_JALR and word >> 11 & 31 == fmt.RA
-    return op == fmt.OP_JAL or (op == fmt.OP_REGIMM and word >> 16 & 31 in fmt.REGIMM_LINKS)
+def frame_by_code(
+    read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool, *, order: ByteOrder, width: int
+) -> CodeFrame | None:
+    """See ``FrameByCode``; without a start, only a function that has made a frame and saved $ra is told."""
+    at = pc if exact else pc - 8
+    if start is not None and start <= at < start + BEFORE:
+        code = _known(read, start, at + BEHIND)
+        found = frame_at(code, start, at - start, order, width, exact=exact) if len(code) > at - start + 4 else None
+        if found is not None:
+            return found
+    if exact:
+        return None
+    first = at
+    while at - first < BEFORE:
+        piece = max((first - 1) & -PIECE, 0)
+        if read(piece, first - piece) is None:
+            break
+        first = piece
+    code = _known(read, first, at + BEHIND)
+    return frame_at_call(code, first, at - first, order, width) if len(code) > at - first + 4 else None
+
+
+def _known(read: Callable[[int, int], bytes | None], start: int, end: int) -> bytes:
+    """Return memory from ``start`` on, up to ``end`` or to where it is not known."""
+    found = b""
+    while start < end:
+        stop = min((start & -PIECE) + PIECE, end)
+        piece = read(start, stop - start)
+        if piece is None:
+            break
+        found, start = found + piece, stop
+    return found
 
 
 @cache
 def unwind_spec(abi: Abi, byte_order: ByteOrder) -> UnwindSpec:
     """Return how stacks of one kind of process unwind; n32 keeps registers of 64 bits, and addresses of 32."""
+    width = 4 if abi == "o32" else 8
     return UnwindSpec(
         word=8 if abi == "n64" else 4,
         registers=fmt.DWARF_REGS,
         return_address=fmt.DWARF_REGS.index("epc"),
         stack_pointer=fmt.SP,
         frame_pointer=None,
-        preserved=fmt.CALLEE_SAVED,
+        preserved=fmt.CALLEE_SAVED if abi == "o32" else fmt.CALLEE_SAVED | {fmt.GP},
         trampolines=tuple(_trampolines(abi, byte_order)),
         call_size_max=8,
         ends_with_call=lambda code: ends_with_call(code, byte_order),
         link_register=fmt.RA,
-        register_size=4 if abi == "o32" else 8,
+        register_size=width,
+        frame_by_code=partial(frame_by_code, order=byte_order, width=width),
     )
 
 

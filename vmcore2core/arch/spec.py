@@ -173,6 +173,40 @@ class SignalTrampoline:
     names: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class CodeFrame:
+    """A frame as the instructions of its function tell it.
+
+    Attributes:
+        size: bytes; the caller's stack pointer is that far above.
+        saved: DWARF number of a register -> offset from the stack pointer where the caller's value is.
+        changed: registers whose value in the caller is not known.
+        outermost: whether the function says that it has no caller.
+    """
+
+    size: int
+    saved: Mapping[int, int]
+    changed: frozenset[int]
+    outermost: bool = False
+
+
+class FrameByCode(Protocol):
+    """Tells a frame by instructions: see ``UnwindSpec.frame_by_code``."""
+
+    def __call__(
+        self, read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
+    ) -> CodeFrame | None:
+        """Return the frame of the function that has ``pc``, or None where its instructions do not tell.
+
+        Args:
+            read: user memory: (address, size) -> bytes, or None.
+            pc: program counter.
+            start: where the function begins, or None where it is not known.
+            exact: whether ``pc`` is where the function was interrupted, not a return address.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class UnwindSpec:
     """What stack unwinding must know of one kind of process.
@@ -196,6 +230,7 @@ class UnwindSpec:
         cfa_offset: how far the canonical frame address is above the caller's stack pointer.
         signed_bits: how many low bits of a return address may be the address alone, where the others may sign it.
         register_size: bytes of a register on the stack where that is more than an address (n32), or None.
+        frame_by_code: tells a frame by instructions, for machines whose programs have no call frame information.
     """
 
     word: int
@@ -213,6 +248,7 @@ class UnwindSpec:
     cfa_offset: int = 0
     signed_bits: tuple[int, ...] = ()
     register_size: int | None = None
+    frame_by_code: FrameByCode | None = None
 
 
 class LayoutKeys(Protocol):

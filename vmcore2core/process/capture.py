@@ -351,6 +351,11 @@ class _Capture:
         spec = self.kernel.arch.unwind_spec(machine)
         if spec is not None and spec.registers[spec.return_address] in regs.unknown:
             self.warnings.append(f"the program counter of thread {describe(task)} is not known: {regs.source} lacks it")
+        lost = [] if spec is None else [n for n in regs.unknown if n in {spec.registers[i] for i in spec.preserved}]
+        if lost:
+            self.warnings.append(
+                f"{', '.join(lost)} of thread {describe(task)} are not known: {regs.source} lacks them"
+            )
         wrong = self.kernel.arch.implausible(regs.regs)
         if wrong is not None:
             self.warnings.append(f"registers of thread {describe(task)} ({regs.source}): {wrong}")

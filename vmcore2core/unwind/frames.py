@@ -1,8 +1,9 @@
 """From one frame of a user stack to the next.
 
 Per frame, the first that works: call frame information; the signal trampoline and the context that the kernel left
-for it; in the innermost function or one that a signal interrupted, the return address that the stack pointer points to;
-the frame pointer, or the back chain. A register that none of them recovers is not known from there on.
+for it; the function's instructions, on machines whose programs lack call frame information; in the innermost function
+or one that a signal interrupted, the return address that the stack pointer points to; the frame pointer, or the back
+chain. A register that none of them recovers is not known from there on.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Found(Enum):
     STACK_POINTER = "return address at the stack pointer"
     FRAME_POINTER = "frame pointer"
     BACK_CHAIN = "back chain"
+    CODE = "instructions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,8 @@ class Unwinder:
         if trampoline is not None:
             return self._by_context(frame, trampoline, why)
         return (
-            self._by_stack_pointer(frame)
+            self._by_code(frame)
+            or self._by_stack_pointer(frame)
             or (self._by_frame_pointer if self.spec.back_chain is None else self._by_back_chain)(frame, why)
             or _End(complete=False, why="; ".join(why))
         )
@@ -267,6 +270,32 @@ class Unwinder:
         return self._checked(frame, registers, Found.SIGNAL)
 
     # Without call frame information.
+
+    def _by_code(self, frame: Frame) -> Frame | _End | None:
+        """Return the caller by the instructions of the function."""
+        spec = self.spec
+        if spec.frame_by_code is None or spec.link_register is None:
+            return None
+        image = self.space.image(frame.lookup_pc)
+        symbol = image.symbol(frame.lookup_pc) if image is not None else None
+        start = None if symbol is None else symbol.value
+        made = spec.frame_by_code(self.space.read, frame.pc, start, frame.exact)
+        if made is not None and made.outermost:
+            return _End(complete=True, why=f"the instructions before {frame.pc:#x} say that it has no caller")
+        if made is None or spec.link_register in made.changed:
+            return None
+        kept = spec.preserved | {spec.link_register}
+        registers = {n: v for n, v in frame.registers.items() if n in kept and n not in made.changed}
+        for number, offset in made.saved.items():
+            value = self._word(frame.sp + offset)
+            registers.pop(number, None)
+            registers |= {number: value} if number in kept and value is not None else {}
+        target = registers.pop(spec.link_register, None)
+        if target is None or not self._returns_to(target):
+            return None
+        registers |= {spec.return_address: target, spec.stack_pointer: (frame.sp + made.size) & self.mask}
+        found = self._checked(frame, registers, Found.CODE)
+        return found if isinstance(found, Frame) else None
 
     def _by_stack_pointer(self, frame: Frame) -> Frame | None:
         """Return the caller of a function that has pushed nothing yet, or of an address that has no code."""
