@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmcore2core import __version__
+from vmcore2core.errors import UsageError
 from vmcore2core.printable import to_json
 from vmcore2core.progress import one_bar, progress_bars
 from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
@@ -180,7 +181,8 @@ def vmcore2core(
         typer.Option(
             metavar="PROFILE|PATTERN",
             help="Leave memory out on purpose: stacks (only they stay), no-files, no-anon, no-env, or mappings whose "
-            "path or name matches a shell pattern, such as '/dev/shm/*'; may repeat.",
+            "path or name matches a shell pattern, such as '/dev/shm/*'; or blank what is found: secrets (keys and "
+            "tokens of known forms), secret:FILE (a secret a line) or secret:REGEX; may repeat.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
@@ -217,9 +219,12 @@ def vmcore2core(
     from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
     from vmcore2core.handover.choice import Choice
     from vmcore2core.process.redact import parse_redaction
+    from vmcore2core.process.secrets import ONE
     from vmcore2core.session import Session, find_dump
 
     catch_interrupts()
+    if resume and any(word.startswith(ONE) for word in redact or ()):
+        raise UsageError(f"--resume: which secrets were blanked is not kept, so it cannot go on with --redact {ONE}...")
     choice = Choice(
         pid=tuple(pid or ()),
         comm=tuple(comm or ()),
@@ -251,7 +256,8 @@ def vmcore2core(
         verbose=bool(verbose),
         options={
             "filter": None if mask is None else f"{mask:#x}",
-            "redact": sorted(redact or ()),
+            # What is secret is not to stand in the index.
+            "redact": sorted(f"{ONE}..." if word.startswith(ONE) else word for word in redact or ()),
             "compress": None if compress is None else compress.value,
             "map": memory_map,
             "swap": [located(given).name for given in swap or ()],
@@ -319,7 +325,7 @@ def _finish(extraction: "Extraction", *, as_json: bool) -> Exit:
     session, verbose = extraction.session, extraction.request.verbose
     for warning in extraction.warnings:
         say(f"{session.container.paths[0]}: {warning}")
-    for notice in extraction.notices:
+    for notice in (*extraction.notices, *extraction.unmatched):
         say(notice)
     provenance = session.boot.layout.provenance()
     for outcome in extraction.outcomes:
@@ -337,7 +343,9 @@ def _finish(extraction: "Extraction", *, as_json: bool) -> Exit:
             print(outcome.line)
     if extraction.errors:
         return Exit.ERROR
-    complete = all(outcome.complete for outcome in extraction.outcomes) and not extraction.warnings
+    complete = all(outcome.complete for outcome in extraction.outcomes) and not (
+        extraction.warnings or extraction.unmatched
+    )
     return Exit.COMPLETE if complete else Exit.INCOMPLETE
 
 

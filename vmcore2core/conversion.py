@@ -56,6 +56,16 @@ class Manner:
     companions: bool = False
     verbose: bool = False
 
+    @property
+    def hide(self) -> Callable[[Any], Any]:
+        """What blanks secrets in what is said or listed."""
+        secrets = None if self.redaction is None else self.redaction.secrets
+        return _as_it_is if secrets is None else secrets.hide
+
+
+def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - what JSON has
+    return value
+
 
 class Kept:
     """Processes that were captured to know how large their cores will be, for their conversion: each once.
@@ -122,7 +132,9 @@ class Conversion:
         except Vmcore2coreError as error:
             return self._told(Outcome(job, error=str(error)))
         self._kept.add(job.task, captured)
-        return self._told(Outcome(job, size=size))
+        redaction = self.manner.redaction
+        unmatched = () if redaction is None else redaction.unmatched(captured.snapshot)
+        return self._told(Outcome(job, size=size, unmatched=unmatched))
 
     def convert(self, job: Job) -> Outcome:
         """Convert one process; every error that is its own is in the outcome."""
@@ -145,17 +157,18 @@ class Conversion:
         except Exception as error:  # even a fault of ours must not cost the other processes their cores
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
-            return self._told(Outcome(job, error=who + sentence_of(error)))
+            return self._told(Outcome(job, error=self.manner.hide(who + sentence_of(error))))
         files, images = self._files(job, captured) if manner.indexed and manner.companions else (None, ())
         result = replace(result, path=Path(job.target))  # as whoever began the run calls it
+        hide = result.secrets.hide if result.secrets is not None else _as_it_is
         outcome = Outcome(
             job,
-            entry=entry,
+            entry=hide(entry),
             files=files,
             images=images,
             line=one_line(result),
-            summary={**core_summary(result), "found_by": session.processes.roster.found_by(leader).value},
-            sentences=tuple(core_sentences(result, session.container.dump_level, verbose=manner.verbose)),
+            summary=hide({**core_summary(result), "found_by": session.processes.roster.found_by(leader).value}),
+            sentences=hide(tuple(core_sentences(result, session.container.dump_level, verbose=manner.verbose))),
             complete=result.complete,
         )
         return self._told(outcome)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vmcore2core.handover.pool import Cluster
 
 Bar = Callable[[str], Progress | None]
+PIDS_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Extraction:
     Attributes:
         outcomes: what came of the processes, in the dump's order.
         errors: what could not be done.
+        unmatched: sentences about patterns of ``--redact`` that match nothing of some processes.
         index: of the directory, where there is one.
     """
 
@@ -84,6 +86,7 @@ class Extraction:
         self.session, self.request, self._say = session, request, say
         self.outcomes: list[Outcome] = []
         self.errors: list[ErrorEntry] = []
+        self.unmatched: list[str] = []
         self.index: Index | None = None
         self._replace = request.force
         self._bar: Bar = lambda _label: None
@@ -106,6 +109,7 @@ class Extraction:
     def plan(self, chosen: Sequence[Chosen]) -> Iterator[tuple[Job, CoreSize]]:
         """Yield what would be written, and how large; processes that cannot be converted are said."""
         jobs = [self._job(one) for one in chosen]
+        self._check_patterns(jobs)
         with self._workers(jobs) as workers:
             yield from self._measured(workers, jobs)
 
@@ -120,6 +124,7 @@ class Extraction:
             OutputError: the directory cannot be used, or has no room.
         """
         jobs = [self._job(one) for one in chosen]
+        self._check_patterns(jobs)
         left = jobs
         if self.request.indexed or len(jobs) > 1:
             left = self._open_directory(chosen)
@@ -142,6 +147,32 @@ class Extraction:
             finally:
                 self.outcomes.sort(key=lambda outcome: order[outcome.job.pid])
                 self._close_directory(finished=finished)
+
+    def _check_patterns(self, jobs: Sequence[Job]) -> None:
+        """Check, before anything is written, that each pattern of ``--redact`` matches something.
+
+        Raises:
+            OutputError: one matches no mapping of any process.
+        """
+        redaction = self.request.redaction
+        if redaction is None or not redaction.patterns:
+            return
+        with self._workers(jobs) as workers:
+            measured = [one for one in workers.run(Step.MEASURE, jobs) if one.error is None]
+        if not measured:
+            return  # why, their conversion says
+        for pattern in redaction.patterns:
+            without = sorted(one.job.pid for one in measured if pattern in one.unmatched)
+            if len(without) == len(measured):
+                raise OutputError(
+                    f"--redact {pattern!r} matches no mapping of any process, so nothing is written; vmcore-tasks maps "
+                    "shows what they are called"
+                )
+            if without:
+                shown = ", ".join(map(str, without[:PIDS_SHOWN])) + (" ..." if len(without) > PIDS_SHOWN else "")
+                self.unmatched.append(
+                    f"--redact {pattern!r} matches no mapping of {len(without)} of {len(measured)} processes: {shown}"
+                )
 
     def _workers(self, jobs: Sequence[Job]) -> Workers:
         """Return this machine's workers."""
@@ -244,7 +275,8 @@ class Extraction:
 
         self._make_directory()
         check_trees(self.directory)
-        self.index = Index(self.directory, index_head(self.session, self.request.options))
+        hide = self._manner().hide
+        self.index = Index(self.directory, hide(index_head(self.session, self.request.options)), hide)
         # Without an index, what is in the directory is not of an earlier run.
         self._replace = self.index.resume() if self.request.resume else self.request.force
         for path in (self.index.path, self.directory / HTML_NAME):
@@ -302,7 +334,12 @@ class Extraction:
             return
         from vmcore2core.handover.companions import Companions, debug_entry  # a single core needs none of it
 
-        companions = Companions(self.session.processes, self.directory, force=self._replace)
+        companions = Companions(
+            self.session.processes,
+            self.directory,
+            force=self._replace,
+            secrets=None if self.request.redaction is None else self.request.redaction.secrets,
+        )
         if companions.problem is not None:
             self._say(companions.problem)
         there = [job for job in jobs if self.index.kept(job.pid, job.comm) is not None]

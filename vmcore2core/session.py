@@ -31,9 +31,11 @@ from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Captured, Processes, refresh_absent
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import NOT_MISSING, AbsentReason, ProcessSnapshot
-from vmcore2core.process.redact import BlankedStream, Redaction, redact
+from vmcore2core.process.redact import BlankedStream, Redaction, ThreadFrames, redact
+from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
+from vmcore2core.redaction import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +48,14 @@ class CoreResult:
 
     Attributes:
         absent_pages: pages of dumped mappings whose bytes are not known, by reason.
+        secrets: what was looked for and blanked, and is to be in nothing else that is said of it; or None.
     """
 
     path: Path
     captured: Captured
     report: WriteReport
     absent_pages: Counter[AbsentReason]
+    secrets: Secrets | None = None
 
     @property
     def snapshot(self) -> ProcessSnapshot:
@@ -207,10 +211,13 @@ class Session:
             "kernel": self.boot.utsname.release,
             "build_id": self.boot.vmcoreinfo.build_id,
         }
+        secrets = None if redaction is None else redaction.secrets
         for _ in range(REWRITES_MAX):
             memory, known = captured.memory, len(captured.memory.damaged)
             if redaction is not None:
-                captured = redact(redaction, self.processes, leader, captured)
+                captured = redact(redaction, self.processes, leader, captured, self._frames)
+            if secrets is not None:
+                captured, secrets = without_secrets(secrets, self.processes, leader, captured)
             try:
                 report = write_core(
                     captured.snapshot,
@@ -222,12 +229,13 @@ class Session:
                     progress=progress,
                     still_valid=partial(self._still_valid, memory, known),
                     compression=compression,
+                    secrets=secrets,
                 )
             except PagesChanged:
                 # Pages turned out to be damaged when they were read: write a core that says so.
                 captured = refresh_absent(captured)
                 continue
-            return CoreResult(output, captured, report, absent_pages(captured.snapshot))
+            return CoreResult(output, captured, report, absent_pages(captured.snapshot), secrets)
         raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
 
     def check_unchanged(self) -> None:
@@ -239,6 +247,11 @@ class Session:
         self.container.check_unchanged()
         self.processes.swap.check_unchanged()
 
+    def _frames(self, captured: Captured) -> Iterator[ThreadFrames]:
+        from vmcore2core.unwind.extents import thread_frames  # which most runs do without
+
+        return thread_frames(captured, self.kernel.arch)
+
     def _still_valid(self, memory: UserMemory, known: int) -> bool:
         self.check_unchanged()
         return len(memory.damaged) == known
@@ -249,7 +262,7 @@ class Session:
         """Return the PT_LOADs that ``extract`` would write, at other offsets; see there."""
         captured = self.processes.capture(leader, dump_filter=dump_filter)
         if redaction is not None:
-            captured = redact(redaction, self.processes, leader, captured)
+            captured = redact(redaction, self.processes, leader, captured, self._frames)
         return tuple(build_plan(captured.snapshot, b"").segments)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +18,21 @@ from tests.e2e.guests import FIXTURES, PROGRAMS, convert, unpacked_sysroot
 from tests.process.scene import CODE, HEAP, STACK, Scene, simple
 from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import TaskError, UsageError
+from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.capture import Captured
-from vmcore2core.process.model import AbsentReason, TagRun
-from vmcore2core.process.redact import BlankedStream, Redaction, parse_redaction, redact
+from vmcore2core.process.model import AbsentReason, TagRun, Vma
+from vmcore2core.process.redact import (
+    FRAME_SLACK,
+    SIGNAL_SLACK,
+    BlankedStream,
+    Frames,
+    Redaction,
+    ThreadFrames,
+    parse_redaction,
+    redact,
+)
+from vmcore2core.session import Session
+from vmcore2core.unwind.extents import thread_frames
 
 GUEST = "debian-6.1-amd64"
 DUMP = FIXTURES / GUEST / "vmcore"
@@ -31,15 +46,20 @@ def test_profiles_and_patterns() -> None:
     assert parse_redaction(["no-anon"]) == Redaction(anonymous=True)
     assert parse_redaction(["/dev/shm/*", "[heap]"]) == Redaction(patterns=("/dev/shm/*", "[heap]"))
     for word in ("stack", "none", ""):
-        with pytest.raises(UsageError, match="expected stacks, no-files, no-anon, no-env, or a pattern"):
+        with pytest.raises(UsageError, match=r"expected stacks, no-files, no-anon, no-env, secrets, secret:.*, or a p"):
             parse_redaction([word])
 
 
-def applied(redaction: Redaction, scene: Scene) -> Captured:
+def no_frames(_captured: Captured) -> Iterator[ThreadFrames]:
+    yield from ()
+
+
+def applied(redaction: Redaction, scene: Scene, frames: Frames | None = None) -> Captured:
     processes = scene.processes()
     leader = processes.find(100)
-    once = redact(redaction, processes, leader, processes.capture(leader))
-    again = redact(redaction, processes, leader, once)
+    unwound = frames or partial(thread_frames, arch=processes.kernel.arch)
+    once = redact(redaction, processes, leader, processes.capture(leader), unwound)
+    again = redact(redaction, processes, leader, once, unwound)
     assert again.snapshot == once.snapshot
     return once
 
@@ -65,6 +85,139 @@ def test_a_pattern_takes_all_of_a_mapping() -> None:
     assert found == [(HEAP, HEAP + 0x4000, AbsentReason.REDACTED)]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("/memfd:victim", "/memfd:victim (deleted)", True),
+        ("/memfd:*", "/memfd:victim (deleted)", True),
+        ("/memfd:victim (deleted)", "/memfd:victim (deleted)", True),
+        ("/memfd:victim (deleted)", "/memfd:victim", False),
+        ("/memfd:vict", "/memfd:victim (deleted)", False),
+        ("[hea*]", "[heap]", True),
+        ("[anon:*]", "[anon:keys]", True),
+        ("[heap]", "[heap]", True),
+        ("[heap]", "h", False),
+        ("/a[12]", "/a2", True),
+    ],
+)
+def test_a_name_matches_with_and_without_deleted_and_a_bracket_is_one(pattern: str, name: str, matches: bool) -> None:
+    path, plain = (name.encode(), "") if name.startswith("/") else (None, name)
+    vma = Vma(UserAddr(0x1000), UserAddr(0x2000), 4, path=path, name=plain)
+    snapshot = replace(simple().capture().snapshot, vmas=(vma,))
+    assert Redaction(patterns=(pattern,)).unmatched(snapshot) == (() if matches else (pattern,))
+
+
+def stay(captured: Captured, start: int, end: int) -> list[tuple[int, int]]:
+    """Return the bytes of a mapping that are in the core as they were."""
+    gone = [(low, high) for low, high, _ in absent(captured)] + list(captured.snapshot.blanked)
+    left, at = [], start
+    for low, high in sorted((low, high) for low, high in gone if low < end and high > start):
+        if low > at:
+            left.append((at, low))
+        at = max(at, high)
+    return left + ([(at, end)] if at < end else [])
+
+
+@pytest.mark.parametrize(("complete", "signal"), [(True, False), (True, True), (False, False)])
+def test_of_a_heap_with_a_stack_in_it_only_the_frames_stay(complete: bool, signal: bool) -> None:
+    """A goroutine, a coroutine, sigaltstack(2) with memory of malloc(3)."""
+    scene = simple()
+    for at in range(HEAP, HEAP + 0x4000, PAGE):
+        scene.image.user_page(at, b"x" * PAGE)
+    low, high = HEAP + 0x1800, HEAP + 0x1900
+
+    def frames(_captured: Captured) -> Iterator[ThreadFrames]:
+        yield ThreadFrames(100, ((low, False), (high, signal)), complete=complete)
+
+    found = applied(Redaction(anonymous=True), scene, frames)
+    end = high + (SIGNAL_SLACK if signal else FRAME_SLACK)
+    assert stay(found, HEAP, HEAP + 0x4000) == [(HEAP, end)]  # from the page below the stack pointer's
+    said = [notice for notice in found.snapshot.notices if notice.startswith("--redact keeps")]
+    assert f"--redact keeps {end - HEAP:#x} bytes of {HEAP:#x}-{HEAP + 0x4000:#x} ([heap]): stacks" in said
+    assert any("it does not unwind on" in notice for notice in said) == (not complete)
+
+
+def test_the_stack_of_a_thread_that_does_not_unwind_stays_where_a_guard_says_that_it_is_one() -> None:
+    scene = Scene()
+    guard, top = 0x7F00_0000_0000, 0x7F00_0000_5000
+    mm = scene.mm((guard, guard + 0x1000, 0), (guard + 0x1000, top, 3), start_stack=STACK)
+    scene.group(scene.task(100), mm=mm)
+    for at in range(guard + 0x1000, top, PAGE):
+        scene.image.user_page(at, b"x" * PAGE)
+
+    def frames(_captured: Captured) -> Iterator[ThreadFrames]:
+        yield ThreadFrames(100, ((guard + 0x3800, False),), complete=False)
+
+    assert stay(applied(Redaction(anonymous=True), scene, frames), guard + 0x1000, top) == [(guard + 0x2000, top)]
+
+
+def environ_at(session: Session, leader: StructView) -> tuple[int, int]:
+    owner = session.processes.mm_of(leader)
+    return owner.ulong("env_start"), owner.ulong("env_end")
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, 0), (-4, -4), (7, None), (None, -3), (1 << 30, 1 << 30), (None, -1000), (-100_000, -99_000)],
+)
+def test_what_the_kernel_and_what_the_stack_say_of_the_environment_is_blanked(
+    start: int | None, end: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """setproctitle(3bsd), CRIU and prctl(2) change what the kernel has of it; so does damage."""
+    with Session([DUMP]) as session:
+        leader = session.processes.find(86)
+        true = environ_at(session, leader)
+        told = [true[1] + (end or 0) if at is None else true[1] + at for at in (start, end)]
+        told[0] = true[0] if start is None else told[0]
+        real = StructView.find_uint
+
+        def find_uint(self: StructView, name: str, *more: Any, **named: Any) -> int | None:
+            values = {"env_start": told[0], "env_end": told[1]}
+            return values[name] if name in values else real(self, name, *more, **named)
+
+        monkeypatch.setattr(StructView, "find_uint", find_uint)
+        captured = session.processes.capture(leader)
+        found = redact(Redaction(environment=True), session.processes, leader, captured, no_frames)
+    blanked = found.snapshot.blanked
+    assert any(low <= true[0] and true[1] <= high for low, high in blanked)
+    if told[0] < told[1]:
+        assert any(low <= told[0] and told[1] <= high for low, high in blanked)
+
+
+def test_an_environment_that_only_the_kernel_knows_and_nothing_confirms_is_no_core() -> None:
+    scene = Scene()
+    scene.image.table.offsets["mm_struct"] |= {"env_start": (928, 8), "env_end": (936, 8)}
+    mm = scene.mm((STACK, STACK + 0x3000, 3), env_start=STACK + 0x100, env_end=STACK + 0x200)
+    scene.group(scene.task(100), mm=mm)
+    with pytest.raises(TaskError, match="where its environment is"):
+        applied(Redaction(environment=True), scene)
+
+
+@pytest.mark.parametrize("options", [["--pid", "86"], ["--all"], ["--all", "--dry-run"], ["--all", "--jobs", "2"]])
+@pytest.mark.parametrize("pattern", ["/dev/shmm/*", "[hep]"])
+def test_a_pattern_that_matches_nothing_is_an_error_before_anything_is_written(
+    options: list[str], pattern: str, tmp_path: Path
+) -> None:
+    result = convert(DUMP, *options, "-o", tmp_path / "out", "--redact", "no-env", "--redact", pattern)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"--redact {pattern!r} matches no mapping of any process, so nothing is written" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pattern_that_matches_nothing_of_one_process_is_said_and_the_status_is_that_of_something_missing(
+    tmp_path: Path,
+) -> None:
+    result = convert(DUMP, "--all", "-o", tmp_path, "--redact", "/memfd:victim")
+    assert result.returncode == 3
+    assert result.stderr == "vmcore2core: --redact '/memfd:victim' matches no mapping of 1 of 3 processes: 1\n"
+    (core,) = tmp_path.glob("core.init.*[0-9]")
+    assert "--redact '/memfd:victim' matches none of its mappings" in str(note_of(Core(core))["notices"])
+    single = convert(DUMP, "--pid", "86", "-o", tmp_path / "single", "--redact", "/memfd:victim", "--redact", "[hea*]")
+    assert (single.returncode, single.stderr) == (0, "")
+    reasons = [row[2] for row in note_of(Core(tmp_path / "single"))["absent"]]  # type: ignore[attr-defined]
+    assert reasons.count("redacted") >= 2
+
+
 def test_memory_tags_of_a_mapping_go_with_it() -> None:
     scene = simple()
     processes = scene.processes()
@@ -72,8 +225,8 @@ def test_memory_tags_of_a_mapping_go_with_it() -> None:
     captured = processes.capture(leader)
     code, heap = (TagRun(UserAddr(at), UserAddr(at + PAGE), bytes([at >> 16])) for at in (CODE, HEAP))
     tagged = replace(captured, snapshot=replace(captured.snapshot, tags=(code, heap)))
-    assert redact(Redaction(patterns=("[heap]",)), processes, leader, tagged).snapshot.tags == (code,)
-    assert redact(Redaction(anonymous=True), processes, leader, tagged).snapshot.tags == ()
+    assert redact(Redaction(patterns=("[heap]",)), processes, leader, tagged, no_frames).snapshot.tags == (code,)
+    assert redact(Redaction(anonymous=True), processes, leader, tagged, no_frames).snapshot.tags == ()
 
 
 def test_without_knowing_where_the_environment_is_there_is_no_core() -> None:

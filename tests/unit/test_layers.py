@@ -19,7 +19,7 @@ LAYERS = (
     {"process"},
     {"corefile", "unwind"},
     {"handover"},
-    {"session", "report", "conversion", "dispatch", "extraction", "tasks", "support", "verification"},
+    {"session", "redaction", "report", "conversion", "dispatch", "extraction", "tasks", "support", "verification"},
     {"cli", "tasks_cli", "verify_cli", "progress", "terminal", "manpage"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

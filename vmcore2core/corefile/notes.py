@@ -17,8 +17,11 @@ from vmcore2core.formats._cabi import NUMPY_ORDER, ElfClass, align_up
 from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
 from vmcore2core.printable import to_json
 from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
+from vmcore2core.process.secrets import Secrets
 
 REPORT_RUNS_MAX = 512
+BLANKED_MAX = 1 << 16
+"""Ranges of blanked bytes that are listed: who compares the core with the dump needs them."""
 OVERFLOW_UID = 65534  # DEFAULT_OVERFLOWUID in include/linux/highuid.h
 
 
@@ -31,12 +34,13 @@ class Note:
     desc: bytes
 
 
-def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> list[Note]:
+def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: Secrets | None = None) -> list[Note]:
     """Return the notes of a core, in file order.
 
     Args:
         snapshot: the process.
         origin: what our own note says of the dump, such as its kernel's release.
+        secrets: what is blanked in them, or None.
     """
     notes: list[Note] = []
     for i, thread in enumerate(snapshot.threads):
@@ -47,8 +51,10 @@ def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> list[N
     if not snapshot.threads:
         notes += process_notes(snapshot)
     notes += [Note(note.note_name, note.note_type, note.data) for note in snapshot.last_notes]
-    notes.append(Note(fmt.NOTE_VMCORE2CORE, fmt.NT_VMCORE2CORE, provenance(snapshot, origin)))
-    return notes
+    if secrets is not None:
+        notes = [Note(note.name, note.n_type, secrets.hidden(note.desc)) for note in notes]
+    own = provenance(snapshot, origin, secrets)
+    return [*notes, Note(fmt.NOTE_VMCORE2CORE, fmt.NT_VMCORE2CORE, own)]
 
 
 def process_notes(snapshot: ProcessSnapshot) -> Iterator[Note]:
@@ -148,7 +154,7 @@ def unknown_fields(snapshot: ProcessSnapshot) -> list[str]:
     return unknown + [name for name in of_threads if any(getattr(thread, name) is None for thread in snapshot.threads)]
 
 
-def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> bytes:
+def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: Secrets | None = None) -> bytes:
     """Return our own note: JSON, UTF-8, for whoever has only the core."""
     runs = [(run, vma) for vma in snapshot.vmas for run in vma.absent]
     document = {
@@ -162,12 +168,13 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None]) -> byte
         "absent_pages": sum((run.end - run.start) // snapshot.page_size for run, _ in runs),
         "absent": [[f"{run.start:#x}", f"{run.end:#x}", run.reason.name.lower()] for run, _ in runs[:REPORT_RUNS_MAX]],
         "absent_runs_not_listed": max(0, len(runs) - REPORT_RUNS_MAX),
-        "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in snapshot.blanked[:REPORT_RUNS_MAX]],
-        "blanked_runs_not_listed": max(0, len(snapshot.blanked) - REPORT_RUNS_MAX),
+        "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in snapshot.blanked[:BLANKED_MAX]],
+        "blanked_runs_not_listed": max(0, len(snapshot.blanked) - BLANKED_MAX),
+        "secrets_blanked": secrets is not None,
         "warnings": snapshot.warnings,
         "notices": snapshot.notices,
     }
-    return to_json(document, separators=(",", ":")).encode()
+    return to_json(document if secrets is None else secrets.hide(document), separators=(",", ":")).encode()
 
 
 def build_notes(snapshot: ProcessSnapshot, notes: list[Note]) -> bytes:

@@ -15,6 +15,7 @@ from vmcore2core.corefile.plan import CorePlan, Segment, build_plan, check_class
 from vmcore2core.corefile.sink import Sink, sink
 from vmcore2core.interfaces import Compression, PageStream
 from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.secrets import Secrets
 
 PROGRESS_EVERY = 16 << 20
 
@@ -56,6 +57,7 @@ def write_core(
     still_valid: Callable[[], bool] = lambda: True,
     verify: bool = True,
     compression: Compression | None = None,
+    secrets: Secrets | None = None,
 ) -> WriteReport:
     """Write the core of a process; it appears under its name only when it is whole.
 
@@ -70,13 +72,14 @@ def write_core(
         still_valid: asked when all pages were read: whether ``snapshot.vmas`` still says rightly which are absent.
         verify: read the headers back with another ELF reader before the core gets its name.
         compression: of the file, or None.
+        secrets: what is blanked in the notes, or None.
 
     Raises:
         OutputError: it cannot be written.
         PagesChanged: ``still_valid`` said no.
     """
     check_class(snapshot)
-    notes = build_notes(snapshot, notes_of(snapshot, origin or {}))
+    notes = build_notes(snapshot, notes_of(snapshot, origin or {}, secrets))
     plan = build_plan(snapshot, notes)
     with atomic_file(output, force=force, inputs=inputs) as fd:
         report = _write(sink(fd, compression, plan.file_size), plan, stream, snapshot.page_size, progress)

@@ -72,6 +72,7 @@ class Outcome:
         job: the job.
         error: why there is no core, or no answer, as a sentence; or None.
         size: of the core, which is not yet there.
+        unmatched: patterns of ``--redact`` that match none of its mappings; told with the size.
         files: which files the process has mapped, or why that is not known; None where there are none to be had.
         images: where the process's program and libraries are loaded.
         scripts: names of its start scripts.
@@ -89,6 +90,7 @@ class Outcome:
     job: Job
     error: str | None = None
     size: CoreSize | None = None
+    unmatched: tuple[str, ...] = ()
     files: MappedFiles | str | None = None
     images: tuple[Image, ...] = ()
     scripts: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from vmcore2core.handover.scripts import write_helper
 from vmcore2core.handover.tree import SYSROOT_NAME
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
+from vmcore2core.process.secrets import Secrets
 
 
 class Companions:
@@ -22,6 +23,7 @@ class Companions:
         processes: of the dump.
         directory: where the cores are.
         force: replace existing files.
+        secrets: no file in which one is found is written.
 
     Attributes:
         problem: why no files can be had at all, as a sentence, or None.
@@ -30,12 +32,14 @@ class Companions:
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, processes: Processes, directory: Path, *, force: bool = False) -> None:
+    def __init__(
+        self, processes: Processes, directory: Path, *, force: bool = False, secrets: Secrets | None = None
+    ) -> None:
         self.problem: str | None = None
         self._recovery: Recovery | None = None
         write_helper(directory, force=force)
         try:
-            self._recovery = Recovery(processes, directory / SYSROOT_NAME, force=force)
+            self._recovery = Recovery(processes, directory / SYSROOT_NAME, force=force, secrets=secrets)
         except (LayoutUnknown, MemoryFault) as error:
             self.problem = f"programs and libraries are not written beside the cores: {error}"
 

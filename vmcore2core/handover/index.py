@@ -47,7 +47,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,11 @@ class Index:
     Args:
         directory: where it is.
         head: "dump", "kernel", "options".
+        hide: blanks secrets in what is added later; of processes, who adds them has done that.
     """
 
-    def __init__(self, directory: Path, head: dict[str, Any]) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, head: dict[str, Any], hide: Callable[[Any], Any] = lambda value: value) -> None:
+        self.directory, self._hide = directory, hide
         self.head = {"format": FORMAT, "version": VERSION, "tool": f"vmcore2core {__version__}", **head}
         self.warnings: list[str] = []
         self.errors: list[dict[str, Any]] = []
@@ -103,7 +104,7 @@ class Index:
 
     def amend(self, pid: int, **more: object) -> None:
         """Add to what it says of a process."""
-        self._entries[pid] = to_json({**json.loads(self._entries[pid]), **more})
+        self._entries[pid] = to_json({**json.loads(self._entries[pid]), **self._hide(more)})
 
     def write(self, *, finished: bool = False) -> None:
         """Write the index; it appears whole.
@@ -121,7 +122,7 @@ class Index:
         head = {**self.head, "started": self._started, "finished": now() if finished else None}
         rest = {"warnings": self.warnings, "errors": sorted(self.errors, key=lambda error: error["pid"] or 0)}
         entries = ",\n".join(self._entries[pid] for pid in sorted(self._entries))
-        top = ",\n".join(f"{to_json(name)}: {to_json(value)}" for name, value in {**head, **rest}.items())
+        top = ",\n".join(f"{to_json(name)}: {to_json(value)}" for name, value in {**head, **self._hide(rest)}.items())
         return f'{{{top},\n"processes": [\n{entries}\n]}}\n'
 
     def entries(self) -> list[Entry]:

@@ -25,6 +25,7 @@ from vmcore2core.handover.tree import Tree, plain_name
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
 from vmcore2core.process.filepages import FilePages
+from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.sysroot import build_id
 
 TREES_MAX = 1000
@@ -105,13 +106,16 @@ class Recovery:
         processes: of the dump.
         folder: the first sysroot; others are beside it, as FOLDER.2, FOLDER.incomplete.
         force: replace existing files.
+        secrets: no file in which one is found is written.
 
     Raises:
         LayoutUnknown, MemoryFault: there is no page cache that can be searched, or files' sizes are not known.
     """
 
-    def __init__(self, processes: Processes, folder: Path, *, force: bool = False) -> None:
-        self.processes, self.folder, self.force = processes, folder, force
+    def __init__(
+        self, processes: Processes, folder: Path, *, force: bool = False, secrets: Secrets | None = None
+    ) -> None:
+        self.processes, self.folder, self.force, self.secrets = processes, folder, force, secrets
         self.cache = page_cache(processes)
         self._places: list[_Place] = []
 
@@ -128,7 +132,9 @@ class Recovery:
         if number > TREES_MAX:
             raise OutputError(f"{self.folder}: more than {TREES_MAX} processes have other files at the same paths")
         name = self.folder.name if number == 1 else f"{self.folder.name}.{number}"
-        whole, incomplete = (Tree(self.folder.with_name(n), force=self.force) for n in (name, f"{name}.incomplete"))
+        whole, incomplete = (
+            Tree(self.folder.with_name(n), force=self.force, secrets=self.secrets) for n in (name, f"{name}.incomplete")
+        )
         self._places.append(_Place(whole, incomplete))
         return self._places[-1]
 

@@ -21,6 +21,7 @@ from vmcore2core.corefile.atomic import new_file
 from vmcore2core.errors import OutputError, OutputExists
 from vmcore2core.folders import opened_below, opened_folder
 from vmcore2core.printable import file_name, text
+from vmcore2core.process.secrets import Search, Secrets
 
 SYSROOT_NAME = "sysroot"
 """How the names of such folders begin."""
@@ -86,10 +87,11 @@ class Tree:
     Args:
         folder: its path; it is no link itself, and links on the way to it are followed as ``opened_folder`` does.
         force: replace existing files.
+        secrets: no file in which one is found is written, nor one whose name has one.
     """
 
-    def __init__(self, folder: Path, *, force: bool = False) -> None:
-        self.folder, self.force = folder, force
+    def __init__(self, folder: Path, *, force: bool = False, secrets: Secrets | None = None) -> None:
+        self.folder, self.force, self.secrets = folder, force, secrets
 
     @contextmanager
     def create(self, path: bytes) -> Iterator[int]:
@@ -107,8 +109,19 @@ class Tree:
             try:
                 with new_file(directory, names[-1], ".", force=self.force, enough=there) as fd:
                     yield fd
+                    self._check(fd, path)
             except FileExistsError:
                 raise OutputExists(f"{self._where(path)} exists already; --force replaces it") from None
+
+    def _check(self, fd: int, path: bytes) -> None:
+        """Raise ``OutputError`` if a file has a secret, or its name."""
+        if self.secrets is None:
+            return
+        search = Search(self.secrets)
+        for at in range(0, os.fstat(fd).st_size, COMPARE_SIZE):
+            search.add(at, os.pread(fd, COMPARE_SIZE, at))
+        if search.found or self.secrets.spans(path):
+            raise OutputError(f"{self._where(path)} is not written: it has a secret that --redact looks for")
 
     def link(self, path: bytes, target: bytes) -> None:
         """Make ``path`` a relative symbolic link to another path of the tree.

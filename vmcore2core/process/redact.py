@@ -3,13 +3,13 @@
 Pages that are left out are in no PT_LOAD, with ``AbsentReason.REDACTED``; where only some bytes of a page must go,
 these are zeros, and the core's own note says which (``ProcessSnapshot.blanked``). What a debugger needs for backtraces
 stays, byte by byte: ELF headers of mapped files, the dynamic linker's list, the vDSO, and each thread's stack from its
-stack pointer up. A copy of a secret in what stays, such as on a stack, is not looked for.
+stack pointer up to its outermost frame. Secrets in what stays are looked for with ``--redact secrets`` alone.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -21,14 +21,47 @@ from vmcore2core.errors import TaskError, UsageError
 from vmcore2core.formats import link
 from vmcore2core.interfaces import PageStream
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.linkmap import auxv_value, link_map
 from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot, TagRun, Vma
+from vmcore2core.process.secrets import ALL, ONE, Secrets, merged, parse_secrets
+from vmcore2core.process.stack import InitialStack
 
 PROFILES = ("stacks", "no-files", "no-anon", "no-env")
 ENVIRONMENT_MAX = 1 << 24  # more than MAX_ARG_STRINGS ever come to: three quarters of 8 MiB
+DELETED = " (deleted)"
+VM_GROWSDOWN = 0x100
+"""Of the mapping that the kernel made for the initial stack (include/linux/mm.h, Linux 7.2)."""
+FRAME_SLACK = 512
+"""Bytes above the outermost frame's stack pointer that stay: what its function has there is seldom more."""
+SIGNAL_SLACK = 1 << 12
+"""The same where it is the return from a signal handler, with the registers of what was interrupted."""
+GUARD_MAX = 1 << 20
+"""Bytes of the largest mapping below a thread's stack that catches what overflows it."""
+THREAD_STACK_MAX = 64 << 20
+"""Bytes of the largest mapping that such a guard makes a thread's stack."""
 
 Ranges = list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadFrames:
+    """The frames of a thread, innermost first.
+
+    Attributes:
+        tid: the thread.
+        pointers: stack pointer of each frame, and whether the frame is the return from a signal handler.
+        complete: whether the last one is the outermost.
+    """
+
+    tid: int
+    pointers: tuple[tuple[int, bool], ...]
+    complete: bool
+
+
+Frames = Callable[[Captured], Iterable[ThreadFrames]]
+"""Unwinds the stacks of a process: ``unwind.extents.thread_frames``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +73,36 @@ class Redaction:
         anonymous: other memory.
         environment: the strings of the initial environment.
         patterns: shell patterns of the mappings' paths, or names such as "[heap]", of which all memory goes.
+        secrets: what is looked for in all that stays, or None.
     """
 
     files: bool = False
     anonymous: bool = False
     environment: bool = False
     patterns: tuple[str, ...] = ()
+    secrets: Secrets | None = None
+
+    def unmatched(self, snapshot: ProcessSnapshot) -> tuple[str, ...]:
+        """Return the patterns that match no mapping of a process."""
+        names = [_name(vma) for vma in snapshot.vmas]
+        return tuple(pattern for pattern in self.patterns if not any(_matches(name, pattern) for name in names))
 
 
 def parse_redaction(words: Sequence[str]) -> Redaction | None:
     """Return what ``--redact`` asks for; None for nothing.
 
     Args:
-        words: profiles, and patterns, which have a "/", "[" or "*".
+        words: profiles, patterns, which have a "/", "[" or "*", and what ``parse_secrets`` takes.
 
     Raises:
         UsageError: one is neither.
     """
-    patterns = tuple(word for word in words if word not in PROFILES)
+    secrets = [word for word in words if word == ALL or word.startswith(ONE)]
+    patterns = tuple(word for word in words if word not in PROFILES and word not in secrets)
     for word in patterns:
         if not set(word) & set("/[*"):
-            raise UsageError(f"--redact {word}: expected {', '.join(PROFILES)}, or a pattern such as '/dev/shm/*'")
+            expected = f"{', '.join(PROFILES)}, {ALL}, {ONE}FILE|REGEX"
+            raise UsageError(f"--redact {word}: expected {expected}, or a pattern such as '/dev/shm/*'")
     if not words:
         return None
     return Redaction(
@@ -68,10 +110,26 @@ def parse_redaction(words: Sequence[str]) -> Redaction | None:
         anonymous=bool({"stacks", "no-anon"} & set(words)),
         environment="no-env" in words,
         patterns=patterns,
+        secrets=parse_secrets(secrets),
     )
 
 
-def redact(redaction: Redaction, processes: Processes, leader: StructView, captured: Captured) -> Captured:
+def _name(vma: Vma) -> str:
+    return vma.path.decode("utf-8", "surrogateescape") if vma.path is not None else vma.name
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Tell whether a mapping's name matches, with what /proc/PID/maps says of a deleted file or without.
+
+    Names begin with "/" or "[", so that no set of characters can be meant by a "[" there.
+    """
+    shell = f"[[]{pattern[1:]}" if pattern.startswith("[") else pattern
+    return any(one == pattern or fnmatchcase(one, shell) for one in (name, name.removesuffix(DELETED)))
+
+
+def redact(
+    redaction: Redaction, processes: Processes, leader: StructView, captured: Captured, frames: Frames
+) -> Captured:
     """Return a process without what is to go; done again with what it returned, it changes nothing.
 
     Args:
@@ -79,16 +137,36 @@ def redact(redaction: Redaction, processes: Processes, leader: StructView, captu
         processes: of the dump.
         leader: the thread group's leader.
         captured: the process.
+        frames: unwinds its stacks.
 
     Raises:
         TaskError: where something is that must go is not known, so no core may be written.
     """
-    return _OfProcess(redaction, processes, leader, captured).run()
+    return _OfProcess(redaction, processes, leader, captured, frames).run()
+
+
+def environment(processes: Processes, leader: StructView, captured: Captured) -> bytes:
+    """Return the strings of a process's initial environment, as far as they are known, each with its NUL.
+
+    Raises:
+        TaskError: where they are is not known.
+    """
+    page = captured.snapshot.page_size
+    strings = b""
+    for start, end in _OfProcess(Redaction(), processes, leader, captured, lambda _: ()).environment():
+        for at in range(align_down(start, page), end, page):
+            low, high = max(at, start), min(at + page, end)
+            strings += captured.memory.read(low, high - low) or b"\0"
+    return strings
 
 
 class _OfProcess:
-    def __init__(self, redaction: Redaction, processes: Processes, leader: StructView, captured: Captured) -> None:
+    def __init__(
+        self, redaction: Redaction, processes: Processes, leader: StructView, captured: Captured, frames: Frames
+    ) -> None:
         self.redaction, self.processes, self.leader, self.captured = redaction, processes, leader, captured
+        self.frames = frames
+        self.notices = list(captured.snapshot.notices)
         self.snapshot: ProcessSnapshot = captured.snapshot
         self.page = captured.snapshot.page_size
 
@@ -102,14 +180,36 @@ class _OfProcess:
             end = vma.dump_end(self.page)
             if end > vma.start and self._goes(vma):
                 kept = [] if self._by_pattern(vma) else _within([*needed, *stacks], vma.start, end)
+                self._tell(vma, kept, stacks)
                 vma = self._without(vma, end, kept)
                 blanked += _blank(kept, self.page)
                 gone.append((int(vma.start), int(vma.end)))
             vmas.append(vma)
         if self.redaction.environment:
-            blanked += self._environment()
-        snapshot = replace(self.snapshot, vmas=tuple(vmas), blanked=tuple(_merged(blanked)), tags=self._tags(gone))
+            blanked += self.environment()
+        for pattern in self.redaction.unmatched(self.snapshot):
+            self._notice(f"--redact {pattern!r} matches none of its mappings")
+        snapshot = replace(
+            self.snapshot,
+            vmas=tuple(vmas),
+            blanked=tuple(merged(blanked)),
+            tags=self._tags(gone),
+            notices=tuple(self.notices),
+        )
         return replace(self.captured, snapshot=snapshot)
+
+    def _notice(self, sentence: str) -> None:
+        if sentence not in self.notices:
+            self.notices.append(sentence)
+
+    def _tell(self, vma: Vma, kept: Ranges, stacks: Ranges) -> None:
+        """Say how many bytes of a mapping stay, and why."""
+        if not kept:
+            return
+        size = sum(end - start for start, end in merged(kept))
+        why = "stacks" if _within(stacks, vma.start, vma.end) else "what finds the files of its functions"
+        name = text(_name(vma).encode("utf-8", "surrogateescape")) or "anonymous memory"
+        self._notice(f"--redact keeps {size:#x} bytes of {vma.start:#x}-{vma.end:#x} ({name}): {why}")
 
     def _tags(self, gone: Ranges) -> tuple[TagRun, ...]:
         """Return the memory tags without those of mappings of which anything goes."""
@@ -123,12 +223,11 @@ class _OfProcess:
         return vma.name != "[vdso]" and (self.redaction.files if vma.path is not None else self.redaction.anonymous)
 
     def _by_pattern(self, vma: Vma) -> bool:
-        name = vma.path.decode("utf-8", "surrogateescape") if vma.path is not None else vma.name
-        return any(fnmatchcase(name, pattern) or name == pattern for pattern in self.redaction.patterns)
+        return any(_matches(_name(vma), pattern) for pattern in self.redaction.patterns)
 
     def _without(self, vma: Vma, end: int, kept: Ranges) -> Vma:
         """Return a mapping of which only the pages that have any byte of ``kept`` stay."""
-        pages = _merged([(align_down(a, self.page), align_up(b, self.page)) for a, b in kept])
+        pages = merged([(align_down(a, self.page), align_up(b, self.page)) for a, b in kept])
         runs = [
             AbsentRun(UserAddr(low), UserAddr(high), AbsentReason.REDACTED)
             for low, high in _gaps(pages, vma.start, end)
@@ -151,57 +250,95 @@ class _OfProcess:
         return [*headers, *link_map(self.snapshot, self.captured.memory.read).extents]
 
     def _stacks(self) -> Ranges:
-        """Return the stacks: from the page of each stack pointer to the end of its mapping.
+        """Return the stacks: from the page below a stack pointer up to the outermost frame that is known.
 
-        Where no thread's stack pointer is in the initial stack, that stays as a whole: a signal handler may have a
-        stack of its own.
+        The initial stack stays up to its end, and as a whole where no thread's stack pointer is there: a signal handler
+        may have a stack of its own. Any other mapping may be a heap or an arena in which a stack lies.
         """
         arch = self.processes.kernel.arch
-        spec = arch.unwind_spec(
-            CoreMachine(self.snapshot.e_machine, self.snapshot.elf_class, (), e_flags=self.snapshot.e_flags)
-        )
-        if spec is None:
+        if arch.unwind_spec(self._machine()) is None:
             raise TaskError(self.snapshot.tgid, f"which memory is stacks is not known on {arch.name}")
-        name = spec.registers[spec.stack_pointer]
-        pointers = [
-            regs.regs[name] for _, regs in self.captured.answers if not isinstance(regs, str) and name in regs.regs
-        ]
+        threads = list(self.frames(self.captured))
         stacks: Ranges = []
+        below: Vma | None = None
         for vma in self.snapshot.vmas:
-            inside = [pointer for pointer in pointers if vma.start <= pointer < vma.end]
-            if inside:
-                # The page below as well: a leaf function may use memory below the stack pointer (the red zone).
-                stacks.append((max(vma.start, align_down(min(inside), self.page) - self.page), vma.end))
-            elif vma.name == "[stack]":
-                stacks.append((vma.start, vma.end))
+            own = [(thread, here) for thread in threads if (here := _frames_in(thread, vma))]
+            if vma.name == "[stack]" or vma.vm_flags & VM_GROWSDOWN:
+                lowest = min((here[0][0] for _, here in own), default=int(vma.start))
+                stacks.append((self._page_below(lowest, vma), vma.end))
+            else:
+                guarded = below is not None and _guards(below, vma)
+                stacks += [self._stack(thread, here, vma, guarded=guarded) for thread, here in own]
+            below = vma
         return stacks
 
-    def _environment(self) -> Ranges:
-        """Return where the strings of the initial environment are."""
+    def _machine(self) -> CoreMachine:
+        snapshot = self.snapshot
+        return CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags)
+
+    def _page_below(self, pointer: int, vma: Vma) -> int:
+        # A leaf function may use memory below the stack pointer (the red zone).
+        return max(vma.start, align_down(pointer, self.page) - self.page)
+
+    def _stack(self, thread: ThreadFrames, here: list[tuple[int, bool]], vma: Vma, *, guarded: bool) -> tuple[int, int]:
+        """Return the part of a mapping that is a thread's stack."""
+        start = self._page_below(here[0][0], vma)
+        pointer, is_signal = here[-1]
+        broken = not thread.complete and thread.pointers[-1] == here[-1]
+        if broken and guarded:
+            return start, vma.end
+        if broken:
+            self._notice(
+                f"--redact keeps the stack of thread {thread.tid} up to {pointer:#x} alone: it does not unwind on, and "
+                "what is above may be no stack"
+            )
+        return start, min(vma.end, pointer + (SIGNAL_SLACK if is_signal else FRAME_SLACK))
+
+    def environment(self) -> Ranges:
+        """Return where the strings of the initial environment are: what the kernel and what the stack says of it.
+
+        A process may have moved either, and either may be damaged.
+        """
         owner = self.processes.mm_of(self.leader)
         word = self.processes.kernel.arch.pointer_size
-        start, end = (owner.find_uint(name, word) for name in ("env_start", "env_end"))
-        if start is None or end is None:
-            # On the initial stack the environment lies between the arguments and the program's name
-            # (fs/exec.c: do_execveat_common(), Linux 7.2).
-            start, end = owner.find_uint("arg_end", word), auxv_value(self.snapshot, link.AT_EXECFN)
-        if start is None or end is None or not start <= end <= start + ENVIRONMENT_MAX:
+        start, end, arg_end = (owner.find_uint(name, word) for name in ("env_start", "env_end", "arg_end"))
+        stack = InitialStack(owner, self.captured.memory, self._machine())
+        # On the initial stack the environment lies between the arguments and the program's name
+        # (fs/exec.c: do_execveat_common(), Linux 7.2).
+        names = {auxv_value(self.snapshot, link.AT_EXECFN), stack.program_name()} - {None}
+        ranges: Ranges = []
+        if start is not None and end is not None and start <= end <= start + ENVIRONMENT_MAX:
+            ranges.append((start, end))
+            agreed = end in names
+        else:
+            agreed = False
+        for name in filter(None, names):
+            first = min((at for at in stack.strings_between(start, arg_end) if at < name), default=None)
+            if first is not None and name - first <= ENVIRONMENT_MAX:
+                ranges.append((first, name))
+                agreed = True
+        if not agreed:
             raise TaskError(
                 self.snapshot.tgid,
                 f"{self.snapshot.tgid}: no core is written: where its environment is, which --redact no-env is to "
                 "blank, is not known",
             )
-        return [(start, end)] if start < end else []
+        return [(low, high) for low, high in merged(ranges) if low < high]
 
 
-def _merged(ranges: Ranges) -> Ranges:
-    merged: Ranges = []
-    for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
-        else:
-            merged.append((start, end))
-    return merged
+def _frames_in(thread: ThreadFrames, vma: Vma) -> list[tuple[int, bool]]:
+    """Return the frames of a thread that are in a mapping, the lowest first."""
+    return sorted(pointer for pointer in thread.pointers if vma.start <= pointer[0] < vma.end)
+
+
+def _guards(below: Vma, vma: Vma) -> bool:
+    """Tell whether the mapping below makes one a thread's stack, as pthread_create(3) makes them."""
+    return (
+        below.end == vma.start
+        and not below.p_flags
+        and below.end - below.start <= GUARD_MAX
+        and vma.end - vma.start <= THREAD_STACK_MAX
+    )
 
 
 def _within(ranges: Ranges, start: int, end: int) -> Ranges:
@@ -220,8 +357,8 @@ def _gaps(ranges: Ranges, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _blank(kept: Ranges, page: int) -> Iterator[tuple[int, int]]:
     """Yield what is not to be kept of the pages that have any byte that is."""
-    parts = _merged(kept)
-    for start, end in _merged([(align_down(a, page), align_up(b, page)) for a, b in parts]):
+    parts = merged(kept)
+    for start, end in merged([(align_down(a, page), align_up(b, page)) for a, b in parts]):
         yield from _gaps(_within(parts, start, end), start, end)
 
 

@@ -31,6 +31,7 @@ class InitialStack:
         self.word = machine.elf_class // 8
         self.order = mm.kernel.arch.byte_order
         self._vectors: tuple[list[int], bytes, int] | None = None
+        self._envp: list[int] = []
         self._read = False
         self._pages: dict[int, bytes | None] = {}
 
@@ -89,6 +90,26 @@ class InitialStack:
         between = self.memory.read(arg_start, first - arg_start) if bottom <= arg_start < first else b""
         if between is not None and not any(between):  # else it is the name of an ld.so that was run as a command
             yield str(self.mm.corrupt("arg_start", f"{arg_start:#x}, expected {first:#x} as argv on the stack has it"))
+
+    def program_name(self) -> int | None:
+        """Return AT_EXECFN as the stack has it: where the program's name lies, behind the environment."""
+        vectors = self._parse()
+        return self._pairs(vectors[1]).get(AT_EXECFN) if vectors else None
+
+    def strings_between(self, *more: int | None) -> Iterator[int]:
+        """Yield addresses at which the strings of the environment may begin, as far as they are on the stack.
+
+        Where neither the environment's pointers nor ``more`` tell, that is where the vectors end, before all strings.
+
+        Args:
+            more: other such addresses.
+        """
+        vectors = self._parse()
+        if not vectors:
+            return
+        bottom = vectors[2]
+        found = [at for at in (*self._envp, *more) if at is not None and at >= bottom]
+        yield from found or [bottom]
 
     def _pairs(self, auxv: bytes) -> dict[int, int]:
         words = [int.from_bytes(auxv[at : at + self.word], self.order) for at in range(0, len(auxv), self.word)]
@@ -164,6 +185,7 @@ class InitialStack:
             if ended and word:  # the first a_type, which is not AT_NULL
                 return self._auxv_at(argv, at)
             ended = not word
+            self._envp += [word] if word else []
         return None
 
     def _auxv_at(self, argv: list[int], start: int) -> tuple[list[int], bytes, int] | None:

@@ -1,0 +1,60 @@
+"""Secrets in what is about to be written of a process: found page by page, as the writer will have them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from vmcore2core.corefile.plan import build_plan
+from vmcore2core.errors import TaskError
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.process.capture import Captured, Processes
+from vmcore2core.process.redact import BlankedStream, environment
+from vmcore2core.process.secrets import Search, Secrets, merged
+
+
+def without_secrets(
+    secrets: Secrets, processes: Processes, leader: StructView, captured: Captured
+) -> tuple[Captured, Secrets]:
+    """Return a process with the secrets in its memory blanked, and all that was looked for.
+
+    Args:
+        secrets: what is looked for; the values of its own environment are added.
+        processes: of the dump.
+        leader: the thread group's leader.
+        captured: the process.
+    """
+    notices = list(captured.snapshot.notices)
+    if secrets.environment:
+        try:
+            secrets = secrets.with_environment(environment(processes, leader, captured))
+        except TaskError:
+            notices.append("--redact secrets: where its environment is, is not known, so its values are not looked for")
+    search = Search(secrets)
+    for start, data in _written(captured):
+        search.add(start, data)
+    found = merged(search.found)
+    if found:
+        size = sum(end - start for start, end in found)
+        notices.append(f"--redact secrets: {size} bytes in {len(found)} places are blanked; it is a net with holes")
+    snapshot = replace(
+        captured.snapshot,
+        blanked=tuple(merged([*captured.snapshot.blanked, *found])),
+        notices=tuple(dict.fromkeys(notices)),
+    )
+    return replace(captured, snapshot=snapshot), secrets
+
+
+def _written(captured: Captured) -> Iterator[tuple[int, bytes]]:
+    """Yield what would be written of a process's memory: an address, and the bytes of pages that follow each other."""
+    snapshot, page = captured.snapshot, captured.snapshot.page_size
+    stream = BlankedStream(captured.memory, snapshot.blanked, page)
+    for segment in build_plan(snapshot, b"").segments:
+        for vaddr, pages in stream.batches(segment.start, segment.start + segment.filesz):
+            cuts = [0, *(np.flatnonzero(np.diff(vaddr) != page) + 1).tolist(), len(vaddr)]
+            for first, last in itertools.pairwise(cuts):
+                if first < last:
+                    yield int(vaddr[first]), pages[first:last].tobytes()
