@@ -187,4 +187,3 @@ def test_an_expression_is_looked_for_everywhere_and_stands_nowhere(tmp_path: Pat
     assert b"victim_rel" not in (tmp_path / "out" / "index.html").read_bytes()
     resumed = convert(dump, "--all", "-o", tmp_path / "out", "--redact", r"secret:victim_rel[a-z]+", "--resume")
     assert resumed.returncode == 2
-

@@ -1,8 +1,8 @@
 """One page-table walker for all architectures: per level and vectorised, driven by ``PageTableSpec``.
 
 A level's tables are read together and decoded by numpy; only entries that overlap a wanted range are followed. Tables
-are untrusted: a page that serves as a table on two levels, or a level with more tables than the wanted ranges can
-have, ends that branch as ``BAD`` instead of multiplying by 512 a level.
+are untrusted: a page that serves as a table on two levels, or more tables than the dump can have, end that branch
+instead of multiplying by 512 a level.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from vmcore2core.containers.base import PageState
 from vmcore2core.errors import NotMapped, PageMissing
 from vmcore2core.memory.physical import PhysicalMemory
 
+TABLES_ALWAYS = 1 << 16
+TABLES_PER_FRAME = 2
+"""A walk ends after ``TABLES_ALWAYS`` tables and so many a page frame of the dump: each table takes one, and only those
+that hugetlb shares are come to by several ways. Tables that lead to each other on one level would multiply."""
 TABLES_AT_ONCE = 256  # 1 MiB of 4 KiB tables, 131,072 entries: bounds the memory of a walk
 
 
@@ -31,6 +35,8 @@ class RunKind(IntEnum):
     BAD = EntryKind.BAD
     TABLE_MISSING = 5
     """The table that would tell is not in the dump."""
+    TOO_MANY = 6
+    """More tables were read than the dump can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,15 @@ def walk(memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, ranges: Ra
     """
     if len(ranges.starts):
         seen: set[int] = {int(root)}
-        yield from _level(memory, spec, 0, np.array([root], np.uint64), np.zeros(1, np.uint64), ranges, seen)
+        budget = _Budget(TABLES_ALWAYS + TABLES_PER_FRAME * memory.nr_frames)
+        yield from _level(memory, spec, 0, np.array([root], np.uint64), np.zeros(1, np.uint64), ranges, seen, budget)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How many tables may still be read."""
+
+    tables: int
 
 
 def _level(
@@ -87,6 +101,7 @@ def _level(
     bases: U64Array,
     ranges: Ranges,
     seen: set[int],
+    budget: _Budget,
 ) -> Iterator[WalkBatch]:
     """Walk ``tables`` (physical) of level ``index``, which decode addresses from ``bases`` on."""
     level = spec.levels[index]
@@ -119,9 +134,12 @@ def _level(
         if loop.any():
             yield _failed(chunk_bases[loop], span, RunKind.BAD)
             chunk, chunk_bases = chunk[~loop], chunk_bases[~loop]
-        if len(chunk):
+        budget.tables -= len(chunk)
+        if budget.tables < 0:
+            yield _failed(chunk_bases, span, RunKind.TOO_MANY)
+        elif len(chunk):
             upper = set() if index + 2 == len(spec.levels) else {int(t) for t in chunk}
-            yield from _level(memory, spec, index + 1, chunk, chunk_bases, ranges, seen | upper)
+            yield from _level(memory, spec, index + 1, chunk, chunk_bases, ranges, seen | upper, budget)
 
 
 def _failed(vaddr: U64Array, span: int, kind: RunKind) -> WalkBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -39,6 +40,11 @@ class PhysicalMemory:
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         compressed = container.compressed is not None
         self._read_pages = DecodedPages(container).read_pages if compressed else container.read_pages
+
+    @cached_property
+    def nr_frames(self) -> int:
+        """How many page frames the dump may have."""
+        return sum(found.end - found.start for found in self.container.dumped_ranges()) // self.page_size
 
     def read(self, address: int, size: int) -> bytes:
         """Return ``size`` bytes at physical ``address``.

@@ -131,6 +131,7 @@ class Region:
         backing: where pages come from that are not mapped in.
         pristine: whether the process never wrote to any page of it: what is mapped in are the file's own pages.
         original: where the file's pages come from that are not in memory at all.
+        broken: whether what the page tables say of it is not believed: all of it is ``TABLE_BROKEN``.
     """
 
     start: UserAddr
@@ -140,3 +141,4 @@ class Region:
     backing: Backing | None = None
     pristine: bool = False
     original: Original | None = None
+    broken: bool = False

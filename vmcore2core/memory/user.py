@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ _OF_RUN_KIND = {
     RunKind.NOT_PRESENT: UserPageState.SWAPPED,
     RunKind.BAD: UserPageState.TABLE_BROKEN,
     RunKind.TABLE_MISSING: UserPageState.TABLE_MISSING,
+    RunKind.TOO_MANY: UserPageState.TABLE_BROKEN,
 }
 
 
@@ -98,6 +99,9 @@ class UserMemory:
         counts: Counter[UserPageState] = Counter()
         unknown: list[StateRun] = []
         page = self.spec.page_size
+        if region.broken:
+            run = StateRun(region.start, region.end, UserPageState.TABLE_BROKEN)
+            return Survey(Counter({run.state: (run.end - run.start) // page}), (run,))
         for start, end in _windows(region.start, region.end, page):
             vaddr, _, state = self._resolve(region, start, end)
             per_state = np.bincount(state, minlength=len(UserPageState))
@@ -120,20 +124,31 @@ class UserMemory:
             Ascending page address, uint64[n]; physical address, uint64[n], of ``STORED`` pages their swp_entry_t;
             ``UserPageState`` as uint8[n].
         """
-        for start, end in _windows(region.start, region.end, self.spec.page_size):
+        for start, end in () if region.broken else _windows(region.start, region.end, self.spec.page_size):
             vaddr, paddr, state = self._resolve(region, start, end)
             there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
             yield vaddr[there], paddr[there], state[there]
 
     def resident_pages(self, left_out: Collection[int] = ()) -> int:
         """Return how many pages the page tables map, in all regions but those that start at ``left_out``."""
-        regions = [region for region in self.regions if region.start not in left_out]
+        regions = [region for region in self.regions if region.start not in left_out and not region.broken]
+        return self.nr_mapped(regions)
+
+    def nr_mapped(self, regions: Sequence[Region], stop: int | None = None) -> int:
+        """Return how many pages the page tables map in some regions, counting as mapped what has too many tables.
+
+        Args:
+            regions: the regions.
+            stop: counting ends behind so many.
+        """
         starts, ends = (np.array(edges, np.uint64) for edges in ([r.start for r in regions], [r.end for r in regions]))
         ranges = Ranges(starts, ends)
         page, count = np.uint64(self.spec.page_size), 0
         for batch in walk(self.memory, self.spec, self.root, ranges):
-            leaf = batch.kind == RunKind.LEAF
+            leaf = (batch.kind == RunKind.LEAF) | (batch.kind == RunKind.TOO_MANY)
             count += int((batch.size[leaf] // page).sum())
+            if stop is not None and count > stop:
+                break
         return count
 
     def batches(self, start: int, end: int) -> Iterator[tuple[U64Array, U8Array]]:
@@ -144,6 +159,8 @@ class UserMemory:
             low, high = max(start, region.start), min(end, region.end)
             if region.start >= end:
                 return
+            if region.broken:
+                continue
             for window_start, window_end in _windows(low, high, page):
                 vaddr, paddr, state = self._resolve(region, window_start, window_end)
                 there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
@@ -179,6 +196,8 @@ class UserMemory:
         return bytes(data[address - start : address - start + size]) if at >= end else None
 
     def _resolve_unknown(self, region: Region, start: int, end: int) -> bool:
+        if region.broken:
+            return True
         vaddr, _, state = self._resolve(region, start, end)
         page = self.spec.page_size
         return bool((state > LAST_KNOWN).any()) or (not region.zero_fill and len(vaddr) < (end - start) // page)

@@ -18,6 +18,7 @@ from vmcore2core.kernel import fs, mm, sched
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.account import believed
 from vmcore2core.process.consistency import Consistency
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.filebacking import CachedLookups
@@ -227,6 +228,8 @@ class _Capture:
             self.processes.cache,
             self._own_filter() if dump_filter is None else dump_filter,
         )
+        mappings.regions[:], misled = believed(self._memory(mappings.regions), self.mm)
+        self.warnings += [] if misled is None else [misled]
         memory = self._memory(mappings.regions)
         self.warnings += self.processes.page_index.misfits(mappings.of_files, memory)
         stack = InitialStack(self.mm, memory, machine)

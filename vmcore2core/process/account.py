@@ -1,0 +1,55 @@
+"""Whether a process can have what its page tables map.
+
+A page may be mapped at several places, and a page of zeros at any number; but page tables that lead to each other map
+more than anybody could ever look at. What of it is not believed is left out, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.memory.region import Region
+from vmcore2core.memory.user import UserMemory
+
+PAGES_ALWAYS = 1 << 24
+PAGES_PER_FRAME = 16
+"""A process may map ``PAGES_ALWAYS`` pages, and so many a page frame of the dump: garbage collectors map theirs three
+times, as colours."""
+
+
+def believed(memory: UserMemory, owner: StructView) -> tuple[list[Region], str | None]:
+    """Return the regions of a process, those that cannot be marked ``broken``; and a sentence, where there are any.
+
+    Args:
+        memory: its memory.
+        owner: its ``struct mm_struct``.
+    """
+    regions = list(memory.regions)
+    most = PAGES_ALWAYS + PAGES_PER_FRAME * memory.memory.nr_frames
+    page = memory.spec.page_size
+    if sum(region.end - region.start for region in regions) // page <= most or memory.nr_mapped(regions, most) <= most:
+        return regions, None
+    broken = _largest(memory, regions, most)
+    total = owner.find_uint("total_vm", size=owner.kernel.arch.pointer_size)
+    told = "" if total is None else f"; mm_struct.total_vm says {total} pages in all"
+    where = ", ".join(f"{region.start:#x}-{region.end:#x}" for region in regions if region.start in broken)
+    sentence = (
+        f"its page tables map more than {most} pages, expected {PAGES_PER_FRAME} times the {memory.memory.nr_frames} "
+        f"of the dump and {PAGES_ALWAYS} more at most{told}: some tables are come to by several ways, so nothing of "
+        f"{where} is taken"
+    )
+    return [replace(region, broken=region.start in broken) for region in regions], sentence
+
+
+def _largest(memory: UserMemory, regions: Sequence[Region], most: int) -> set[int]:
+    """Return where the regions begin that map most, so that the others can be believed."""
+    counts = {int(region.start): memory.nr_mapped([region], most) for region in regions}
+    left, broken = sum(counts.values()), set()
+    for start in sorted(counts, key=lambda start: -counts[start]):
+        if left <= most:
+            break
+        left -= counts[start]
+        broken.add(start)
+    return broken
