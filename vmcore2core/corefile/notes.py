@@ -170,7 +170,7 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets
         "absent_runs_not_listed": max(0, len(runs) - REPORT_RUNS_MAX),
         "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in snapshot.blanked[:BLANKED_MAX]],
         "blanked_runs_not_listed": max(0, len(snapshot.blanked) - BLANKED_MAX),
-        "secrets_blanked": secrets is not None,
+        **({} if secrets is None else {"secrets_blanked": True}),
         "warnings": snapshot.warnings,
         "notices": snapshot.notices,
     }
