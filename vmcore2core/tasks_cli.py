@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from vmcore2core.kernel.struct import StructView
     from vmcore2core.process.threads import ThreadRow
     from vmcore2core.session import Session
-    from vmcore2core.tasks import TaskRow
-    from vmcore2core.unwind.stacks import StackRow
+    from vmcore2core.tasks import ProcessStacks, TaskRow
+    from vmcore2core.unwind.stacks import StackRow, WantedFile
 
 app = typer.Typer(
     add_completion=completes("vmcore-tasks"),
@@ -54,6 +54,19 @@ AnySize = Annotated[bool, typer.Option("--unpack-any-size", help=ANY_SIZE_HELP)]
 Debug = Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)]
 Pid = Annotated[int, typer.Option("--pid", "-p", help="The process, by its PID or that of any of its threads.")]
 Tid = Annotated[int | None, typer.Option("--tid", "-t", help="Only the thread with this ID.")]
+
+
+DEBUG_DIRECTORY = Path("/usr/lib/debug")
+DebugDirectory = Annotated[
+    Path, typer.Option(help="Debug packages' tree, which is searched with --sysroot and --debuginfod.")
+]
+AskDebuginfod = Annotated[
+    bool,
+    typer.Option(
+        "--debuginfod",
+        help="Ask the servers in $DEBUGINFOD_URLS for files that are not in memory; they learn build IDs alone.",
+    ),
+]
 
 
 class LayoutFrom(Enum):
@@ -242,9 +255,24 @@ def regs(
 @app.command()
 def bt(
     vmcore: Vmcore = None,
-    pid: Annotated[int | None, typer.Option("--pid", "-p", help="All threads of this process.")] = None,
+    pid: Annotated[
+        list[int] | None, typer.Option("--pid", "-p", help="All threads of this process; may repeat.")
+    ] = None,
     tid: Tid = None,
+    every: Annotated[bool, typer.Option("--all", "-a", help="The threads of all processes.")] = False,
+    comm: Annotated[
+        list[str] | None, typer.Option(help="Those of processes whose name matches this pattern; may repeat.")
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only threads in this state (R S D T t Z X I); may repeat.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most frames of a thread.")] = 256,
+    sysroot: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the machine's files at their paths, for what is not in memory; by build ID."),
+    ] = None,
+    debug_directory: DebugDirectory = DEBUG_DIRECTORY,
+    debuginfod: AskDebuginfod = False,
     vmlinux: Vmlinux = None,
     vmcoreinfo: Vmcoreinfo = None,
     memory_map: MemoryMap = None,
@@ -254,24 +282,45 @@ def bt(
     any_size: AnySize = False,
     debug: Debug = False,
 ) -> None:
-    """Show the user stacks of threads, from what is in memory alone: no binaries are needed."""
+    """Show the user stacks of threads: from what is in memory, and from the programs' files where these are given."""
     with opened(vmcore, vmlinux, vmcoreinfo, memory_map, verbose, not no_cache, any_size, debug=debug) as session:
-        from vmcore2core.unwind.stacks import backtraces
+        from vmcore2core import tasks
+        from vmcore2core.process import binaries
+        from vmcore2core.process import debuginfod as client
 
-        leader, rows = _chosen(session, pid, tid)
-        captured = session.processes.capture(leader, with_absent=False)
-        stacks = list(backtraces(captured, session.kernel.arch, rows, limit))
-        for warning in captured.snapshot.warnings:
-            say(warning)
-        if as_json:
-            _print_json([_stack_document(stack) for stack in stacks])
-        else:
-            _print_stacks(stacks)
-    if captured.snapshot.warnings or not all(stack.complete for stack in stacks):
+        servers = client.debuginfod() if debuginfod else None
+        files = binaries.binaries(session.container.paths[0], sysroot, (debug_directory,), servers)
+        wanted = tasks.Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
+        chosen = tasks.stacks(session, wanted, tid=tid, every=every, limit=limit, files=files)
+        complete = _show_stacks(chosen, as_json=as_json)
+        for notice in files.all_notices:
+            say(notice)
+    if not complete:
         raise typer.Exit(Exit.INCOMPLETE)
 
 
-def _print_stacks(stacks: list[StackRow]) -> None:
+def _show_stacks(processes: Iterable[ProcessStacks], *, as_json: bool) -> bool:
+    """Print the stacks of processes as they come, and tell whether all of all is there."""
+    complete, documents = True, []
+    missing: dict[WantedFile, None] = {}
+    for number, process in enumerate(processes):
+        for warning in process.warnings:
+            say(warning)
+        if as_json:
+            documents += [_stack_document(stack) for stack in process.stacks]
+        else:
+            print("\n" if number and process.stacks else "", end="")
+            _print_stacks(process.stacks)
+        missing.update(dict.fromkeys(file for stack in process.stacks for file in stack.wanted))
+        complete &= not process.warnings and all(stack.complete for stack in process.stacks)
+    if as_json:
+        _print_json(documents)
+    if missing:
+        say(f"--sysroot DIR or --debuginfod would tell more, with these files: {'; '.join(map(str, missing))}")
+    return complete
+
+
+def _print_stacks(stacks: Iterable[StackRow]) -> None:
     for number, stack in enumerate(stacks):
         print(f"{chr(10) if number else ''}{stack.pid} {stack.tid} {stack.comm} {stack.state}")
         for frame in stack.frames:

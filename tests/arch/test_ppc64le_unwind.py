@@ -95,6 +95,9 @@ class Space:
             return BL if size == 4 and self.executable(address) else None
         return struct.pack(f"<{len(words)}Q", *words)
 
+    def instructions(self, address: int, size: int) -> bytes | None:
+        return self.read(address, size)
+
     def executable(self, address: int) -> bool:
         return CODE <= address < CODE + 0x1000
 
@@ -105,7 +108,10 @@ class Space:
         row = self.rows.get(address & ~0xFF)
         fde = SimpleNamespace(start=address & ~0xFF, cie=SimpleNamespace(signal_frame=False))
         return SimpleNamespace(
-            fde=lambda _: fde if row else None, eh_frame=SimpleNamespace(row=lambda *_: row), cfi_problem=None
+            fde=lambda _: fde if row else None,
+            eh_frame=SimpleNamespace(row=lambda *_: row),
+            cfi_problem=None,
+            cfi_from_file=False,
         )
 
 

@@ -78,6 +78,9 @@ class Space:
                 return data[address - start : address - start + size]
         return struct.pack("<Q", self.words[address]) if size == 8 and address in self.words else None
 
+    def instructions(self, address: int, size: int) -> bytes | None:
+        return self.read(address, size)
+
     def executable(self, address: int) -> bool:
         return CODE <= address < CODE + 0x1000
 
@@ -88,7 +91,10 @@ class Space:
         row = self.rows.get(address & ~0xFF)
         fde = SimpleNamespace(start=address & ~0xFF, cie=SimpleNamespace(signal_frame=bool(row and row.signal_frame)))
         return SimpleNamespace(
-            fde=lambda _: fde if row else None, eh_frame=SimpleNamespace(row=lambda *_: row), cfi_problem=None
+            fde=lambda _: fde if row else None,
+            eh_frame=SimpleNamespace(row=lambda *_: row),
+            cfi_problem=None,
+            cfi_from_file=False,
         )
 
 

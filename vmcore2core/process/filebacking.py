@@ -72,6 +72,15 @@ class FileBacking:
     def __init__(self, cache: CachedLookups, file: StructView, problems: list[str]) -> None:
         self.cache, self.file, self.problems = cache, file, problems
 
+    @property
+    def file_size(self) -> int | None:
+        """Bytes of the file (``inode.i_size``), or None where that is not known."""
+        try:
+            inode = self.file.follow("f_inode", "inode") if self.file.has("f_inode") else None
+            return None if inode is None else inode.find_uint("i_size", 8)
+        except (CorruptStructure, MemoryFault):
+            return None
+
     def lookup(self, first: int, last: int) -> Pages:
         """See ``Backing.lookup``."""
         try:

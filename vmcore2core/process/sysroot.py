@@ -21,7 +21,7 @@ from vmcore2core.formats import elf, elf_dynamic
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.elf import Read, parse_headers
+from vmcore2core.process.elf import Read, parse_headers, parse_sections
 from vmcore2core.process.model import AbsentReason, Vma
 
 NOTES_MAX = 1 << 16
@@ -94,11 +94,21 @@ def build_id(read: Read, elf_class: int, order: ByteOrder) -> bytes | None:
         headers = parse_headers(read, elf_class, order)
     except CorruptStructure:
         return None
-    for segment in headers.segments if headers is not None else ():
-        if segment.p_type != elf.PT_NOTE or not 0 < segment.p_filesz <= NOTES_MAX:
-            continue
-        raw = read(segment.p_offset, segment.p_filesz)
-        for note in parse_notes(raw, order, segment.p_offset)[0] if raw is not None else ():
+    if headers is None:
+        return None
+    notes = [(s.p_offset, s.p_filesz) for s in headers.segments if s.p_type == elf.PT_NOTE]
+    found = _build_id_in(notes, read, order)
+    if found is None:  # a file of debug information has the segments of another, but sections of its own
+        sections = parse_sections(read, headers, elf_class, order)
+        notes = [(s.sh_offset, s.sh_size) for s in sections if s.sh_type == elf_dynamic.SHT_NOTE]
+        found = _build_id_in(notes, read, order)
+    return found
+
+
+def _build_id_in(places: Sequence[tuple[int, int]], read: Read, order: ByteOrder) -> bytes | None:
+    for offset, size in places:
+        raw = read(offset, size) if 0 < size <= NOTES_MAX else None
+        for note in parse_notes(raw, order, offset)[0] if raw is not None else ():
             if (note.name, note.n_type) == ("GNU", elf_dynamic.NT_GNU_BUILD_ID) and note.desc:
                 return note.desc
     return None

@@ -9,7 +9,7 @@ chain. A register that none of them recovers is not known from there on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
@@ -53,6 +53,7 @@ class Frame:
         exact: whether ``pc`` is where it was interrupted, not a return address (which may belong to the next function).
         trampoline: whether it is the return from a signal handler.
         registers: those that are known, by DWARF number.
+        cfi_from_file: whether it was found by call frame information that is in the file, as memory does not have it.
     """
 
     pc: int
@@ -61,6 +62,7 @@ class Frame:
     exact: bool
     trampoline: bool
     registers: Mapping[int, int]
+    cfi_from_file: bool = False
 
     @property
     def lookup_pc(self) -> int:
@@ -90,6 +92,10 @@ class Space(Protocol):
     @property
     def read(self) -> Read:
         """User memory."""
+        ...
+
+    def instructions(self, address: int, size: int) -> bytes | None:
+        """Return instructions: of memory, else of the file that is mapped."""
         ...
 
     def executable(self, address: int) -> bool:
@@ -181,10 +187,12 @@ class Unwinder:
                 return None
             if frame.trampoline and not fde.cie.signal_frame:  # of the function in front of the trampoline
                 return None
-            return self._apply(frame, fde, image.eh_frame.row(fde, frame.lookup_pc), why)
+            from_file = image.cfi_from_file
+            found = self._apply(frame, fde, image.eh_frame.row(fde, frame.lookup_pc), why)
         except CorruptStructure as error:
             why.append(f"the call frame information of {frame.pc:#x} is broken: {error}")
             return None
+        return replace(found, cfi_from_file=from_file) if isinstance(found, Frame) else found
 
     def _apply(self, frame: Frame, fde: Fde, row: Row, why: list[str]) -> Frame | _End | None:
         cfa = self._cfa(frame, row)
@@ -252,7 +260,7 @@ class Unwinder:
         """Return the signal trampoline that ``pc`` is in."""
         for trampoline in self.spec.trampolines:
             start = pc - trampoline.entry
-            if start >= 0 and self.space.read(start, len(trampoline.code)) == trampoline.code:
+            if start >= 0 and self.space.instructions(start, len(trampoline.code)) == trampoline.code:
                 return trampoline
         return None
 
@@ -371,7 +379,7 @@ class Unwinder:
         if self._trampoline(target) is not None:
             return True
         size = self.spec.call_size_max
-        code = self.space.read(target - size, size)
+        code = self.space.instructions(target - size, size)
         return code is None or self.spec.ends_with_call(code)
 
     def _stripped(self, target: int) -> int:

@@ -1,15 +1,16 @@
 """One ELF image as it lies in a process: its call frame information, and names for its code.
 
 What is loaded is read where it is loaded (.eh_frame, .dynsym); what is not (.symtab, section headers) is read from the
-file's page cache. Static executables have no PT_GNU_EH_FRAME: gcc links them with crtbeginT.o, which registers
-.eh_frame itself; there the section headers tell where it is.
+file's page cache. What memory does not have of either comes from the original file, where one was found. Static
+executables have no PT_GNU_EH_FRAME: gcc links them with crtbeginT.o, which registers .eh_frame itself; there the
+section headers tell where it is.
 
 References: LSB Core 5.0, chapter 10.6 (.eh_frame_hdr); glibc's elf/dl-reloc.c and elf/get-dynamic-info.h (2.41).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -17,15 +18,18 @@ import numpy as np
 
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import dwarf_cfi, elf, elf_dynamic
-from vmcore2core.process.elf import ElfHeaders, Section, Segment, parse_sections
+from vmcore2core.process.elf import ElfHeaders, Segment
+from vmcore2core.process.sysroot import OriginalFile
 from vmcore2core.unwind.cfi import EhFrame, Fde
 from vmcore2core.unwind.cursor import Cursor
 from vmcore2core.unwind.eh_index import EhIndex
-from vmcore2core.unwind.symbols import Symbol, SymbolTable, count_by_gnu_hash, count_by_hash, read_table
+from vmcore2core.unwind.elf_file import ElfFile, open_elf
+from vmcore2core.unwind.originals import Original, whole_file
+from vmcore2core.unwind.reading import EitherRead, PagedRead
+from vmcore2core.unwind.symbols import NameSource, Symbol, SymbolTable, count_by_gnu_hash, count_by_hash, read_table
 
 if TYPE_CHECKING:
     from vmcore2core.interfaces import ByteOrder
-    from vmcore2core.unwind.reading import PagedRead
 
 DYNAMIC_MAX = 4096
 HDR_READ = 32  # .eh_frame_hdr up to its table, with the longest encodings
@@ -37,7 +41,8 @@ class ImageSource:
 
     Attributes:
         read: the process's memory.
-        file: the file by its offsets, or None for an image that no file has (the vDSO).
+        file: the file's page cache by its offsets, or None for an image that no file has (the vDSO).
+        original: the file itself, for what neither of these has; None likewise.
         elf_class: 32 or 64.
         order: byte order.
         page_size: bytes.
@@ -45,6 +50,7 @@ class ImageSource:
 
     read: PagedRead
     file: PagedRead | None
+    original: Original | None
     elf_class: int
     order: ByteOrder
     page_size: int
@@ -62,12 +68,36 @@ class Image:
         headers: its headers.
         bias: what to add to the file's addresses to get the process's.
         source: where its bytes are.
+
+    Attributes:
+        read: what is loaded, by the process's addresses.
+        file: what is not.
     """
 
     def __init__(self, headers: ElfHeaders, bias: int, source: ImageSource) -> None:
         self.headers, self.bias, self.source = headers, bias, source
-        self.eh_frame = EhFrame(source.read, source.order, source.word)
+        self.read = EitherRead(source.read, self._loaded_from_file, source.page_size)
+        nothing = PagedRead(lambda _offset, _size: None, source.page_size)
+        original = nothing if source.original is None else source.original.read
+        self._by_offset = EitherRead(source.file or nothing, original, source.page_size)
+        self.file = ElfFile(self._by_offset, headers, source.elf_class, source.order)
+        self.eh_frame = EhFrame(self.read, source.order, source.word)
         self.cfi_problem: str | None = None
+        self._tables_from_file: set[str] = set()
+
+    def _loaded_from_file(self, address: int, size: int) -> bytes | None:
+        """Return what the file has for an address, where a segment loads it from there."""
+        page = self.source.page_size
+        if self.source.original is None:
+            return None
+        for segment in self.headers.segments:
+            if segment.p_type != elf.PT_LOAD or not segment.p_filesz:
+                continue
+            first = segment.p_vaddr & -page
+            at, end = address - self.bias - first, -(-(segment.p_vaddr + segment.p_filesz) // page) * page - first
+            if at >= 0 and at + size <= end:
+                return self.source.original.read((segment.p_offset & -page) + at, size)
+        return None
 
     def fde(self, pc: int) -> Fde | None:
         """Return the FDE of the function that holds ``pc``, or None; ``cfi_problem`` then may say why.
@@ -75,6 +105,7 @@ class Image:
         Raises:
             CorruptStructure: what there is, is malformed.
         """
+        self.read.second_used = False
         table = self._search_table
         if table is not None:
             address = self._search(table, pc)
@@ -83,13 +114,39 @@ class Image:
         fde = self.eh_frame.fde(address) if address is not None else None
         return fde if fde is not None and fde.start <= pc < fde.end else None
 
+    @property
+    def cfi_from_file(self) -> bool:
+        """Whether the FDE that ``fde`` found last came from the file, as memory does not have it."""
+        return self.read.second_used
+
     def symbol(self, pc: int) -> Symbol | None:
         """Return the function that holds ``pc``; its address is the process's."""
-        for table in (self._symtab, self._dynsym):
-            found = table.find(pc - self.bias) if table is not None else None
+        for table, read in (("symtab", self._by_offset), ("dynsym", self.read)):
+            read.second_used = False
+            found = self._find(self.file.symtab if table == "symtab" else self._dynsym, pc)
+            if read.second_used:  # by the reading of the table, which is done once, or of this name
+                self._tables_from_file.add(table)
             if found is not None:
-                return Symbol(found.name, found.value + self.bias)
+                return replace(found, source=NameSource.FILE) if table in self._tables_from_file else found
+        for elf_file in (self.debug_information, self.file.mini_debug_information):
+            if elf_file is not None and (found := self._find(elf_file.symtab, pc)) is not None:
+                return replace(found, source=NameSource.DEBUG)
         return None
+
+    def _find(self, table: SymbolTable | None, pc: int) -> Symbol | None:
+        found = table.find(pc - self.bias) if table is not None else None
+        return None if found is None else Symbol(found.name, found.value + self.bias)
+
+    @cached_property
+    def debug_file(self) -> OriginalFile | None:
+        """The separate file of debug information, or None."""
+        return None if self.source.original is None else self.source.original.debug_information(self.file.debug_link)
+
+    @cached_property
+    def debug_information(self) -> ElfFile | None:
+        """The same, as an ELF file."""
+        found = self.debug_file
+        return None if found is None else open_elf(whole_file(found, self.source.page_size), self.file)
 
     # Call frame information.
 
@@ -100,7 +157,7 @@ class Image:
         if segment is None:
             return None
         hdr = segment.p_vaddr + self.bias
-        raw = self.source.read(hdr, min(segment.p_memsz, HDR_READ))
+        raw = self.read(hdr, min(segment.p_memsz, HDR_READ))
         if raw is None:
             return None
         cursor = Cursor(raw, hdr, ".eh_frame_hdr", self.source.order, self.source.word)
@@ -124,7 +181,7 @@ class Image:
         found = None
         while low < high:
             middle = (low + high) // 2
-            raw = self.source.read(at + middle * dwarf_cfi.EH_TABLE_ENTRY, dwarf_cfi.EH_TABLE_ENTRY)
+            raw = self.read(at + middle * dwarf_cfi.EH_TABLE_ENTRY, dwarf_cfi.EH_TABLE_ENTRY)
             if raw is None:
                 self.cfi_problem = f".eh_frame_hdr at {hdr:#x} is not known in full"
                 return None
@@ -137,7 +194,7 @@ class Image:
 
     @cached_property
     def _index(self) -> EhIndex | None:
-        section = self._section(b".eh_frame")
+        section = self.file.section(b".eh_frame")
         if section is None or not section.sh_flags & elf_dynamic.SHF_ALLOC:
             self.cfi_problem = self.cfi_problem or "where its .eh_frame is, if it has one, is not known"
             return None
@@ -146,50 +203,6 @@ class Image:
         return index
 
     # Names.
-
-    @cached_property
-    def _sections(self) -> tuple[Section, ...]:
-        if self.source.file is None:
-            return ()
-        return parse_sections(self.source.file, self.headers, self.source.elf_class, self.source.order)
-
-    def _section(self, name: bytes) -> Section | None:
-        names = self._sections
-        if self.source.file is None or self.headers.e_shstrndx >= len(names):
-            return None
-        strings = names[self.headers.e_shstrndx]
-        for section in names:
-            if section.sh_name < strings.sh_size:
-                found = self.source.file.string(strings.sh_offset + section.sh_name)
-                if found == name:
-                    return section
-        return None
-
-    @cached_property
-    def _symtab(self) -> SymbolTable | None:
-        """Return .symtab; it is in no PT_LOAD, so the file itself must have been read lately."""
-        symtab = next((s for s in self._sections if s.sh_type == elf_dynamic.SHT_SYMTAB), None)
-        if symtab is None or self.source.file is None or symtab.sh_link >= len(self._sections):
-            return None
-        strings = self._sections[symtab.sh_link]
-        dtype = self._sym_dtype
-        return read_table(
-            self.source.file,
-            symtab.sh_offset,
-            symtab.sh_size // dtype.itemsize,
-            dtype,
-            strings=self.source.file,
-            strtab=strings.sh_offset,
-            strsz=strings.sh_size,
-            end_of=self._section_end,
-        )
-
-    def _section_end(self, address: int, index: int) -> int | None:
-        if index >= len(self._sections):
-            return None
-        section = self._sections[index]
-        end = section.sh_addr + section.sh_size
-        return end if section.sh_addr <= address < end else None
 
     @cached_property
     def _dynsym(self) -> SymbolTable | None:
@@ -208,11 +221,11 @@ class Image:
             addresses.get(elf_dynamic.DT_HASH), addresses.get(elf_dynamic.DT_GNU_HASH), symtab, strtab
         )
         return read_table(
-            self.source.read,
+            self.read,
             symtab,
             count,
             self._sym_dtype,
-            strings=self.source.read,
+            strings=self.read,
             strtab=strtab,
             strsz=strsz,
             end_of=self._segment_end,
@@ -220,9 +233,9 @@ class Image:
 
     def _dynsym_count(self, by_hash: int | None, by_gnu_hash: int | None, symtab: int, strtab: int) -> int:
         source = self.source
-        count = count_by_hash(source.read, by_hash, source.order) if by_hash is not None else None
+        count = count_by_hash(self.read, by_hash, source.order) if by_hash is not None else None
         if count is None and by_gnu_hash is not None:
-            count = count_by_gnu_hash(source.read, by_gnu_hash, source.order, source.word)
+            count = count_by_gnu_hash(self.read, by_gnu_hash, source.order, source.word)
         # Every linker puts .dynstr somewhere behind .dynsym.
         room = max(strtab - symtab, 0) // self._sym_dtype.itemsize
         return min(count, room) if count is not None and room else count or room
@@ -234,7 +247,7 @@ class Image:
             return {}
         dtype = elf_dynamic.DYN_DTYPE[self._variant]
         count = min(segment.p_memsz // dtype.itemsize, DYNAMIC_MAX)
-        raw = self.source.read(segment.p_vaddr + self.bias, count * dtype.itemsize)
+        raw = self.read(segment.p_vaddr + self.bias, count * dtype.itemsize)
         tags: dict[int, int] = {}
         for row in np.frombuffer(raw or b"", dtype):
             if row["d_tag"] == elf_dynamic.DT_NULL:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmcore2core.errors import CorruptStructure
-from vmcore2core.formats.elf import PF_W, PF_X
+from vmcore2core.formats.elf import ELFMAG, PF_W, PF_X, PT_LOAD
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.memory.region import Backing
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.binaries import Binaries, MappedImage, biases
 from vmcore2core.process.elf import ElfHeaders, parse_headers
 from vmcore2core.process.model import ProcessSnapshot, Vma
+from vmcore2core.process.sysroot import build_id
 from vmcore2core.unwind.cursor import Read
 from vmcore2core.unwind.image import Image, ImageSource
+from vmcore2core.unwind.originals import Original
 from vmcore2core.unwind.reading import Mapped, PagedRead, file_read, user_read
+
+NEIGHBOURS = 64
+"""Mappings to each side among which the file is looked for that was mapped where other memory is now."""
 
 FileKey = tuple[bytes, int | None, int | None]
 
@@ -32,6 +40,14 @@ class Place:
     file_offset: int | None
     image: Image | None
 
+    @property
+    def name(self) -> bytes | None:
+        """The file that the image was loaded from, else what is mapped: a path, or "[vdso]" and the like."""
+        original = self.image.source.original if self.image is not None else None
+        if original is not None:
+            return original.image.path
+        return self.vma.path if self.vma.path is not None else self.vma.name.encode() or None
+
 
 class UserSpace:
     """A ``Space`` of one captured process.
@@ -39,22 +55,38 @@ class UserSpace:
     Args:
         snapshot: the process.
         memory: its memory.
+        binaries: where the files of its images are looked for; None for nowhere.
     """
 
-    def __init__(self, snapshot: ProcessSnapshot, memory: UserMemory) -> None:
-        self.snapshot, self.memory = snapshot, memory
+    def __init__(self, snapshot: ProcessSnapshot, memory: UserMemory, binaries: Binaries | None = None) -> None:
+        self.snapshot, self.memory, self.binaries = snapshot, memory, binaries
         self.order: ByteOrder = snapshot.byte_order
         self._read = user_read(memory)
         self._starts = [vma.start for vma in snapshot.vmas]
         self._backings = {region.start: region.backing for region in memory.regions}
-        self._files: dict[FileKey, tuple[PagedRead, ElfHeaders | None]] = {}
-        self._images: dict[tuple[FileKey | int, int], Image] = {}
+        self._files: dict[FileKey, _File] = {}
+        self._images: dict[tuple[FileKey, int], Image] = {}
         self._of_vma: dict[int, Image | None] = {}
 
     @property
     def read(self) -> Read:
         """See ``Space.read``."""
         return self._read
+
+    def original(self, vma: Vma) -> Original | None:
+        """Return the file that a mapping of code shows; None where it is of no file."""
+        image = self.image(vma.start)
+        if image is not None:
+            return image.source.original
+        file = self._file(vma)
+        return None if file is None else file.original
+
+    def instructions(self, address: int, size: int) -> bytes | None:
+        """See ``Space.instructions``."""
+        found = self._read(address, size)
+        if found is None and (image := self.image(address)) is not None:
+            found = image.read(address, size)
+        return found
 
     def vma(self, address: int) -> Vma | None:
         """Return the mapping that holds an address."""
@@ -79,7 +111,8 @@ class UserSpace:
         if vma is None or not vma.p_flags & PF_X:
             return None
         if vma.start not in self._of_vma:
-            self._of_vma[vma.start] = self._image_of_file(vma) if vma.path is not None else self._image_in_memory(vma)
+            found = self._image_of_file(vma) if vma.path is not None else self._image_in_memory(vma)
+            self._of_vma[vma.start] = found or self._image_around(vma)
         return self._of_vma[vma.start]
 
     def place(self, address: int) -> Place | None:
@@ -93,20 +126,37 @@ class UserSpace:
         return Place(vma, offset, self.image(address))
 
     def _image_of_file(self, vma: Vma) -> Image | None:
-        page = self.snapshot.page_size
-        if vma.path is None or vma.pgoff is None:
+        file = self._file(vma)
+        if file is None or vma.pgoff is None or file.headers is None:
             return None
-        key = vma.path, vma.device, vma.inode
-        if key not in self._files:
-            read = self._file(key)
-            self._files[key] = read, self._headers(read)
-        read, headers = self._files[key]
-        offset = vma.pgoff * page
-        segment = headers.holding(offset, page) if headers is not None else None
-        if headers is None or segment is None:
+        offset = vma.pgoff * self.snapshot.page_size
+        segment = file.headers.holding(offset, self.snapshot.page_size)
+        if segment is None:
             return None
-        bias = vma.start - offset + segment.p_offset - segment.p_vaddr
-        return self._kept(key, bias, headers, read)
+        return self._kept(file, vma.start - offset + segment.p_offset - segment.p_vaddr)
+
+    def _image_around(self, vma: Vma) -> Image | None:
+        """Return the image whose code was here, before other memory was mapped over it.
+
+        Text moves to huge pages so: libhugetlbfs, and programs that do it themselves. The file's other mappings are
+        still where they were.
+        """
+        vmas, at = self.snapshot.vmas, bisect_right(self._starts, vma.start) - 1
+        near = vmas[max(at - NEIGHBOURS, 0) : at][::-1] + vmas[at + 1 : at + 1 + NEIGHBOURS]
+        for other in near:
+            file = self._file(other) if other.path != vma.path else None
+            if file is None or file.headers is None:
+                continue
+            for bias in biases(file.headers, other, self.snapshot.page_size):
+                if any(
+                    segment.p_type == PT_LOAD
+                    and segment.p_flags & PF_X
+                    and segment.p_vaddr + bias < vma.end
+                    and vma.start < segment.p_vaddr + bias + segment.p_memsz
+                    for segment in file.headers.segments
+                ):
+                    return self._kept(file, bias)
+        return None
 
     def _image_in_memory(self, vma: Vma) -> Image | None:
         """Return the image that begins with a mapping of no file: the vDSO."""
@@ -119,15 +169,18 @@ class UserSpace:
         segment = headers.holding(0, page) if headers is not None else None
         if headers is None or segment is None:
             return None
-        return self._kept(vma.start, vma.start + segment.p_offset - segment.p_vaddr, headers, None)
+        return Image(headers, vma.start + segment.p_offset - segment.p_vaddr, self._source(None, None))
 
-    def _kept(self, key: FileKey | int, bias: int, headers: ElfHeaders, file: PagedRead | None) -> Image:
+    def _kept(self, file: _File, bias: int) -> Image | None:
         """Return an image; the mappings of one loaded file share it."""
-        if (key, bias) not in self._images:
-            snapshot = self.snapshot
-            source = ImageSource(self._read, file, snapshot.elf_class, self.order, snapshot.page_size)
-            self._images[key, bias] = Image(headers, bias, source)
-        return self._images[key, bias]
+        key = file.key, bias
+        if key not in self._images and file.headers is not None:
+            self._images[key] = Image(file.headers, bias, self._source(file.read, file.original))
+        return self._images.get(key)
+
+    def _source(self, file: PagedRead | None, original: Original | None) -> ImageSource:
+        snapshot = self.snapshot
+        return ImageSource(self._read, file, original, snapshot.elf_class, self.order, snapshot.page_size)
 
     def _headers(self, read: PagedRead) -> ElfHeaders | None:
         try:
@@ -135,16 +188,49 @@ class UserSpace:
         except CorruptStructure:
             return None  # then it is no image that could help
 
-    def _file(self, key: FileKey) -> PagedRead:
-        """Return how to read a mapped file."""
+    def _file(self, vma: Vma) -> _File | None:
+        """Return the file that a mapping is of."""
+        if vma.path is None or vma.pgoff is None:
+            return None
+        key = vma.path, vma.device, vma.inode
+        if key not in self._files:
+            vmas = [v for v in self.snapshot.vmas if (v.path, v.device, v.inode) == key and v.pgoff is not None]
+            self._files[key] = self._opened(key, tuple(vmas))
+        return self._files[key]
+
+    def _opened(self, key: FileKey, vmas: tuple[Vma, ...]) -> _File:
+        snapshot, backing = self.snapshot, self._backing(vmas)
+        read = self._cached(vmas, backing)
+        found = build_id(read, snapshot.elf_class, self.order)
+        size: int | None = getattr(backing, "file_size", None)
+        image = MappedImage(key[0], found, size, vmas, snapshot.elf_class, self.order, snapshot.page_size)
+        original = Original(image, self.binaries)
+        headers = self._headers(read)
+        if headers is None and read(0, len(ELFMAG)) in (None, ELFMAG) and any(vma.p_flags & PF_X for vma in vmas):
+            headers = self._headers(original.read)
+        return _File(key, read, headers, original)
+
+    def _backing(self, vmas: Sequence[Vma]) -> Backing | None:
+        return next((b for vma in vmas if (b := self._backings.get(vma.start)) is not None), None)
+
+    def _cached(self, vmas: Sequence[Vma], backing: Backing | None) -> PagedRead:
+        """Return how to read a mapped file as far as it is in memory."""
         page = self.snapshot.page_size
-        vmas = [vma for vma in self.snapshot.vmas if (vma.path, vma.device, vma.inode) == key and vma.pgoff is not None]
         mapped = [
             Mapped(vma.start, vma.end, vma.pgoff * page)
             for vma in vmas
             if vma.pgoff is not None and not vma.p_flags & PF_W
         ]
-        backing = next((b for vma in vmas if (b := self._backings.get(vma.start)) is not None), None)
         if backing is None:
             return PagedRead(lambda _offset, _size: None, page)
         return file_read(self.memory, backing, mapped, self._read)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A mapped file: its bytes in memory, its headers where they are known, and the file itself."""
+
+    key: FileKey
+    read: PagedRead
+    headers: ElfHeaders | None
+    original: Original

@@ -100,6 +100,45 @@ class PagedRead:
         return None
 
 
+class EitherRead(PagedRead):
+    """A ``Read`` of two sources, page by page: what the first does not know comes from the second.
+
+    Args:
+        first: goes first.
+        second: asked for a page, or for parts of one.
+        page_size: bytes.
+
+    Attributes:
+        second_used: whether something came from the second since this was last set to False.
+    """
+
+    def __init__(self, first: Read, second: Read, page_size: int) -> None:
+        super().__init__(self._either, page_size)
+        self.first, self.second = first, second
+        self.second_used = False
+
+    def __call__(self, address: int, size: int) -> bytes | None:
+        """See ``Read``."""
+        found = self.first(address, size)
+        if found is None:
+            found = super().__call__(address, size)
+            self.second_used |= found is not None
+        return found
+
+    def _either(self, address: int, size: int) -> bytes | None:
+        pieces = []
+        at, end = address, address + size
+        while at < end:
+            length = min(self.page_size - at % self.page_size, end - at)
+            piece = self.first(at, length)
+            piece = self.second(at, length) if piece is None else piece
+            if piece is None:
+                return None
+            pieces.append(piece)
+            at += length
+        return b"".join(pieces)
+
+
 def user_read(memory: UserMemory) -> PagedRead:
     """Return how to read a process's memory."""
     page = memory.spec.page_size

@@ -9,10 +9,13 @@ from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import CoreMachine, CoreNote
 from vmcore2core.errors import TaskError
 from vmcore2core.printable import text
+from vmcore2core.process.binaries import Binaries
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.threads import ThreadRow
-from vmcore2core.unwind.frames import LIMIT, Frame, Unwinder
-from vmcore2core.unwind.process import UserSpace
+from vmcore2core.unwind.frames import LIMIT, Backtrace, Found, Frame, Unwinder
+from vmcore2core.unwind.process import Place, UserSpace
+
+BY_CFI = frozenset({Found.CFI, Found.SIGNAL_CFI})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class FrameRow:
         found_by: how the frame was found.
         signal_trampoline: whether it is the return from a signal handler.
         width: hexadecimal digits of an address.
+        cfi_from: where the call frame information was that the frame was found by: "memory" or "file"; None where it
+            was found otherwise.
+        symbol_from: where the symbol is from: "memory", "file" or "debug information".
+        original: path of the file that was found for the one that is mapped.
     """
 
     number: int
@@ -42,9 +49,12 @@ class FrameRow:
     found_by: str
     signal_trampoline: bool
     width: int
+    cfi_from: str | None = None
+    symbol_from: str | None = None
+    original: str | None = None
 
     def line(self) -> str:
-        """Return the line as ``bt`` prints it."""
+        """Return the line as ``bt`` prints it; what is from memory is not said."""
         if self.symbol is not None:
             name = f"{self.symbol}+{self.offset:#x}"
         else:
@@ -55,12 +65,32 @@ class FrameRow:
             place = f" ({self.file}, file offset {self.file_offset:#x})"
         else:
             place = f" ({self.file})" if self.file else ""
-        return f"#{self.number:<3}{self.address:#0{self.width + 2}x} {name}{place} [{self.found_by}]"
+        found = f"{self.found_by} from file" if self.cfi_from == "file" else self.found_by
+        if self.symbol_from not in (None, "memory"):
+            found += f"; name from {self.symbol_from}"
+        return f"#{self.number:<3}{self.address:#0{self.width + 2}x} {name}{place} [{found}]"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFile:
+    """A file that is not there, and would tell more; ``build_id`` is hexadecimal, None where memory has none."""
+
+    path: str
+    build_id: str | None
+
+    def __str__(self) -> str:
+        return f"{self.path} ({'build ID not in memory' if self.build_id is None else f'build ID {self.build_id}'})"
 
 
 @dataclass(frozen=True, slots=True)
 class StackRow:
-    """One thread's frames; ``end`` says why there are no more, and ``complete`` whether the last is the outermost."""
+    """One thread's frames.
+
+    Attributes:
+        complete: whether the last frame is the outermost.
+        end: why there are no more.
+        wanted: files without which frames have no names, or are not all there.
+    """
 
     pid: int
     tid: int
@@ -70,9 +100,16 @@ class StackRow:
     frames: tuple[FrameRow, ...]
     complete: bool
     end: str
+    wanted: tuple[WantedFile, ...] = ()
 
 
-def backtraces(captured: Captured, arch: Arch, rows: Iterable[ThreadRow], limit: int = LIMIT) -> Iterator[StackRow]:
+def backtraces(
+    captured: Captured,
+    arch: Arch,
+    rows: Iterable[ThreadRow],
+    limit: int = LIMIT,
+    binaries: Binaries | None = None,
+) -> Iterator[StackRow]:
     """Yield the user stacks of threads of one process.
 
     Args:
@@ -80,6 +117,7 @@ def backtraces(captured: Captured, arch: Arch, rows: Iterable[ThreadRow], limit:
         arch: of the kernel.
         rows: the threads.
         limit: most frames of one.
+        binaries: where files are looked for that tell what memory does not; None for nowhere.
 
     Raises:
         TaskError: how stacks of its architecture unwind is not known.
@@ -88,36 +126,67 @@ def backtraces(captured: Captured, arch: Arch, rows: Iterable[ThreadRow], limit:
     spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
     if spec is None:
         raise TaskError(snapshot.tgid, f"how user stacks of {arch.name} unwind is not known yet")
-    space = UserSpace(snapshot, captured.memory)
+    space = UserSpace(snapshot, captured.memory, binaries)
     unwinder = Unwinder(spec, space)
     notes = {t.tid: [CoreNote(n.note_name, n.note_type, n.data) for n in t.regsets] for t in snapshot.threads}
     for row in rows:
-        frames: tuple[FrameRow, ...] = ()
-        complete, end = False, f"no registers: {row.source}"
+        found = Backtrace((), complete=False, end=f"no registers: {row.source}")
         if row.registers is not None:
             more = arch.unwind_registers(notes.get(row.tid, ()))
             found = unwinder.backtrace({**more, **row.registers}, limit)
-            frames = tuple(_frame_row(space, number, frame, 2 * spec.word) for number, frame in enumerate(found.frames))
-            complete, end = found.complete, found.end
-        yield StackRow(snapshot.tgid, row.tid, row.comm, row.state, row.source, frames, complete, end)
+        places = [space.place(frame.lookup_pc) for frame in found.frames]
+        frames = tuple(
+            _frame_row(place, number, frame, 2 * spec.word)
+            for number, (frame, place) in enumerate(zip(found.frames, places, strict=True))
+        )
+        yield StackRow(
+            pid=snapshot.tgid,
+            tid=row.tid,
+            comm=row.comm,
+            state=row.state,
+            source=row.source,
+            frames=frames,
+            complete=found.complete,
+            end=found.end,
+            wanted=tuple(_wanted(space, frames, found, places)),
+        )
 
 
-def _frame_row(space: UserSpace, number: int, frame: Frame, width: int) -> FrameRow:
-    place = space.place(frame.lookup_pc)
+def _frame_row(place: Place | None, number: int, frame: Frame, width: int) -> FrameRow:
     image = place.image if place is not None else None
     symbol = image.symbol(frame.lookup_pc) if image is not None else None
+    original = image.source.original if image is not None else None
     back = frame.pc - frame.lookup_pc
     return FrameRow(
         number=number,
         address=frame.pc,
         symbol=text(symbol.name) if symbol is not None else None,
         offset=frame.pc - symbol.value if symbol is not None else None,
-        file=(text(place.vma.path) if place.vma.path is not None else text(place.vma.name.encode()) or None)
-        if place
-        else None,
+        file=text(place.name) if place is not None else None,
         file_address=frame.pc - image.bias if image is not None else None,
         file_offset=place.file_offset + back if place is not None and place.file_offset is not None else None,
         found_by=frame.found.value,
         signal_trampoline=frame.trampoline,
         width=width,
+        cfi_from=("file" if frame.cfi_from_file else "memory") if frame.found in BY_CFI else None,
+        symbol_from=symbol.source.value if symbol is not None else None,
+        original=str(original.path) if original is not None and original.path is not None else None,
     )
+
+
+def _wanted(
+    space: UserSpace, rows: Iterable[FrameRow], found: Backtrace, places: Iterable[Place | None]
+) -> Iterator[WantedFile]:
+    """Yield the files that would name frames, or would have led to the next one."""
+    seen: set[WantedFile] = set()
+    last = found.frames[-1] if found.frames and not found.complete else None
+    for row, frame, place in zip(rows, found.frames, places, strict=True):
+        poor = row.symbol is None or row.found_by == Found.FRAME_POINTER.value or frame is last
+        original = space.original(place.vma) if poor and place is not None and not frame.trampoline else None
+        if original is None or original.path is not None:
+            continue
+        build_id = original.image.build_id
+        wanted = WantedFile(text(original.image.path), None if build_id is None else build_id.hex())
+        if wanted not in seen:
+            seen.add(wanted)
+            yield wanted

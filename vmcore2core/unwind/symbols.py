@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,24 @@ SYMBOLS_MAX = 1 << 20
 CANDIDATES_MAX = 16
 
 
+class NameSource(Enum):
+    """Where a function's name comes from."""
+
+    MEMORY = "memory"
+    """A symbol table in memory, loaded or in the page cache."""
+    FILE = "file"
+    """A symbol table of the file that was found."""
+    DEBUG = "debug information"
+    """A separate file of debug information, or .gnu_debugdata."""
+
+
 @dataclass(frozen=True, slots=True)
 class Symbol:
     """A function's name and where it begins, as the file counts addresses."""
 
     name: bytes
     value: int
+    source: NameSource = NameSource.MEMORY
 
 
 EndOf = Callable[[int, int], int | None]
@@ -98,6 +111,7 @@ class SymbolTable:
             name = self._string(self._strtab + offset) if 0 < offset < self._strsz else None
             if name:
                 local = int(row["st_info"]) >> fmt.STB_SHIFT == fmt.STB_LOCAL
+                name = name.partition(b"@")[0] or name  # clock_nanosleep@@GLIBC_2.17, in .symtab alone
                 rank = (local, len(name) - len(name.lstrip(b"_")), len(name), name)
                 found.append((rank, Symbol(name, int(row["st_value"]))))
         return min(found)[1] if found else None
