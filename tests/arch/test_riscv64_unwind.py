@@ -84,6 +84,9 @@ class Space:
     def executable(self, address: int) -> bool:
         return CODE <= address < CODE + 0x1000
 
+    def generated(self, address: int) -> bool:
+        return False
+
     def same_mapping(self, first: int, second: int) -> bool:
         return abs(first - second) < 0x1000
 

@@ -102,6 +102,10 @@ class Space(Protocol):
         """Tell whether code can be at an address."""
         ...
 
+    def generated(self, address: int) -> bool:
+        """Tell whether code at an address is of no file: a program has made it as it ran (JIT)."""
+        ...
+
     def same_mapping(self, first: int, second: int) -> bool:
         """Tell whether two addresses are in one mapping."""
         ...
@@ -344,7 +348,8 @@ class Unwinder:
         # The outermost frame has 0 there (psABI, "Process Initialization"). A signal handler has the frame pointer of
         # what it interrupted, which may be on another stack.
         grows = saved == 0 or saved + spec.frame_record > base or self._trampoline(target) is not None
-        if not grows or not self._returns_to(target):
+        # Interpreters that are generated put return addresses there that follow no call (HotSpot's return entries).
+        if not grows or not (self._returns_to(target) or self.space.generated(target)):
             why.append(f"at the frame pointer {pointer:#x} there is no saved one and a return address")
             return None
         registers = {

@@ -100,6 +100,11 @@ class UserSpace:
         vma = self.vma(address)
         return vma is not None and bool(vma.p_flags & PF_X)
 
+    def generated(self, address: int) -> bool:
+        """See ``Space.generated``."""
+        vma = self.vma(address)
+        return vma is not None and bool(vma.p_flags & PF_X) and vma.path is None and self.image(address) is None
+
     def same_mapping(self, first: int, second: int) -> bool:
         """See ``Space.same_mapping``."""
         vma = self.vma(first)
