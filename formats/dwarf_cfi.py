@@ -14,6 +14,9 @@ DWARF64_ESCAPE = 0xFFFFFFFF
 CIE_ID = 0
 """In .eh_frame, the word where an FDE has the distance back to its CIE."""
 
+DEBUG_FRAME_CIE_ID = 0xFFFFFFFF
+"""The same in a .debug_frame of 32-bit DWARF, where an FDE has its CIE's offset in the section."""
+
 CIE_VERSIONS = (1, 3, 4)
 
 EH_FRAME_HDR_VERSION = 1

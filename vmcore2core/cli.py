@@ -31,6 +31,11 @@ VMCORE_HELP = (
     "newest below /var/crash."
 )
 
+DEBUG_DIRECTORY = Path("/usr/lib/debug")
+DEBUG_DIRECTORY_HELP = "Debug packages' tree: with --sysroot or --debuginfod, names and source lines come from there."
+DEBUGINFOD_HELP = (
+    "Ask the servers in $DEBUGINFOD_URLS for files that stacks need and memory lacks; they learn build IDs alone."
+)
 SCAN_HELP = "Search all memory for tasks as well, for those that the kernel's lists have lost."
 NO_CACHE_HELP = (
     "Keep nothing in the cache, and use nothing that is there; a dump that has to be unpacked is, each time."
@@ -149,6 +154,8 @@ def vmcore2core(
             "the same build ID.",
         ),
     ] = None,
+    debug_directory: Annotated[Path, typer.Option(help=DEBUG_DIRECTORY_HELP)] = DEBUG_DIRECTORY,
+    debuginfod: Annotated[bool, typer.Option("--debuginfod", help=DEBUGINFOD_HELP)] = False,
     scan: Annotated[bool, typer.Option("--scan", help=SCAN_HELP)] = False,
     compress: Annotated[
         Compress | None,
@@ -236,6 +243,10 @@ def vmcore2core(
         state=tuple("".join(state or ())),
         exclude=tuple(exclude or ()),
     )
+    if debuginfod:
+        from vmcore2core.process.debuginfod import debuginfod as servers
+
+        servers()  # which there must be
     paths = [located(word) for word in vmcore or ()]
     if not paths:
         path, why = find_dump(os.environ.get("VMCORE"))
@@ -253,6 +264,8 @@ def vmcore2core(
         single=choice.by_pid_alone and len(choice.pid) == 1 and not everything,
         indexed=everything,
         companions=companions,
+        debug_directory=str(debug_directory.absolute()),
+        debuginfod=debuginfod,
         verbose=bool(verbose),
         options={
             "filter": None if mask is None else f"{mask:#x}",
@@ -261,6 +274,7 @@ def vmcore2core(
             "compress": None if compress is None else compress.value,
             "map": memory_map,
             "swap": [located(given).name for given in swap or ()],
+            "debuginfod": debuginfod,
             **{
                 name: None if given is None else given.name
                 for name, given in (("sysroot", sysroot), ("vmlinux", vmlinux), ("vmcoreinfo", vmcoreinfo))

@@ -17,6 +17,7 @@ from vmcore2core.handover.space import core_size
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
+from vmcore2core.process.binaries import DEBUG_TREE, binaries
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.redact import Redaction
@@ -27,6 +28,7 @@ from vmcore2core.session import CoreResult, Session
 if TYPE_CHECKING:
     from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import Finder, MappedFiles
+    from vmcore2core.unwind.originals import Files
 
 KEPT_VMAS = 1 << 16
 """Mappings of the processes that are kept: some 64 MiB."""
@@ -45,6 +47,8 @@ class Manner:
         force: replace what is there.
         indexed: what the index says of the process is wanted.
         companions: which files it has mapped is wanted.
+        debug_directory: debug packages' tree, for the stacks in the index.
+        debuginfod: ask the servers in $DEBUGINFOD_URLS for files, likewise.
         verbose: say more.
     """
 
@@ -54,6 +58,8 @@ class Manner:
     force: bool = False
     indexed: bool = False
     companions: bool = False
+    debug_directory: str = str(DEBUG_TREE)
+    debuginfod: bool = False
     verbose: bool = False
 
     @property
@@ -228,17 +234,34 @@ class Conversion:
         return replace(
             outcome,
             warnings=tuple(session.warnings),
-            notices=tuple(session.notices),
+            notices=(*session.notices, *self._file_notices()),
             provenance=session.boot.layout.provenance() if self.manner.verbose else {},
             answers=session.remembered.news() if session.remembered is not None else {},
         )
+
+    def _file_notices(self) -> list[str]:
+        """Return sentences about the files that stacks looked for; none where there were no stacks."""
+        return self._stack_files.notices if "_stack_files" in self.__dict__ else []
 
     def _entry(self, leader: StructView, result: CoreResult) -> dict[str, Any]:
         from vmcore2core.handover.entry import process_entry  # unwinding, which a single core does without
 
         rows = list(thread_rows(result.captured.answers))
         who = identify(self.session.processes, leader)
-        return {**process_entry(who, result.captured, self.session.kernel.arch, rows), "core": _core(result)}
+        entry = process_entry(who, result.captured, self.session.kernel.arch, rows, self._stack_files)
+        return {**entry, "core": _core(result)}
+
+    @cached_property
+    def _stack_files(self) -> Files:
+        """Where the stacks in the index look for what memory does not have."""
+        from vmcore2core.process.debuginfod import debuginfod
+        from vmcore2core.unwind.originals import Files
+
+        sysroot = self.session.processes.sysroot
+        servers = debuginfod() if self.manner.debuginfod else None
+        folder = None if sysroot is None else sysroot.folder
+        found = binaries(self.session.container.paths[0], folder, (Path(self.manner.debug_directory),), servers)
+        return Files(found)
 
 
 def _core(result: CoreResult) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vmcore2core.handover.space import CoreSize, amount, check_space
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
 from vmcore2core.printable import text
+from vmcore2core.process.binaries import DEBUG_TREE
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
 from vmcore2core.report import ErrorEntry, core_line
@@ -51,6 +52,8 @@ class Request:
         single: one core, and ``output`` may be its name.
         indexed: an index is wanted even if there is one process.
         companions: programs, libraries and start scripts are wanted beside the cores of a directory.
+        debug_directory: debug packages' tree, for the stacks in the index.
+        debuginfod: ask the servers in $DEBUGINFOD_URLS for files, likewise.
         verbose: say more.
         options: what changes the cores, as the index remembers it.
         elsewhere: workers on other machines and how they open the dump, or None.
@@ -67,6 +70,8 @@ class Request:
     single: bool = False
     indexed: bool = False
     companions: bool = True
+    debug_directory: str = str(DEBUG_TREE)
+    debuginfod: bool = False
     verbose: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     elsewhere: tuple[Cluster, Opening] | None = None
@@ -384,6 +389,8 @@ class Extraction:
             force=self._replace,
             indexed=self.index is not None,
             companions=request.companions,
+            debug_directory=request.debug_directory,
+            debuginfod=request.debuginfod,
             verbose=request.verbose,
         )
 

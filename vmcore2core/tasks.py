@@ -23,11 +23,11 @@ from vmcore2core.kernel import mm, printk, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
-from vmcore2core.process.binaries import Binaries
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
 from vmcore2core.unwind.frames import LIMIT
+from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import StackRow, backtraces
 
 COUNT_AT_ONCE = 1 << 22
@@ -159,7 +159,7 @@ def stacks(
     tid: int | None = None,
     every: bool = False,
     limit: int = LIMIT,
-    files: Binaries | None = None,
+    files: Files | None = None,
 ) -> Iterator[ProcessStacks]:
     """Yield the user stacks of processes, in the order of the task list.
 
@@ -210,7 +210,7 @@ def _stacks_of(
     states: tuple[str, ...],
     tid: int | None,
     limit: int,
-    files: Binaries | None,
+    files: Files | None,
 ) -> ProcessStacks:
     rows = [
         row

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vmcore2core.cli import ANY_SIZE_HELP, DEBUG_HELP, NO_CACHE_HELP, SCAN_HELP, VMCORE_HELP
+from vmcore2core.cli import (
+    DEBUG_DIRECTORY,
+    DEBUG_DIRECTORY_HELP,
+    DEBUG_HELP,
+    DEBUGINFOD_HELP,
+    SCAN_HELP,
+    VMCORE_HELP,
+)
 from vmcore2core.errors import LayoutUnknown, UsageError
 from vmcore2core.printable import to_json
 from vmcore2core.progress import one_bar
@@ -56,17 +63,8 @@ Pid = Annotated[int, typer.Option("--pid", "-p", help="The process, by its PID o
 Tid = Annotated[int | None, typer.Option("--tid", "-t", help="Only the thread with this ID.")]
 
 
-DEBUG_DIRECTORY = Path("/usr/lib/debug")
-DebugDirectory = Annotated[
-    Path, typer.Option(help="Debug packages' tree, which is searched with --sysroot and --debuginfod.")
-]
-AskDebuginfod = Annotated[
-    bool,
-    typer.Option(
-        "--debuginfod",
-        help="Ask the servers in $DEBUGINFOD_URLS for files that are not in memory; they learn build IDs alone.",
-    ),
-]
+DebugDirectory = Annotated[Path, typer.Option(help=DEBUG_DIRECTORY_HELP)]
+AskDebuginfod = Annotated[bool, typer.Option("--debuginfod", help=DEBUGINFOD_HELP)]
 
 
 class LayoutFrom(Enum):
@@ -287,13 +285,14 @@ def bt(
         from vmcore2core import tasks
         from vmcore2core.process import binaries
         from vmcore2core.process import debuginfod as client
+        from vmcore2core.unwind.originals import Files
 
         servers = client.debuginfod() if debuginfod else None
-        files = binaries.binaries(session.container.paths[0], sysroot, (debug_directory,), servers)
+        files = Files(binaries.binaries(session.container.paths[0], sysroot, (debug_directory,), servers))
         wanted = tasks.Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
         chosen = tasks.stacks(session, wanted, tid=tid, every=every, limit=limit, files=files)
         complete = _show_stacks(chosen, as_json=as_json)
-        for notice in files.all_notices:
+        for notice in files.notices:
             say(notice)
     if not complete:
         raise typer.Exit(Exit.INCOMPLETE)

@@ -98,7 +98,7 @@ class Space:
             fde=lambda _: fde if row else None,
             eh_frame=SimpleNamespace(row=lambda *_: row),
             cfi_problem=None,
-            cfi_from_file=False,
+            cfi_origin=None,
         )
 
 

@@ -77,7 +77,10 @@ def test_with_the_files_all_threads_have_the_frames_and_names_that_they_have_in_
 def test_the_text_says_what_is_from_files(dump: Path, sysroot: Path) -> None:
     shown = tasks("bt", dump, "--comm", "lab-static", "--sysroot", sysroot, *NO_DEBUG_PACKAGES)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert " level_c+0x28 (/bin/lab-static+0x401846) [CFI from file; name from file]\n" in shown.stdout
+    assert (
+        " level_c+0x28 at programs/programs/victim.c:187 (/bin/lab-static+0x401846) [CFI from file; name from file]\n"
+        in shown.stdout
+    )
 
 
 def test_without_files_one_sentence_says_which_are_wanted(dump: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from vmcore2core.arch.base import Arch
@@ -19,6 +19,7 @@ from vmcore2core.process.elf import Read
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.process.threads import ThreadRow
+from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import FrameRow, StackRow, backtraces
 
 FRAMES_MAX = 64
@@ -45,7 +46,9 @@ _NAMES = {
 }
 
 
-def process_entry(identity: Identity, captured: Captured, arch: Arch, rows: list[ThreadRow]) -> dict[str, Any]:
+def process_entry(
+    identity: Identity, captured: Captured, arch: Arch, rows: list[ThreadRow], files: Files | None = None
+) -> dict[str, Any]:
     """Return what the index says of a process, without what the writing of its core tells.
 
     Args:
@@ -53,6 +56,7 @@ def process_entry(identity: Identity, captured: Captured, arch: Arch, rows: list
         captured: the same process.
         arch: of the kernel.
         rows: its threads.
+        files: where stacks look for what memory does not have.
     """
     snapshot = captured.snapshot
     psargs = snapshot.psinfo.pr_psargs
@@ -68,15 +72,15 @@ def process_entry(identity: Identity, captured: Captured, arch: Arch, rows: list
         "containers": list(identity.containers),
         "rss_kib": captured.rss_kib(),
         "page_size": snapshot.page_size,
-        "threads": list(_threads(captured, arch, rows)),
+        "threads": list(_threads(captured, arch, rows, files)),
         "vmas": _vmas(captured),
         "images": list(_images(captured)),
     }
 
 
-def _threads(captured: Captured, arch: Arch, rows: list[ThreadRow]) -> Iterator[dict[str, Any]]:
+def _threads(captured: Captured, arch: Arch, rows: list[ThreadRow], files: Files | None) -> Iterator[dict[str, Any]]:
     try:
-        stacks = {stack.tid: stack for stack in backtraces(captured, arch, rows, FRAMES_MAX)}
+        stacks = {stack.tid: stack for stack in backtraces(captured, arch, rows, FRAMES_MAX, files)}
         why = "no registers"
     except Vmcore2coreError as error:  # the core is there, and is not to go unmentioned for want of stacks
         stacks, why = {}, str(error)
@@ -89,6 +93,7 @@ def _threads(captured: Captured, arch: Arch, rows: list[ThreadRow]) -> Iterator[
             "registers": row.source,
             "frames": [_frame(frame) for frame in stack.frames] if stack is not None else [],
             "end": _end(stack) if stack is not None else why,
+            "wanted": [asdict(file) for file in stack.wanted] if stack is not None else [],
         }
 
 
@@ -99,6 +104,11 @@ def _frame(frame: FrameRow) -> dict[str, Any]:
         "offset": frame.offset,
         "file": frame.file,
         "signal_trampoline": frame.signal_trampoline,
+        "found_by": frame.found_by,
+        "cfi_from": frame.cfi_from,
+        "symbol_from": frame.symbol_from,
+        "source": None if frame.source is None else asdict(frame.source),
+        "inlined": [asdict(place) for place in frame.inlined],
     }
 
 

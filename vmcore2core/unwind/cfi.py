@@ -1,4 +1,4 @@
-"""Call frame information out of .eh_frame: from a program counter to the rules for its frame.
+"""Call frame information out of .eh_frame or .debug_frame: from a program counter to the rules for its frame.
 
 References: DWARF 5, section 6.4; LSB Core 5.0, chapter 10.6; libgcc's unwind-dw2.c: execute_cfa_program() and
 unwind-dw2-fde.h (gcc 14).
@@ -120,12 +120,23 @@ class EhFrame:
         read: user memory.
         order: byte order of the process.
         word: bytes of an address.
+
+    Attributes:
+        cie_id: what a CIE has where an FDE leads to its own.
+        bias: what is added to the start of a function.
     """
+
+    cie_id = fmt.CIE_ID
+    bias = 0
 
     def __init__(self, read: Read, order: ByteOrder, word: int) -> None:
         self.read, self.word = read, word
         self.order: ByteOrder = order
         self._cies: dict[int, Cie] = {}
+
+    def cie_address(self, at: int, distance: int) -> int:
+        """Return the address of the CIE that the word at ``at`` of an FDE leads to."""
+        return at - distance
 
     def fde(self, address: int) -> Fde | None:
         """Return the FDE at a user address, or None where some of it is not known.
@@ -138,12 +149,12 @@ class EhFrame:
             return None
         at = cursor.here
         distance = cursor.uint(4)
-        if distance == fmt.CIE_ID:
+        if distance == self.cie_id:
             raise cursor.wrong("a CIE stands here, expected an FDE")
-        cie = self.cie(at - distance)
+        cie = self.cie(self.cie_address(at, distance))
         if cie is None:
             return None
-        start = cursor.encoded(cie.encoding, self.read)
+        start = cursor.encoded(cie.encoding, self.read) + self.bias
         size = cursor.encoded(cie.encoding & fmt.DW_EH_PE_FORMAT)
         if cie.augmented:
             cursor.take(cursor.uleb128())
@@ -182,7 +193,7 @@ class EhFrame:
         cursor = self._entry(address)
         if cursor is None:
             return None
-        if cursor.uint(4) != fmt.CIE_ID:
+        if cursor.uint(4) != self.cie_id:
             raise cursor.wrong("an FDE stands here, expected a CIE")
         version = cursor.uint(1)
         if version not in fmt.CIE_VERSIONS:
@@ -240,6 +251,27 @@ class EhFrame:
         """
         program = _Program(fde, self.read, self.order, self.word)
         return program.run(pc)
+
+
+class DebugFrame(EhFrame):
+    """Entries of a .debug_frame section, which is not loaded: their addresses are offsets in it.
+
+    Args:
+        data: the section.
+        bias: what to add to the file's addresses to get the process's.
+        order: byte order of the process.
+        word: bytes of an address.
+    """
+
+    cie_id = fmt.DEBUG_FRAME_CIE_ID
+
+    def __init__(self, data: bytes, bias: int, order: ByteOrder, word: int) -> None:
+        super().__init__(lambda at, size: data[at : at + size] if at + size <= len(data) else None, order, word)
+        self.bias = bias
+
+    def cie_address(self, at: int, distance: int) -> int:
+        """See ``EhFrame.cie_address``."""
+        return distance
 
 
 @dataclass

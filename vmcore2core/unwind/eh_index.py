@@ -70,8 +70,8 @@ class EhIndex:
             length, distance = head.unpack_from(window, place)
             if length == fmt.DWARF64_ESCAPE:
                 raise CorruptStructure("a 64-bit entry, expected a 32-bit one", at, WHERE)
-            if distance != fmt.CIE_ID:
-                cie = self._eh_frame.cie(at + 4 - distance)
+            if distance != self._eh_frame.cie_id:
+                cie = self._eh_frame.cie(self._eh_frame.cie_address(at + 4, distance))
                 if cie is not None and cie.encoding == USUAL:
                     yield (at + 8 + start.unpack_from(window, place + 8)[0]) & mask, at
                 else:

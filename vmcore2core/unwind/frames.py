@@ -22,6 +22,7 @@ from vmcore2core.unwind.cfi import CfaRule, Expression, Fde, InRegister, Offset,
 from vmcore2core.unwind.cursor import Read
 from vmcore2core.unwind.expression import evaluate
 from vmcore2core.unwind.image import Image
+from vmcore2core.unwind.symbols import Origin
 
 LIMIT = 256
 
@@ -53,7 +54,7 @@ class Frame:
         exact: whether ``pc`` is where it was interrupted, not a return address (which may belong to the next function).
         trampoline: whether it is the return from a signal handler.
         registers: those that are known, by DWARF number.
-        cfi_from_file: whether it was found by call frame information that is in the file, as memory does not have it.
+        cfi_origin: where the call frame information was that it was found by, or None where there was none.
     """
 
     pc: int
@@ -62,7 +63,7 @@ class Frame:
     exact: bool
     trampoline: bool
     registers: Mapping[int, int]
-    cfi_from_file: bool = False
+    cfi_origin: Origin | None = None
 
     @property
     def lookup_pc(self) -> int:
@@ -191,12 +192,12 @@ class Unwinder:
                 return None
             if frame.trampoline and not fde.cie.signal_frame:  # of the function in front of the trampoline
                 return None
-            from_file = image.cfi_from_file
+            origin = image.cfi_origin
             found = self._apply(frame, fde, image.eh_frame.row(fde, frame.lookup_pc), why)
         except CorruptStructure as error:
             why.append(f"the call frame information of {frame.pc:#x} is broken: {error}")
             return None
-        return replace(found, cfi_from_file=from_file) if isinstance(found, Frame) else found
+        return replace(found, cfi_origin=origin) if isinstance(found, Frame) else found
 
     def _apply(self, frame: Frame, fde: Fde, row: Row, why: list[str]) -> Frame | _End | None:
         cfa = self._cfa(frame, row)

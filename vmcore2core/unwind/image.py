@@ -10,6 +10,7 @@ References: LSB Core 5.0, chapter 10.6 (.eh_frame_hdr); glibc's elf/dl-reloc.c a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -20,13 +21,16 @@ from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import dwarf_cfi, elf, elf_dynamic
 from vmcore2core.process.elf import ElfHeaders, Segment
 from vmcore2core.process.sysroot import OriginalFile
-from vmcore2core.unwind.cfi import EhFrame, Fde
+from vmcore2core.unwind import gopclntab
+from vmcore2core.unwind.cfi import DebugFrame, EhFrame, Fde
 from vmcore2core.unwind.cursor import Cursor
 from vmcore2core.unwind.eh_index import EhIndex
 from vmcore2core.unwind.elf_file import ElfFile, open_elf
+from vmcore2core.unwind.gopclntab import GoTable
+from vmcore2core.unwind.lines import LineTable, SourceLine
 from vmcore2core.unwind.originals import Original, whole_file
 from vmcore2core.unwind.reading import EitherRead, PagedRead
-from vmcore2core.unwind.symbols import NameSource, Symbol, SymbolTable, count_by_gnu_hash, count_by_hash, read_table
+from vmcore2core.unwind.symbols import Origin, Symbol, SymbolTable, count_by_gnu_hash, count_by_hash, read_table
 
 if TYPE_CHECKING:
     from vmcore2core.interfaces import ByteOrder
@@ -61,6 +65,10 @@ class ImageSource:
         return self.elf_class // 8
 
 
+def _has_lines(file: ElfFile) -> bool:
+    return file.section(b".debug_line") is not None
+
+
 class Image:
     """An ELF image.
 
@@ -72,6 +80,8 @@ class Image:
     Attributes:
         read: what is loaded, by the process's addresses.
         file: what is not.
+        cfi_problem: why call frame information is missing, or None.
+        cfi_origin: where the FDE came from that ``fde`` found last.
     """
 
     def __init__(self, headers: ElfHeaders, bias: int, source: ImageSource) -> None:
@@ -83,6 +93,7 @@ class Image:
         self.file = ElfFile(self._by_offset, headers, source.elf_class, source.order)
         self.eh_frame = EhFrame(self.read, source.order, source.word)
         self.cfi_problem: str | None = None
+        self.cfi_origin = Origin.MEMORY
         self._tables_from_file: set[str] = set()
 
     def _loaded_from_file(self, address: int, size: int) -> bytes | None:
@@ -112,12 +123,35 @@ class Image:
         else:
             address = self._index.find(pc) if self._index is not None else None
         fde = self.eh_frame.fde(address) if address is not None else None
-        return fde if fde is not None and fde.start <= pc < fde.end else None
+        if fde is not None and fde.start <= pc < fde.end:
+            self.cfi_origin = Origin.FILE if self.read.second_used else Origin.MEMORY
+            return fde
+        return self._debug_fde(pc)
 
-    @property
-    def cfi_from_file(self) -> bool:
-        """Whether the FDE that ``fde`` found last came from the file, as memory does not have it."""
-        return self.read.second_used
+    def _debug_fde(self, pc: int) -> Fde | None:
+        """Return the FDE that .debug_frame has: of programs without .eh_frame, such as Go's."""
+        for index, frame, origin in self._debug_frames:
+            address = index.find(pc)
+            fde = frame.fde(address) if address is not None else None
+            if fde is not None and fde.start <= pc < fde.end:
+                self.cfi_origin = origin
+                return fde
+        return None
+
+    @cached_property
+    def _debug_frames(self) -> list[tuple[EhIndex, DebugFrame, Origin]]:
+        """Return the .debug_frame sections of the file and of its separate debug information."""
+        found = []
+        for file, origin in ((self.file, Origin.MEMORY), (self.debug_information, Origin.DEBUG)):
+            self._by_offset.second_used = False
+            section = None if file is None else file.section(b".debug_frame")
+            data = None if file is None or section is None else file.content(section)
+            if not data:
+                continue
+            frame = DebugFrame(data, self.bias, self.source.order, self.source.word)
+            from_file = file is self.file and self._by_offset.second_used
+            found.append((EhIndex(frame, 0, len(data)), frame, Origin.FILE if from_file else origin))
+        return found
 
     def symbol(self, pc: int) -> Symbol | None:
         """Return the function that holds ``pc``; its address is the process's."""
@@ -127,11 +161,68 @@ class Image:
             if read.second_used:  # by the reading of the table, which is done once, or of this name
                 self._tables_from_file.add(table)
             if found is not None:
-                return replace(found, source=NameSource.FILE) if table in self._tables_from_file else found
+                return replace(found, source=Origin.FILE) if table in self._tables_from_file else found
         for elf_file in (self.debug_information, self.file.mini_debug_information):
             if elf_file is not None and (found := self._find(elf_file.symtab, pc)) is not None:
-                return replace(found, source=NameSource.DEBUG)
+                return replace(found, source=Origin.DEBUG)
+        return self._go_function(pc)
+
+    def _go_function(self, pc: int) -> Symbol | None:
+        """Return the function by Go's own table, which stripped programs have, too."""
+        table, self.read.second_used = self._gopclntab, False
+        found = table.find(pc) if table is not None else None
+        return replace(found, source=Origin.FILE) if found is not None and self.read.second_used else found
+
+    @cached_property
+    def _gopclntab(self) -> GoTable | None:
+        order, word = self.source.order, self.source.word
+        sections = (section for name in gopclntab.SECTIONS if (section := self.file.section(name)) is not None)
+        text = self.file.section(b".text")
+        starts = (text.sh_addr + self.bias,) if text is not None else ()
+        places = [section.sh_addr + self.bias for section in sections]
+        if not self.file.sections and self.headers.of_type(elf.PT_NOTE) is not None:
+            places += self._searched_for_go()
+        for place in places:
+            table = GoTable(self.read, place, order, word, starts)
+            if table.good:
+                return table
         return None
+
+    def _searched_for_go(self) -> Iterator[int]:
+        """Yield where Go's table may be in a file whose section headers are not known."""
+        for segment in self.headers.segments:
+            if segment.p_type == elf.PT_LOAD and not segment.p_flags & elf.PF_X:
+                start, size = segment.p_vaddr + self.bias, segment.p_filesz
+                yield from gopclntab.headers(self.read, start, size, self.source.order, self.source.word)
+
+    def lines(self, pc: int) -> tuple[SourceLine, ...]:
+        """Return the source lines of an address: of inlined functions, the innermost first, and of the function."""
+        table = self._line_table
+        if table is None:
+            return ()
+        lowest = min(s.p_vaddr for s in self.headers.segments if s.p_type == elf.PT_LOAD)
+        return table.at(pc - self.bias - lowest)
+
+    @cached_property
+    def _line_table(self) -> LineTable | None:
+        """Return the source lines of the file, of its separate debug information, or of what memory has of it."""
+        original = self.source.original
+        if original is None:
+            return None
+        if self.debug_information is not None and self.debug_file is not None and _has_lines(self.debug_information):
+            return original.lines.of_file(self.debug_file.path)
+        if not _has_lines(self.file):
+            return None
+        if original.path is not None:
+            return original.lines.of_file(original.path)
+        data = self.file.whole()
+        return None if data is None else original.lines.of_bytes((original.image.path, original.build_id), data)
+
+    @property
+    def knows_all_names(self) -> bool:
+        """Whether the file's symbol tables are there as a whole: the file itself would not name more."""
+        tables = (self.file.symtab, self._dynsym)
+        return bool(self.file.sections) and all(table is None or table.complete for table in tables)
 
     def _find(self, table: SymbolTable | None, pc: int) -> Symbol | None:
         found = table.find(pc - self.bias) if table is not None else None

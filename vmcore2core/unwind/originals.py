@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from vmcore2core.process.binaries import Binaries, MappedImage
 from vmcore2core.process.sysroot import OriginalFile, build_id
+from vmcore2core.unwind.lines import LineTables
 from vmcore2core.unwind.reading import PagedRead
+
+
+@dataclass
+class Files:
+    """What stacks use beside memory.
+
+    Attributes:
+        binaries: where files are looked for; None for nowhere.
+        lines: source lines by file.
+    """
+
+    binaries: Binaries | None = None
+    lines: LineTables = field(default_factory=LineTables)
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about files that are used or are not, and about what is missing to use them."""
+        found = [] if self.binaries is None else self.binaries.all_notices
+        return [*found, self.lines.problem] if self.lines.problem else found
 
 
 class Original:
@@ -15,11 +36,11 @@ class Original:
 
     Args:
         image: as it is mapped.
-        binaries: where files are looked for, or None.
+        files: where it is looked for.
     """
 
-    def __init__(self, image: MappedImage, binaries: Binaries | None) -> None:
-        self.image, self._binaries = image, binaries
+    def __init__(self, image: MappedImage, files: Files) -> None:
+        self.image, self.lines, self._binaries = image, files.lines, files.binaries
         self.read = PagedRead(self._fetch, image.page_size)
 
     @property

@@ -11,13 +11,13 @@ from vmcore2core.formats.elf import ELFMAG, PF_W, PF_X, PT_LOAD
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.memory.region import Backing
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.binaries import Binaries, MappedImage, biases
+from vmcore2core.process.binaries import MappedImage, biases
 from vmcore2core.process.elf import ElfHeaders, parse_headers
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.unwind.cursor import Read
 from vmcore2core.unwind.image import Image, ImageSource
-from vmcore2core.unwind.originals import Original
+from vmcore2core.unwind.originals import Files, Original
 from vmcore2core.unwind.reading import Mapped, PagedRead, file_read, user_read
 
 NEIGHBOURS = 64
@@ -55,11 +55,11 @@ class UserSpace:
     Args:
         snapshot: the process.
         memory: its memory.
-        binaries: where the files of its images are looked for; None for nowhere.
+        given: where the files of its images are looked for.
     """
 
-    def __init__(self, snapshot: ProcessSnapshot, memory: UserMemory, binaries: Binaries | None = None) -> None:
-        self.snapshot, self.memory, self.binaries = snapshot, memory, binaries
+    def __init__(self, snapshot: ProcessSnapshot, memory: UserMemory, given: Files | None = None) -> None:
+        self.snapshot, self.memory, self._given = snapshot, memory, given or Files()
         self.order: ByteOrder = snapshot.byte_order
         self._read = user_read(memory)
         self._starts = [vma.start for vma in snapshot.vmas]
@@ -209,7 +209,7 @@ class UserSpace:
         found = build_id(read, snapshot.elf_class, self.order)
         size: int | None = getattr(backing, "file_size", None)
         image = MappedImage(key[0], found, size, vmas, snapshot.elf_class, self.order, snapshot.page_size)
-        original = Original(image, self.binaries)
+        original = Original(image, self._given)
         headers = self._headers(read)
         if headers is None and read(0, len(ELFMAG)) in (None, ELFMAG) and any(vma.p_flags & PF_X for vma in vmas):
             headers = self._headers(original.read)

@@ -9,13 +9,25 @@ from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import CoreMachine, CoreNote
 from vmcore2core.errors import TaskError
 from vmcore2core.printable import text
-from vmcore2core.process.binaries import Binaries
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.threads import ThreadRow
-from vmcore2core.unwind.frames import LIMIT, Backtrace, Found, Frame, Unwinder
+from vmcore2core.unwind.demangle import demangled
+from vmcore2core.unwind.frames import LIMIT, Backtrace, Frame, Unwinder
+from vmcore2core.unwind.lines import SourceLine
+from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.process import Place, UserSpace
 
-BY_CFI = frozenset({Found.CFI, Found.SIGNAL_CFI})
+
+@dataclass(frozen=True, slots=True)
+class SourcePlace:
+    """A line of a source file, and the function that it is in; None is "not known"."""
+
+    function: str | None
+    file: str | None
+    line: int | None
+
+    def __str__(self) -> str:
+        return (self.file or "??") if self.line is None else f"{self.file or '??'}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +45,13 @@ class FrameRow:
         found_by: how the frame was found.
         signal_trampoline: whether it is the return from a signal handler.
         width: hexadecimal digits of an address.
-        cfi_from: where the call frame information was that the frame was found by: "memory" or "file"; None where it
-            was found otherwise.
-        symbol_from: where the symbol is from: "memory", "file" or "debug information".
+        cfi_from: where the call frame information was that the frame was found by: "memory", "file" or "debug
+            information"; None where it was found otherwise.
+        symbol_from: where the symbol is from: likewise.
         original: path of the file that was found for the one that is mapped.
+        linkage_name: the symbol as the linker has it, where it was mangled.
+        source: where the call is in the function's source, or what it was about to run.
+        inlined: likewise of the functions that the compiler has put into it there, the innermost first.
     """
 
     number: int
@@ -52,23 +67,31 @@ class FrameRow:
     cfi_from: str | None = None
     symbol_from: str | None = None
     original: str | None = None
+    linkage_name: str | None = None
+    source: SourcePlace | None = None
+    inlined: tuple[SourcePlace, ...] = ()
 
     def line(self) -> str:
-        """Return the line as ``bt`` prints it; what is from memory is not said."""
+        """Return the line as ``bt`` prints it, inlined functions on lines before; what is from memory is not said."""
         if self.symbol is not None:
             name = f"{self.symbol}+{self.offset:#x}"
         else:
             name = "<signal trampoline>" if self.signal_trampoline else "??"
+        name += "" if self.source is None else f" at {self.source}"
         if self.file_address is not None:
             place = f" ({self.file or 'an image without a file'}+{self.file_address:#x})"
         elif self.file and self.file_offset is not None:
             place = f" ({self.file}, file offset {self.file_offset:#x})"
         else:
             place = f" ({self.file})" if self.file else ""
-        found = f"{self.found_by} from file" if self.cfi_from == "file" else self.found_by
+        found = self.found_by
+        if self.cfi_from not in (None, "memory"):
+            found += f" from {self.cfi_from}"
         if self.symbol_from not in (None, "memory"):
             found += f"; name from {self.symbol_from}"
-        return f"#{self.number:<3}{self.address:#0{self.width + 2}x} {name}{place} [{found}]"
+        head = f"#{self.number:<3}{self.address:#0{self.width + 2}x} "
+        inlined = [f"{one.function or '??'} at {one} [inlined]" for one in self.inlined]
+        return head + f"\n{' ' * len(head)}".join([*inlined, f"{name}{place} [{found}]"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +131,7 @@ def backtraces(
     arch: Arch,
     rows: Iterable[ThreadRow],
     limit: int = LIMIT,
-    binaries: Binaries | None = None,
+    files: Files | None = None,
 ) -> Iterator[StackRow]:
     """Yield the user stacks of threads of one process.
 
@@ -117,7 +140,7 @@ def backtraces(
         arch: of the kernel.
         rows: the threads.
         limit: most frames of one.
-        binaries: where files are looked for that tell what memory does not; None for nowhere.
+        files: where files are looked for that tell what memory does not; None for nowhere.
 
     Raises:
         TaskError: how stacks of its architecture unwind is not known.
@@ -126,7 +149,7 @@ def backtraces(
     spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
     if spec is None:
         raise TaskError(snapshot.tgid, f"how user stacks of {arch.name} unwind is not known yet")
-    space = UserSpace(snapshot, captured.memory, binaries)
+    space = UserSpace(snapshot, captured.memory, files)
     unwinder = Unwinder(spec, space)
     notes = {t.tid: [CoreNote(n.note_name, n.note_type, n.data) for n in t.regsets] for t in snapshot.threads}
     for row in rows:
@@ -156,11 +179,14 @@ def _frame_row(place: Place | None, number: int, frame: Frame, width: int) -> Fr
     image = place.image if place is not None else None
     symbol = image.symbol(frame.lookup_pc) if image is not None else None
     original = image.source.original if image is not None else None
+    lines = image.lines(frame.lookup_pc) if image is not None else ()
+    linked = text(symbol.name) if symbol is not None else None
+    name = None if linked is None else demangled(linked)
     back = frame.pc - frame.lookup_pc
     return FrameRow(
         number=number,
         address=frame.pc,
-        symbol=text(symbol.name) if symbol is not None else None,
+        symbol=name,
         offset=frame.pc - symbol.value if symbol is not None else None,
         file=text(place.name) if place is not None else None,
         file_address=frame.pc - image.bias if image is not None else None,
@@ -168,10 +194,18 @@ def _frame_row(place: Place | None, number: int, frame: Frame, width: int) -> Fr
         found_by=frame.found.value,
         signal_trampoline=frame.trampoline,
         width=width,
-        cfi_from=("file" if frame.cfi_from_file else "memory") if frame.found in BY_CFI else None,
+        cfi_from=frame.cfi_origin.value if frame.cfi_origin is not None else None,
         symbol_from=symbol.source.value if symbol is not None else None,
         original=str(original.path) if original is not None and original.path is not None else None,
+        linkage_name=linked if linked != name else None,
+        source=_place(lines[-1]) if lines and lines[-1].file else None,
+        inlined=tuple(_place(line) for line in lines[:-1]),
     )
+
+
+def _place(line: SourceLine) -> SourcePlace:
+    function = demangled(text(line.function)) if line.function else None
+    return SourcePlace(function, text(line.file.encode(errors="replace")) or None, line.line or None)
 
 
 def _wanted(
@@ -181,7 +215,8 @@ def _wanted(
     seen: set[WantedFile] = set()
     last = found.frames[-1] if found.frames and not found.complete else None
     for row, frame, place in zip(rows, found.frames, places, strict=True):
-        poor = row.symbol is None or row.found_by == Found.FRAME_POINTER.value or frame is last
+        nameless = row.symbol is None and (place is None or place.image is None or not place.image.knows_all_names)
+        poor = nameless or frame is last
         original = space.original(place.vma) if poor and place is not None and not frame.trampoline else None
         if original is None or original.path is not None:
             continue

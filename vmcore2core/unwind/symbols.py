@@ -21,13 +21,13 @@ SYMBOLS_MAX = 1 << 20
 CANDIDATES_MAX = 16
 
 
-class NameSource(Enum):
-    """Where a function's name comes from."""
+class Origin(Enum):
+    """Where a function's name or its call frame information comes from."""
 
     MEMORY = "memory"
-    """A symbol table in memory, loaded or in the page cache."""
+    """Loaded, or in the page cache."""
     FILE = "file"
-    """A symbol table of the file that was found."""
+    """The file that was found for the one that is mapped."""
     DEBUG = "debug information"
     """A separate file of debug information, or .gnu_debugdata."""
 
@@ -38,7 +38,7 @@ class Symbol:
 
     name: bytes
     value: int
-    source: NameSource = NameSource.MEMORY
+    source: Origin = Origin.MEMORY
 
 
 EndOf = Callable[[int, int], int | None]

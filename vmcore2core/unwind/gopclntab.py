@@ -1,0 +1,101 @@
+"""Names of Go functions, from the table that the program itself has of them.
+
+References: Go's src/debug/gosym/pclntab.go: readFuncTab(), funcName(); src/runtime/symtab.go (go1.25).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vmcore2core.formats import gopclntab as fmt
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.unwind.reading import PagedRead
+from vmcore2core.unwind.symbols import Symbol
+
+FUNCTIONS_MAX = 1 << 21
+SECTIONS = (b".gopclntab", b".data.rel.ro.gopclntab")
+SEARCH_MAX = 1 << 28
+WINDOW = 1 << 20
+
+
+class GoTable:
+    """A ``struct pcHeader`` and its tables.
+
+    Args:
+        read: the process's memory.
+        address: of the header.
+        order: byte order.
+        word: bytes of a pointer.
+        text: address of the program's code, for headers that do not have it.
+
+    Attributes:
+        good: whether there is such a table.
+    """
+
+    def __init__(self, read: PagedRead, address: int, order: ByteOrder, word: int, text: tuple[int, ...]) -> None:
+        self._read, self._word = read, word
+        self._order: ByteOrder = order
+        self.good = False
+        raw = read(address, fmt.HEADER_HEAD + 8 * word)
+        if raw is None:
+            return
+        self._magic = int.from_bytes(raw[:4], order)
+        names = fmt.HEADER_WORDS.get(self._magic)
+        if names is None or raw[4:6] != bytes(2) or raw[6] not in fmt.MIN_LC or raw[7] != word:
+            return
+        words = (
+            int.from_bytes(raw[at : at + word], order)
+            for at in range(fmt.HEADER_HEAD, fmt.HEADER_HEAD + 8 * word, word)
+        )
+        self._header = dict(zip(names, words, strict=False))
+        self._names = address + self._header["funcnameOffset"]
+        self._functab = address + self._header["pclnOffset"]
+        self._text = 0 if self._magic == fmt.GO_1_16 else next(self._starts(text), 0)
+        self.good = 0 < self._header["nfunc"] <= FUNCTIONS_MAX
+
+    def _starts(self, text: tuple[int, ...]) -> Iterator[int]:
+        """Yield what functab's entries may count from, the likeliest first."""
+        if self._header["textStart"]:
+            yield self._header["textStart"]
+        yield from text
+
+    def find(self, address: int) -> Symbol | None:
+        """Return the function that holds an address, or None."""
+        dtype = fmt.functab_dtype(self._magic, self._order, self._word)
+        low, high = 0, self._header["nfunc"]
+        wanted = address - self._text
+        while low < high:  # the last entry that is not above
+            middle = (low + high + 1) // 2
+            entry = self._entry(middle, dtype)
+            if entry is None:
+                return None
+            low, high = (middle, high) if entry[0] <= wanted else (low, middle - 1)
+        entry, following = self._entry(low, dtype), self._entry(low + 1, dtype)
+        if entry is None or following is None or not entry[0] <= wanted < following[0]:
+            return None
+        raw = self._read(self._functab + entry[1] + fmt.nameoff_at(self._magic, self._word), 4)
+        name = None if raw is None else self._read.string(self._names + int.from_bytes(raw, self._order))
+        return Symbol(name, self._text + entry[0]) if name else None
+
+    def _entry(self, number: int, dtype: np.dtype[np.void]) -> tuple[int, int] | None:
+        raw = self._read(self._functab + number * dtype.itemsize, dtype.itemsize)
+        if raw is None:  # the last one has no offset
+            half = self._read(self._functab + number * dtype.itemsize, dtype.itemsize // 2)
+            return None if half is None else (int.from_bytes(half, self._order), 0)
+        row = np.frombuffer(raw, dtype)[0]
+        return int(row["entry"]), int(row["funcoff"])
+
+
+def headers(read: PagedRead, start: int, size: int, order: ByteOrder, word: int) -> Iterator[int]:
+    """Yield the addresses in a range at which there may be a ``struct pcHeader``; it is aligned as a pointer."""
+    for magic in fmt.HEADER_WORDS:
+        for quantum in fmt.MIN_LC:
+            pattern = magic.to_bytes(4, order) + bytes((0, 0, quantum, word))
+            for at, run in read.known(start, min(size, SEARCH_MAX)):
+                place = run.find(pattern)
+                while place >= 0:
+                    if (at + place) % word == 0:
+                        yield at + place
+                    place = run.find(pattern, place + 1)

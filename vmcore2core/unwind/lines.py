@@ -1,0 +1,110 @@
+"""Source lines and inlined functions, by symbolic's SymCache (pip install 'vmcore2core[lines]').
+
+symbolic reads DWARF 2 to 5 in Rust; a table is made of all of a file's line programs once, and then asked by address.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from symbolic.debuginfo import Archive
+    from symbolic.symcache import SourceLocation, SymCache
+
+TABLES_MAX = 16
+FILE_MAX = 2 << 30
+"""Bytes of a file of debug information; a table takes about as much memory for a while."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """A place in a source file; ``function`` is as it was linked, ``line`` counts from 1; "" and 0 are "not known"."""
+
+    function: bytes
+    file: str
+    line: int
+
+
+class LineTable:
+    """The lines of one file.
+
+    Args:
+        table: of the file.
+    """
+
+    def __init__(self, table: SymCache) -> None:
+        self._lookup: Callable[[int], Iterable[SourceLocation]] = table.lookup
+
+    def at(self, offset: int) -> tuple[SourceLine, ...]:
+        """Return the lines of an address, those of inlined functions first, the innermost first.
+
+        Args:
+            offset: of the address from the lowest that the file loads.
+        """
+        try:
+            found = list(self._lookup(offset))
+        except Exception as error:
+            log.info("no source line of %#x: %s", offset, error)
+            return ()
+        return tuple(SourceLine((one.symbol or "").encode(), one.full_path or "", one.line) for one in found)
+
+
+@dataclass
+class LineTables:
+    """The tables of the latest files.
+
+    Attributes:
+        problem: why there are none, as a sentence, once there would have been one.
+    """
+
+    problem: str | None = None
+    _tables: OrderedDict[object, LineTable | None] = field(default_factory=OrderedDict)
+
+    def of_file(self, path: Path) -> LineTable | None:
+        """Return the table of a file that has debug information, or None where it cannot be made."""
+        return self._kept(path, lambda: self._made_of_file(path))
+
+    def of_bytes(self, key: object, data: bytes) -> LineTable | None:
+        """Return the same of a file's bytes, which ``key`` tells from others."""
+        return self._kept(key, lambda: self._made_of_bytes(data))
+
+    def _kept(self, key: object, make: Callable[[], LineTable | None]) -> LineTable | None:
+        if key not in self._tables:
+            self._tables[key] = make()
+            if len(self._tables) > TABLES_MAX:
+                self._tables.popitem(last=False)
+        self._tables.move_to_end(key)
+        return self._tables[key]
+
+    def _made_of_file(self, path: Path) -> LineTable | None:
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return None
+        return self._made(lambda archive: archive.open(str(path))) if size <= FILE_MAX else None
+
+    def _made_of_bytes(self, data: bytes) -> LineTable | None:
+        return self._made(lambda archive: archive.from_bytes(data))  # it does not keep them: we do, till the end
+
+    def _made(self, opened: Callable[[type[Archive]], Archive]) -> LineTable | None:
+        try:
+            from symbolic.debuginfo import Archive
+        except ImportError:
+            self.problem = (
+                "debug information is there, but source lines and inlined functions need the package symbolic: pip "
+                "install 'vmcore2core[lines]'"
+            )
+            return None
+        try:
+            archive = opened(Archive)
+            return LineTable(next(iter(archive.iter_objects())).make_symcache())
+        except Exception as error:
+            log.info("no source lines: %s", error)
+            return None
