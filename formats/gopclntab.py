@@ -50,3 +50,13 @@ def functab_dtype(magic: int, order: ByteOrder, word: int) -> np.dtype[np.void]:
 def nameoff_at(magic: int, word: int) -> int:
     """Return where ``_func.nameOff`` is, an int32_t."""
     return word if magic == GO_1_16 else 4
+
+
+FUNC_FLAG_TOP_FRAME = 1
+FUNC_FLAG_SP_WRITE = 2
+"""Bits of ``_func.flag``: the outermost function of a stack; one that goes to another stack (runtime.mcall)."""
+
+
+def flag_at(magic: int) -> int | None:
+    """Return where ``_func.flag`` is, an uint8; None where there is none that means this."""
+    return {GO_1_18: 37, GO_1_20: 41}.get(magic)

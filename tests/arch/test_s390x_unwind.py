@@ -98,6 +98,8 @@ class Space:
             fde=lambda _: fde if row else None,
             eh_frame=SimpleNamespace(row=lambda *_: row),
             cfi_problem=None,
+            ends_stack=lambda _: False,
+            is_go=False,
             cfi_origin=None,
         )
 

@@ -184,6 +184,10 @@ class Unwinder:
             what = "a mapping without ELF headers that are known" if code else "no executable mapping"
             why.append(f"{frame.pc:#x} is in {what}")
             return None
+        if image.ends_stack(frame.lookup_pc):
+            return _End(
+                complete=True, why=f"Go's table of functions says that {frame.pc:#x} has no caller on this stack"
+            )
         try:
             fde = image.fde(frame.lookup_pc)
             if fde is None:
@@ -349,6 +353,8 @@ class Unwinder:
         # The outermost frame has 0 there (psABI, "Process Initialization"). A signal handler has the frame pointer of
         # what it interrupted, which may be on another stack.
         grows = saved == 0 or saved + spec.frame_record > base or self._trampoline(target) is not None
+        if not grows and (image := self.space.image(frame.lookup_pc)) is not None:
+            grows = image.is_go  # of a goroutine that the scheduler's stack was entered from
         # Interpreters that are generated put return addresses there that follow no call (HotSpot's return entries).
         if not grows or not (self._returns_to(target) or self.space.generated(target)):
             why.append(f"at the frame pointer {pointer:#x} there is no saved one and a return address")

@@ -63,23 +63,34 @@ class GoTable:
 
     def find(self, address: int) -> Symbol | None:
         """Return the function that holds an address, or None."""
-        dtype = fmt.functab_dtype(self._magic, self._order, self._word)
-        low, high = 0, self._header["nfunc"]
-        wanted = address - self._text
-        while low < high:  # the last entry that is not above
-            middle = (low + high + 1) // 2
-            entry = self._entry(middle, dtype)
-            if entry is None:
-                return None
-            low, high = (middle, high) if entry[0] <= wanted else (low, middle - 1)
-        entry, following = self._entry(low, dtype), self._entry(low + 1, dtype)
-        if entry is None or following is None or not entry[0] <= wanted < following[0]:
+        entry = self._holding(address)
+        if entry is None:
             return None
         raw = self._read(self._functab + entry[1] + fmt.nameoff_at(self._magic, self._word), 4)
         name = None if raw is None else self._read.string(self._names + int.from_bytes(raw, self._order))
         return Symbol(name, self._text + entry[0]) if name else None
 
-    def _entry(self, number: int, dtype: np.dtype[np.void]) -> tuple[int, int] | None:
+    def ends_stack(self, address: int) -> bool:
+        """Tell whether the function that holds an address has no caller on its stack."""
+        entry, at = self._holding(address), fmt.flag_at(self._magic)
+        raw = self._read(self._functab + entry[1] + at, 1) if entry is not None and at is not None else None
+        return raw is not None and bool(raw[0] & (fmt.FUNC_FLAG_TOP_FRAME | fmt.FUNC_FLAG_SP_WRITE))
+
+    def _holding(self, address: int) -> tuple[int, int] | None:
+        """Return functab's entry of the function that holds an address."""
+        low, high = 0, self._header["nfunc"]
+        wanted = address - self._text
+        while low < high:  # the last entry that is not above
+            middle = (low + high + 1) // 2
+            entry = self._entry(middle)
+            if entry is None:
+                return None
+            low, high = (middle, high) if entry[0] <= wanted else (low, middle - 1)
+        entry, following = self._entry(low), self._entry(low + 1)
+        return entry if entry is not None and following is not None and entry[0] <= wanted < following[0] else None
+
+    def _entry(self, number: int) -> tuple[int, int] | None:
+        dtype = fmt.functab_dtype(self._magic, self._order, self._word)
         raw = self._read(self._functab + number * dtype.itemsize, dtype.itemsize)
         if raw is None:  # the last one has no offset
             half = self._read(self._functab + number * dtype.itemsize, dtype.itemsize // 2)

@@ -16,7 +16,8 @@ from vmcore2core.process.elf import ElfHeaders, parse_headers
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.unwind.cursor import Read
-from vmcore2core.unwind.image import Image, ImageSource
+from vmcore2core.unwind.image import Image
+from vmcore2core.unwind.image_files import ImageSource
 from vmcore2core.unwind.originals import Files, Original
 from vmcore2core.unwind.reading import Mapped, PagedRead, file_read, user_read
 
