@@ -23,6 +23,7 @@ from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import ProcessSnapshot, PsInfo, Vma
 from vmcore2core.unwind.frames import Unwinder
+from vmcore2core.unwind.originals import Files as StackFiles
 from vmcore2core.unwind.process import UserSpace
 
 PAGE = 4096
@@ -132,12 +133,12 @@ class Process:
             _put(data, known, address, start, piece)
         return bytes(data) if all(known) else None
 
-    def space(self) -> UserSpace:
+    def space(self, files: StackFiles | None = None) -> UserSpace:
         snapshot = ProcessSnapshot(1, b"x", 62, 64, "little", PAGE, (), PsInfo(1, b"x"), tuple(self.vmas))
-        return UserSpace(snapshot, cast(UserMemory, self))
+        return UserSpace(snapshot, cast(UserMemory, self), files)
 
-    def unwinder(self) -> Unwinder:
-        return Unwinder(spec(), self.space())
+    def unwinder(self, files: StackFiles | None = None) -> Unwinder:
+        return Unwinder(spec(), self.space(files))
 
 
 def _put(data: bytearray, known: bytearray, address: int, start: int, piece: bytes) -> None:

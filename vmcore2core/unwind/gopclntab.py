@@ -78,9 +78,9 @@ class GoTable:
 
     def _holding(self, address: int) -> tuple[int, int] | None:
         """Return functab's entry of the function that holds an address."""
-        low, high = 0, self._header["nfunc"]
+        low, high = 0, self._header["nfunc"] - 1  # the entry behind these is the end of the last function
         wanted = address - self._text
-        while low < high:  # the last entry that is not above
+        while low < high:
             middle = (low + high + 1) // 2
             entry = self._entry(middle)
             if entry is None:

@@ -1,0 +1,145 @@
+"""What separate files of debug information tell: symbols, call frame information, source lines."""
+
+from __future__ import annotations
+
+import lzma
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.unwind.processes import Recording, Stop, compile_c, need, record
+from vmcore2core.process.binaries import Binaries
+from vmcore2core.process.sysroot import Sysroot
+from vmcore2core.unwind.frames import Backtrace, Found
+from vmcore2core.unwind.originals import Files
+from vmcore2core.unwind.process import UserSpace
+from vmcore2core.unwind.symbols import Origin, Symbol
+
+SOURCE = r"""
+__attribute__((noinline)) void stop_here(void) { __asm__ volatile("" ::: "memory"); }
+static inline __attribute__((always_inline)) int inner(int n) { stop_here(); return n + 1; }
+static inline __attribute__((always_inline)) int outer(int n) {
+  return inner(n) + 2; }
+__attribute__((noinline)) static int level_b(int n) {
+  volatile char room[200]; room[0] = n;
+  return outer(n) + room[0]; }
+__attribute__((noinline)) static int level_a(int n) { return level_b(n) + 1; }
+int main(int argc, char **argv) { return level_a(argc) + argc; }
+"""
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run([need(str(command[0])), *command[1:]], capture_output=True, text=True, check=True).stdout
+
+
+def stopped(program: Path, stripped: Path | None = None) -> tuple[Recording, Stop]:
+    """Return a program that was stopped; its memory is that of ``stripped``."""
+    recording = record(program)
+    if stripped is not None:
+        recording.maps = [line.replace(str(program), str(stripped)) for line in recording.maps]
+    return recording, recording.stops[0][0]
+
+
+def symbols(recording: Recording, stop: Stop, files: Files | None) -> tuple[Backtrace, list[Symbol | None], UserSpace]:
+    unwinder = recording.process(stop).unwinder(files)
+    space = cast("UserSpace", unwinder.space)
+    found = unwinder.backtrace(stop.registers)
+    images = [(space.image(frame.lookup_pc), frame.lookup_pc) for frame in found.frames]
+    return found, [image.symbol(pc) if image is not None else None for image, pc in images], space
+
+
+def named(found: list[Symbol | None]) -> list[str]:
+    return [symbol.name.decode() for symbol in found if symbol is not None]
+
+
+def test_debug_frame_unwinds_what_has_no_eh_frame(tmp_path: Path) -> None:
+    options = ["-g", "-fomit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
+    program = compile_c(SOURCE, tmp_path / "program", *options)
+    assert ".debug_frame" in run("readelf", "-SW", program)
+    recording, stop = stopped(program)
+    found, names, _ = symbols(recording, stop, None)
+    assert [frame.pc for frame in found.frames] == list(dict.fromkeys(stop.pcs))
+    assert found.complete, found.end
+    assert named(names)[:4] == ["stop_here", "level_b", "level_a", "main"]
+    assert {(frame.found, frame.cfi_origin) for frame in found.frames[1:]} == {(Found.CFI, Origin.MEMORY)}
+
+
+@pytest.mark.parametrize("by", ["build ID", "link", "mini"])
+def test_static_functions_are_named_by_separate_symbols(tmp_path: Path, by: str) -> None:
+    program = compile_c(SOURCE, tmp_path / "program", "-g", "-Wl,--build-id=sha1")
+    stripped, debug = tmp_path / "stripped", tmp_path / "stripped.debug"
+    run("objcopy", "--only-keep-debug", program, debug)
+    run("objcopy", "--strip-all", program, stripped)
+    trees: tuple[Path, ...] = ()
+    if by == "build ID":
+        digits = re.findall(r"Build ID: (\w+)", run("readelf", "-n", program))[0]
+        target = tmp_path / "debug/.build-id" / digits[:2] / f"{digits[2:]}.debug"
+        target.parent.mkdir(parents=True)
+        shutil.copy(debug, target)
+        trees = (tmp_path / "debug",)
+    elif by == "link":
+        run("objcopy", f"--add-gnu-debuglink={debug}", stripped)
+        target = tmp_path / "debug" / str(tmp_path).lstrip("/") / debug.name
+        target.parent.mkdir(parents=True)
+        shutil.copy(debug, target)
+        trees = (tmp_path / "debug",)
+    else:
+        packed = tmp_path / "mini.xz"
+        run("objcopy", "--strip-debug", debug)
+        packed.write_bytes(lzma.compress(debug.read_bytes()))
+        run("objcopy", f"--add-section=.gnu_debugdata={packed}", stripped)
+    recording, stop = stopped(program, stripped)
+    _, without, _ = symbols(recording, stop, None)
+    found, names, _ = symbols(recording, stop, Files(Binaries(debug_trees=trees)))
+    ours = ["stop_here", "level_b", "level_a", "main"]
+    if by != "mini":
+        assert set(ours).isdisjoint(named(without))
+    assert named(names)[:4] == ours
+    assert {symbol.source for symbol in names[:4] if symbol is not None} == {Origin.DEBUG}
+    assert [frame.pc for frame in found.frames] == list(dict.fromkeys(stop.pcs))
+
+
+def test_source_lines_and_inlined_functions_are_those_of_addr2line(tmp_path: Path) -> None:
+    pytest.importorskip("symbolic")
+    program = compile_c(SOURCE, tmp_path / "program", "-g")
+    recording, stop = stopped(program)
+    sysroot = tmp_path / "sysroot"
+    copy = sysroot / str(program).lstrip("/")
+    copy.parent.mkdir(parents=True)
+    shutil.copy(program, copy)
+    for files in (None, Files(Binaries(sysroots=(Sysroot(sysroot),)))):  # of memory, then of the file
+        found, names, space = symbols(recording, stop, files)
+        assert named(names)[:4] == ["stop_here", "level_b", "level_a", "main"]
+        for frame in found.frames[:4]:
+            image = space.image(frame.lookup_pc)
+            assert image is not None
+            asked = f"{frame.lookup_pc - image.bias:#x}"
+            shown = run("addr2line", "-i", "-f", "-e", program, asked).splitlines()
+            wanted = [
+                (name, int(re.split(r"[: ]", place)[1])) for name, place in zip(shown[::2], shown[1::2], strict=True)
+            ]
+            lines = image.lines(frame.lookup_pc)
+            assert [(line.function.decode(), line.line) for line in lines] == wanted
+            assert all(line.file.endswith("program.c") for line in lines)
+        assert [line.function for line in space.image(stop.pcs[1]).lines(found.frames[1].lookup_pc)] == [  # type: ignore[union-attr]
+            b"inner",
+            b"outer",
+            b"level_b",
+        ]
+
+
+def test_without_symbolic_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "symbolic.debuginfo", None)
+    program = compile_c(SOURCE, tmp_path / "program", "-g")
+    recording, stop = stopped(program)
+    files = Files()
+    found, _, space = symbols(recording, stop, files)
+    image = space.image(stop.pcs[0])
+    assert image is not None
+    assert image.lines(found.frames[0].lookup_pc) == ()
+    (notice,) = files.notices
+    assert "pip install 'vmcore2core[lines]'" in notice

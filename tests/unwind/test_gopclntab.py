@@ -1,0 +1,92 @@
+"""Go's table of functions, built by hand as Go's src/debug/gosym/pclntab.go reads it."""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import pytest
+
+from vmcore2core.unwind.gopclntab import GoTable, headers
+from vmcore2core.unwind.reading import PagedRead
+
+TEXT, TABLE = 0x401000, 0x480000
+FUNCTIONS = [
+    (0x0, b"go:buildid", 0),
+    (0x20, b"runtime.mcall", 2),
+    (0x60, b"main.main", 0),
+    (0x100, b"runtime.goexit", 1),
+]
+END = 0x140
+Order = Literal["little", "big"]
+
+
+def table(magic: int, *, order: Order = "little", text: int = TEXT) -> bytes:
+    char = "<" if order == "little" else ">"
+    old = magic == 0xFFFFFFFA
+    names = b"".join(name + b"\0" for _, name, _ in FUNCTIONS)
+    offsets = [names.index(name + b"\0") for _, name, _ in FUNCTIONS]
+    entry = f"{char}QQ" if old else f"{char}II"
+    size = struct.calcsize(entry)
+    start = len(FUNCTIONS) * size + size // 2
+    functab, funcs = b"", b""
+    for (at, _, flag), name in zip(FUNCTIONS, offsets, strict=True):
+        functab += struct.pack(entry, at + (TEXT if old else 0), start + len(funcs))
+        one = struct.pack(char + "Q" if old else char + "I", at + (TEXT if old else 0)) + struct.pack(char + "i", name)
+        one = one.ljust(41 if magic == 0xFFFFFFF1 else 37, b"\xaa") + bytes([flag]) + bytes(6)
+        funcs += one
+    functab += struct.pack(entry, END + (TEXT if old else 0), 0)[: size // 2]
+    words = [len(FUNCTIONS), 0, *([] if old else [text]), 80, 0, 0, 0, 80 + len(names)]
+    head = struct.pack(f"{char}I4B{len(words)}Q", magic, 0, 0, 1, 8, *words).ljust(80, b"\0")
+    return head + names + functab + funcs
+
+
+def opened(data: bytes, *, order: Order = "little", starts: tuple[int, ...] = ()) -> GoTable:
+    def read(address: int, size: int) -> bytes | None:
+        return data[address - TABLE : address - TABLE + size].ljust(size, b"\0") if address >= TABLE else None
+
+    return GoTable(PagedRead(read, 4096), TABLE, order, 8, starts)
+
+
+@pytest.mark.parametrize("magic", [0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1])
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_each_address_has_its_function(magic: int, order: Order) -> None:
+    found = opened(table(magic, order=order), order=order)
+    assert found.good
+    for at, name, _ in FUNCTIONS:
+        for inside in (at, at + 0x1F):
+            symbol = found.find(TEXT + inside)
+            assert symbol is not None
+            assert (symbol.name, symbol.value) == (name, TEXT + at)
+    assert found.find(TEXT - 1) is None
+    assert found.find(TEXT + END) is None
+
+
+@pytest.mark.parametrize("magic", [0xFFFFFFF0, 0xFFFFFFF1])
+def test_functions_that_end_a_stack_say_so(magic: int) -> None:
+    found = opened(table(magic))
+    assert [found.ends_stack(TEXT + at) for at, _, _ in FUNCTIONS] == [False, True, False, True]
+    assert not opened(table(0xFFFFFFFA)).ends_stack(TEXT + 0x100)  # its flag means nothing of the kind
+
+
+def test_a_table_without_the_start_of_the_text_counts_from_the_section() -> None:
+    found = opened(table(0xFFFFFFF1, text=0), starts=(TEXT,))
+    symbol = found.find(TEXT + 0x70)
+    assert symbol is not None
+    assert symbol.name == b"main.main"
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 0x7F), (4, 1), (6, 3), (7, 4), (8, 0), (15, 0xFF)])
+def test_what_is_no_such_table_is_not_taken_for_one(at: int, value: int) -> None:
+    data = bytearray(table(0xFFFFFFF1))
+    data[at] = value
+    assert not opened(bytes(data)).good
+
+
+def test_the_header_is_found_without_sections() -> None:
+    data = bytes(0x1238) + table(0xFFFFFFF1)
+
+    def read(address: int, size: int) -> bytes | None:
+        return data[address - TABLE : address - TABLE + size].ljust(size, b"\0")
+
+    assert list(headers(PagedRead(read, 4096), TABLE, len(data), "little", 8)) == [TABLE + 0x1238]
