@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import CoreMachine, CoreNote
 from vmcore2core.errors import TaskError
+from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.threads import ThreadRow
@@ -149,7 +150,7 @@ def backtraces(
     spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
     if spec is None:
         raise TaskError(snapshot.tgid, f"how user stacks of {arch.name} unwind is not known yet")
-    space = UserSpace(snapshot, captured.memory, files)
+    space = UserSpace(snapshot, _from_dump(captured.memory), files)
     unwinder = Unwinder(spec, space)
     notes = {t.tid: [CoreNote(n.note_name, n.note_type, n.data) for n in t.regsets] for t in snapshot.threads}
     for row in rows:
@@ -173,6 +174,16 @@ def backtraces(
             end=found.end,
             wanted=tuple(_wanted(space, frames, found, places)),
         )
+
+
+def _from_dump(memory: UserMemory) -> UserMemory:
+    """Return a process's memory without the pages that files were taken for: each frame says what comes from files."""
+    if all(region.original is None for region in memory.regions):
+        return memory
+    regions = tuple(replace(region, original=None) for region in memory.regions)
+    found = UserMemory(memory.memory, memory.spec, memory.root, regions, memory.swap)
+    found.damaged |= memory.damaged
+    return found
 
 
 def _frame_row(place: Place | None, number: int, frame: Frame, width: int) -> FrameRow:

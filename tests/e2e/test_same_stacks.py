@@ -1,0 +1,75 @@
+"""The core in gdb, ``bt``, the index and its page show the same stacks, of a dump that has stacks alone, too."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders.stacks_only import bundled_stacks_only
+from tests.e2e.debuggers import gdb
+from tests.e2e.guests import PROGRAMS, bundled, convert_all, tasks, unpacked_sysroot
+
+GUEST = "debian-6.1-amd64"
+NO_DEBUG_PACKAGES = ("--debug-directory", "/nonexistent")
+
+
+@pytest.fixture(scope="module", params=["whole", "stacks alone"])
+def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Return a dump, the files of its programs, and a directory of its cores."""
+    folder = tmp_path_factory.mktemp("same")
+    sysroot = unpacked_sysroot(folder / "files")
+    alone = request.param == "stacks alone"
+    dump = bundled_stacks_only(GUEST, folder) if alone else bundled(GUEST, folder)
+    result = convert_all(dump, "--sysroot", sysroot, *NO_DEBUG_PACKAGES, "-o", folder / "cores")
+    assert result.returncode in (0, 3), result.stderr
+    return dump, sysroot, folder / "cores"
+
+
+def places(frames: list[dict[str, Any]], name: str) -> list[tuple[str, str | None, str | None]]:
+    """Return address, function and source file's name and line of each frame."""
+    found = []
+    for frame in frames:
+        source = frame["source"]
+        at = None if source is None else f"{Path(source['file']).name}:{source['line']}"
+        found.append((frame["address"], frame[name], at))
+    return found
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_bt_index_page_and_gdb_agree(converted: tuple[Path, Path, Path], program: str) -> None:
+    dump, sysroot, cores = converted
+    index = json.loads((cores / "index.json").read_text())
+    (entry,) = [one for one in index["processes"] if one["comm"] == program]
+    shown = json.loads(
+        tasks("bt", dump, "--pid", str(entry["pid"]), "--sysroot", sysroot, *NO_DEBUG_PACKAGES, "--json").stdout
+    )
+    stacks = {stack["tid"]: stack for stack in shown}
+    assert all(stack["complete"] for stack in shown)
+    # The index, and the page, whose data it is.
+    threads = {thread["tid"]: thread for thread in entry["threads"]}
+    page = (cores / "index.html").read_text()
+    block = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert block is not None
+    assert json.loads(block[1])["processes"] == index["processes"]
+    assert threads.keys() == stacks.keys()
+    for tid, thread in threads.items():
+        assert places(thread["frames"], "function") == places(stacks[tid]["frames"], "symbol")
+        assert thread["end"] is None
+        assert [frame["cfi_from"] for frame in thread["frames"]] == [f["cfi_from"] for f in stacks[tid]["frames"]]
+    # gdb, with the same files: of the loaded ones it must be told where they are if the linker's list is not there.
+    core, binary = cores / entry["core"]["file"], sysroot / "bin" / program
+    libraries = {image["name"]: image["start"] for image in entry["images"] if image["name"].startswith("/lib/")}
+    commands = [f"add-symbol-file {sysroot}{name} -o {start}" for name, start in libraries.items()]
+    output = gdb(core, *commands, "thread apply all bt", program=binary, sysroot=sysroot)
+    parts = re.split(r"^Thread \d+ \(.*LWP (\d+)\)*:?.*$", output, flags=re.MULTILINE)
+    for tid, text in zip(map(int, parts[1::2]), parts[2::2], strict=True):
+        ours = [frame["address"] for frame in stacks[tid]["frames"]]
+        # Where a line begins, gdb leaves out the address; so it does of the trampoline.
+        theirs = [f"{int(address, 16):#x}" for address in re.findall(r"^#\d+ +0x([0-9a-f]+) in", text, re.M)]
+        assert len(theirs) >= len(re.findall(r"^#\d+", text, re.M)) - 2
+        assert [address for address in ours if address in theirs] == theirs
+    assert parts[1::2]
