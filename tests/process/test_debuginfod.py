@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -17,6 +16,7 @@ import pytest
 
 from tests.builders.stacks_only import bundled_stacks_only
 from tests.e2e.guests import tasks, unpacked_sysroot
+from tests.needs import need
 from vmcore2core.errors import UsageError
 from vmcore2core.process.debuginfod import Debuginfod, Kind, debuginfod
 
@@ -135,9 +135,7 @@ def test_the_clients_variables_are_ours(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Debian's debuginfod over the guest's files: its URL, and the folder."""
-    program = shutil.which("debuginfod")
-    if program is None:
-        pytest.skip("debuginfod is not installed")
+    program = need("debuginfod")
     files = unpacked_sysroot(tmp_path_factory.mktemp("files"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
