@@ -19,7 +19,7 @@ from vmcore2core.errors import (
     UsageError,
     Vmcore2coreError,
 )
-from vmcore2core.kernel import mm, printk, sched
+from vmcore2core.kernel import mm, printk, runqueue, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
@@ -310,10 +310,7 @@ def info(session: Session) -> dict[str, Any]:
         "build_id": boot.vmcoreinfo.build_id,
         "crash_time": int(crash_time) if crash_time and crash_time.isdigit() else None,
         "panic": printk.panic_message(lines),
-        "cpus": [
-            {"cpu": seen.cpu, "pid": seen.pid, "user_mode": seen.note.user_mode}
-            for seen in session.processes.cpus.running
-        ],
+        "cpus": list(_cpus(session)),
         "page_size": container.page_size,
         "pages": page_counts(session),
         "vmcoreinfo": boot.vmcoreinfo_origin,
@@ -321,6 +318,43 @@ def info(session: Session) -> dict[str, Any]:
         "unknown": unknown,
         "messages": [f"[{line.seconds:12.6f}] {text(line.text.encode())}" for line in lines[-DMESG_TAIL:]],
     }
+
+
+def _cpus(session: Session) -> Iterator[dict[str, Any]]:
+    """Yield what each CPU was running: as its note tells or, where the dump has none, its runqueue."""
+    tasks: dict[tuple[str, int | None], StructView] = {}
+    for task in runqueue.running(session.kernel):
+        try:
+            tasks["cpu", sched.task_cpu(task)] = task
+            tasks["pid", sched.task_pid(task)] = task
+        except MemoryFault:
+            continue
+    seen = session.processes.cpus.running
+    for one in seen:
+        on_cpu = tasks.get(("cpu", one.cpu)) if one.cpu is not None else None
+        fits = on_cpu is not None and sched.task_pid(on_cpu) == one.pid
+        named = on_cpu if fits else tasks.get(("pid", one.pid)) if one.pid else None
+        yield {"cpu": one.cpu, "pid": one.pid, **_who(named), "user_mode": one.note.user_mode}
+    for (kind, cpu), task in tasks.items() if not seen else ():
+        if kind == "cpu":
+            yield {"cpu": cpu, "pid": sched.task_pid(task), **_who(task), "user_mode": None}
+
+
+def _who(task: StructView | None) -> dict[str, Any]:
+    """Return a task's name, and its process, if it is another one's thread."""
+    unknown = {"comm": None, "process": None, "process_comm": None}
+    if task is None:
+        return unknown
+    try:
+        leader = task.follow("group_leader", "task_struct") if task.has("group_leader") else None
+        thread = leader is not None and leader.address != task.address
+        return {
+            "comm": text(sched.task_comm(task)),
+            "process": sched.task_tgid(task) if thread else None,
+            "process_comm": text(sched.task_comm(leader)) if thread and leader is not None else None,
+        }
+    except MemoryFault:
+        return unknown
 
 
 def page_counts(session: Session) -> dict[str, int]:

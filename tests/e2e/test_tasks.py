@@ -108,8 +108,12 @@ def test_info_says_what_the_kernel_is(guest: Guest) -> None:
     assert f"release: {release}" in shown
     # QEMU's notes have the CPU's number plus 1 where a crashed kernel's have the PID.
     spinning = [guest.threads(program)["t-spin"] for program in PROGRAMS]
-    assert "  cpu 0, pid 0, user mode no\n" in shown
-    assert any(f"  cpu 1, pid {tid}, user mode yes\n" in shown for tid in spinning)
+    assert "  cpu 0, pid 0, comm swapper/0, user mode no\n" in shown
+    assert any(
+        f"  cpu 1, pid {tid}, comm t-spin, process {guest.pids[program]}, process comm {program}, user mode yes\n"
+        in shown
+        for program, tid in zip(PROGRAMS, spinning, strict=True)
+    )
     assert "Run /init as init process" in shown
 
 
