@@ -37,6 +37,9 @@ HEADER_WORDS: Mapping[int, tuple[str, ...]] = MappingProxyType(
 )
 """The words behind pcHeader's first 8 bytes: magic, two zeros, minLC, ptrSize."""
 
+NOTE_NAME = b"Go\0\0"
+"""Owner of the note that Go's linker writes (.note.go.buildid), padded."""
+
 HEADER_HEAD = 8
 MIN_LC = (1, 2, 4)
 

@@ -5,6 +5,7 @@ References: Go's src/debug/gosym/pclntab.go: readFuncTab(), funcName(); src/runt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -101,12 +102,11 @@ class GoTable:
 
 def headers(read: PagedRead, start: int, size: int, order: ByteOrder, word: int) -> Iterator[int]:
     """Yield the addresses in a range at which there may be a ``struct pcHeader``; it is aligned as a pointer."""
-    for magic in fmt.HEADER_WORDS:
-        for quantum in fmt.MIN_LC:
-            pattern = magic.to_bytes(4, order) + bytes((0, 0, quantum, word))
-            for at, run in read.known(start, min(size, SEARCH_MAX)):
-                place = run.find(pattern)
-                while place >= 0:
-                    if (at + place) % word == 0:
-                        yield at + place
-                    place = run.find(pattern, place + 1)
+    magics = b"|".join(re.escape(magic.to_bytes(4, order)) for magic in fmt.HEADER_WORDS)
+    pattern = re.compile(b"(?:%b)\0\0[%b]%b" % (magics, bytes(fmt.MIN_LC), re.escape(bytes([word]))), re.DOTALL)
+    end = start + min(size, SEARCH_MAX)
+    for at in range(start, end, WINDOW):
+        for address, run in read.known(at, min(WINDOW, end - at)):
+            for match in pattern.finditer(run):
+                if (address + match.start()) % word == 0:
+                    yield address + match.start()

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from vmcore2core.formats import elf, elf_dynamic
+from vmcore2core.formats import gopclntab as fmt
 from vmcore2core.process.elf import ElfHeaders
 from vmcore2core.unwind import gopclntab
 from vmcore2core.unwind.elf_file import ElfFile
@@ -21,6 +22,7 @@ from vmcore2core.unwind.lines import LineTable, SourceLine
 from vmcore2core.unwind.symbols import Origin, Symbol, SymbolTable, count_by_gnu_hash, count_by_hash, read_table
 
 DYNAMIC_MAX = 4096
+NOTES_MAX = 4096
 
 
 class ImageNames(ImageFiles):
@@ -106,13 +108,19 @@ class ImageNames(ImageFiles):
         places = [section.sh_addr + self.bias for section in found if section is not None]
         text = self.section(b".text")
         starts = (text.sh_addr + self.bias,) if text is not None else ()
-        if not self.file.sections and self.original is None and self.headers.of_type(elf.PT_NOTE) is not None:
+        if not self.file.sections and self.original is None and self._has_go_note():
             places += self._searched_for_go()
         for place in places:
             table = GoTable(self.read, place, order, word, starts)
             if table.good:
                 return table
         return None
+
+    def _has_go_note(self) -> bool:
+        """Tell whether a note, which is in the first page of Go's programs, is Go's."""
+        notes = [segment for segment in self.headers.segments if segment.p_type == elf.PT_NOTE]
+        raw = (self.read(note.p_vaddr + self.bias, min(note.p_filesz, NOTES_MAX)) for note in notes)
+        return any(fmt.NOTE_NAME in piece for piece in raw if piece is not None)
 
     def _searched_for_go(self) -> Iterator[int]:
         """Yield where Go's table may be in a file whose section headers are not known."""
