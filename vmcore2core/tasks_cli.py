@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vmcore2core.cli import (
+    ANY_SIZE_HELP,
     DEBUG_DIRECTORY,
     DEBUG_DIRECTORY_HELP,
     DEBUG_HELP,
     DEBUGINFOD_HELP,
+    NO_CACHE_HELP,
     SCAN_HELP,
     VMCORE_HELP,
 )
