@@ -113,6 +113,9 @@ def test_a_server_that_does_not_answer_is_said_once(tmp_path: Path) -> None:
         assert client.find(bytes([number]) * 20, Kind.EXECUTABLE) is None
     (notice,) = client.notices
     assert notice == f"debuginfod server {url} is not asked any more: [Errno 111] Connection refused"
+    client = Debuginfod((url.replace("//", "//user:secret@"),), tmp_path)
+    assert client.find(ID, Kind.EXECUTABLE) is None
+    assert "secret" not in client.notices[0]
 
 
 def test_the_clients_variables_are_ours(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import lzma
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -103,43 +104,43 @@ def test_static_functions_are_named_by_separate_symbols(tmp_path: Path, by: str)
     assert [frame.pc for frame in found.frames] == list(dict.fromkeys(stop.pcs))
 
 
+def in_sysroot(program: Path, folder: Path) -> Files:
+    copy = folder / str(program).lstrip("/")
+    copy.parent.mkdir(parents=True)
+    shutil.copy(program, copy)
+    return Files(Binaries(sysroots=(Sysroot(folder),)))
+
+
 def test_source_lines_and_inlined_functions_are_those_of_addr2line(tmp_path: Path) -> None:
     pytest.importorskip("symbolic")
     program = compile_c(SOURCE, tmp_path / "program", "-g")
     recording, stop = stopped(program)
-    sysroot = tmp_path / "sysroot"
-    copy = sysroot / str(program).lstrip("/")
-    copy.parent.mkdir(parents=True)
-    shutil.copy(program, copy)
-    for files in (None, Files(Binaries(sysroots=(Sysroot(sysroot),)))):  # of memory, then of the file
-        found, names, space = symbols(recording, stop, files)
-        assert named(names)[:4] == ["stop_here", "level_b", "level_a", "main"]
-        for frame in found.frames[:4]:
-            image = space.image(frame.lookup_pc)
-            assert image is not None
-            asked = f"{frame.lookup_pc - image.bias:#x}"
-            shown = run("addr2line", "-i", "-f", "-e", program, asked).splitlines()
-            wanted = [
-                (name, int(re.split(r"[: ]", place)[1])) for name, place in zip(shown[::2], shown[1::2], strict=True)
-            ]
-            lines = image.lines(frame.lookup_pc)
-            assert [(line.function.decode(), line.line) for line in lines] == wanted
-            assert all(line.file.endswith("program.c") for line in lines)
-        assert [line.function for line in space.image(stop.pcs[1]).lines(found.frames[1].lookup_pc)] == [  # type: ignore[union-attr]
-            b"inner",
-            b"outer",
-            b"level_b",
-        ]
+    found, names, space = symbols(recording, stop, in_sysroot(program, tmp_path / "sysroot"))
+    assert named(names)[:4] == ["stop_here", "level_b", "level_a", "main"]
+    functions = []
+    for frame in found.frames[:4]:
+        image = space.image(frame.lookup_pc)
+        assert image is not None
+        asked = f"{frame.lookup_pc - image.bias:#x}"
+        shown = run("addr2line", "-i", "-f", "-e", program, asked).splitlines()
+        places = zip(shown[::2], shown[1::2], strict=True)
+        wanted = [(name, int(re.split(r"[: ]", place.rpartition("/")[2])[1])) for name, place in places]
+        lines = image.lines(frame.lookup_pc)
+        assert [(line.function.decode(), line.line) for line in lines] == wanted
+        assert all(line.file.endswith("program.c") for line in lines)
+        functions.append([line.function for line in lines])
+    assert functions[1] == [b"inner", b"outer", b"level_b"]
 
 
 def test_without_symbolic_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "symbolic.debuginfo", None)
+    monkeypatch.setitem(sys.modules, "symbolic.debuginfo", None)
     program = compile_c(SOURCE, tmp_path / "program", "-g")
     recording, stop = stopped(program)
-    files = Files()
+    files = in_sysroot(program, tmp_path / "sysroot")
     found, _, space = symbols(recording, stop, files)
     image = space.image(stop.pcs[0])
     assert image is not None
+    assert files.notices == []
     assert image.lines(found.frames[0].lookup_pc) == ()
     (notice,) = files.notices
     assert "pip install 'vmcore2core[lines]'" in notice

@@ -18,9 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO
 
 from vmcore2core import __version__
+from vmcore2core.containers.remote import located
 from vmcore2core.errors import UsageError
 
 TIMEOUT = 90
@@ -112,7 +114,8 @@ class Debuginfod:
 
     def _gave_up(self, url: str, why: str) -> None:
         self._down.add(url)
-        self.notices.append(f"debuginfod server {url} is not asked any more: {why}")
+        shown = str(located(url))  # without a password
+        self.notices.append(f"debuginfod server {shown} is not asked any more: {why.replace(url, shown)}")
 
     def _receive(self, asked: str, part: IO[bytes]) -> None:
         from urllib.request import Request, urlopen
@@ -133,9 +136,10 @@ class Debuginfod:
 
 def _is_there(kept: Path) -> bool:
     try:
-        return kept.stat().st_size > 0
+        status = kept.stat()
     except OSError:
         return False
+    return S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _missed_lately(kept: Path) -> bool:

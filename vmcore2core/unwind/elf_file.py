@@ -65,14 +65,6 @@ class ElfFile:
             return None
         return self._decompressed(raw) if section.sh_flags & elf_dynamic.SHF_COMPRESSED else raw
 
-    def whole(self) -> bytes | None:
-        """Return the file's bytes up to the end of its section headers; None where some are not known, or too many."""
-        end = max((s.sh_offset + s.sh_size for s in self.sections if s.sh_type != elf_dynamic.SHT_NOBITS), default=0)
-        dtype = elf_dynamic.SHDR_DTYPE[self._variant]
-        end = max(end, self.headers.e_shoff + self.headers.e_shnum * dtype.itemsize)
-        data = b"" if end > SECTION_MAX else b"".join(piece for _, piece in self.read.known(0, end))
-        return data if len(data) == end > 0 else None
-
     def _decompressed(self, raw: bytes) -> bytes | None:
         dtype = elf_dynamic.CHDR_DTYPE[self._variant]
         if len(raw) < dtype.itemsize:

@@ -1,6 +1,7 @@
 """Source lines and inlined functions, by symbolic's SymCache (pip install 'vmcore2core[lines]').
 
 symbolic reads DWARF 2 to 5 in Rust; a table is made of all of a file's line programs once, and then asked by address.
+What a dump has of a file in memory is not read so: nothing bounds what hostile line programs would take.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from symbolic.debuginfo import Archive
     from symbolic.symcache import SourceLocation, SymCache
 
 TABLES_MAX = 16
@@ -65,35 +65,18 @@ class LineTables:
     """
 
     problem: str | None = None
-    _tables: OrderedDict[object, LineTable | None] = field(default_factory=OrderedDict)
+    _tables: OrderedDict[Path, LineTable | None] = field(default_factory=OrderedDict)
 
     def of_file(self, path: Path) -> LineTable | None:
         """Return the table of a file that has debug information, or None where it cannot be made."""
-        return self._kept(path, lambda: self._made_of_file(path))
-
-    def of_bytes(self, key: object, data: bytes) -> LineTable | None:
-        """Return the same of a file's bytes, which ``key`` tells from others."""
-        return self._kept(key, lambda: self._made_of_bytes(data))
-
-    def _kept(self, key: object, make: Callable[[], LineTable | None]) -> LineTable | None:
-        if key not in self._tables:
-            self._tables[key] = make()
+        if path not in self._tables:
+            self._tables[path] = self._made(path)
             if len(self._tables) > TABLES_MAX:
                 self._tables.popitem(last=False)
-        self._tables.move_to_end(key)
-        return self._tables[key]
+        self._tables.move_to_end(path)
+        return self._tables[path]
 
-    def _made_of_file(self, path: Path) -> LineTable | None:
-        try:
-            size = path.stat().st_size
-        except OSError:
-            return None
-        return self._made(lambda archive: archive.open(str(path))) if size <= FILE_MAX else None
-
-    def _made_of_bytes(self, data: bytes) -> LineTable | None:
-        return self._made(lambda archive: archive.from_bytes(data))  # it does not keep them: we do, till the end
-
-    def _made(self, opened: Callable[[type[Archive]], Archive]) -> LineTable | None:
+    def _made(self, path: Path) -> LineTable | None:
         try:
             from symbolic.debuginfo import Archive
         except ImportError:
@@ -103,8 +86,10 @@ class LineTables:
             )
             return None
         try:
-            archive = opened(Archive)
+            if path.stat().st_size > FILE_MAX:
+                return None
+            archive = Archive.open(str(path))
             return LineTable(next(iter(archive.iter_objects())).make_symcache())
         except Exception as error:
-            log.info("no source lines: %s", error)
+            log.info("no source lines of %s: %s", path, error)
             return None

@@ -73,7 +73,7 @@ class ImageNames(ImageFiles):
 
     @cached_property
     def _line_table(self) -> LineTable | None:
-        """Return the source lines of the file, of its separate debug information, or of what memory has of it."""
+        """Return the source lines of the separate debug information, or of the file that was found."""
         original = self.source.original
         if original is None:
             return None
@@ -81,8 +81,7 @@ class ImageNames(ImageFiles):
             return original.lines.of_file(self.debug_file.path)
         if self.original is not None and original.path is not None and _has_lines(self.original):
             return original.lines.of_file(original.path)
-        data = self.file.whole() if _has_lines(self.file) else None
-        return None if data is None else original.lines.of_bytes((original.image.path, original.build_id), data)
+        return None
 
     def _go_function(self, pc: int) -> Symbol | None:
         """Return the function by Go's own table, which stripped programs have, too."""
