@@ -1,17 +1,19 @@
-"""The core in gdb, ``bt``, the index and its page show the same stacks, of a dump that has stacks alone, too."""
+"""gdb by a core's start script, ``bt``, the index and its page show the same stacks, of a dump of stacks alone, too."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.builders.stacks_only import bundled_stacks_only
-from tests.e2e.debuggers import gdb
 from tests.e2e.guests import PROGRAMS, bundled, convert_all, tasks, unpacked_sysroot
+from tests.needs import need
 
 GUEST = "debian-6.1-amd64"
 NO_DEBUG_PACKAGES = ("--debug-directory", "/nonexistent")
@@ -60,16 +62,29 @@ def test_bt_index_page_and_gdb_agree(converted: tuple[Path, Path, Path], program
         assert places(thread["frames"], "function") == places(stacks[tid]["frames"], "symbol")
         assert thread["end"] is None
         assert [frame["cfi_from"] for frame in thread["frames"]] == [f["cfi_from"] for f in stacks[tid]["frames"]]
-    # gdb, with the same files: of the loaded ones it must be told where they are if the linker's list is not there.
-    core, binary = cores / entry["core"]["file"], sysroot / "bin" / program
-    libraries = {image["name"]: image["start"] for image in entry["images"] if image["name"].startswith("/lib/")}
-    commands = [f"add-symbol-file {sysroot}{name} -o {start}" for name, start in libraries.items()]
-    output = gdb(core, *commands, "thread apply all bt", program=binary, sysroot=sysroot)
+    # gdb by the core's start script, with the same files.
+    script = f"{entry['core']['file']}.gdb"
+    command = [
+        need("gdb"),
+        "-nx",
+        "-batch",
+        "-iex",
+        "set debug-file-directory /nonexistent",
+        "-x",
+        script,
+        "-ex",
+        "thread apply all bt",
+    ]
+    environment = {**os.environ, "VMCORE2CORE_SYSROOT": str(sysroot), "LC_ALL": "C.UTF-8"}
+    environment.pop("DEBUGINFOD_URLS", None)
+    output = subprocess.run(
+        command, cwd=cores, env=environment, capture_output=True, text=True, timeout=120, check=True
+    ).stdout
     parts = re.split(r"^Thread \d+ \(.*LWP (\d+)\)*:?.*$", output, flags=re.MULTILINE)
+    assert {int(tid) for tid in parts[1::2]} == stacks.keys()
     for tid, text in zip(map(int, parts[1::2]), parts[2::2], strict=True):
         ours = [frame["address"] for frame in stacks[tid]["frames"]]
         # Where a line begins, gdb leaves out the address; so it does of the trampoline.
         theirs = [f"{int(address, 16):#x}" for address in re.findall(r"^#\d+ +0x([0-9a-f]+) in", text, re.M)]
         assert len(theirs) >= len(re.findall(r"^#\d+", text, re.M)) - 2
         assert [address for address in ours if address in theirs] == theirs
-    assert parts[1::2]
