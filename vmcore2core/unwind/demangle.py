@@ -22,11 +22,11 @@ def demangled(name: str) -> str:
     """Return a function's name as it was written; as it is where it is no mangled name."""
     if not name.startswith(("_Z", "_R", "__Z")) or len(name) > NAME_MAX:
         return name
-    from pycxxfilt import demangle
-
     try:
+        from pycxxfilt import demangle
+
         found: str | None = demangle(name)
-    except ValueError:
+    except (ImportError, ValueError):
         return name
     if found is None:
         return name
