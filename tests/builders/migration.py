@@ -24,11 +24,44 @@ def section(kind: int, records: bytes, number: int = 2) -> bytes:
     return head + records + struct.pack(">Q", EOS) + struct.pack(">BI", 0x7E, number)
 
 
+def subsection(text: bytes, fields: bytes) -> bytes:
+    """Return a subsection of the configuration."""
+    return b"\x05" + name(text) + struct.pack(">I", 1) + fields
+
+
+def capabilities(*names: bytes) -> bytes:
+    return subsection(b"configuration/capabilities", struct.pack(">I", len(names)) + b"".join(map(name, names)))
+
+
+PAGE_BITS = subsection(b"configuration/target-page-bits", struct.pack(">I", 12))
+UUID = subsection(b"configuration/uuid", bytes(range(16)))
+
+
+def command(number: int, argument: bytes = b"") -> bytes:
+    return struct.pack(">BHH", 8, number, len(argument)) + argument
+
+
+POSTCOPY = command(1) + command(2, bytes(4)) + command(3, struct.pack(">QQ", 0x1000, 0x1000))
+"""What QEMU 7.2 sends with postcopy-ram."""
+SWITCHOVER_START = command(0xB)
+"""What QEMU 10 sends before the last round."""
+
+
+def other_section(kind: int, number: int, text: bytes, content: bytes) -> bytes:
+    """Return a section of a device: 4 full; or, of what is saved in turns, 1 start, 2 part, 3 end."""
+    head = name(text) + struct.pack(">II", 0, 1) if kind in (1, 4) else b""
+    return struct.pack(">BI", kind, number) + head + content + struct.pack(">BI", 0x7E, number)
+
+
 def build_stream(
     blocks: Mapping[bytes, int],
     rounds: Iterable[Iterable[tuple[bytes, int, bytes]]],
     machine: bytes = b"pc-i440fx-7.2",
     end: bytes = b"\x04the devices",
+    configuration: bytes = b"",
+    before: bytes = b"",
+    between: bytes = b"",
+    of_block: bytes = b"",
 ) -> bytes:
     """Return a stream.
 
@@ -37,10 +70,14 @@ def build_stream(
         rounds: of each section (block, offset, page).
         machine: QEMU's name of the machine's type.
         end: what follows memory.
+        configuration: its subsections.
+        before: sections and commands before memory's.
+        between: those between the first of memory's and its pages.
+        of_block: what each block's header has behind its size.
     """
-    declared = b"".join(name(block) + struct.pack(">Q", size) for block, size in blocks.items())
-    stream = b"QEVM" + struct.pack(">I", 3) + struct.pack(">BI", 7, len(machine)) + machine
-    stream += section(1, struct.pack(">Q", sum(blocks.values()) | MEM_SIZE) + declared)
+    declared = b"".join(name(block) + struct.pack(">Q", size) + of_block for block, size in blocks.items())
+    stream = b"QEVM" + struct.pack(">I", 3) + struct.pack(">BI", 7, len(machine)) + machine + configuration + before
+    stream += section(1, struct.pack(">Q", sum(blocks.values()) | MEM_SIZE) + declared) + between
     sections = [list(pages) for pages in rounds]
     for i, pages in enumerate(sections):
         records: list[bytes] = []
@@ -50,6 +87,43 @@ def build_stream(
             last = block
         stream += section(3 if i + 1 == len(sections) else 2, b"".join(records))
     return stream + end
+
+
+def build_mapped(
+    blocks: Mapping[bytes, Mapping[int, bytes]],
+    sizes: Mapping[bytes, int],
+    head: bytes = b"",
+    order: str = "<",
+    names: tuple[bytes, ...] = (b"mapped-ram",),
+    end: bytes = b"\x04the devices",
+) -> bytes:
+    """Return a stream with mapped-ram, behind a header of ``head``.
+
+    Args:
+        blocks: name -> page number -> content; pages that are not there are zero.
+        sizes: name -> bytes.
+        head: what is in front of the stream: offsets are the file's.
+        order: the host's byte order, of the bitmap's longs.
+        names: capabilities.
+        end: what follows memory.
+    """
+    machine = b"pc-q35-11.1"
+    out = bytearray(head + b"QEVM" + struct.pack(">I", 3) + struct.pack(">BI", 7, len(machine)) + machine)
+    out += capabilities(*names) + struct.pack(">BI", 1, 2) + name(b"ram") + struct.pack(">II", 0, 4)
+    out += struct.pack(">Q", sum(sizes.values()) | MEM_SIZE)
+    for block, size in sizes.items():
+        out += name(block) + struct.pack(">Q", size) + (bytes(8) if b"x-ignore-shared" in names else b"")
+        bitmap = [0] * -(-size // 4096 // 64)
+        for page in blocks[block]:
+            bitmap[page // 64] |= 1 << page % 64
+        at = len(out) + 28
+        pages_at = -(-(at + 8 * len(bitmap)) // 0x100000) * 0x100000
+        out += struct.pack(">IQQQ", 1, 4096, at, pages_at) + struct.pack(f"{order}{len(bitmap)}Q", *bitmap)
+        out += bytes(pages_at + size - len(out))
+        for page, content in blocks[block].items():
+            out[pages_at + page * 4096 : pages_at + page * 4096 + 4096] = content
+    out += struct.pack(">Q", EOS) + struct.pack(">BI", 0x7E, 2)
+    return bytes(out) + struct.pack(">BIQBI", 3, 2, EOS, 0x7E, 2) + end
 
 
 def libvirt_header(

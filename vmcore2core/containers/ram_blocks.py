@@ -1,0 +1,95 @@
+"""Where the pages of a saved machine's RAM blocks are in the file.
+
+References: see ``formats.qemu_migration``; QEMU's docs/devel/migration/mapped-ram.rst.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.formats.qemu_migration import TARGET_PAGE_SIZE
+
+NOT_SEEN, ZERO = 0, 1
+"""Places of pages that are not in the file; no page begins so near its beginning."""
+
+
+class RamBlock:
+    """A RAM block without any page in the file.
+
+    Args:
+        name: QEMU's.
+        size: bytes.
+    """
+
+    def __init__(self, name: bytes, size: int) -> None:
+        self.name, self.size = name, size
+        self.nr_pages = size // TARGET_PAGE_SIZE
+
+    def places(self, index: U64Array) -> U64Array:
+        """Return the place of each page in the file, or ``NOT_SEEN`` or ``ZERO``.
+
+        Args:
+            index: uint64[n], below ``nr_pages``.
+        """
+        return np.full(len(index), NOT_SEEN, np.uint64)
+
+    def missing(self) -> int:
+        """Return how many pages are not seen."""
+        return self.nr_pages
+
+
+class SentBlock(RamBlock):
+    """A block whose pages come one by one, each maybe again.
+
+    Attributes:
+        pages: uint64[nr_pages], the place of the last copy of each.
+    """
+
+    def __init__(self, name: bytes, size: int) -> None:
+        super().__init__(name, size)
+        self.pages: U64Array = np.zeros(self.nr_pages, np.uint64)
+
+    def places(self, index: U64Array) -> U64Array:
+        """See ``RamBlock.places``."""
+        return self.pages[index.astype(np.intp)]
+
+    def missing(self) -> int:
+        """See ``RamBlock.missing``."""
+        return int((self.pages == NOT_SEEN).sum())
+
+
+class MappedBlock(RamBlock):
+    """A block that the file has as it is (mapped-ram), with a bitmap of the pages that are not zero.
+
+    Args:
+        name: QEMU's.
+        size: bytes.
+        bitmap: uint8[at least a bit a page], the lowest bit first.
+        pages_offset: of page 0 in the file.
+        file_size: a page behind it is not seen.
+    """
+
+    def __init__(self, name: bytes, size: int, bitmap: U8Array, pages_offset: int, file_size: int) -> None:
+        super().__init__(name, size)
+        self._bitmap, self._pages_offset = bitmap, pages_offset
+        self._nr_there = max(0, file_size - pages_offset) // TARGET_PAGE_SIZE
+
+    def places(self, index: U64Array) -> U64Array:
+        """See ``RamBlock.places``."""
+        bits = self._bitmap[(index >> np.uint64(3)).astype(np.intp)] >> (index & np.uint64(7)).astype(np.uint8) & 1
+        places = np.uint64(self._pages_offset) + index * np.uint64(TARGET_PAGE_SIZE)
+        places[index >= np.uint64(self._nr_there)] = NOT_SEEN
+        places[bits == 0] = ZERO
+        return places
+
+    def missing(self) -> int:
+        """See ``RamBlock.missing``."""
+        if self._nr_there >= self.nr_pages:
+            return 0
+        first = self._nr_there
+        return int(
+            np.unpackbits(self._bitmap[first // 8 :], bitorder="little")[
+                first % 8 : self.nr_pages - first // 8 * 8
+            ].sum()
+        )

@@ -1,0 +1,76 @@
+"""Where a saved QEMU machine's main memory is: which RAM blocks it is in, and at what physical addresses.
+
+References: QEMU's hw/i386/{pc,pc_piix,pc_q35,microvm}.c: pc_memory_init(), pc_init1(), pc_q35_init(),
+microvm_memory_init(); hw/arm/virt.c, hw/riscv/virt.c, hw/s390x/s390-virtio-ccw.c, hw/ppc/spapr.c (7.2 to 11.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from vmcore2core.containers.ram_blocks import RamBlock
+from vmcore2core.errors import FormatError
+from vmcore2core.formats import qemu_migration as fmt
+
+
+def main_blocks(blocks: Mapping[bytes, RamBlock]) -> tuple[RamBlock, ...]:
+    """Return the blocks of main memory in the order of their addresses: the nodes' with NUMA, else the largest."""
+    nodes = {int(match[1]): blocks[name] for name in blocks if (match := re.fullmatch(fmt.NODE_RAM, name))}
+    if nodes:
+        return tuple(nodes[number] for number in sorted(nodes))
+    return (max(blocks.values(), key=lambda block: block.size),)
+
+
+def main_memory(
+    blocks: Sequence[RamBlock], machine: bytes, cmos: bytes | None = None
+) -> tuple[tuple[int, int, int], ...]:
+    """Return (physical address, offset in the blocks, bytes) of a machine's main memory.
+
+    Args:
+        blocks: of main memory.
+        machine: QEMU's name of its type.
+        cmos: the memory of a PC's clock, which tells the firmware what is below 4 GiB, as far as it is known.
+
+    Raises:
+        FormatError: where this machine has it is not known.
+    """
+    name, size = blocks[0].name, sum(block.size for block in blocks)
+    base = _base(name, machine)
+    if name not in fmt.PC_BLOCKS and not machine.startswith(fmt.PC_MACHINES):
+        return ((base, 0, size),)
+    low = _told_low(cmos, size) or _usual_low(size, machine)
+    return ((0, 0, low), (fmt.FOUR_GIB, low, size - low)) if low < size else ((0, 0, size),)
+
+
+def _base(name: bytes, machine: bytes) -> int:
+    if name in fmt.RAM_BASES:
+        return fmt.RAM_BASES[name]
+    for start, base in fmt.MACHINE_BASES.items():
+        if machine.startswith(start):
+            return base
+    if machine == fmt.RISCV_MACHINE:
+        return fmt.RISCV_RAM_BASE
+    known = ", ".join(base.decode() for base in fmt.RAM_BASES)
+    what = f"the largest RAM block is {name.decode('latin-1')!r} of a machine of type {machine.decode('latin-1')!r}"
+    raise FormatError(what, 0, f"one of {known}")
+
+
+def _told_low(cmos: bytes | None, size: int) -> int | None:
+    """Return the bytes below 4 GiB as the clock's memory has them, or None where it has something else than all."""
+    if cmos is None or len(cmos) < fmt.CMOS_SIZE:
+        return None
+    low = fmt.CMOS_BASE + int.from_bytes(cmos[fmt.CMOS_LOW], "little") * fmt.CMOS_UNIT
+    high = int.from_bytes(cmos[fmt.CMOS_HIGH], "little") * fmt.CMOS_UNIT
+    return low if low < fmt.FOUR_GIB and low + high == size else None
+
+
+def _usual_low(size: int, machine: bytes) -> int:
+    """Return the bytes below 4 GiB of a machine for which max-ram-below-4g was not given."""
+    for part, (most, low) in fmt.LOW_MAX.items():
+        if part in machine:
+            return size if size < most else low
+    if size < min(most for most, _ in fmt.LOW_MAX.values()):
+        return size
+    what = f"a machine of type {machine.decode('latin-1')!r} with {size:#x} bytes of memory"
+    raise FormatError(what, 0, "pc-i440fx, pc-q35 or microvm, whose hole below 4 GiB is known")
