@@ -57,6 +57,7 @@ def test_fields_are_where_the_description_has_them(tmp_path: Path) -> None:
     assert fields["env.segs[1].base"] == struct.pack(">Q", 0x1000)
     assert fields["env.segs[0].selector"] == struct.pack(">I", 0x10)
     assert fields["env.tr.selector"] == struct.pack(">I", 7)
+    assert fields["cpu/poll:poll"] == struct.pack(">Q", 9)
 
 
 @pytest.mark.parametrize(

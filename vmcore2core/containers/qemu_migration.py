@@ -16,6 +16,7 @@ from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers.base import ContainerDoc, DumpContainer, PageState
 from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.migration_stream import MigrationStream
+from vmcore2core.containers.qemu_cpus import saved_cpu_notes
 from vmcore2core.containers.ram_blocks import NOT_SEEN, ZERO, RamBlock
 from vmcore2core.containers.saved_machine import main_blocks, main_memory
 from vmcore2core.containers.vmstate import DeviceStates
@@ -32,7 +33,7 @@ class QemuMigrationContainer(DumpContainer):
         summary="QEMU's migrate to a file, with mapped-ram too; virsh save and managedsave, sparse or not compressed",
         references=("QEMU migration/ram.c and migration/savevm.c", "libvirt src/qemu/qemu_saveimage.h"),
         limitations=(
-            "no registers of running tasks: the devices' state behind memory is not read",
+            "registers of running tasks: without vector and floating-point registers but s390x's; none of pseries",
             "of the machines pc, q35, microvm, virt (arm64, riscv64), s390-ccw-virtio, pseries; no hotplugged memory",
             "no xbzrle, compress or RDMA; what x-ignore-shared leaves out is in the backend's own file",
             "mapped-ram of a big-endian host behind libvirt's header alone",
@@ -45,7 +46,6 @@ class QemuMigrationContainer(DumpContainer):
         self.paths = (self._file.path,)
         self.e_machine = None
         self.byte_order = None
-        self.notes = ()
         self.warnings = [] if self._file.cut_off is None else [self._file.cut_off]
         start, host_order = _start(self._file)
         devices = DeviceStates(self._file, start)
@@ -60,6 +60,7 @@ class QemuMigrationContainer(DumpContainer):
         cmos = devices.fields(fmt.RTC, 0, stream.at).get("cmos_data")
         self._pieces = main_memory(self._blocks, stream.machine, cmos)
         self._warn_of_missing(stream)
+        self.notes = saved_cpu_notes(devices, stream.at)
 
     def _warn_of_missing(self, stream: MigrationStream) -> None:
         """Warn of a file that is cut off; a page that a whole stream leaves out was free (free-page-hint).

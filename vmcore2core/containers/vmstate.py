@@ -58,7 +58,8 @@ class DeviceStates:
     def fields(self, name: bytes, instance: int, at: int) -> dict[str, bytes]:
         """Return the bytes of a device's fields, of an array all in one; none where its section is not found.
 
-        A field of a structure is named ``field.member``, and of an array of them ``field[index].member``.
+        A field of a structure is named ``field.member``, of an array of them ``field[index].member``, and of a
+        subsection ``subsection:field``.
 
         Args:
             name: the device's.
@@ -120,13 +121,12 @@ def _size(description: Mapping[str, Any], depth: int) -> int:
     size = sum(_number(field, "size", 0) * _number(field, "array_len", 1) for field in _each(description, "fields"))
     if depth < DEPTH_MAX:
         for subsection in _each(description, "subsections"):
-            # Its kind, its name with a length, its version.
-            size += 1 + 1 + len(str(subsection.get("vmsd_name", ""))) + 4 + _size(subsection, depth + 1)
+            size += _header_size(subsection) + _size(subsection, depth + 1)
     return size
 
 
 def _fields(description: Mapping[str, Any], prefix: str, raw: bytes, depth: int) -> Iterator[tuple[str, bytes]]:
-    """Yield each field by its name, and the members of structures."""
+    """Yield each field by its name, and the members of structures; then those of subsections, which have theirs."""
     at = 0
     for field in _each(description, "fields"):
         name, size, count = f"{prefix}{field.get('name')}", _number(field, "size", 0), _number(field, "array_len", 1)
@@ -137,5 +137,16 @@ def _fields(description: Mapping[str, Any], prefix: str, raw: bytes, depth: int)
                 element = f"{name}[{index}]." if "array_len" in field else f"{name}."
                 yield from _fields(inner, element, raw[at + index * size : at + (index + 1) * size], depth + 1)
         at += size * count
-        if at >= len(raw):
+        if at > len(raw):
             return
+    for subsection in _each(description, "subsections"):
+        name, begins = str(subsection.get("vmsd_name")), at + _header_size(subsection)
+        if depth == DEPTH_MAX or raw[at + 2 : begins - 4] != name.encode("latin-1", "replace"):
+            return
+        at = begins + _size(subsection, depth + 1)
+        yield from _fields(subsection, f"{name}:", raw[begins:at], depth + 1)
+
+
+def _header_size(subsection: Mapping[str, Any]) -> int:
+    """Return the bytes of a subsection's kind, its name with a length, its version."""
+    return 1 + 1 + len(str(subsection.get("vmsd_name"))) + 4
