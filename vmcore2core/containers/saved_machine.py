@@ -15,11 +15,15 @@ from vmcore2core.formats import qemu_migration as fmt
 
 
 def main_blocks(blocks: Mapping[bytes, RamBlock]) -> tuple[RamBlock, ...]:
-    """Return the blocks of main memory in the order of their addresses: the nodes' with NUMA, else the largest."""
+    """Return the blocks of main memory in the order of their addresses.
+
+    The nodes' with NUMA; else the one with a machine's name for it, which may be smaller than flash; else the largest.
+    """
     nodes = {int(match[1]): blocks[name] for name in blocks if (match := re.fullmatch(fmt.NODE_RAM, name))}
     if nodes:
         return tuple(nodes[number] for number in sorted(nodes))
-    return (max(blocks.values(), key=lambda block: block.size),)
+    named = [block for name, block in blocks.items() if name in fmt.RAM_BASES]
+    return (max(named or blocks.values(), key=lambda block: block.size),)
 
 
 def main_memory(
