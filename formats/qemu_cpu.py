@@ -1,8 +1,8 @@
 """The "cpu" section of QEMU's migration stream: its fields by the names that the stream's description has.
 
 Sources of truth: QEMU's target/i386/machine.c (vmstate_x86_cpu, vmstate_segment), target/i386/cpu.h (R_EAX, R_ES and
-following), target/arm/machine.c (vmstate_arm_cpu), target/riscv/machine.c (vmstate_riscv_cpu), target/s390x/machine.c
-(vmstate_s390_cpu, vmstate_fpu, vmstate_vregs, vmstate_gscb), 7.2 to 11.1.
+following), target/arm/machine.c (vmstate_arm_cpu, vmstate_vfp), target/riscv/machine.c (vmstate_riscv_cpu),
+target/s390x/machine.c (vmstate_s390_cpu, vmstate_fpu, vmstate_vregs, vmstate_gscb), 7.2 to 11.1.
 """
 
 from __future__ import annotations
@@ -27,6 +27,15 @@ X86_FIELDS = {
 EFER_LMA = 1 << 10
 
 ARM64_HAS = "env.xregs"
+ARM64_SVE = "cpu/sve:env.vfp.zregs"
+ARM64_VECTORS = tuple(f"cpu/vfp:env.vfp.zregs[{i}].d" for i in range(32))
+"""Each the lower half first."""
+ARM64_FPSCR = "cpu/vfp:fpscr"
+"""AArch32's FPSCR, which FPSR and FPCR are parts of: vfp_get_fpsr(), vfp_get_fpcr()."""
+ARM64_FPSR_MASK, ARM64_FPCR_MASK = 0xF800_009F, 0x07FF_9F00
+ARM64_FPCR = "cpu/vfp/fpcr_fpsr:env.vfp.fpcr"
+"""Where they have other bits, too."""
+
 RISCV64_HAS = "env.gpr"
 
 S390X_HAS = "env.psw.mask"

@@ -85,6 +85,12 @@ def test_arm64(tmp_path: Path) -> None:
         ("env.pc", values("pc"), 8),
         ("cpsr", [0x8000_0000], 4),
     ]
+    vectors: list[Field] = [(f"cpu/vfp:env.vfp.zregs[{n}].d", [n, 100 + n], 8) for n in range(32)]
+    vectors.append(("cpu/vfp:fpscr", [0x0800_0010 | 0x0100_0000], 4))
+    fpregs = struct.pack("<64QII8x", *(n for i in range(32) for n in (i, 100 + i)), 0x0800_0010, 0x0100_0000)
+    assert [note.desc for note in notes(tmp_path, fields + vectors)][1:] == [fpregs]
+    with_sve: list[Field] = [*fields, *vectors, ("cpu/sve:env.vfp.zregs", [0], 8)]
+    assert len(notes(tmp_path, with_sve)) == 1
     (cpu,) = regs(notes(tmp_path, fields), ARM64)
     for name in (*(f"x{n}" for n in range(31)), "sp", "pc"):
         assert cpu[name] == value(name), name

@@ -89,8 +89,15 @@ def _prstatus(number: int, size: int, at: int, registers: bytes, order: str = "<
 
 
 def _arm64(number: int, cpu: Fields) -> tuple[Note, ...]:
+    """Return a CPU's notes; no NT_FPREGSET where it has SVE, whose registers are longer, and how long is not told."""
     registers = (*_numbers(cpu, "env.xregs", 32), *_numbers(cpu, "env.pc"), *_numbers(cpu, "cpsr", size=4))
-    return (_prstatus(number, arm64.PRSTATUS_SIZE, arm64.PRSTATUS_REGS, struct.pack("<34Q", *registers)),)
+    prstatus = _prstatus(number, arm64.PRSTATUS_SIZE, arm64.PRSTATUS_REGS, struct.pack("<34Q", *registers))
+    if fmt.ARM64_SVE in cpu or fmt.ARM64_FPSCR not in cpu or fmt.ARM64_FPCR in cpu:
+        return (prstatus,)
+    vectors = [half for name in fmt.ARM64_VECTORS for half in _numbers(cpu, name, 2)]
+    (fpscr,) = _numbers(cpu, fmt.ARM64_FPSCR, size=4)
+    fpregs = struct.pack("<64QII8x", *vectors, fpscr & fmt.ARM64_FPSR_MASK, fpscr & fmt.ARM64_FPCR_MASK)
+    return prstatus, Note("CORE", elf_core.NT_FPREGSET, fpregs)
 
 
 def _riscv64(number: int, cpu: Fields) -> tuple[Note, ...]:
