@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from vmcore2core.containers import open_container
+from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Keeping, ProgressBar, progress_bar
 from vmcore2core.containers.remote import located
 from vmcore2core.corefile.plan import Segment, build_plan
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
 from vmcore2core.interfaces import Compression
-from vmcore2core.kernel import sched
+from vmcore2core.kernel import resource, sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.sanity import check_processes
 from vmcore2core.kernel.struct import Kernel, StructView
@@ -130,6 +131,7 @@ class Session:
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
             originals = None if sysroot is None else Sysroot(sysroot)
             self._layout_notices = [*self.boot.notices, *check_processes(self.kernel, self.boot.layout)]
+            self._unplaced = _unplaced(self.kernel, self.container)
             search = partial(_scan, self.kernel, progress) if scan else None
             self.processes = Processes(self.kernel, notes, SwappedPages(self.kernel, swap), originals, search)
         except (DumpError, LayoutError) as error:
@@ -175,7 +177,7 @@ class Session:
     @property
     def notices(self) -> list[str]:
         """Sentences about what came from elsewhere than the dump or its first source, and may be out of date."""
-        return [*self._layout_notices, *self.processes.swap.notices]
+        return [*self._layout_notices, *self._unplaced, *self.processes.swap.notices]
 
     def extract(
         self,
@@ -281,6 +283,15 @@ def _scan(kernel: Kernel, progress: ProgressBar | None) -> Iterator[StructView]:
     """Yield what looks like thread-group leaders in memory, with a bar."""
     with progress_bar(progress, "searching memory for tasks") as update:
         yield from TaskScan(kernel).leaders(update)
+
+
+def _unplaced(kernel: Kernel, container: DumpContainer) -> list[str]:
+    """Return a sentence where the kernel has memory that is nowhere in a dump which does not say where memory lies."""
+    if container.placed_by is None:
+        return []
+    missing = tuple(resource.not_in(resource.system_ram(kernel), container.memory_ranges()))
+    ranges = ", ".join(f"{part.start:#x}-{part.end - 1:#x}" for part in missing)
+    return [f"the kernel has memory at {ranges}, where {container.placed_by} puts none: see --map"] if missing else []
 
 
 def _supplied(path: Path | None) -> VmcoreInfo | None:

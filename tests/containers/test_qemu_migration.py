@@ -30,7 +30,7 @@ from vmcore2core.addresses import AddressRange
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.containers.ram_blocks import RamBlock
-from vmcore2core.containers.saved_machine import main_memory
+from vmcore2core.containers.saved_machine import main_memory, mapped_memory
 from vmcore2core.errors import FormatError, UsageError, Vmcore2coreError
 
 PRESENT, ZERO, MISSING, TRUNCATED = PageState.PRESENT, PageState.ZERO, PageState.MISSING, PageState.TRUNCATED
@@ -258,6 +258,12 @@ def test_a_page_that_a_whole_stream_leaves_out_is_not_zero(tmp_path: Path) -> No
     with dump(tmp_path, stream(FIRST[:9])) as container:
         assert container.warnings == []
         assert read(container, 8, 9) == ([PRESENT, EXCLUDED], [page(8), b""])
+
+
+@pytest.mark.parametrize("memory_map", ["0:129M", "0:64M,64M:4097@0", "0:4095", "0:64M,4G:64M@65M"])
+def test_a_map_of_what_is_not_there_is_refused(memory_map: str) -> None:
+    with pytest.raises(UsageError, match=r"expected pages of 4096 bytes of the machine's 0x8000000 bytes"):
+        mapped_memory([RamBlock(RAM, 128 << 20)], memory_map)
 
 
 def test_two_files_are_too_many(tmp_path: Path) -> None:

@@ -83,6 +83,9 @@ def _claimant(files: Sequence[DumpFile]) -> type[DumpContainer] | None:
 
 
 def _mapped(claimant: type[DumpContainer] | None, files: Sequence[DumpFile], memory_map: str) -> DumpContainer:
+    if claimant is not None and claimant.takes_map:
+        placed: DumpContainer = claimant(files, memory_map)  # type: ignore[call-arg]
+        return placed
     if claimant is not None:
         raise UsageError(
             f"{files[0].path} is a dump of format {claimant.DOC.name}, which says itself what is where: --map is for "

@@ -67,6 +67,8 @@ class DumpContainer(ABC):
         compressed: name of the page codec where all pages use one ("zlib"), or None.
         warnings: sentences about what is odd with the file (truncated, incomplete): they lead to exit status 3.
         files: all that is read of it.
+        placed_by: what tells where memory lies, in a sentence's words, where the file itself does not; or None.
+        takes_map: whether ``memory_map`` may be given as well, for a file whose memory lies elsewhere.
     """
 
     DOC: ClassVar[ContainerDoc]
@@ -80,6 +82,8 @@ class DumpContainer(ABC):
     compressed: str | None = None
     warnings: list[str]
     files: tuple[DumpFile, ...] = ()
+    placed_by: str | None = None
+    takes_map: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

@@ -18,7 +18,7 @@ from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.migration_stream import MigrationStream
 from vmcore2core.containers.qemu_cpus import saved_cpu_notes
 from vmcore2core.containers.ram_blocks import NOT_SEEN, ZERO, RamBlock
-from vmcore2core.containers.saved_machine import main_blocks, main_memory
+from vmcore2core.containers.saved_machine import main_blocks, main_memory, mapped_memory
 from vmcore2core.containers.vmstate import DeviceStates
 from vmcore2core.errors import FormatError
 from vmcore2core.formats import qemu_migration as fmt
@@ -26,7 +26,12 @@ from vmcore2core.interfaces import ByteOrder
 
 
 class QemuMigrationContainer(DumpContainer):
-    """A saved virtual machine."""
+    """A saved virtual machine.
+
+    Args:
+        files: one file.
+        memory_map: see ``raw.parse_map``, with offsets in the machine's main memory; None for where its type has it.
+    """
 
     DOC = ContainerDoc(
         name="QEMU migration",
@@ -40,8 +45,10 @@ class QemuMigrationContainer(DumpContainer):
         ),
     )
     page_size = fmt.TARGET_PAGE_SIZE
+    placed_by = "the machine's type"
+    takes_map = True
 
-    def __init__(self, files: Sequence[DumpFile]) -> None:
+    def __init__(self, files: Sequence[DumpFile], memory_map: str | None = None) -> None:
         self._file = only_file(files, "a saved virtual machine")
         self.paths = (self._file.path,)
         self.e_machine = None
@@ -57,8 +64,12 @@ class QemuMigrationContainer(DumpContainer):
             raise FormatError("a migration stream that ends before memory", stream.at, "its RAM blocks")
         self._blocks: tuple[RamBlock, ...] = main_blocks(stream.blocks)
         self._unsent = PageState.TRUNCATED if stream.cut_off else PageState.EXCLUDED
-        cmos = devices.fields(fmt.RTC, 0, stream.at).get("cmos_data")
-        self._pieces = main_memory(self._blocks, stream.machine, cmos)
+        if memory_map is None:
+            cmos = devices.fields(fmt.RTC, 0, stream.at).get("cmos_data")
+            self._pieces = main_memory(self._blocks, stream.machine, cmos)
+        else:
+            self._pieces = mapped_memory(self._blocks, memory_map)
+            self.placed_by = "--map"
         self._warn_of_missing(stream)
         self.notes = saved_cpu_notes(devices, stream.at)
 

@@ -54,6 +54,7 @@ class RawContainer(SegmentedContainer):
         self.e_machine = None
         self.byte_order = None
         self.notes = ()
+        self.placed_by = "--map"
         self.warnings = [] if self._file.cut_off is None else [self._file.cut_off]
         segments = parse_map(memory_map, self._file.size)
         if not self._file.size:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from vmcore2core.containers.ram_blocks import RamBlock
-from vmcore2core.errors import FormatError
+from vmcore2core.containers.raw import parse_map
+from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.formats import qemu_migration as fmt
 
 
@@ -45,6 +46,27 @@ def main_memory(
         return ((base, 0, size),)
     low = _told_low(cmos, size) or _usual_low(size, machine)
     return ((0, 0, low), (fmt.FOUR_GIB, low, size - low)) if low < size else ((0, 0, size),)
+
+
+def mapped_memory(blocks: Sequence[RamBlock], memory_map: str) -> tuple[tuple[int, int, int], ...]:
+    """Return the same as ``main_memory``, as the user says.
+
+    Args:
+        blocks: of main memory.
+        memory_map: see ``raw.parse_map``; offsets are those in the blocks.
+
+    Raises:
+        UsageError: it is no map, or not one of whole pages of this memory.
+    """
+    size = sum(block.size for block in blocks)
+    pieces = parse_map(memory_map, size)
+    for start, offset, length in pieces:
+        if (start | offset | length) % fmt.TARGET_PAGE_SIZE or offset + length > size:
+            raise UsageError(
+                f"--map {start:#x}:{length:#x}@{offset:#x}: expected pages of {fmt.TARGET_PAGE_SIZE} bytes of the "
+                f"machine's {size:#x} bytes of memory"
+            )
+    return tuple(pieces)
 
 
 def _base(name: bytes, machine: bytes) -> int:
