@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterable, Mapping
 
@@ -95,6 +96,7 @@ def build_mapped(
     head: bytes = b"",
     order: str = "<",
     names: tuple[bytes, ...] = (b"mapped-ram",),
+    align: int = 0x100000,
     end: bytes = b"\x04the devices",
 ) -> bytes:
     """Return a stream with mapped-ram, behind a header of ``head``.
@@ -105,6 +107,7 @@ def build_mapped(
         head: what is in front of the stream: offsets are the file's.
         order: the host's byte order, of the bitmap's longs.
         names: capabilities.
+        align: of each block's pages.
         end: what follows memory.
     """
     machine = b"pc-q35-11.1"
@@ -117,13 +120,19 @@ def build_mapped(
         for page in blocks[block]:
             bitmap[page // 64] |= 1 << page % 64
         at = len(out) + 28
-        pages_at = -(-(at + 8 * len(bitmap)) // 0x100000) * 0x100000
+        pages_at = -(-(at + 8 * len(bitmap)) // align) * align
         out += struct.pack(">IQQQ", 1, 4096, at, pages_at) + struct.pack(f"{order}{len(bitmap)}Q", *bitmap)
         out += bytes(pages_at + size - len(out))
         for page, content in blocks[block].items():
             out[pages_at + page * 4096 : pages_at + page * 4096 + 4096] = content
     out += struct.pack(">Q", EOS) + struct.pack(">BI", 0x7E, 2)
     return bytes(out) + struct.pack(">BIQBI", 3, 2, EOS, 0x7E, 2) + end
+
+
+def description(*devices: object) -> bytes:
+    """Return the end of a stream, with what describes the devices' state."""
+    text = json.dumps({"page_size": 4096, "devices": devices}).encode()
+    return struct.pack(">BBI", 0, 6, len(text)) + text
 
 
 def libvirt_header(

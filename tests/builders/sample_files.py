@@ -14,7 +14,18 @@ from tests.builders.flat import build_flattened
 from tests.builders.kdump import COMPRESSORS, Abi, build_kdump
 from tests.builders.lime import build_avml, build_lime
 from tests.builders.lz4 import lz4_frame
-from tests.builders.migration import build_stream, libvirt_header
+from tests.builders.migration import (
+    PAGE_BITS,
+    POSTCOPY,
+    SWITCHOVER_START,
+    UUID,
+    build_mapped,
+    build_stream,
+    capabilities,
+    description,
+    libvirt_header,
+    other_section,
+)
 from tests.builders.samples import PAGE_SIZE, PAGES, Sample, ranges
 
 END = max(PAGES) + 1
@@ -41,6 +52,31 @@ def split_kdump() -> tuple[bytes, ...]:
 def saved_machine() -> bytes:
     sent = [(b"pc.ram", pfn * PAGE_SIZE, PAGES.get(pfn, bytes(PAGE_SIZE))) for pfn in range(END)]
     return build_stream({b"pc.ram": END * PAGE_SIZE}, [sent[:5], sent[5:]])
+
+
+def saved_machine_of_today() -> bytes:
+    """Return one with what real streams have besides memory, and the description of a CPU."""
+    sent = [(b"pc.ram", pfn * PAGE_SIZE, PAGES.get(pfn, bytes(PAGE_SIZE))) for pfn in range(END)]
+    regs = {"name": "env.gpr", "array_len": 32, "size": 8}, {"name": "env.pc", "size": 8}
+    inner = {"fields": [{"name": "more", "size": 4}]}
+    fields = [*regs, {"name": "segs", "array_len": 2, "size": 4, "struct": inner}]
+    cpu = {"name": "cpu", "instance_id": 0, "fields": fields}
+    rtc = {"name": "mc146818rtc", "instance_id": 0, "fields": [{"name": "cmos_data", "size": 128}]}
+    return build_stream(
+        {b"pc.ram": END * PAGE_SIZE},
+        [sent[:5], sent[5:]],
+        configuration=PAGE_BITS + UUID + capabilities(b"x-ignore-shared"),
+        of_block=bytes(8),
+        before=POSTCOPY + other_section(1, 7, b"spapr/htab", b"\0\0\0\x18"),
+        between=other_section(2, 7, b"", bytes(8) + b"\0\1\0\2" + bytes(24)) + SWITCHOVER_START,
+        end=other_section(4, 9, b"mc146818rtc", bytes(128))
+        + other_section(4, 8, b"cpu", bytes(272))
+        + description(rtc, cpu),
+    )
+
+
+def mapped_machine(head: bytes = b"") -> bytes:
+    return build_mapped({b"pc.ram": PAGES}, {b"pc.ram": END * PAGE_SIZE}, head, align=PAGE_SIZE)
 
 
 def image_borders(parts: list[bytes]) -> frozenset[int]:
@@ -71,6 +107,9 @@ SAMPLES = {
     "avml": Sample("AVML", (build_avml(ranges()),), silent=image_borders([build_avml([r]) for r in ranges()])),
     "raw": Sample("raw", (b"".join(data for _, data in ranges()),), MAP),
     "migration": Sample("QEMU migration", (saved_machine(),), zeros=HOLES),
+    "migration-today": Sample("QEMU migration", (saved_machine_of_today(),), zeros=HOLES),
+    "migration-mapped": Sample("QEMU migration", (mapped_machine(),), zeros=HOLES),
+    "virsh-save-sparse": Sample("QEMU migration", (mapped_machine(libvirt_header(6)),), zeros=HOLES),
     "virsh-save": Sample("QEMU migration", (libvirt_header() + saved_machine(),), zeros=HOLES),
     "virsh-save-big": Sample("QEMU migration", (libvirt_header(char=">") + saved_machine(),), zeros=HOLES),
 }

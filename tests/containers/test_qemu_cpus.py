@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 
 import pytest
 
-from tests.builders.migration import other_section
+from tests.builders.migration import description, other_section
 from vmcore2core.arch.arm64 import ARCH as ARM64
 from vmcore2core.arch.riscv64 import ARCH as RISCV64
 from vmcore2core.arch.s390x import ARCH as S390X
@@ -56,9 +55,8 @@ def notes(tmp_path: Path, *cpus: list[Field], first: int = 0, segments: bool = F
         section = other_section(4, 40 + number, b"cpu", state)
         raw += section[:9] + struct.pack(">I", number) + section[13:]
         devices.append({"name": "cpu", "instance_id": number, "fields": listed})
-    text = json.dumps({"devices": devices}).encode()
     path = tmp_path / "saved"
-    path.write_bytes(raw + b"\0\x06" + struct.pack(">I", len(text)) + text)
+    path.write_bytes(raw + description(*devices))
     return saved_cpu_notes(DeviceStates(DumpFile(path), 0), 6)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 
 import pytest
 
-from tests.builders.migration import other_section
+from tests.builders.migration import description, other_section
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.vmstate import DeviceStates
 
@@ -33,11 +32,6 @@ CPU = {
     "subsections": [{"vmsd_name": "cpu/poll", "version": 1, "fields": [{"name": "poll", "size": 8}]}],
 }
 STATE = REGS + SEGMENTS + struct.pack(">I", 7) + b"\x05\x08cpu/poll" + struct.pack(">IQ", 1, 9)
-
-
-def description(*devices: object) -> bytes:
-    text = json.dumps({"page_size": 4096, "devices": devices}).encode()
-    return b"\0\x06" + struct.pack(">I", len(text)) + text
 
 
 def states(tmp_path: Path, raw: bytes) -> DeviceStates:
