@@ -93,7 +93,7 @@ RISCV_MACHINE = b"virt"
 PC_BLOCKS = (PC_RAM, b"microvm.ram")
 PC_MACHINES = (b"pc-", b"microvm")
 FOUR_GIB = 1 << 32
-LOW_MAX = {b"q35": (0xB000_0000, 0x8000_0000), b"microvm": (0xB000_0000, 0x8000_0000)}
+LOW_MAX = {b"q35": (0xB000_0000, 0x8000_0000), b"microvm": (0xC000_0000, 0xC000_0000)}
 LOW_MAX[b"i440fx"] = (0xE000_0000, 0xC000_0000)
 """Memory of so much is cut, and then this part of it is below 4 GiB, where max-ram-below-4g does not say otherwise."""
 
