@@ -176,6 +176,30 @@ def test_the_levels_are_those_of_the_configuration(
     assert (spec.page_size, spec.entry_dtype) == (page_size, np.dtype("<u8"))
 
 
+@BOTH
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_the_kernels_page_table_tells_the_invalid_tables(arch: Arch, levels: int) -> None:
+    """pgd_init(), pmd_init(): all of a table leads to the next level's invalid one; vmalloc's first entry does not."""
+    form, root = f"{order(arch)}Q", 0xFFFF_FFFF_82A5_0000
+    tables = [root + 0x2000 + 0x1000 * i for i in range(levels - 1)]
+    places, before = {}, root
+    for table in tables:
+        entries = [0x9000_0000_0340_0000, *[table] * 1023] if before == root else [table] * 512
+        places[before] = struct.pack(f"{order(arch)}{len(entries)}Q", *entries)
+        before = table
+    places[before] = bytes(4096)
+    layout = KernelLayout([Numbers({"_CACHE_SHIFT": 11}), Table({"mm_struct": {"task_size": (48, 8)}})])
+    memory = Bytes({**places, MM: bytes(48) + struct.pack(form, 1 << 40)})
+    kernel_map = arch.kernel_map(info())
+    spec = arch.user_page_table(kernel_map, MM, memory, layout)
+    assert len(spec.levels) == levels
+    names = [level.name for level in spec.levels]
+    assert [read_entry(spec, name, table) for name, table in zip(names, tables, strict=False)] == [(NONE, 0)] * (
+        levels - 1
+    )
+    assert len(arch.whole_map(kernel_map, memory, layout).spec.levels) == levels
+
+
 def test_the_exports_keys_tell_the_levels() -> None:
     constants = {"_CACHE_SHIFT": 11, "PTRS_PER_PGD": 4096, "CONFIG_PGTABLE_LEVELS": 3}
     assert [level.bits for level in user_spec(16384, {}, constants).levels] == [12, 11, 11]

@@ -189,6 +189,24 @@ def test_a_layout_without_on_cpu_makes_no_registers_up(
     assert any("s0, s1, s2" in warning and "100 (v-regs)" in warning for warning in snapshot.warnings)
 
 
+def test_the_exports_keys_of_mips_tell_the_page_tables(dump: Path, cores: Path, tmp_path: Path) -> None:
+    """As the VMCOREINFO export has them: no enumerators, no symbols of tables."""
+    lines = [line for line in LAYOUT.read_text().splitlines() if "invalid_" not in line and "_SHIFT)" not in line]
+    numbers = {"PAGE_SHIFT": 12, "_PFN_MASK": -16384, "_PAGE_PRESENT": 1, "_PAGE_VALID": 512, "_PAGE_GLOBAL": 256}
+    numbers |= {"PTRS_PER_PGD": 1024, "PTRS_PER_PMD": 512, "PTRS_PER_PTE": 512, "CONFIG_PGTABLE_LEVELS": 3}
+    lines += [f"NUMBER({name})={value}" for name, value in numbers.items()]
+    (tmp_path / "layout").write_text("\n".join(lines))
+    arguments = "--vmcoreinfo", tmp_path / "layout", "--filter", "0x1ff", "--pid", "98", "-o", tmp_path / "core"
+    assert convert(dump, *arguments).returncode == 0
+    ours, before = Core(tmp_path / "core"), Core(cores / "core.victim-dyn.98")
+    diff = compare_pages(ours, before)
+    assert (diff.same, diff.wrong, diff.zeroed, diff.absent) == (len(before.pages()), [], [], [])
+    (tmp_path / "layout").write_text("\n".join(line for line in lines if "_PFN_" not in line and "_PAGE_" not in line))
+    result = convert(dump, *arguments, "--force")
+    assert result.returncode == 1
+    assert "NUMBER(_CACHE_SHIFT) of this kernel is not known" in result.stderr
+
+
 def test_a_kernel_whose_code_is_left_out_has_its_registers_said_to_be_unknown(dump: Path, tmp_path: Path) -> None:
     """makedumpfile leaves the kernel's code in; somebody else may not."""
     data = bytearray(dump.read_bytes())

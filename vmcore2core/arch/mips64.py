@@ -155,16 +155,37 @@ class Mips64(Arch):
         return paddr
 
     def whole_map(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> KernelMap:
-        """See ``Arch.whole_map``: the symbols of the layout tell how many levels there are."""
-        form = table_form(kernel_map.spec.page_size, self._levels(layout), None, layout.find_constant)
+        """See ``Arch.whole_map``: the invalid tables tell how many levels there are."""
+        invalid = self._invalid_tables(kernel_map, memory, layout)
+        levels = len(invalid) + 1 if invalid else None
+        form = table_form(kernel_map.spec.page_size, levels, None, layout.find_constant)
         spec = page_table_spec(form, self._order)
         return KernelMap(spec, kernel_map.root, kernel_map.linear, kernel_map.image)
 
-    @staticmethod
-    def _levels(layout: Layout) -> int | None:
-        """Return CONFIG_PGTABLE_LEVELS: a kernel has an invalid table for each level but the first, by its name."""
-        found = [i for i, name in enumerate(INVALID_TABLES) if layout.find_symbol(name) is not None]
-        return max(found) + 2 if found else None
+    def _invalid_tables(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> tuple[int, ...]:
+        """Return the addresses of the tables that stand for "nothing": one for each level but the first.
+
+        Where no symbol tells, the kernel's page table does: most of it leads to nothing.
+        """
+        named = [layout.find_symbol(name) for name in INVALID_TABLES]
+        if any(address is not None for address in named):
+            return tuple(address for address in named if address is not None)
+        spec = kernel_map.spec
+        found: list[int] = []
+        table, size = fmt.CKSEG0 + kernel_map.root, 8 << spec.levels[0].bits
+        try:
+            for _ in INVALID_TABLES:
+                entries, counts = np.unique(
+                    np.frombuffer(memory.read(table, size), spec.entry_dtype), return_counts=True
+                )
+                table = int(entries[counts.argmax()])
+                if 2 * counts.max() <= size // 8 or linear_paddr(table) is None or table % spec.page_size:
+                    break
+                found.append(table)
+                size = spec.page_size
+        except MemoryFault:
+            return ()
+        return tuple(reversed(found))
 
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
         """See ``Arch.user_page_table``.
@@ -179,9 +200,9 @@ class Mips64(Arch):
         task_size = None
         if member is not None:
             task_size = int.from_bytes(memory.read(mm + member.offset, 8), self.byte_order)
-        found = (layout.find_symbol(name) for name in INVALID_TABLES)
-        form = table_form(page_size, self._levels(layout), task_size, layout.find_constant)
-        return page_table_spec(form, self._order, tuple(address for address in found if address is not None))
+        invalid = self._invalid_tables(kernel_map, memory, layout)
+        form = table_form(page_size, len(invalid) + 1 if invalid else None, task_size, layout.find_constant)
+        return page_table_spec(form, self._order, invalid)
 
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
