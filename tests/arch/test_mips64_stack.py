@@ -113,6 +113,13 @@ def test_a_tail_call_of_the_next_function_is_no_way_of_this_one() -> None:
     assert found.saved == {RA: 40, S1: 32, S0: 24}
 
 
+def test_a_jump_table_leads_into_no_other_function() -> None:
+    """__i2c_smbus_xfer() follows one that has a table; what makes a frame again is another function."""
+    other = (frame(64), sd(RA, 56), JR_V0, NOP)
+    assert at_call(*other, *PROLOGUE, JR_RA, NOP, JAL_RESUME, NOP) == NOTHING
+    assert at_call(*other, *PROLOGUE, JR_V0, NOP, JAL_RESUME, NOP) == SAVED
+
+
 def test_ways_that_come_back_are_followed() -> None:
     # The call is in a loop whose test is behind it; the prologue jumps there.
     words = (*PROLOGUE, branch(4, 0x1000), NOP, JAL_RESUME, NOP, NOP, branch(-4), NOP, JR_RA, NOP)

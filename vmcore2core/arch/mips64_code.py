@@ -21,7 +21,6 @@ from vmcore2core.interfaces import ByteOrder
 
 BEFORE, BEHIND = 32 << 10, 8 << 10
 """Bytes of code around a place that are looked at: the kernel's largest functions have some 20 KiB."""
-FRAMES_TRIED = 4
 STEPS_MAX = 100_000
 
 TRACKED = (*fmt.STATIC, fmt.GP, fmt.RA)
@@ -85,13 +84,14 @@ def frame_at_call(code: bytes, base: int, at: int, byte_order: ByteOrder, width:
         None where no function in ``code`` is seen to make a frame, save its return address, and reach the call.
     """
     words = _words(code, byte_order)
-    makes = [np.flatnonzero(words[: at // 4] & np.uint32(fmt.MAKE_FRAME_MASK) == np.uint32(m)) for m in fmt.MAKE_FRAME]
-    for start in sorted(np.concatenate(makes).tolist())[::-1][:FRAMES_TRIED]:
-        state = _Flow(words.tolist(), base, start, width).at_call(at // 4)
-        found = None if state is None else _frame(state, width)
-        if found is not None and fmt.RA in found.saved:
-            return found
-    return None
+    makes = _makes_frame(words)
+    before = makes[makes < at // 4]
+    if not len(before):
+        return None
+    start = int(before[-1])
+    state = _Flow(words, base, start, width).at_call(at // 4)
+    found = None if state is None else _frame(state, width)
+    return found if found is not None and fmt.RA in found.saved else None
 
 
 @lru_cache(maxsize=512)
@@ -109,12 +109,21 @@ def frame_at(code: bytes, base: int, at: int, byte_order: ByteOrder, width: int,
     Returns:
         None where no way leads there.
     """
-    flow = _Flow(_words(code, byte_order).tolist(), base, 0, width)
+    flow = _Flow(_words(code, byte_order), base, 0, width)
     state = flow.at_instruction(at // 4) if exact else flow.at_call(at // 4)
     return None if state is None else _frame(state, width)
 
 
-def _words(code: bytes, byte_order: ByteOrder) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
+Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
+
+
+def _makes_frame(words: Words) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
+    """Return the indices of the instructions that make a frame."""
+    masked = words & np.uint32(fmt.MAKE_FRAME_MASK)
+    return np.flatnonzero(np.isin(masked, np.array(fmt.MAKE_FRAME, np.uint32)))
+
+
+def _words(code: bytes, byte_order: ByteOrder) -> Words:
     return np.frombuffer(code[: len(code) & ~3], "<u4" if byte_order == "little" else ">u4").astype(np.uint32)
 
 
@@ -129,10 +138,17 @@ def _frame(state: State, width: int) -> CodeFrame | None:
 
 
 class _Flow:
-    """The ways from one instruction on, all indices of instructions."""
+    """The ways from one instruction on, all indices of instructions.
 
-    def __init__(self, words: list[int], base: int, start: int, width: int) -> None:
-        self.words, self.base, self.start, self.width = words, base, start, width
+    A function makes its frame in one place: what follows the next such place is another function's.
+    """
+
+    def __init__(self, words: Words, base: int, start: int, width: int) -> None:
+        makes = _makes_frame(words[start:])
+        others = makes[1:] if len(makes) else makes
+        end = start + int(others[0]) if len(others) else len(words)
+        self.words: list[int] = words[:end].tolist()
+        self.base, self.start, self.width = base, start, width
         self.states: dict[int, State] = {}
         self.work: list[int] = []
 
