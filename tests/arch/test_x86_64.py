@@ -130,6 +130,23 @@ def test_the_memory_encryption_bit_is_no_address() -> None:
 
 
 @pytest.mark.parametrize(
+    ("entry", "kind", "offset"),
+    [
+        # pgtable_64.h: the type in bits 59 to 63; the offset in bits 9 to 58, inverted since v4.19.
+        (0x7FFF_FFFF_FFFF_FE00 & ~(0x1F << 59), 0, 0),
+        (0x8FFF_FFFF_FDB9_7400, 17, 0x12345),
+        (0xF800_0000_0000_0000, 31, (1 << 50) - 1),
+        (0x87FF_FFFF_F800_0000, 16, 0x3FFFF),
+        (0x0FFF_FFFF_FFFF_FC00, 1, 1),
+    ],
+)
+def test_a_swap_entry_names_type_and_offset(entry: int, kind: int, offset: int) -> None:
+    entries, sizes = np.array([entry], np.uint64), np.array([4096], np.uint64)
+    types, offsets = ARCH.swap_entry(entries, sizes, 4096, KernelLayout([]))
+    assert (types.tolist(), offsets.tolist()) == ([kind], [offset])
+
+
+@pytest.mark.parametrize(
     ("l5", "levels"),
     [
         (0, [("p4d", 39, 9), ("pud", 30, 9), ("pmd", 21, 9), ("pte", 12, 9)]),

@@ -29,8 +29,12 @@ from tests.e2e.debuggers import gdb, lldb, need
 from vmcore2core.process.model import PsInfo
 
 BASE = 0x7F00_0000_0000
-CANNOT_GDB = "Cannot access memory at address"
 CANNOT_LLDB = "memory read failed|error:|could not read"
+
+
+def unreadable(text: str, address: int) -> bool:
+    """Tell whether gdb shows no memory there; gdb 18 says so of a mapped file's page in another way."""
+    return bool(re.search(rf"Cannot access memory at address {address:#x}|^{address:#x}:\s+<unavailable>", text, re.M))
 
 
 def words(text: str, address: int) -> list[str]:
@@ -90,7 +94,7 @@ def test_absent_anonymous_pages_cannot_be_read_and_those_around_can(tmp_path: Pa
     assert words(outputs[0], BASE) == ["0x0101010101010101"]
     assert words(outputs[3], at[3]) == ["0x0303030303030303"]
     for address, output in ((at[1], outputs[1]), (at[2], outputs[2])):
-        assert f"{CANNOT_GDB} {address:#x}" in output
+        assert unreadable(output, address)
         assert "0x0000000000000000" not in output
     shown = [lldb(core, f"memory read -f x -s 8 -c 1 {a:#x}", program=program) for a in at]
     assert words(shown[0], BASE) == ["0x0101010101010101"]
@@ -108,7 +112,7 @@ def test_a_read_across_the_border_of_an_absent_run_stops_there_in_gdb(tmp_path: 
         {BASE: b"\x07" * PAGE},
     )
     shown = gdb(core, f"x/2gx {BASE + PAGE - 8}")
-    assert f"{CANNOT_GDB} {BASE + PAGE:#x}" in shown
+    assert unreadable(shown, BASE + PAGE)
 
 
 def file_core(core: Path, path: bytes, address: int, offset: int, machine: Any = snapshot) -> None:
@@ -143,7 +147,7 @@ def test_gdb_and_lldb_make_nothing_up_for_absent_pages_of_a_file_that_is_not_the
     assert '"first in the core"' in shown
     assert '"third in the core"' in shown
     shown = gdb(core, f"x/gx {BASE + PAGE}")
-    assert f"{CANNOT_GDB} {BASE + PAGE:#x}" in shown
+    assert unreadable(shown, BASE + PAGE)
     shown = lldb(core, f"memory read -f x -s 8 -c 1 {BASE + PAGE:#x}", program=program)
     assert words(shown, BASE + PAGE) == []
     assert re.search(CANNOT_LLDB, shown)
@@ -153,7 +157,7 @@ def test_gdb_makes_nothing_up_for_a_file_mapping_without_any_page(tmp_path: Path
     core = tmp_path / "core"
     run = absent(BASE, BASE + 2 * PAGE)
     write(snapshot(vma(BASE, BASE + 2 * PAGE, R, path=b"/nowhere/libgone.so", pgoff=0, absent=(run,))), core)
-    assert f"{CANNOT_GDB} {BASE:#x}" in gdb(core, f"x/gx {BASE}")
+    assert unreadable(gdb(core, f"x/gx {BASE}"), BASE)
 
 
 def test_gdb_makes_nothing_up_for_a_file_mapping_whose_offset_is_not_known(tmp_path: Path) -> None:
@@ -161,13 +165,13 @@ def test_gdb_makes_nothing_up_for_a_file_mapping_whose_offset_is_not_known(tmp_p
     core = tmp_path / "core"
     run = absent(BASE + PAGE, BASE + 2 * PAGE)
     write(snapshot(vma(BASE, BASE + 2 * PAGE, R, path=b"/nowhere/libgone.so", pgoff=None, absent=(run,))), core)
-    assert f"{CANNOT_GDB} {BASE + PAGE:#x}" in gdb(core, f"x/gx {BASE + PAGE}")
+    assert unreadable(gdb(core, f"x/gx {BASE + PAGE}"), BASE + PAGE)
 
 
 def test_gdb_makes_nothing_up_for_a_deleted_file(tmp_path: Path) -> None:
     core = tmp_path / "core"
     file_core(core, b"/tmp/libgone.so (deleted)", BASE, 0)
-    assert f"{CANNOT_GDB} {BASE + PAGE:#x}" in gdb(core, f"x/gx {BASE + PAGE}")
+    assert unreadable(gdb(core, f"x/gx {BASE + PAGE}"), BASE + PAGE)
 
 
 def test_memory_that_is_not_dumped_has_the_form_of_the_kernels_cores(tmp_path: Path, program: Path) -> None:
@@ -223,7 +227,7 @@ def test_our_own_note_is_never_a_thread(tmp_path: Path) -> None:
     assert len(elf_notes(core)[-1][2]) == 336
     json.loads(elf_notes(core)[-1][2])
     shown = gdb(core, "info threads")
-    assert re.findall(r"^\[New LWP (\d+)\]", shown, re.MULTILINE) == ["100"]
+    assert re.findall(r"^\[New LWP (\d+)\b", shown, re.MULTILINE) == ["100"]
 
 
 def test_lldb_and_gdb_read_behind_a_split(tmp_path: Path, program: Path) -> None:

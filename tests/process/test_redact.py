@@ -15,7 +15,7 @@ from tests.corefile.snapshots import PAGE, Pages
 from tests.e2e.cores import Core
 from tests.e2e.debuggers import gdb, gdb_backtraces, in_order
 from tests.e2e.guests import FIXTURES, PROGRAMS, convert, unpacked_sysroot
-from tests.process.scene import CODE, HEAP, STACK, Scene, simple
+from tests.process.scene import CODE, HEAP, STACK, Scene, frame, simple, user_regs
 from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import TaskError, UsageError
 from vmcore2core.kernel.struct import StructView
@@ -77,6 +77,19 @@ def test_of_anonymous_memory_the_stack_stays_from_the_page_below_its_pointer() -
     assert found == [
         (CODE, CODE + 0x2000, AbsentReason.REDACTED),
         (HEAP, HEAP + 0x4000, AbsentReason.REDACTED),
+    ]
+
+
+@pytest.mark.parametrize("rsp", [STACK + 0x2000, STACK + 0x2008, STACK + 0x2FF8])
+def test_the_page_below_a_stack_pointer_stays_for_its_red_zone(rsp: int) -> None:
+    """System V ABI for x86-64, 3.2.2: a leaf function has 128 bytes below it without moving the pointer."""
+    scene = Scene()
+    mm = scene.mm((CODE, CODE + 0x2000, 5), (STACK, STACK + 0x4000, 3), start_stack=STACK + 0x3000)
+    scene.group(scene.task(100, top=frame(user_regs(100, rsp=rsp))), mm=mm)
+    found = absent(applied(Redaction(anonymous=True), scene))
+    assert found == [
+        (CODE, CODE + 0x2000, AbsentReason.REDACTED),
+        (STACK, STACK + 0x1000, AbsentReason.REDACTED),
     ]
 
 

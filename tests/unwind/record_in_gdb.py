@@ -16,6 +16,7 @@ gdb: Any = importlib.import_module("gdb")
 NAMES = "rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split()
 MASK = (1 << 64) - 1
 ROOM = 16384
+PAGE = 4096
 
 for command in (
     "set pagination off",
@@ -50,6 +51,16 @@ def thread() -> dict[str, object]:
     return {"registers": registers, "stack": stack, "frames": frames()}
 
 
+def readable(start: int, end: int) -> list[list[object]]:
+    """Return a mapping's memory; newer libcs have pages in their stacks that nobody can read (MADV_GUARD_INSTALL)."""
+    inferior = gdb.selected_inferior()
+    try:
+        return [[start, inferior.read_memory(start, end - start).tobytes().hex()]]
+    except gdb.MemoryError:
+        half = (start + end) // 2 & -PAGE
+        return [] if half == start else readable(start, half) + readable(half, end)
+
+
 def mappings() -> list[str]:
     """Return /proc/PID/maps."""
     return Path(f"/proc/{gdb.selected_inferior().pid}/maps").read_text().splitlines()
@@ -68,7 +79,7 @@ for line in lines:
     # What was relocated and is read-only since differs from the file, too.
     small = field[1].startswith("r--") and end - start <= 128 << 10 and not field[-1].startswith("[vvar")
     if "r" in field[1] and ("w" in field[1] or len(field) < 6 or field[5] == "[vdso]" or small):
-        memory.append([start, gdb.selected_inferior().read_memory(start, end - start).tobytes().hex()])
+        memory += readable(start, end)
 stops = []
 for step in range(int(os.environ["STEPS"]) + 1):
     if step:

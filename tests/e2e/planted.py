@@ -1,0 +1,86 @@
+"""Converts a process of a bundled dump as the command does, with one thing planted in what was captured of it.
+
+``python -m tests.e2e.planted FOLDER WHAT...`` converts for each WHAT once into a directory and once for ``--json``. The
+last line has, by WHAT, both exit statuses, the first one's stdout, its index, and the JSON of the second one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from tests.e2e.guests import FIXTURES
+from vmcore2core.__main__ import vmcore2core
+from vmcore2core.addresses import UserAddr
+from vmcore2core.process.capture import Captured, Processes
+from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot, ThreadLeftOut, Vma
+
+DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
+
+
+def planted(snapshot: ProcessSnapshot, what: str) -> ProcessSnapshot:
+    """Return the process with ``what``: the name of an ``AbsentReason``, or one of what is named here."""
+    first, *others = snapshot.threads
+    match what:
+        case "nothing":
+            return snapshot
+        case "thread left out":
+            left = ThreadLeftOut(first.tid + 1, first.comm, "planted")
+            return replace(snapshot, threads_left_out=(left,))
+        case "warning":
+            return replace(snapshot, warnings=("planted",))
+        case "notice":
+            return replace(snapshot, notices=("planted",))
+        case "unknown register":
+            return replace(snapshot, threads=(replace(first, gregs_unknown=("rax",)), *others))
+        case "blanked":
+            return replace(snapshot, blanked=((int(snapshot.vmas[0].start), int(snapshot.vmas[0].start) + 8),))
+        case _:
+            return replace(snapshot, vmas=tuple(_without_a_page(snapshot, AbsentReason[what])))
+
+
+def _without_a_page(snapshot: ProcessSnapshot, reason: AbsentReason) -> list[Vma]:
+    chosen = next(vma for vma in snapshot.vmas if vma.name == "[stack]")
+    run = AbsentRun(chosen.start, UserAddr(chosen.start + snapshot.page_size), reason)
+    return [replace(vma, absent=(run, *vma.absent)) if vma is chosen else vma for vma in snapshot.vmas]
+
+
+def _run(*args: str | Path) -> tuple[object, str]:
+    """Run the command in this process, and return its exit status and what it printed."""
+    sys.argv = ["vmcore2core", *map(str, args)]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            vmcore2core()
+        except SystemExit as ended:
+            return ended.code, printed.getvalue()
+    raise AssertionError("a command ends with an exit status")
+
+
+def _both(what: str, folder: Path) -> dict[str, Any]:
+    capture = Processes.capture
+
+    def changed(self: Processes, *args: Any, **more: Any) -> Captured:
+        captured = capture(self, *args, **more)
+        return replace(captured, snapshot=planted(captured.snapshot, what))
+
+    with patch.object(Processes, "capture", changed):
+        status, line = _run(DUMP, "--all", "--exclude", "lab-*", "--no-companions", "-o", folder / "cores")
+        status_json, document = _run(DUMP, "--pid", "1", "--json", "-o", folder / "core")
+    index = json.loads((folder / "cores" / "index.json").read_text())
+    return {"statuses": [status, status_json], "line": line, "index": index, "json": json.loads(document)}
+
+
+def main() -> None:
+    """Convert twice for each word."""
+    folder, *words = sys.argv[1:]
+    print(json.dumps({what: _both(what, Path(folder) / what) for what in words}))
+
+
+if __name__ == "__main__":
+    main()
