@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vmcore2core.errors import CorruptStructure
+from vmcore2core.containers.remote import Url
+from vmcore2core.errors import CorruptStructure, OutputError
+from vmcore2core.folders import opened_folder
 from vmcore2core.formats import elf
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.process.debuginfod import Debuginfod, Kind
@@ -183,11 +185,19 @@ def binaries(
     Raises:
         UsageError: the sysroot is no directory.
     """
-    beside = dump.parent / SYSROOT
-    folders = [beside] if beside.is_dir() else []
+    folders = [] if isinstance(dump, Url) else _own(dump.parent / SYSROOT)
     folders += [sysroot] if sysroot is not None else []
     trees = tuple(debug_trees) if sysroot is not None or server is not None else ()
     return Binaries(tuple(Sysroot(folder) for folder in folders), trees, server)
+
+
+def _own(folder: Path) -> list[Path]:
+    """Return a folder that nobody has named, if nobody else can have put it there."""
+    try:
+        with opened_folder(folder):
+            return [folder]
+    except (OSError, OutputError):
+        return []
 
 
 def is_mapped_so(headers: ElfHeaders, vmas: Sequence[Vma], page_size: int) -> bool:

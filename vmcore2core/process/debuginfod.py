@@ -18,12 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISREG, S_IWGRP, S_IWOTH
 from typing import IO
 
 from vmcore2core import __version__
 from vmcore2core.containers.remote import located
-from vmcore2core.errors import UsageError
+from vmcore2core.errors import OutputError, UsageError
+from vmcore2core.folders import opened_folder, trusted_owners
 
 TIMEOUT = 90
 """Seconds without a byte after which a server is given up, as that client has it."""
@@ -90,7 +91,8 @@ class Debuginfod:
 
         asked = f"{url}/buildid/{build_id.hex()}/{kept.name}"
         try:
-            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with opened_folder(kept.parent, make=True):
+                pass  # it is ours
             with tempfile.NamedTemporaryFile(dir=kept.parent, prefix=f"{kept.name}.", delete=False) as part:
                 try:
                     self._receive(asked, part.file)
@@ -102,7 +104,7 @@ class Debuginfod:
             error.close()
             if error.code != NOT_FOUND:
                 self._gave_up(url, f"HTTP status {error.code}")
-        except (HTTPException, OSError) as error:
+        except (HTTPException, OSError, OutputError) as error:
             self._gave_up(url, str(getattr(error, "reason", error)))
         else:
             log.info("%s: received", asked)
@@ -135,11 +137,13 @@ class Debuginfod:
 
 
 def _is_there(kept: Path) -> bool:
+    """Tell whether the cache has a file, which nobody else can have put there."""
     try:
         status = kept.stat()
     except OSError:
         return False
-    return S_ISREG(status.st_mode) and status.st_size > 0
+    ours = status.st_uid in trusted_owners() and not status.st_mode & (S_IWGRP | S_IWOTH)
+    return S_ISREG(status.st_mode) and status.st_size > 0 and ours
 
 
 def _missed_lately(kept: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Call frame information out of .eh_frame or .debug_frame: from a program counter to the rules for its frame.
+"""Call frame information out of .eh_frame: from a program counter to the rules for its frame.
 
 References: DWARF 5, section 6.4; LSB Core 5.0, chapter 10.6; libgcc's unwind-dw2.c: execute_cfa_program() and
 unwind-dw2-fde.h (gcc 14).
@@ -251,27 +251,6 @@ class EhFrame:
         """
         program = _Program(fde, self.read, self.order, self.word)
         return program.run(pc)
-
-
-class DebugFrame(EhFrame):
-    """Entries of a .debug_frame section, which is not loaded: their addresses are offsets in it.
-
-    Args:
-        data: the section.
-        bias: what to add to the file's addresses to get the process's.
-        order: byte order of the process.
-        word: bytes of an address.
-    """
-
-    cie_id = fmt.DEBUG_FRAME_CIE_ID
-
-    def __init__(self, data: bytes, bias: int, order: ByteOrder, word: int) -> None:
-        super().__init__(lambda at, size: data[at : at + size] if at + size <= len(data) else None, order, word)
-        self.bias = bias
-
-    def cie_address(self, at: int, distance: int) -> int:
-        """See ``EhFrame.cie_address``."""
-        return distance
 
 
 @dataclass
