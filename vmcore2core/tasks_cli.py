@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from vmcore2core.kernel.struct import StructView
     from vmcore2core.process.threads import ThreadRow
     from vmcore2core.session import Session
-    from vmcore2core.tasks import ProcessStacks, TaskRow
-    from vmcore2core.unwind.stacks import StackRow, WantedFile
+    from vmcore2core.tasks import TaskRow
 
 app = typer.Typer(
     add_completion=completes("vmcore-tasks"),
@@ -287,56 +286,18 @@ def bt(
         from vmcore2core import tasks
         from vmcore2core.process import binaries
         from vmcore2core.process import debuginfod as client
+        from vmcore2core.stack_output import show_stacks
         from vmcore2core.unwind.originals import Files
 
         servers = client.debuginfod() if debuginfod else None
         files = Files(binaries.binaries(session.container.paths[0], sysroot, (debug_directory,), servers))
         wanted = tasks.Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
         chosen = tasks.stacks(session, wanted, tid=tid, every=every, limit=limit, files=files)
-        complete = _show_stacks(chosen, as_json=as_json)
+        complete = show_stacks(chosen, as_json=as_json)
         for notice in files.notices:
             say(notice)
     if not complete:
         raise typer.Exit(Exit.INCOMPLETE)
-
-
-def _show_stacks(processes: Iterable[ProcessStacks], *, as_json: bool) -> bool:
-    """Print the stacks of processes as they come, and tell whether all of all is there."""
-    complete, documents = True, []
-    missing: dict[WantedFile, None] = {}
-    for number, process in enumerate(processes):
-        for warning in process.warnings:
-            say(warning)
-        if as_json:
-            documents += [_stack_document(stack) for stack in process.stacks]
-        else:
-            print("\n" if number and process.stacks else "", end="")
-            _print_stacks(process.stacks)
-        missing.update(dict.fromkeys(file for stack in process.stacks for file in stack.wanted))
-        complete &= not process.warnings and all(stack.complete for stack in process.stacks)
-    if as_json:
-        _print_json(documents)
-    if missing:
-        say(f"--sysroot DIR or --debuginfod would tell more, with these files: {'; '.join(map(str, missing))}")
-    return complete
-
-
-def _print_stacks(stacks: Iterable[StackRow]) -> None:
-    for number, stack in enumerate(stacks):
-        print(f"{chr(10) if number else ''}{stack.pid} {stack.tid} {stack.comm} {stack.state}")
-        for frame in stack.frames:
-            print(frame.line())
-        print(f"{'complete' if stack.complete else 'stopped'}: {stack.end}")
-
-
-def _stack_document(stack: StackRow) -> dict[str, Any]:
-    """Return a stack for JSON, addresses in hexadecimal."""
-    document = asdict(stack)
-    for frame in document["frames"]:
-        del frame["width"]
-        for key in ("address", "offset", "file_address", "file_offset"):
-            frame[key] = f"{frame[key]:#x}" if frame[key] is not None else None
-    return document
 
 
 @app.command()

@@ -20,7 +20,7 @@ LAYERS = (
     {"corefile", "unwind"},
     {"handover"},
     {"session", "redaction", "report", "conversion", "dispatch", "extraction", "tasks", "support", "verification"},
-    {"cli", "tasks_cli", "verify_cli", "progress", "terminal", "manpage"},
+    {"cli", "tasks_cli", "stack_output", "verify_cli", "progress", "terminal", "manpage"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STRANGERS = {
