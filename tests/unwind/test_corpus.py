@@ -112,3 +112,19 @@ def test_the_limit_and_wrong_arguments_are_told(corpus: Path) -> None:
     bt(dump, status=2)
     bt(dump, "--pid", "999999", status=1)
     bt(dump, "--pid", "2", status=1)
+
+
+def test_a_dump_of_stacks_alone_has_all_frames_with_the_program(corpus: Path, tmp_path: Path) -> None:
+    folder = corpus / "debian-6.1-amd64-kdump"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/victim-static").write_bytes((folder / "bin/victim-static").read_bytes())
+    options = ("--comm", "victim-static", "--sysroot", str(tmp_path), "--debug-directory", "/nonexistent")
+    found = json.loads(bt(folder / "vmcore.zlib-d31-userstack", *options, "--json"))
+    threads = {thread["comm"]: thread for thread in found}
+    assert set(threads) == {"victim-static", "v-regs", "v-sig", "v-cond", "v-bt", "v-spin"}
+    assert all(thread["complete"] for thread in threads.values())
+    assert names(threads["victim-static"]) == ["nanosleep", *MAIN]
+    assert names(threads["v-bt"]) == ["nanosleep", *BT]
+    assert names(threads["v-sig"]) == ["pause", *SIG]
+    assert names(threads["v-spin"]) == ["regs_spin"]
+    assert [frame["symbol"] for frame in threads["v-regs"]["frames"]][-2:] == ["start_thread", "clone3"]

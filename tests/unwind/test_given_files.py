@@ -14,10 +14,14 @@ import pytest
 
 from tests.unwind.processes import Recording, Stop, compile_c, need, record
 from vmcore2core.process.binaries import Binaries
+from vmcore2core.process.elf import parse_headers
 from vmcore2core.process.sysroot import Sysroot
+from vmcore2core.unwind.elf_file import ElfFile
 from vmcore2core.unwind.frames import Backtrace, Found
+from vmcore2core.unwind.lines import LineTables
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.process import UserSpace
+from vmcore2core.unwind.reading import PagedRead
 from vmcore2core.unwind.symbols import Origin, Symbol
 
 SOURCE = r"""
@@ -57,10 +61,12 @@ def named(found: list[Symbol | None]) -> list[str]:
     return [symbol.name.decode() for symbol in found if symbol is not None]
 
 
-def test_debug_frame_unwinds_what_has_no_eh_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compression", ["none", "zlib", "zstd"])
+def test_debug_frame_unwinds_what_has_no_eh_frame(tmp_path: Path, compression: str) -> None:
     options = ["-g", "-fomit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"]
     program = compile_c(SOURCE, tmp_path / "program", *options)
     assert ".debug_frame" in run("readelf", "-SW", program)
+    run("objcopy", f"--compress-debug-sections={compression}", program)
     recording, stop = stopped(program)
     found, names, _ = symbols(recording, stop, None)
     assert [frame.pc for frame in found.frames] == list(dict.fromkeys(stop.pcs))
@@ -144,3 +150,45 @@ def test_without_symbolic_a_sentence_says_what_to_install(tmp_path: Path, monkey
     assert image.lines(found.frames[0].lookup_pc) == ()
     (notice,) = files.notices
     assert "pip install 'vmcore2core[lines]'" in notice
+
+
+def test_a_file_whose_debug_information_is_broken_has_no_lines(tmp_path: Path) -> None:
+    pytest.importorskip("symbolic")
+    path = tmp_path / "broken"
+    for data in (b"", b"no ELF file", b"\x7fELF" + bytes(60)):
+        path.write_bytes(data)
+        tables = LineTables()
+        assert tables.of_file(path) is None
+        assert tables.problem is None
+    assert LineTables().of_file(tmp_path / "gone") is None
+
+
+def test_sections_that_do_not_decompress_are_not_known(tmp_path: Path) -> None:
+    options = ["-g", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-gz=zlib"]
+    program = compile_c(SOURCE, tmp_path / "program", *options)
+    run("objcopy", "--compress-debug-sections=zlib", program)
+    data = program.read_bytes()
+
+    def content(data: bytes) -> bytes | None:
+        read = PagedRead(lambda at, size: data[at : at + size].ljust(size, b"\0") if at < len(data) else None, 4096)
+        headers = parse_headers(read, 64, "little")
+        assert headers is not None
+        file = ElfFile(read, headers, 64, "little")
+        section = file.section(b".debug_info")
+        assert section is not None
+        places.append(section.sh_offset)
+        return file.content(section)
+
+    places: list[int] = []
+    whole = content(data)
+    assert whole is not None
+    at = places[0]
+    broken = (
+        data[:at] + b"\x7f" + data[at + 1 :],  # an algorithm that is not known
+        data[: at + 8] + (len(whole) + 1).to_bytes(8, "little") + data[at + 16 :],  # more bytes than there are
+        data[: at + 8] + (1 << 40).to_bytes(8, "little") + data[at + 16 :],  # more than is taken
+        data[: at + 24] + bytes(8) + data[at + 32 :],
+        data[:at] + b"\x02" + data[at + 1 :],  # it is not zstd
+    )
+    for one in broken:
+        assert content(one) is None
