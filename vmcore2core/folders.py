@@ -117,9 +117,14 @@ def _check_file(status: os.stat_result, shown: str) -> None:
         raise OutputError(f"{shown} is not used: others can write to it ({mode})")
 
 
-def trusted_owners() -> frozenset[int]:
-    """Return the user IDs whose directories and links are believed: root's, the user's, and that of who called sudo."""
-    owners = {0, os.geteuid(), *_owners_outside()}
+def trusted_owners(*, sheltered: bool = False) -> frozenset[int]:
+    """Return the user IDs whose directories and links are believed: root's, the user's, and that of who called sudo.
+
+    Args:
+        sheltered: whether it is in a directory where nobody but its owner can make anything. There, in a user
+            namespace, what belongs to nobody in it is the outer root's, as "/" of a container may be.
+    """
+    owners = {0, os.geteuid(), *(_owners_outside() if sheltered else ())}
     caller = os.environ.get("SUDO_UID", "")
     if os.geteuid() == 0 and caller.isdecimal():
         owners.add(int(caller))
@@ -150,15 +155,17 @@ class _Walk:
         self._names = deque(os.fsencode(path).split(b"/"))
         self._shown: list[bytes] = []
         self._links = 0
+        self._sheltered = False
         self.at = self._begin(absolute=path.is_absolute())
 
     def _begin(self, *, absolute: bool) -> int:
         self._shown = [b""] if absolute else []
+        self._sheltered = absolute
         return os.open("/" if absolute else ".", _DIRECTORY)
 
     def run(self, *, make: bool) -> None:
         """Go there."""
-        _check(self.at, self._where())
+        self._look()
         while self._names:
             name = self._names.popleft()
             if name in (b"", b"."):
@@ -171,7 +178,11 @@ class _Walk:
         below = _enter(self.at, name, make=make)
         self.at, left = below, self.at
         os.close(left)
-        _check(self.at, self._where())
+        self._look()
+
+    def _look(self) -> None:
+        _check(self.at, self._where(), sheltered=self._sheltered)
+        self._sheltered = not os.fstat(self.at).st_mode & _OTHERS_WRITE
 
     def _follow(self, name: bytes) -> bool:
         """Put what a link leads to in its place, and return whether it is one."""
@@ -181,7 +192,7 @@ class _Walk:
             return False
         if not stat.S_ISLNK(status.st_mode):
             return False
-        if status.st_uid not in trusted_owners():
+        if status.st_uid not in trusted_owners(sheltered=self._sheltered):
             where = text(b"/".join([*self._shown, name]))
             raise OutputError(f"{self._path} is not used: {where} is a link that {_user(status.st_uid)} made")
         self._links += 1
@@ -192,7 +203,7 @@ class _Walk:
             top = self._begin(absolute=True)
             self.at, left = top, self.at
             os.close(left)
-            _check(self.at, self._where())
+            self._look()
         self._names.extendleft(reversed(target.split(b"/")))
         return True
 
@@ -207,14 +218,14 @@ def _enter(directory: int, name: str | bytes, *, make: bool) -> int:
     return os.open(name, _DIRECTORY, dir_fd=directory)
 
 
-def _check(directory: int, shown: str) -> None:
+def _check(directory: int, shown: str, *, sheltered: bool = False) -> None:
     """Check that nobody else can change what a directory has.
 
     Raises:
         OutputError: somebody else can.
     """
     status = os.fstat(directory)
-    if status.st_uid not in trusted_owners() and not _is_ours_there(directory, status.st_uid):
+    if status.st_uid not in trusted_owners(sheltered=sheltered) and not _is_ours_there(directory, status.st_uid):
         raise OutputError(
             f"{shown} is not used: it belongs to {_user(status.st_uid)}, who could change what is written there; "
             "expected a directory of your own or of root"

@@ -28,7 +28,7 @@ def without_secrets(
         captured: the process.
     """
     notices = list(captured.snapshot.notices)
-    if secrets.environment:
+    if secrets.known:
         try:
             secrets = secrets.with_environment(environment(processes, leader, captured))
         except TaskError:

@@ -22,7 +22,7 @@ PEM = (
     + b"-----END RSA PRIVATE KEY-----"
 )
 EXAMPLES: dict[str, tuple[bytes, bytes]] = {
-    "private key": (PEM, PEM[:-20]),
+    "private key": (PEM, PEM[4:-20]),
     "JSON web token": (b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P",) * 2,
     "AWS access key": (b"AKIAIOSFODNN7EXAMPLE",) * 2,
     "AWS secret key": (
@@ -48,7 +48,7 @@ EXAMPLES: dict[str, tuple[bytes, bytes]] = {
 def test_each_known_form_is_found_and_no_more_than_it(form: str) -> None:
     around, secret = EXAMPLES[form]
     data = b"some text \0" + around + b"\0 and more text"
-    assert re.search(FORMS[form], data)
+    assert FORMS[form].expression.search(data)
     secrets = parse_secrets(["secrets"])
     assert secrets is not None
     start = data.index(secret)
@@ -119,7 +119,7 @@ def test_values_of_variables_are_looked_for_by_their_names() -> None:
     environ = (
         b"DB_PASSWORD=correct horse\0HOME=/home/somebody\0API_KEY=12345\0GPG_KEY_FILE=/home/x/y\0my_token=tok12345\0"
     )
-    secrets = Secrets(environment=True).with_environment(environ)
+    secrets = Secrets(known=True).with_environment(environ)
     assert secrets.literals == (b"correct horse", b"tok12345")  # 12345 is too short
     assert Secrets().with_environment(environ).literals == ()
 

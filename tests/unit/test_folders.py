@@ -182,6 +182,29 @@ def test_where_every_file_is_somebody_elses_it_is_ours(tmp_path: Path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize(("mode", "good"), [(0o755, True), (0o1777, False)])
+def test_in_a_user_namespace_nobody_is_the_outer_root_where_only_root_can_make_anything(
+    mode: int, good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In /tmp it may be any other user of the machine, whom the namespace does not map either."""
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    (tmp_path / "outer").chmod(mode)
+    nobody = (tmp_path / "outer" / "inner").stat().st_ino
+    real = os.fstat
+
+    def mapped(fd: int) -> os.stat_result:
+        found = real(fd)
+        return os.stat_result([*found[:4], STRANGER, *found[5:10]]) if found.st_ino == nobody else found
+
+    monkeypatch.setattr(os, "fstat", mapped)
+    monkeypatch.setattr(folders, "_owners_outside", lambda: frozenset({STRANGER}))
+    if good:
+        write(tmp_path / "outer" / "inner" / "out", make=True)
+    else:
+        with pytest.raises(OutputError, match=f"inner is not used: it belongs to user {STRANGER}"):
+            write(tmp_path / "outer" / "inner" / "out", make=True)
+
+
 def test_below_the_output_no_link_is_followed_whoever_made_it(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "sysroot").symlink_to("elsewhere")
