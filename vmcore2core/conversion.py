@@ -21,6 +21,7 @@ from vmcore2core.process.binaries import DEBUG_TREE, binaries
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.redact import Redaction
+from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.report import core_sentences, core_summary, one_line
 from vmcore2core.session import CoreResult, Session
@@ -63,10 +64,14 @@ class Manner:
     verbose: bool = False
 
     @property
+    def secrets(self) -> Secrets | None:
+        """What is looked for and blanked, without what a process's own environment adds."""
+        return None if self.redaction is None else self.redaction.secrets
+
+    @property
     def hide(self) -> Callable[[Any], Any]:
         """What blanks secrets in what is said or listed."""
-        secrets = None if self.redaction is None else self.redaction.secrets
-        return _as_it_is if secrets is None else secrets.hide
+        return _as_it_is if self.secrets is None else self.secrets.hide
 
 
 def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - what JSON has
@@ -189,7 +194,13 @@ class Conversion:
         from vmcore2core.handover.scripts import write_scripts
 
         try:
-            paths = write_scripts(self.folder / job.target, job.recovered, job.images, force=self.manner.force)
+            paths = write_scripts(
+                self.folder / job.target,
+                job.recovered,
+                job.images,
+                force=self.manner.force,
+                secrets=self.manner.secrets,
+            )
         except Vmcore2coreError as error:
             return self._told(Outcome(job, error=str(error)))
         return self._told(Outcome(job, scripts=tuple(path.name for path in paths)))

@@ -13,6 +13,7 @@ from tests.e2e.cores import Core
 from tests.e2e.guests import bundled, convert
 from vmcore2core.corefile.notes import notes_of
 from vmcore2core.errors import OutputError, UsageError
+from vmcore2core.handover.scripts import write_scripts
 from vmcore2core.handover.tree import Tree
 from vmcore2core.process.secrets import FORMS, OVERLAP, Search, Secrets, parse_secrets
 
@@ -187,3 +188,11 @@ def test_an_expression_is_looked_for_everywhere_and_stands_nowhere(tmp_path: Pat
     assert b"victim_rel" not in (tmp_path / "out" / "index.html").read_bytes()
     resumed = convert(dump, "--all", "-o", tmp_path / "out", "--redact", r"secret:victim_rel[a-z]+", "--resume")
     assert resumed.returncode == 2
+
+
+def test_a_script_that_would_name_a_secret_is_not_written(tmp_path: Path) -> None:
+    core = tmp_path / "core.hunter2222.1"
+    with pytest.raises(OutputError, match="gets no start scripts: they would have a secret"):
+        write_scripts(core, None, secrets=Secrets(literals=(b"hunter2222",)))
+    assert not list(tmp_path.iterdir())
+    assert write_scripts(core, None, secrets=Secrets(literals=(b"another",)))

@@ -20,6 +20,7 @@ from vmcore2core.errors import OutputError
 from vmcore2core.handover.images import Image
 from vmcore2core.handover.recovered import RecoveredFiles
 from vmcore2core.handover.tree import plain_name
+from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.sysroot import DELETED
 
 HELPER_NAME = "debugger_files.py"
@@ -77,7 +78,12 @@ class Script:
 
 
 def write_scripts(
-    core: Path, recovered: RecoveredFiles | None, images: Sequence[Image] = (), *, force: bool = False
+    core: Path,
+    recovered: RecoveredFiles | None,
+    images: Sequence[Image] = (),
+    *,
+    force: bool = False,
+    secrets: Secrets | None = None,
 ) -> tuple[Path, ...]:
     """Write the start scripts of a core beside it, and return their paths.
 
@@ -86,12 +92,15 @@ def write_scripts(
         recovered: its program and libraries, or None where none were recovered.
         images: where its program and libraries are loaded.
         force: replace existing ones.
+        secrets: no script that has one is written.
 
     Raises:
         OutputExists, OutputError: they cannot be written.
     """
     paths = []
     for script in (gdb_script(core, recovered, images), lldb_script(core, recovered, images)):
+        if secrets is not None and secrets.spans(os.fsencode(script.text)):
+            raise OutputError(f"{core} gets no start scripts: they would have a secret that --redact looks for")
         _write(script.path, script.text, force=force)
         paths.append(script.path)
     return tuple(paths)

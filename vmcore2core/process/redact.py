@@ -207,7 +207,7 @@ class _OfProcess:
         if not kept:
             return
         size = sum(end - start for start, end in merged(kept))
-        why = "stacks" if _within(stacks, vma.start, vma.end) else "what finds the files of its functions"
+        why = "stacks" if _within(stacks, vma.start, vma.end) else "ELF headers and the dynamic linker's list"
         name = text(_name(vma).encode("utf-8", "surrogateescape")) or "anonymous memory"
         self._notice(f"--redact keeps {size:#x} bytes of {vma.start:#x}-{vma.end:#x} ({name}): {why}")
 
