@@ -78,6 +78,13 @@ def test_zeros_may_follow(tmp_path: Path) -> None:
     assert states(tmp_path, raw).fields(b"cpu", 0, 0)["env.regs"] == REGS
 
 
+def test_many_places_where_a_description_may_begin_take_no_time(tmp_path: Path) -> None:
+    size = 1 << 22
+    raw = b"".join(b"\x06" + struct.pack(">I", size - at - 5) + b"{" for at in range(0, size - 6, 6))
+    raw = raw.ljust(size, b"x")
+    assert states(tmp_path, raw).instances(b"cpu") == []
+
+
 def test_a_description_within_itself_ends(tmp_path: Path) -> None:
     inner: dict[str, object] = {"name": "x", "size": 1, "array_len": 1 << 28}
     for _ in range(20):

@@ -82,7 +82,8 @@ class QemuMigrationContainer(DumpContainer):
         pages, missing = sum(block.nr_pages for block in self._blocks), sum(block.missing() for block in self._blocks)
         if stream.complete and missing == pages:
             what = f"no page of RAM block {self._blocks[0].name.decode('latin-1')!r}"
-            raise FormatError(what, stream.at, "memory in the stream: x-ignore-shared leaves it in the backend's file")
+            expected = "memory in the stream: what x-ignore-shared leaves out is the backend's file, for --map"
+            raise FormatError(what, stream.at, expected)
         if stream.cut_off:
             self.warnings.append(
                 f"the file is cut off: it ends at {self._file.size:#x}, before {missing} of {pages} pages"

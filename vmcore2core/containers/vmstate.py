@@ -18,7 +18,10 @@ from typing import Any
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.formats import qemu_migration as fmt
 
-DESCRIPTION_MAX = 1 << 24
+DESCRIPTION_MAX = 1 << 23
+"""Bytes; that of a CPU has some 13,000."""
+DESCRIPTIONS_MAX = 4
+"""How many places are tried where one may begin: its length must lead to the end of the file."""
 STATE_MAX = 1 << 26
 """Bytes of all devices' state, without the memory that some have."""
 DEPTH_MAX = 16
@@ -78,18 +81,24 @@ def _description(file: DumpFile, start: int) -> tuple[int, list[Mapping[str, Any
     """Return where the description begins, and it, of each device; none where the stream does not end with it."""
     first = max(start, file.size - DESCRIPTION_MAX)
     raw = file.read(first, DESCRIPTION_MAX)
-    for match in _DESCRIPTION.finditer(raw):
-        text = raw[match.end() : match.end() + int.from_bytes(match[1], "big")]
-        if match.end() + len(text) < len(raw.rstrip(b"\0")) or len(text) < int.from_bytes(match[1], "big"):
-            continue
+    for begins, ends in islice(_candidates(raw), DESCRIPTIONS_MAX):
         try:
-            description = json.loads(text)
+            description = json.loads(raw[begins:ends])
         except (ValueError, RecursionError):
             continue
         devices = description.get("devices") if isinstance(description, dict) else None
         if isinstance(devices, list):
-            return first + match.start(), [device for device in devices if isinstance(device, dict)]
+            return first + begins, [device for device in devices if isinstance(device, dict)]
     return file.size, []
+
+
+def _candidates(raw: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where a description may begin and end: nothing but zeros follows it."""
+    end = len(raw.rstrip(b"\0"))
+    for match in _DESCRIPTION.finditer(raw):
+        ends = match.end() + int.from_bytes(match[1], "big")
+        if end <= ends <= len(raw):
+            yield match.end(), ends
 
 
 def _section(raw: bytes, name: bytes, instance: int, size: int) -> bytes | None:
