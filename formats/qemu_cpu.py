@@ -2,7 +2,8 @@
 
 Sources of truth: QEMU's target/i386/machine.c (vmstate_x86_cpu, vmstate_segment), target/i386/cpu.h (R_EAX, R_ES and
 following), target/arm/machine.c (vmstate_arm_cpu, vmstate_vfp), target/riscv/machine.c (vmstate_riscv_cpu),
-target/s390x/machine.c (vmstate_s390_cpu, vmstate_fpu, vmstate_vregs, vmstate_gscb), 7.2 to 11.1.
+target/s390x/machine.c (vmstate_s390_cpu, vmstate_fpu, vmstate_vregs, vmstate_gscb), target/ppc/machine.c
+(vmstate_ppc_cpu, vmstate_fpu, vmstate_altivec, vmstate_vsx), 7.2 to 11.1.
 """
 
 from __future__ import annotations
@@ -37,6 +38,16 @@ ARM64_FPCR = "cpu/vfp/fpcr_fpsr:env.vfp.fpcr"
 """Where they have other bits, too."""
 
 RISCV64_HAS = "env.gpr"
+
+PPC64_HAS = "env.crf"
+PPC64_NR_SPR = 1024
+PPC64_XER, PPC64_LR, PPC64_CTR = 1, 8, 9
+"""Of env.spr."""
+PPC64_FPU = ("cpu/fpu:env.vsr", "cpu/fpu:env.fpscr")
+PPC64_ALTIVEC = "cpu/altivec:env.vsr"
+"""Of each register the lower half first, as a little-endian host has them: put_avr()."""
+PPC64_VSCR = "cpu/altivec:vscr"
+PPC64_VSX = "cpu/vsx:env.vsr"
 
 S390X_HAS = "env.psw.mask"
 S390X_GREGS = ("env.psw.mask", "env.psw.addr", "env.regs", "env.aregs")

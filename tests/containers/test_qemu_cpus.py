@@ -9,6 +9,7 @@ import pytest
 
 from tests.builders.migration import description, other_section
 from vmcore2core.arch.arm64 import ARCH as ARM64
+from vmcore2core.arch.ppc64le import ARCH as PPC64LE
 from vmcore2core.arch.riscv64 import ARCH as RISCV64
 from vmcore2core.arch.s390x import ARCH as S390X
 from vmcore2core.arch.x86_64 import ARCH as X86_64
@@ -101,6 +102,34 @@ def test_riscv64(tmp_path: Path) -> None:
     assert "zero" not in cpu
     for name in (*names.split()[1:], "pc"):
         assert cpu[name] == value(name), name
+
+
+def test_ppc64(tmp_path: Path) -> None:
+    """In big-endian order, as QEMU's dump where the first CPU takes interrupts so; MSR says 64 bits."""
+    msr = 0x8000_0000_0000_D033
+    fields: list[Field] = [
+        ("env.gpr", values(" ".join(f"r{n}" for n in range(32))), 8),
+        ("env.crf", [8, 2, 4, 0, 0, 0, 0, 1], 4),
+        ("env.nip", values("nip"), 8),
+        ("env.spr", [value("xer") if n == 1 else value("link") if n == 8 else 900 + n for n in range(1024)], 8),
+        ("env.msr", [msr], 8),
+        ("cpu/fpu:env.vsr", values(" ".join(f"f{n}" for n in range(32))), 8),
+        ("cpu/fpu:env.fpscr", values("fpscr"), 8),
+        ("cpu/altivec:env.vsr", values(" ".join(f"v{n}.low v{n}.high" for n in range(32))), 8),
+        ("cpu/altivec:vscr", [0x10000], 4),
+        ("cpu/vsx:env.vsr", values(" ".join(f"vs{n}" for n in range(32))), 8),
+    ]
+    found = notes(tmp_path, fields)
+    (cpu,) = PPC64LE.cpu_notes(tuple((n.name, n.n_type, n.desc) for n in found))
+    for n in range(32):
+        assert cpu.regs[f"r{n}"] == value(f"r{n}"), n
+    assert (cpu.regs["nip"], cpu.regs["msr"], cpu.regs["ctr"]) == (value("nip"), msr, 909)
+    assert (cpu.regs["link"], cpu.regs["xer"], cpu.regs["ccr"]) == (value("link"), value("xer"), 0x8240_0001)
+    regsets = {note.n_type: note.desc for note in cpu.regsets}
+    assert regsets[2] == struct.pack("<33Q", *(value(f"f{n}") for n in range(32)), value("fpscr"))
+    assert regsets[0x100][16:32] == struct.pack("<2Q", value("v1.low"), value("v1.high"))
+    assert regsets[0x100][512:516] == struct.pack("<I", 0x10000)
+    assert regsets[0x102] == struct.pack("<32Q", *(value(f"vs{n}") for n in range(32)))
 
 
 def test_s390x(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ RISCV64_RESET_VECTOR = struct.pack("<Q", 0x1000)
         ("virt-arm64-7.2", 0x4000_0000, 18 * MIB, [1, 2]),
         ("virt-riscv64-7.2", 0x8000_0000, 18 * MIB, [1]),
         ("s390-ccw-virtio-7.2", 0, 18 * MIB, [1, 2, 0x305, 0x304, 0x309, 0x30A]),
-        ("pseries-7.2", 0, 256 * MIB, []),
+        ("pseries-7.2", 0, 256 * MIB, [1, 2, 0x100, 0x102]),
     ],
 )
 def test_a_stream_of_each_machine_is_read_whole(

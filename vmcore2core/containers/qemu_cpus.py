@@ -1,7 +1,7 @@
 """The registers of a saved QEMU machine's CPUs, as the notes that QEMU's dump-guest-memory writes of them.
 
-References: QEMU's target/{i386,arm,riscv,s390x}/machine.c: vmstate_x86_cpu, vmstate_arm_cpu, vmstate_vfp,
-vmstate_riscv_cpu, vmstate_s390_cpu; target/{i386,arm,riscv}/arch_dump.c, target/s390x/arch_dump.c (7.2 to 11.1).
+References: QEMU's target/{i386,arm,riscv,s390x,ppc}/machine.c: vmstate_x86_cpu, vmstate_arm_cpu, vmstate_vfp,
+vmstate_riscv_cpu, vmstate_s390_cpu, vmstate_ppc_cpu; target/{i386,arm,riscv,s390x,ppc}/arch_dump.c (7.2 to 11.1).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from vmcore2core.containers.base import Note
 from vmcore2core.containers.vmstate import DeviceStates
 from vmcore2core.containers.x86_cpus import CPUS_MAX, cpu_notes
-from vmcore2core.formats import arm64, elf_core, riscv64, s390x
+from vmcore2core.formats import arm64, elf_core, ppc64le, riscv64, s390x
 from vmcore2core.formats import qemu_cpu as fmt
 
 Fields = Mapping[str, bytes]
@@ -52,7 +52,12 @@ def _numbers(fields: Fields, name: str, count: int = 1, size: int = 8) -> tuple[
 
 
 def _notes(number: int, cpu: Fields) -> tuple[Note, ...]:
-    for machine, convert in ((fmt.ARM64_HAS, _arm64), (fmt.RISCV64_HAS, _riscv64), (fmt.S390X_HAS, _s390x)):
+    for machine, convert in (
+        (fmt.ARM64_HAS, _arm64),
+        (fmt.S390X_HAS, _s390x),
+        (fmt.PPC64_HAS, _ppc64),  # env.gpr is riscv64's, too
+        (fmt.RISCV64_HAS, _riscv64),
+    ):
         if machine in cpu:
             try:
                 return convert(number, cpu)
@@ -103,6 +108,28 @@ def _arm64(number: int, cpu: Fields) -> tuple[Note, ...]:
 def _riscv64(number: int, cpu: Fields) -> tuple[Note, ...]:
     registers = (*_numbers(cpu, "env.pc"), *_numbers(cpu, "env.gpr", 32)[1:])
     return (_prstatus(number, riscv64.PRSTATUS_SIZE, riscv64.PRSTATUS_REGS, struct.pack("<32Q", *registers)),)
+
+
+def _ppc64(number: int, cpu: Fields) -> tuple[Note, ...]:
+    """Return a CPU's notes as QEMU writes them where interrupts are big-endian, as the fields are."""
+    spr = _numbers(cpu, "env.spr", fmt.PPC64_NR_SPR)
+    ccr = 0
+    for field in _numbers(cpu, "env.crf", 8, 4):
+        ccr = ccr << 4 | field & 0xF
+    registers = struct.pack(
+        ">39Q",
+        *(*_numbers(cpu, "env.gpr", 32), *_numbers(cpu, "env.nip"), *_numbers(cpu, "env.msr"), 0),
+        *(spr[fmt.PPC64_CTR], spr[fmt.PPC64_LR], spr[fmt.PPC64_XER], ccr),
+    )
+    halves = _numbers(cpu, fmt.PPC64_ALTIVEC, 64)
+    vectors = struct.pack(">64Q", *(half for low in range(0, 64, 2) for half in (halves[low + 1], halves[low])))
+    vmx = (vectors.ljust(ppc64le.QEMU_VSCR, b"\0") + cpu[fmt.PPC64_VSCR]).ljust(ppc64le.VMX_SIZE, b"\0")
+    return (
+        _prstatus(number, ppc64le.PRSTATUS_SIZE, ppc64le.PRSTATUS_REGS, registers, ">"),
+        Note("CORE", elf_core.NT_FPREGSET, _joined(cpu, fmt.PPC64_FPU)),
+        Note("CORE", ppc64le.NT_PPC_VMX, vmx),
+        Note("CORE", ppc64le.NT_PPC_VSX, cpu[fmt.PPC64_VSX]),
+    )
 
 
 def _s390x(number: int, cpu: Fields) -> tuple[Note, ...]:
