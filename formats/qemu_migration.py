@@ -84,10 +84,17 @@ RAM_BASES = {
     b"riscv_virt_board.ram": RISCV_RAM_BASE,
     b"s390.ram": 0,
     b"ppc_spapr.ram": 0,
+    b"mips_malta.ram": 0,
+    b"loongson3.highram": 0,
 }
+MIPS_BLOCKS = (b"mips_malta.ram", b"loongson3.highram")
+MIPS_MACHINES = (b"malta", b"loongson3-virt")
+MIPS_LOW, MIPS_HIGH = 256 << 20, 0x9000_0000
+"""The first 256 MiB are at 0; behind them, Linux uses what is as far above 0x80000000, where all of the block is."""
 NODE_RAM = rb"(?:/objects/)?ram-node(\d+)"
 """libvirt's names of the blocks of a machine with NUMA nodes, which lie one behind the other."""
 MACHINE_BASES = {b"pc-": 0, b"microvm": 0, b"virt-": ARM_RAM_BASE, b"s390-ccw-virtio": 0, b"pseries": 0}
+MACHINE_BASES |= {b"malta": 0, b"loongson3-virt": 0}
 """By how the machine's name begins, where blocks have names of the user's; riscv64's is "virt" without a version."""
 RISCV_MACHINE = b"virt"
 PC_BLOCKS = (PC_RAM, b"microvm.ram")

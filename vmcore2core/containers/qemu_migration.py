@@ -39,7 +39,8 @@ class QemuMigrationContainer(DumpContainer):
         references=("QEMU migration/ram.c and migration/savevm.c", "libvirt src/qemu/qemu_saveimage.h"),
         limitations=(
             "no registers of running tasks of 32-bit kernels, and no FPU's of x86-64, riscv64 and arm64 with SVE",
-            "of the machines pc, q35, microvm, virt (arm64, riscv64), s390-ccw-virtio, pseries; no hotplugged memory",
+            "of the machines pc, q35, microvm, virt (arm64, riscv64), s390-ccw-virtio, pseries, malta, loongson3-virt",
+            "no hotplugged memory",
             "no xbzrle, compress or RDMA; what x-ignore-shared leaves out is in the backend's own file",
             "mapped-ram of a big-endian host behind libvirt's header alone",
         ),

@@ -1,7 +1,8 @@
 """Where a saved QEMU machine's main memory is: which RAM blocks it is in, and at what physical addresses.
 
 References: QEMU's hw/i386/{pc,pc_piix,pc_q35,microvm}.c: pc_memory_init(), pc_init1(), pc_q35_init(),
-microvm_memory_init(); hw/arm/virt.c, hw/riscv/virt.c, hw/s390x/s390-virtio-ccw.c, hw/ppc/spapr.c (7.2 to 11.1).
+microvm_memory_init(); hw/arm/virt.c, hw/riscv/virt.c, hw/s390x/s390-virtio-ccw.c, hw/ppc/spapr.c,
+hw/mips/{malta,loongson3_virt}.c (7.2 to 11.1).
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def main_memory(
     """
     name, size = blocks[0].name, sum(block.size for block in blocks)
     base = _base(name, machine)
+    if name in fmt.MIPS_BLOCKS or machine.startswith(fmt.MIPS_MACHINES):
+        low = min(size, fmt.MIPS_LOW)
+        return ((0, 0, low), *(((fmt.MIPS_HIGH, low, size - low),) if low < size else ()))
     if name not in fmt.PC_BLOCKS and not machine.startswith(fmt.PC_MACHINES):
         return ((base, 0, size),)
     low = _told_low(cmos, size) or _usual_low(size, machine)
