@@ -38,7 +38,7 @@ class QemuMigrationContainer(DumpContainer):
         summary="QEMU's migrate to a file, with mapped-ram too; virsh save and managedsave, sparse or not compressed",
         references=("QEMU migration/ram.c and migration/savevm.c", "libvirt src/qemu/qemu_saveimage.h"),
         limitations=(
-            "no registers of running tasks of 32-bit kernels, and no FPU's of x86-64, riscv64 and arm64 with SVE",
+            "no registers of running tasks of MIPS and 32-bit kernels; no FPU's of x86-64, riscv64 and arm64 with SVE",
             "of the machines pc, q35, microvm, virt (arm64, riscv64), s390-ccw-virtio, pseries, malta, loongson3-virt",
             "no hotplugged memory",
             "no xbzrle, compress or RDMA; what x-ignore-shared leaves out is in the backend's own file",
