@@ -16,7 +16,7 @@ from vmcore2core.handover.debugger_files import Places, Wanted, below, download,
 
 PROGRAM = FIXTURES / "sysroot/bin/lab-dynamic"
 BUILD_ID = "8727f96cdf9d6e8eda964dd86cb03cde126c398a"
-WANTED = Wanted("/bin/app", BUILD_ID, None, 0x5555_5555_5000, 0x1000, None, program=True)
+WANTED = Wanted("/bin/app", BUILD_ID, None, 0x5555_5555_5000, 0x1000, None, None, program=True)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_nothing_but_the_same_build_is_the_one(tmp_path: Path) -> None:
     assert places.find(WANTED._replace(build_id="00" * 20)) is None
     assert places.find(WANTED._replace(build_id=None)) is None
     assert places.find(WANTED._replace(offset=0x100000)) is None
-    assert places.find(WANTED._replace(offset=0x100000, bias=0x1234000)) == (path, 0x1234000)
+    assert places.find(WANTED._replace(offset=0x100000, bias=0x1234000)) == (path, 0x1234000, False)
     # What came out of the same memory needs none, if it has none.
     assert places.find(WANTED._replace(build_id=None, here="bin/app")) is None
 

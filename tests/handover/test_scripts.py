@@ -116,6 +116,8 @@ def recovered(**members: object) -> RecoveredFiles:
         "program": b"/usr/bin/app",
         "libraries": (b"/lib",),
         "names": {b"/usr/bin/app": b"/usr/bin/app"},
+        "incomplete": Path("/x/sysroot.incomplete"),
+        "partial": {},
         "files": (),
         "sentences": (),
     }
@@ -141,12 +143,13 @@ def test_the_scripts_say_what_a_debugger_needs() -> None:
         "core-file core.app.1",
         "sharedlibrary",
     ]
+    wanted = "(\"/usr/bin/app\", 'ab12', 0, 0x401000, 0x1000, 'sysroot/usr/bin/app', None, True)"
     assert lldb_script(CORE, recovered(), [image()]).text.splitlines()[1:] == [
         'platform select --sysroot "sysroot" remote-linux',
         'settings set target.exec-search-paths "sysroot/lib"',
         'target create --core core.app.1 "sysroot/usr/bin/app"',
         "command script import --relative-to-command-file debugger_files.py",
-        "script debugger_files.in_lldb([(\"/usr/bin/app\", 'ab12', 0, 0x401000, 0x1000, 'sysroot/usr/bin/app', True)])",
+        f"script debugger_files.in_lldb([{wanted}])",
     ]
     assert "sysroot" not in gdb_script(CORE, None).text
     assert "core-file core.app.1\n" in gdb_script(Path("/x/core.app.1.zst"), None).text

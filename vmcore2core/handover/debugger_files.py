@@ -2,7 +2,8 @@
 
 Start scripts load this file from the folder of the cores. Files are looked for in ``sysroot`` beside the core; below
 each folder of $VMCORE2CORE_SYSROOT (DIR:DIR; "/" where it is not set), at their path and in .build-id trees; in the
-debugger's own folders of debug files; and at the servers of $DEBUGINFOD_URLS. A file with another build ID is never
+debugger's own folders of debug files; and at the servers of $DEBUGINFOD_URLS. Where a file is nowhere, what of it was
+in memory is taken, from ``sysroot.incomplete``. A file with another build ID is never
 loaded, and one line says which are wanted and not found.
 
 References: System V gABI, "Program Header" and "Note Section"; debuginfod(8), "WEBAPI"; debuginfod_find_debuginfo(3),
@@ -44,6 +45,7 @@ class Wanted(NamedTuple):
         address: where some of its text is mapped.
         offset: of that text in the file.
         here: where it is beside the core, or None.
+        partial: where it is beside the core with what of it was in memory, or None.
         program: whether it is the process's program.
     """
 
@@ -53,6 +55,7 @@ class Wanted(NamedTuple):
     address: int
     offset: int
     here: str | None
+    partial: str | None
     program: bool
 
 
@@ -73,10 +76,11 @@ class Facts(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A file that is the one: where it is, and what is added to its addresses."""
+    """A file that is the one: where it is, what is added to its addresses, and whether it lacks pages."""
 
     path: Path
     bias: int
+    partial: bool
 
 
 class Elf:
@@ -173,7 +177,7 @@ class Places:
             facts = facts_of(path)
             bias = None if facts is None else facts.bias(wanted)
             if facts is not None and bias is not None and facts.build_id == wanted.build_id:
-                return Found(path.absolute(), bias)
+                return Found(path.absolute(), bias, wanted.partial is not None and path == self.folder / wanted.partial)
         return None
 
     def _candidates(self, wanted: Wanted) -> Iterator[Path]:
@@ -181,6 +185,8 @@ class Places:
             yield self.folder / wanted.here
         if wanted.build_id is not None:
             yield from self._elsewhere(wanted.path, wanted.build_id)
+        if wanted.partial is not None:
+            yield self.folder / wanted.partial
 
     def _elsewhere(self, path: str, build_id: str) -> Iterator[Path]:
         tree = f".build-id/{build_id[:2]}/{build_id[2:]}"
@@ -243,7 +249,10 @@ def _copy(answer: IO[bytes], file: IO[bytes]) -> None:
 
 def missing(wanted: list[Wanted]) -> str:
     """Return one line about files that were not found."""
-    named = ", ".join(f"{quote(w.path, safe='/+=@,:~')} (build ID {w.build_id or 'not known'})" for w in wanted)
+    named = ", ".join(
+        f"{quote(w.path, safe='/+=@,:~')} (build ID {w.build_id or 'not known'}{'; in part' if w.partial else ''})"
+        for w in wanted
+    )
     return f"vmcore2core: wanted, but not found (VMCORE2CORE_SYSROOT=DIR says where to look): {named}"
 
 
@@ -259,6 +268,7 @@ class Gdb:
         import gdb
 
         self.gdb: Any = gdb
+        self.partial_program = False
         self.wanted = [Wanted(*one) for one in wanted]
         self.places = Places(Path(folder), str(gdb.parameter("debug-file-directory") or "").split(":"))
 
@@ -267,6 +277,7 @@ class Gdb:
         for wanted in self.wanted:
             found = self.places.find(wanted) if wanted.program else None
             if found is not None:
+                self.partial_program = found.partial
                 self.gdb.execute(f"file {_quoted(found.path)}", to_string=True)
 
     def rest(self) -> None:
@@ -276,10 +287,11 @@ class Gdb:
         for wanted in self.wanted:
             if wanted.build_id in loaded:
                 loaded.remove(wanted.build_id)
+                lost += [wanted] if wanted.program and self.partial_program else []
                 continue
             found = self.places.find(wanted)
+            lost += [wanted] if found is None or found.partial else []
             if found is None:
-                lost.append(wanted)
                 continue
             sign = "-" if found.bias < 0 else ""
             self.gdb.execute(f"add-symbol-file {_quoted(found.path)} -o {sign}{abs(found.bias):#x}", to_string=True)
@@ -325,7 +337,7 @@ def _build_id(module: Any) -> str:  # noqa: ANN401
 
 
 def _load_in_lldb(target: Any, places: Places, wanted: Wanted) -> bool:  # noqa: ANN401
-    """Have lldb know a file and its place; returns whether it is there."""
+    """Have lldb know a file and its place; returns whether it is there, and whole."""
     if _build_id(target.ResolveLoadAddress(wanted.address).module) == wanted.build_id:
         return True
     found = places.find(wanted)
@@ -333,4 +345,4 @@ def _load_in_lldb(target: Any, places: Places, wanted: Wanted) -> bool:  # noqa:
         return False
     there = (module for module in target.modules if wanted.build_id and _build_id(module) == wanted.build_id)
     module = next(there, None) or target.AddModule(os.fspath(found.path), None, None)
-    return bool(module) and target.SetModuleLoadAddress(module, found.bias % (1 << 64)).Success()
+    return bool(module) and target.SetModuleLoadAddress(module, found.bias % (1 << 64)).Success() and not found.partial

@@ -21,6 +21,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.mapped import BROKEN, OS_RELEASE, MappedFile, MappedFiles, page_cache
+from vmcore2core.handover.partial import Rebuilt, rebuilt
 from vmcore2core.handover.tree import Tree, plain_name
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
@@ -54,6 +55,7 @@ class RecoveredFile:
         build_id: of its bytes, as hexadecimal digits, or None where it has none.
         build_id_in_process: what the process's own memory has there, likewise.
         origin: the file below --sysroot that it was copied from, or None.
+        rebuilt: whether it lacks pages, and has sections of what is known.
     """
 
     path: bytes
@@ -63,6 +65,7 @@ class RecoveredFile:
     build_id: str | None
     build_id_in_process: str | None
     origin: Path | None = None
+    rebuilt: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class RecoveredFiles:
         program: path of the process's program below it, or None where it is not there.
         libraries: directories below it in which there are libraries, absolute as the process sees them.
         names: path below it by what a mapping has, of each file that is there; start scripts may have it as it is.
+        incomplete: the folder that has the others.
+        partial: path below that, likewise, of each file that debuggers can take what is known from.
         files: all.
         sentences: about files that are not there, or not whole.
     """
@@ -82,6 +87,8 @@ class RecoveredFiles:
     program: bytes | None
     libraries: tuple[bytes, ...]
     names: dict[bytes, bytes]
+    incomplete: Path
+    partial: dict[bytes, bytes]
     files: tuple[RecoveredFile, ...]
     sentences: tuple[str, ...]
 
@@ -156,29 +163,35 @@ class _OfProcess:
         whole = {file.path for file in files if not file.missing_pages}
         for name, path in mapped.links.items():
             if path in whole:
-                self._link(place, name, path)
+                self._link(place.whole, name, path)
         if files and not self.recovery.cache.tells_uptodate:
             self.sentences.append(NOT_CHECKED)
         program = mapped.program
-        names = {of: self._name(place, path) for of, path in mapped.paths.items() if path in whole}
+        rebuilt_files = {file.path for file in files if file.rebuilt}
+        names, partial_names = (
+            {of: self._name(tree, path) for of, path in mapped.paths.items() if path in chosen}
+            for tree, chosen in ((place.whole, whole), (place.incomplete, rebuilt_files))
+        )
         return RecoveredFiles(
             sysroot=place.whole.folder,
             program=program if program in whole else None,
             libraries=tuple(sorted({path.rpartition(b"/")[0] for path in whole - {program, *OS_RELEASE}})),
             names=names,
+            incomplete=place.incomplete.folder,
+            partial=partial_names,
             files=tuple(files),
             sentences=tuple(self.sentences),
         )
 
-    def _name(self, place: _Place, path: bytes) -> bytes:
+    def _name(self, tree: Tree, path: bytes) -> bytes:
         name = plain_name(path)
         if name != path:
-            self._link(place, name, path)
+            self._link(tree, name, path)
         return name
 
-    def _link(self, place: _Place, name: bytes, path: bytes) -> None:
+    def _link(self, tree: Tree, name: bytes, path: bytes) -> None:
         try:
-            place.whole.link(name, path)
+            tree.link(name, path)
         except OutputError as error:
             self.sentences.append(str(error))
 
@@ -222,6 +235,7 @@ class _OfProcess:
             try:
                 with tree.create(path) as fd:
                     _copy(pages, fd, whole=whole)
+                    made = None if whole else self._rebuild(pages, fd)
                     # Its time is not known. The present one would be later than the core's, and gdb warns of that.
                     os.utime(fd, (0, 0))
                 if not whole:
@@ -230,8 +244,19 @@ class _OfProcess:
             except _PagesDamaged:
                 continue
             missing = int(np.count_nonzero(~pages.known))
-            return RecoveredFile(path, tree.folder, pages.size, missing, _hex(ours), _hex(theirs))
+            return RecoveredFile(
+                path, tree.folder, pages.size, missing, _hex(ours), _hex(theirs), rebuilt=made is not None
+            )
         raise OutputError("its pages read differently each time")
+
+    def _rebuild(self, pages: FilePages, fd: int) -> Rebuilt | None:
+        """Give a file that lacks pages sections of what is known."""
+        mapped = self.mapped
+        made = rebuilt(pages.read, pages.size, mapped.elf_class, mapped.byte_order, pages.page_size)
+        if made is not None:
+            pwrite_all(fd, memoryview(made.header), 0)
+            pwrite_all(fd, memoryview(made.tail), made.tail_at)
+        return made
 
     def _original(self, place: _Place, path: bytes, size: int, wanted: bytes | None) -> Path | None:
         """Copy a file from below --sysroot if it is the one, and return where it was."""

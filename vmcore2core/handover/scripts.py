@@ -172,6 +172,8 @@ class _There:
     def __init__(self, core: Path, recovered: RecoveredFiles | None) -> None:
         self.root = "" if recovered is None else _below(core, recovered.sysroot)
         self._names = {} if recovered is None else recovered.names
+        self._partial = {} if recovered is None else recovered.partial
+        self._incomplete = "" if recovered is None else _below(core, recovered.incomplete)
 
     def folders(self, recovered: RecoveredFiles) -> list[str]:
         """Return the folders of libraries."""
@@ -181,6 +183,11 @@ class _There:
         """Return an image's file, or None where it is not beside the core."""
         name = self._names.get(image.path)
         return None if name is None else self._joined(name)
+
+    def partial(self, image: Image) -> str | None:
+        """Return what is known of an image's file, likewise."""
+        name = self._partial.get(image.path)
+        return None if name is None else f"{self._incomplete}/{os.fsdecode(name).strip('/')}"
 
     def program(self, images: Sequence[Image]) -> str | None:
         """Return the program's file, or None where it is not there."""
@@ -197,7 +204,7 @@ class _There:
         """Return the images as Python text: ``debugger_files.Wanted`` for each."""
         return ", ".join(
             f"({_literal(os.fsdecode(image.path.removesuffix(DELETED)))}, {image.build_id!r}, {image.bias}, "
-            f"{image.address:#x}, {image.offset:#x}, {self.file(image)!r}, {image.program})"
+            f"{image.address:#x}, {image.offset:#x}, {self.file(image)!r}, {self.partial(image)!r}, {image.program})"
             for image in images
         )
 

@@ -1,0 +1,107 @@
+"""Call frame information of which parts are missing, as a .debug_frame section.
+
+In .eh_frame each entry leads to the next, so debuggers cannot read on behind a hole, and gdb 13 ends with an internal
+error there. .eh_frame_hdr says where each FDE is: those that are known, with their CIEs, are written again as
+.debug_frame has them, where no entry depends on its place.
+
+References: DWARF 5, section 6.4.1; LSB Core 5.0, chapter 10.6.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+
+from vmcore2core.errors import CorruptStructure
+from vmcore2core.formats import dwarf_cfi as fmt
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.process.elf import Read
+from vmcore2core.unwind.cfi import Cie, EhFrame, Fde
+
+FDES_MAX = 1 << 19
+HDR_SIZE = 12
+TABLE_STEP = 1 << 12  # entries that are read together: as large as a page's
+USUAL = (1, fmt.EhApplication.DW_EH_PE_pcrel | fmt.EhFormat.DW_EH_PE_sdata4, fmt.EhFormat.DW_EH_PE_udata4)
+DEBUG_FRAME_CIE_ID = 0xFFFFFFFF
+CIE_VERSION = 1  # of DWARF 2: the return address's column is a byte
+
+
+def fdes_of(read: Read, hdr: int, order: ByteOrder, word: int) -> Iterator[Fde]:
+    """Yield the FDEs that .eh_frame_hdr lists, as far as their bytes and those of their CIEs are known.
+
+    Args:
+        read: bytes of the image by its own addresses.
+        hdr: address of .eh_frame_hdr.
+        order: byte order.
+        word: bytes of an address.
+    """
+    eh_frame = EhFrame(read, order, word)
+    for address in _addresses(read, hdr, order):
+        try:
+            fde = eh_frame.fde(address % (1 << 8 * word))
+        except CorruptStructure:
+            continue
+        if fde is not None:
+            yield fde
+
+
+def _addresses(read: Read, hdr: int, order: ByteOrder) -> Iterator[int]:
+    head = read(hdr, HDR_SIZE)
+    if head is None or (*head[:3], head[3]) != (*USUAL, fmt.DW_EH_PE_TABLE):
+        return
+    left, at = min(int.from_bytes(head[8:12], order), FDES_MAX), hdr + HDR_SIZE
+    kind = np.dtype("<i4" if order == "little" else ">i4")
+    while left:
+        # Up to a page's end, so that a page that is missing takes no others with it.
+        count = min(left, max((TABLE_STEP - at % TABLE_STEP) // fmt.EH_TABLE_ENTRY, 1))
+        raw = read(at, count * fmt.EH_TABLE_ENTRY)
+        if raw is not None:
+            yield from (hdr + np.frombuffer(raw, kind)[1::2].astype(np.int64)).tolist()
+        left, at = left - count, at + count * fmt.EH_TABLE_ENTRY
+
+
+def debug_frame(fdes: Iterator[Fde], order: ByteOrder, word: int) -> bytes:
+    """Return a .debug_frame section with these entries."""
+    section = bytearray()
+    places: dict[int, int] = {}
+    for fde in fdes:
+        if fde.cie.return_address > 0xFF:
+            continue
+        if fde.cie.instructions_at not in places:
+            places[fde.cie.instructions_at] = len(section)
+            section += _entry(DEBUG_FRAME_CIE_ID, _cie(fde.cie), order, word)
+        ends = struct.pack(
+            f"{'<' if order == 'little' else '>'}2{'Q' if word == 8 else 'I'}", fde.start, fde.end - fde.start
+        )
+        augmentation = b"\0" if fde.cie.signal_frame else b""
+        section += _entry(places[fde.cie.instructions_at], ends + augmentation + fde.instructions, order, word)
+    return bytes(section)
+
+
+def _entry(number: int, content: bytes, order: ByteOrder, word: int) -> bytes:
+    padded = content.ljust(len(content) + (-(len(content) + 8)) % word, bytes((fmt.DwCfa.DW_CFA_nop,)))
+    return (len(padded) + 4).to_bytes(4, order) + number.to_bytes(4, order) + padded
+
+
+def _cie(cie: Cie) -> bytes:
+    head = bytes((CIE_VERSION,)) + (b"zS\0" if cie.signal_frame else b"\0")
+    aligns = _uleb128(cie.code_align) + _sleb128(cie.data_align)
+    return head + aligns + bytes((cie.return_address,)) + (b"\0" if cie.signal_frame else b"") + cie.instructions
+
+
+def _uleb128(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*out, value))
+
+
+def _sleb128(value: int) -> bytes:
+    out = bytearray()
+    while not -0x40 <= value < 0x40:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*out, value & 0x7F))

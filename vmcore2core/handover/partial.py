@@ -1,0 +1,311 @@
+"""An ELF file of which pages are missing, made so that debuggers take symbols and call frame information from it.
+
+What is known of the file stays where it is. Behind it come section headers: the file's own if they are in memory, else
+some made of its program headers and its dynamic section, as only those are mapped. A section of which a byte is not
+known is SHT_NOBITS, so that nobody takes a hole's zeros for its bytes. In place of such, .symtab has the dynamic
+symbols that are known, and .debug_frame the call frame information.
+
+lief builds and edits ELF files, but moves segments when it writes section headers to a file that has none, and wants
+all bytes of a file.
+
+References: System V gABI, chapters "Sections", "Symbol Table" and "Dynamic Linking".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.errors import CorruptStructure
+from vmcore2core.formats import elf, elf_dynamic
+from vmcore2core.formats._cabi import ElfClass, align_up
+from vmcore2core.handover.debug_frame import debug_frame, fdes_of
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.process.elf import SECTIONS_MAX, ElfHeaders, Read, Segment, parse_headers
+from vmcore2core.unwind.reading import PagedRead
+from vmcore2core.unwind.symbols import SYMBOLS_MAX, count_by_gnu_hash, count_by_hash
+
+DYNAMIC_MAX = 1 << 16
+STRINGS_MAX = 1 << 26
+ALIGN = 16
+SYMBOLS = (elf_dynamic.SHT_SYMTAB, elf_dynamic.SHT_DYNSYM)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What is to be written to a copy of what is known.
+
+    Attributes:
+        header: its new ELF header, at 0.
+        tail: what comes behind it.
+        tail_at: where, in bytes.
+    """
+
+    header: bytes
+    tail: bytes
+    tail_at: int
+
+
+def rebuilt(read: Read, size: int, elf_class: int, order: ByteOrder, page_size: int) -> Rebuilt | None:
+    """Return what makes an ELF file of what is known of one, or None where its headers are not.
+
+    Args:
+        read: bytes by file offset.
+        size: of the file.
+        elf_class: 32 or 64.
+        order: byte order.
+        page_size: what is known is so page by page.
+    """
+
+    def padded(offset: int, wanted: int) -> bytes | None:
+        raw = read(offset, min(wanted, size - offset)) if offset < size else None
+        return None if raw is None else raw.ljust(wanted, b"\0")
+
+    paged = PagedRead(padded, page_size)
+    try:
+        headers = parse_headers(paged, elf_class, order)
+    except CorruptStructure:
+        return None
+    return None if headers is None else _Builder(paged, size, elf_class, order, headers).run()
+
+
+class _Builder:
+    """One file; its attributes are what the steps share."""
+
+    def __init__(self, read: PagedRead, size: int, elf_class: int, order: ByteOrder, headers: ElfHeaders) -> None:
+        self.read, self.size, self.headers = read, size, headers
+        self.order, self.word = order, elf_class // 8
+        self.variant = cast("ElfClass", elf_class), order
+        self.rows: list[dict[str, int]] = []
+        self.names = b"\0"
+        self.tail = bytearray()
+        self.tail_at = align_up(size, ALIGN)
+        self.by_address = PagedRead(self._at_address, read.page_size)
+
+    def run(self) -> Rebuilt:
+        own = self._own_sections()
+        if own is None:
+            self._sections_of_segments()
+        else:
+            self._take(own)
+        if not any(row["sh_type"] in SYMBOLS for row in self.rows):
+            self._add_symbols()
+        self._add_call_frames()
+        return self._finish()
+
+    def _at_address(self, address: int, size: int) -> bytes | None:
+        """Read the file by its own addresses."""
+        for segment in self.headers.segments:
+            # Whole pages are mapped: around a segment is what the file has there.
+            within = segment.p_offset % self.read.page_size
+            at = address - segment.p_vaddr + within
+            if segment.p_type == elf.PT_LOAD and 0 <= at <= at + size <= align_up(
+                within + segment.p_filesz, self.read.page_size
+            ):
+                return self.read(segment.p_offset - within + at, size)
+        return None
+
+    def _known(self, offset: int, size: int) -> bool:
+        return (
+            0 <= offset <= offset + size <= self.size
+            and sum(len(run) for _, run in self.read.known(offset, size)) == size
+        )
+
+    def _own_sections(self) -> NDArray[np.void] | None:
+        """Return the file's own section headers, if they and their names are known."""
+        headers, dtype = self.headers, elf_dynamic.SHDR_DTYPE[self.variant]
+        if not headers.e_shoff or not headers.e_shstrndx < headers.e_shnum <= SECTIONS_MAX:
+            return None
+        raw = self.read(headers.e_shoff, headers.e_shnum * dtype.itemsize)
+        if raw is None:
+            return None
+        table = np.frombuffer(raw, dtype)
+        strings = table[headers.e_shstrndx]
+        names = self.read(int(strings["sh_offset"]), int(strings["sh_size"]))
+        if names is None:
+            return None
+        self.names = names + b"\0"
+        return table
+
+    def _take(self, table: NDArray[np.void]) -> None:
+        for row in table:
+            values = {name: int(row[name]) for name in table.dtype.names or ()}
+            empty = values["sh_type"] in (elf_dynamic.SHT_NULL, elf_dynamic.SHT_NOBITS)
+            if not empty and not self._known(values["sh_offset"], values["sh_size"]):
+                values["sh_type"] = elf_dynamic.SHT_NOBITS
+            self.rows.append(values)
+        for row in self.rows:
+            # Symbols whose names are not there are of no use to anybody.
+            if row["sh_type"] in SYMBOLS and not self._has_names(row):
+                row["sh_type"] = elf_dynamic.SHT_NOBITS
+
+    def _sections_of_segments(self) -> None:
+        """Make sections of what is mapped: text and data for symbols to be in, notes, .eh_frame_hdr."""
+        self._add("", elf_dynamic.SHT_NULL, 0, 0, 0, 0)
+        for segment in self.headers.segments:
+            if segment.p_type == elf.PT_LOAD and segment.p_flags & (elf.PF_X | elf.PF_W):
+                self._add_load(segment)
+            elif segment.p_type == elf.PT_NOTE and self._known(segment.p_offset, segment.p_filesz):
+                place = segment.p_vaddr, segment.p_offset, segment.p_filesz
+                self._add(".note", elf_dynamic.SHT_NOTE, elf_dynamic.SHF_ALLOC, *place, sh_addralign=4)
+
+    def _add_load(self, segment: Segment) -> None:
+        flags, text = elf_dynamic.SHF_ALLOC, bool(segment.p_flags & elf.PF_X)
+        flags |= elf_dynamic.SHF_EXECINSTR if text else elf_dynamic.SHF_WRITE
+        whole = segment.p_filesz == segment.p_memsz and self._known(segment.p_offset, segment.p_filesz)
+        kind = elf_dynamic.SHT_PROGBITS if whole else elf_dynamic.SHT_NOBITS
+        name = ".text" if text else ".data"
+        self._add(name, kind, flags, segment.p_vaddr, segment.p_offset, segment.p_memsz, sh_addralign=16)
+
+    def _has_names(self, row: dict[str, int]) -> bool:
+        link = row["sh_link"]
+        return link < len(self.rows) and self.rows[link]["sh_type"] == elf_dynamic.SHT_STRTAB
+
+    def _add_symbols(self) -> None:
+        """Add a symbol table of the dynamic symbols that are known, with their names."""
+        dynamic = self._dynamic()
+        symtab, strtab, strsz = (
+            dynamic.get(tag) for tag in (elf_dynamic.DT_SYMTAB, elf_dynamic.DT_STRTAB, elf_dynamic.DT_STRSZ)
+        )
+        count = self._count(dynamic)
+        if symtab is None or strtab is None or strsz is None or strsz > STRINGS_MAX or not count:
+            return
+        dtype = elf_dynamic.SYM_DTYPE[self.variant]
+        parts = [
+            self._symbols_in(start, run, symtab, dtype)
+            for start, run in self.by_address.known(symtab, count * dtype.itemsize)
+        ]
+        table = np.concatenate([np.zeros(0, dtype), *parts])
+        table = table[(table["st_shndx"] != elf_dynamic.SHN_UNDEF) & (table["st_name"] < strsz)]
+        strings = b"".join(self._strings(strtab, strsz))
+        named = np.array([self._is_named(strtab + int(offset)) for offset in table["st_name"]], np.bool_)
+        table = table[named].copy()
+        table["st_shndx"] = self._section_of(table["st_value"].astype(np.uint64))
+        # A symbol of no section that is there would be one of an absolute address, which no debugger relocates.
+        table = table[table["st_shndx"] != elf_dynamic.SHN_UNDEF]
+        table = np.concatenate([np.zeros(1, dtype), table])
+        place = self._append(table.tobytes())
+        index = len(self.rows)
+        entry = dtype.itemsize
+        self._add(
+            ".symtab",
+            elf_dynamic.SHT_SYMTAB,
+            0,
+            0,
+            *place,
+            sh_link=index + 1,
+            sh_info=1,
+            sh_addralign=8,
+            sh_entsize=entry,
+        )
+        self._add(".strtab", elf_dynamic.SHT_STRTAB, 0, 0, *self._append(strings), sh_addralign=1)
+
+    def _symbols_in(self, start: int, run: bytes, symtab: int, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+        """Return the symbols that lie whole in a run of known bytes."""
+        skip = -(start - symtab) % dtype.itemsize
+        return np.frombuffer(run, dtype, max(len(run) - skip, 0) // dtype.itemsize, min(skip, len(run)))
+
+    def _strings(self, strtab: int, strsz: int) -> Iterator[bytes]:
+        """Yield the string table: zeros where it is not known, which no name that is taken reaches."""
+        at = strtab
+        for start, run in self.by_address.known(strtab, strsz):
+            yield bytes(start - at)
+            yield run
+            at = start + len(run)
+        yield bytes(strtab + strsz - at)
+
+    def _is_named(self, address: int) -> bool:
+        name = self.by_address.string(address)
+        return name is not None and bool(name)
+
+    def _section_of(self, values: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        found = np.zeros(len(values), np.uint16)
+        for index, row in enumerate(self.rows):
+            if row["sh_flags"] & elf_dynamic.SHF_ALLOC and row["sh_type"] != elf_dynamic.SHT_NOTE:
+                inside = (values >= np.uint64(row["sh_addr"])) & (values < np.uint64(row["sh_addr"] + row["sh_size"]))
+                found[inside] = index
+        return found
+
+    def _dynamic(self) -> dict[int, int]:
+        segment = self.headers.of_type(elf_dynamic.PT_DYNAMIC)
+        dtype = elf_dynamic.DYN_DTYPE[self.variant]
+        raw = (
+            None
+            if segment is None
+            else self.read(segment.p_offset, min(segment.p_filesz, DYNAMIC_MAX) // dtype.itemsize * dtype.itemsize)
+        )
+        table = np.frombuffer(raw or b"", dtype)
+        return {int(row["d_tag"]): int(row["d_val"]) for row in reversed(table)}
+
+    def _count(self, dynamic: dict[int, int]) -> int:
+        """Return the number of dynamic symbols; 0 where it is not known."""
+        gnu, old = dynamic.get(elf_dynamic.DT_GNU_HASH), dynamic.get(elf_dynamic.DT_HASH)
+        count = None if gnu is None else count_by_gnu_hash(self.by_address, gnu, self.order, self.word)
+        if count is None and old is not None:
+            count = count_by_hash(self.by_address, old, self.order)
+        symtab, strtab = dynamic.get(elf_dynamic.DT_SYMTAB, 0), dynamic.get(elf_dynamic.DT_STRTAB, 0)
+        if count is None and symtab < strtab:  # GNU's linkers write the names behind them
+            count = (strtab - symtab) // elf_dynamic.SYM_DTYPE[self.variant].itemsize
+        return min(count or 0, SYMBOLS_MAX)
+
+    def _add_call_frames(self) -> None:
+        """Add call frame information where the file's own sections have none that is whole."""
+        hdr = self.headers.of_type(elf_dynamic.PT_GNU_EH_FRAME)
+        own = self._find(".eh_frame")
+        if hdr is None or (own is not None and own["sh_type"] != elf_dynamic.SHT_NOBITS):
+            return
+        content = debug_frame(fdes_of(self.by_address, hdr.p_vaddr, self.order, self.word), self.order, self.word)
+        if content:
+            self._add(".debug_frame", elf_dynamic.SHT_PROGBITS, 0, 0, *self._append(content), sh_addralign=self.word)
+
+    def _find(self, name: str) -> dict[str, int] | None:
+        at = self.names.find(name.encode() + b"\0")
+        while at >= 0:
+            for row in self.rows:
+                if row["sh_name"] == at:
+                    return row
+            at = self.names.find(name.encode() + b"\0", at + 1)
+        return None
+
+    def _append(self, content: bytes) -> tuple[int, int]:
+        """Append to the tail; return offset and size."""
+        self.tail += bytes(-len(self.tail) % ALIGN)
+        at = self.tail_at + len(self.tail)
+        self.tail += content
+        return at, len(content)
+
+    def _add(
+        self, name: str, sh_type: int, sh_flags: int, sh_addr: int, sh_offset: int, sh_size: int, **more: int
+    ) -> None:
+        row = dict.fromkeys(("sh_link", "sh_info", "sh_addralign", "sh_entsize"), 0)
+        row |= {
+            "sh_type": sh_type,
+            "sh_flags": sh_flags,
+            "sh_addr": sh_addr,
+            "sh_offset": sh_offset,
+            "sh_size": sh_size,
+        }
+        self.rows.append({**row, **more, "sh_name": len(self.names) if name else 0})
+        self.names += name.encode() + b"\0" if name else b""
+
+    def _finish(self) -> Rebuilt:
+        """Append the section headers, and return all with a header that leads to them."""
+        names_at = len(self.names)
+        self.names += b".shstrtab\0"
+        place = self._append(self.names)
+        self._add("", elf_dynamic.SHT_STRTAB, 0, 0, *place, sh_addralign=1)
+        self.rows[-1]["sh_name"] = names_at
+        dtype = elf_dynamic.SHDR_DTYPE[self.variant]
+        table = np.zeros(len(self.rows), dtype)
+        for name in dtype.names or ():
+            table[name] = [row[name] for row in self.rows]
+        e_shoff, _ = self._append(table.tobytes())
+        declaration = elf.Ehdr[self.variant]
+        ehdr: Any = declaration.parse(self.read(0, declaration.sizeof()) or b"")
+        ehdr.e_shoff, ehdr.e_shentsize = e_shoff, dtype.itemsize
+        ehdr.e_shnum, ehdr.e_shstrndx = len(self.rows), len(self.rows) - 1
+        return Rebuilt(declaration.build(ehdr), bytes(self.tail), self.tail_at)
