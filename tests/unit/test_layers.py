@@ -29,7 +29,7 @@ STRANGERS = {
     "corefile": {"kernel", "memory", "layout", "containers", "unwind"},
     "unwind": {"kernel", "layout", "corefile"},
 }
-DATA_ONLY = {"process.model": {"errors", "addresses", "interfaces"}, "formats": {"formats"}}
+DATA_ONLY = {"process.model": {"errors", "addresses", "interfaces", "printable"}, "formats": {"formats"}}
 
 
 def imports_of(source: str) -> set[str]:

@@ -267,7 +267,7 @@ def missing(core: CoreFile) -> Iterator[str]:
     for tid, reason in _strings(own, "threads_left_out"):
         yield f"thread {tid} is left out: {reason}"
     for start, end, reason in _runs(own):
-        if reason not in ("redacted", "beyond_file", "guard"):
+        if reason not in ("redacted", "in_file", "beyond_file", "guard"):
             yield f"memory at {start}-{end}: {reason}"
 
 
@@ -280,6 +280,9 @@ def also(core: CoreFile) -> Iterator[str]:
         yield f"thread {tid} has general registers alone: {reason}"
     for tid, names in _strings(own, "unknown_registers"):
         yield f"registers of thread {tid} are not known and zero: {names}"
+    left = sum(int(end, 16) - int(start, 16) for start, end, reason in _runs(own) if reason == "in_file")
+    if left:
+        yield f"{left:#x} bytes of memory are left to their files, which have them unchanged"
     redacted = sum(reason == "redacted" for _, _, reason in _runs(own))
     if redacted:
         yield f"{redacted} ranges of memory were left out as asked (--redact)"

@@ -167,6 +167,7 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets
         "unknown_fields": unknown_fields(snapshot),
         "absent_pages": sum((run.end - run.start) // snapshot.page_size for run, _ in runs),
         "absent": [[f"{run.start:#x}", f"{run.end:#x}", run.reason.name.lower()] for run, _ in runs[:REPORT_RUNS_MAX]],
+        "on_disk": [file.as_json() for file in snapshot.on_disk[:REPORT_RUNS_MAX]],
         "absent_runs_not_listed": max(0, len(runs) - REPORT_RUNS_MAX),
         "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in snapshot.blanked[:BLANKED_MAX]],
         "blanked_runs_not_listed": max(0, len(snapshot.blanked) - BLANKED_MAX),

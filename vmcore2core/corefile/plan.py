@@ -33,7 +33,7 @@ import numpy as np
 from vmcore2core.errors import OutputError
 from vmcore2core.formats import elf as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass, align_up
-from vmcore2core.process.model import NO_SUCH_PAGE, ProcessSnapshot, Vma
+from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, ProcessSnapshot, Vma
 
 PT_NOTE_ALIGN = 4
 
@@ -77,11 +77,15 @@ def segments_of(snapshot: ProcessSnapshot) -> Iterator[Segment]:
         elif not vma.absent:
             yield Segment(vma.start, size, size, vma.p_flags)
         else:
-            yield from _pieces(vma)
+            yield from _pieces(vma, snapshot.page_size)
 
 
-def _pieces(vma: Vma) -> Iterator[Segment]:
+def _pieces(vma: Vma, page_size: int) -> Iterator[Segment]:
     """Yield a mapping with absent pages in pieces: a PT_LOAD for each run of the others.
+
+    Where pages are left to the file, the first one has a PT_LOAD of its own: jhsdb takes what begins where a library's
+    segment does for this segment, and gives up on another size than the segment's, or one page (ps_core_common.c:
+    read_lib_segments(), JDK 21); the rest it reads from the library.
 
     Where it ends in pages that there are not, behind the end of the mapped file, these belong to the last piece.
     """
@@ -89,7 +93,11 @@ def _pieces(vma: Vma) -> Iterator[Segment]:
     filled = vma.end
     while absent and absent[-1].reason in NO_SUCH_PAGE and absent[-1].end == filled:
         filled = absent.pop().start
-    at = vma.start
+    at: int = vma.start
+    first_end = vma.start + page_size
+    if any(run.reason is AbsentReason.IN_FILE for run in absent) and absent[0].start > first_end:
+        yield Segment(vma.start, page_size, page_size, vma.p_flags)
+        at = first_end
     for run in absent:
         if run.start > at:
             yield Segment(at, run.start - at, run.start - at, vma.p_flags)

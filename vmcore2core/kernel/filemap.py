@@ -163,6 +163,12 @@ class PageCache:
     def _in_memory(self, mapping: StructView) -> bool:
         return mapping.has("a_ops") and mapping.pointer("a_ops") in self._memory_aops
 
+    def is_of_disk(self, file: StructView) -> bool:
+        """Tell whether a file's file system is known not to be one that lives in memory."""
+        mapping = file.follow("f_mapping", "address_space")
+        known = self._shmem_aops is not None and mapping is not None and mapping.has("a_ops")
+        return known and mapping is not None and not self._in_memory(mapping)
+
     def _with_holes(self, runs: list[Run], mapping: StructView, first: int, last: int, *, in_memory: bool) -> list[Run]:
         """Add what the file's size and kind tell of the pages that are not cached."""
         inode = mapping.follow("host", "inode") if mapping.has("host") else None

@@ -52,7 +52,7 @@ MEMBERS: dict[str, str] = {
     "mount": "mnt mnt_parent mnt_mountpoint",
     "vfsmount": "mnt_root",
     "dma_buf": "name",
-    "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits i_mapping i_data",
+    "inode": "i_size i_ino i_sb i_nlink i_mode i_flags i_blkbits i_mapping i_data i_mtime __i_mtime i_mtime_sec",
     "super_block": "s_dev s_magic",
     "address_space": "host i_pages a_ops nrpages",
     "xarray": "xa_head",

@@ -130,6 +130,8 @@ class Region:
         pgoff: for files, the page index of ``start``.
         backing: where pages come from that are not mapped in.
         pristine: whether the process never wrote to any page of it: what is mapped in are the file's own pages.
+        on_disk: whether a page that neither the page table nor the page cache has is in the file, as the process saw
+            it: this is a private mapping of a file that has a name, on a file system that is not in memory.
         original: where the file's pages come from that are not in memory at all.
         broken: whether what the page tables say of it is not believed: all of it is ``TABLE_BROKEN``.
     """
@@ -140,5 +142,6 @@ class Region:
     pgoff: int = 0
     backing: Backing | None = None
     pristine: bool = False
+    on_disk: bool = False
     original: Original | None = None
     broken: bool = False

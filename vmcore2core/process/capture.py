@@ -21,7 +21,7 @@ from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.account import believed
 from vmcore2core.process.consistency import Consistency
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
-from vmcore2core.process.filebacking import CachedLookups
+from vmcore2core.process.filebacking import CachedLookups, FileBacking
 from vmcore2core.process.mappings import Mappings
 from vmcore2core.process.model import (
     AbsentReason,
@@ -31,6 +31,7 @@ from vmcore2core.process.model import (
     ThreadSnapshot,
     Vma,
 )
+from vmcore2core.process.ondisk import files_on_disk
 from vmcore2core.process.pageindex import PageIndex
 from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
 from vmcore2core.process.regsets import last_notes, regsets
@@ -286,6 +287,7 @@ class _Capture:
                 self.warnings.append(str(self.mm.corrupt(name, f"{at:#x}, which is in no mapping")))
         once = last_notes(self.kernel, self.warnings)
         about = psinfo(self.leader, stack.arguments(ELF_PRARGSZ - 1), self.warnings)
+        left = files_on_disk(vmas, memory, mappings.of_files, machine.elf_class, self.kernel.arch.byte_order)
         snapshot = ProcessSnapshot(
             tgid=sched.task_tgid(self.leader),
             comm=sched.task_comm(self.leader),
@@ -306,6 +308,7 @@ class _Capture:
             | self.kernel.arch.core_flags(self.mm.address, self.kernel.memory, self.kernel.layout),
             greg_size=machine.greg_size,
             uid_size=machine.uid_size,
+            on_disk=tuple(left),
         )
         return Captured(snapshot, memory, answers, self._mm_rss(answers))
 
@@ -399,10 +402,20 @@ def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
     for vma in vmas:
         if vma.dumped:
             survey = memory.survey(replace(regions[vma.start], end=vma.dump_end(memory.spec.page_size)))
-            runs = tuple(AbsentRun(run.start, run.end, _REASONS[run.state]) for run in survey.unknown)
+            region = regions[vma.start]
+            runs = tuple(AbsentRun(run.start, run.end, _reason(region, run.state)) for run in survey.unknown)
             vma = replace(vma, absent=runs)
         result.append(vma)
     return result
+
+
+def _reason(region: Region, state: UserPageState) -> AbsentReason:
+    """Return what the core says of pages that are not known."""
+    backing = region.backing
+    whole_cache = isinstance(backing, FileBacking) and not backing.broken
+    if state is UserPageState.NOT_CACHED and region.on_disk and whole_cache:
+        return AbsentReason.IN_FILE
+    return _REASONS[state]
 
 
 def refresh_absent(captured: Captured) -> Captured:

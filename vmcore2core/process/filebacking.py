@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from stat import S_ISREG
 
 import numpy as np
 
@@ -48,6 +49,14 @@ class CachedLookups:
                 self._answers.popitem(last=False)
         return self._answers[key]
 
+    def is_of_disk(self, file: StructView) -> bool:
+        """Tell whether a file's file system is known not to be one that lives in memory.
+
+        Raises:
+            CorruptStructure, MemoryFault, LayoutUnknown: its structures are broken, or not known.
+        """
+        return self._pages is not None and self._pages.is_of_disk(file)
+
     def paddr_of(self, page: int) -> int | None:
         """Return the physical address of a page of a special mapping; None where that is known of no page.
 
@@ -67,10 +76,27 @@ class FileBacking:
         cache: of all files.
         file: ``struct file``.
         problems: where a sentence goes if this file's page cache is broken.
+
+    Attributes:
+        broken: whether it turned out to be.
     """
 
     def __init__(self, cache: CachedLookups, file: StructView, problems: list[str]) -> None:
         self.cache, self.file, self.problems = cache, file, problems
+        self.broken = False
+
+    def on_disk(self) -> bool:
+        """Tell whether what the page cache lacks is in the file: it has a name, and its file system is not in memory.
+
+        The page cache drops no page before it is written (mm/vmscan.c: __remove_mapping()).
+        """
+        try:
+            inode = self.file.follow("f_inode", "inode") if self.file.has("f_inode") else None
+            if inode is None or not inode.find_uint("i_nlink", 4) or not S_ISREG(inode.find_uint("i_mode", 2) or 0):
+                return False
+            return self.cache.is_of_disk(self.file)
+        except (CorruptStructure, MemoryFault, LayoutUnknown):
+            return False
 
     @property
     def file_size(self) -> int | None:
@@ -89,5 +115,5 @@ class FileBacking:
             sentence = f"the page cache of the file at {self.file.address:#x} cannot be read: {error}"
             if sentence not in self.problems:
                 self.problems.append(sentence)
-            pages = None
+            self.broken, pages = True, None
         return pages or (np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint8))

@@ -92,8 +92,12 @@ class Mappings:
         if extent is Extent.FIRST_PAGE_IF_ELF:
             self._if_elf.add(start)
         backing: Backing | None = None
+        on_disk = False
         if file is not None and pgoff is not None:
-            backing = FileBacking(self._cache, file, self.warnings)
+            backing = cached = FileBacking(self._cache, file, self.warnings)
+            # do_fault() gives a private mapping the file's page where its entry is none: one that was changed is
+            # anonymous, and leaves a swap entry when it goes (mm/memory.c, mm/rmap.c: try_to_unmap_one()).
+            on_disk = not flags & mm.VM_SHARED and cached.on_disk()
         elif file is None:
             backing = special_backing(view, self._cache)
             if backing is not None and not flags & (mm.VM_IO | mm.VM_PFNMAP):
@@ -106,6 +110,7 @@ class Mappings:
             zero_fill=file is None and not special,
             pgoff=pgoff or 0,
             backing=backing,
+            on_disk=on_disk,
             pristine=file is not None and anon_vma is False and not flags & mm.VM_SHARED,
         )
         device, inode = fs.device_and_inode(file) if file is not None else (None, None)

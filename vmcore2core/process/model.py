@@ -11,6 +11,7 @@ from enum import Enum
 
 from vmcore2core.addresses import UserAddr
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.printable import text
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class AbsentReason(Enum):
     SWAP_UNREADABLE = "swapped to compressed memory that cannot be read"
     SWAP_CUT_OFF = "swapped to a file that ends before it"
     NOT_CACHED = "page of a file that is not in memory"
+    IN_FILE = "left to their files, which have them unchanged"
     BEYOND_FILE = "past the end of the mapped file"
     TABLE_MISSING = "the page table is not in the dump"
     TABLE_BROKEN = "the page table is broken"
@@ -109,7 +111,7 @@ class AbsentReason(Enum):
 NO_SUCH_PAGE = frozenset({AbsentReason.BEYOND_FILE, AbsentReason.GUARD})
 """Reasons that mean that the process had no page there, either."""
 
-NOT_MISSING = NO_SUCH_PAGE | {AbsentReason.REDACTED}
+NOT_MISSING = NO_SUCH_PAGE | {AbsentReason.REDACTED, AbsentReason.IN_FILE}
 """Reasons that leave a core complete."""
 
 
@@ -164,6 +166,30 @@ class Vma:
 
 
 @dataclass(frozen=True, slots=True)
+class OnDisk:
+    """A file that has pages of a process that no memory has any more.
+
+    Attributes:
+        path: as its mappings have it.
+        pages: how many, in all mappings.
+        build_id: hexadecimal digits, or None where it has none or memory does not tell.
+        size: of the file in bytes, or None.
+        mtime: of its last change, in seconds since 1970, or None.
+    """
+
+    path: bytes
+    pages: int
+    build_id: str | None = None
+    size: int | None = None
+    mtime: int | None = None
+
+    def as_json(self) -> dict[str, str | int | None]:
+        """Return it as notes and summaries have it."""
+        path = text(self.path)
+        return {"path": path, "pages": self.pages, "build_id": self.build_id, "size": self.size, "mtime": self.mtime}
+
+
+@dataclass(frozen=True, slots=True)
 class TagRun:
     """Memory tags of whole pages ``[start, end)`` as PT_AARCH64_MEMTAG_MTE has them: two in a byte, low bits first."""
 
@@ -193,6 +219,7 @@ class ProcessSnapshot:
         notices: sentences worth knowing that leave the core complete (inferred values, fields not known).
         blanked: ``(start, end)`` of user addresses that are zeros in the core, as was asked, whatever the process had
             there; ascending, disjoint.
+        on_disk: files that have pages which are in no memory, and which the process never changed.
         tags: memory tags, as far as they are known; ascending, disjoint.
         greg_size: bytes of a register in ``ThreadSnapshot.gregs`` where that is no ``long`` of the class, or None.
         uid_size: bytes of a uid in NT_PRPSINFO where that is not what most have of the class, or None.
@@ -217,3 +244,4 @@ class ProcessSnapshot:
     tags: tuple[TagRun, ...] = ()
     greg_size: int | None = None
     uid_size: int | None = None
+    on_disk: tuple[OnDisk, ...] = ()

@@ -1,0 +1,62 @@
+"""Files that have pages of a process which are in no memory: clean pages of private mappings.
+
+References: include/linux/fs.h: inode_get_mtime() (Linux 7.2).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from vmcore2core.errors import MemoryFault
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.memory.region import Region
+from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.model import AbsentReason, OnDisk, Vma
+from vmcore2core.process.sysroot import build_id, mapped
+
+# Since Linux kernel commit 3aa63a569c64 ("fs: switch timespec64 fields in inode to discrete integers") (in v6.11) the
+# seconds are a member; 12cd44023651 ("fs: rename inode i_atime and i_mtime fields") (in v6.7) had renamed the struct.
+MTIMES = ("i_mtime_sec", "__i_mtime", "i_mtime")
+
+
+def files_on_disk(
+    vmas: Sequence[Vma],
+    memory: UserMemory,
+    of_files: Sequence[tuple[StructView, Region]],
+    elf_class: int,
+    order: ByteOrder,
+) -> Iterator[OnDisk]:
+    """Yield each file to which pages are left.
+
+    Args:
+        vmas: of the process, with what is absent.
+        memory: of the process.
+        of_files: ``struct vm_area_struct`` of the mappings of files, and their regions.
+        elf_class, order: of the process.
+    """
+    pages: Counter[bytes] = Counter()
+    some: dict[bytes, Vma] = {}
+    for vma in vmas:
+        left = sum(run.end - run.start for run in vma.absent if run.reason is AbsentReason.IN_FILE)
+        if left and vma.path is not None:
+            pages[vma.path] += left // memory.spec.page_size
+            some[vma.path] = vma
+    views = {int(region.start): view for view, region in of_files} if pages else {}
+    for path, count in pages.items():
+        first = next((vma for vma in vmas if vma.path == path and vma.pgoff == 0), None)
+        found = None if first is None else build_id(mapped(first, memory), elf_class, order)
+        size, mtime = _size_and_mtime(views[int(some[path].start)])
+        yield OnDisk(path, count, None if found is None else found.hex(), size, mtime)
+
+
+def _size_and_mtime(view: StructView) -> tuple[int | None, int | None]:
+    try:
+        file = view.follow("vm_file", "file")
+        inode = None if file is None else file.follow("f_inode", "inode")
+        if inode is None:
+            return None, None
+        return inode.find_uint("i_size", 8), next(filter(None, (inode.find_uint(name, 8) for name in MTIMES)), None)
+    except MemoryFault:
+        return None, None
