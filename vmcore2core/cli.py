@@ -156,6 +156,13 @@ def vmcore2core(
     ] = None,
     debug_directory: Annotated[Path, typer.Option(help=DEBUG_DIRECTORY_HELP)] = DEBUG_DIRECTORY,
     debuginfod: Annotated[bool, typer.Option("--debuginfod", help=DEBUGINFOD_HELP)] = False,
+    zero_excluded: Annotated[
+        bool,
+        typer.Option(
+            "--zero-excluded",
+            help="Read pages that were left out of an ELF dump as zeros: for who knows that only zero pages were.",
+        ),
+    ] = False,
     scan: Annotated[bool, typer.Option("--scan", help=SCAN_HELP)] = False,
     compress: Annotated[
         Compress | None,
@@ -273,6 +280,7 @@ def vmcore2core(
             "redact": sorted(f"{ONE}..." if word.startswith(ONE) else word for word in redact or ()),
             "compress": None if compress is None else compress.value,
             "map": memory_map,
+            "zero_excluded": zero_excluded,
             "swap": [located(given).name for given in swap or ()],
             "debuginfod": debuginfod,
             **{
@@ -286,7 +294,7 @@ def vmcore2core(
             from vmcore2core.dispatch import opening, workers_elsewhere
 
             how = opening(paths, vmlinux, vmcoreinfo, swap or (), memory_map, sysroot)
-            how = replace(how, cache=not no_cache, any_size=unpack_any_size)
+            how = replace(how, cache=not no_cache, any_size=unpack_any_size, zero_excluded=zero_excluded)
             request = replace(request, elsewhere=stack.enter_context(workers_elsewhere(executor, how)))
         session = stack.enter_context(
             Session(
@@ -301,6 +309,7 @@ def vmcore2core(
                 remember=True,
                 cache=not no_cache,
                 any_size=unpack_any_size,
+                zero_excluded=zero_excluded,
             ),
         )
         extraction = Extraction(session, request, say)
@@ -342,9 +351,10 @@ def _finish(extraction: "Extraction", *, as_json: bool) -> Exit:
     for notice in (*extraction.notices, *extraction.unmatched):
         say(notice)
     provenance = session.boot.layout.provenance()
+    # What is of the dump as a whole, each core's sentences have.
+    for sentence in dict.fromkeys(sentence for outcome in extraction.outcomes for sentence in outcome.sentences):
+        say(sentence)
     for outcome in extraction.outcomes:
-        for sentence in outcome.sentences:
-            say(sentence)
         provenance |= outcome.provenance
     if verbose:
         for item, source in provenance.items():

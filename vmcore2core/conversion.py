@@ -179,10 +179,14 @@ class Conversion:
             images=images,
             line=one_line(result),
             summary=hide({**core_summary(result), "found_by": session.processes.roster.found_by(leader).value}),
-            sentences=hide(tuple(core_sentences(result, session.container.dump_level, verbose=manner.verbose))),
+            sentences=hide(tuple(self._sentences(result))),
             complete=result.complete,
         )
         return self._told(outcome)
+
+    def _sentences(self, result: CoreResult) -> list[str]:
+        container = self.session.container
+        return core_sentences(result, container.dump_level, container.DOC.name, verbose=self.manner.verbose)
 
     def look_up(self, job: Job) -> Outcome:
         """Return which files the process has mapped, whose core an earlier run wrote."""

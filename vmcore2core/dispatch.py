@@ -52,6 +52,7 @@ class Opening:
     identities: tuple[FileIdentity, ...]
     cache: bool = True
     any_size: bool = False
+    zero_excluded: bool = False
     version: str = __version__
 
     def check(self) -> None:
@@ -154,6 +155,7 @@ def _opened(how: Opening) -> Session:
         sysroot=sysroot,
         cache=how.cache,
         any_size=how.any_size,
+        zero_excluded=how.zero_excluded,
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 from vmcore2core.printable import text
-from vmcore2core.process.model import NOT_MISSING, AbsentReason, AbsentRun, ProcessSnapshot
+from vmcore2core.process.model import NOT_MISSING, AbsentReason, AbsentRun, OnDisk, ProcessSnapshot
 from vmcore2core.session import CoreResult, Session
 
 RANGES_SHOWN = 8
+FILES_SHOWN = 8
 
 
 class ErrorEntry(TypedDict):
@@ -19,6 +22,9 @@ class ErrorEntry(TypedDict):
     error: str
 
 
+_USER_PAGES = 2 | 4 | 8
+"""makedumpfile's -d bits for pages that processes may have: cache, private cache, user data."""
+_USER_DATA = 8
 _LEVEL_BITS = {2: "page cache", 4: "private page cache", 8: "user data", 16: "free pages", 1: "zero pages"}
 
 
@@ -34,8 +40,15 @@ def core_line(path: str, missing: int, threads: int, pages: int, *, complete: bo
     return f"{path}: {state}, {threads} thread{'' if threads == 1 else 's'}, {pages} pages"
 
 
-def core_sentences(result: CoreResult, dump_level: int | None, *, verbose: bool) -> list[str]:
-    """Return what is to be said of one core, for people; ``verbose`` adds what leaves it complete."""
+def core_sentences(result: CoreResult, dump_level: int | None, dump_format: str, *, verbose: bool) -> list[str]:
+    """Return what is to be said of one core, for people.
+
+    Args:
+        result: the core.
+        dump_level: makedumpfile's -d bits, or None where the file does not tell.
+        dump_format: the name of the dump's format.
+        verbose: add what leaves the core complete.
+    """
     snapshot = result.snapshot
     who = f"{snapshot.tgid} ({text(snapshot.comm)})"
     sentences = [f"{who}: {sentence}" for sentence in snapshot.warnings]
@@ -43,6 +56,7 @@ def core_sentences(result: CoreResult, dump_level: int | None, *, verbose: bool)
         f"{who}: thread {left.tid} ({text(left.comm)}) is left out: {left.reason}" for left in snapshot.threads_left_out
     ]
     if result.missing_pages:
+        filtered = bool((dump_level or 0) & _USER_DATA)
         total = sum((v.dump_end(snapshot.page_size) - v.start) // snapshot.page_size for v in snapshot.vmas)
         reasons = "; ".join(f"{n} {reason.value}" for reason, n in result.absent_pages.items() if _counts(reason))
         ranges = missing_ranges(snapshot)
@@ -50,16 +64,45 @@ def core_sentences(result: CoreResult, dump_level: int | None, *, verbose: bool)
         more = f" and {len(ranges) - RANGES_SHOWN} more ranges (--json lists all)" if len(ranges) > RANGES_SHOWN else ""
         sentences += [
             f"{who}: {result.missing_pages} of {total} pages are missing: {reasons}",
-            f"{who}: missing: {shown}{more}",
+            f"{who}: {_left_of(result)}" if filtered else f"{who}: missing: {shown}{more}",
         ]
         if result.absent_pages[AbsentReason.EXCLUDED]:
-            sentences.append(f"{who}: {_excluded(dump_level)}")
+            sentences.append(excluded_sentence(dump_level, dump_format))
+    if snapshot.on_disk:
+        sentences.append(f"{who}: {_left_to_files(snapshot.on_disk)}")
     if verbose:
         sentences += [f"{who}: {notice}" for notice in snapshot.notices]
         sentences += [
             f"{who}: thread {t.tid} ({text(t.comm)}): registers from {t.gregs_source}" for t in snapshot.threads
         ]
     return sentences
+
+
+def _left_of(result: CoreResult) -> str:
+    """Say what a dump without user data has of a process."""
+    snapshot = result.snapshot
+    threads, vmas, pages = len(snapshot.threads), len(snapshot.vmas), result.report.present_pages
+    there = f"{threads} threads' registers, {vmas} mappings, {pages} pages"
+    return f"there are {there}; a debugger that has its files names at least the function that each thread is in"
+
+
+def _left_to_files(files: Sequence[OnDisk]) -> str:
+    """Say which files have pages that are in no memory."""
+    named = [f"{text(file.path)} ({_identity(file)})" for file in files[:FILES_SHOWN]]
+    more = f" and {len(files) - FILES_SHOWN} more files (--json lists all)" if len(files) > FILES_SHOWN else ""
+    pages = sum(file.pages for file in files)
+    left = f"{pages} pages are not in memory and left to their files, which have them unchanged"
+    return f"{left}: {', '.join(named)}{more}"
+
+
+def _identity(file: OnDisk) -> str:
+    if file.build_id is not None:
+        return f"build ID {file.build_id}"
+    known = [] if file.size is None else [f"{file.size} bytes"]
+    if file.mtime is not None:
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # whatever a dump may have there
+            known.append(f"of {datetime.fromtimestamp(file.mtime, UTC):%Y-%m-%d %H:%M:%S} UTC")
+    return " ".join(known) or "size not known"
 
 
 def missing_ranges(snapshot: ProcessSnapshot) -> list[tuple[int, int]]:
@@ -77,15 +120,28 @@ def _counts(reason: AbsentReason) -> bool:
     return reason not in NOT_MISSING
 
 
-def _excluded(dump_level: int | None) -> str:
-    """Say which makedumpfile level would have kept the pages."""
+def excluded_sentence(dump_level: int | None, dump_format: str) -> str:
+    """Say what left pages out of a dump, and what would have kept them.
+
+    Args:
+        dump_level: makedumpfile's -d bits, or None where the file does not tell.
+        dump_format: the name of the dump's format.
+    """
     if dump_level is None:
-        return "the dump was filtered when it was written; makedumpfile -d 17 keeps all memory of processes"
+        is_elf = dump_format == "ELF"  # where pages of zeros that were left out are told from no others
+        zeros = "; if only zero pages were left out, --zero-excluded reads them so" if is_elf else ""
+        keeps = f"makedumpfile -d {16 if is_elf else 17} keeps all memory of processes"
+        return f"the dump was filtered when it was written; {keeps}{zeros}"
+    if not dump_level & _USER_PAGES:
+        return (
+            f"the dump was written with makedumpfile -d {dump_level}, which keeps all memory of processes; what else "
+            "left pages out (makedumpfile --eppic or --extension), the file does not tell"
+        )
     bits = ", ".join(name for bit, name in sorted(_LEVEL_BITS.items()) if dump_level & bit)
-    keep = dump_level & 0x11
+    stacks = "; its extension userstack (version 1.8) keeps stacks" if dump_level & _USER_DATA else ""
     return (
         f"the dump was written with makedumpfile -d {dump_level}, which leaves out {bits}; "
-        f"-d {keep} would have kept all memory of processes"
+        f"-d {dump_level & ~_USER_PAGES} would have kept all memory of processes{stacks}"
     )
 
 
@@ -134,6 +190,7 @@ def core_summary(result: CoreResult) -> dict[str, Any]:
             "missing": result.missing_pages,
             "absent": {reason.name.lower(): n for reason, n in result.absent_pages.items()},
         },
+        "on_disk": [file.as_json() for file in snapshot.on_disk],
         "threads": [
             {
                 "tid": thread.tid,

@@ -16,7 +16,7 @@ from vmcore2core.containers.cache import Keeping, ProgressBar, progress_bar
 from vmcore2core.containers.remote import located
 from vmcore2core.corefile.plan import Segment, build_plan
 from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
-from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid
+from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid, UsageError
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import resource, sched
 from vmcore2core.kernel.infer import InferredSource
@@ -98,10 +98,12 @@ class Session:
         scan: search all memory for tasks as well.
         cache: keep a dump that has to be unpacked or comes through a pipe for other runs.
         any_size: unpack a compressed file to whatever size.
+        zero_excluded: read pages that were left out as zeros.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
-        UsageError: a swap file is none of this machine's, or the folder is none.
+        UsageError: a swap file is none of this machine's, or the folder is none; or zeros are asked for, and the
+            format itself tells which pages were zero.
     """
 
     def __init__(
@@ -118,11 +120,14 @@ class Session:
         scan: bool = False,
         cache: bool = True,
         any_size: bool = False,
+        zero_excluded: bool = False,
     ) -> None:
         self._vmlinux, self._vmcoreinfo = vmlinux, vmcoreinfo
         self.container = open_container(paths, memory_map, Keeping(progress, cache=cache, any_size=any_size))
+        if zero_excluded:
+            _read_as_zeros(self.container)
         # What somebody gave with the dump is another time's no more.
-        keep = remember and cache and vmlinux is None and vmcoreinfo is None
+        keep = remember and cache and vmlinux is None and vmcoreinfo is None and not zero_excluded
         self.remembered = LayoutMemory(paths, memory_map or "") if keep else None
         try:
             self.boot = self._bootstrapped(partial(_vmlinux_sources, vmlinux), _supplied(vmcoreinfo), progress)
@@ -177,7 +182,9 @@ class Session:
     @property
     def notices(self) -> list[str]:
         """Sentences about what came from elsewhere than the dump or its first source, and may be out of date."""
-        return [*self._layout_notices, *self._unplaced, *self.processes.swap.notices]
+        zeros = ["pages that were left out of the dump read as zeros, as asked (--zero-excluded)"]
+        asked = zeros if self.container.zero_excluded else []
+        return [*asked, *self._layout_notices, *self._unplaced, *self.processes.swap.notices]
 
     def extract(
         self,
@@ -212,6 +219,7 @@ class Session:
             "dump": self.container.paths[0].name,
             "kernel": self.boot.utsname.release,
             "build_id": self.boot.vmcoreinfo.build_id,
+            **({"excluded": "read as zeros"} if self.container.zero_excluded else {}),
         }
         secrets = None if redaction is None else redaction.secrets
         for _ in range(REWRITES_MAX):
@@ -266,6 +274,18 @@ class Session:
         if redaction is not None:
             captured = redact(redaction, self.processes, leader, captured, self._frames)
         return tuple(build_plan(captured.snapshot, b"").segments)
+
+
+def _read_as_zeros(container: DumpContainer) -> None:
+    """Have pages that were left out read as zeros.
+
+    Raises:
+        UsageError: the format tells which pages were zero.
+    """
+    if container.zero_excluded is None:
+        container.close()
+        raise UsageError(f"--zero-excluded is for ELF dumps: {container.DOC.name} tells which pages were zero")
+    container.zero_excluded = True
 
 
 def _vmlinux_sources(

@@ -69,6 +69,8 @@ class DumpContainer(ABC):
         files: all that is read of it.
         placed_by: what tells where memory lies, in a sentence's words, where the file itself does not; or None.
         takes_map: whether ``memory_map`` may be given as well, for a file whose memory lies elsewhere.
+        zero_excluded: whether pages that were left out read as zeros, as somebody knows who made the file; None where
+            the format itself tells zero pages from others.
     """
 
     DOC: ClassVar[ContainerDoc]
@@ -84,6 +86,7 @@ class DumpContainer(ABC):
     files: tuple[DumpFile, ...] = ()
     placed_by: str | None = None
     takes_map: ClassVar[bool] = False
+    zero_excluded: bool | None = None
 
     @classmethod
     @abstractmethod

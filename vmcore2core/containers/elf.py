@@ -72,6 +72,7 @@ class ElfContainer(SegmentedContainer):
         elf_class: 32 or 64.
     """
 
+    zero_excluded: bool | None = False
     DOC = ContainerDoc(
         name="ELF",
         summary="/proc/vmcore, makedumpfile -E, QEMU dump-guest-memory (with -p, too), virsh dump --memory-only; "

@@ -63,11 +63,17 @@ class SegmentedContainer(DumpContainer):
 
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame; a frame that is only partly described is ``MISSING``."""
-        return self._runs.locate(pfns, self._file.size)[0]
+        return self._located(pfns)[0]
+
+    def _located(self, pfns: U64Array) -> tuple[U8Array, U64Array]:
+        states, offsets = self._runs.locate(pfns, self._file.size)
+        if self.zero_excluded:
+            states[states == PageState.EXCLUDED] = PageState.ZERO
+        return states, offsets
 
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Copy page frames from the file into ``out``."""
-        states, offsets = self._runs.locate(pfns, self._file.size)
+        states, offsets = self._located(pfns)
         present = states == PageState.PRESENT
         out[~present] = 0
         rows = np.flatnonzero(present).astype(np.uint64)
