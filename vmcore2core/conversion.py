@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError, sentence_of
@@ -27,6 +27,7 @@ from vmcore2core.report import core_sentences, core_summary, one_line
 from vmcore2core.session import CoreResult, Session
 
 if TYPE_CHECKING:
+    from vmcore2core.handover.callers import Caller
     from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import Finder, MappedFiles
     from vmcore2core.unwind.originals import Files
@@ -35,6 +36,8 @@ KEPT_VMAS = 1 << 16
 """Mappings of the processes that are kept: some 64 MiB."""
 
 log = logging.getLogger(__name__)
+
+_Files: TypeAlias = "tuple[MappedFiles | str | None, tuple[Image, ...], tuple[Caller, ...]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ class Conversion:
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
             return self._told(Outcome(job, error=self.manner.hide(who + sentence_of(error))))
-        files, images = self._files(job, captured) if manner.indexed and manner.companions else (None, ())
+        files, images, callers = self._files(job, captured) if manner.indexed and manner.companions else (None, (), ())
         result = replace(result, path=Path(job.target))  # as whoever began the run calls it
         hide = result.secrets.hide if result.secrets is not None else _as_it_is
         outcome = Outcome(
@@ -177,6 +180,7 @@ class Conversion:
             entry=hide(entry),
             files=files,
             images=images,
+            callers=callers,
             line=one_line(result),
             summary=hide({**core_summary(result), "found_by": session.processes.roster.found_by(leader).value}),
             sentences=hide(tuple(self._sentences(result))),
@@ -190,8 +194,8 @@ class Conversion:
 
     def look_up(self, job: Job) -> Outcome:
         """Return which files the process has mapped, whose core an earlier run wrote."""
-        files, images = self._files(job)
-        return self._told(Outcome(job, files=files, images=images))
+        files, images, callers = self._files(job)
+        return self._told(Outcome(job, files=files, images=images, callers=callers))
 
     def accompany(self, job: Job) -> Outcome:
         """Write the start scripts of a core."""
@@ -202,6 +206,7 @@ class Conversion:
                 self.folder / job.target,
                 job.recovered,
                 job.images,
+                job.callers,
                 force=self.manner.force,
                 secrets=self.manner.secrets,
             )
@@ -217,22 +222,25 @@ class Conversion:
         kept = self._kept.take(job.task)
         return kept or self.session.processes.capture(self._leader(job), dump_filter=self.manner.dump_filter)
 
-    def _files(self, job: Job, captured: Captured | None = None) -> tuple[MappedFiles | str | None, tuple[Image, ...]]:
-        """See ``Outcome.files`` and ``Outcome.images``."""
+    def _files(self, job: Job, captured: Captured | None = None) -> _Files:
+        """See ``Outcome.files``, ``Outcome.images`` and ``Outcome.callers``."""
+        from vmcore2core.handover.callers import callers_of
         from vmcore2core.handover.images import images_of
 
         leader = self._leader(job)
         try:
             captured = captured or self.session.processes.capture(leader, dump_filter=EVERYTHING, with_absent=False)
             images = images_of(captured)
+            # Registers' values are in stacks, and what is left out of a core is not to be in its script.
+            callers = callers_of(captured, self.session.kernel.arch) if self.manner.redaction is None else ()
         except Vmcore2coreError as error:
-            return str(error), ()
+            return str(error), (), ()
         if self._finder is None:
-            return None, images
+            return None, images, callers
         try:
-            return self._finder.find(leader, captured), images
+            return self._finder.find(leader, captured), images, callers
         except Vmcore2coreError as error:
-            return str(error), images
+            return str(error), images, callers
 
     @cached_property
     def _finder(self) -> Finder | None:

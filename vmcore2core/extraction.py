@@ -358,6 +358,7 @@ class Extraction:
                 job,
                 recovered=recovered and replace(recovered, files=(), sentences=()),
                 images=found[job.task].images,
+                callers=found[job.task].callers,
             )
             for job, (recovered, _) in zip(there, beside, strict=True)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 
 from tests.builders.stacks_only import bundled_stacks_only
 from tests.e2e.debuggers import in_order
-from tests.e2e.guests import FIXTURES, PROGRAMS, convert, unpacked_sysroot
+from tests.e2e.guests import FIXTURES, PROGRAMS, convert, tasks, unpacked_sysroot
 from tests.handover.test_scripts import gdb_stacks, lldb_stacks
 
 GUEST = "debian-6.1-amd64"
 DEBUGGERS = ("gdb", "lldb")
+GUESSES = ("frame pointer", "return address at the stack pointer")
 LIBC = "93ac61ec5a8eb1396f9fbd350e3169a558528a40"  # eu-readelf -n
 
 
@@ -66,7 +68,7 @@ def test_every_stack_is_complete_with_a_sysroot(cores: Path, sysroot: Path, prog
 def test_what_is_not_found_is_said_in_one_line_with_build_ids(cores: Path, debugger: str) -> None:
     stacks = gdb_stacks if debugger == "gdb" else lldb_stacks
     _, output = stacks(cores, script(cores, "lab-dynamic", debugger))
-    (line,) = (line for line in output.splitlines() if line.startswith("vmcore2core:"))
+    (line,) = (line for line in output.splitlines() if line.startswith("vmcore2core: wanted"))
     assert (
         "wanted, but not found (VMCORE2CORE_SYSROOT=DIR says where to look): /bin/lab-dynamic (build ID 8727f9" in line
     )
@@ -165,3 +167,22 @@ def test_a_dump_of_makedumpfile_itself(
     assert any("handler" in stack and "sig_thread" in stack for stack in shown.values()), output
     starts = "start_thread" if program == "victim-static" else "??" if debugger == "gdb" else None
     assert starts is None or sum(starts in stack for stack in shown.values()) >= 4, output
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_gdb_shows_what_unwinding_found_by_other_means_than_call_frame_information(
+    cores: Path, dump: Path, program: str
+) -> None:
+    """Without any file, its frames begin as those of vmcore-tasks bt, and it says by what they were found."""
+    name = script(cores, program, "gdb")
+    threads = json.loads(tasks("bt", dump, "--pid", name.split(".")[2], "--json").stdout)
+    led_on = [t for t in threads if any(frame["found_by"] in GUESSES for frame in t["frames"])]
+    assert led_on
+    _, output = gdb_stacks(cores, name)
+    assert "vmcore2core: by frame pointers, so that frames may be missing, as call frame information is: /" in output
+    parts = re.split(r"^Thread \d+ \(.*LWP (\d+)\)*:?.*$", output, flags=re.MULTILINE)
+    for tid, part in zip(parts[1::2], parts[2::2], strict=True):
+        ours = [int(f["address"], 16) for t in led_on if t["tid"] == int(tid) for f in t["frames"][1:]]
+        # Of the innermost frame gdb shows no address where a line of source begins there.
+        shown = [int(address, 16) for address in re.findall(r"^#[1-9]\d* +(0x\w+)", part, re.MULTILINE)]
+        assert shown[: len(ours)] == ours

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError
+from vmcore2core.handover.callers import Caller
 from vmcore2core.handover.images import Image
 from vmcore2core.handover.recovered import RecoveredFiles
 from vmcore2core.handover.tree import plain_name
@@ -65,7 +66,7 @@ if ! $_isvoid ($_streq)
 end"""
 _REST = """\
 if ! $_isvoid ($_streq)
-  python if _vmcore2core: _vmcore2core.rest()
+  python if _vmcore2core: _vmcore2core.rest([{callers}])
 end"""
 
 
@@ -81,6 +82,7 @@ def write_scripts(
     core: Path,
     recovered: RecoveredFiles | None,
     images: Sequence[Image] = (),
+    callers: Sequence[Caller] = (),
     *,
     force: bool = False,
     secrets: Secrets | None = None,
@@ -91,6 +93,7 @@ def write_scripts(
         core: the core; of a compressed one, the scripts take what it unpacks to.
         recovered: its program and libraries, or None where none were recovered.
         images: where its program and libraries are loaded.
+        callers: what of its stacks was found without call frame information.
         force: replace existing ones.
         secrets: no script that has one is written.
 
@@ -98,7 +101,7 @@ def write_scripts(
         OutputExists, OutputError: they cannot be written.
     """
     paths = []
-    for script in (gdb_script(core, recovered, images), lldb_script(core, recovered, images)):
+    for script in (gdb_script(core, recovered, images, callers), lldb_script(core, recovered, images)):
         if secrets is not None and secrets.spans(os.fsencode(script.text)):
             raise OutputError(f"{core} gets no start scripts: they would have a secret that --redact looks for")
         _write(script.path, script.text, force=force)
@@ -123,7 +126,9 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         file.write(text)
 
 
-def gdb_script(core: Path, recovered: RecoveredFiles | None, images: Sequence[Image] = ()) -> Script:
+def gdb_script(
+    core: Path, recovered: RecoveredFiles | None, images: Sequence[Image] = (), callers: Sequence[Caller] = ()
+) -> Script:
     """Return gdb's script."""
     name = _name(core)
     path = core.with_name(f"{name}.gdb")
@@ -134,7 +139,8 @@ def gdb_script(core: Path, recovered: RecoveredFiles | None, images: Sequence[Im
         folders = there.folders(recovered)
         lines += [f"set solib-search-path {':'.join(folders)}"] if folders else []
     program = there.program(images)
-    lines += [_PROGRAM if program is None else f'file "{program}"', f"core-file {name}", "sharedlibrary", _REST]
+    lines += [_PROGRAM if program is None else f'file "{program}"', f"core-file {name}", "sharedlibrary"]
+    lines.append(_REST.format(callers=", ".join(map(_caller, callers))))
     beside = [
         f'  add-symbol-file "{file}" -o {bias:#x}'
         for image, file, bias in there.loaded(images)
@@ -210,6 +216,13 @@ class _There:
 
     def _joined(self, path: bytes) -> str:
         return f"{self.root}/{os.fsdecode(path).strip('/')}"
+
+
+def _caller(caller: Caller) -> str:
+    """Return ``debugger_files.Caller`` as Python text."""
+    path = _literal(os.fsdecode(caller.path.removesuffix(DELETED)))
+    registers = ", ".join(f"({name!r}, {value:#x})" for name, value in caller.registers)
+    return f"({path}, {caller.pc:#x}, {caller.sp:#x}, ({registers},))"
 
 
 def _literal(name: str) -> str:
