@@ -167,7 +167,7 @@ class Conversion:
                 progress=self.bar(Path(job.target).name),
                 compression=manner.compression,
             )
-            entry = self._entry(leader, result) if manner.indexed else None
+            entry = index_entry(session, leader, result, self._stack_files) if manner.indexed else None
         except Exception as error:  # even a fault of ours must not cost the other processes their cores
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
@@ -266,14 +266,6 @@ class Conversion:
         """Return sentences about the files that stacks looked for; none where there were no stacks."""
         return self._stack_files.notices if "_stack_files" in self.__dict__ else []
 
-    def _entry(self, leader: StructView, result: CoreResult) -> dict[str, Any]:
-        from vmcore2core.handover.entry import process_entry  # unwinding, which a single core does without
-
-        rows = list(thread_rows(result.captured.answers))
-        who = identify(self.session.processes, leader)
-        entry = process_entry(who, result.captured, self.session.kernel.arch, rows, self._stack_files)
-        return {**entry, "core": _core(result)}
-
     @cached_property
     def _stack_files(self) -> Files:
         """Where the stacks in the index look for what memory does not have."""
@@ -287,7 +279,27 @@ class Conversion:
         return Files(found)
 
 
-def _core(result: CoreResult) -> dict[str, Any]:
+def index_entry(session: Session, leader: StructView, result: CoreResult, files: Files) -> dict[str, Any]:
+    """Return what an index says of a process whose core was written; see ``described``."""
+    return {**described(session, leader, result.captured, files), "core": core_entry(result)}
+
+
+def described(session: Session, leader: StructView, captured: Captured, files: Files) -> dict[str, Any]:
+    """Return what an index says of a process, without its core.
+
+    Args:
+        session: the dump.
+        leader: ``struct task_struct`` of its thread group's leader.
+        captured: the same process.
+        files: where stacks look for what memory does not have.
+    """
+    from vmcore2core.handover.entry import process_entry  # unwinding, which a single core does without
+
+    rows = list(thread_rows(captured.answers))
+    return process_entry(identify(session.processes, leader), captured, session.kernel.arch, rows, files)
+
+
+def core_entry(result: CoreResult) -> dict[str, Any]:
     """Return what the index says of a core."""
     status = result.path.stat()
     return {

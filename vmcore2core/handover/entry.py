@@ -58,7 +58,22 @@ def process_entry(
         rows: its threads.
         files: where stacks look for what memory does not have.
     """
-    snapshot = captured.snapshot
+    return {
+        **identity_entry(identity, captured.snapshot),
+        "rss_kib": captured.rss_kib(),
+        "threads": list(_threads(captured, arch, rows, files)),
+        "vmas": _vmas(captured),
+        "images": list(_images(captured)),
+    }
+
+
+def identity_entry(identity: Identity, snapshot: ProcessSnapshot) -> dict[str, Any]:
+    """Return the part that takes no look at memory.
+
+    Args:
+        identity: who it is.
+        snapshot: the same process.
+    """
     psargs = snapshot.psinfo.pr_psargs
     return {
         "pid": identity.pid,
@@ -67,14 +82,11 @@ def process_entry(
         "exe": text(identity.exe),
         "command_line": text(psargs.removesuffix(b" ")) if psargs is not None else None,
         "uid": identity.uid,
+        "gid": snapshot.psinfo.pr_gid,
         "state": identity.states[0],
         "cgroups": [text(path) for path in identity.cgroups] if identity.cgroups is not None else None,
         "containers": list(identity.containers),
-        "rss_kib": captured.rss_kib(),
         "page_size": snapshot.page_size,
-        "threads": list(_threads(captured, arch, rows, files)),
-        "vmas": _vmas(captured),
-        "images": list(_images(captured)),
     }
 
 

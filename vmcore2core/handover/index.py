@@ -15,8 +15,8 @@
 A process::
 
     {"pid", "nspid": [its number in each PID namespace, from the initial one] or null, "comm", "exe", "command_line",
-     "uid", "state": its leader's letter, "cgroups": [paths], "containers": [IDs, the innermost first], "rss_kib",
-     "page_size",
+     "uid", "gid", "state": its leader's letter, "cgroups": [paths], "containers": [IDs, the innermost first],
+     "rss_kib", "page_size",
      "core": {"file": name in this directory, "size": bytes of the core (holes included), "file_size": of the
               file, which may be compressed, "mtime_ns": of the file,
               "complete": true or false, "pages": present, "missing": pages,
@@ -33,12 +33,13 @@ A process::
                "pages": {state: pages}}],
      "images": [{"name", "start", "build_id"}],
      "debug": {"sysroot": folder in this directory or null, "program": its path below it or null,
-               "scripts": [names in this directory], "notices": [sentences]}}
+               "scripts": [names in this directory], "notices": [sentences]},
+     "capture": {"kept": "whole" or "stacks", "reason": why no more, or null}}
 
-``debug`` is there once all cores are. States of pages: ``present`` (mapped in, in the dump), ``page_cache`` (in the
-dump, not mapped in), ``zero``, ``from_swap`` and ``from_file`` (recovered), ``swapped`` (not recovered), ``excluded``
-(when the dump was written), ``not_in_memory`` (of a file), ``none`` (there is no such page), ``missing`` (all others).
-null is "not known".
+``capture`` is in an index of ``vmcore2core capture`` alone. ``debug`` is there once all cores are. States of pages:
+``present`` (mapped in, in the dump), ``page_cache`` (in the dump, not mapped in), ``zero``, ``from_swap`` and
+``from_file`` (recovered), ``swapped`` (not recovered), ``excluded`` (when the dump was written), ``not_in_memory`` (of
+a file), ``none`` (there is no such page), ``missing`` (all others). null is "not known".
 
 ``--resume`` keeps a core if the index has it, was made from the same files (names, sizes, modification times) with the
 same options, and the core has the size and modification time that the index says; with ``--check``, if its pages and
@@ -105,7 +106,7 @@ class Index:
         if time.monotonic() >= self._next_write:
             self.write()
 
-    def amend(self, pid: int, **more: object) -> None:
+    def amend(self, pid: int, /, **more: object) -> None:
         """Add to what it says of a process."""
         self._entries[pid] = to_json({**json.loads(self._entries[pid]), **self._hide(more)})
 

@@ -32,11 +32,13 @@ class PhysicalMemory:
     Attributes:
         container: the dump.
         page_size: the container's, in bytes.
+        cached_pages: how many pages are kept; a capture kernel has room for few.
     """
 
     def __init__(self, container: DumpContainer) -> None:
         self.container = container
         self.page_size = container.page_size
+        self.cached_pages = CACHED_PAGES
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         compressed = container.compressed is not None
         self._read_pages = DecodedPages(container).read_pages if compressed else container.read_pages
@@ -93,7 +95,7 @@ class PhysicalMemory:
             raise fault(pfn * self.page_size, detail)
         page = out.tobytes()
         self._cache[pfn] = page
-        if len(self._cache) > CACHED_PAGES:
+        if len(self._cache) > self.cached_pages:
             self._cache.popitem(last=False)
         return page
 
