@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 _STDERR = 2
@@ -33,18 +34,31 @@ def _open_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - likewise
 
 
+COMMANDS = ("verify", "capture", "journal")
+
+
 def vmcore2core() -> None:
-    """Run ``vmcore2core``; ``vmcore2core verify`` is a command of its own, unless a dump has that very name."""
+    """Run ``vmcore2core``, or one of ``COMMANDS``, which are commands of their own: a dump of that name comes first."""
     _prepare()
     # Where a shell asks what could come next, typer's variables have the words that are there.
     asked = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
-    if "verify" in (*sys.argv[1:2], *asked.split()[1:2]) and not Path("verify").exists():
+    words = (*sys.argv[1:2], *asked.split()[1:2])
+    command = next((name for name in COMMANDS if name in words and not Path(name).exists()), None)
+    if command is not None:
         del sys.argv[1:2]
+    _main_of(command)()
+
+
+def _main_of(command: str | None) -> Callable[[], None]:
+    if command == "verify":
         from vmcore2core.verify_cli import main
+    elif command == "capture":
+        from vmcore2core.capture_cli import main_capture as main
+    elif command == "journal":
+        from vmcore2core.capture_cli import main_journal as main
     else:
         from vmcore2core.cli import main
-
-    main()
+    return main
 
 
 def vmcore_tasks() -> None:

@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from vmcore2core import __version__, cli, tasks_cli, verify_cli
+from vmcore2core import __version__, capture_cli, cli, tasks_cli, verify_cli
 
 DATE = "2026-11-26"
 """Of the pages' last change that is not of a command's: of what is below."""
@@ -39,6 +39,19 @@ VMLINUX = (
     "/usr/lib/debug/boot/vmlinux-RELEASE and the like",
     "The kernel's debug package, taken where the dump does not tell enough and the build ID is the dump's.",
 )
+
+
+CAPTURE_EXAMPLE = """\
+[limits]
+seconds = 60
+keep_free = "10 %"
+
+[[process]]
+comm = ["postgres"]
+
+[[process]]
+comm = ["*"]
+stacks_only = true"""
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,51 @@ PAGES = (
             ("Each page and note against the dump", "vmcore2core verify app.core --against vmcore"),
         ),
         ("vmcore2core(1)", "eu-readelf(1)"),
+    ),
+    Page(
+        "vmcore2core capture",
+        capture_cli.capture_app,
+        (
+            ("0", "all cores are whole, as far as they were wanted whole; or there is no configuration"),
+            ("1", "an error"),
+            USAGE,
+            ("3", "some cores hold stacks alone, or are missing: index.json says which, and why"),
+            INTERRUPTED,
+        ),
+        (("XDG_CACHE_HOME", "Where the layout that --check learned is kept; /var/cache for the service."),),
+        (
+            ("/etc/vmcore2core/capture.toml", "What is to be captured; without it, nothing is."),
+            ("/var/crash/DATE/cores", "The cores, index.json and capture.log."),
+            ("/etc/systemd/system/vmcore2core-*.service", "What --install makes for kdump-tools (Debian, Ubuntu)."),
+            ("/etc/kdump/pre.d/vmcore2core.sh", "What --install makes for kdump-utils (RHEL, Fedora)."),
+        ),
+        (
+            (
+                "A configuration for a database server",
+                CAPTURE_EXAMPLE,
+            ),
+            ("What it would capture now", "vmcore2core capture --check"),
+            ("From the next crash on", "vmcore2core capture --install"),
+        ),
+        ("vmcore2core(1)", "vmcore2core-journal(1)", "kdump-config(8)", "kdump.conf(5)", "makedumpfile(8)", "core(5)"),
+    ),
+    Page(
+        "vmcore2core journal",
+        capture_cli.journal_app,
+        (("0", "the journal has an entry for each core"), ("1", "an error"), USAGE, INTERRUPTED),
+        (),
+        (
+            ("/var/crash/DATE/cores", "Captured cores."),
+            ("journal.sent", "In such a directory: the journal has its entries."),
+        ),
+        (
+            (
+                "After a crash; the service that vmcore2core capture installs does it",
+                "vmcore2core journal --new /var/crash",
+            ),
+            ("Then", "coredumpctl debug 812"),
+        ),
+        ("vmcore2core-capture(1)", "coredumpctl(1)", "systemd.journal-fields(7)"),
     ),
     Page(
         "vmcore-tasks",

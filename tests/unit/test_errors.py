@@ -9,7 +9,7 @@ from pathlib import Path
 from vmcore2core import errors
 
 PACKAGE = Path(errors.__file__).parent
-CAUGHT = {"PagesChanged", "_PagesDamaged", "NotKnown", "Interrupted"}
+CAUGHT = {"PagesChanged", "_PagesDamaged", "NotKnown", "Interrupted", "TimeUp"}
 """What one function raises for another of the package, and no user ever sees as an error."""
 
 

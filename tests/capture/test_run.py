@@ -1,0 +1,232 @@
+"""Cores within limits, from a bundled dump in the place of /proc/vmcore."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.cores import Core
+from tests.e2e.guests import FIXTURES, convert
+from vmcore2core.capture import run
+from vmcore2core.capture.__main__ import main
+
+DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
+VICTIMS = '[[process]]\ncomm = ["lab-dynamic"]\n[[process]]\ncomm = ["lab-*", "init"]\n'
+"""lab-dynamic, the PID of which is the larger one, is the most important."""
+
+
+def captured(folder: Path, text: str, command: list[str] | None = None) -> tuple[int, Path, str]:
+    """Run the capture kernel's command; return its status, the directory of cores, and what it said."""
+    config = folder / "capture.toml"
+    config.write_text(f'directory = "{folder}/crash"\ncompress = "none"\n{text}')
+    command = command or ["-m", "vmcore2core.capture"]
+    result = subprocess.run(
+        [sys.executable, *command, config, DUMP], capture_output=True, text=True, timeout=300, check=False
+    )
+    found = list((folder / "crash").glob("*/cores"))
+    return result.returncode, found[0] if found else folder / "crash", result.stderr
+
+
+def index_of(cores: Path) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((cores / "index.json").read_text())
+    return index
+
+
+def kept(cores: Path) -> dict[str, tuple[str, str | None]]:
+    """Return what there is of each process by its name, and why no more."""
+    return {p["comm"]: (p["capture"]["kept"], p["capture"]["reason"]) for p in index_of(cores)["processes"]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    status, cores, said = captured(folder, VICTIMS)
+    assert (status, said.count("\n")) == (0, 2), said
+    assert "stacks of 3 processes after" in said
+    assert "3 whole cores, 0 of stacks alone, 0 processes without a core" in said
+    return cores
+
+
+def test_cores_are_those_of_the_converter(whole: Path, tmp_path: Path) -> None:
+    assert convert(DUMP, "--all", "-o", tmp_path, "--no-companions").returncode == 0
+    names = {path.name for path in whole.glob("core.*")}
+    assert names == {path.name for path in tmp_path.glob("core.*")}
+    assert len(names) == 3
+    for name in names:
+        assert (whole / name).read_bytes() == (tmp_path / name).read_bytes()
+        assert (whole / name).stat().st_mode & 0o777 == 0o600
+    assert whole.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_index_has_what_the_converters_has(whole: Path, tmp_path: Path) -> None:
+    convert(DUMP, "--all", "-o", tmp_path, "--no-companions")
+    ours, theirs = index_of(whole), index_of(tmp_path)
+    assert ours["finished"] is not None
+    assert kept(whole) == dict.fromkeys(("init", "lab-static", "lab-dynamic"), ("whole", None))
+    for one, other in zip(ours["processes"], theirs["processes"], strict=True):
+        one.pop("capture")
+        other.pop("debug", None)
+        for entry in (one, other):
+            entry["core"].pop("mtime_ns")
+        assert one == other
+
+
+def test_the_log_lies_beside_the_cores(whole: Path) -> None:
+    lines = (whole / "capture.log").read_text().splitlines()
+    assert [line.partition(" ")[2].split()[-1] for line in lines] == ["s", "core"]
+
+
+def test_a_core_that_is_too_large_keeps_its_stacks(tmp_path: Path) -> None:
+    status, cores, said = captured(tmp_path, f'[limits]\ncore = "1 MiB"\n{VICTIMS}')
+    assert status == 3
+    assert "0 of stacks alone" not in said
+    found = kept(cores)
+    assert found["lab-static"][0] == found["lab-dynamic"][0] == "stacks"
+    assert "and one core may take 1.0 MiB" in str(found["lab-dynamic"][1])
+    # The stacks are what --redact stacks writes; a debugger has the registers of all threads.
+    pid = next(p["pid"] for p in index_of(cores)["processes"] if p["comm"] == "lab-dynamic")
+    convert(DUMP, "--pid", str(pid), "--redact", "stacks", "-o", tmp_path / "stacks.core")
+    ours, theirs = (Core(path) for path in (cores / f"core.lab-dynamic.{pid}", tmp_path / "stacks.core"))
+    assert ours.registers == theirs.registers
+    assert len(ours.registers) == 6
+
+
+def test_the_most_important_comes_first_where_room_is_for_one(tmp_path: Path) -> None:
+    planned = json.loads(convert(DUMP, "--all", "--dry-run", "--json").stdout)
+    room = next(core["on_disk"] for core in planned if core["comm"] == "lab-dynamic") + (1 << 20)
+    status, cores, _ = captured(tmp_path, f'[limits]\ntotal = "{room >> 10} KiB"\n{VICTIMS}')
+    assert status == 3
+    found = kept(cores)
+    assert found["lab-dynamic"] == ("whole", None)
+    assert found["lab-static"][0] == "stacks"
+    assert "for all cores" in str(found["lab-static"][1])
+
+
+def test_what_must_stay_free_stays_free(tmp_path: Path) -> None:
+    status, cores, said = captured(tmp_path, f'[limits]\nkeep_free = "1000 TiB"\n{VICTIMS}')
+    assert status == 3
+    index = index_of(cores)
+    assert index["processes"] == []
+    assert len(index["errors"]) == 3
+    assert all("must stay free" in error["error"] for error in index["errors"])
+    assert "0 whole cores, 0 of stacks alone, 3 processes without a core" in said
+    assert not list(cores.glob("core.*"))
+
+
+def test_stacks_only_is_no_loss(tmp_path: Path) -> None:
+    status, cores, _ = captured(tmp_path, '[[process]]\ncomm = ["lab-*"]\nstacks_only = true\n')
+    assert status == 0
+    assert set(kept(cores).values()) == {("stacks", "stacks_only is set")}
+    assert all(p["threads"][0]["frames"] for p in index_of(cores)["processes"])
+
+
+def test_what_matches_nothing_is_said(tmp_path: Path) -> None:
+    status, cores, said = captured(tmp_path, '[[process]]\ncomm = ["nginx"]\n')
+    assert "[[process]] number 1: no process with user memory matches" in said
+    assert status == 0
+    assert index_of(cores)["processes"] == []
+
+
+def test_without_a_configuration_nothing_happens(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "vmcore2core.capture", tmp_path / "none.toml", DUMP],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (
+        0,
+        f"vmcore2core capture: {tmp_path / 'none.toml'} is not there: nothing is captured\n",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dump_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    config = tmp_path / "capture.toml"
+    config.write_text(f'directory = "{tmp_path}/crash"\n{VICTIMS}')
+    (tmp_path / "vmcore").write_bytes(b"no dump" * 1000)
+    assert main(config, tmp_path / "vmcore") == 1
+    log = next(tmp_path.glob("crash/*/cores/capture.log")).read_text()
+    assert "vmcore" in log
+    config.write_text("[[process]]\n")
+    assert main(config, DUMP) == 2
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vmcore2core.capture.__main__ import main
+from vmcore2core.session import Session
+extract, count = Session.extract, 0
+def counted(self, leader, output, **how):
+    global count
+    count += 1
+    if count == {at}:
+        def kill(done, total): os.kill(os.getpid(), signal.{name})
+        how["progress"] = kill
+    return extract(self, leader, output, **how)
+Session.extract = counted
+sys.exit(main(*map(Path, sys.argv[1:3])))
+"""
+
+
+@pytest.mark.parametrize("at", [2, 4, 5])
+def test_whatever_ends_it_what_is_there_is_whole(tmp_path: Path, at: int) -> None:
+    status, cores, _ = captured(tmp_path, VICTIMS, ["-c", KILLED.format(at=at, name="SIGKILL")])
+    assert status == -signal.SIGKILL
+    index = index_of(cores)
+    assert index["finished"] is None
+    assert {p["core"]["file"] for p in index["processes"]} <= {path.name for path in cores.glob("core.*")}
+    there = {path.name.split(".")[1]: len(Core(path).registers) for path in cores.glob("core.*")}
+    assert len(there) == min(at - 1, 3)
+    assert set(there.items()) <= {("init", 1), ("lab-static", 6), ("lab-dynamic", 6)}
+
+
+@pytest.mark.parametrize(("at", "stacks", "none"), [(2, 1, 2), (4, 3, 0), (5, 2, 0)])
+def test_when_the_time_is_over_the_index_says_what_is_left_out(tmp_path: Path, at: int, stacks: int, none: int) -> None:
+    status, cores, said = captured(tmp_path, VICTIMS, ["-c", KILLED.format(at=at, name="SIGALRM")])
+    assert status == 3
+    assert "the time is over after" in said
+    index = index_of(cores)
+    reasons = [p["capture"]["reason"] for p in index["processes"] if p["capture"]["kept"] == "stacks"]
+    assert reasons == ["the time is over"] * stacks
+    assert [error["error"] for error in index["errors"]] == ["the time is over"] * none
+    assert index["finished"] is None
+    assert not list(cores.glob(".*.part"))
+
+
+def test_sigterm_ends_it_likewise(tmp_path: Path) -> None:
+    status, _, said = captured(tmp_path, VICTIMS, ["-c", KILLED.format(at=2, name="SIGTERM")])
+    assert (status, "SIGTERM came after" in said) == (3, True)
+
+
+def test_the_time_limit_is_by_the_clock() -> None:
+    with pytest.raises(run.TimeUp, match="the time is over"), run.time_limit(1):
+        signal.pause()
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_disk_that_fills_up_while_a_core_is_written_keeps_the_stacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([1 << 40] * 7)
+
+    class Filling(run.Room):
+        def _free(self) -> tuple[int, int]:
+            return next(free, 1 << 20), 1 << 30
+
+    monkeypatch.setattr(run, "Room", Filling)
+    config = tmp_path / "capture.toml"
+    config.write_text(f'directory = "{tmp_path}/crash"\ncompress = "none"\n{VICTIMS}')
+    assert main(config, DUMP) == 3
+    cores = next(tmp_path.glob("crash/*/cores"))
+    reason = kept(cores)["lab-dynamic"][1]
+    assert reason == f"{cores} has 1.0 MiB free, and 1.0 GiB must stay free"
+    assert (cores / "index.json").is_file()

@@ -1,0 +1,280 @@
+"""Writes the cores of one crash within the limits of the configuration.
+
+First come registers and stacks of all chosen processes, in the order of importance. Then whole cores take their places
+in the same order, as far as the limits allow. A core and the index are whole or absent at any moment, whatever ends the
+run: the time that is over, a full disk, SIGKILL, a panic of the capture kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from vmcore2core.capture.config import Config, Limits, Wanted
+from vmcore2core.conversion import core_entry, described
+from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
+from vmcore2core.extraction import index_head
+from vmcore2core.handover.choice import Chosen, choose
+from vmcore2core.handover.entry import identity_entry
+from vmcore2core.handover.index import Index
+from vmcore2core.handover.space import amount, core_size
+from vmcore2core.printable import text
+from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.process.redact import Redaction
+from vmcore2core.session import CoreResult, Session, core_name
+from vmcore2core.unwind.originals import Files
+
+CORES = "cores"
+STACKS = DumpFilter.ANON_PRIVATE | DumpFilter.ELF_HEADERS
+"""Of these mappings are stacks, and what a debugger needs to follow them."""
+CACHED_PAGES = 1024
+"""Pages of the kernel's memory that are kept: 4 MiB."""
+STAT_BLOCK = 512  # stat(2): of st_blocks
+LOG_NAME = "capture.log"
+DATE_FORMAT = "%Y%m%d%H%M"
+"""As kdump-tools names a dump's directory."""
+
+Say = Callable[[str], None]
+
+
+class TimeUp(BaseException):
+    """The time is over, or the service manager wants an end; no ``Exception``, as one process's errors are caught."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise ``TimeUp`` in the block once the seconds are over, or when SIGTERM comes."""
+    before = {number: signal.signal(number, _end) for number in (signal.SIGALRM, signal.SIGTERM)}
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    # What cleans up is short; a second signal must not end it halfway.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise TimeUp("the time is over" if number == signal.SIGALRM else "SIGTERM came")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a file system has left for cores.
+
+    Attributes:
+        directory: on it.
+        limits: what must be kept to.
+    """
+
+    directory: Path
+    limits: Limits
+
+    def refusal(self, needed: int, written: int) -> str | None:
+        """Return why a core of ``needed`` bytes may not be written where ``written`` bytes were, or None."""
+        limits = self.limits
+        if limits.core is not None and needed > limits.core:
+            return f"it would take {amount(needed)}, and one core may take {amount(limits.core)}"
+        if limits.total is not None and written + needed > limits.total:
+            return (
+                f"it would take {amount(needed)}, and of the {amount(limits.total)} for all cores "
+                f"{amount(max(limits.total - written, 0))} are left"
+            )
+        free, least = self._free()
+        if free - needed < least:
+            return f"it would take {amount(needed)}, {amount(free)} are free, and {amount(least)} must stay free"
+        return None
+
+    def watch(self, _done: int, _total: int) -> None:
+        """Stop the writing of a core where it takes what must stay free (``corefile.writer.Progress``).
+
+        Raises:
+            OutputError: it does.
+        """
+        free, least = self._free()
+        if free < least:
+            raise OutputError(f"{self.directory} has {amount(free)} free, and {amount(least)} must stay free")
+
+    def _free(self) -> tuple[int, int]:
+        found = os.statvfs(self.directory)
+        return found.f_bavail * found.f_frsize, self.limits.free_at_least(found.f_blocks * found.f_frsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One process that is wanted."""
+
+    chosen: Chosen
+    stacks_only: bool
+
+    @property
+    def who(self) -> str:
+        """Its PID and name, for people."""
+        return f"{self.chosen.identity.pid} ({text(self.chosen.identity.comm)})"
+
+
+def targets(session: Session, wanted: Sequence[Wanted], say: Say) -> list[Target]:
+    """Return the processes that are wanted, the most important first, each once.
+
+    Raises:
+        LayoutError: the layout does not tell what is asked.
+    """
+    found: dict[int, Target] = {}
+    for number, one in enumerate(wanted, 1):
+        chosen, errors = choose(session.processes, one.choice)
+        for _, error in errors:
+            say(f"[[process]] number {number}: {error}")
+        for process in chosen:
+            found.setdefault(process.identity.pid, Target(process, one.stacks_only))
+    return list(found.values())
+
+
+class Capture:
+    """The cores of one crash.
+
+    Args:
+        session: the dump.
+        config: what is wanted.
+        directory: where the cores go; it exists.
+        say: takes each sentence for people.
+
+    Attributes:
+        whole, stacks, nothing: the processes, by what there is of them.
+        finished: every process had its turn.
+    """
+
+    def __init__(self, session: Session, config: Config, directory: Path, say: Say) -> None:
+        self.session, self.config, self.directory, self._say = session, config, directory, say
+        session.boot.memory.physical.cached_pages = CACHED_PAGES
+        self._room = Room(directory, config.limits)
+        self._index = Index(directory, index_head(session, config.options))
+        self._sizes: dict[int, int] = {}
+        self._began = time.monotonic()
+        self.whole: list[Target] = []
+        self.stacks: list[Target] = []
+        self.nothing: list[Target] = []
+        self.finished = False
+
+    def run(self) -> None:
+        """Write what the limits allow.
+
+        Raises:
+            OutputError: the index cannot be written.
+        """
+        wanted: list[Target] = []
+        try:
+            with time_limit(self.config.limits.seconds):
+                self._index.write()
+                wanted = targets(self.session, self.config.wanted, self._say)
+                for target in wanted:
+                    self._write_stacks(target)
+                self._index.write()
+                self._say(f"stacks of {len(self.stacks)} processes after {self._elapsed}")
+                for target in list(self.stacks):
+                    self._write_whole(target)
+                for target in (*self.whole, *self.stacks):
+                    self._describe(target)
+                self.finished = True
+        except TimeUp as over:
+            self._say(f"{over} after {self._elapsed}")
+            self._left_over(wanted, str(over))
+        except Vmcore2coreError as error:
+            self._say(str(error))
+            self._index.errors.append({"pid": None, "comm": None, "error": str(error)})
+        self._index.warnings = list(self.session.warnings)
+        self._index.write(finished=self.finished)
+
+    @property
+    def _elapsed(self) -> str:
+        return f"{time.monotonic() - self._began:.1f} s"
+
+    def _write_stacks(self, target: Target) -> None:
+        """Write registers and stacks of a process."""
+        redaction = replace(self.config.redaction or Redaction(), files=True, anonymous=True)
+        try:
+            self._refuse(target, 0)
+            result = self._extract(target, dump_filter=STACKS, redaction=redaction)
+            identity = identity_entry(target.chosen.identity, result.snapshot)
+        except Exception as error:  # one process must not cost the others their cores
+            self._failed(target, sentence_of(error))
+            return
+        reason = "stacks_only is set" if target.stacks_only else "its turn for more had not come"
+        later: dict[str, Any] = {"threads": [], "vmas": [], "images": []}
+        self._index.add({**identity, **later, "core": core_entry(result), "capture": _kept("stacks", reason)})
+        self.stacks.append(target)
+
+    def _write_whole(self, target: Target) -> None:
+        """Replace a process's core of stacks by the whole one, if there is room."""
+        if target.stacks_only:
+            return
+        pid = target.chosen.identity.pid
+        try:
+            captured = self.session.processes.capture(target.chosen.leader, dump_filter=self.config.dump_filter)
+            self._refuse(target, core_size(captured).on_disk)
+            result = self._extract(target, captured=captured, redaction=self.config.redaction, force=True)
+        except Exception as error:  # likewise; its stacks stay
+            self._keep_stacks(target, sentence_of(error))
+            return
+        self._index.amend(pid, core=core_entry(result), capture=_kept("whole"))
+        self._index.write()
+        self.stacks.remove(target)
+        self.whole.append(target)
+
+    def _describe(self, target: Target) -> None:
+        """Add the stacks with names, the mappings and the build IDs to the index."""
+        leader, pid = target.chosen.leader, target.chosen.identity.pid
+        try:
+            captured = self.session.processes.capture(leader, dump_filter=self.config.dump_filter)
+            self._index.amend(pid, **described(self.session, leader, captured, Files()))
+        except Exception as error:  # likewise; its core is there
+            self._say(f"{target.who} is not described: {sentence_of(error)}")
+
+    def _extract(self, target: Target, *, force: bool = False, **how: Any) -> CoreResult:  # noqa: ANN401 - as ``extract`` has it
+        leader, compression = target.chosen.leader, self.config.compression
+        path = self.directory / (core_name(leader) + (".zst" if compression else ""))
+        how = {"dump_filter": self.config.dump_filter, "compression": compression, **how}
+        result = self.session.extract(leader, path, force=force, progress=self._room.watch, **how)
+        self._sizes[target.chosen.identity.pid] = path.stat().st_blocks * STAT_BLOCK
+        return result
+
+    def _refuse(self, target: Target, needed: int) -> None:
+        """Raise ``OutputError`` where a core of ``needed`` bytes has no room; its own core of stacks goes then."""
+        written = sum(size for pid, size in self._sizes.items() if pid != target.chosen.identity.pid)
+        reason = self._room.refusal(needed, written)
+        if reason is not None:
+            raise OutputError(reason)
+
+    def _keep_stacks(self, target: Target, reason: str) -> None:
+        self._say(f"{target.who} keeps its stacks alone: {reason}")
+        self._index.amend(target.chosen.identity.pid, capture=_kept("stacks", reason))
+
+    def _failed(self, target: Target, reason: str) -> None:
+        self._say(f"{target.who} has no core: {reason}")
+        identity = target.chosen.identity
+        self._index.errors.append({"pid": identity.pid, "comm": text(identity.comm), "error": reason})
+        self.nothing.append(target)
+
+    def _left_over(self, wanted: Sequence[Target], reason: str) -> None:
+        """Say of each process whose turn did not come what there is of it."""
+        done = {target.chosen.identity.pid for target in (*self.whole, *self.stacks, *self.nothing)}
+        for target in wanted:
+            if target.chosen.identity.pid not in done:
+                self._failed(target, reason)
+        for target in self.stacks:
+            if not target.stacks_only:
+                self._keep_stacks(target, reason)
+
+
+def _kept(what: str, reason: str | None = None) -> dict[str, str | None]:
+    """Return what the index says of how much of a process there is, and why no more."""
+    return {"kept": what, "reason": reason}

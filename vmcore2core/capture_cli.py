@@ -1,0 +1,164 @@
+"""``vmcore2core capture`` and ``vmcore2core journal``: arguments, messages, exit statuses; no logic."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcore2core.cli import DEBUG_HELP
+from vmcore2core.progress import one_bar
+from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
+
+if TYPE_CHECKING:
+    from vmcore2core.capture.config import Config
+    from vmcore2core.capture.install import Installed
+
+CONFIG = "/etc/vmcore2core/capture.toml"
+CACHE = "/var/cache"
+"""Where the capture kernel's service looks for the layout that ``--check`` learned."""
+
+capture_app = typer.Typer(
+    add_completion=completes("vmcore2core"),
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+journal_app = typer.Typer(
+    add_completion=completes("vmcore2core"),
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@capture_app.command()
+def capture(
+    config: Annotated[Path, typer.Argument(help="What is to be captured, and what it may cost.")] = Path(CONFIG),
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Check the configuration; as root, also say what would be captured of this machine now."
+        ),
+    ] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Make kdump's capture kernel run this before it writes the dump.")
+    ] = False,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove what --install made.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --install or --uninstall: do not ask.")] = False,
+    dump: Annotated[Path, typer.Option(help="The crashed kernel's memory.")] = Path("/proc/vmcore"),
+    debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
+) -> None:
+    """Write cores of chosen processes in the capture kernel, before makedumpfile drops their memory.
+
+    Registers and stacks of all chosen processes come first, whole cores after that, as far as time and disk allow.
+
+    Exit status: 0 all cores are whole, 1 error, 2 usage, 3 some cores hold stacks alone or are missing.
+    """
+    if check + install + uninstall > 1:
+        raise typer.BadParameter("--check, --install and --uninstall: expected one of them")
+    if yes and not (install or uninstall):
+        raise typer.BadParameter("--yes goes with --install or --uninstall")
+    begin(0, debug=debug)
+    if not (check or install or uninstall):
+        from vmcore2core.capture.__main__ import main as run
+
+        raise typer.Exit(run(config, dump))
+    from vmcore2core.capture.config import read_config
+    from vmcore2core.capture.install import files
+    from vmcore2core.errors import UsageError
+
+    catch_interrupts()
+    found = read_config(config)
+    if found is None:
+        raise UsageError(f"{config} is not there: nothing would be captured")
+    if check:
+        raise typer.Exit(_check(found))
+    wanted = files(found, config.resolve())
+    (_install if install else _uninstall)(wanted, ask=not yes)
+
+
+def _check(config: Config) -> Exit:
+    """Say what would be captured of the running machine."""
+    from vmcore2core.capture.run import targets
+    from vmcore2core.handover.space import amount, core_size
+    from vmcore2core.session import Session, core_name
+
+    kcore = Path("/proc/kcore")
+    if not os.access(kcore, os.R_OK):
+        print("the configuration is good; what it would capture now, root alone can see (/proc/kcore)")
+        return Exit.COMPLETE
+    os.environ.setdefault("XDG_CACHE_HOME", CACHE)
+    total = 0
+    with Session([kcore], progress=one_bar, remember=True) as session:
+        for target in targets(session, config.wanted, say):
+            captured = session.processes.capture(target.chosen.leader, dump_filter=config.dump_filter)
+            size = core_size(captured).on_disk
+            limit = config.limits.core
+            stacks = target.stacks_only or (limit is not None and size > limit)
+            total += 0 if stacks else size
+            print(f"{core_name(target.chosen.leader)}: {'stacks alone of ' if stacks else ''}{amount(size)} at most")
+    print(f"{amount(total)} at most, before compression")
+    return Exit.COMPLETE
+
+
+def _install(wanted: list[Installed], *, ask: bool) -> None:
+    from vmcore2core.capture.install import advice, write
+
+    for one in wanted:
+        print(f"{one.path} -> {one.target}\n" if one.text is None else f"{one.path}:\n{one.text}")
+    if ask and not typer.confirm("Write these?"):
+        raise typer.Exit(Exit.ERROR)
+    for one in wanted:
+        write(one)
+    for sentence in advice(wanted):
+        print(f"now run: {sentence}")
+
+
+def _uninstall(wanted: list[Installed], *, ask: bool) -> None:
+    from vmcore2core.capture.install import remove
+
+    there = [one for one in wanted if one.is_ours()]
+    for one in there:
+        print(one.path)
+    if there and ask and not typer.confirm("Remove these?"):
+        raise typer.Exit(Exit.ERROR)
+    for one in there:
+        remove(one)
+
+
+@journal_app.command()
+def journal(
+    directories: Annotated[list[Path], typer.Argument(help="Directories of captured cores; with --new, kdump's own.")],
+    new: Annotated[
+        bool,
+        typer.Option(
+            "--new", help="Take each DIRECTORY/*/cores of which the journal has no entries, and put it beside its dump."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
+) -> None:
+    """Tell systemd's journal of captured cores: coredumpctl lists, dumps and debugs them from then on.
+
+    Exit status: 0 the journal has an entry for each core, 1 error, 2 usage.
+    """
+    begin(0, debug=debug)
+    from vmcore2core.capture.journal import beside_the_dump, new_directories, tell
+
+    catch_interrupts()
+    found = (
+        [beside_the_dump(cores) for crash in directories for cores in new_directories(crash)] if new else directories
+    )
+    for cores in found:
+        count = tell(cores)
+        print(f"{cores}: {count} {'entry' if count == 1 else 'entries'} in the journal")
+
+
+def main_capture() -> None:
+    """Run ``vmcore2core capture``; the word has been taken from the command line."""
+    run_command(capture_app, "vmcore2core capture")
+
+
+def main_journal() -> None:
+    """Run ``vmcore2core journal``, likewise."""
+    run_command(journal_app, "vmcore2core journal")
