@@ -178,6 +178,7 @@ class Capture:
                 wanted = targets(self.session, self.config.wanted, self._say)
                 for target in wanted:
                     self._write_stacks(target)
+                    self.session.boot.layout.forget()
                 self._index.write()
                 self._say(f"stacks of {len(self.stacks)} processes after {self._elapsed}")
                 for target in list(self.stacks):

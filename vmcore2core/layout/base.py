@@ -28,6 +28,9 @@ class LayoutSource(ABC):
         """Return a symbol's run-time address (KASLR included)."""
         return None
 
+    def forget(self) -> None:  # noqa: B027 - most sources have nothing to let go
+        """Let go what can be read again: memory may be scarce."""
+
     def all_symbols(self, name: str) -> tuple[int, ...]:
         """Return the addresses of all symbols of a name: static ones may share it."""
         address = self.symbol(name)

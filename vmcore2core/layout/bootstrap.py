@@ -70,14 +70,20 @@ class LazySource(LayoutSource):
     def __init__(self, name: str, factory: Callable[[], LayoutSource | None]) -> None:
         self.name = name
         self.problem: str | None = None
-        self._factory: Callable[[], LayoutSource | None] | None = factory
+        self._factory = factory
+        self._is_open = False
         self._source: LayoutSource | None = None
 
+    def forget(self) -> None:
+        """See ``LayoutSource.forget``: it is opened again when it is asked again."""
+        if self._source is not None:
+            self._source, self._is_open = None, False
+
     def _opened(self) -> LayoutSource:
-        if self._factory is not None:
-            factory, self._factory = self._factory, None
+        if not self._is_open:
+            self._is_open = True
             try:
-                self._source = factory()
+                self._source = self._factory()
                 self.name = self._source.name if self._source is not None else self.name
             except Vmcore2coreError as error:
                 self.problem = str(error)

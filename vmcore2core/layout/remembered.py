@@ -163,6 +163,10 @@ class RememberedSource(LayoutSource):
         self.name = self._answers.name = self._source.name
         return answer
 
+    def forget(self) -> None:
+        """See ``LayoutSource.forget``."""
+        self._source.forget()
+
     def member(self, struct: str, path: str) -> Member | None:
         """See ``LayoutSource.member``."""
         return self._answers.member(f"{struct}.{path}", lambda: self._named(self._source.member(struct, path)))

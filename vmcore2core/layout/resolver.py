@@ -37,6 +37,11 @@ class KernelLayout:
         self._members = {key: value for key, value in self._members.items() if value is not None}
         self._numbers = {key: value for key, value in self._numbers.items() if value is not None}
 
+    def forget(self) -> None:
+        """Let go what sources can read again: BTF takes some 17 MiB. What was asked so far stays known."""
+        for source in self._sources:
+            source.forget()
+
     def distrust(self, struct: str, member: str) -> bool:
         """Take a member no more from the source that told it, if another source knows it, and tell whether one does."""
         before = self._members.pop((struct, member), None) or self.find_member(struct, member)
