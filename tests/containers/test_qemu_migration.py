@@ -116,6 +116,22 @@ def test_memory_is_where_the_machine_has_it(
     assert [offset for _, offset, _ in pieces] == [0, ranges[0][1]][: len(ranges)]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ranges"),
+    [
+        (0x3F00, 0x10000, [(0, 0x4000_0000), (1 << 32, 0x2_0000_0000)]),
+        (0x3F00, 0x10001, [(0, 0xC000_0000), (1 << 32, 0x1_8000_0000)]),
+        (0, 0, [(0, 0xC000_0000), (1 << 32, 0x1_8000_0000)]),
+    ],
+)
+def test_the_clocks_memory_is_believed_where_it_has_all(low: int, high: int, ranges: list[tuple[int, int]]) -> None:
+    """In 64 KiB: from 16 MiB on at 0x34, from 4 GiB on at 0x5b; the guest may have written something else there."""
+    cmos = bytes(0x34) + struct.pack("<H", low) + bytes(0x25) + high.to_bytes(3, "little") + bytes(0x22)
+    pieces = main_memory([RamBlock(RAM, 0x1_4000_0000)], b"pc-i440fx-11.1", cmos)
+    assert [(start, start + length) for start, _, length in pieces] == ranges
+    assert main_memory([RamBlock(RAM, 1 << 20)], b"pc-i440fx-11.1", cmos[:-1]) == ((0, 0, 1 << 20),)
+
+
 def test_memory_may_begin_elsewhere(tmp_path: Path) -> None:
     pages = [(b"mach-virt.ram", n * 4096, content) for n, content in CONTENT.items()]
     with dump(tmp_path, build_stream({b"mach-virt.ram": NR * 4096}, [pages], b"virt-7.2")) as container:
