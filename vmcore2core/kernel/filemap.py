@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.errors import CorruptStructure
 from vmcore2core.kernel.bounds import PFN_END
+from vmcore2core.kernel.page_structs import PagePlaces, PageStructs
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
 from vmcore2core.memory.region import UserPageState
@@ -53,17 +54,12 @@ class PageCache:
         self.kernel = kernel
         layout = kernel.layout
         self.page_size = kernel.memory.kernel_map.spec.page_size
-        self._sizeof_page = layout.size("page")
-        vmemmap = kernel.arch.vmemmap(kernel.memory, layout)
-        if vmemmap is None:
-            raise LayoutUnknown("SYMBOL(vmemmap)")
-        self._vmemmap = vmemmap
+        self._structs = PageStructs(kernel)
         self._hugetlbfs_aops = layout.find_symbol("hugetlbfs_aops")
         self._shmem_aops = layout.find_symbol("shmem_aops")
         self._counted: set[int] = set()
         bit = layout.find_constant("PG_uptodate")
         self._pg_uptodate = 0 if bit is None or layout.find_member("page", "flags") is None else 1 << bit
-        self._has_head = layout.find_member("page", "compound_head") is not None
         self.tells_uptodate = bool(self._pg_uptodate)
         self._memory_aops = {a for name in MEMORY_AOPS if (a := layout.find_symbol(name)) is not None}
 
@@ -93,12 +89,34 @@ class PageCache:
             low, high = max(start, first), min(end, last)
             if not run.is_value:
                 paddr = self.paddr_of(run.entry, "address_space.i_pages") + (low - start) * self.page_size
-                if not self._is_uptodate(run.entry):
-                    continue  # of a file that lives in memory: a page that was set aside, and reads as a hole does
                 runs.append((low, high - low + 1, paddr, UserPageState.PRESENT))
             elif in_memory:  # elsewhere it is the shadow of an evicted page
                 runs.append((low, high - low + 1, (run.entry >> 1) + low - run.first, UserPageState.SWAPPED))
+        runs = self._up_to_date(runs, None if unit else mapping)
         return _pages(self._with_holes(runs, mapping, first, last, in_memory=in_memory), self.page_size)
+
+    def _up_to_date(self, runs: list[Run], mapping: StructView | None) -> list[Run]:
+        """Return the runs without those of pages that do not have what the file has (folio_test_uptodate()).
+
+        A page of a file that lives in memory, and was set aside, reads as a hole does.
+
+        Args:
+            runs: of the index.
+            mapping: whose the pages must say that they are, at these indices; None for not to be checked.
+
+        Raises:
+            CorruptStructure: a page is another file's, or of another place.
+        """
+        here = [at for at, run in enumerate(runs) if run[3] == UserPageState.PRESENT]
+        places = self._structs.of(np.array([runs[at][2] for at in here], np.uint64))
+        if mapping is not None and self._structs.tell_place:
+            _check_places(mapping, np.array([runs[at][0] for at in here], np.uint64), places)
+        if not self._pg_uptodate:
+            return runs
+        self.tells_uptodate &= bool(places.known.all())
+        old = places.known & (places.flags & np.uint64(self._pg_uptodate) == 0)
+        gone = {here[row] for row in np.flatnonzero(old).tolist()}
+        return [run for at, run in enumerate(runs) if at not in gone]
 
     def _check_nrpages(self, mapping: StructView, array: XArray) -> None:
         """Check that a file that lives in memory has the pages that it counts: what is not there reads as zeros."""
@@ -124,24 +142,10 @@ class PageCache:
         Raises:
             CorruptStructure: there is none at this address.
         """
-        pfn, rest = divmod(page - self._vmemmap, self._sizeof_page)
+        pfn, rest = divmod(page - self._structs.vmemmap, self._structs.size)
         if rest or not 0 <= pfn < PFN_END:
             raise CorruptStructure("no struct page is there", page, member)
         return pfn * self.page_size
-
-    def _is_uptodate(self, entry: int) -> bool:
-        """Tell whether a ``struct page *`` or ``struct folio *`` has what its file has (folio_test_uptodate())."""
-        if not self._pg_uptodate:
-            return True
-        page = self.kernel.view("page", entry)
-        try:
-            # Before folios, an entry may be one of the pages behind the first, whose flags are those of all.
-            if self._has_head and (head := page.ulong("compound_head")) & 1:
-                page = self.kernel.view("page", head - 1)
-            return bool(page.ulong("flags") & self._pg_uptodate)
-        except MemoryFault:
-            self.tells_uptodate = False
-            return True
 
     def _index_unit(self, mapping: StructView, array: XArray) -> int:
         """Return by how many bits an index of hugetlbfs counts more than a page.
@@ -189,6 +193,15 @@ class PageCache:
                 result.append(run)
             at = run[0] + run[1]
         return result
+
+
+def _check_places(mapping: StructView, index: U64Array, places: PagePlaces) -> None:
+    """Check that cached pages are of this file, and of the places where its index has them."""
+    wrong = places.of_file & ((places.mapping != mapping.address) | (places.index != index))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        whose = f"page {int(places.index[row]):#x} of the address_space at {int(places.mapping[row]):#x}"
+        raise mapping.corrupt("i_pages", f"page {int(index[row]):#x} is {whose}")
 
 
 def _check_host(mapping: StructView) -> None:

@@ -232,7 +232,9 @@ class _Capture:
         mappings.regions[:], misled = believed(self._memory(mappings.regions), self.mm)
         self.warnings += [] if misled is None else [misled]
         memory = self._memory(mappings.regions)
-        self.warnings += self.processes.page_index.misfits(mappings.of_files, memory)
+        self.warnings += self.processes.page_index.misfits(
+            list(zip(mappings.views, mappings.regions, strict=True)), memory
+        )
         stack = InitialStack(self.mm, memory, machine)
         auxv = mm.saved_auxv(self.mm, machine.elf_class // 8)
         if auxv is None:

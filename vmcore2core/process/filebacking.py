@@ -8,7 +8,7 @@ from stat import S_ISREG
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, MemoryFault
 from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import Kernel, StructView
 
@@ -30,7 +30,7 @@ class CachedLookups:
         self._answers: OrderedDict[tuple[int, int, int], Pages] = OrderedDict()
         try:
             self._pages = PageCache(kernel)
-        except (LayoutUnknown, MemoryFault) as error:
+        except (LayoutError, MemoryFault) as error:
             self.problem = f"files' pages that were not mapped in cannot be looked for: {error}"
 
     def lookup(self, file: StructView, first: int, last: int) -> Pages | None:

@@ -35,7 +35,7 @@ class Mappings:
     Attributes:
         vmas: in address order; ``Vma.absent`` is not filled in.
         regions: of the same mappings.
-        of_files: ``struct vm_area_struct`` of those of files, and their regions.
+        views: ``struct vm_area_struct`` of each.
         warnings: sentences about what is broken.
     """
 
@@ -52,7 +52,7 @@ class Mappings:
         self.warnings: list[str] = []
         self.vmas: list[Vma] = []
         self.regions: list[Region] = []
-        self.of_files: list[tuple[StructView, Region]] = []
+        self.views: list[StructView] = []
         self._mounts, self._cache, self._filter = mounts, cache, dump_filter
         self._root = fs.task_root(leader)
         self._is_chroot = self._told_chroot()
@@ -130,8 +130,7 @@ class Mappings:
         )
         self.vmas.append(vma)
         self.regions.append(region)
-        if file is not None:
-            self.of_files.append((view, region))
+        self.views.append(view)
 
     def _told_chroot(self) -> bool:
         try:

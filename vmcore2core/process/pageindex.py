@@ -1,35 +1,71 @@
-"""Whether mappings agree with the pages that the page tables map: a ``struct page`` knows its place in the file, too.
+"""Whether mappings agree with the pages that the page tables map: a ``struct page`` knows whose it is, and which page.
 
 References: include/linux/pagemap.h: linear_page_index(); include/linux/mm.h: vma_start_anon_pgoff(); mm/rmap.c:
-__folio_set_anon(), mm/filemap.c: __filemap_add_folio() (Linux 7.3). A page that was written to and is the process's own
-keeps the place of the file's until Linux 7.2; since then, its place is the mapping's anonymous one, which is the
-address at which the mapping was when it got its first page of its own.
+__folio_set_anon(), anon_vma_fork(); mm/filemap.c: __filemap_add_folio() (Linux 7.3). A page that was written to and is
+the process's own keeps the place of the file's until Linux 7.2; since then, its place is the mapping's anonymous one,
+which is the address at which the mapping was when it got its first page of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vmcore2core.errors import CorruptStructure, MemoryFault
+from vmcore2core.addresses import U64Array
+from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel import mm
+from vmcore2core.kernel.page_structs import MAPPING_ANON, PagePlaces, PageStructs
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.pagetable import Ranges, RunKind, walk
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 
-PARTS = 3
-"""At the borders between so many parts of a mapping, its ends too, a page is looked at."""
-PAGE_MAPPING_FLAGS, PAGE_MAPPING_ANON = 0x3, 0x1  # FOLIO_MAPPING_FLAGS since Linux 6.16
-PAGE_MAPPING_DAX_SHARED = 0x1  # the whole word, of a page that several files share
-INDEX_NAMES = (("page", "index"), ("page", "__folio_index"), ("folio", "index"))
-"""Its name since Linux 6.16 is the second; of struct folio, which lies over it, the third."""
-OTHERS = mm.VM_HUGETLB | mm.VM_PFNMAP | mm.VM_MIXEDMAP | mm.VM_IO
+SAMPLE = 1024
+"""Pages of a mapping that are looked at, of each 131,072 at most: the first, the last, and others evenly between."""
+SENTENCES_MAX = 16
+OF_DEVICES = mm.VM_PFNMAP | mm.VM_IO
+OTHERS = mm.VM_HUGETLB | mm.VM_MIXEDMAP | OF_DEVICES
 """Mappings whose pages count otherwise, or are a driver's."""
 ANON_PGOFF_LOW, ANON_PGOFF_HIGH = "__vm_anon_pgoff_lo", "__vm_anon_pgoff_hi"
 """Since Linux 7.3; the second where a word has 64 bits."""
+S_IFMT, S_IFREG = 0o170000, 0o100000
+
+Mapped = Sequence[tuple[StructView, Region]]
+"""``struct vm_area_struct`` and what is made of it, in address order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the pages of a mapping say of their place, if all is well.
+
+    Attributes:
+        mapping: ``struct address_space *`` of its file, 0 for none.
+        pgoff: index of its first page, of a page of the file.
+        anon_pgoff: likewise, of a page of its own.
+        anon_vma: ``struct anon_vma *`` of its own pages; 0 for none.
+        of_file: whether a page of another file cannot be there.
+        is_own: whether a page of its own can be there.
+    """
+
+    mapping: int = 0
+    pgoff: int = 0
+    anon_pgoff: int = 0
+    anon_vma: int = 0
+    of_file: bool = False
+    is_own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some pages of a process: address and physical address, uint64[n]; position of the mapping, int64[n]."""
+
+    vaddr: U64Array
+    paddr: U64Array
+    vma: NDArray[np.int64]
 
 
 class PageIndex:
@@ -41,74 +77,140 @@ class PageIndex:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self._roots: dict[int, int] = {}
 
     @cached_property
-    def _form(self) -> tuple[int, int, int] | None:
-        """Address of the first ``struct page``, bytes of one, and the offset of its index; None where not known."""
-        layout = self.kernel.layout
-        found = (layout.find_member(*names) for names in INDEX_NAMES)
-        index = next((member for member in found if member is not None), None)
-        vmemmap, size = self.kernel.arch.vmemmap(self.kernel.memory, layout), layout.find_size("page")
-        if index is None or vmemmap is None or not size or layout.find_member("page", "mapping") is None:
+    def _structs(self) -> PageStructs | None:
+        try:
+            found = PageStructs(self.kernel)
+        except (LayoutError, MemoryFault):
             return None
-        return vmemmap, size, index.offset
+        return found if found.tell_place else None
 
-    def misfits(self, mapped: Sequence[tuple[StructView, Region]], memory: UserMemory) -> Iterator[str]:
-        """Yield a sentence for each mapping that has a page of another place in its file.
+    def misfits(self, mapped: Mapped, memory: UserMemory) -> Iterator[str]:
+        """Yield a sentence for each mapping that has a page of another place.
 
         Args:
-            mapped: ``struct vm_area_struct`` with a file, and what is made of it, in address order.
+            mapped: the process's mappings.
             memory: of the process.
         """
-        if self._form is None:
+        if self._structs is None or not mapped:
             return
+        kept = [(view, region) for view, region in mapped if not view.ulong("vm_flags") & mm.VM_HUGETLB]
+        expected = [_expected(view) for view, _ in kept]
+        starts = np.array([region.start for _, region in kept], np.uint64)
+        ends = np.array([region.end for _, region in kept], np.uint64)
         said: set[int] = set()
-        wanted = self._wanted(mapped, memory.spec.page_size)
-        starts = np.array(list(wanted), np.uint64)
-        ranges = Ranges(starts, starts + np.uint64(memory.spec.page_size))
-        for batch in walk(memory.memory, memory.spec, memory.root, ranges):
-            # Of a huge page, only the first struct page tells.
-            page = (batch.kind == RunKind.LEAF) & (batch.size == memory.spec.page_size)
-            for address, paddr in zip(batch.vaddr[page].tolist(), batch.paddr[page].tolist(), strict=True):
-                view, region = wanted[address]
-                try:
-                    error = self._misfit(view, region, address, paddr, memory.spec.page_size)
-                except MemoryFault:
-                    continue  # no struct page is there, or it is not in the dump
-                if error is not None and region.start not in said:
-                    said.add(region.start)
-                    yield str(error)
+        for batch in walk(memory.memory, memory.spec, memory.root, Ranges(starts, ends)):
+            leaf = batch.kind == RunKind.LEAF
+            sample = _sample(batch.vaddr[leaf], batch.paddr[leaf], starts)
+            places = self._structs.of(sample.paddr)
+            page = np.uint64(memory.spec.page_size)
+            within = ((sample.vaddr - starts[sample.vma]) // page).astype(np.uint64)
+            for row in self._wrong(expected, sample, within, places):
+                at = int(sample.vma[row])
+                if at not in said:
+                    said.add(at)
+                    error = _error(kept[at][0], expected[at], int(sample.vaddr[row]), int(within[row]), places, row)
+                    if len(said) <= SENTENCES_MAX:
+                        yield str(error)
+        if len(said) > SENTENCES_MAX:
+            yield f"{len(said) - SENTENCES_MAX} more mappings have pages of another place"
 
-    def _wanted(
-        self, mapped: Sequence[tuple[StructView, Region]], page_size: int
-    ) -> dict[int, tuple[StructView, Region]]:
-        """Return the pages that are looked at, by their address, ascending."""
-        found = {}
-        for view, region in mapped:
-            if view.has("vm_pgoff") and not view.ulong("vm_flags") & OTHERS:
-                last = (region.end - region.start) // page_size - 1
-                for part in range(PARTS + 1):
-                    found[region.start + last * part // PARTS * page_size] = view, region
-        return found
+    def _wrong(self, expected: list[Expected], sample: Sample, within: U64Array, places: PagePlaces) -> list[int]:
+        """Return which pages of a sample have another place than is expected, ascending."""
+        mapping, pgoff, anon_pgoff, anon_vma = (
+            np.array([getattr(each, name) for each in expected], np.uint64)[sample.vma]
+            for name in ("mapping", "pgoff", "anon_pgoff", "anon_vma")
+        )
+        of_file, is_own = (
+            np.array([getattr(each, name) for each in expected], np.bool_)[sample.vma] for name in ("of_file", "is_own")
+        )
+        same = places.mapping == mapping
+        wrong = places.of_file & ((same & (places.index != pgoff + within)) | (~same & of_file))
+        own = places.anonymous & is_own
+        wrong |= own & (places.index != anon_pgoff + within)
+        whose = places.mapping - np.uint64(MAPPING_ANON)
+        for row in np.flatnonzero(own & ~wrong & (whose != anon_vma)).tolist():
+            wrong[row] = not self._is_related(int(whose[row]), int(anon_vma[row]))
+        return [int(row) for row in np.flatnonzero(wrong)]
 
-    def _misfit(
-        self, view: StructView, region: Region, address: int, paddr: int, page_size: int
-    ) -> CorruptStructure | None:
-        file = view.follow("vm_file", "file")
-        if self._form is None or file is None or not file.has("f_mapping"):
-            return None
-        vmemmap, size, index_at = self._form
-        page = self.kernel.view("page", vmemmap + paddr // page_size * size)
-        mapping = page.pointer("mapping")
-        own = mapping & PAGE_MAPPING_FLAGS == PAGE_MAPPING_ANON and mapping != PAGE_MAPPING_DAX_SHARED
-        if not own and mapping != file.pointer("f_mapping"):
-            return None
-        index = self.kernel.read_uint(page.address + index_at, self.kernel.arch.pointer_size)
-        expected = index - (address - region.start) // page_size
-        anonymous = view.find_uint(ANON_PGOFF_LOW, 4) if own else None
-        name, pgoff = "vm_pgoff", region.pgoff
-        if anonymous is not None:
-            name, pgoff = ANON_PGOFF_LOW, (view.find_uint(ANON_PGOFF_HIGH, 4) or 0) << 32 | anonymous
-        if expected == pgoff:
-            return None
-        return view.corrupt(name, f"{pgoff:#x}, expected {expected:#x} as the page at {address:#x} has it")
+    def _is_related(self, one: int, other: int) -> bool:
+        """Tell whether two ``struct anon_vma`` have one root: a page may be of one that a forebear's mapping had."""
+        if not other or self.kernel.layout.find_member("anon_vma", "root") is None:
+            return bool(other)
+        return self._root(one) == self._root(other)
+
+    def _root(self, anon_vma: int) -> int:
+        if anon_vma not in self._roots:
+            try:
+                self._roots[anon_vma] = self.kernel.view("anon_vma", anon_vma).pointer("root")
+            except MemoryFault:
+                self._roots[anon_vma] = 0
+        return self._roots[anon_vma]
+
+
+def _sample(vaddr: U64Array, paddr: U64Array, starts: U64Array) -> Sample:
+    """Choose some pages of each mapping, of those that a walk came upon at once."""
+    vma = np.searchsorted(starts, vaddr, side="right") - 1
+    first = np.searchsorted(vma, np.arange(len(starts)), side="left")
+    count = np.diff(np.append(first, len(vma)))
+    rank = np.arange(len(vma)) - first[vma]
+    step = np.maximum(count // SAMPLE, 1)[vma]
+    kept = (rank % step == 0) | (rank == count[vma] - 1)
+    return Sample(vaddr[kept], paddr[kept], vma[kept])
+
+
+def _expected(view: StructView) -> Expected:
+    """Return what pages of a mapping should say."""
+    flags, pgoff = view.ulong("vm_flags"), view.find_uint("vm_pgoff", view.kernel.arch.pointer_size)
+    if pgoff is None:
+        return Expected()
+    file = view.follow("vm_file", "file")
+    anonymous = view.find_uint(ANON_PGOFF_LOW, 4) if file is not None else None
+    high = view.find_uint(ANON_PGOFF_HIGH, 4) or 0
+    special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
+    others = bool(flags & OTHERS)
+    return Expected(
+        mapping=_mapping(file),
+        pgoff=pgoff,
+        anon_pgoff=pgoff if anonymous is None else high << 32 | anonymous,
+        anon_vma=view.pointer("anon_vma") if view.has("anon_vma") else 0,
+        of_file=not others and (view.has("vm_ops") and not special if file is None else _is_regular(file)),
+        is_own=not others and view.has("anon_vma") and (file is not None or not special),
+    )
+
+
+def _mapping(file: StructView | None) -> int:
+    try:
+        return int(file.pointer("f_mapping")) if file is not None and file.has("f_mapping") else 0
+    except MemoryFault:
+        return 0
+
+
+def _is_regular(file: StructView) -> bool:
+    """Tell whether a file is known to be no device's, whose driver may map what it likes."""
+    try:
+        inode = file.follow("f_inode", "inode") if file.has("f_inode") and file.has("f_mapping") else None
+        mode = inode.find_uint("i_mode", 2) if inode is not None else None
+    except MemoryFault:
+        return False
+    return mode is not None and mode & S_IFMT == S_IFREG
+
+
+def _error(
+    view: StructView, expected: Expected, address: int, within: int, places: PagePlaces, row: int
+) -> CorruptStructure:
+    """Return what is wrong with a mapping, by one of its pages."""
+    mapping, index = int(places.mapping[row]), int(places.index[row])
+    first, has = (index - within) % (1 << 64), f"as the page at {address:#x} has it"
+    own = bool(places.anonymous[row])
+    if own and expected.anon_pgoff != first:
+        name = ANON_PGOFF_LOW if view.pointer("vm_file") and view.has(ANON_PGOFF_LOW) else "vm_pgoff"
+        return view.corrupt(name, f"{expected.anon_pgoff:#x}, expected {first:#x} {has}")
+    if own:
+        return view.corrupt("anon_vma", f"{expected.anon_vma:#x}, expected kin of {mapping - MAPPING_ANON:#x} {has}")
+    if mapping == expected.mapping:
+        return view.corrupt("vm_pgoff", f"{expected.pgoff:#x}, expected {first:#x} {has}")
+    file = view.pointer("vm_file")
+    return view.corrupt("vm_file", f"{file:#x}, expected a file whose f_mapping is {mapping:#x} {has}")
