@@ -11,7 +11,7 @@ from tests.fuzz.cross import ALLOWED, KIND_OF, Dump, open_guest, run
 pytestmark = pytest.mark.no_cover
 
 COUNT = 40
-SILENT = 6
+SILENT = 0
 
 
 def test_of_exchanged_words_few_change_a_core_unnoticed(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_pivot_below_the_one_before_ends_the_walk_after_the_good_entries() -> 
     leaf = image.maple_node(LEAF, [0x5FFF, 0x2FFF, TOP], [a, b, c], end=2)
     found, error = walked(tree(image, rooted(leaf)))
     assert found == [a]
-    assert "pivot 1 is 0x2fff, below 0x6000" in str(error)
+    assert "pivot 1 of 2 is 0x2fff, expected 0x6000 to" in str(error)
 
 
 def test_a_node_that_cannot_be_read_ends_the_walk_after_the_good_entries() -> None:
@@ -216,3 +216,16 @@ def test_nodes_lie_in_the_image() -> None:
     enode = KernelImage(EXPORT).maple_node(LEAF, [TOP], [0], end=0)
     assert enode & 255 == LEAF << 3 | 4
     assert enode >= TEXT
+
+
+@pytest.mark.parametrize("pivot", [TOP, 0x9_0000])
+def test_a_pivot_that_is_too_large_hides_no_entry_unnoticed(pivot: int) -> None:
+    """The last of its node's, or beyond what the node above gives it: what follows would be gone."""
+    image = KernelImage(EXPORT)
+    a, b, c, d = pointers(4)
+    first = image.maple_node(LEAF, [0xFFF, pivot, 0x2FFF, 0xFFFF], [a, 0, b, c], end=3)
+    second = image.maple_node(LEAF, [0x1_0FFF, TOP], [d, 0], end=1)
+    top = image.maple_node(ARANGE, [0xFFFF, TOP], [first, second], end=1)
+    found, error = walked(tree(image, rooted(top)))
+    assert found == [a]
+    assert f"pivot 1 of 3 is {pivot:#x}, expected 0x1000 to 0xffff" in str(error)

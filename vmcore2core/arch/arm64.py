@@ -96,6 +96,9 @@ class Arm64(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = (*(fmt.user_pt_regs.names or ()), "orig_x0", "syscallno")
+    saved_sp = "cpu_context.sp"
+    prot_valid = 1 << 0
+    pte_write = 1 << 51
     thread_members: Mapping[str, int] = MappingProxyType({})
     image_keys = ("NUMBER(kimage_voffset)", "NUMBER(VA_BITS)")
     layout_keys = (

@@ -50,6 +50,10 @@ class Arch(ABC):
         greg_names: names of a core's general registers, in elf_gregset_t's order.
         thread_members: members of ``struct thread_struct`` that ``thread_bases`` reads, and where they stand relative
             to the one that holds the thread pointer, in bytes: for kernels that do not tell.
+        saved_sp: member of ``struct thread_struct`` that has the kernel stack pointer of a task off the CPU; "" where
+            that is elsewhere.
+        prot_valid: bit of ``vma->vm_page_prot`` that mappings with any access have, and no others; 0 where none is.
+        pte_write: bit of a page-table entry that only pages of mappings with VM_WRITE have; 0 where none is.
         layout_keys: what it asks of a layout, as VMCOREINFO keys: for a layout written to a file.
         machine_names: further names in a dump header's utsname.machine.
         image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
@@ -67,6 +71,9 @@ class Arch(ABC):
     user_end: int
     greg_names: tuple[str, ...]
     thread_members: Mapping[str, int]
+    saved_sp: str = ""
+    prot_valid: int = 0
+    pte_write: int = 0
     layout_keys: tuple[str, ...] = ()
     machine_names: tuple[str, ...] = ()
     image_keys: tuple[str, ...] = ()

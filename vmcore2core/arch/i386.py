@@ -55,6 +55,7 @@ class I386(Arch):
     pointer_size = WORD
     user_end = fmt.PAGE_OFFSETS[0]
     greg_names = fmt.pt_regs.names or ()
+    saved_sp = "sp"
     thread_members: Mapping[str, int] = {}
     machine_names = ("i486", "i586", "i686")
     # No kernel exports it, as PAGE_OFFSET is fixed when it is built.

@@ -93,6 +93,7 @@ class Loongarch64(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.user_pt_regs.names or ()
+    saved_sp = "reg03"
     thread_members: Mapping[str, int] = MappingProxyType({})
     layout_keys = (
         "OFFSET(task_struct.stack)",

@@ -93,6 +93,7 @@ class Ppc64le(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.ELF_GREGSET
+    saved_sp = "ksp"
     thread_members: Mapping[str, int] = MappingProxyType({})
     layout_keys = (
         "OFFSET(task_struct.stack)",

@@ -93,6 +93,9 @@ class Riscv64(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.user_regs_struct.names or ()
+    saved_sp = "sp"
+    prot_valid = 1 << 0
+    pte_write = 1 << 2
     thread_members: Mapping[str, int] = MappingProxyType({})
     image_keys = ("NUMBER(va_kernel_pa_offset)", "NUMBER(VA_BITS)")
     layout_keys = (

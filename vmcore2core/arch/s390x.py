@@ -87,6 +87,7 @@ class S390x(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.s390_regs.names or ()
+    saved_sp = "ksp"
     thread_members: Mapping[str, int] = MappingProxyType({"acrs": 0})
     layout_keys = (
         "OFFSET(task_struct.stack)",

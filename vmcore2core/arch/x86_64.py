@@ -78,6 +78,9 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
     )
     inferable = x86_fpu_infer.MEMBERS
     gate_name = "[vsyscall]"
+    saved_sp = "sp"
+    prot_valid = 1 << 0
+    pte_write = 1 << 1
     thread_members: Mapping[str, int] = MappingProxyType(
         {"fsbase": 0, "gsbase": 8, "es": -8, "ds": -6, "fsindex": -4, "gsindex": -2}
     )

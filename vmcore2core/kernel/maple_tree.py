@@ -32,12 +32,17 @@ class MapleType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class NodeForm:
-    """Where pivots, slots and metadata of one node type are."""
+    """Where pivots, slots and the number of the last slot that is used are in one node type.
+
+    Attributes:
+        shares_end: whether that number is in the last slot, where this is not used itself.
+    """
 
     pivot: int
     slot: int
     nr_slots: int
-    end: int | None
+    end: int
+    shares_end: bool
 
 
 def xa_is_node(entry: int) -> bool:
@@ -57,14 +62,19 @@ class MapleTree:
         node = layout.find_member("maple_node", "mr64")
         base = node.offset if node else 0
         range_slot = base + layout.member("maple_range_64", "slot").offset
-        range_form = NodeForm(base + layout.member("maple_range_64", "pivot").offset, range_slot, wide, None)
+        end = layout.member("maple_metadata", "end").offset
+        range_pivot, range_end = base + layout.member("maple_range_64", "pivot").offset, range_slot + word * (wide - 1)
+        range_form = NodeForm(range_pivot, range_slot, wide, range_end + end, shares_end=True)
         # struct maple_metadata shares the last slot of a range node; an arange node has it by itself.
         arange = NodeForm(
             base + layout.member("maple_arange_64", "pivot").offset,
             base + layout.member("maple_arange_64", "slot").offset,
             narrow,
-            base + layout.member("maple_arange_64", "meta").offset + layout.member("maple_metadata", "end").offset,
+            base + layout.member("maple_arange_64", "meta").offset + end,
+            shares_end=False,
         )
+        parent = layout.find_member("maple_node", "parent")
+        self._has_parent = parent is not None and parent.offset == 0
         self.forms = {MapleType.LEAF_64: range_form, MapleType.RANGE_64: range_form, MapleType.ARANGE_64: arange}
 
     def entries(self) -> Iterator[KernelAddr]:
@@ -87,7 +97,7 @@ class MapleTree:
         yield from self._node(root & ~2, 0, (1 << (8 * self.kernel.arch.pointer_size)) - 1, 0, set())
 
     def _node(
-        self, enode: int, minimum: int, maximum: int, depth: int, seen: set[int]
+        self, enode: int, minimum: int, maximum: int, depth: int, seen: set[int], above: int | None = None
     ) -> Iterator[tuple[int, int, KernelAddr]]:
         node = enode & ~MAPLE_NODE_MASK
         where = "maple_node"
@@ -101,27 +111,34 @@ class MapleTree:
         try:
             pivots = self._words(node + form.pivot, form.nr_slots - 1)
             slots = self._words(node + form.slot, form.nr_slots)
-            end = form.nr_slots - 1 if form.end is None else self.kernel.read_uint(node + form.end, 1)
+            end = self._data_end(node, form, pivots, maximum)
+            parent = self._words(node, 1)[0] & ~MAPLE_NODE_MASK if self._has_parent else above
         except MemoryFault as fault:
             raise CorruptStructure(str(fault), node, where) from None
+        if above is not None and parent not in (0, above):
+            raise CorruptStructure(f"parent is {parent:#x}, expected {above:#x}", node, where)
         start = minimum
-        for i in range(form.nr_slots):
-            # The last slot reaches to the node's own maximum, and its pivot may be left 0 (ma_data_end()).
-            last = pivots[i] if i < min(end, form.nr_slots - 1) else maximum
-            if last == 0 and i:
-                last = maximum
-            last = min(last, maximum)
-            if last < start:
-                raise CorruptStructure(f"pivot {i} is {last:#x}, below {start:#x}", node, where)
+        for i in range(end + 1):
+            # The last slot reaches to the node's own maximum, and its pivot may be left 0.
+            last = pivots[i] if i < end else maximum
+            if not start <= last <= maximum or (last == maximum and i < end):
+                raise CorruptStructure(
+                    f"pivot {i} of {end} is {last:#x}, expected {start:#x} to {maximum:#x}", node, where
+                )
             slot = slots[i]
             if kind == MapleType.LEAF_64:
                 if slot & 3 == 0 and slot:
                     yield start, last, KernelAddr(slot)
             elif slot > 4096:
-                yield from self._node(slot, start, last, depth + 1, seen)
-            if last == maximum:
-                return
+                yield from self._node(slot, start, last, depth + 1, seen, node)
             start = last + 1
+
+    def _data_end(self, node: int, form: NodeForm, pivots: list[int], maximum: int) -> int:
+        """Return the number of a node's last slot: ma_data_end()."""
+        final = form.nr_slots - 2  # the last pivot
+        if form.shares_end and pivots[final]:
+            return final if pivots[final] == maximum else final + 1
+        return min(self.kernel.read_uint(node + form.end, 1), form.nr_slots - 1)
 
     def _words(self, address: int, count: int) -> list[int]:
         word, order = self.kernel.arch.pointer_size, self.kernel.arch.byte_order

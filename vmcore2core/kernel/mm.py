@@ -23,6 +23,7 @@ VM_IO = 0x4000
 VM_HUGETLB = 0x40_0000
 VM_DONTDUMP = 0x0400_0000
 VM_MIXEDMAP = 0x1000_0000
+NOT_ANONYMOUS = VM_SHARED | VM_PFNMAP | VM_IO | VM_HUGETLB | VM_MIXEDMAP
 MAX_VMAS = 1 << 20
 RWSEM_READER_OWNED, RWSEM_OWNER_FLAGS_MASK = 0x1, 0x3
 PAGE_SIZE_MIN = 4096
@@ -95,6 +96,15 @@ def mmap_lock_writer(mm: StructView) -> int | None:
     return (owner & ~RWSEM_OWNER_FLAGS_MASK) or None
 
 
+def is_settled(mm: StructView) -> bool:
+    """Tell whether the mappings of an mm are known to be no task's to change at this moment.
+
+    With PREEMPT_RT, nothing tells.
+    """
+    known = mm.has("mmap_lock.owner") or mm.has("mmap_sem.owner")
+    return known and mmap_lock_writer(mm) is None
+
+
 def _check_range(mm: StructView, vma: StructView, end_before: int, indexed: tuple[int, int] | None) -> None:
     """Check that a VMA is of whole pages behind the one before, and where the index has it.
 
@@ -131,6 +141,32 @@ def _oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
     shared = flags & VM_SHARED and not flags & VM_MAYSHARE
     if granted & ~allowed or flags >> VM_FLAGS_BITS or flags & both == both or shared:
         yield vma.corrupt("vm_flags", f"{flags:#x}, which no mapping can have")
+    elif flags & NOT_ANONYMOUS and vma.has("vm_ops") and not vma.pointer("vm_ops") and not vma.pointer("vm_file"):
+        yield vma.corrupt("vm_flags", f"{flags:#x}, which no anonymous mapping can have")
+    elif _lost_file(vma):
+        yield vma.corrupt("vm_file", f"NULL, but vm_ops is {vma.pointer('vm_ops'):#x}, a file's or a driver's")
+    elif _contradicts_prot(mm, vma, flags):
+        yield vma.corrupt("vm_flags", f"{flags:#x}, but vm_page_prot is {vma.ulong('vm_page_prot'):#x}")
+
+
+def _lost_file(vma: StructView) -> bool:
+    """Tell whether a mapping without a file has the operations of one with a file: only special ones have any."""
+    special = vma.kernel.layout.find_symbol("special_mapping_vmops")
+    if special is None or not vma.has("vm_ops") or vma.pointer("vm_file"):
+        return False
+    operations = vma.pointer("vm_ops")
+    if operations == special:
+        return vma.has("vm_private_data") and not vma.pointer("vm_private_data")
+    return operations not in (0, vma.kernel.layout.find_symbol("legacy_special_mapping_vmops"))
+
+
+def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
+    """Tell whether vm_page_prot allows access where vm_flags does not, or the other way round (protection_map[])."""
+    valid = mm.kernel.arch.prot_valid
+    if not valid or flags & NOT_ANONYMOUS & ~VM_SHARED or not vma.has("vm_page_prot"):
+        return False
+    allows = bool(vma.ulong("vm_page_prot") & valid)
+    return allows != bool(flags & VM_ACCESS_FLAGS) and is_settled(mm)
 
 
 def _anon_vma_oddities(vma: StructView) -> Iterator[CorruptStructure]:

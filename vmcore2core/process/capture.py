@@ -19,9 +19,11 @@ from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.account import believed
+from vmcore2core.process.accounting import Accounting
 from vmcore2core.process.consistency import Consistency
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.filebacking import CachedLookups, FileBacking
+from vmcore2core.process.filelinks import FileLinks
 from vmcore2core.process.mappings import Mappings
 from vmcore2core.process.model import (
     AbsentReason,
@@ -116,6 +118,8 @@ class Processes:
         self.roster = Roster(kernel, self.warn, scan)
         self.consistency = Consistency(kernel)
         self.page_index = PageIndex(kernel)
+        self.links = FileLinks(kernel)
+        self.accounting = Accounting(kernel, self.cpus)
 
     def leaders(self) -> Iterator[StructView]:
         """Yield each thread group's leader; where the list is broken, those that other ways lead to, with a warning."""
@@ -228,13 +232,13 @@ class _Capture:
             self.processes.mounts,
             self.processes.cache,
             self._own_filter() if dump_filter is None else dump_filter,
+            self.processes.links,
         )
+        mappings.leave_out_beyond(1 << machine.elf_class)
         mappings.regions[:], misled = believed(self._memory(mappings.regions), self.mm)
         self.warnings += [] if misled is None else [misled]
         memory = self._memory(mappings.regions)
-        self.warnings += self.processes.page_index.misfits(
-            list(zip(mappings.views, mappings.regions, strict=True)), memory
-        )
+        self._ask_pages(mappings, memory, [task for task, _ in answers])
         stack = InitialStack(self.mm, memory, machine)
         auxv = mm.saved_auxv(self.mm, machine.elf_class // 8)
         if auxv is None:
@@ -275,9 +279,8 @@ class _Capture:
         if gate is not None and not gate.dumped:
             vmas.append(gate)
         tags = Tags(self.kernel, vmas, memory)
-        if tags.notice is not None:
-            self.notices.append(tags.notice)
-        self.warnings += mappings.warnings
+        self.notices += [] if tags.notice is None else [tags.notice]
+        self.warnings += mappings.warnings + ([] if tags.broken is None else [tags.broken])
         problem = self.processes.cache.problem
         if problem and any(run.reason is AbsentReason.NOT_CACHED for vma in vmas for run in vma.absent):
             self.warnings.append(problem)
@@ -319,6 +322,13 @@ class _Capture:
             return mm.get_mm_rss(self.mm, [task for task, _ in answers])
         except MemoryFault:
             return None
+
+    def _ask_pages(self, mappings: Mappings, memory: UserMemory, threads: Sequence[StructView]) -> None:
+        """Ask the page tables, and what the mm counts, whether they agree with the mappings."""
+        looked = self.processes.page_index.look(list(zip(mappings.views, mappings.regions, strict=True)), memory)
+        self.warnings += looked.sentences
+        sizes = [(vma.vm_flags, vma.end - vma.start) for vma in mappings.vmas]
+        self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.mapped)
 
     def _threads(
         self, answers: Sequence[tuple[StructView, ThreadRegs | str]]

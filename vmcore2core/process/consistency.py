@@ -8,6 +8,7 @@ __send_signal_locked() drops the siginfo where RLIMIT_SIGPENDING is reached.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel import pid, runqueue, sched
 from vmcore2core.kernel.mm import mm_flags
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.process.kernelstack import kernel_stack
 
 EXIT_STATES = {0, sched.EXIT_DEAD, sched.EXIT_ZOMBIE, sched.EXIT_DEAD | sched.EXIT_ZOMBIE}
 STATE_END = 1 << 20  # TASK_STATE_MAX is 1 << 16 in Linux 7.2
@@ -42,7 +44,13 @@ class Consistency:
             leader: of its group.
             owner: ``struct mm_struct`` of the process.
         """
-        checks = (self._links(task, leader, owner), self._scheduling(task), self._signals(task), self._ids(task))
+        checks = (
+            self._links(task, leader, owner),
+            self._scheduling(task),
+            self._signals(task),
+            self._ids(task),
+            self._stack(task),
+        )
         return [sentence for check in checks for sentence in _sentences(check)]
 
     def of_process(self, leader: StructView, owner: StructView) -> list[str]:
@@ -63,6 +71,31 @@ class Consistency:
             # forget_original_parent() gives children away before their parent is released.
             if parent.has("thread_pid") and not parent.pointer("thread_pid"):
                 yield task.corrupt("real_parent", f"{parent.address:#x}, where no task is")
+            yield from self._siblings(task, leader, parent)
+
+    def _siblings(self, task: StructView, leader: StructView, parent: StructView) -> Iterator[CorruptStructure]:
+        """Compare a task's parent with that of its group's leader, and of the child beside that one."""
+        other = leader
+        if task.address == leader.address:
+            if not task.has("sibling") or not parent.has("children"):
+                return
+            at, following = task.addr_of("sibling"), task.pointer("sibling")
+            if following in (at, parent.addr_of("children")):
+                return
+            other = self.kernel.container_of(following, "task_struct", "sibling")
+        found = other.follow("real_parent", "task_struct")
+        # Those of a parent that exits get another one by one.
+        if found is None or found.address == parent.address or _is_exiting(found) or _is_exiting(parent):
+            return
+        whose = "the leader" if other is leader else f"the child beside it, {other.address:#x},"
+        yield task.corrupt("real_parent", f"{parent.address:#x}, expected {found.address:#x} as {whose} has")
+
+    def _stack(self, task: StructView) -> Iterator[CorruptStructure]:
+        """Compare a task's stack with what else tells it; a thread whose stack is not known is left out anyway."""
+        with contextlib.suppress(CorruptStructure):
+            _, wrong = kernel_stack(task)
+            if wrong is not None:
+                yield wrong
 
     def _number(self, task: StructView) -> Iterator[CorruptStructure]:
         """Compare a task's PID with its ``struct pid``'s."""
@@ -173,6 +206,10 @@ class Consistency:
         whose = self.kernel.read_pointer(vmemmap + frame * size + found.offset)
         if whose != owner.address:
             yield owner.corrupt("pgd", f"{pgd:#x}, a page that is not this mm's page table but {whose:#x}'s")
+
+
+def _is_exiting(task: StructView) -> bool:
+    return bool(sched.task_flags(task) & sched.PF_EXITING)
 
 
 def _expect(view: StructView, name: str, expected: int, found: int) -> Iterator[CorruptStructure]:

@@ -12,6 +12,7 @@ from vmcore2core.memory.region import Backing, Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.dump_filter import DumpFilter, Extent, MappedFile, vma_dump_extent, vma_p_flags
 from vmcore2core.process.filebacking import CachedLookups, FileBacking
+from vmcore2core.process.filelinks import FileLinks
 from vmcore2core.process.model import Vma
 from vmcore2core.process.special import special_backing
 
@@ -31,6 +32,7 @@ class Mappings:
         mounts: of the machine.
         cache: the page cache.
         dump_filter: which memory belongs into the core.
+        links: checks of all files.
 
     Attributes:
         vmas: in address order; ``Vma.absent`` is not filled in.
@@ -47,13 +49,14 @@ class Mappings:
         mounts: fs.Mounts,
         cache: CachedLookups,
         dump_filter: DumpFilter,
+        links: FileLinks,
     ) -> None:
         self.kernel, self.mm = kernel, owner
         self.warnings: list[str] = []
         self.vmas: list[Vma] = []
         self.regions: list[Region] = []
         self.views: list[StructView] = []
-        self._mounts, self._cache, self._filter = mounts, cache, dump_filter
+        self._mounts, self._cache, self._filter, self._links = mounts, cache, dump_filter, links
         self._root = fs.task_root(leader)
         self._is_chroot = self._told_chroot()
         self._if_elf: set[int] = set()
@@ -78,6 +81,10 @@ class Mappings:
         flags = view.ulong("vm_flags")
         file = view.follow("vm_file", "file")
         path = self._path(file, start) if file is not None else None
+        if file is not None:
+            self.warnings += [
+                sentence for sentence in self._links.problems(view, file) if sentence not in self.warnings
+            ]
         pgoff = view.find_uint("vm_pgoff", self.kernel.arch.pointer_size)
         if file is not None and pgoff is not None and pgoff * mm.PAGE_SIZE_MIN + end - start > LOFF_MAX:
             self.warnings.append(str(view.corrupt("vm_pgoff", f"{pgoff:#x} pages, beyond the end of any file")))
@@ -152,6 +159,30 @@ class Mappings:
             sentence = f"the path of the file mapped at {start:#x} cannot be read: {error}"
             self.warnings += [sentence] if sentence not in self.warnings else []
             return None
+
+    @property
+    def of_files(self) -> list[tuple[StructView, Region]]:
+        """``struct vm_area_struct`` of those of files, and their regions."""
+        both = zip(self.views, self.regions, strict=False)  # the gate's region has no view
+        return [(view, region) for view, region in both if view.pointer("vm_file")]
+
+    def leave_out_beyond(self, end: int) -> None:
+        """Leave out mappings that a core of this class has no room for, with a warning.
+
+        Args:
+            end: first address that it has no room for.
+        """
+        kept = [i for i, vma in enumerate(self.vmas) if vma.end <= end]
+        if len(kept) == len(self.vmas):
+            return
+        lost = next(view for vma, view in zip(self.vmas, self.views, strict=True) if vma.end > end)
+        said = f"{mm.vma_end(lost):#x}, expected {end:#x} at most as the process's machine has"
+        self.warnings.append(f"{len(self.vmas) - len(kept)} mappings are left out: {lost.corrupt('vm_end', said)}")
+        self.vmas, self.regions, self.views = (
+            [self.vmas[i] for i in kept],
+            [self.regions[i] for i in kept],
+            [self.views[i] for i in kept],
+        )
 
     def look_for_elf_headers(self, memory: UserMemory) -> None:
         """Settle of which mappings the first page belongs into the core because it is an ELF header."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,19 @@ class Sample:
     vma: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What came of a look at a process's page tables.
+
+    Attributes:
+        sentences: about what does not fit.
+        mapped: pages of the entries that are not empty, but for those of hugetlbfs; None where tables are broken.
+    """
+
+    sentences: tuple[str, ...]
+    mapped: int | None
+
+
 class PageIndex:
     """What all pages of a dump say of their place.
 
@@ -87,35 +101,48 @@ class PageIndex:
             return None
         return found if found.tell_place else None
 
-    def misfits(self, mapped: Mapped, memory: UserMemory) -> Iterator[str]:
-        """Yield a sentence for each mapping that has a page of another place.
+    def look(self, mapped: Mapped, memory: UserMemory) -> Looked:
+        """Return what the page tables have, and a sentence for each mapping that has a page of another place.
 
         Args:
             mapped: the process's mappings.
             memory: of the process.
         """
-        if self._structs is None or not mapped:
-            return
         kept = [(view, region) for view, region in mapped if not view.ulong("vm_flags") & mm.VM_HUGETLB]
         expected = [_expected(view) for view, _ in kept]
         starts = np.array([region.start for _, region in kept], np.uint64)
         ends = np.array([region.end for _, region in kept], np.uint64)
-        said: set[int] = set()
+        page, count, broken = np.uint64(memory.spec.page_size), 0, False
+        errors: dict[int, CorruptStructure] = {}
         for batch in walk(memory.memory, memory.spec, memory.root, Ranges(starts, ends)):
             leaf = batch.kind == RunKind.LEAF
+            there = leaf | (batch.kind == RunKind.NOT_PRESENT)
+            count += int((batch.size[there] // page).sum())
+            broken |= not there.all()
+            for at, entry in self._written(kept, starts, batch.vaddr[leaf], batch.entry[leaf]):
+                errors.setdefault(at, kept[at][0].corrupt("vm_flags", f"without VM_WRITE, but an entry is {entry:#x}"))
+            if self._structs is None:
+                continue
             sample = _sample(batch.vaddr[leaf], batch.paddr[leaf], starts)
             places = self._structs.of(sample.paddr)
-            page = np.uint64(memory.spec.page_size)
             within = ((sample.vaddr - starts[sample.vma]) // page).astype(np.uint64)
             for row in self._wrong(expected, sample, within, places):
                 at = int(sample.vma[row])
-                if at not in said:
-                    said.add(at)
-                    error = _error(kept[at][0], expected[at], int(sample.vaddr[row]), int(within[row]), places, row)
-                    if len(said) <= SENTENCES_MAX:
-                        yield str(error)
-        if len(said) > SENTENCES_MAX:
-            yield f"{len(said) - SENTENCES_MAX} more mappings have pages of another place"
+                if at not in errors:
+                    view = kept[at][0]
+                    errors[at] = _error(view, expected[at], int(sample.vaddr[row]), int(within[row]), places, row)
+        return Looked(tuple(_sentences(errors)), None if broken else count)
+
+    def _written(self, kept: Mapped, starts: U64Array, vaddr: U64Array, entries: U64Array) -> Iterator[tuple[int, int]]:
+        """Yield which mappings that nobody may write have a page that can be written, and its entry."""
+        writes = entries & np.uint64(self.kernel.arch.pte_write) != 0
+        rows = np.flatnonzero(writes)
+        vma, first = np.unique(np.searchsorted(starts, vaddr[rows], side="right") - 1, return_index=True)
+        for at, row in zip(vma.tolist(), first.tolist(), strict=True):
+            view = kept[at][0]
+            owner = view.follow("vm_mm", "mm_struct") if view.has("vm_mm") else None
+            if not view.ulong("vm_flags") & mm.VM_WRITE and owner is not None and mm.is_settled(owner):
+                yield at, int(entries[rows[row]])
 
     def _wrong(self, expected: list[Expected], sample: Sample, within: U64Array, places: PagePlaces) -> list[int]:
         """Return which pages of a sample have another place than is expected, ascending."""
@@ -148,6 +175,13 @@ class PageIndex:
             except MemoryFault:
                 self._roots[anon_vma] = 0
         return self._roots[anon_vma]
+
+
+def _sentences(errors: dict[int, CorruptStructure]) -> Iterator[str]:
+    """Yield what is wrong, not all of it where much is."""
+    yield from (str(error) for error in islice(errors.values(), SENTENCES_MAX))
+    if len(errors) > SENTENCES_MAX:
+        yield f"{len(errors) - SENTENCES_MAX} more mappings have pages of another place"
 
 
 def _sample(vaddr: U64Array, paddr: U64Array, starts: U64Array) -> Sample:

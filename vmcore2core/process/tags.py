@@ -36,20 +36,26 @@ class Tags:
         runs: those that are known, ascending.
         nr_lost: how many pages have tags that are not.
         problem: why that cannot be told, as a sentence, or None.
+        broken: likewise, where what tells it is broken.
     """
 
     def __init__(self, kernel: Kernel, vmas: Sequence[Vma], memory: UserMemory) -> None:
         self.runs: list[TagRun] = []
         self.nr_lost = 0
         self.problem: str | None = None
+        self.broken: str | None = None
         try:
             spec = kernel.arch.tag_spec(kernel.memory, kernel.layout)
             regions = _tagged_regions(spec, vmas, memory) if spec is not None else []
             if spec is not None and regions:
                 _Search(kernel, spec, memory, self).run(regions)
         except (LayoutError, MemoryFault, CorruptStructure) as error:
-            self.problem = f"which pages have memory tags is not known, and none are written: {error}"
+            said = f"which pages have memory tags is not known, and none are written: {error}"
             self.runs, self.nr_lost = [], 0
+            if isinstance(error, CorruptStructure):
+                self.broken = said
+            else:
+                self.problem = said
 
     @property
     def notice(self) -> str | None:

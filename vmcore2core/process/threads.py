@@ -30,6 +30,7 @@ from vmcore2core.kernel.sched import (
 )
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.printable import text
+from vmcore2core.process.kernelstack import kernel_stack
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,6 @@ def thread_regs(
     arch, layout = kernel.arch, kernel.layout
     try:
         saved, base = _saved(kernel, task)
-        stack = KernelAddr(task.pointer("stack"))
     except MemoryFault as fault:
         return f"its task_struct cannot be read: {fault}"
     note = cpus.of(task, pgd, base)
@@ -277,6 +277,10 @@ def thread_regs(
         lost = cpus.lost(task, pgd, base, siblings) if note is None else None
         if lost is not None:
             return lost
+        try:
+            stack, _ = kernel_stack(task)
+        except CorruptStructure as error:
+            return f"its kernel stack is not known: {error}"
         found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, layout)
         if found is None:
             if task_flags(task) & PF_EXITING:

@@ -1,0 +1,51 @@
+"""Where a task's kernel stack is: ``task->stack``, if what else the kernel knows of the stack agrees.
+
+References: kernel/fork.c: alloc_thread_stack_node(); __switch_to_asm() and its like, which leave the stack pointer in
+``thread_struct`` (Linux 5.10 to 7.3). A task that is on a CPU has the one of when it last was not, on the same stack.
+"""
+
+from __future__ import annotations
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.task import stack_sizes
+from vmcore2core.errors import CorruptStructure
+from vmcore2core.kernel.struct import StructView
+
+THREAD_SIZE_MAX = 1 << 16
+ADDRESS_MASK = (1 << 56) - 1
+"""Of a pointer whose top byte may be a tag (KASAN)."""
+
+
+def kernel_stack(task: StructView) -> tuple[KernelAddr, CorruptStructure | None]:
+    """Return the lowest address of a task's stack, and what is wrong with ``task->stack`` where it is not that.
+
+    Args:
+        task: ``struct task_struct``.
+
+    Raises:
+        MemoryFault: the task cannot be read.
+        CorruptStructure: the stack pointer lies in no stack that is the task's.
+    """
+    told, area = task.pointer("stack"), _area(task)
+    if area is not None and (area ^ told) & ADDRESS_MASK == 0:
+        return told, None
+    kernel, name = task.kernel, f"thread.{task.kernel.arch.saved_sp}"
+    saved = task.find_uint(name, kernel.arch.pointer_size) if kernel.arch.saved_sp else None
+    if saved is None:
+        return told, None
+    size = max(stack_sizes(kernel.layout, (THREAD_SIZE_MAX,)))
+    found = max((base for base in (told, area) if base is not None and 0 <= saved - base <= size), default=None)
+    if found is None:
+        raise task.corrupt("stack", f"{told:#x}, but task_struct.{name} is {saved:#x}")
+    if found == told:
+        return told, None
+    said = f"expected {found:#x} as task_struct.stack_vm_area and task_struct.{name} have it"
+    return KernelAddr(found), task.corrupt("stack", f"{told:#x}, {said}")
+
+
+def _area(task: StructView) -> int | None:
+    """Return where the memory begins that was allocated for the stack; None where that is not known."""
+    if not task.has("stack_vm_area") or task.kernel.layout.find_member("vm_struct", "addr") is None:
+        return None
+    area = task.follow("stack_vm_area", "vm_struct")
+    return None if area is None else area.pointer("addr")
