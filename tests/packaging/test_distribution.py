@@ -132,6 +132,12 @@ def test_a_dump_that_needs_a_package_names_it(bare: Path) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
+def test_nothing_names_extras_of_a_package_that_no_index_has() -> None:
+    """From a checkout it is '.[remote]'; a message names the packages themselves."""
+    texts = [ROOT / "README.md", *(ROOT / "vmcore2core").rglob("*.py"), *(ROOT / "vmcore2core").rglob("*.md")]
+    assert [path for path in texts if re.search(r"pip install \S*vmcore2core\b", path.read_text())] == []
+
+
 def test_the_oldest_versions_are_those_of_pyproject() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [*PROJECT["project"]["dependencies"], *extras["dev"]]

@@ -1,4 +1,4 @@
-"""Source lines and inlined functions, by symbolic's SymCache (pip install 'vmcore2core[lines]').
+"""Source lines and inlined functions, by symbolic's SymCache (pip install symbolic).
 
 symbolic reads DWARF 2 to 5 in Rust; a table is made of all of a file's line programs once, and then asked by address.
 What a dump has of a file in memory is not read so: nothing bounds what hostile line programs would take.
@@ -81,8 +81,8 @@ class LineTables:
             from symbolic.debuginfo import Archive
         except ImportError:
             self.problem = (
-                "debug information is there, but source lines and inlined functions need the package symbolic: pip "
-                "install 'vmcore2core[lines]'"
+                "debug information is there, but source lines and inlined functions need the Python package symbolic: "
+                "pip install symbolic"
             )
             return None
         try:
