@@ -206,6 +206,16 @@ def test_sigterm_ends_it_likewise(tmp_path: Path) -> None:
     assert (status, "SIGTERM came after" in said) == (3, True)
 
 
+def test_time_counts_from_the_start(tmp_path: Path) -> None:
+    slow = "import signal\nfrom vmcore2core import session\nsession.open_container = lambda *_: signal.pause()\n"
+    status, cores, said = captured(
+        tmp_path, f"[limits]\nseconds = 1\n{VICTIMS}", ["-c", slow + KILLED.format(at=0, name="X")]
+    )
+    assert (status, said.count("\n")) == (1, 1)
+    assert "the time is over, and no core was begun" in said
+    assert [path.name for path in cores.iterdir()] == ["capture.log"]
+
+
 def test_the_time_limit_is_by_the_clock() -> None:
     with pytest.raises(run.TimeUp, match="the time is over"), run.time_limit(1):
         signal.pause()

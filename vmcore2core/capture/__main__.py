@@ -63,7 +63,7 @@ def capture(config: Config, dump: Path, say: Log) -> int:
         Vmcore2coreError: there is no dump that can be used, or no directory for the cores.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from vmcore2core.capture.run import CORES, DATE_FORMAT, LOG_NAME, Capture
+    from vmcore2core.capture.run import CORES, DATE_FORMAT, LOG_NAME, Capture, TimeUp, time_limit
     from vmcore2core.session import Session
 
     directory = config.directory / time.strftime(DATE_FORMAT) / CORES
@@ -72,9 +72,12 @@ def capture(config: Config, dump: Path, say: Log) -> int:
             say.open(LOG_NAME, folder)
     except OSError as error:
         raise OutputError(f"{directory} cannot be written to: {error.strerror}") from error
-    with Session([dump], remember=True) as session:
-        run = Capture(session, config, directory, say)
-        run.run()
+    try:
+        with time_limit(config.limits.seconds), Session([dump], remember=True) as session:
+            run = Capture(session, config, directory, say)
+            run.run()
+    except TimeUp as over:
+        raise OutputError(f"{over}, and no core was begun: the kernel's structures were not known yet") from None
     say(f"{len(run.whole)} whole cores, {len(run.stacks)} of stacks alone, {len(run.nothing)} processes without a core")
     wanted_stacks = all(target.stacks_only for target in run.stacks)
     return COMPLETE if run.finished and wanted_stacks and not run.nothing else INCOMPLETE

@@ -166,26 +166,25 @@ class Capture:
         self.finished = False
 
     def run(self) -> None:
-        """Write what the limits allow.
+        """Write what the limits allow, until there is no more or ``TimeUp`` comes.
 
         Raises:
             OutputError: the index cannot be written.
         """
         wanted: list[Target] = []
         try:
-            with time_limit(self.config.limits.seconds):
-                self._index.write()
-                wanted = targets(self.session, self.config.wanted, self._say)
-                for target in wanted:
-                    self._write_stacks(target)
-                    self.session.boot.layout.forget()
-                self._index.write()
-                self._say(f"stacks of {len(self.stacks)} processes after {self._elapsed}")
-                for target in list(self.stacks):
-                    self._write_whole(target)
-                for target in (*self.whole, *self.stacks):
-                    self._describe(target)
-                self.finished = True
+            self._index.write()
+            wanted = targets(self.session, self.config.wanted, self._say)
+            for target in wanted:
+                self._write_stacks(target)
+                self.session.boot.layout.forget()
+            self._index.write()
+            self._say(f"stacks of {len(self.stacks)} processes after {self._elapsed}")
+            for target in list(self.stacks):
+                self._write_whole(target)
+            for target in (*self.whole, *self.stacks):
+                self._describe(target)
+            self.finished = True
         except TimeUp as over:
             self._say(f"{over} after {self._elapsed}")
             self._left_over(wanted, str(over))
