@@ -114,8 +114,10 @@ CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "spawnv", "
 NETWORK = {
     (PACKAGE / "containers" / "remote.py", "http"),
     (PACKAGE / "handover" / "debugger_files.py", "urllib.request"),
+    *((PACKAGE / "process" / "debuginfod.py", name) for name in ("http.client", "urllib.error", "urllib.request")),
+    (PACKAGE / "capture" / "journal.py", "socket"),
 }
-"""A dump by URL, and files from debuginfod: a user asks for both."""
+"""A dump by URL, files from debuginfod, and this machine's journal: a user asks for each."""
 WORKERS = PACKAGE / "handover" / "bulk.py"
 """Its workers and their parent send each other pickles over a pipe between them: no byte of a dump is ever one."""
 
