@@ -15,6 +15,7 @@
      +- LayoutError             offsets, sizes and symbols of this kernel
      |   +- LayoutUnknown       no source knows one
      |   +- LayoutInvalid       a source's answer does not fit what is in memory
+     |       +- SuppliedInvalid the user's text is of another kernel, and the dump's own fits
      +- CorruptStructure        a kernel structure in the dump is broken
      +- TaskError               the process cannot be converted
      |   +- TaskNotFound        no such PID
@@ -128,6 +129,10 @@ class LayoutUnknown(LayoutError):
 
 class LayoutInvalid(LayoutError):
     """A source's answer does not fit what is in memory."""
+
+
+class SuppliedInvalid(LayoutInvalid):
+    """The VMCOREINFO text that the user gave is of another kernel than the dump's own, which fits."""
 
 
 class CorruptStructure(Vmcore2coreError):

@@ -19,7 +19,7 @@ from vmcore2core.arch.mips64el import ARCH as LITTLE
 from vmcore2core.arch.riscv64 import ARCH as RISCV
 from vmcore2core.arch.spec import CoreMachine, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
-from vmcore2core.layout.bootstrap import _claiming
+from vmcore2core.layout.opening import _claiming
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk

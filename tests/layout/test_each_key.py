@@ -19,7 +19,7 @@ from tests.e2e.guests import bundled, tasks
 from vmcore2core.containers import open_container
 from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel import sched
-from vmcore2core.layout import bootstrap
+from vmcore2core.layout import bootstrap, opening
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.session import Session
 
@@ -135,7 +135,7 @@ class KeysAlone:
     facts: Facts | None = None
 
     def without(self, key: str | None, monkeypatch: pytest.MonkeyPatch) -> Facts:
-        """Return what is said without a key; kallsyms and BTF are not looked for."""
+        """Return what is said without a key; kallsyms, BTF and another text are not looked for."""
         lines = self.text.splitlines(keepends=True)
         left = [line for line in lines if key is None or not line.startswith(key.encode() + b"=")]
         assert key is None or len(left) == len(lines) - 1
@@ -145,6 +145,8 @@ class KeysAlone:
             patch.setattr(kind, "vmcoreinfo", property(lambda _self: b"".join(left)))
             patch.setattr(bootstrap, "_kallsyms_source", lambda *_: None)
             patch.setattr(bootstrap, "_btf_source", lambda *_: None)
+            patch.setattr(opening, "_candidates", lambda *_: iter(()))
+            patch.setattr(opening, "_from_image", lambda *_: iter(()))
             with Session([self.path]) as session:
                 return facts_of(session, self.pid)
 

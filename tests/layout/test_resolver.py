@@ -79,7 +79,7 @@ def test_a_part_of_the_sources_is_a_layout_too() -> None:
 
 def test_everything_that_is_missing_is_in_one_sentence() -> None:
     with pytest.raises(LayoutUnknown) as unknown:
-        check_required(two(), ("first", "second"))
+        check_required(two())
     sentence = str(unknown.value)
     assert "OFFSET(task_struct.tasks), " in sentence
     assert "OFFSET(mm_struct.mm_mt|mmap)" in sentence
@@ -95,7 +95,7 @@ def test_what_is_needed_depends_on_how_the_kernel_keeps_vmas(member: str, also: 
     layout = two()
     layout.add(table("third", offsets={"mm_struct": {member: (64, 16)}}))
     with pytest.raises(LayoutUnknown) as unknown:
-        check_required(layout, ())
+        check_required(layout)
     assert also in str(unknown.value)
 
 

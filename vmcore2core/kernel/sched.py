@@ -91,8 +91,11 @@ def real_parent_tgid(task: StructView) -> int | None:
     """Return the parent's tgid as the initial PID namespace numbers it (0 for none), or None where not known."""
     if not task.has("real_parent"):
         return None
-    parent = task.follow("real_parent", "task_struct")
-    return task_tgid(parent) if parent is not None else 0
+    try:
+        parent = task.follow("real_parent", "task_struct")
+        return task_tgid(parent) if parent is not None else 0
+    except MemoryFault:
+        return None
 
 
 def real_parent_pid(task: StructView) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from vmcore2core.errors import LayoutUnknown
 from vmcore2core.interfaces import Layout
+from vmcore2core.layout.resolver import KernelLayout
 
 # In VMCOREINFO's grammar; "|" stands between names of different kernel versions.
 ALWAYS = (
@@ -26,19 +27,18 @@ WITHOUT_MAPLE_TREE = ("OFFSET(vm_area_struct.vm_next)",)
 _ITEM = re.compile(r"(SYMBOL|OFFSET)\((?:(\w+)\.)?([\w|]+)\)")
 
 
-def check_required(layout: Layout, sources: tuple[str, ...]) -> None:
+def check_required(layout: KernelLayout) -> None:
     """Check that the layout knows what conversion cannot do without.
 
     Args:
         layout: all sources.
-        sources: their names.
 
     Raises:
         LayoutUnknown: it names everything that is missing.
     """
     missing = list(_missing(layout))
     if missing:
-        raise LayoutUnknown(", ".join(missing), sources)
+        raise LayoutUnknown(", ".join(missing), layout.source_names)
 
 
 def _missing(layout: Layout) -> Iterator[str]:

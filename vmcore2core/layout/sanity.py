@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vmcore2core.errors import LayoutInvalid, MemoryFault, NotMapped
+from vmcore2core.errors import LayoutInvalid, MemoryFault, NotMapped, PageExcluded, PageMissing
 from vmcore2core.interfaces import ByteOrder, Member, Memory
 from vmcore2core.layout.resolver import KernelLayout
 
@@ -15,6 +15,8 @@ PF_KTHREAD = 0x0020_0000
 STACK_ALIGN = 4096
 ATTEMPTS_MAX = 64
 COMM_SIZE = 16
+MEMBERS = ("comm", "pid", "tgid", "flags", "mm", "tasks", "stack", "signal")
+"""Of task_struct, that are checked."""
 
 Misfit = tuple[tuple[str, str], str]
 """(struct, member), and what is wrong with it."""
@@ -34,7 +36,11 @@ def check_init_task(memory: Memory, layout: KernelLayout, word: int, order: Byte
         LayoutInvalid: they do not fit, and no other source knows others.
     """
     task = FirstTask(memory, layout, word, order)
-    return settled(layout, lambda: next(task.misfits(), None))
+    sentences = settled(layout, lambda: next(task.misfits(), None))
+    if task.unread:
+        members = ", ".join(dict.fromkeys(task.unread))
+        sentences.append(f"a page of init_task at {task.address:#x} is not in the dump: its {members} are not checked")
+    return sentences
 
 
 def settled(layout: KernelLayout, misfit: Callable[[], Misfit | None]) -> list[str]:
@@ -59,11 +65,18 @@ def settled(layout: KernelLayout, misfit: Callable[[], Misfit | None]) -> list[s
 
 
 class FirstTask:
-    """init_task, as the layout has it now."""
+    """init_task, as the layout has it now.
+
+    A page of it that is not in the dump says nothing against an offset.
+
+    Attributes:
+        unread: members that are on such a page.
+    """
 
     def __init__(self, memory: Memory, layout: KernelLayout, word: int, order: ByteOrder) -> None:
         self.memory, self.layout, self.word, self.order = memory, layout, word, order
         self.address = layout.symbol("init_task")
+        self.unread: list[str] = []
 
     def misfits(self) -> Iterator[Misfit]:
         """Yield what does not fit."""
@@ -71,27 +84,31 @@ class FirstTask:
         comm = self._read("comm", COMM_SIZE)
         if isinstance(comm, str):
             raise LayoutInvalid(f"{where} cannot be read: {comm}")
-        if not comm.startswith(b"swapper"):
+        if comm is not None and not comm.startswith(b"swapper"):
             shown = repr(comm.split(b"\0", 1)[0])
             yield ("task_struct", "comm"), f"{where} says comm {shown}, expected 'swapper'"
         for name in ("pid", "tgid"):
             number = self._uint(name, 4)
-            if number != 0:
+            if number:
                 yield ("task_struct", name), f"{where} says {name} {number}, expected 0"
         flags = self._uint("flags", 4)
-        if isinstance(flags, str) or not flags & PF_KTHREAD:
+        if isinstance(flags, str) or (flags is not None and not flags & PF_KTHREAD):
             shown = flags if isinstance(flags, str) else f"{flags:#x}"
             yield ("task_struct", "flags"), f"{where} says flags {shown}, expected PF_KTHREAD among them"
         mm = self._uint("mm", self.word)
-        if mm != 0:
+        if mm:
             yield ("task_struct", "mm"), f"{where} says mm {mm if isinstance(mm, str) else hex(mm)}, expected none"
         yield from self._list(where)
         yield from self._pointers(where)
+        if {*MEMBERS} <= {*self.unread}:
+            raise LayoutInvalid(f"{where} cannot be read: its pages are not in the dump")
 
     def _list(self, where: str) -> Iterator[Misfit]:
         """Check that one neighbour points back: a list that is torn at its head still has the other."""
         head = self.address + self._member("tasks").offset
-        first, last = self._word_at(head), self._word_at(head + self.word)
+        first, last = self._uint("tasks", self.word), self._word_at(head + self.word)
+        if first is None:
+            return
         if isinstance(first, str) or isinstance(last, str):
             yield (
                 ("task_struct", "tasks"),
@@ -120,15 +137,18 @@ class FirstTask:
     def _member(self, name: str) -> Member:
         return self.layout.member("task_struct", name)
 
-    def _read(self, name: str, size: int) -> bytes | str:
+    def _read(self, name: str, size: int) -> bytes | str | None:
         try:
             return self.memory.read(self.address + self._member(name).offset, size)
+        except (PageExcluded, PageMissing):
+            self.unread.append(name)
+            return None
         except MemoryFault as fault:
             return str(fault)
 
-    def _uint(self, name: str, size: int) -> int | str:
+    def _uint(self, name: str, size: int) -> int | str | None:
         raw = self._read(name, size)
-        return raw if isinstance(raw, str) else int.from_bytes(raw, self.order)
+        return int.from_bytes(raw, self.order) if isinstance(raw, bytes) else raw
 
     def _word_at(self, address: int) -> int | str:
         try:

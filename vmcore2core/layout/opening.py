@@ -1,0 +1,289 @@
+"""VMCOREINFO, found and proved: the dump's note, the user's own text, a text in memory, or what the image itself tells.
+
+None is believed before the kernel, read by it, calls itself by its release.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmcore2core.arch import all_archs, arch_for_machine, each_arch
+from vmcore2core.arch.base import Arch
+from vmcore2core.arch.spec import EntryKind
+from vmcore2core.containers.base import DumpContainer
+from vmcore2core.containers.cache import Progress, ProgressBar, progress_bar
+from vmcore2core.errors import (
+    DumpError,
+    LayoutError,
+    LayoutInvalid,
+    LayoutUnknown,
+    MemoryFault,
+    PageExcluded,
+    PageMissing,
+    SuppliedInvalid,
+    Vmcore2coreError,
+)
+from vmcore2core.layout.locate import locate_image
+from vmcore2core.layout.uts import UtsName, read_utsname
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
+from vmcore2core.layout.without_text import recovered
+from vmcore2core.memory.kernel import KernelMemory
+from vmcore2core.memory.pagetable import translate
+from vmcore2core.memory.physical import PhysicalMemory
+
+log = logging.getLogger(__name__)
+
+VMCOREINFO_SIZE_MAX = 64 << 10
+MAGIC = np.frombuffer(b"OSRELEASE=", np.uint8)
+NOTE_HEADER = 24  # elf64_note and "VMCOREINFO\0" padded
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The kernel's memory, and the VMCOREINFO that opened it.
+
+    Attributes:
+        own: the keys that the dump's memory is read by: VMCOREINFO's with the user's over them.
+        origin: where VMCOREINFO was, for people.
+    """
+
+    arch: Arch
+    memory: KernelMemory
+    utsname: UtsName
+    vmcoreinfo: VmcoreInfo
+    own: VmcoreInfo
+    origin: str
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether VMCOREINFO was cut off, so that another text may tell more."""
+        return self.vmcoreinfo.truncated_line is not None or not _has_image_keys(self.vmcoreinfo, self.arch)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences about what could not be checked."""
+        if self.utsname.sysname:
+            return ()
+        return (
+            "the page of init_uts_ns is not in the dump: that VMCOREINFO is this kernel's is told by its page table",
+        )
+
+
+def ways(
+    container: DumpContainer, supplied: VmcoreInfo | None, progress: ProgressBar | None
+) -> Iterator[Callable[[], Opened]]:
+    """Yield the ways to open the kernel's memory, in the order in which they are believed.
+
+    Each raises DumpError or LayoutError where it does not lead to a kernel.
+
+    Args:
+        container: the dump.
+        supplied: VMCOREINFO text that the user gave.
+        progress: draws a bar while memory is searched.
+    """
+    physical, text = PhysicalMemory(container), container.vmcoreinfo
+    if text is not None:
+        yield lambda: _by_note(container, physical, text, supplied)
+    alone = [] if supplied is None else [lambda: _by_text(container, physical, supplied, None, "--vmcoreinfo")]
+    if text is not None:
+        yield from alone
+    yield lambda: _with_supplied(_from_memory(container, physical, progress), supplied)
+    if text is None:
+        yield from alone
+
+
+def _by_note(container: DumpContainer, physical: PhysicalMemory, text: bytes, supplied: VmcoreInfo | None) -> Opened:
+    note, origin = parse_vmcoreinfo(text), "VMCOREINFO note of the dump"
+    try:
+        return _by_text(container, physical, note, supplied, origin)
+    except LayoutInvalid as error:
+        if supplied is None:
+            raise
+        try:
+            _by_text(container, physical, note, None, origin)
+        except (DumpError, LayoutError):
+            raise error from None
+        raise SuppliedInvalid(str(error)) from None
+
+
+def _by_text(
+    container: DumpContainer, physical: PhysicalMemory, info: VmcoreInfo, supplied: VmcoreInfo | None, origin: str
+) -> Opened:
+    own = info if supplied is None else merged(info, supplied)
+    return Opened(*_kernel_memory(container, physical, own), info, own, origin)
+
+
+def _with_supplied(found: tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str], supplied: VmcoreInfo | None) -> Opened:
+    arch, memory, utsname, info, origin = found
+    return Opened(arch, memory, utsname, info, info if supplied is None else merged(info, supplied), origin)
+
+
+def _kernel_memory(
+    container: DumpContainer, physical: PhysicalMemory, vmcoreinfo: VmcoreInfo
+) -> tuple[Arch, KernelMemory, UtsName]:
+    """Open kernel memory by VMCOREINFO, and check that the kernel has the release that VMCOREINFO says."""
+    arch = _arch(container, vmcoreinfo, physical)
+    if vmcoreinfo.osrelease is None:
+        raise LayoutUnknown("OSRELEASE", ("VMCOREINFO",))
+    if not _has_image_keys(vmcoreinfo, arch):
+        vmcoreinfo = locate_image(physical, arch, vmcoreinfo)
+    memory = KernelMemory(physical, arch.kernel_map(vmcoreinfo))
+    uts_ns = vmcoreinfo.symbol("init_uts_ns")
+    if uts_ns is None:
+        raise LayoutUnknown("SYMBOL(init_uts_ns)", ("VMCOREINFO",))
+    try:
+        utsname = read_utsname(memory, uts_ns, vmcoreinfo.offset("uts_namespace", "name"))
+    except (PageExcluded, PageMissing) as fault:
+        if _is_mapped_there(physical, memory, uts_ns):
+            return arch, memory, UtsName("", "", vmcoreinfo.osrelease or "", "", "")
+        raise LayoutInvalid(f"VMCOREINFO does not fit the dump's memory: init_uts_ns cannot be read: {fault}") from None
+    except MemoryFault as fault:
+        raise LayoutInvalid(f"VMCOREINFO does not fit the dump's memory: init_uts_ns cannot be read: {fault}") from None
+    if utsname.sysname != "Linux" or utsname.release != vmcoreinfo.osrelease:
+        raise LayoutInvalid(
+            f"VMCOREINFO does not fit the dump's memory: init_uts_ns at {uts_ns:#x} says "
+            f"{utsname.sysname!r} {utsname.release!r}, expected 'Linux' {vmcoreinfo.osrelease!r}"
+        )
+    return arch, memory, utsname
+
+
+def _is_mapped_there(physical: PhysicalMemory, memory: KernelMemory, address: int) -> bool:
+    """Tell whether the kernel's page table maps an address to where VMCOREINFO has it."""
+    kernel_map = memory.kernel_map
+    try:
+        base, size = translate(physical, kernel_map.spec, kernel_map.root, address)
+        return base + (address & (size - 1)) == memory.to_phys(address)
+    except MemoryFault:
+        return False
+
+
+def _has_image_keys(vmcoreinfo: VmcoreInfo, arch: Arch) -> bool:
+    return all(vmcoreinfo.string(key) is not None for key in arch.image_keys)
+
+
+def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None = None) -> Arch:
+    """Return the architecture that VMCOREINFO, the file, or, where neither tells, the kernel's page table says."""
+    arch = _claiming(container, vmcoreinfo, physical)
+    if arch is None and container.e_machine is not None:
+        arch = arch_for_machine(container.e_machine, container.byte_order)
+    elif arch is None and physical is not None:
+        arch = next((a for a in all_archs() if _is_proved(a, vmcoreinfo, physical)), None)
+    if arch is None:
+        known = ", ".join(a.name for a in all_archs())
+        machine = "an unknown machine" if container.e_machine is None else f"ELF machine {container.e_machine}"
+        raise DumpError(f"{container.paths[0]}: the dump is of {machine}; supported: {known}")
+    return arch
+
+
+def _claiming(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None) -> Arch | None:
+    """Return the architecture that VMCOREINFO is of; of two byte orders the file's, else the page table's."""
+    first = next((arch for arch in each_arch() if arch.claims(vmcoreinfo)), None)
+    if first is None:
+        return None
+    others = [arch for arch in all_archs() if arch.e_machine == first.e_machine and arch.claims(vmcoreinfo)]
+    if len(others) > 1 and container.byte_order is not None:
+        return arch_for_machine(first.e_machine, container.byte_order)
+    if len(others) > 1 and physical is not None:
+        return next((arch for arch in others if _has_top_table(arch, vmcoreinfo, physical)), first)
+    return first
+
+
+def _has_top_table(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
+    """Tell whether the kernel's top page table has nothing that no entry of this architecture can be."""
+    try:
+        kernel_map = arch.kernel_map(vmcoreinfo)
+        spec = kernel_map.spec
+        raw = physical.read(kernel_map.root, spec.entry_dtype.itemsize << spec.levels[0].bits)
+    except (LayoutError, MemoryFault):
+        return False
+    kinds, _ = spec.decode(np.frombuffer(raw, spec.entry_dtype).astype(np.uint64), 0)
+    return bool((kinds == EntryKind.TABLE).any()) and not (kinds == EntryKind.BAD).any()
+
+
+def _is_proved(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
+    """Tell whether a kernel of this architecture maps itself to where memory has its name."""
+    try:
+        return bool(arch.image_keys) and _has_image_keys(locate_image(physical, arch, vmcoreinfo), arch)
+    except LayoutError:
+        return False
+
+
+def _from_memory(
+    container: DumpContainer, physical: PhysicalMemory, progress: ProgressBar | None
+) -> tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str]:
+    """Find VMCOREINFO's text in memory, for dumps without the note; a stale copy does not fit and is passed over."""
+    rejected: list[str] = []
+    with progress_bar(progress, "searching memory for VMCOREINFO") as update:
+        for paddr in _candidates(physical, update):
+            try:
+                text = _readable(physical, paddr, VMCOREINFO_SIZE_MAX)
+                vmcoreinfo = looks_like_vmcoreinfo(text)
+                if vmcoreinfo is None:
+                    continue
+                arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+            except Vmcore2coreError as error:
+                rejected.append(f"{paddr:#x}: {error}")
+                continue
+            return arch, memory, utsname, vmcoreinfo, f"VMCOREINFO text at physical {paddr:#x}"
+    for arch, memory, utsname, vmcoreinfo, origin in _from_image(container, physical, progress):
+        return arch, memory, utsname, vmcoreinfo, origin
+    if rejected:
+        raise DumpError(
+            f"{container.paths[0]}: no VMCOREINFO in the dump's memory fits it; found at {'; '.join(rejected[:3])}"
+        )
+    if container.e_machine is not None and arch_for_machine(container.e_machine) is None:
+        _arch(container, parse_vmcoreinfo(b""))
+    raise DumpError(
+        f"{container.paths[0]}: the dump has no VMCOREINFO note, and in its memory neither the text was found nor a "
+        f"kernel's symbol table (kallsyms) that a page table proves"
+    )
+
+
+def _from_image(
+    container: DumpContainer, physical: PhysicalMemory, progress: ProgressBar | None
+) -> Iterator[tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str]]:
+    """Yield what the kernel image itself tells, for dumps that have no VMCOREINFO anywhere."""
+    with progress_bar(progress, "searching memory for the kernel image") as update:
+        for _, vmcoreinfo, paddr in recovered(physical, update):
+            try:
+                arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+            except Vmcore2coreError as error:
+                log.info("kallsyms at physical %#x does not fit the dump's memory: %s", paddr, error)
+                continue
+            yield arch, memory, utsname, vmcoreinfo, f"no VMCOREINFO; kallsyms at physical {paddr:#x}"
+
+
+def _candidates(physical: PhysicalMemory, update: Progress | None = None) -> Iterator[int]:
+    """Yield physical addresses where VMCOREINFO's text may begin, ascending.
+
+    Its buffer is page-aligned (kernel/vmcore_info.c: crash_save_vmcoreinfo_init()), and so is the note that has it
+    behind a header (update_vmcoreinfo_note()).
+    """
+    done, total = 0, sum(memory_range.size for memory_range in physical.container.dumped_ranges())
+    for base, pages in physical.scan():
+        for offset in (0, NOTE_HEADER):
+            hits = (pages[:, offset : offset + len(MAGIC)] == MAGIC).all(axis=1).nonzero()[0]
+            yield from (int(base) + int(row) * physical.page_size + offset for row in hits)
+        done += pages.nbytes
+        if update is not None:
+            update(done, total)
+
+
+def _readable(physical: PhysicalMemory, paddr: int, limit: int) -> bytes:
+    """Return memory from ``paddr`` on, up to a NUL, a page that cannot be read, or ``limit``."""
+    text = b""
+    while len(text) < limit:
+        part = physical.page_size - ((paddr + len(text)) & (physical.page_size - 1))
+        try:
+            piece = physical.read(paddr + len(text), part)
+        except MemoryFault:
+            break
+        head, nul, _ = piece.partition(b"\0")
+        text += head
+        if nul:
+            break
+    return text
