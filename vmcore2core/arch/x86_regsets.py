@@ -45,23 +45,36 @@ def regsets(
         memory: kernel virtual memory.
         layout: of the kernel.
     """
-    geometry, image = find_geometry(memory, layout), find_image(task, memory, layout)
-    if geometry is None or image is None:
+    state = _state(task, is_64, memory, layout)
+    if state is None:
         return None
-    legacy = fxsave(image, geometry)
-    state = CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))
+    legacy, more = state
     ports = ioperm(task, memory, layout)
     if is_64:
-        ssp = user_ssp(image, geometry) if _has_shadow_stack(task, memory, layout) else None
-        shadow = [] if ssp is None else [CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_SHSTK, ssp)]
-        return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), *ports, state, *shadow
+        return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), *ports, *more
     return (
         CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, i387(legacy, regs.get("cs", 0), regs.get("ds", 0))),
         CoreNote(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy),
-        state,
+        *more,
         *thread_area(task, memory, layout, fmt.GDT_ENTRY_TLS_MIN),
         *ports,
     )
+
+
+def _state(task: int, is_64: bool, memory: Memory, layout: Layout) -> tuple[bytes, list[CoreNote]] | None:
+    """Return FXSAVE's 512 bytes, and the notes of what only XSAVE keeps; None where the layout does not tell."""
+    size = user_size(memory, layout)
+    if size is not None and size[0] == fmt.FXSAVE_SIZE:  # a processor without XSAVE: xstateregs_active() says no
+        image = find_image(task, memory, layout, at_least=fmt.FXSAVE_SIZE)
+        return None if image is None else (image.data[: fmt.FXSAVE_SIZE], [])
+    geometry, image = find_geometry(memory, layout), find_image(task, memory, layout)
+    if geometry is None or image is None:
+        return None
+    notes = [CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))]
+    ssp = user_ssp(image, geometry) if is_64 and _has_shadow_stack(task, memory, layout) else None
+    if ssp is not None:
+        notes.append(CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_SHSTK, ssp))
+    return fxsave(image, geometry), notes
 
 
 def regsets_of_32_bit(task: int, memory: Memory, layout: Layout) -> tuple[CoreNote, ...] | None:
@@ -96,6 +109,9 @@ def regsets_of_32_bit(task: int, memory: Memory, layout: Layout) -> tuple[CoreNo
 
 def process_notes(memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
     """Return the notes that a core has once, see ``Arch.process_notes``."""
+    size = user_size(memory, layout)
+    if size is not None and size[0] <= fmt.FXSAVE_SIZE:
+        return ()
     geometry = find_geometry(memory, layout)
     if geometry is None or not geometry.has_layout_note:
         return ()
