@@ -37,12 +37,14 @@ class Comparison:
         zero: pages of the core without any bytes, which the dump has none of, either.
         differing: addresses of pages that are not equal, or have bytes where the dump has none.
         notes: sentences about notes that differ.
+        zeros: (offset in the file, bytes) of what was read and is zeros: PT_LOADs of untouched memory share it.
     """
 
     same: int = 0
     zero: int = 0
     differing: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    zeros: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def equal(self) -> bool:
@@ -140,7 +142,11 @@ def _contiguous(vaddr: U64Array, page: int) -> Iterator[tuple[int, int]]:
 
 
 def _expect_zeros(core: CoreFile, load: Segment, start: int, end: int, page: int, result: Comparison) -> None:
-    step = 1024 * page
+    step, differing = 1024 * page, len(result.differing)
+    whole = load.offset + start - load.start, end - start
+    if whole in result.zeros:
+        result.zero += (end - start) // page
+        return
     for low in range(start, end, step):
         size = min(step, end - low)
         raw = core.pread(load.offset + low - load.start, size)
@@ -148,6 +154,8 @@ def _expect_zeros(core: CoreFile, load: Segment, start: int, end: int, page: int
         full = rows.any(axis=1)
         result.zero += int(np.count_nonzero(~full))
         result.differing += (low + np.flatnonzero(full) * page).tolist()
+    if len(result.differing) == differing:
+        result.zeros.add(whole)
 
 
 def _blanked(own: dict[str, Any]) -> list[tuple[int, int]]:

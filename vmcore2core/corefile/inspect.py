@@ -115,8 +115,8 @@ class CoreFile:
         loads, notes = [], []
         for segment in elf.iter_segments():
             if segment["p_type"] == "PT_LOAD":
-                fields = (segment[name] for name in ("p_vaddr", "p_memsz", "p_filesz", "p_flags", "p_offset"))
-                loads.append(Segment(*fields))
+                start, memsz, filesz = segment["p_vaddr"], segment["p_memsz"], segment["p_filesz"]
+                loads.append(Segment(start, memsz, filesz, segment["p_flags"], segment["p_offset"]))
             if isinstance(segment, NoteSegment):
                 if segment["p_filesz"] > HEAD_MAX:
                     raise DumpError(f"{self.path} has notes of {segment['p_filesz']:#x} bytes, expected {HEAD_MAX:#x}")

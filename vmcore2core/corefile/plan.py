@@ -15,6 +15,9 @@ the kernel's cores have zeros there.
 What does not belong into the core (VM_DONTDUMP, VM_IO, coredump_filter) is in a PT_LOAD without contents, as in the
 kernel's cores; gdb takes it from the mapped file, or shows zeros, as it does with those.
 
+Where a process has terabytes that it never touched, PT_LOADs of those share one hole in the file: each has all its
+contents, so both debuggers read zeros, and the file stays as small as file systems want it.
+
 Memory tags are behind the pages, and their program headers behind those of PT_LOADs, as in the kernel's cores. Those
 have one for each mapping; here it is one for each run of pages whose tags are known.
 
@@ -24,8 +27,8 @@ arch/arm64/kernel/elfcore.c (Linux 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -36,17 +39,24 @@ from vmcore2core.formats._cabi import ByteOrder, ElfClass, align_up
 from vmcore2core.process.model import NO_SUCH_PAGE, AbsentReason, ProcessSnapshot, Vma
 
 PT_NOTE_ALIGN = 4
+HOLE_SIZE = 1 << 34
+"""Bytes of the hole that untouched memory shares."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One PT_LOAD: ``[start, start + memsz)``, of which the first ``filesz`` bytes are at ``offset`` in the file."""
+    """One PT_LOAD: ``[start, start + memsz)``, of which the first ``filesz`` bytes are at ``offset`` in the file.
+
+    Attributes:
+        shared: whether they are the hole that all such have in common.
+    """
 
     start: int
     memsz: int
     filesz: int
     p_flags: int
     offset: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,31 @@ def segments_of(snapshot: ProcessSnapshot) -> Iterator[Segment]:
             yield Segment(vma.start, size, 0, vma.p_flags)
         elif vma.first_page_only:
             yield Segment(vma.start, size, snapshot.page_size, vma.p_flags)
-        elif not vma.absent:
-            yield Segment(vma.start, size, size, vma.p_flags)
         else:
-            yield from _pieces(vma, snapshot.page_size)
+            for segment in _pieces(vma, snapshot.page_size):
+                yield from _apart(segment, vma.untouched)
+
+
+def _apart(segment: Segment, untouched: Sequence[tuple[int, int]]) -> Iterator[Segment]:
+    """Yield a segment in pieces, those of untouched memory none longer than the hole that they share."""
+    at, end, flags = segment.start, segment.start + segment.filesz, segment.p_flags
+    for start, stop in untouched:
+        start, stop = max(start, at), min(stop, end)
+        if start >= stop:
+            continue
+        if start > at:
+            yield Segment(at, start - at, start - at, flags)
+        for low in range(start, stop, HOLE_SIZE):
+            size = min(HOLE_SIZE, stop - low)
+            yield Segment(low, size, size, flags, shared=True)
+        at = stop
+    rest = segment.start + segment.memsz - at
+    if rest:
+        yield Segment(at, rest, end - at, flags)
 
 
 def _pieces(vma: Vma, page_size: int) -> Iterator[Segment]:
-    """Yield a mapping with absent pages in pieces: a PT_LOAD for each run of the others.
+    """Yield a mapping whole, or one with absent pages in pieces: a PT_LOAD for each run of the others.
 
     Where pages are left to the file, the first one has a PT_LOAD of its own: jhsdb takes what begins where a library's
     segment does for this segment, and gives up on another size than the segment's, or one page (ps_core_common.c:
@@ -140,10 +167,11 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
     head_size = shoff + shdr.sizeof() if extended else notes_offset + len(notes)
     offset = align_up(head_size, snapshot.page_size)
     limit = (1 << snapshot.elf_class) - 1
-    placed = []
+    placed, hole = [], offset
+    offset += max((segment.filesz for segment in segments if segment.shared), default=0)
     for segment in segments:
-        placed.append(Segment(segment.start, segment.memsz, segment.filesz, segment.p_flags, offset))
-        offset += segment.filesz
+        placed.append(replace(segment, offset=hole if segment.shared else offset))
+        offset += 0 if segment.shared else segment.filesz
     tags_offset, tail = offset, b"".join(run.tags for run in snapshot.tags)
     offset += len(tail)
     e_ident = fmt.ELFMAG + bytes(

@@ -76,7 +76,7 @@ def write_core(
 
     Raises:
         OutputError: it cannot be written.
-        PagesChanged: ``still_valid`` said no.
+        PagesChanged: ``still_valid`` said no, or what the process never touched has contents.
     """
     check_class(snapshot)
     notes = build_notes(snapshot, notes_of(snapshot, origin or {}, secrets))
@@ -104,6 +104,8 @@ def _write(target: Sink, plan: CorePlan, stream: PageStream, page_size: int, pro
             # A view as bool tests eight megabytes a millisecond, three times as fast as comparing.
             full = pages.view(np.bool_).any(axis=1)
             nr_full = int(np.count_nonzero(full))
+            if segment.shared and nr_full:
+                raise PagesChanged
             present += len(vaddr)
             zero += len(vaddr) - nr_full
             written += nr_full * page_size

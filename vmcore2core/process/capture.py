@@ -38,6 +38,7 @@ from vmcore2core.process.pageindex import PageIndex
 from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
 from vmcore2core.process.regsets import last_notes, regsets
 from vmcore2core.process.roster import Roster, Scan
+from vmcore2core.process.sparse import with_untouched
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
@@ -276,6 +277,9 @@ class _Capture:
             )
             memory, self.notices = self._memory(regions), self.notices + notices
             vmas = _surveyed(vmas, memory)
+        if with_absent:
+            vmas, sparse = with_untouched(vmas, memory)
+            self.notices += [] if sparse is None else [sparse]
         if gate is not None and not gate.dumped:
             vmas.append(gate)
         tags = Tags(self.kernel, vmas, memory)

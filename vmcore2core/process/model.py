@@ -142,6 +142,7 @@ class Vma:
         dumped: whether its memory belongs into a core (VM_DONTDUMP, VM_IO and filters say no).
         first_page_only: whether of its memory only the first page does: an ELF header that tells what was mapped.
         absent: runs of pages that are not known, ascending; pages in none of them are present or read as zero.
+        untouched: ranges that read as zero, ascending, and are too many to have a place in the core's file each.
     """
 
     start: UserAddr
@@ -157,6 +158,7 @@ class Vma:
     dumped: bool = True
     first_page_only: bool = False
     absent: tuple[AbsentRun, ...] = ()
+    untouched: tuple[tuple[int, int], ...] = ()
 
     def dump_end(self, page_size: int) -> UserAddr:
         """Return the end of what belongs into a core; ``start`` where nothing does."""
