@@ -207,6 +207,7 @@ def vmcore2core(
     no_cache: Annotated[bool, typer.Option("--no-cache", help=NO_CACHE_HELP)] = False,
     unpack_any_size: Annotated[bool, typer.Option("--unpack-any-size", help=ANY_SIZE_HELP)] = False,
     debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
+    silent: Annotated[bool, typer.Option("-s", hidden=True)] = False,  # noqa: ARG001 - a habit of crash's users
     version: Annotated[  # noqa: ARG001 - typer's callback has printed it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -229,6 +230,7 @@ def vmcore2core(
         raise typer.BadParameter("--jobs are workers of this machine, --executor others: expected one of them")
     mask = _filter_mask(dump_filter)
     begin(verbose, debug=debug)
+    from vmcore2core.arguments import named
     from vmcore2core.containers.remote import located
     from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
     from vmcore2core.handover.choice import Choice
@@ -254,7 +256,10 @@ def vmcore2core(
         from vmcore2core.process.debuginfod import debuginfod as servers
 
         servers()  # which there must be
-    paths = [located(word) for word in vmcore or ()]
+    words = named(vmcore or (), vmlinux, memory_map)
+    paths, vmlinux, memory_map = words.paths, words.vmlinux, words.memory_map
+    for sentence in words.said:
+        say(sentence)
     if not paths:
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")

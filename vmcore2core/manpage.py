@@ -254,7 +254,8 @@ def _parameters(command: Callable[..., Any]) -> Iterator[tuple[str, OptionInfo |
     hints = get_type_hints(command, include_extras=True)
     for name, parameter in inspect.signature(command).parameters.items():
         kind, declared = get_args(hints[name])
-        yield name, declared, kind, parameter.default is parameter.empty
+        if not declared.hidden:
+            yield name, declared, kind, parameter.default is parameter.empty
 
 
 def _synopsis(name: str, command: Callable[..., Any]) -> str:

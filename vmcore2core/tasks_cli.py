@@ -91,11 +91,14 @@ def opened(
 ) -> Iterator[Session]:
     """Open the dump; what is odd about it is said at the end."""
     begin(verbose, debug=debug)
-    from vmcore2core.containers.remote import located
+    from vmcore2core.arguments import named
     from vmcore2core.session import Session, find_dump
 
     catch_interrupts()
-    paths = [located(word) for word in vmcore or ()]
+    words = named(vmcore or (), vmlinux, memory_map)
+    paths, vmlinux, memory_map = words.paths, words.vmlinux, words.memory_map
+    for sentence in words.said:
+        say(sentence)
     if not paths:
         path, why = find_dump(os.environ.get("VMCORE"))
         say(f"taking {path} ({why})")

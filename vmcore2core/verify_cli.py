@@ -42,7 +42,7 @@ def verify(
     Exit status: 0 nothing is wrong or missing, 1 something is wrong, 2 usage, 3 something is missing.
     """
     begin(verbose, debug=debug)
-    from vmcore2core.containers.remote import located
+    from vmcore2core.arguments import named
     from vmcore2core.corefile.inspect import also, files_needed, missing, problems
     from vmcore2core.session import Session
     from vmcore2core.verification import compare, open_core
@@ -53,9 +53,9 @@ def verify(
         files, more = list(files_needed(found)), list(also(found))
         compared = None
         if against and not wrong:
-            dump = [located(word) for word in against]
-            keeping = {"cache": not no_cache, "any_size": unpack_any_size}
-            with Session(dump, vmlinux, vmcoreinfo, swap or (), memory_map, one_bar, sysroot, **keeping) as session:
+            words = named(against, vmlinux, memory_map)
+            how = words.vmlinux, vmcoreinfo, swap or (), words.memory_map, one_bar, sysroot
+            with Session(words.paths, *how, cache=not no_cache, any_size=unpack_any_size) as session:
                 compared = compare(found, session)
                 wrong += compared.sentences()
         threads = found.tids

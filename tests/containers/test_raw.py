@@ -14,7 +14,7 @@ from tests.containers.contract import check_contract, read
 from vmcore2core.addresses import AddressRange
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
-from vmcore2core.containers.raw import parse_map
+from vmcore2core.containers.raw import banks, parse_map
 from vmcore2core.errors import DumpError, UnknownFormat, UsageError
 
 PRESENT, MISSING, TRUNCATED = PageState.PRESENT, PageState.MISSING, PageState.TRUNCATED
@@ -67,7 +67,7 @@ def test_map_in_a_file_has_comments_and_lines(tmp_path: Path) -> None:
 
 def test_ranges_without_an_offset_lie_one_behind_the_other() -> None:
     """LiME's raw format: each range of System RAM behind the one before it, in the order of /proc/iomem."""
-    assert parse_map("0x1000:0x9e000,1M:0x3fe00000,4G:64K", 0) == [
+    assert parse_map("0x1000:0x9e000,1M:0x3fe00000,4G:64K", []) == [
         (0x1000, 0, 0x9E000),
         (0x100000, 0x9E000, 0x3FE00000),
         (0x100000000, 0x3FE9E000, 0x10000),
@@ -82,7 +82,7 @@ def test_ranges_without_an_offset_lie_one_behind_the_other() -> None:
         (":", "':' is not START:SIZE@OFFSET, such as"),
         ("0:4096@", "is not START:SIZE@OFFSET"),
         ("0:4096@-1", "is not START:SIZE@OFFSET"),
-        ("0:4096@1:2", "is not START:SIZE@OFFSET"),
+        ("0:4096@1:2", "does not name one of the files"),
         ("1000:0x10zz@0", "is not START:SIZE@OFFSET"),
         ("1e3:4096@0", "is not START:SIZE@OFFSET"),
         ("0:" + "9" * 5000, "is not START:SIZE@OFFSET"),
@@ -141,8 +141,61 @@ def test_empty_file_and_two_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DumpError, match="the file is empty"):
         dump(tmp_path, b"", "raw")
     path = tmp_path / "memory"
-    with pytest.raises(UsageError, match="a dump without a header is one file, and 2 were given"):
+    with pytest.raises(UsageError, match="--map raw: that is one file, and 2 were given; expected FILE@START for each"):
         open_container([path, path], "raw")
+
+
+def banked(tmp_path: Path) -> tuple[Path, Path]:
+    """Two banks of memory: page frames 2 and 3, the last of which is cut off, and 0x100 and 0x101."""
+    low, high = tmp_path / "ddr0.bin", tmp_path / "ddr1.bin"
+    low.write_bytes(page(2) + page(3)[:-16])
+    high.write_bytes(page(0x100) + page(0x101))
+    return low, high
+
+
+@pytest.mark.parametrize("one_word", [False, True])
+def test_banks_are_where_their_names_say(tmp_path: Path, one_word: bool) -> None:
+    """As crash has it: ``crash vmlinux ddr0.bin@0x2000,ddr1.bin@0x100000``."""
+    low, high = banked(tmp_path)
+    words = [f"{high}@0x100000", f"{low}@8K"]
+    paths, memory_map = banks([Path(",".join(words))] if one_word else [Path(word) for word in words], None)
+    assert paths == [high, low]
+    with open_container(paths, memory_map) as container:
+        check_contract(container, {2: page(2), 0x100: page(0x100), 0x101: page(0x101)})
+        assert read(container, 3)[0] == [MISSING]
+        assert container.paths == (high, low)
+
+
+@pytest.mark.parametrize("name", ["ddr1.bin", "{folder}/ddr1.bin"])
+def test_a_map_names_the_file_of_a_range(tmp_path: Path, name: str) -> None:
+    low, high = banked(tmp_path)
+    text = f"0x2000:4K@ddr0.bin:0,0x101000:4K@{name.format(folder=tmp_path)}:4K,0x0:0x1000@ddr1.bin:0"
+    with open_container([low, high], text) as container:
+        check_contract(container, {2: page(2), 0x101: page(0x101), 0: page(0x100)})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0:4K@0", "does not name one of the files"),
+        ("0:4K", "does not say which file, expected START:SIZE@FILE:OFFSET"),
+        ("0:4K@ddr2.bin:0", "does not name one of the files, expected one of "),
+        ("ddr2.bin@0", "does not name one of the files"),
+        ("0:8K@ddr0.bin:0", r"ends behind the end of .*ddr0.bin \(0x1ff0 bytes\)"),
+    ],
+)
+def test_a_map_of_several_files_that_does_not_fit_them_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_container(banked(tmp_path), text)
+
+
+def test_a_file_with_such_a_name_is_that_file(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore@0x1000"
+    path.touch()
+    assert banks([path], None) == ([path], None)
+    assert banks([tmp_path / "gone"], None) == ([tmp_path / "gone"], None)
+    with pytest.raises(UsageError, match="some files have an address, and others do not"):
+        banks([path, tmp_path / "ddr0.bin@0"], None)
 
 
 @pytest.mark.parametrize("magic", [b"PK\x03\x04", b"QFI\xfb", b"MDMP", b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\0"])
@@ -155,7 +208,7 @@ def test_a_map_for_a_file_of_another_kind_is_refused(tmp_path: Path, magic: byte
 @given(st.text(alphabet="0123456789abxXKMGT:@,# \n-rw", max_size=40), st.integers(0, 1 << 40))
 def test_any_text_is_a_map_or_a_sentence(text: str, size: int) -> None:
     try:
-        for start, offset, length in parse_map(text, size):
+        for start, offset, length in parse_map(text, [(Path("memory"), 0, size)]):
             assert start >= 0
             assert offset >= 0
             assert length > 0 or text == "raw"

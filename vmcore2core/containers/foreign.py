@@ -38,6 +38,8 @@ _DUMPS: tuple[tuple[bytes, str], ...] = (
     (b"conectix", "is a VHD disk image, not a kernel dump"),
 )
 
+_TAR_MAGIC_AT = 257
+
 _LOOKED_AT = 4096
 """Bytes that tell what kind of file it is, where no signature does."""
 
@@ -56,6 +58,8 @@ def recognise(f: BinaryIO) -> str | None:
     for magic, what in _DUMPS:
         if head.startswith(magic):
             return what
+    if head[_TAR_MAGIC_AT:].startswith(b"ustar"):
+        return "is a tar archive; unpack it first (tar -xf)"
     for magic, what, command in _PACKED:
         if head.startswith(magic):
             return f"is compressed with {what}; unpack it first ({command})"

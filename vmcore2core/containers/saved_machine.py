@@ -63,7 +63,7 @@ def mapped_memory(blocks: Sequence[RamBlock], memory_map: str) -> tuple[tuple[in
         UsageError: it is no map, or not one of whole pages of this memory.
     """
     size = sum(block.size for block in blocks)
-    pieces = parse_map(memory_map, size)
+    pieces = parse_map(memory_map, [(Path("memory"), 0, size)])
     for start, offset, length in pieces:
         if (start | offset | length) % fmt.TARGET_PAGE_SIZE or offset + length > size:
             raise UsageError(

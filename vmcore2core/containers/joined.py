@@ -1,0 +1,58 @@
+"""Several files of memory as one: a vendor's ramdump has a file for each bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.containers.dumpfile import DumpFile
+
+ALIGN = 4096
+"""Where a file may begin: none of their pages are in two."""
+
+
+class JoinedFile(DumpFile):
+    """Files one behind the other, each from a multiple of ``ALIGN`` on.
+
+    Args:
+        files: at least one; they are closed with this one.
+
+    Attributes:
+        starts: where each begins.
+    """
+
+    def __init__(self, files: Sequence[DumpFile]) -> None:  # there is no file of its own to open
+        self.path, self.files = files[0].path, tuple(files)
+        self.starts = [0]
+        for file in files:
+            self.starts.append(self.starts[-1] + -(-file.size // ALIGN) * ALIGN)
+        self.size = self.starts.pop()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See ``DumpFile.read``; between two files there are zeros."""
+        out = bytearray(max(0, min(size, self.size - offset)))
+        for start, file in zip(self.starts, self.files, strict=True):
+            first = max(offset, start)
+            piece = file.read(first - start, offset + len(out) - first) if first < offset + len(out) else b""
+            out[first - offset : first - offset + len(piece)] = piece
+        return bytes(out)
+
+    def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> list[int]:
+        """See ``DumpFile.gather``."""
+        bad: list[int] = []
+        which = np.searchsorted(np.array(self.starts, np.uint64), offsets, side="right") - 1
+        for i in np.unique(which).tolist():
+            mine = which == i
+            bad += self.files[i].gather(offsets[mine] - np.uint64(self.starts[i]), rows[mine], out)
+        return bad
+
+    def changed(self) -> str | None:
+        """See ``DumpFile.changed``."""
+        return next((what for file in self.files if (what := file.changed()) is not None), None)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self.files:
+            file.close()
