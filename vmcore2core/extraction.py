@@ -21,7 +21,7 @@ from vmcore2core.handover.index import Entry, Index
 from vmcore2core.handover.space import CoreSize, amount, check_space
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
-from vmcore2core.printable import text
+from vmcore2core.printable import counted, text
 from vmcore2core.process.binaries import DEBUG_TREE
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
@@ -325,12 +325,13 @@ class Extraction:
                     return wrong
                 found = compare(core, self.session)
                 planned = self.session.segments(one.leader, self.request.dump_filter, self.request.redaction)
-                if [replace(load, offset=0) for load in core.loads] != [replace(load, offset=0) for load in planned]:
+                wanted = [replace(load, offset=0, shared=False) for load in planned]
+                if [replace(load, offset=0) for load in core.loads] != wanted:
                     return "its program headers differ from those that it would get"
         except Vmcore2coreError as error:
             return str(error)
         if found.equal and found.same != entry["core"]["pages"]:
-            return f"it has {found.same} pages, expected {entry['core']['pages']}"
+            return f"it has {counted(found.same, 'page')}, expected {entry['core']['pages']}"
         return next(found.sentences(), None)
 
     def _add_companions(self, workers: Workers, jobs: Sequence[Job]) -> None:

@@ -43,6 +43,11 @@ def one_line(shown: str) -> str:
     return _escaped(shown)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 page", "2 pages"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def file_name(raw: bytes) -> bytes:
     """Return a file's name from the dump as it may stand where people list it: with no control characters."""
     return _escaped(raw.decode("utf-8", "surrogateescape")).encode()

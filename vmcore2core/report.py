@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
-from vmcore2core.printable import text
+from vmcore2core.printable import counted, text
 from vmcore2core.process.model import NOT_MISSING, AbsentReason, AbsentRun, OnDisk, ProcessSnapshot
 from vmcore2core.session import CoreResult, Session
 
@@ -36,8 +36,8 @@ def one_line(result: CoreResult) -> str:
 
 def core_line(path: str, missing: int, threads: int, pages: int, *, complete: bool) -> str:
     """Return what stdout says of a core, by numbers."""
-    state = "complete" if complete else f"incomplete, {missing} pages missing"
-    return f"{path}: {state}, {threads} thread{'' if threads == 1 else 's'}, {pages} pages"
+    state = "complete" if complete else f"incomplete, {counted(missing, 'page')} missing"
+    return f"{path}: {state}, {counted(threads, 'thread')}, {counted(pages, 'page')}"
 
 
 def core_sentences(result: CoreResult, dump_level: int | None, dump_format: str, *, verbose: bool) -> list[str]:
@@ -61,9 +61,11 @@ def core_sentences(result: CoreResult, dump_level: int | None, dump_format: str,
         reasons = "; ".join(f"{n} {reason.value}" for reason, n in result.absent_pages.items() if _counts(reason))
         ranges = missing_ranges(snapshot)
         shown = ", ".join(f"{start:#x}-{end:#x}" for start, end in ranges[:RANGES_SHOWN])
-        more = f" and {len(ranges) - RANGES_SHOWN} more ranges (--json lists all)" if len(ranges) > RANGES_SHOWN else ""
+        rest = len(ranges) - RANGES_SHOWN
+        more = f" and {counted(rest, 'more range')} (--json lists all)" if rest > 0 else ""
+        are = "is" if result.missing_pages == 1 else "are"
         sentences += [
-            f"{who}: {result.missing_pages} of {total} pages are missing: {reasons}",
+            f"{who}: {result.missing_pages} of {counted(total, 'page')} {are} missing: {reasons}",
             f"{who}: {_left_of(result)}" if filtered else f"{who}: missing: {shown}{more}",
         ]
         if result.absent_pages[AbsentReason.EXCLUDED]:

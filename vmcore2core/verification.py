@@ -22,6 +22,7 @@ from vmcore2core.errors import DumpError, TaskError
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats.packed import ZSTD_MAGIC
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.printable import counted
 from vmcore2core.process.redact import BlankedStream
 from vmcore2core.session import Session
 
@@ -56,7 +57,8 @@ class Comparison:
         if self.differing:
             shown = ", ".join(f"{address:#x}" for address in self.differing[:SHOWN])
             more = f" and {len(self.differing) - SHOWN} more" if len(self.differing) > SHOWN else ""
-            yield f"{len(self.differing)} pages differ from the dump's: {shown}{more}"
+            differ = "differs" if len(self.differing) == 1 else "differ"
+            yield f"{counted(len(self.differing), 'page')} {differ} from the dump's: {shown}{more}"
         yield from self.notes
 
 
@@ -100,7 +102,7 @@ def compare(core: CoreFile, session: Session) -> Comparison:
     ours = [note for note in core.notes if note.name != fmt.NOTE_VMCORE2CORE]
     hidden = bool(core.own_note().get("secrets_blanked"))
     if len(ours) != len(theirs):
-        result.notes.append(f"it has {len(ours)} notes, expected {len(theirs)}")
+        result.notes.append(f"it has {counted(len(ours), 'note')}, expected {len(theirs)}")
     for number, (mine, note) in enumerate(zip(ours, theirs, strict=False)):
         if mine.name != note.name or not _same_desc(mine.desc, note.desc, hidden=hidden):
             result.notes.append(f"note {number} ({mine.name}, {mine.n_type}) differs from {_described(note)}")
@@ -115,7 +117,7 @@ def _same_desc(ours: bytes, theirs: bytes, *, hidden: bool) -> bool:
 
 
 def _described(note: Note) -> str:
-    return f"what the dump has: {note.name}, type {note.n_type:#x}, {len(note.desc)} bytes"
+    return f"what the dump has: {note.name}, type {note.n_type:#x}, {counted(len(note.desc), 'byte')}"
 
 
 def _compare_load(core: CoreFile, load: Segment, stream: BlankedStream, memory: UserMemory, result: Comparison) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vmcore2core.cli import ANY_SIZE_HELP, DEBUG_HELP, NO_CACHE_HELP
-from vmcore2core.printable import to_json
+from vmcore2core.printable import counted, to_json
 from vmcore2core.progress import one_bar
 from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
@@ -81,9 +81,9 @@ def verify(
             print(f"needs {sentence}")
         for sentence in more:
             print(f"note: {sentence}")
-        pages = f", {compared.same} pages equal to the dump's" if compared is not None else ""
+        pages = f", {counted(compared.same, 'page')} equal to the dump's" if compared is not None else ""
         state = "wrong" if wrong else "incomplete" if lacking else "good"
-        print(f"{core}: {state}, {len(threads)} thread{'' if len(threads) == 1 else 's'}{pages}")
+        print(f"{core}: {state}, {counted(len(threads), 'thread')}{pages}")
     raise typer.Exit(Exit.ERROR if wrong else Exit.INCOMPLETE if lacking else Exit.COMPLETE)
 
 

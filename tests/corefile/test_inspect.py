@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from tests.corefile.snapshots import snapshot, vma, write
 from tests.e2e.guests import FIXTURES, convert
 from vmcore2core.corefile.inspect import CoreFile, also, files_needed, missing, problems
 from vmcore2core.errors import DumpError
+from vmcore2core.process.model import ThreadLeftOut
 from vmcore2core.verification import open_core
 
 DUMP = FIXTURES / "debian-6.1-amd64/vmcore"
@@ -63,6 +65,19 @@ def test_one_thread_is_one(tmp_path: Path) -> None:
     assert verify(core).stdout.splitlines()[-1] == f"{core}: good, 1 thread"
 
 
+def test_a_core_whose_only_thread_is_left_out_is_incomplete_and_not_wrong(tmp_path: Path) -> None:
+    """It was running, and the dump has no registers of its CPU: the core was written with status 3."""
+    left = (ThreadLeftOut(100, b"app", "it was running on CPU 0, whose registers the dump does not have"),)
+    core = tmp_path / "core"
+    write(snapshot(vma(0x1000, 0x2000), threads=(), threads_left_out=left), core)
+    result = verify(core)
+    assert (result.returncode, result.stderr) == (3, "")
+    assert "missing: thread 100 is left out: it was running on CPU 0" in result.stdout
+    write(snapshot(vma(0x1000, 0x2000), threads=()), tmp_path / "none")
+    result = verify(tmp_path / "none")
+    assert (result.returncode, "it has no thread's registers (NT_PRSTATUS)" in result.stderr) == (1, True)
+
+
 @pytest.mark.parametrize("back", [1, 2000])
 def test_a_byte_that_is_not_the_dumps_is_found(core: Path, back: int, tmp_path: Path) -> None:
     raw = core.read_bytes()
@@ -71,7 +86,7 @@ def test_a_byte_that_is_not_the_dumps_is_found(core: Path, back: int, tmp_path: 
     result = verify(bad, "--against", DUMP, "--json")
     document = json.loads(result.stdout)
     assert (result.returncode, document["pages_differing"]) == (1, 1)
-    assert "1 pages differ from the dump's: 0x" in document["wrong"][0]
+    assert "1 page differs from the dump's: 0x" in document["wrong"][0]
 
 
 def test_a_register_that_is_not_the_dumps_is_found(core: Path, tmp_path: Path) -> None:
@@ -118,7 +133,7 @@ def test_what_a_debugger_will_miss_is_said(tmp_path: Path) -> None:
         assert list(problems(found)) == []
         assert list(missing(found)) == []
         needed = list(files_needed(found))
-        assert any("1 ranges of memory were left out as asked" in sentence for sentence in also(found))
+        assert any("1 range of memory was left out as asked" in sentence for sentence in also(found))
     assert any(
         sentence.startswith("/lib/libc.so.6: ") and "build ID 93ac61ec5a8eb1396f9fbd350e3169a558528a40" in sentence
         for sentence in needed

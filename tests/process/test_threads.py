@@ -275,7 +275,7 @@ def test_without_on_cpu_kdumps_notes_name_what_ran_if_all_cpus_have_one(softirqs
         assert isinstance(found, ThreadRegs)
         assert found.source == "kernel stack"
     else:
-        assert found == f"{MAY_BE}the dump has registers of 1 CPUs, of {cpus}{OLDER}"
+        assert found == f"{MAY_BE}the dump has registers of 1 CPU, of {cpus}{OLDER}"
 
 
 def test_bases_that_no_source_has_are_unknown_and_not_zero() -> None:

@@ -23,7 +23,8 @@ LAYERS = (
         *("arguments", "session", "redaction", "report", "conversion", "dispatch", "extraction", "tasks", "support"),
         "verification",
     },
-    {"cli", "tasks_cli", "stack_output", "verify_cli", "progress", "terminal", "manpage"},
+    {"capture"},
+    {"cli", "tasks_cli", "stack_output", "verify_cli", "capture_cli", "progress", "terminal", "manpage"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STRANGERS = {

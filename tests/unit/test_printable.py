@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.guests import FIXTURES, convert, tasks
-from vmcore2core.printable import file_name, lines, to_json
+from vmcore2core.printable import counted, file_name, lines, to_json
 from vmcore2core.progress import one_bar, progress_bars
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
@@ -23,6 +23,10 @@ def strictly(document: str) -> object:
     found = json.loads(document)
     json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate does not encode
     return found
+
+
+def test_one_is_one_and_all_others_are_several() -> None:
+    assert [counted(n, "page") for n in (0, 1, 2)] == ["0 pages", "1 page", "2 pages"]
 
 
 def test_json_has_no_lone_surrogates() -> None:

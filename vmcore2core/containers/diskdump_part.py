@@ -28,6 +28,7 @@ from vmcore2core.formats.diskdump import (
     DUMP_DH_EXCLUDED_VMEMMAP,
     DUMP_HEADER_INCOMPLETED,
 )
+from vmcore2core.printable import counted
 
 RANGES_MAX = 1 << 18
 """Ranges of RAM; keeps a hostile bitmap from filling memory."""
@@ -104,8 +105,9 @@ class DiskDumpPart:
         lacking = self._nr_cut_off()
         if lacking:
             found.append(
-                f"the file is cut off: it ends at {self.file.size:#x}, and {lacking} of its {self.nr_pages} pages "
-                f"lie behind that or were never written"
+                f"the file is cut off: it ends at {self.file.size:#x}, and {lacking} of its "
+                f"{counted(self.nr_pages, 'page')} {'lies' if lacking == 1 else 'lie'} behind that or "
+                f"{'was' if lacking == 1 else 'were'} never written"
             )
         return found
 

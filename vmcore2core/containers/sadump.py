@@ -22,6 +22,7 @@ from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.formats import sadump as fmt
 from vmcore2core.formats.elf import EM_386, EM_X86_64
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.printable import counted
 
 DISKS_MAX = 16
 """SADUMP_MAX_DISK_SET_NUM."""
@@ -147,7 +148,8 @@ class SadumpContainer(DumpContainer):
             there = max(disk.file.size - disk.data, 0) // self.page_size
             if there < pages:
                 self.warnings.append(
-                    f"{disk.file.path} is cut off: it ends at {disk.file.size:#x}, and has {there} of {pages} pages"
+                    f"{disk.file.path} is cut off: it ends at {disk.file.size:#x}, and has {there} of "
+                    f"{counted(pages, 'page')}"
                 )
             reached += pages
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from vmcore2core.containers.ram_blocks import RamBlock
 from vmcore2core.containers.raw import parse_map

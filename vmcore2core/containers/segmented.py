@@ -11,6 +11,7 @@ from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.segments import PageRuns, page_runs
+from vmcore2core.printable import counted
 
 PAGE_SIZE = 4096
 """Such files do not tell the page size; memory comes in multiples of 4 KiB on every machine."""
@@ -50,7 +51,8 @@ class SegmentedContainer(DumpContainer):
         if missing:
             self.warnings.append(
                 f"the file is cut off: it ends at {self._file.size:#x}, and {missing} of the "
-                f"{self._runs.nr_pages} pages that {described_by} describe lie behind that"
+                f"{counted(self._runs.nr_pages, 'page')} that {described_by} describe "
+                f"{'lies' if missing == 1 else 'lie'} behind that"
             )
 
     def memory_ranges(self) -> tuple[AddressRange, ...]:

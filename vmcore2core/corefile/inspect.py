@@ -25,7 +25,7 @@ from vmcore2core.corefile.verify import SeenByLief, read_with_lief
 from vmcore2core.errors import CodecError, DumpError, package_missing
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass
-from vmcore2core.printable import text
+from vmcore2core.printable import counted, text
 from vmcore2core.process.elf import Read
 from vmcore2core.process.sysroot import build_id
 
@@ -224,7 +224,7 @@ def problems(core: CoreFile) -> Iterator[str]:
             yield f"{at} ends at file offset {load.offset + load.filesz:#x}, behind the file's end at {core.size:#x}"
     if not core.unseen:
         yield from _misread_by_lief(core)
-    if not core.tids:
+    if not core.tids and not any(_strings(core.own_note(), "threads_left_out")):
         yield "it has no thread's registers (NT_PRSTATUS)"
     if len(set(core.tids)) != len(core.tids):
         yield "several of its NT_PRSTATUS are of one thread"
@@ -256,7 +256,8 @@ def _undecodable(core: CoreFile) -> Iterator[str]:
             if found <= DAMAGED_SHOWN:
                 yield str(error)
     if found > DAMAGED_SHOWN:
-        yield f"{found - DAMAGED_SHOWN} more frames do not decode"
+        rest = found - DAMAGED_SHOWN
+        yield f"{counted(rest, 'more frame')} {'does' if rest == 1 else 'do'} not decode"
 
 
 def missing(core: CoreFile) -> Iterator[str]:
@@ -285,10 +286,12 @@ def also(core: CoreFile) -> Iterator[str]:
         yield f"{left:#x} bytes of memory are left to their files, which have them unchanged"
     redacted = sum(reason == "redacted" for _, _, reason in _runs(own))
     if redacted:
-        yield f"{redacted} ranges of memory were left out as asked (--redact)"
+        were = "was" if redacted == 1 else "were"
+        yield f"{counted(redacted, 'range')} of memory {were} left out as asked (--redact)"
     blanked = own.get("blanked")
     if isinstance(blanked, list) and blanked:
-        yield f"{len(blanked)} ranges of memory are zeros as asked (--redact)"
+        are = "is" if len(blanked) == 1 else "are"
+        yield f"{counted(len(blanked), 'range')} of memory {are} zeros as asked (--redact)"
 
 
 def files_needed(core: CoreFile) -> Iterator[str]:

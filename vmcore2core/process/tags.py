@@ -23,6 +23,7 @@ from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.xarray import XArray
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.printable import counted
 from vmcore2core.process.model import TagRun, Vma
 
 GRANULE = 16
@@ -62,8 +63,8 @@ class Tags:
         """A sentence about what is left out, or None."""
         if self.nr_lost:
             return (
-                f"the memory tags (MTE) of {self.nr_lost} pages are left out: the processor has them apart from "
-                f"memory, and so no dump of it has them"
+                f"the memory tags (MTE) of {counted(self.nr_lost, 'page')} are left out: the processor has them apart "
+                f"from memory, and so no dump of it has them"
             )
         return self.problem
 

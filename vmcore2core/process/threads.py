@@ -29,7 +29,7 @@ from vmcore2core.kernel.sched import (
     task_state_char,
 )
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.printable import text
+from vmcore2core.printable import counted, text
 from vmcore2core.process.kernelstack import kernel_stack
 
 
@@ -192,7 +192,8 @@ class CpuNotes:
         count = nr_cpus_seen(self.kernel)
         if count is not None and len(self.notes) >= count:
             return None
-        return f"the dump has registers of {len(self.notes)} CPUs, of {'an unknown number' if count is None else count}"
+        all_cpus = "an unknown number" if count is None else count
+        return f"the dump has registers of {counted(len(self.notes), 'CPU')}, of {all_cpus}"
 
     def _note_of(self, cpu: int) -> CpuNote | None:
         """Return the note of a CPU, where the architecture can tell which it is."""
