@@ -89,7 +89,7 @@ class Session:
     Args:
         paths: the dump's file or files.
         vmlinux: the kernel's own ELF file with symbols, for what the dump does not tell.
-        vmcoreinfo: a VMCOREINFO text whose keys go before the dump's.
+        vmcoreinfo: a VMCOREINFO text whose keys go before the dump's; or 0xADDRESS of the one in memory to be taken.
         swap: the machine's swap files and partitions, FILE or NUMBER=FILE, for the pages that were swapped to them.
         memory_map: what is where in a dump without a header (``containers.raw.parse_map``).
         progress: draws a bar while a file is unpacked or received, or memory is searched.
@@ -149,7 +149,7 @@ class Session:
             raise
 
     def _bootstrapped(
-        self, sources: MoreSources, supplied: VmcoreInfo | None, progress: ProgressBar | None
+        self, sources: MoreSources, supplied: VmcoreInfo | int | None, progress: ProgressBar | None
     ) -> Bootstrapped:
         try:
             return bootstrap(self.container, sources, supplied, progress, self.remembered)
@@ -314,10 +314,15 @@ def _unplaced(kernel: Kernel, container: DumpContainer) -> list[str]:
     return [f"the kernel has memory at {ranges}, where {container.placed_by} puts none: see --map"] if missing else []
 
 
-def _supplied(path: Path | None) -> VmcoreInfo | None:
-    """Return a VMCOREINFO text from a file; its last line may lack a newline, as an editor leaves it."""
+def _supplied(path: Path | None) -> VmcoreInfo | int | None:
+    """Return a VMCOREINFO text from a file, whose last line may lack a newline, as an editor leaves it.
+
+    Or the physical address of one in the dump, where what is given is a number and no file.
+    """
     if path is None:
         return None
+    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", path.name) and not path.exists():
+        return int(path.name, 16)
     try:
         text = path.read_bytes()
     except OSError as error:

@@ -34,6 +34,7 @@ from vmcore2core.layout.remembered import LayoutMemory, RememberedSource
 from vmcore2core.layout.required import check_required
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.sanity import check_init_task
+from vmcore2core.layout.two_kernels import second_kernel
 from vmcore2core.layout.uts import UtsName
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource
 from vmcore2core.memory.kernel import KernelMemory
@@ -117,7 +118,7 @@ _NOTHING = LayoutSource()
 def bootstrap(
     container: DumpContainer,
     more_sources: MoreSources | None = None,
-    supplied: VmcoreInfo | None = None,
+    supplied: VmcoreInfo | int | None = None,
     progress: ProgressBar | None = None,
     remembered: LayoutMemory | None = None,
 ) -> Bootstrapped:
@@ -126,7 +127,8 @@ def bootstrap(
     Args:
         container: the dump.
         more_sources: gives what is asked after what the dump itself has (a vmlinux).
-        supplied: VMCOREINFO text given by the user (``--vmcoreinfo``); its keys go before the dump's.
+        supplied: VMCOREINFO text given by the user (``--vmcoreinfo``), whose keys go before the dump's; or the physical
+            address of the one in memory that is taken, where there are two kernels.
         progress: draws a bar while memory is searched.
         remembered: what earlier runs were told by this dump or these types.
 
@@ -144,7 +146,7 @@ def bootstrap(
             refused = refused or error
             continue
         try:
-            booted = _booted(opened, more_sources, supplied, remembered)
+            booted = _booted(container, opened, more_sources, supplied, remembered)
         except LayoutError as error:
             # What a whole text and the dump's tables do not tell, another text does not tell either.
             refused = refused or error
@@ -161,7 +163,11 @@ def bootstrap(
 
 
 def _booted(
-    opened: Opened, more_sources: MoreSources | None, supplied: VmcoreInfo | None, remembered: LayoutMemory | None
+    container: DumpContainer,
+    opened: Opened,
+    more_sources: MoreSources | None,
+    supplied: VmcoreInfo | int | None,
+    remembered: LayoutMemory | None,
 ) -> Bootstrapped:
     """Return the kernel with the layout of its structures, which fits its first task."""
     arch, memory, vmcoreinfo = opened.arch, opened.memory, opened.vmcoreinfo
@@ -171,13 +177,15 @@ def _booted(
     if remembered is not None:
         btf = RememberedSource(btf, remembered.of_dump("btf"))
         kallsyms = RememberedSource(kallsyms, remembered.of_dump("kallsyms"))
-    first = [VmcoreInfoSource(_only(opened.own, supplied), "--vmcoreinfo")] if supplied is not None else []
+    first = [VmcoreInfoSource(_only(opened.own, supplied), "--vmcoreinfo")] if isinstance(supplied, VmcoreInfo) else []
     more = more_sources(vmcoreinfo, kallsyms, btf) if more_sources is not None else ()
     layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more])
     check_required(layout)
     memory.kernel_map = arch.whole_map(memory.kernel_map, memory, layout)
-    notices = (*opened.notices, *check_init_task(memory, layout, arch.pointer_size, arch.byte_order))
-    return Bootstrapped(arch, vmcoreinfo, opened.origin, memory, layout, opened.utsname, notices)
+    notices = [*opened.notices, *check_init_task(memory, layout, arch.pointer_size, arch.byte_order)]
+    other = second_kernel(container, opened, layout)
+    notices += [] if other is None else [other]
+    return Bootstrapped(arch, vmcoreinfo, opened.origin, memory, layout, opened.utsname, tuple(notices))
 
 
 def _only(merged_info: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
+from vmcore2core.addresses import AddressRange, U8Array
 from vmcore2core.arch import all_archs, arch_for_machine, each_arch
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import EntryKind
@@ -38,8 +40,13 @@ from vmcore2core.memory.physical import PhysicalMemory
 log = logging.getLogger(__name__)
 
 VMCOREINFO_SIZE_MAX = 64 << 10
+PAGES_AT_ONCE = 1 << 10
+TEXTS_MAX = 64
+"""Texts in memory that are tried for a second kernel."""
 MAGIC = np.frombuffer(b"OSRELEASE=", np.uint8)
 NOTE_HEADER = 24  # elf64_note and "VMCOREINFO\0" padded
+PER_KERNEL = ("BUILD-ID", "KERNELOFFSET", "NUMBER(phys_base)", "SYMBOL(_stext)")
+"""Keys that tell two kernels of one memory apart."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Opened:
 
 
 def ways(
-    container: DumpContainer, supplied: VmcoreInfo | None, progress: ProgressBar | None
+    container: DumpContainer, supplied: VmcoreInfo | int | None, progress: ProgressBar | None
 ) -> Iterator[Callable[[], Opened]]:
     """Yield the ways to open the kernel's memory, in the order in which they are believed.
 
@@ -82,10 +89,13 @@ def ways(
 
     Args:
         container: the dump.
-        supplied: VMCOREINFO text that the user gave.
+        supplied: VMCOREINFO text that the user gave, or the physical address of the one in memory that is to be taken.
         progress: draws a bar while memory is searched.
     """
     physical, text = PhysicalMemory(container), container.vmcoreinfo
+    if isinstance(supplied, int):
+        yield lambda: _by_text(container, physical, _text_at(physical, supplied), None, _origin(supplied))
+        return
     if text is not None:
         yield lambda: _by_note(container, physical, text, supplied)
     alone = [] if supplied is None else [lambda: _by_text(container, physical, supplied, None, "--vmcoreinfo")]
@@ -120,6 +130,46 @@ def _by_text(
 def _with_supplied(found: tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str], supplied: VmcoreInfo | None) -> Opened:
     arch, memory, utsname, info, origin = found
     return Opened(arch, memory, utsname, info, info if supplied is None else merged(info, supplied), origin)
+
+
+def _origin(paddr: int) -> str:
+    return f"VMCOREINFO text at physical {paddr:#x}"
+
+
+def _text_at(physical: PhysicalMemory, paddr: int) -> VmcoreInfo:
+    found = looks_like_vmcoreinfo(_readable(physical, paddr, VMCOREINFO_SIZE_MAX))
+    if found is None:
+        raise LayoutInvalid(f"no VMCOREINFO text is at physical {paddr:#x}, expected OSRELEASE= and more lines")
+    return found
+
+
+def other_texts(container: DumpContainer, within: AddressRange | None) -> Iterator[tuple[int, VmcoreInfo]]:
+    """Yield the VMCOREINFO texts in memory that open a kernel, and where they are.
+
+    Args:
+        container: the dump.
+        within: physical addresses to search; None for all.
+    """
+    physical = PhysicalMemory(container)
+    found = _candidates(physical) if within is None else _candidates_within(physical, within)
+    for paddr in islice(found, TEXTS_MAX):
+        try:
+            info = _text_at(physical, paddr)
+            _kernel_memory(container, physical, info)
+        except Vmcore2coreError as error:
+            log.debug("the text at physical %#x opens no kernel: %s", paddr, error)
+            continue
+        yield paddr, info
+
+
+def _candidates_within(physical: PhysicalMemory, within: AddressRange) -> Iterator[int]:
+    """Yield what ``_candidates`` does, of some memory."""
+    page = physical.page_size
+    for memory_range in physical.container.dumped_ranges():
+        start, end = max(memory_range.start, within.start) & -page, min(memory_range.end, within.end)
+        for at in range(start, end, page * PAGES_AT_ONCE):
+            paddrs = np.arange(at, min(at + page * PAGES_AT_ONCE, end), page, dtype=np.uint64)
+            yield from _text_begins(physical.read_blocks(paddrs, page)[0], at)
 
 
 def _kernel_memory(
@@ -228,7 +278,7 @@ def _from_memory(
             except Vmcore2coreError as error:
                 rejected.append(f"{paddr:#x}: {error}")
                 continue
-            return arch, memory, utsname, vmcoreinfo, f"VMCOREINFO text at physical {paddr:#x}"
+            return arch, memory, utsname, vmcoreinfo, _origin(paddr)
     for arch, memory, utsname, vmcoreinfo, origin in _from_image(container, physical, progress):
         return arch, memory, utsname, vmcoreinfo, origin
     if rejected:
@@ -265,12 +315,17 @@ def _candidates(physical: PhysicalMemory, update: Progress | None = None) -> Ite
     """
     done, total = 0, sum(memory_range.size for memory_range in physical.container.dumped_ranges())
     for base, pages in physical.scan():
-        for offset in (0, NOTE_HEADER):
-            hits = (pages[:, offset : offset + len(MAGIC)] == MAGIC).all(axis=1).nonzero()[0]
-            yield from (int(base) + int(row) * physical.page_size + offset for row in hits)
+        yield from _text_begins(pages, base)
         done += pages.nbytes
         if update is not None:
             update(done, total)
+
+
+def _text_begins(pages: U8Array, base: int) -> Iterator[int]:
+    """Yield where in uint8[n, page_size] from physical ``base`` on a text may begin."""
+    for offset in (0, NOTE_HEADER):
+        hits = (pages[:, offset : offset + len(MAGIC)] == MAGIC).all(axis=1).nonzero()[0]
+        yield from (base + int(row) * pages.shape[1] + offset for row in hits)
 
 
 def _readable(physical: PhysicalMemory, paddr: int, limit: int) -> bytes:
