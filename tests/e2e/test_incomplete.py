@@ -15,7 +15,7 @@ from tests.e2e.planted import DUMP
 from vmcore2core.process.model import AbsentReason
 
 # Written by hand, on purpose: no row is asked of the code.
-PAGE_MISSING, COMPLETE, INCOMPLETE = "incomplete, 1 pages missing", "complete", "incomplete, 0 pages missing"
+PAGE_MISSING, COMPLETE, INCOMPLETE = "incomplete, 1 page missing", "complete", "incomplete, 0 pages missing"
 ROWS = {
     "nothing": (0, COMPLETE),
     "EXCLUDED": (3, PAGE_MISSING),
@@ -35,6 +35,8 @@ ROWS = {
     # The process had no page there.
     "BEYOND_FILE": (0, COMPLETE),
     "GUARD": (0, COMPLETE),
+    # Its file has it, and says so in NT_FILE.
+    "IN_FILE": (0, COMPLETE),
     # As was asked.
     "REDACTED": (0, COMPLETE),
     "blanked": (0, COMPLETE),

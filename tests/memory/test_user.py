@@ -15,7 +15,7 @@ from vmcore2core.errors import NotMapped, PageExcluded
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.memory.region import Region, UserPageState
-from vmcore2core.memory.user import UserMemory
+from vmcore2core.memory.user import StateRun, UserMemory, _append_runs
 
 BASE = 0x7F00_0000_0000
 
@@ -275,3 +275,14 @@ def test_excluded_page_raises_and_names_its_address() -> None:
     physical = PhysicalMemory(FlatContainer(bytes(image.data), {3: PageState.EXCLUDED}))
     with pytest.raises(PageExcluded, match="0x3000"):
         physical.read(0x2FFC, 8)
+
+
+def test_a_run_ends_where_the_state_or_the_address_jumps() -> None:
+    runs: list[StateRun] = []
+    vaddr = np.array([0x1000, 0x2000, 0x3000, 0x5000], np.uint64)
+    _append_runs(runs, vaddr, np.array([1, 1, 2, 2], np.uint8), 0x1000)
+    assert [(run.start, run.end, int(run.state)) for run in runs] == [
+        (0x1000, 0x3000, 1),
+        (0x3000, 0x4000, 2),
+        (0x5000, 0x6000, 2),
+    ]
