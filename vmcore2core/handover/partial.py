@@ -158,8 +158,8 @@ class _Builder:
         flags |= elf_dynamic.SHF_EXECINSTR if text else elf_dynamic.SHF_WRITE
         whole = segment.p_filesz == segment.p_memsz and self._known(segment.p_offset, segment.p_filesz)
         kind = elf_dynamic.SHT_PROGBITS if whole else elf_dynamic.SHT_NOBITS
-        # No name of the linker's: where one begins is not known, and gdb lays the sections of a separate debug file over
-        # those of the same name.
+        # No name of the linker's: where those begin is not known, and gdb lays the sections of a separate debug file
+        # over those of the same name.
         name = ".load.text" if text else ".load.data"
         self._add(name, kind, flags, segment.p_vaddr, segment.p_offset, segment.p_memsz, sh_addralign=16)
 
