@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vmcore2core.capture.install import Installed
 
 CONFIG = "/etc/vmcore2core/capture.toml"
+PROC_KCORE = Path("/proc/kcore")
 CACHE = "/var/cache"
 """Where the capture kernel's service looks for the layout that ``--check`` learned."""
 
@@ -46,7 +47,9 @@ def capture(
     ] = False,
     uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove what --install made.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --install or --uninstall: do not ask.")] = False,
-    dump: Annotated[Path, typer.Option(help="The crashed kernel's memory.")] = Path("/proc/vmcore"),
+    dump: Annotated[
+        Path | None, typer.Option(help="The kernel's memory; default: /proc/vmcore, and with --check /proc/kcore.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
 ) -> None:
     """Write cores of chosen processes in the capture kernel, before makedumpfile drops their memory.
@@ -61,9 +64,10 @@ def capture(
         raise typer.BadParameter("--yes goes with --install or --uninstall")
     begin(0, debug=debug)
     if not (check or install or uninstall):
+        from vmcore2core.capture.__main__ import PROC_VMCORE
         from vmcore2core.capture.__main__ import main as run
 
-        raise typer.Exit(run(config, dump))
+        raise typer.Exit(run(config, dump or PROC_VMCORE))
     from vmcore2core.capture.config import read_config
     from vmcore2core.capture.install import files
     from vmcore2core.errors import UsageError
@@ -73,24 +77,23 @@ def capture(
     if found is None:
         raise UsageError(f"{config} is not there: nothing would be captured")
     if check:
-        raise typer.Exit(_check(found))
+        raise typer.Exit(_check(found, dump or PROC_KCORE))
     wanted = files(found, config.resolve())
     (_install if install else _uninstall)(wanted, ask=not yes)
 
 
-def _check(config: Config) -> Exit:
-    """Say what would be captured of the running machine."""
+def _check(config: Config, memory: Path) -> Exit:
+    """Say what would be captured of the running machine, or of a dump."""
     from vmcore2core.capture.run import targets
     from vmcore2core.handover.space import amount, core_size
     from vmcore2core.session import Session, core_name
 
-    kcore = Path("/proc/kcore")
-    if not os.access(kcore, os.R_OK):
-        print("the configuration is good; what it would capture now, root alone can see (/proc/kcore)")
+    if not os.access(memory, os.R_OK):
+        print(f"the configuration is good; {memory} cannot be read, so what it would capture is not known")
         return Exit.COMPLETE
     os.environ.setdefault("XDG_CACHE_HOME", CACHE)
     total = 0
-    with Session([kcore], progress=one_bar, remember=True) as session:
+    with Session([memory], progress=one_bar, remember=True) as session:
         for target in targets(session, config.wanted, say):
             captured = session.processes.capture(target.chosen.leader, dump_filter=config.dump_filter)
             size = core_size(captured).on_disk

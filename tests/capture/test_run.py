@@ -133,6 +133,24 @@ def test_what_matches_nothing_is_said(tmp_path: Path) -> None:
     assert index_of(cores)["processes"] == []
 
 
+def test_check_says_what_would_be_captured_and_how_large(tmp_path: Path) -> None:
+    config = tmp_path / "capture.toml"
+    config.write_text(f'directory = "{tmp_path}/crash"\n[limits]\ncore = "1 MiB"\n{VICTIMS}')
+    command: list[str | Path] = [sys.executable, "-m", "vmcore2core", "capture", config, "--check", "--dump"]
+    result = subprocess.run([*command, DUMP], capture_output=True, text=True, check=False)
+    lines = result.stdout.splitlines()
+    assert (result.returncode, result.stderr, len(lines)) == (0, "", 4)
+    assert lines[0].startswith("core.lab-dynamic.")
+    assert ": stacks alone of " in lines[0]
+    assert lines[-1].endswith(" at most, before compression")
+    assert not (tmp_path / "crash").exists()
+    result = subprocess.run([*command, tmp_path / "none"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (
+        0,
+        f"the configuration is good; {tmp_path / 'none'} cannot be read, so what it would capture is not known\n",
+    )
+
+
 def test_without_a_configuration_nothing_happens(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "vmcore2core.capture", tmp_path / "none.toml", DUMP],

@@ -92,7 +92,8 @@ class Room:
             )
         free, least = self._free()
         if free - needed < least:
-            return f"it would take {amount(needed)}, {amount(free)} are free, and {amount(least)} must stay free"
+            wanted = f"it would take {amount(needed)}, " if needed else ""
+            return f"{wanted}{amount(free)} are free, and {amount(least)} must stay free"
         return None
 
     def watch(self, _done: int, _total: int) -> None:
