@@ -86,6 +86,13 @@ def expected(program: str) -> dict[int, list[str]]:
     return {tids[name]: functions for name, functions in known.items()}
 
 
+def test_a_relative_sysroot_is_seen_from_where_gdb_was_started(handed_over: Path, tmp_path: Path) -> None:
+    script = next(handed_over.glob(f"core.{PROGRAMS[0]}.*.gdb"))
+    ask = 'python print("roots", os.environ["VMCORE2CORE_SYSROOT"])'
+    output = run(tmp_path, *gdb_command(), "-x", script, "-ex", ask, sysroot="here:/there")
+    assert f"roots {tmp_path}/here:/there" in output.splitlines()
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("place", ["there", "elsewhere"])
 def test_gdb_shows_function_names_in_every_thread(handed_over: Path, program: str, place: str, tmp_path: Path) -> None:

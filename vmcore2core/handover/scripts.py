@@ -43,6 +43,9 @@ def _vmcore2core_folder():
         if os.path.basename(path) == {script!r} and os.path.isfile(path):
             return os.path.dirname(os.path.abspath(path))
     return os.getcwd()
+if "VMCORE2CORE_SYSROOT" in os.environ: # as seen from where gdb was started
+    _roots = os.environ["VMCORE2CORE_SYSROOT"].split(":")
+    os.environ["VMCORE2CORE_SYSROOT"] = ":".join(os.path.abspath(root) for root in _roots if root)
 os.chdir(_vmcore2core_folder())
 gdb.execute("cd " + os.getcwd(), to_string=True)
 try:
