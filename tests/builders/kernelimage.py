@@ -288,11 +288,17 @@ class KernelImage(PhysicalImage):
             self.write(node + meta_at, bytes([end, 0]))
         return node | kind << 3 | 4
 
-    def maple_leaf(self, vmas: Sequence[tuple[int, int, int]]) -> int:
-        """Make a leaf as the kernel stores VMAs (start, end, address), with the gaps between them."""
+    def maple_leaf(self, vmas: Sequence[tuple[int, int, int]], first: int = 0, *, last: bool = True) -> int:
+        """Make a leaf as the kernel stores VMAs (start, end, address), with the gaps between them.
+
+        Args:
+            vmas: ascending.
+            first: index that the leaf begins with.
+            last: the leaf goes on to the end of the address space; else it ends with its last VMA.
+        """
         pivots: list[int] = []
         slots: list[int] = []
-        at = 0
+        at = first
         for start, end, vma in vmas:
             if start > at:
                 pivots.append(start - 1)
@@ -300,8 +306,9 @@ class KernelImage(PhysicalImage):
             pivots.append(end - 1)
             slots.append(vma)
             at = end
-        pivots.append((1 << 64) - 1)
-        slots.append(0)
+        if last:
+            pivots.append((1 << 64) - 1)
+            slots.append(0)
         assert len(slots) <= 15
         return self.maple_node(1, pivots, slots, len(slots) - 1)
 

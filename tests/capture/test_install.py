@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.needs import need
+from vmcore2core import capture_cli
 from vmcore2core.capture.config import Config, Limits, Wanted
 from vmcore2core.capture.install import Installed, files, remove, write
 from vmcore2core.errors import OutputError, UsageError
@@ -108,6 +109,28 @@ def test_what_others_made_stays(tmp_path: Path, link: bool) -> None:
         write(one)
     assert not remove(one)
     assert one.path.exists()
+
+
+def test_the_command_shows_each_file_and_what_is_left_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, advice in ((debian, "systemctl daemon-reload"), (fedora, "kdumpctl rebuild && kdumpctl restart")):
+        root = kind(tmp_path / kind.__name__)
+        found = files(CONFIG, CONFIG_PATH, root)
+        capture_cli._install(found, ask=False)
+        said = capsys.readouterr().out
+        assert all(f"{one.path}" in said and (one.text or "") in said for one in found)
+        assert f"now run: {advice}\n" in said
+        capture_cli._uninstall(found, ask=False)
+        assert capsys.readouterr().out == "".join(f"{one.path}\n" for one in found)
+        assert paths(root) == []
+
+
+def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "capture.toml"
+    command = [sys.executable, "-m", "vmcore2core", "capture", str(config)]
+    for words, status in ((["--check", "--install"], 2), (["--yes"], 2), (["--install"], 2)):
+        result = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+        assert result.returncode == status
+    assert "is not there: nothing would be captured" in result.stderr
 
 
 def test_uninstall_removes_all_of_it(tmp_path: Path) -> None:

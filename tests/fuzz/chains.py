@@ -27,7 +27,7 @@ class Image:
         leaves = []
         for at in (0, 6, 12):
             part = [(start, end, vma) for (start, end), vma in zip(RANGES, vmas, strict=True)][at : at + 6]
-            leaves.append(image.maple_leaf(part))
+            leaves.append(image.maple_leaf(part, RANGES[at - 1][1] if at else 0, last=at == 12))
         pivots = [RANGES[5][1] - 1, RANGES[11][1] - 1, (1 << 64) - 1]
         root = image.maple_node(3, pivots, leaves, 2)
         image.words(self.mm + image.offset("mm_struct", "mm_mt") + 8, root & ~4 | 2)

@@ -112,7 +112,8 @@ def bare(distribution: Distribution, tmp_path_factory: pytest.TempPathFactory) -
 def run(bare: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
     check = f"import vmcore2core; assert vmcore2core.__file__.startswith({str(bare)!r}), vmcore2core.__file__; {VERIFY}"
     command = [sys.executable, "-c", check, *map(str, args)]
-    environment = {**os.environ, "PYTHONPATH": str(bare)}
+    # Not measured: this is another copy of the package.
+    environment = {**os.environ, "PYTHONPATH": str(bare), "COVERAGE_PROCESS_CONFIG": ""}
     return subprocess.run(command, env=environment, cwd=bare, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -48,10 +48,6 @@ _MAP = "if it is memory without any header, say what is where with --map"
 _ET_NAMES = {1: "object file", 2: "executable", 3: "executable or shared library", 4: "core"}
 
 
-_TAR = (257, b"ustar")
-"""Where a tar archive's first header has its signature (POSIX.1-1988, 10.1.1)."""
-
-
 def recognise(f: BinaryIO) -> str | None:
     """Return what a file with the signature in ``f`` is, the rest of a sentence; None if there is no signature."""
     head = f.read()
@@ -63,9 +59,6 @@ def recognise(f: BinaryIO) -> str | None:
     for magic, what, command in _PACKED:
         if head.startswith(magic):
             return f"is compressed with {what}; unpack it first ({command})"
-    at, magic = _TAR
-    if head[at:].startswith(magic):
-        return "is a tar archive: unpack it first (tar -xf), and give the dump that is in it"
     return _describe_elf(head) if head.startswith(ELFMAG) else None
 
 
