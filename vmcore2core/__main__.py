@@ -51,20 +51,20 @@ def vmcore2core() -> None:
 
 def _main_of(command: str | None) -> Callable[[], None]:
     if command == "verify":
-        from vmcore2core.verify_cli import main
+        from vmcore2core.commands.verify import main
     elif command == "capture":
-        from vmcore2core.capture_cli import main_capture as main
+        from vmcore2core.commands.capture import main
     elif command == "journal":
-        from vmcore2core.capture_cli import main_journal as main
+        from vmcore2core.commands.journal import main
     else:
-        from vmcore2core.cli import main
+        from vmcore2core.commands.convert import main
     return main
 
 
 def vmcore_tasks() -> None:
     """Run ``vmcore-tasks``."""
     _prepare()
-    from vmcore2core.tasks_cli import main
+    from vmcore2core.commands.tasks.app import main
 
     main()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.needs import need
-from vmcore2core import capture_cli
 from vmcore2core.capture.config import Config, Limits, Wanted
 from vmcore2core.capture.install import Installed, files, remove, write
+from vmcore2core.commands import capture
 from vmcore2core.errors import OutputError, UsageError
 from vmcore2core.handover.choice import Choice
 
@@ -115,11 +115,11 @@ def test_the_command_shows_each_file_and_what_is_left_to_do(tmp_path: Path, caps
     for kind, advice in ((debian, "systemctl daemon-reload"), (fedora, "kdumpctl rebuild && kdumpctl restart")):
         root = kind(tmp_path / kind.__name__)
         found = files(CONFIG, CONFIG_PATH, root)
-        capture_cli._install(found, ask=False)
+        capture._install(found, ask=False)
         said = capsys.readouterr().out
         assert all(f"{one.path}" in said and (one.text or "") in said for one in found)
         assert f"now run: {advice}\n" in said
-        capture_cli._uninstall(found, ask=False)
+        capture._uninstall(found, ask=False)
         assert capsys.readouterr().out == "".join(f"{one.path}\n" for one in found)
         assert paths(root) == []
 

@@ -128,7 +128,7 @@ def test_the_name_of_a_file_reaches_no_terminal_as_it_is(code: str, tmp_path: Pa
 @pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
 def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
     code = (
-        "from vmcore2core import terminal\nterminal.begin(0, debug=False)\n"
+        "from vmcore2core.commands import terminal\nterminal.begin(0, debug=False)\n"
         "print('n\\u00e9\\u540d\\x1b[2J\\tx\\nnext')\nterminal.say('\\u540d\\x9b')"
     )
     result = run(code, env={**os.environ, "PYTHONIOENCODING": encoding}, encoding=encoding)

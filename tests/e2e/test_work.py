@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.guests import FIXTURES
+from vmcore2core.commands.progress import progress_bars
 from vmcore2core.containers.diskdump_part import DiskDumpPart
 from vmcore2core.extraction import Extraction, Request
 from vmcore2core.handover.choice import Choice
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory import pagetable
 from vmcore2core.process.capture import Captured, Processes
-from vmcore2core.progress import progress_bars
 from vmcore2core.session import Session
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"

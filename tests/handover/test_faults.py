@@ -23,13 +23,13 @@ from tests.builders.faults import Faults, Killed
 from tests.corefile.snapshots import PAGE, changed, snapshot, vma, write
 from tests.needs import memory_folder
 from vmcore2core import extraction
+from vmcore2core.commands.terminal import Interrupted
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError, sentence_of
 from vmcore2core.extraction import Extraction, Request
 from vmcore2core.handover.bulk import Convert, Job, Outcome, Step, Workers
 from vmcore2core.handover.space import CoreSize
 from vmcore2core.handover.tree import Tree
-from vmcore2core.terminal import Interrupted
 
 BASE = 0x7F00_0000_0000
 PIDS = (1, 2, 3)

@@ -13,7 +13,7 @@ import pytest
 from tests.builders.elfdump import Load, build_elf_vmcore, note, page
 from tests.builders.present import present_runs
 from tests.e2e.guests import FIXTURES
-from vmcore2core import progress
+from vmcore2core.commands import progress
 from vmcore2core.containers import open_container
 from vmcore2core.containers.cache import Progress
 from vmcore2core.errors import DumpError

@@ -24,7 +24,7 @@ LAYERS = (
         "verification",
     },
     {"capture"},
-    {"cli", "tasks_cli", "stack_output", "verify_cli", "capture_cli", "progress", "terminal", "manpage"},
+    {"commands"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STRANGERS = {

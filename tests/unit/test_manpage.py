@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.guests import TASKS
 from tests.needs import need
-from vmcore2core import manpage
+from vmcore2core.commands import manpage
 
 ROOT = Path(__file__).resolve().parents[2]
 MAN = ROOT / "vmcore2core" / "man"
@@ -22,7 +22,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 def test_the_pages_are_those_that_the_code_makes() -> None:
     made = dict(manpage.pages())
     assert {path.name: path.read_text() for path in MAN.iterdir()} == made, (
-        "run: python -m vmcore2core.manpage vmcore2core/man"
+        "run: python -m vmcore2core.commands.manpage vmcore2core/man"
     )
 
 

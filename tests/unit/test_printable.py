@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.guests import FIXTURES, convert, tasks
+from vmcore2core.commands.progress import one_bar, progress_bars
 from vmcore2core.printable import counted, file_name, lines, to_json
-from vmcore2core.progress import one_bar, progress_bars
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 MARKUP = ("[/red]", "[link=file:///etc/passwd]x", "[bold]", "\\[", "[/]", "a\x1b[2Jb")
@@ -67,7 +67,7 @@ def test_a_label_is_never_taken_as_markup(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("vmcore2core.progress.LONG_S", 0.0)
+    monkeypatch.setattr("vmcore2core.commands.progress.LONG_S", 0.0)
     with progress_bars(2) as bar:
         update = bar(name)
         assert update is not None

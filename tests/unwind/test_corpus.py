@@ -20,7 +20,14 @@ KNOWN = {*MAIN, *BT, *SIG, "regs_blocked", "cond_thread", "regs_spin", "pthread_
 
 
 def bt(dump: Path, *arguments: str, status: int = 0) -> str:
-    command = [sys.executable, "-c", "from vmcore2core.tasks_cli import main; main()", "bt", str(dump), *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        "from vmcore2core.commands.tasks.app import main; main()",
+        "bt",
+        str(dump),
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
     assert done.returncode == status, done.stderr
     return done.stdout

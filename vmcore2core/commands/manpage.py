@@ -1,4 +1,6 @@
-"""The commands' manual pages, made of what the commands themselves declare: ``python -m vmcore2core.manpage OUTDIR``.
+"""The commands' manual pages, made of what the commands themselves declare.
+
+``python -m vmcore2core.commands.manpage OUTDIR`` writes them.
 
 References: man-pages(7), groff_man(7).
 """
@@ -18,7 +20,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from vmcore2core import __version__, capture_cli, cli, tasks_cli, verify_cli
+from vmcore2core import __version__
+from vmcore2core.commands import capture, convert, journal, verify
+from vmcore2core.commands.tasks import app as tasks
 
 DATE = "2026-11-26"
 """Of the pages' last change that is not of a command's: of what is below."""
@@ -80,7 +84,7 @@ class Page:
 PAGES = (
     Page(
         "vmcore2core",
-        cli.app,
+        convert.app,
         (
             ("0", "everything that was asked for is written and complete"),
             ("1", "an error; what could be written is"),
@@ -115,7 +119,7 @@ PAGES = (
     ),
     Page(
         "vmcore2core verify",
-        verify_cli.app,
+        verify.app,
         (
             ("0", "nothing is wrong or missing"),
             ("1", "something is wrong"),
@@ -136,7 +140,7 @@ PAGES = (
     ),
     Page(
         "vmcore2core capture",
-        capture_cli.capture_app,
+        capture.app,
         (
             ("0", "all cores are whole, as far as they were wanted whole; or there is no configuration"),
             ("1", "an error"),
@@ -163,7 +167,7 @@ PAGES = (
     ),
     Page(
         "vmcore2core journal",
-        capture_cli.journal_app,
+        journal.app,
         (("0", "the journal has an entry for each core"), ("1", "an error"), USAGE, INTERRUPTED),
         (),
         (
@@ -181,7 +185,7 @@ PAGES = (
     ),
     Page(
         "vmcore-tasks",
-        tasks_cli.app,
+        tasks.app,
         (
             ("0", "everything that was asked for is shown"),
             ("1", "an error"),
@@ -270,7 +274,8 @@ def _synopsis(name: str, command: Callable[..., Any]) -> str:
 
 
 def _options(command: Callable[..., Any]) -> Iterator[str]:
-    for name, declared, kind, _ in _parameters(command):
+    # Arguments come first, as in --help.
+    for name, declared, kind, _ in sorted(_parameters(command), key=lambda one: isinstance(one[1], OptionInfo)):
         shown = [name.upper()] if isinstance(declared, ArgumentInfo) else _flags(name, declared, kind)
         terms = ", ".join(rf"\fB{roff(flag)}\fR" for flag in shown)
         if isinstance(declared, ArgumentInfo):

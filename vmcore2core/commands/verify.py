@@ -1,21 +1,19 @@
-"""``vmcore2core verify``: what a finished core is worth; no logic."""
-
-from __future__ import annotations
+"""``vmcore2core verify``: what a finished core is worth."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vmcore2core.cli import ANY_SIZE_HELP, DEBUG_HELP, NO_CACHE_HELP
+from vmcore2core.commands import options
+from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump
+from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 from vmcore2core.printable import counted, to_json
-from vmcore2core.progress import one_bar
-from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
 app = typer.Typer(
     add_completion=completes("vmcore2core"),
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=options.CONTEXT,
 )
 
 
@@ -26,25 +24,23 @@ def verify(
         list[str] | None,
         typer.Option(metavar="VMCORE", help="Compare each page and note with this dump; repeat for a split one."),
     ] = None,
-    vmlinux: Annotated[Path | None, typer.Option(help="The kernel's vmlinux, as when the core was made.")] = None,
-    vmcoreinfo: Annotated[Path | None, typer.Option(help="VMCOREINFO text, likewise.")] = None,
-    memory_map: Annotated[str | None, typer.Option("--map", help="What memory is where, likewise.")] = None,
-    swap: Annotated[list[str] | None, typer.Option(help="Swap files, likewise.")] = None,
-    sysroot: Annotated[Path | None, typer.Option(help="Original files, likewise.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more.", show_default=False)] = 0,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help=NO_CACHE_HELP)] = False,
-    unpack_any_size: Annotated[bool, typer.Option("--unpack-any-size", help=ANY_SIZE_HELP)] = False,
-    debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
+    vmlinux: options.Vmlinux = None,
+    vmcoreinfo: options.Vmcoreinfo = None,
+    memory_map: options.MemoryMap = None,
+    swap: options.Swap = None,
+    sysroot: options.Sysroot = None,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = 0,
+    no_cache: options.NoCache = False,
+    any_size: options.AnySize = False,
+    debug: options.Debug = False,
 ) -> None:
     """Read a finished core again, and say what a debugger will find missing.
 
     Exit status: 0 nothing is wrong or missing, 1 something is wrong, 2 usage, 3 something is missing.
     """
     begin(verbose, debug=debug)
-    from vmcore2core.arguments import named
     from vmcore2core.corefile.inspect import also, files_needed, missing, problems
-    from vmcore2core.session import Session
     from vmcore2core.verification import compare, open_core
 
     catch_interrupts()
@@ -53,9 +49,18 @@ def verify(
         files, more = list(files_needed(found)), list(also(found))
         compared = None
         if against and not wrong:
-            words = named(against, vmlinux, memory_map)
-            how = words.vmlinux, vmcoreinfo, swap or (), words.memory_map, one_bar, sysroot
-            with Session(words.paths, *how, cache=not no_cache, any_size=unpack_any_size) as session:
+            dump = DumpOptions(
+                against,
+                vmlinux,
+                vmcoreinfo,
+                memory_map,
+                no_cache=no_cache,
+                any_size=any_size,
+                swap=tuple(swap or ()),
+                sysroot=sysroot,
+                remember=False,
+            )
+            with open_dump(dump, dump_files(dump)) as session:
                 compared = compare(found, session)
                 wrong += compared.sentences()
         threads = found.tids

@@ -1,6 +1,4 @@
-"""``vmcore2core capture`` and ``vmcore2core journal``: arguments, messages, exit statuses; no logic."""
-
-from __future__ import annotations
+"""``vmcore2core capture``: cores in kdump's capture kernel."""
 
 import os
 from pathlib import Path
@@ -8,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmcore2core.cli import DEBUG_HELP
-from vmcore2core.progress import one_bar
-from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
+from vmcore2core.commands import options
+from vmcore2core.commands.progress import one_bar
+from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
 if TYPE_CHECKING:
     from vmcore2core.capture.config import Config
@@ -21,19 +19,14 @@ PROC_KCORE = Path("/proc/kcore")
 CACHE = "/var/cache"
 """Where the capture kernel's service looks for the layout that ``--check`` learned."""
 
-capture_app = typer.Typer(
+app = typer.Typer(
     add_completion=completes("vmcore2core"),
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-journal_app = typer.Typer(
-    add_completion=completes("vmcore2core"),
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=options.CONTEXT,
 )
 
 
-@capture_app.command()
+@app.command()
 def capture(
     config: Annotated[Path, typer.Argument(help="What is to be captured, and what it may cost.")] = Path(CONFIG),
     check: Annotated[
@@ -50,7 +43,7 @@ def capture(
     dump: Annotated[
         Path | None, typer.Option(help="The kernel's memory; default: /proc/vmcore, and with --check /proc/kcore.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Write cores of chosen processes in the capture kernel, before makedumpfile drops their memory.
 
@@ -82,7 +75,7 @@ def capture(
     (_install if install else _uninstall)(wanted, ask=not yes)
 
 
-def _check(config: Config, memory: Path) -> Exit:
+def _check(config: "Config", memory: Path) -> Exit:
     """Say what would be captured of the running machine, or of a dump."""
     from vmcore2core.capture.run import targets
     from vmcore2core.handover.space import amount, core_size
@@ -105,7 +98,7 @@ def _check(config: Config, memory: Path) -> Exit:
     return Exit.COMPLETE
 
 
-def _install(wanted: list[Installed], *, ask: bool) -> None:
+def _install(wanted: "list[Installed]", *, ask: bool) -> None:
     from vmcore2core.capture.install import advice, write
 
     for one in wanted:
@@ -118,7 +111,7 @@ def _install(wanted: list[Installed], *, ask: bool) -> None:
         print(f"now run: {sentence}")
 
 
-def _uninstall(wanted: list[Installed], *, ask: bool) -> None:
+def _uninstall(wanted: "list[Installed]", *, ask: bool) -> None:
     from vmcore2core.capture.install import remove
 
     there = [one for one in wanted if one.is_ours()]
@@ -130,38 +123,6 @@ def _uninstall(wanted: list[Installed], *, ask: bool) -> None:
         remove(one)
 
 
-@journal_app.command()
-def journal(
-    directories: Annotated[list[Path], typer.Argument(help="Directories of captured cores; with --new, kdump's own.")],
-    new: Annotated[
-        bool,
-        typer.Option(
-            "--new", help="Take each DIRECTORY/*/cores of which the journal has no entries, and put it beside its dump."
-        ),
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
-) -> None:
-    """Tell systemd's journal of captured cores: coredumpctl lists, dumps and debugs them from then on.
-
-    Exit status: 0 the journal has an entry for each core, 1 error, 2 usage.
-    """
-    begin(0, debug=debug)
-    from vmcore2core.capture.journal import beside_the_dump, new_directories, tell
-
-    catch_interrupts()
-    found = (
-        [beside_the_dump(cores) for crash in directories for cores in new_directories(crash)] if new else directories
-    )
-    for cores in found:
-        count = tell(cores)
-        print(f"{cores}: {count} {'entry' if count == 1 else 'entries'} in the journal")
-
-
-def main_capture() -> None:
+def main() -> None:
     """Run ``vmcore2core capture``; the word has been taken from the command line."""
-    run_command(capture_app, "vmcore2core capture")
-
-
-def main_journal() -> None:
-    """Run ``vmcore2core journal``, likewise."""
-    run_command(journal_app, "vmcore2core journal")
+    run_command(app, "vmcore2core capture")

@@ -1,9 +1,5 @@
-"""The ``vmcore2core`` command: arguments, messages, exit statuses; no logic.
+"""``vmcore2core``: write cores of the processes in a dump."""
 
-Annotations are no strings here: typer would compile each of them again, at every start.
-"""
-
-import os
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
@@ -13,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmcore2core import __version__
+from vmcore2core.commands import options
+from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, takes_dump
+from vmcore2core.commands.progress import progress_bars
+from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 from vmcore2core.errors import UsageError
 from vmcore2core.printable import to_json
-from vmcore2core.progress import one_bar, progress_bars
-from vmcore2core.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
@@ -25,25 +23,6 @@ if TYPE_CHECKING:
 
 
 FILTER_MAX = 0x1FF
-
-VMCORE_HELP = (
-    "The dump: its file or files, a URL, or - for standard input. Without it: $VMCORE, else /proc/vmcore, else the "
-    "newest below /var/crash."
-)
-
-DEBUG_DIRECTORY = Path("/usr/lib/debug")
-DEBUG_DIRECTORY_HELP = "Debug packages' tree: with --sysroot or --debuginfod, names and source lines come from there."
-DEBUGINFOD_HELP = (
-    "Ask the servers in $DEBUGINFOD_URLS for files that stacks need and memory lacks; they learn build IDs alone."
-)
-SCAN_HELP = "Search all memory for tasks as well, for those that the kernel's lists have lost."
-NO_CACHE_HELP = (
-    "Keep nothing in the cache, and use nothing that is there; a dump that has to be unpacked is, each time."
-)
-ANY_SIZE_HELP = (
-    "Unpack a compressed dump to whatever size: else to 1 GiB, or 256 times its own size, and 16 TiB at most."
-)
-DEBUG_HELP = "Show where in this program an error came from."
 
 
 class Compress(Enum):
@@ -55,7 +34,7 @@ class Compress(Enum):
 app = typer.Typer(
     add_completion=completes("vmcore2core"),
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=options.CONTEXT,
 )
 
 
@@ -66,11 +45,9 @@ def _print_version(value: bool) -> None:
 
 
 @app.command()
+@takes_dump
 def vmcore2core(
-    vmcore: Annotated[
-        list[str] | None,
-        typer.Argument(help=VMCORE_HELP),
-    ] = None,
+    *,
     pid: Annotated[
         list[int] | None,
         typer.Option("--pid", "-p", help="Process to convert, by its PID or that of any of its threads; may repeat."),
@@ -116,21 +93,6 @@ def vmcore2core(
             help="The core file for one --pid; else a directory for core.COMM.PID files. Default: here.",
         ),
     ] = None,
-    vmlinux: Annotated[
-        Path | None, typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.")
-    ] = None,
-    vmcoreinfo: Annotated[
-        Path | None,
-        typer.Option(help="VMCOREINFO text whose keys go before the dump's (vmcore-tasks layout writes one)."),
-    ] = None,
-    memory_map: Annotated[
-        str | None,
-        typer.Option(
-            "--map",
-            metavar="START:SIZE@OFFSET,...",
-            help="What physical memory is where in a dump without a header; raw: all from address 0 on; or a file.",
-        ),
-    ] = None,
     dump_filter: Annotated[
         str | None,
         typer.Option(
@@ -139,31 +101,11 @@ def vmcore2core(
             help="Memory to write, as core(5)'s coredump_filter; 0x1ff: all. Default: each process's own.",
         ),
     ] = None,
-    swap: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NUMBER=]FILE",
-            help="A swap file or partition of the machine, or a copy of it; NUMBER where several are of one size.",
-        ),
-    ] = None,
-    sysroot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Take pages of programs and libraries that are not in memory from the files below DIR, if these have "
-            "the same build ID.",
-        ),
-    ] = None,
-    debug_directory: Annotated[Path, typer.Option(help=DEBUG_DIRECTORY_HELP)] = DEBUG_DIRECTORY,
-    debuginfod: Annotated[bool, typer.Option("--debuginfod", help=DEBUGINFOD_HELP)] = False,
-    zero_excluded: Annotated[
-        bool,
-        typer.Option(
-            "--zero-excluded",
-            help="Read pages that were left out of an ELF dump as zeros: for who knows that only zero pages were.",
-        ),
-    ] = False,
-    scan: Annotated[bool, typer.Option("--scan", help=SCAN_HELP)] = False,
+    swap: options.Swap = None,
+    sysroot: options.Sysroot = None,
+    debug_directory: options.DebugDirectory = options.DEBUG_DIRECTORY,
+    debuginfod: options.Debuginfod = False,
+    scan: options.Scan = False,
     compress: Annotated[
         Compress | None,
         typer.Option(help="Write compressed cores (zstd's seekable format); debuggers need them unpacked."),
@@ -201,12 +143,7 @@ def vmcore2core(
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.", show_default=False)
-    ] = 0,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help=NO_CACHE_HELP)] = False,
-    unpack_any_size: Annotated[bool, typer.Option("--unpack-any-size", help=ANY_SIZE_HELP)] = False,
-    debug: Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)] = False,
+    dump: DumpOptions,
     silent: Annotated[bool, typer.Option("-s", hidden=True)] = False,  # noqa: ARG001 - a habit of crash's users
     version: Annotated[  # noqa: ARG001 - typer's callback has printed it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -229,14 +166,12 @@ def vmcore2core(
     if executor is not None and jobs > 1:
         raise typer.BadParameter("--jobs are workers of this machine, --executor others: expected one of them")
     mask = _filter_mask(dump_filter)
-    begin(verbose, debug=debug)
-    from vmcore2core.arguments import named
+    begin(dump.verbose, debug=dump.debug)
     from vmcore2core.containers.remote import located
     from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
     from vmcore2core.handover.choice import Choice
     from vmcore2core.process.redact import parse_redaction
     from vmcore2core.process.secrets import ONE
-    from vmcore2core.session import Session, find_dump
 
     catch_interrupts()
     if resume and any(word.startswith(ONE) for word in redact or ()):
@@ -256,14 +191,8 @@ def vmcore2core(
         from vmcore2core.process.debuginfod import debuginfod as servers
 
         servers()  # which there must be
-    words = named(vmcore or (), vmlinux, memory_map)
-    paths, vmlinux, memory_map = words.paths, words.vmlinux, words.memory_map
-    for sentence in words.said:
-        say(sentence)
-    if not paths:
-        path, why = find_dump(os.environ.get("VMCORE"))
-        say(f"taking {path} ({why})")
-        paths = [path]
+    dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroot=sysroot)
+    files = dump_files(dump)
     request = Request(
         output=output,
         dump_filter=mask,
@@ -278,19 +207,19 @@ def vmcore2core(
         companions=companions,
         debug_directory=str(debug_directory.absolute()),
         debuginfod=debuginfod,
-        verbose=bool(verbose),
+        verbose=bool(dump.verbose),
         options={
             "filter": None if mask is None else f"{mask:#x}",
             # What is secret is not to stand in the index.
             "redact": sorted(f"{ONE}..." if word.startswith(ONE) else word for word in redact or ()),
             "compress": None if compress is None else compress.value,
-            "map": memory_map,
-            "zero_excluded": zero_excluded,
-            "swap": [located(given).name for given in swap or ()],
+            "map": files.memory_map,
+            "zero_excluded": dump.zero_excluded,
+            "swap": [located(given).name for given in dump.swap],
             "debuginfod": debuginfod,
             **{
                 name: None if given is None else given.name
-                for name, given in (("sysroot", sysroot), ("vmlinux", vmlinux), ("vmcoreinfo", vmcoreinfo))
+                for name, given in (("sysroot", sysroot), ("vmlinux", files.vmlinux), ("vmcoreinfo", dump.vmcoreinfo))
             },
         },
     )
@@ -298,25 +227,10 @@ def vmcore2core(
         if executor is not None:
             from vmcore2core.dispatch import opening, workers_elsewhere
 
-            how = opening(paths, vmlinux, vmcoreinfo, swap or (), memory_map, sysroot)
-            how = replace(how, cache=not no_cache, any_size=unpack_any_size, zero_excluded=zero_excluded)
+            how = opening(files.paths, files.vmlinux, dump.vmcoreinfo, dump.swap, files.memory_map, sysroot)
+            how = replace(how, cache=not dump.no_cache, any_size=dump.any_size, zero_excluded=dump.zero_excluded)
             request = replace(request, elsewhere=stack.enter_context(workers_elsewhere(executor, how)))
-        session = stack.enter_context(
-            Session(
-                paths,
-                vmlinux,
-                vmcoreinfo,
-                swap or (),
-                memory_map,
-                one_bar,
-                sysroot,
-                scan=scan,
-                remember=True,
-                cache=not no_cache,
-                any_size=unpack_any_size,
-                zero_excluded=zero_excluded,
-            ),
-        )
+        session = stack.enter_context(open_dump(dump, files))
         extraction = Extraction(session, request, say)
         chosen = extraction.choose(choice)
         if dry_run:

@@ -1,0 +1,133 @@
+"""How a command opens the dump that its command line names."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
+
+import typer
+
+from vmcore2core.commands import options
+from vmcore2core.commands.progress import one_bar
+from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, say
+
+# numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
+if TYPE_CHECKING:
+    from vmcore2core.arguments import Named
+    from vmcore2core.session import Session
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """How the dump is opened: an option of the command for each annotated field, see ``options``.
+
+    Attributes:
+        scan: search all memory for tasks as well.
+        swap: swap files and partitions.
+        sysroot: a folder with the machine's files.
+        remember: keep what the dump tells of its kernel in the cache, and use what is there.
+    """
+
+    vmcore: options.Vmcore = None
+    vmlinux: options.Vmlinux = None
+    vmcoreinfo: options.Vmcoreinfo = None
+    memory_map: options.MemoryMap = None
+    zero_excluded: options.ZeroExcluded = False
+    verbose: options.Verbose = 0
+    no_cache: options.NoCache = False
+    any_size: options.AnySize = False
+    debug: options.Debug = False
+    scan: bool = False
+    swap: tuple[str, ...] = ()
+    sysroot: Path | None = None
+    remember: bool = True
+
+
+def takes_dump(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, in the place of its ``DumpOptions``, an option for each annotated field of these."""
+    fields = [p for p in inspect.signature(DumpOptions).parameters.values() if get_origin(p.annotation) is Annotated]
+    names = {field.name for field in fields}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.annotation is DumpOptions:
+            taker = parameter.name
+        parameters += fields if parameter.annotation is DumpOptions else [parameter]
+
+    @wraps(command)
+    def run(**given: Any) -> None:  # noqa: ANN401 - as typer passes them
+        dump = DumpOptions(**{name: value for name, value in given.items() if name in names})
+        command(**{taker: dump}, **{name: value for name, value in given.items() if name not in names})
+
+    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+    return run
+
+
+def dump_files(dump: DumpOptions) -> "Named":
+    """Return the files that are named, or those of the usual places; say what was understood.
+
+    Raises:
+        UsageError, DumpError: see ``arguments.named`` and ``session.find_dump``.
+    """
+    from vmcore2core.arguments import Named, named
+    from vmcore2core.session import find_dump
+
+    words = named(dump.vmcore or (), dump.vmlinux, dump.memory_map)
+    for sentence in words.said:
+        say(sentence)
+    if words.paths:
+        return words
+    path, why = find_dump(os.environ.get("VMCORE"))
+    say(f"taking {path} ({why})")
+    return Named([path], words.vmlinux, words.memory_map)
+
+
+def open_dump(dump: DumpOptions, files: "Named") -> "Session":
+    """Open a dump: a context manager.
+
+    Args:
+        dump: how.
+        files: which, as ``dump_files`` returned them.
+
+    Raises:
+        DumpError, LayoutError, UsageError: see ``Session``.
+    """
+    from vmcore2core.session import Session
+
+    return Session(
+        files.paths,
+        files.vmlinux,
+        dump.vmcoreinfo,
+        dump.swap,
+        files.memory_map,
+        one_bar,
+        dump.sysroot,
+        scan=dump.scan,
+        remember=dump.remember,
+        cache=not dump.no_cache,
+        any_size=dump.any_size,
+        zero_excluded=dump.zero_excluded,
+    )
+
+
+@contextmanager
+def opened(dump: DumpOptions) -> Iterator["Session"]:
+    """Open the dump to look at it; at the end say what is odd about it, with the exit status for that."""
+    begin(dump.verbose, debug=dump.debug)
+    files = dump_files(dump)
+    catch_interrupts()
+    with open_dump(dump, files) as session:
+        yield session
+        session.check_unchanged()
+        for warning in session.warnings:
+            say(f"{session.container.paths[0]}: {warning}")
+        if dump.verbose:
+            for item, source in session.boot.layout.provenance().items():
+                say(f"{item}: {source}")
+        if session.warnings:
+            raise typer.Exit(Exit.INCOMPLETE)

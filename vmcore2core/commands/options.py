@@ -1,0 +1,91 @@
+"""The options that several commands have, each declared once.
+
+Neither here nor in the commands are annotations strings: typer would compile each of them again, at every start.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEBUG_DIRECTORY = Path("/usr/lib/debug")
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+Vmcore = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="The dump: its file or files, a URL, or - for standard input. Without it: $VMCORE, else /proc/vmcore, "
+        "else the newest below /var/crash."
+    ),
+]
+Vmlinux = Annotated[Path | None, typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.")]
+Vmcoreinfo = Annotated[
+    Path | None,
+    typer.Option(help="VMCOREINFO text whose keys go before the dump's (vmcore-tasks layout writes one)."),
+]
+MemoryMap = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        metavar="START:SIZE@OFFSET,...",
+        help="What physical memory is where in a dump without a header; raw: all from address 0 on; or a file.",
+    ),
+]
+Swap = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NUMBER=]FILE",
+        help="A swap file or partition of the machine, or a copy of it; NUMBER where several are of one size.",
+    ),
+]
+Sysroot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Take pages of programs and libraries that are not in memory from the files below DIR, if these have "
+        "the same build ID.",
+    ),
+]
+DebugDirectory = Annotated[
+    Path,
+    typer.Option(help="Debug packages' tree: with --sysroot or --debuginfod, names and source lines come from there."),
+]
+Debuginfod = Annotated[
+    bool,
+    typer.Option(
+        "--debuginfod",
+        help="Ask the servers in $DEBUGINFOD_URLS for files that stacks need and memory lacks; they learn build IDs "
+        "alone.",
+    ),
+]
+ZeroExcluded = Annotated[
+    bool,
+    typer.Option(
+        "--zero-excluded",
+        help="Read pages that were left out of an ELF dump as zeros: for who knows that only zero pages were.",
+    ),
+]
+Scan = Annotated[
+    bool,
+    typer.Option("--scan", help="Search all memory for tasks as well, for those that the kernel's lists have lost."),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache",
+        help="Keep nothing in the cache, and use nothing that is there; a dump that has to be unpacked is, each time.",
+    ),
+]
+AnySize = Annotated[
+    bool,
+    typer.Option(
+        "--unpack-any-size",
+        help="Unpack a compressed dump to whatever size: else to 1 GiB, or 256 times its own size, and 16 TiB at most.",
+    ),
+]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.", show_default=False)
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where in this program an error came from.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,1 @@
+"""``vmcore-tasks``, one command a file."""

@@ -1,0 +1,28 @@
+"""``vmcore-tasks``: what was running on the machine, from its dump."""
+
+import typer
+
+from vmcore2core.commands import options
+from vmcore2core.commands.tasks.bt import bt
+from vmcore2core.commands.tasks.info import info
+from vmcore2core.commands.tasks.layout import layout
+from vmcore2core.commands.tasks.maps import maps
+from vmcore2core.commands.tasks.ps import ps
+from vmcore2core.commands.tasks.regs import regs
+from vmcore2core.commands.tasks.threads import threads
+from vmcore2core.commands.terminal import completes, run_command
+
+app = typer.Typer(
+    add_completion=completes("vmcore-tasks"),
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings=options.CONTEXT,
+    help="Show the processes in a Linux kernel crash dump, without kernel debug information.",
+)
+for command in (ps, threads, regs, bt, maps, info, layout):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command; every error is one sentence and an exit status."""
+    run_command(app, "vmcore-tasks")

@@ -1,0 +1,98 @@
+"""``vmcore-tasks bt``."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vmcore2core.commands import options
+from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.tasks.shown import Tid, print_json
+from vmcore2core.commands.terminal import Exit, say
+
+if TYPE_CHECKING:
+    from vmcore2core.tasks import ProcessStacks
+    from vmcore2core.unwind.stacks import StackRow, WantedFile
+
+
+@takes_dump
+def bt(
+    *,
+    pid: Annotated[
+        list[int] | None, typer.Option("--pid", "-p", help="All threads of this process; may repeat.")
+    ] = None,
+    tid: Tid = None,
+    every: Annotated[bool, typer.Option("--all", "-a", help="The threads of all processes.")] = False,
+    comm: Annotated[
+        list[str] | None, typer.Option(help="Those of processes whose name matches this pattern; may repeat.")
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only threads in this state (R S D T t Z X I); may repeat.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most frames of a thread.")] = 256,
+    sysroot: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the machine's files at their paths, for what is not in memory; by build ID."),
+    ] = None,
+    debug_directory: options.DebugDirectory = options.DEBUG_DIRECTORY,
+    debuginfod: options.Debuginfod = False,
+    as_json: options.AsJson = False,
+    dump: DumpOptions,
+) -> None:
+    """Show the user stacks of threads: from what is in memory, and from the programs' files where these are given."""
+    with opened(dump) as session:
+        from vmcore2core import tasks
+        from vmcore2core.process import binaries
+        from vmcore2core.process import debuginfod as client
+        from vmcore2core.unwind.originals import Files
+
+        servers = client.debuginfod() if debuginfod else None
+        files = Files(binaries.binaries(session.container.paths[0], sysroot, (debug_directory,), servers))
+        wanted = tasks.Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
+        chosen = tasks.stacks(session, wanted, tid=tid, every=every, limit=limit, files=files)
+        complete = _show_stacks(chosen, as_json=as_json)
+        for notice in files.notices:
+            say(notice)
+    if not complete:
+        raise typer.Exit(Exit.INCOMPLETE)
+
+
+def _show_stacks(processes: "Iterable[ProcessStacks]", *, as_json: bool) -> bool:
+    """Print the stacks of processes as they come, and tell whether all of all is there."""
+    complete, documents = True, []
+    missing: dict[WantedFile, None] = {}
+    for number, process in enumerate(processes):
+        for warning in process.warnings:
+            say(warning)
+        if as_json:
+            documents += [_stack_document(stack) for stack in process.stacks]
+        else:
+            print("\n" if number and process.stacks else "", end="")
+            _print_stacks(process.stacks)
+        missing.update(dict.fromkeys(file for stack in process.stacks for file in stack.wanted))
+        complete &= not process.warnings and all(stack.complete for stack in process.stacks)
+    if as_json:
+        print_json(documents)
+    if missing:
+        say(f"--sysroot DIR or --debuginfod would tell more, with these files: {'; '.join(map(str, missing))}")
+    return complete
+
+
+def _print_stacks(stacks: "Iterable[StackRow]") -> None:
+    for number, stack in enumerate(stacks):
+        print(f"{chr(10) if number else ''}{stack.pid} {stack.tid} {stack.comm} {stack.state}")
+        for frame in stack.frames:
+            print(frame.line())
+        print(f"{'complete' if stack.complete else 'stopped'}: {stack.end}")
+
+
+def _stack_document(stack: "StackRow") -> dict[str, Any]:
+    """Return a stack for JSON, addresses in hexadecimal."""
+    document = asdict(stack)
+    for frame in document["frames"]:
+        del frame["width"]
+        for key in ("address", "offset", "file_address", "file_offset"):
+            frame[key] = f"{frame[key]:#x}" if frame[key] is not None else None
+    return document

@@ -1,0 +1,31 @@
+"""``vmcore-tasks maps``."""
+
+from dataclasses import asdict
+
+from vmcore2core.commands import options
+from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.tasks.shown import Pid, print_json
+from vmcore2core.commands.terminal import say
+
+
+@takes_dump
+def maps(
+    *,
+    pid: Pid,
+    as_json: options.AsJson = False,
+    dump: DumpOptions,
+) -> None:
+    """Show the mappings of a process as /proc/PID/maps does; -v counts their pages by what they are."""
+    with opened(dump) as session:
+        from vmcore2core import tasks
+
+        rows, _ = tasks.maps(session, session.processes.find(pid), pages=bool(dump.verbose) or as_json)
+        if not session.processes.mounts.known:
+            say("mounts are not known: paths begin at the root of their file system")
+        if as_json:
+            print_json([{**asdict(row), "start": f"{row.start:#x}", "end": f"{row.end:#x}"} for row in rows])
+            return
+        for row in rows:
+            print(row.line(session.kernel.arch.pointer_size))
+            if dump.verbose:
+                print("    " + (", ".join(f"{n} {what}" for what, n in row.pages.items()) or "nothing"))

@@ -1,0 +1,58 @@
+"""``vmcore-tasks regs``."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcore2core.commands import options
+from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.tasks.shown import Tid, print_json
+from vmcore2core.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmcore2core.process.threads import ThreadRow
+    from vmcore2core.session import Session
+
+
+@takes_dump
+def regs(
+    *,
+    pid: Annotated[int | None, typer.Option("--pid", "-p", help="All threads of this process.")] = None,
+    tid: Tid = None,
+    as_json: options.AsJson = False,
+    dump: DumpOptions,
+) -> None:
+    """Show the user registers of threads, and where they come from."""
+    with opened(dump) as session:
+        rows = _chosen(session, pid, tid)
+        if as_json:
+            print_json(
+                [
+                    {
+                        **asdict(row),
+                        "registers": {k: f"{v:#x}" for k, v in row.registers.items()} if row.registers else None,
+                    }
+                    for row in rows
+                ]
+            )
+            return
+        digits = 2 * session.kernel.arch.pointer_size
+        for row in rows:
+            print(f"{row.tid} ({row.comm}): {row.source}")
+            registers = list((row.registers or {}).items())
+            for i in range(0, len(registers), 3):
+                print("  " + "  ".join(f"{name:>8} {value:0{digits}x}" for name, value in registers[i : i + 3]))
+            if row.unknown:
+                print(f"  not known: {' '.join(row.unknown)}")
+
+
+def _chosen(session: "Session", pid: int | None, tid: int | None) -> "list[ThreadRow]":
+    """Return the threads that --pid and --tid name."""
+    from vmcore2core import tasks
+
+    number = tid if tid is not None else pid
+    if number is None:
+        raise UsageError("say which process: --pid PID or --tid TID")
+    rows = tasks.threads(session, session.processes.find(number))
+    return [row for row in rows if tid is None or row.tid == tid]

@@ -1,0 +1,27 @@
+"""``vmcore-tasks threads``."""
+
+from dataclasses import asdict
+
+from vmcore2core.commands import options
+from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.tasks.shown import Pid, print_json
+
+
+@takes_dump
+def threads(
+    *,
+    pid: Pid,
+    as_json: options.AsJson = False,
+    dump: DumpOptions,
+) -> None:
+    """List the threads of a process."""
+    with opened(dump) as session:
+        from vmcore2core import tasks
+
+        rows = list(tasks.threads(session, session.processes.find(pid)))
+        if as_json:
+            print_json([asdict(row) for row in rows])
+            return
+        print(f"{'TID':>7} S {'CPU':>3} {'NAME':<16} REGISTERS FROM")
+        for row in rows:
+            print(f"{row.tid:>7} {row.state} {'-' if row.cpu is None else row.cpu:>3} {row.comm:<16} {row.source}")
