@@ -243,12 +243,16 @@ class MapRow:
         Args:
             word: bytes of a pointer of the kernel.
         """
-        device = self.device or 0
         head = (
             f"{self.start:08x}-{self.end:08x} {self.permissions} {self.offset or 0:08x} "
-            f"{device >> 20:02x}:{device & 0xFFFFF:02x} {self.inode or 0} "
+            f"{self.device_name()} {self.inode or 0} "
         )
         return head.ljust(25 + 6 * word) + self.name if self.name else head
+
+    def device_name(self) -> str:
+        """Return the file's device as maps has it: MAJOR:MINOR, hexadecimal."""
+        device = self.device or 0
+        return f"{device >> 20:02x}:{device & 0xFFFFF:02x}"
 
 
 def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[list[MapRow], Captured]:

@@ -123,7 +123,7 @@ def pids(dump: Path, comm: str) -> list[int]:
     """Returns the PIDs of processes whose name matches."""
     tasks = "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()"
     command = [sys.executable, "-c", tasks, "ps", str(dump), "--comm", comm, "--json"]
-    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["tasks"]
     return [int(row["pid"]) for row in rows]
 
 

@@ -44,7 +44,7 @@ PROCESS: dict[str, Any] = {
             "tid": 812,
             "comm": "postgres",
             "frames": [
-                {"address": "0x7f0000001234", "function": "epoll_wait", "offset": 4, "file": "/usr/lib/libc.so.6"},
+                {"address": "0x7f0000001234", "function": "epoll_wait", "offset": "0x4", "file": "/usr/lib/libc.so.6"},
                 {"address": "0x55aa", "function": None, "offset": None, "file": None},
             ],
         },

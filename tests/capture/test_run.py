@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.cores import Core
-from tests.e2e.guests import FIXTURES, convert
+from tests.e2e.guests import FIXTURES, convert, rows
 from vmcore2core.capture import run
 from vmcore2core.capture.__main__ import main
 
@@ -98,7 +98,7 @@ def test_a_core_that_is_too_large_keeps_its_stacks(tmp_path: Path) -> None:
 
 
 def test_the_most_important_comes_first_where_room_is_for_one(tmp_path: Path) -> None:
-    planned = json.loads(convert(DUMP, "--all", "--dry-run", "--json").stdout)
+    planned = rows(convert(DUMP, "--all", "--dry-run", "--json").stdout)
     room = next(core["on_disk"] for core in planned if core["comm"] == "lab-dynamic") + (1 << 20)
     status, cores, _ = captured(tmp_path, f'[limits]\ntotal = "{room >> 10} KiB"\n{VICTIMS}')
     assert status == 3

@@ -67,10 +67,19 @@ def tasks(*args: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def tasks_json(*args: str | Path) -> Any:
-    """Run ``vmcore-tasks --json`` and return what it printed."""
+    """Run ``vmcore-tasks --json`` and return what its document has."""
     result = tasks(*args, "--json")
     assert (result.returncode, result.stderr) == (0, "")
-    return json.loads(result.stdout)
+    return rows(result.stdout)
+
+
+def rows(printed: str) -> Any:
+    """Return what a document has beside its format and version."""
+    document = json.loads(printed)
+    assert document.pop("version") == 1
+    assert document.pop("format").startswith("vmcore")
+    (found,) = document.values()
+    return found
 
 
 def _run(args: list[str], before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
 from tests.e2e.debuggers import in_order, lldb, lldb_backtraces, need
-from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert_all, tasks, unpacked_sysroot
+from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert_all, rows, tasks, unpacked_sysroot
 from tests.e2e.machines import check_stacks_in_gdb, check_without_on_cpu, thread_notes
 
 # include/linux/errno.h: how a call ends that a signal interrupts: pause(), ppoll() without a set; poll(); futex().
@@ -294,10 +294,10 @@ def test_ps_lists_what_the_guest_listed(guest: Guest) -> None:
 def test_bt_names_every_function(guest: Guest, program: str) -> None:
     """Without any binary. The programs for riscv64 have .debug_frame instead of .eh_frame, and no frame pointers."""
     result = tasks("bt", guest.dump, "--pid", str(guest.pids[program]), "--json")
-    shown = {thread["comm"]: thread for thread in json.loads(result.stdout)}
+    shown = {thread["comm"]: thread for thread in rows(result.stdout)}
     assert shown.keys() == guest.expected[program].keys()
     assert (result.returncode, result.stderr) == (0, "")
     for comm, wanted in guest.expected[program].items():
-        symbols = [frame["symbol"] for frame in shown[comm]["frames"]]
+        symbols = [frame["function"] for frame in shown[comm]["frames"]]
         assert shown[comm]["complete"]
         assert in_order(wanted, symbols), (comm, symbols)

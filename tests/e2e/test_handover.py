@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, convert
+from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, convert, rows
 from tests.needs import need
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
@@ -213,7 +213,7 @@ def test_a_dry_run_writes_nothing_and_says_how_large(undisturbed: Path, tmp_path
     result = convert(DUMP, "--all", "-n", "-o", tmp_path / "cores")
     assert result.returncode == 0
     assert len(result.stdout.splitlines()) == 3
-    planned = json.loads(convert(DUMP, "--all", "-n", "-o", tmp_path / "cores", "--json").stdout)
+    planned = rows(convert(DUMP, "--all", "-n", "-o", tmp_path / "cores", "--json").stdout)
     sizes = {path.name: path.stat() for path in undisturbed.glob("core.*[0-9]")}
     assert {Path(plan["path"]).name for plan in planned} == sizes.keys()
     for plan in planned:

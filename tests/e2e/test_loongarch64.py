@@ -6,7 +6,6 @@ of symbols and enumerators.
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.guests import FIXTURES, convert_all, tasks
+from tests.e2e.guests import FIXTURES, convert_all, rows, tasks
 from tests.e2e.machines import check_without_on_cpu
 
 GUEST = FIXTURES / "debian-7.2-loong64"
@@ -126,8 +125,8 @@ def test_registers_are_those_that_the_guest_said(cores: Path, program: str, pid:
 def test_bt_names_every_function_without_any_binary(dump: Path) -> None:
     result = tasks("bt", dump, "--vmcoreinfo", GUEST / "layout.txt", "--pid", "97", "--json")
     shown = {
-        thread["comm"]: ([frame["symbol"] for frame in thread["frames"]], thread["complete"])
-        for thread in json.loads(result.stdout)
+        thread["comm"]: ([frame["function"] for frame in thread["frames"]], thread["complete"])
+        for thread in rows(result.stdout)
     }
     for comm, names in {
         "t-regs": ["block_with_registers", "regs_thread", "start_thread"],

@@ -17,7 +17,7 @@ import zstandard
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, NT_PRPSINFO, Core, compare_pages
 from tests.e2e.debuggers import gdb_backtraces, gdb_command, in_order
-from tests.e2e.guests import FIXTURES, convert, convert_all, tasks
+from tests.e2e.guests import FIXTURES, convert, convert_all, rows, tasks
 from tests.e2e.machines import thread_notes
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.resolver import KernelLayout
@@ -125,8 +125,8 @@ LEVELS = ["level_c", "level_b", "level_a"]
 def test_bt_shows_every_stack_without_call_frame_information(dump: Path, pid: int, outermost: str) -> None:
     """The programs have none of their own functions: the instructions tell their frames."""
     result = tasks("bt", dump, "--vmcoreinfo", LAYOUT, "--pid", str(pid), "--json")
-    threads = {thread["tid"]: thread for thread in json.loads(result.stdout)}
-    shown = {tid: [frame["symbol"] for frame in thread["frames"]] for tid, thread in threads.items()}
+    threads = {thread["tid"]: thread for thread in rows(result.stdout)}
+    shown = {tid: [frame["function"] for frame in thread["frames"]] for tid, thread in threads.items()}
     end = ["start_thread", "__thread_start"]
     for tid, wanted in {
         pid: ["nanosleep", *LEVELS, "main", "__libc_start_call_main", outermost],
@@ -160,7 +160,7 @@ def test_gdb_shows_every_stack(cores: Path, program: str, pid: int) -> None:
 
 def test_regs_names_what_it_has(dump: Path) -> None:
     result = tasks("regs", dump, "--vmcoreinfo", LAYOUT, "--tid", "92", "--json")
-    (thread,) = json.loads(result.stdout)
+    (thread,) = rows(result.stdout)
     assert {name: thread["registers"][name] for name in ("s0", "s7", "t9")} == {
         "s0": "0x1616161616161616",
         "s7": "0x2323232323232323",

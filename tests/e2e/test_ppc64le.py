@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
 from tests.e2e.debuggers import lldb, lldb_backtraces
-from tests.e2e.guests import convert, tasks
+from tests.e2e.guests import convert, rows, tasks
 from tests.e2e.machines import LEVELS, check_layout_from_file, gdb_multiarch, stacks_of_victim_static, thread_notes
 
 pytestmark = pytest.mark.corpus
@@ -143,11 +143,11 @@ def test_bt_names_every_function_without_any_binary(dump: Path) -> None:
     for _, pid, threads in VICTIMS:
         result = tasks("bt", dump, "--pid", str(pid), "--json")
         assert result.returncode == 0, result.stderr
-        found = {thread["comm"]: thread for thread in json.loads(result.stdout)}
+        found = {thread["comm"]: thread for thread in rows(result.stdout)}
         assert len(found) == threads
         assert all(thread["complete"] for thread in found.values())
         shown = {
-            comm: [frame["symbol"] for frame in thread["frames"] if frame["symbol"] in known]
+            comm: [frame["function"] for frame in thread["frames"] if frame["function"] in known]
             for comm, thread in found.items()
         }
         spinning = shown.pop("v-spin", ["regs_spin", "clone"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from tests.conftest import unpack
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
-from tests.e2e.guests import convert, tasks
+from tests.e2e.guests import convert, rows, tasks
 from tests.e2e.machines import check_layout_from_file, gdb_multiarch, stacks_of_victim_static
 from tests.unwind.test_corpus import check
 
@@ -126,8 +125,8 @@ def test_bt_of_code_that_debug_frame_alone_describes_is_complete(dump: Path) -> 
     """victim-static has no .eh_frame for its own code, and no frame pointers."""
     result = tasks("bt", dump, "--pid", "104", "--json")
     assert result.returncode == 0
-    (main,) = (thread for thread in json.loads(result.stdout) if thread["tid"] == 104)
-    shown = [frame["symbol"] for frame in main["frames"]]
+    (main,) = (thread for thread in rows(result.stdout) if thread["tid"] == 104)
+    shown = [frame["function"] for frame in main["frames"]]
     assert shown[:6] == ["clock_nanosleep", "nanosleep", "level_c", "level_b", "level_a", "main"]
     assert main["complete"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.builders.stacks_only import bundled_stacks_only
-from tests.e2e.guests import PROGRAMS, bundled, convert_all, tasks, unpacked_sysroot
+from tests.e2e.guests import PROGRAMS, bundled, convert_all, rows, tasks, unpacked_sysroot
 from tests.needs import need
 
 GUEST = "debian-6.1-amd64"
@@ -46,7 +46,7 @@ def test_bt_index_page_and_gdb_agree(converted: tuple[Path, Path, Path], program
     dump, sysroot, cores = converted
     index = json.loads((cores / "index.json").read_text())
     (entry,) = [one for one in index["processes"] if one["comm"] == program]
-    shown = json.loads(
+    shown = rows(
         tasks("bt", dump, "--pid", str(entry["pid"]), "--sysroot", sysroot, *NO_DEBUG_PACKAGES, "--json").stdout
     )
     stacks = {stack["tid"]: stack for stack in shown}
@@ -59,7 +59,7 @@ def test_bt_index_page_and_gdb_agree(converted: tuple[Path, Path, Path], program
     assert json.loads(block[1])["processes"] == index["processes"]
     assert threads.keys() == stacks.keys()
     for tid, thread in threads.items():
-        assert places(thread["frames"], "function") == places(stacks[tid]["frames"], "symbol")
+        assert places(thread["frames"], "function") == places(stacks[tid]["frames"], "function")
         assert thread["end"] is None
         assert [frame["cfi_from"] for frame in thread["frames"]] == [f["cfi_from"] for f in stacks[tid]["frames"]]
     # gdb by the core's start script, with the same files.

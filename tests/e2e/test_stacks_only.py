@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.builders.stacks_only import bundled_stacks_only, stacks_only
-from tests.e2e.guests import FIXTURES, PROGRAMS, bundled, tasks, tasks_json, unpacked_sysroot
+from tests.e2e.guests import FIXTURES, PROGRAMS, bundled, rows, tasks, tasks_json, unpacked_sysroot
 from vmcore2core.containers import open_container
 
 GUEST = "debian-6.1-amd64"
@@ -32,7 +31,7 @@ def stacks(dump: Path, *options: str | Path, status: int = 0) -> dict[str, dict[
     """Return what bt says of each thread, by name and PID."""
     result = tasks("bt", dump, *options, "--json")
     assert result.returncode == status, result.stderr
-    return {f"{stack['comm']} {stack['pid']}": stack for stack in json.loads(result.stdout)}
+    return {f"{stack['comm']} {stack['pid']}": stack for stack in rows(result.stdout)}
 
 
 def addresses(stack: dict[str, Any]) -> list[str]:
@@ -64,13 +63,13 @@ def test_with_the_files_all_threads_have_the_frames_and_names_that_they_have_in_
     for name, stack in ours.items():
         assert stack["complete"], (name, stack["end"])
         assert addresses(stack) == addresses(whole[name])
-        assert [f["symbol"] for f in stack["frames"]] == [f["symbol"] for f in whole[name]["frames"]]
+        assert [f["function"] for f in stack["frames"]] == [f["function"] for f in whole[name]["frames"]]
         assert stack["wanted"] == []
         rules = {frame["cfi_from"] for frame in stack["frames"] if frame["found_by"] == "CFI"}
         assert rules == {"file"}
-        assert {frame["symbol_from"] for frame in stack["frames"]} <= {"file", None}
+        assert {frame["function_from"] for frame in stack["frames"]} <= {"file", None}
         assert {frame["cfi_from"] for frame in whole[name]["frames"]} <= {"memory", None}
-    nested = [frame for frame in ours["t-nested 86"]["frames"] if frame["symbol"] == "level_c"]
+    nested = [frame for frame in ours["t-nested 86"]["frames"] if frame["function"] == "level_c"]
     assert nested[0]["original"] == str(sysroot / "bin" / "lab-static")
 
 

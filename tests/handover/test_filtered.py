@@ -11,7 +11,7 @@ import pytest
 
 from tests.builders.stacks_only import bundled_stacks_only
 from tests.e2e.debuggers import in_order
-from tests.e2e.guests import FIXTURES, PROGRAMS, convert, tasks, unpacked_sysroot
+from tests.e2e.guests import FIXTURES, PROGRAMS, convert, rows, tasks, unpacked_sysroot
 from tests.handover.test_scripts import gdb_stacks, lldb_stacks
 
 GUEST = "debian-6.1-amd64"
@@ -175,7 +175,7 @@ def test_gdb_shows_what_unwinding_found_by_other_means_than_call_frame_informati
 ) -> None:
     """Without any file, its frames begin as those of vmcore-tasks bt, and it says by what they were found."""
     name = script(cores, program, "gdb")
-    threads = json.loads(tasks("bt", dump, "--pid", name.split(".")[2], "--json").stdout)
+    threads = rows(tasks("bt", dump, "--pid", name.split(".")[2], "--json").stdout)
     led_on = [t for t in threads if any(frame["found_by"] in GUESSES for frame in t["frames"])]
     assert led_on
     _, output = gdb_stacks(cores, name)

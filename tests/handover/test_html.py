@@ -52,7 +52,7 @@ def process(pid: int, comm: str, *, missing: int = 0) -> dict[str, Any]:
                     {
                         "address": "0x401000",
                         "function": f"function_of_{pid}",
-                        "offset": 16,
+                        "offset": "0x10",
                         "file": HOSTILE,
                         "signal_trampoline": False,
                     }

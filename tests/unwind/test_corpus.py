@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.e2e.guests import rows
 
 pytestmark = pytest.mark.corpus
 
@@ -34,11 +35,11 @@ def bt(dump: Path, *arguments: str, status: int = 0) -> str:
 
 
 def threads(dump: Path, pid: int) -> dict[str, dict[str, Any]]:
-    return {thread["comm"]: thread for thread in json.loads(bt(dump, "--pid", str(pid), "--json"))}
+    return {thread["comm"]: thread for thread in rows(bt(dump, "--pid", str(pid), "--json"))}
 
 
 def names(thread: dict[str, Any]) -> list[str]:
-    return [frame["symbol"] for frame in thread["frames"] if frame["symbol"] in KNOWN]
+    return [frame["function"] for frame in thread["frames"] if frame["function"] in KNOWN]
 
 
 def check(dump: Path, folder: Path, kind: str, *, spins: bool) -> None:
@@ -126,7 +127,7 @@ def test_a_dump_of_stacks_alone_has_all_frames_with_the_program(corpus: Path, tm
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/victim-static").write_bytes((folder / "bin/victim-static").read_bytes())
     options = ("--comm", "victim-static", "--sysroot", str(tmp_path), "--debug-directory", "/nonexistent")
-    found = json.loads(bt(folder / "vmcore.zlib-d31-userstack", *options, "--json"))
+    found = rows(bt(folder / "vmcore.zlib-d31-userstack", *options, "--json"))
     threads = {thread["comm"]: thread for thread in found}
     assert set(threads) == {"victim-static", "v-regs", "v-sig", "v-cond", "v-bt", "v-spin"}
     assert all(thread["complete"] for thread in threads.values())
@@ -134,4 +135,4 @@ def test_a_dump_of_stacks_alone_has_all_frames_with_the_program(corpus: Path, tm
     assert names(threads["v-bt"]) == ["nanosleep", *BT]
     assert names(threads["v-sig"]) == ["pause", *SIG]
     assert names(threads["v-spin"]) == ["regs_spin"]
-    assert [frame["symbol"] for frame in threads["v-regs"]["frames"]][-2:] == ["start_thread", "clone3"]
+    assert [frame["function"] for frame in threads["v-regs"]["frames"]][-2:] == ["start_thread", "clone3"]

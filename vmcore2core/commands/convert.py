@@ -10,6 +10,7 @@ import typer
 
 from vmcore2core import __version__
 from vmcore2core.commands import options
+from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, takes_dump
 from vmcore2core.commands.progress import progress_bars
 from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
@@ -236,7 +237,7 @@ def vmcore2core(
         if dry_run:
             planned = list(extraction.plan(chosen))
             if as_json:
-                print(to_json([planned_summary(job, size) for job, size in planned], indent=1))
+                print_document("vmcore2core-plan", cores=[planned_summary(job, size) for job, size in planned])
             for job, size in () if as_json else planned:
                 print(planned_line(job, size))
             raise typer.Exit(Exit.ERROR if extraction.errors else Exit.COMPLETE)

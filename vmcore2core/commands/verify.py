@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from vmcore2core.commands import options
+from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump
 from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
-from vmcore2core.printable import counted, to_json
+from vmcore2core.printable import counted
 
 app = typer.Typer(
     add_completion=completes("vmcore2core"),
@@ -76,7 +77,7 @@ def verify(
             "pages_differing": None if compared is None else len(compared.differing),
         }
     if as_json:
-        print(to_json(document, indent=1))
+        print_document("vmcore2core-verify", **document)
     else:
         for sentence in wrong:
             say(f"{core}: wrong: {sentence}")

@@ -112,13 +112,13 @@ def _threads(captured: Captured, arch: Arch, rows: list[ThreadRow], files: Files
 def _frame(frame: FrameRow) -> dict[str, Any]:
     return {
         "address": f"{frame.address:#x}",
-        "function": frame.symbol,
-        "offset": frame.offset,
+        "function": frame.function,
+        "offset": None if frame.offset is None else f"{frame.offset:#x}",
         "file": frame.file,
         "signal_trampoline": frame.signal_trampoline,
         "found_by": frame.found_by,
         "cfi_from": frame.cfi_from,
-        "symbol_from": frame.symbol_from,
+        "function_from": frame.function_from,
         "source": None if frame.source is None else asdict(frame.source),
         "inlined": [asdict(place) for place in frame.inlined],
     }

@@ -25,7 +25,7 @@ A process::
               "warnings": [sentences], "notices": [sentences]},
      "threads": [{"tid", "comm", "state", "registers": where they come from, or why there are none,
                   "frames": [{"address", "function", "offset", "file", "signal_trampoline", "found_by", "cfi_from",
-                              "symbol_from", "source": {"function", "file", "line"} or null,
+                              "function_from", "source": {"function", "file", "line"} or null,
                               "inlined": [likewise, the innermost first]}], innermost first: as of vmcore-tasks bt,
                   "end": why the stack ends before its outermost frame, or null,
                   "wanted": [{"path", "build_id"} of files that would tell more]}],

@@ -38,7 +38,7 @@ class FrameRow:
     Attributes:
         number: from 0, innermost first.
         address: program counter.
-        symbol: function that holds it.
+        function: that holds it.
         offset: of the address from the function's start.
         file: what is mapped there: a path, or "[vdso]" and the like.
         file_address: the address as the file counts it, for addr2line.
@@ -48,16 +48,16 @@ class FrameRow:
         width: hexadecimal digits of an address.
         cfi_from: where the call frame information was that the frame was found by: "memory", "file" or "debug
             information"; None where it was found otherwise.
-        symbol_from: where the symbol is from: likewise.
+        function_from: where the function's name is from: likewise.
         original: path of the file that was found for the one that is mapped.
-        linkage_name: the symbol as the linker has it, where it was mangled.
+        linkage_name: the function as the linker has it, where it was mangled.
         source: where the call is in the function's source, or what it was about to run.
         inlined: likewise of the functions that the compiler has put into it there, the innermost first.
     """
 
     number: int
     address: int
-    symbol: str | None
+    function: str | None
     offset: int | None
     file: str | None
     file_address: int | None
@@ -66,7 +66,7 @@ class FrameRow:
     signal_trampoline: bool
     width: int
     cfi_from: str | None = None
-    symbol_from: str | None = None
+    function_from: str | None = None
     original: str | None = None
     linkage_name: str | None = None
     source: SourcePlace | None = None
@@ -74,8 +74,8 @@ class FrameRow:
 
     def line(self) -> str:
         """Return the line as ``bt`` prints it, inlined functions on lines before; what is from memory is not said."""
-        if self.symbol is not None:
-            name = f"{self.symbol}+{self.offset:#x}"
+        if self.function is not None:
+            name = f"{self.function}+{self.offset:#x}"
         else:
             name = "<signal trampoline>" if self.signal_trampoline else "??"
         name += "" if self.source is None else f" at {self.source}"
@@ -88,8 +88,8 @@ class FrameRow:
         found = self.found_by
         if self.cfi_from not in (None, "memory"):
             found += f" from {self.cfi_from}"
-        if self.symbol_from not in (None, "memory"):
-            found += f"; name from {self.symbol_from}"
+        if self.function_from not in (None, "memory"):
+            found += f"; name from {self.function_from}"
         head = f"#{self.number:<3}{self.address:#0{self.width + 2}x} "
         inlined = [f"{one.function or '??'} at {one} [inlined]" for one in self.inlined]
         return head + f"\n{' ' * len(head)}".join([*inlined, f"{name}{place} [{found}]"])
@@ -197,7 +197,7 @@ def _frame_row(place: Place | None, number: int, frame: Frame, width: int) -> Fr
     return FrameRow(
         number=number,
         address=frame.pc,
-        symbol=name,
+        function=name,
         offset=frame.pc - symbol.value if symbol is not None else None,
         file=text(place.name) if place is not None else None,
         file_address=frame.pc - image.bias if image is not None else None,
@@ -206,7 +206,7 @@ def _frame_row(place: Place | None, number: int, frame: Frame, width: int) -> Fr
         signal_trampoline=frame.trampoline,
         width=width,
         cfi_from=frame.cfi_origin.value if frame.cfi_origin is not None else None,
-        symbol_from=symbol.source.value if symbol is not None else None,
+        function_from=symbol.source.value if symbol is not None else None,
         original=str(original.path) if original is not None and original.path is not None else None,
         linkage_name=linked if linked != name else None,
         source=_place(lines[-1]) if lines and lines[-1].file else None,
@@ -226,7 +226,7 @@ def _wanted(
     seen: set[WantedFile] = set()
     last = found.frames[-1] if found.frames and not found.complete else None
     for row, frame, place in zip(rows, found.frames, places, strict=True):
-        nameless = row.symbol is None and (place is None or place.image is None or not place.image.knows_all_names)
+        nameless = row.function is None and (place is None or place.image is None or not place.image.knows_all_names)
         poor = nameless or frame is last
         original = space.original(place.vma) if poor and place is not None and not frame.trampoline else None
         if original is None or original.path is not None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vmcore2core.commands import options
+from vmcore2core.commands.document import hexadecimal, print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
-from vmcore2core.commands.tasks.shown import Tid, print_json
+from vmcore2core.commands.tasks.shown import Tid
 from vmcore2core.commands.terminal import Exit, say
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _show_stacks(processes: "Iterable[ProcessStacks]", *, as_json: bool) -> bool
         missing.update(dict.fromkeys(file for stack in process.stacks for file in stack.wanted))
         complete &= not process.warnings and all(stack.complete for stack in process.stacks)
     if as_json:
-        print_json(documents)
+        print_document("vmcore-tasks-bt", stacks=documents)
     if missing:
         say(f"--sysroot DIR or --debuginfod would tell more, with these files: {'; '.join(map(str, missing))}")
     return complete
@@ -94,5 +95,5 @@ def _stack_document(stack: "StackRow") -> dict[str, Any]:
     for frame in document["frames"]:
         del frame["width"]
         for key in ("address", "offset", "file_address", "file_offset"):
-            frame[key] = f"{frame[key]:#x}" if frame[key] is not None else None
+            frame[key] = hexadecimal(frame[key])
     return document

@@ -3,8 +3,8 @@
 from typing import Any
 
 from vmcore2core.commands import options
+from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
-from vmcore2core.commands.tasks.shown import print_json
 
 
 @takes_dump
@@ -19,7 +19,7 @@ def info(
 
         document = tasks.info(session)
         if as_json:
-            print_json(document)
+            print_document("vmcore-tasks-info", info=document)
             return
         for key, value in document.items():
             if value is None or value == []:

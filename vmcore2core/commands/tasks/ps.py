@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmcore2core.commands import options
+from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
-from vmcore2core.commands.tasks.shown import print_json
 from vmcore2core.commands.terminal import say
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def ps(
         selection = Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
         rows = list(processes(session, selection))
         if as_json:
-            print_json([asdict(row) for row in rows])
+            print_document("vmcore-tasks-ps", tasks=[asdict(row) for row in rows])
             return
         if tree and all(row.ppid is None for row in rows):
             say("no parents are known: this kernel's layout has no task_struct.real_parent; listed without a tree")

@@ -1,13 +1,13 @@
 """``vmcore-tasks regs``."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vmcore2core.commands import options
+from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
-from vmcore2core.commands.tasks.shown import Tid, print_json
+from vmcore2core.commands.tasks.shown import Tid, thread_document
 from vmcore2core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,15 +27,7 @@ def regs(
     with opened(dump) as session:
         rows = _chosen(session, pid, tid)
         if as_json:
-            print_json(
-                [
-                    {
-                        **asdict(row),
-                        "registers": {k: f"{v:#x}" for k, v in row.registers.items()} if row.registers else None,
-                    }
-                    for row in rows
-                ]
-            )
+            print_document("vmcore-tasks-regs", threads=[thread_document(row) for row in rows])
             return
         digits = 2 * session.kernel.arch.pointer_size
         for row in rows:

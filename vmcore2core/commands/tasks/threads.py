@@ -1,10 +1,9 @@
 """``vmcore-tasks threads``."""
 
-from dataclasses import asdict
-
 from vmcore2core.commands import options
+from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
-from vmcore2core.commands.tasks.shown import Pid, print_json
+from vmcore2core.commands.tasks.shown import Pid, thread_document
 
 
 @takes_dump
@@ -20,7 +19,7 @@ def threads(
 
         rows = list(tasks.threads(session, session.processes.find(pid)))
         if as_json:
-            print_json([asdict(row) for row in rows])
+            print_document("vmcore-tasks-threads", threads=[thread_document(row) for row in rows])
             return
         print(f"{'TID':>7} S {'CPU':>3} {'NAME':<16} REGISTERS FROM")
         for row in rows:

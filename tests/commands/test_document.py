@@ -1,0 +1,78 @@
+"""Every document that a command prints with --json has the form that docs/schema.json says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.guests import FIXTURES, convert, tasks
+from vmcore2core.commands.document import hexadecimal
+
+SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "vmcore2core/docs/schema.json").read_text())
+FORMS = {one["properties"]["format"]["const"]: one for one in SCHEMA["oneOf"]}
+DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
+PID = ("--pid", "86")
+EXACT_MAX = 1 << 53
+"""Larger integers lose bits in a reader that keeps numbers as doubles, as jq and JavaScript do."""
+
+
+def numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from numbers(one)
+    elif isinstance(value, int):
+        yield value
+
+
+def check(form: str, printed: str) -> None:
+    document = json.loads(printed)
+    assert document["format"] == form
+    validator = pytest.importorskip("jsonschema").Draft202012Validator({**FORMS[form], "$defs": SCHEMA["$defs"]})
+    assert [error.message for error in validator.iter_errors(document)] == []
+    assert all(abs(number) < EXACT_MAX for number in numbers(document))
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A core, and what was printed of it."""
+    path = tmp_path_factory.mktemp("core") / "app.core"
+    return path, convert(DUMP, *PID, "-o", path, "--json").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("ps", ()), ("threads", PID), ("regs", PID), ("bt", PID), ("maps", PID), ("info", ())],
+)
+def test_vmcore_tasks(command: str, options: tuple[str, ...]) -> None:
+    check(f"vmcore-tasks-{command}", tasks(command, DUMP, *options, "--json").stdout)
+
+
+def test_vmcore2core(core: tuple[Path, str]) -> None:
+    check("vmcore2core-summary", core[1])
+    check("vmcore2core-plan", convert(DUMP, *PID, "-n", "--json").stdout)
+
+
+def test_verify(core: tuple[Path, str]) -> None:
+    check("vmcore2core-verify", convert("verify", core[0], "--json").stdout)
+
+
+def test_a_document_of_another_form_is_refused() -> None:
+    pytest.importorskip("jsonschema")
+    thread = {"tid": 1, "comm": "x", "state": "S", "cpu": 0, "source": "kernel stack", "unknown": []}
+    document = {"format": "vmcore-tasks-regs", "version": 1, "threads": [{**thread, "registers": {"rip": "0x10"}}]}
+    check("vmcore-tasks-regs", json.dumps(document))
+    document["threads"] = [{**thread, "registers": {"rip": 0x10}}]
+    with pytest.raises(AssertionError, match="is not of type 'string'"):
+        check("vmcore-tasks-regs", json.dumps(document))
+
+
+def test_numbers_are_as_c_writes_them() -> None:
+    assert (hexadecimal(0xFFFF_8880_0000_0000), hexadecimal(0), hexadecimal(None)) == (
+        "0xffff888000000000",
+        "0x0",
+        None,
+    )
