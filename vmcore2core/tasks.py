@@ -320,7 +320,7 @@ def info(session: Session) -> dict[str, Any]:
         "vmcoreinfo": boot.vmcoreinfo_origin,
         "sources": list(boot.layout.source_names),
         "unknown": unknown,
-        "messages": [f"[{line.seconds:12.6f}] {text(line.text.encode())}" for line in lines[-DMESG_TAIL:]],
+        "messages": [f"[{line.stamp()}] {text(line.text.encode())}" for line in lines[-DMESG_TAIL:]],
     }
 
 

@@ -33,7 +33,7 @@ def clean(shown: str) -> bool:
     return shown.replace("\n", "").isprintable()
 
 
-@pytest.mark.parametrize("command", ["ps --tree", "ps --json", "threads", "regs", "bt", "maps -v", "info -v"])
+@pytest.mark.parametrize("command", ["ps --tree", "ps --json", "threads", "regs", "bt", "maps -v", "info -v", "dmesg"])
 def test_vmcore_tasks(command: str, dump: Path, pid: str) -> None:
     name, *options = command.split()
     process = ["--pid", pid] if name in ("threads", "regs", "bt", "maps") else []
@@ -41,7 +41,7 @@ def test_vmcore_tasks(command: str, dump: Path, pid: str) -> None:
     assert result.returncode in (0, 3)
     assert clean(result.stdout)
     assert clean(result.stderr)
-    if name != "info" and options != ["--json"]:
+    if name not in ("info", "dmesg") and options != ["--json"]:
         assert SHOWN in result.stdout.replace("\\012", "\\x0a")  # maps has the kernel's own escape
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.builders.kernelimage import KernelImage
 from vmcore2core.errors import CorruptStructure
-from vmcore2core.kernel.printk import Message, messages, panic_message, read_messages
+from vmcore2core.kernel.message import Message
+from vmcore2core.kernel.printk import messages, panic_message, read_messages
 from vmcore2core.memory.kernel import KernelMemory
 
 PRINTK = {
@@ -21,6 +22,7 @@ PRINTK = {
 }
 COMMITTED, FINALIZED, REUSABLE = 1 << 62, 2 << 62, 3 << 62
 COUNT_BITS, SIZE_BITS = 2, 7
+SECOND = 10**9
 
 
 class Ring:
@@ -54,14 +56,14 @@ def test_records_come_oldest_first_with_their_times() -> None:
     ring.record(1, b"one", 0)
     ring.record(2, b"two", 16, state=COMMITTED)
     ring.head(tail=1, head=2)
-    assert ring.read() == [Message(1.0, "one"), Message(2.0, "two")]
+    assert ring.read() == [Message(1 * SECOND, "one"), Message(2 * SECOND, "two")]
 
 
 def test_each_line_of_a_message_gets_its_time() -> None:
     ring = Ring()
     ring.record(1, b"first\nsecond", 0)
     ring.head(tail=1, head=1)
-    assert read_messages(ring.image.kernel()) == ([Message(1.0, "first"), Message(1.0, "second")], None)
+    assert read_messages(ring.image.kernel()) == ([Message(1 * SECOND, "first"), Message(1 * SECOND, "second")], None)
 
 
 def test_a_block_that_would_cross_the_end_stands_at_the_start() -> None:

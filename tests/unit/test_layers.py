@@ -21,7 +21,7 @@ LAYERS = (
     {"handover"},
     {
         *("arguments", "session", "redaction", "report", "conversion", "dispatch", "extraction", "tasks", "support"),
-        "verification",
+        *("verification", "crash"),
     },
     {"capture"},
     {"commands"},

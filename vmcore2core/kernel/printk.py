@@ -1,19 +1,23 @@
 """The kernel's messages: the printk ring buffer, as dmesg(1) shows it.
 
 References: kernel/printk/printk_ringbuffer.h and .c: prb_read_valid(), get_data() (Linux 5.10 to 7.2); the layout is
-all in VMCOREINFO. Linux before 5.10 has a record buffer of another form, which is not read.
+all in VMCOREINFO. Linux before 5.10 has records of another form: ``printk_log``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
+from vmcore2core.addresses import KernelAddr
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
+from vmcore2core.kernel import printk_log
 from vmcore2core.kernel.bounds import struct_size
+from vmcore2core.kernel.message import Message, caller_name, level_of
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.printable import counted
 
 COUNT_BITS_MAX, SIZE_BITS_MAX = 22, 31
 STRUCT_MAX = 1 << 10
@@ -22,21 +26,13 @@ TEXT_MAX = 1 << 16
 DESC_COMMITTED, DESC_FINALIZED = 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One record: seconds since boot, text without its newline."""
-
-    seconds: float
-    text: str
-
-
 def messages(kernel: Kernel) -> Iterator[Message]:
     """Yield the records that are in the buffer, oldest first; a broken one is passed over.
 
     Raises:
         LayoutUnknown: VMCOREINFO does not tell where the buffer is (before Linux 5.10).
         LayoutInvalid: it tells sizes that cannot be.
-        CorruptStructure, MemoryFault: the buffer cannot be read.
+        CorruptStructure, MemoryFault: the buffer cannot be read; at the end, records in it could not.
     """
     ring = kernel.view("printk_ringbuffer", kernel.read_pointer(kernel.layout.symbol("prb")))
     descs = ring.embedded("desc_ring", "prb_desc_ring")
@@ -51,6 +47,7 @@ def messages(kernel: Kernel) -> Iterator[Message]:
     buffer = _Buffer(kernel, descs, data, count_bits, size_bits)
     head, tail = descs.ulong("head_id") & id_mask, descs.ulong("tail_id") & id_mask
     left = 1 << size_bits
+    lost = 0
     for number in buffer.whole(tail, min(buffer.count, (head - tail & id_mask) + 1), id_mask):
         message, taken = buffer.record(number)
         left -= taken
@@ -60,6 +57,10 @@ def messages(kernel: Kernel) -> Iterator[Message]:
             )
         if message is not None:
             yield message
+        else:
+            lost += 1
+    if lost:
+        raise CorruptStructure(f"{counted(lost, 'record')} whose memory is not in the dump", ring.address, ring.struct)
 
 
 class _Buffer:
@@ -115,10 +116,20 @@ class _Buffer:
             desc = kernel.view("prb_desc", self.descs + index * self.sizeof_desc)
             info = kernel.view("printk_info", self.infos + index * self.sizeof_info)
             text = self._text(desc.embedded("text_blk_lpos", "prb_data_blk_lpos"), info.uint("text_len", size=2))
+            about = self._about(info)
             nanoseconds = info.uint("ts_nsec", size=8)
         except MemoryFault:
             return None, 0
-        return Message(nanoseconds / 1e9, text.decode("utf-8", "replace")), len(text)
+        return Message(nanoseconds, text.decode("utf-8", "replace"), *about), len(text)
+
+    def _about(self, info: StructView) -> tuple[int, int, str] | tuple[()]:
+        """Return level, facility and caller; VMCOREINFO names the members before and behind the first two."""
+        length, caller = (self.kernel.layout.find_member("printk_info", name) for name in ("text_len", "caller_id"))
+        if length is None or caller is None or caller.offset != length.offset + 4:
+            return ()
+        facility, bits = self.kernel.memory.read(KernelAddr(info.address + length.offset + 2), 2)
+        little = self.kernel.arch.byte_order == "little"
+        return level_of(bits, little=little), facility, caller_name(info.uint("caller_id", size=4))
 
     def _text(self, block: StructView, length: int) -> bytes:
         begin, following = block.ulong("begin"), block.ulong("next")
@@ -143,10 +154,11 @@ def panic_message(lines: list[Message]) -> str | None:
 def read_messages(kernel: Kernel) -> tuple[list[Message], str | None]:
     """Return all messages that can be read, one for each of their lines, and why there are no more, if so."""
     found: list[Message] = []
+    before_5_10 = kernel.layout.find_symbol("prb") is None and kernel.layout.find_symbol("log_first_idx") is not None
     try:
-        for message in messages(kernel):
+        for message in printk_log.records(kernel) if before_5_10 else messages(kernel):
             # As record_print_text() does: each line of a message gets the message's time.
-            found.extend(Message(message.seconds, line) for line in message.text.split("\n"))
+            found.extend(replace(message, text=line) for line in message.text.split("\n"))
     except (LayoutError, CorruptStructure, MemoryFault) as error:
         return found, str(error)
     return found, None

@@ -4,6 +4,7 @@ import typer
 
 from vmcore2core.commands import options
 from vmcore2core.commands.tasks.bt import bt
+from vmcore2core.commands.tasks.dmesg import dmesg
 from vmcore2core.commands.tasks.info import info
 from vmcore2core.commands.tasks.layout import layout
 from vmcore2core.commands.tasks.maps import maps
@@ -19,7 +20,7 @@ app = typer.Typer(
     context_settings=options.CONTEXT,
     help="Show the processes in a Linux kernel crash dump, without kernel debug information.",
 )
-for command in (ps, threads, regs, bt, maps, info, layout):
+for command in (ps, threads, regs, bt, maps, info, dmesg, layout):
     app.command()(command)
 
 

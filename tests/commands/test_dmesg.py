@@ -1,0 +1,90 @@
+"""``vmcore-tasks dmesg``: what makedumpfile and the guests' own dmesg show of the same kernels."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import unpack
+from tests.e2e.guests import FIXTURES, bundled, tasks
+from tests.needs import need
+from vmcore2core.kernel.message import LEVELS
+from vmcore2core.session import Session
+
+DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
+
+
+def words(line: str) -> list[str]:
+    """Return a line's time and words: tabs and columns are each program's own."""
+    time, found, rest = line.partition("] ")
+    return [time.replace(" ", ""), *rest.split()] if found and line.startswith("[") else line.split()
+
+
+def test_messages_are_those_that_makedumpfile_reads(tmp_path: Path) -> None:
+    dump = bundled("debian-5.10-amd64", tmp_path)
+    theirs = tmp_path / "dmesg.txt"
+    subprocess.run([need("makedumpfile"), "--dump-dmesg", dump, theirs], capture_output=True, check=True)
+    result = tasks("dmesg", dump)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = theirs.read_text().splitlines()
+    assert len(lines) > 300
+    for ours, line in zip(result.stdout.splitlines(), lines, strict=True):
+        # Before further lines of a message, makedumpfile has spaces in the place of the time.
+        assert words(ours)[not line.startswith("[") :] == words(line)
+
+
+@pytest.mark.corpus
+def test_messages_are_those_of_the_guests_dmesg(corpus: Path, tmp_path: Path) -> None:
+    folder = FIXTURES / "debian-6.1-mips64el"
+    dump = unpack(folder / "vmcore.zst", tmp_path / "vmcore")
+    shown = tasks("dmesg", dump, "--vmcoreinfo", folder / "layout.txt").stdout
+    truth = (corpus / "debian-6.1-mips64el" / "truth" / "dmesg.txt").read_text().splitlines()
+    assert list(map(words, shown.splitlines())) == list(map(words, truth))
+
+
+@pytest.mark.parametrize("name", ["debian-7.2-amd64", "debian-7.2-s390x"])
+def test_levels_are_where_the_kernels_own_types_have_them(name: str, tmp_path: Path) -> None:
+    with Session([bundled(name, tmp_path)]) as session:
+        level, length = (session.kernel.layout.member("printk_info", member) for member in ("level", "text_len"))
+        assert (level.offset, level.bit_offset, level.bit_size) == (length.offset + 3, 5, 3)
+
+
+def test_a_level_is_as_dmesg_takes_it() -> None:
+    rows = tasks("dmesg", DUMP, "-x").stdout.splitlines()
+    levels = [line[6:13].strip(": ") for line in rows]
+    assert set(levels) <= set(LEVELS)
+    assert {"warn", "info", "debug"} <= set(levels)
+    assert all(line.startswith("kern  :") for line in rows)
+    for words, wanted in (
+        ("warn", {"warn"}),
+        ("err,info", {"err", "info"}),
+        ("warn+", {"emerg", "alert", "crit", "err", "warn"}),
+        ("+info", {"info", "debug"}),
+    ):
+        assert tasks("dmesg", DUMP, "-x", "-l", words).stdout.splitlines() == [
+            line for line, level in zip(rows, levels, strict=True) if level in wanted
+        ]
+    refused = tasks("dmesg", DUMP, "-l", "warning")
+    assert refused.returncode == 2
+    assert "expected emerg, alert, crit, err, warn, notice, info, debug" in " ".join(
+        refused.stderr.replace("│", "").split()
+    )
+
+
+def test_the_time_of_day_is_what_the_clock_was_set_to() -> None:
+    (line,) = (one for one in tasks("dmesg", DUMP, "-T", "--caller").stdout.splitlines() if "system clock to" in one)
+    shown, caller, said = re.fullmatch(r"\[(.{24})\] \[ *(\w+)\] .*system clock to (\S+) UTC .*", line).groups()  # type: ignore[union-attr]
+    assert datetime.strptime(shown, "%c").isoformat() == said
+    assert caller == "T1"
+
+
+def test_json_has_all_of_a_message() -> None:
+    document = tasks("dmesg", DUMP, "--json", "-l", "warn").stdout
+    assert '"level": "warn"' in document
+    result = tasks("dmesg", DUMP, "--json")
+    assert result.returncode == 0
+    assert '"caller": "T1"' in result.stdout

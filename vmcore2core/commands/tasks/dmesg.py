@@ -1,0 +1,117 @@
+"""``vmcore-tasks dmesg``."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcore2core.commands import options
+from vmcore2core.commands.document import print_document
+from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.terminal import Exit, say
+from vmcore2core.kernel.message import FACILITIES, LEVELS, Message
+from vmcore2core.printable import text
+
+if TYPE_CHECKING:
+    from vmcore2core.session import Session
+
+
+@takes_dump
+def dmesg(
+    *,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            "--level",
+            "-l",
+            metavar="LIST",
+            help="Only messages of these levels: emerg, alert, crit, err, warn, notice, info, debug, with commas; err+ "
+            "is err and what is more urgent.",
+        ),
+    ] = None,
+    ctime: Annotated[
+        bool, typer.Option("--ctime", "-T", help="Show the time of day (UTC) instead of seconds since boot.")
+    ] = False,
+    decode: Annotated[bool, typer.Option("--decode", "-x", help="Show each message's facility and level.")] = False,
+    caller: Annotated[
+        bool, typer.Option("--caller", help="Show who printed each message: T812 is thread 812, C3 is CPU 3.")
+    ] = False,
+    as_json: options.AsJson = False,
+    dump: DumpOptions,
+) -> None:
+    """Show all messages that are in the kernel's buffer, in dmesg's form."""
+    levels = _levels(level)
+    with opened(dump) as session:
+        from vmcore2core.kernel.printk import read_messages
+
+        messages, problem = read_messages(session.kernel)
+        boot = _boot(session, messages) if ctime or as_json else None
+        shown = [message for message in messages if levels is None or message.level in levels]
+        if as_json:
+            print_document("vmcore-tasks-dmesg", boot_time=boot, messages=[_document(message) for message in shown])
+        for message in () if as_json else shown:
+            print(_line(message, boot if ctime else None, decode=decode, caller=caller))
+    if problem is not None:
+        say(f"messages are missing: {problem}")
+        raise typer.Exit(Exit.INCOMPLETE if messages else Exit.ERROR)
+
+
+def _levels(words: str | None) -> set[int] | None:
+    """Return the levels that are meant, as dmesg(1) takes them: names with commas, NAME+ and +NAME."""
+    if words is None:
+        return None
+    found: set[int] = set()
+    for word in words.split(","):
+        name = word.strip("+")
+        if name not in LEVELS:
+            raise typer.BadParameter(f"--level {word}: expected {', '.join(LEVELS)}, or such as err+")
+        at = LEVELS.index(name)
+        first, last = 0 if word.endswith("+") else at, len(LEVELS) - 1 if word.startswith("+") else at
+        found |= set(range(first, last + 1))
+    return found
+
+
+def _boot(session: "Session", messages: list[Message]) -> float | None:
+    """Return when the messages' seconds begin, in seconds since 1970; say where it is not exact, or not known."""
+    from vmcore2core.crash import boot_time
+
+    boot, doubt = boot_time(session, messages)
+    if doubt is not None:
+        say(doubt)
+    return boot
+
+
+def _line(message: Message, boot: float | None, *, decode: bool, caller: bool) -> str:
+    time = message.stamp() if boot is None else _ctime(boot + message.seconds)
+    head = f"{_decoded(message)}: " if decode else ""
+    who = f"[{message.caller or '-':>7}] " if caller else ""
+    return f"{head}[{time}] {who}{_text(message).expandtabs()}"
+
+
+def _text(message: Message) -> str:
+    """Return the text without control characters, but for tabs."""
+    return "\t".join(text(part.encode()) for part in message.text.split("\t"))
+
+
+def _decoded(message: Message) -> str:
+    """Return "kern  :info  ", as dmesg(1) has it."""
+    number, level = message.facility, message.level
+    facility = "-" if number is None else FACILITIES[number] if number < len(FACILITIES) else str(number)
+    return f"{facility:<6}:{'-' if level is None else LEVELS[level]:<6}"
+
+
+def _ctime(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%a %b %e %H:%M:%S %Y}"
+    except (ValueError, OverflowError, OSError):  # whatever a dump may have there
+        return f"{seconds:.0f} s after 1970"
+
+
+def _document(message: Message) -> dict[str, object]:
+    return {
+        "seconds": float(message.stamp()),
+        "level": None if message.level is None else LEVELS[message.level],
+        "facility": message.facility,
+        "caller": message.caller,
+        "text": _text(message),
+    }
