@@ -147,6 +147,17 @@ def excluded_sentence(dump_level: int | None, dump_format: str) -> str:
     )
 
 
+def left_out(dump_level: int | None) -> list[str] | None:
+    """Return which pages of processes a dump of this level lacks, in makedumpfile's words; None where it is unknown.
+
+    Args:
+        dump_level: makedumpfile's -d bits, or None where the file does not tell.
+    """
+    if dump_level is None:
+        return None
+    return [_LEVEL_BITS[bit] for bit in sorted(_LEVEL_BITS) if bit & dump_level & _USER_PAGES]
+
+
 def summary(
     session: Session,
     cores: list[dict[str, Any]],

@@ -1,4 +1,4 @@
-"""What ``vmcore-tasks`` shows, as plain records: processes, threads, mappings, the dump itself."""
+"""What ``vmcore-tasks`` shows of processes, as plain records: processes, threads, mappings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
-import numpy as np
-
-from vmcore2core.containers.base import PageState
 from vmcore2core.errors import (
     KernelThread,
     LayoutUnknown,
@@ -19,7 +15,7 @@ from vmcore2core.errors import (
     UsageError,
     Vmcore2coreError,
 )
-from vmcore2core.kernel import mm, printk, runqueue, sched
+from vmcore2core.kernel import mm, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
@@ -29,9 +25,6 @@ from vmcore2core.session import Session
 from vmcore2core.unwind.frames import LIMIT
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import StackRow, backtraces
-
-COUNT_AT_ONCE = 1 << 22
-DMESG_TAIL = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,87 +281,3 @@ def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[
 def _map_name(path: bytes) -> str:
     """Return a path as maps prints it: seq_path() escapes newlines."""
     return text(path.replace(b"\n", b"\\012")) or ""
-
-
-def info(session: Session) -> dict[str, Any]:
-    """Return what there is to say of the dump and its kernel."""
-    container, boot = session.container, session.boot
-    lines, problem = printk.read_messages(session.kernel)
-    crash_time = boot.vmcoreinfo.string("CRASHTIME")
-    unknown = [f"messages: {problem}"] if problem else []
-    unknown += [] if crash_time else ["crash time: VMCOREINFO has no CRASHTIME (the kernel did not panic)"]
-    if boot.vmcoreinfo.truncated_line is not None:
-        unknown.append(
-            f"VMCOREINFO is cut off in {boot.vmcoreinfo.truncated_line!r}, and what should follow is not there"
-        )
-    return {
-        "dump": [str(path) for path in container.paths],
-        "format": container.DOC.name,
-        "compression": container.compressed,
-        "dump_level": container.dump_level,
-        "dump_warnings": list(session.warnings),
-        "release": boot.utsname.release,
-        "version": boot.utsname.version or None,
-        "machine": boot.utsname.machine or None,
-        "nodename": text(boot.utsname.nodename.encode()) or None,
-        "build_id": boot.vmcoreinfo.build_id,
-        "crash_time": int(crash_time) if crash_time and crash_time.isdigit() else None,
-        "panic": printk.panic_message(lines),
-        "cpus": list(_cpus(session)),
-        "page_size": container.page_size,
-        "pages": page_counts(session),
-        "vmcoreinfo": boot.vmcoreinfo_origin,
-        "sources": list(boot.layout.source_names),
-        "unknown": unknown,
-        "messages": [f"[{line.stamp()}] {text(line.text.encode())}" for line in lines[-DMESG_TAIL:]],
-    }
-
-
-def _cpus(session: Session) -> Iterator[dict[str, Any]]:
-    """Yield what each CPU was running: as its note tells or, where the dump has none, its runqueue."""
-    tasks: dict[tuple[str, int | None], StructView] = {}
-    for task in runqueue.running(session.kernel):
-        try:
-            tasks["cpu", sched.task_cpu(task)] = task
-            tasks["pid", sched.task_pid(task)] = task
-        except MemoryFault:
-            continue
-    seen = session.processes.cpus.running
-    for one in seen:
-        on_cpu = tasks.get(("cpu", one.cpu)) if one.cpu is not None else None
-        fits = on_cpu is not None and sched.task_pid(on_cpu) == one.pid
-        named = on_cpu if fits else tasks.get(("pid", one.pid)) if one.pid else None
-        yield {"cpu": one.cpu, "pid": one.pid, **_who(named), "user_mode": one.note.user_mode}
-    for (kind, cpu), task in tasks.items() if not seen else ():
-        if kind == "cpu":
-            yield {"cpu": cpu, "pid": sched.task_pid(task), **_who(task), "user_mode": None}
-
-
-def _who(task: StructView | None) -> dict[str, Any]:
-    """Return a task's name, and its process, if it is another one's thread."""
-    unknown = {"comm": None, "process": None, "process_comm": None}
-    if task is None:
-        return unknown
-    try:
-        leader = task.follow("group_leader", "task_struct") if task.has("group_leader") else None
-        thread = leader is not None and leader.address != task.address
-        return {
-            "comm": text(sched.task_comm(task)),
-            "process": sched.task_tgid(task) if thread else None,
-            "process_comm": text(sched.task_comm(leader)) if thread and leader is not None else None,
-        }
-    except MemoryFault:
-        return unknown
-
-
-def page_counts(session: Session) -> dict[str, int]:
-    """Return the dump's page frames by state."""
-    container = session.container
-    counts: Counter[str] = Counter()
-    for memory_range in container.memory_ranges():
-        first, last = memory_range.start // container.page_size, -(-memory_range.end // container.page_size)
-        for pfn in range(first, last, COUNT_AT_ONCE):
-            states = container.page_states(np.arange(pfn, min(pfn + COUNT_AT_ONCE, last), dtype=np.uint64))
-            for state, n in enumerate(np.bincount(states, minlength=len(PageState)).tolist()):
-                counts[PageState(state).name.lower()] += n
-    return {name: n for name, n in counts.items() if n}

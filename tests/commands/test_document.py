@@ -51,6 +51,12 @@ def test_vmcore_tasks(command: str, options: tuple[str, ...]) -> None:
     check(f"vmcore-tasks-{command}", tasks(command, DUMP, *options, "--json").stdout)
 
 
+@pytest.mark.corpus
+def test_a_crash(corpus: Path) -> None:
+    dump = corpus / "debian-6.1-amd64-kdump" / "vmcore.zlib-d31-userstack"
+    check("vmcore-tasks-info", tasks("info", dump, "--json").stdout)
+
+
 def test_vmcore2core(core: tuple[Path, str]) -> None:
     check("vmcore2core-summary", core[1])
     check("vmcore2core-plan", convert(DUMP, *PID, "-n", "--json").stdout)

@@ -21,6 +21,7 @@ from vmcore2core.printable import counted
 
 COUNT_BITS_MAX, SIZE_BITS_MAX = 22, 31
 STRUCT_MAX = 1 << 10
+PANIC = "Kernel panic - not syncing: "
 DESCS_AT_ONCE = 1 << 12
 TEXT_MAX = 1 << 16
 DESC_COMMITTED, DESC_FINALIZED = 1, 2
@@ -145,7 +146,7 @@ class _Buffer:
 def panic_message(lines: list[Message]) -> str | None:
     """Return the last line that says why the kernel died, or None."""
     for message in reversed(lines):
-        _, found, reason = message.text.partition("Kernel panic - not syncing: ")
+        _, found, reason = message.text.partition(PANIC)
         if found:
             return reason
     return None

@@ -1,10 +1,14 @@
 """``vmcore-tasks info``."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+
+IN_A_LINE = ("crashed", "paths", "user_pages_left_out", "sources")
+"""Lists that are short."""
 
 
 @takes_dump
@@ -13,25 +17,37 @@ def info(
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Say what the dump is, why the kernel died, and what is not known."""
+    """Say why the kernel died, what the dump is, and what is not known."""
     with opened(dump) as session:
-        from vmcore2core import tasks
+        from vmcore2core.info import info as info_of
 
-        document = tasks.info(session)
+        document = info_of(session)
         if as_json:
-            print_document("vmcore-tasks-info", info=document)
+            print_document("vmcore-tasks-info", **document)
             return
-        for key, value in document.items():
-            if value is None or value == []:
-                continue
-            if isinstance(value, list):
-                print(f"{key.replace('_', ' ')}:")
-                for item in value:
-                    print(f"  {_in_words(item) if isinstance(item, dict) else item}")
-            elif isinstance(value, dict):
-                print(f"{key}: {', '.join(f'{n} {name}' for name, n in value.items())}")
-            else:
-                print(f"{key.replace('_', ' ')}: {value}")
+        for line in _lines(document):
+            print(line)
+
+
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a document: a value a line, a list below its name, nothing of what is not known."""
+    if (crash := document.get("crash")) is not None:
+        about = {name: value for name, value in crash.items() if name not in ("panic", "oops", "trace")}
+        first = {"panic": crash["panic"], "oops": crash["oops"], "crashed": [about], "trace": crash["trace"]}
+        document = {**first, **document}
+    for name, value in document.items():
+        title = name.replace("_", " ")
+        if value is None or value == [] or name == "crash":
+            continue
+        if name in ("dump", "kernel"):
+            yield from _lines(value)
+        elif isinstance(value, list):
+            items = [_in_words(item) if isinstance(item, dict) else item for item in value]
+            yield f"{title}: {', '.join(items)}" if name in IN_A_LINE else "\n  ".join([f"{title}:", *items])
+        elif isinstance(value, dict):
+            yield f"{title}: {', '.join(f'{n} {state}' for state, n in value.items())}"
+        else:
+            yield f"{title}: {value}"
 
 
 def _in_words(item: dict[str, Any]) -> str:
