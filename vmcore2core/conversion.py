@@ -27,7 +27,7 @@ from vmcore2core.report import core_sentences, core_summary, one_line
 from vmcore2core.session import CoreResult, Session
 
 if TYPE_CHECKING:
-    from vmcore2core.handover.callers import Caller
+    from vmcore2core.handover.callers import WithoutCfi
     from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import Finder, MappedFiles
     from vmcore2core.unwind.originals import Files
@@ -37,7 +37,7 @@ KEPT_VMAS = 1 << 16
 
 log = logging.getLogger(__name__)
 
-_Files: TypeAlias = "tuple[MappedFiles | str | None, tuple[Image, ...], tuple[Caller, ...]]"
+_Files: TypeAlias = "tuple[MappedFiles | str | None, tuple[Image, ...], WithoutCfi | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,8 @@ class Conversion:
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
             return self._told(Outcome(job, error=self.manner.hide(who + sentence_of(error))))
-        files, images, callers = self._files(job, captured) if manner.indexed and manner.companions else (None, (), ())
+        beside = manner.indexed and manner.companions
+        files, images, without = self._files(job, captured) if beside else (None, (), None)
         result = replace(result, path=Path(job.target))  # as whoever began the run calls it
         hide = result.secrets.hide if result.secrets is not None else _as_it_is
         outcome = Outcome(
@@ -180,7 +181,7 @@ class Conversion:
             entry=hide(entry),
             files=files,
             images=images,
-            callers=callers,
+            without_cfi=without,
             line=one_line(result),
             summary=hide({**core_summary(result), "found_by": session.processes.roster.found_by(leader).value}),
             sentences=hide(tuple(self._sentences(result))),
@@ -194,8 +195,8 @@ class Conversion:
 
     def look_up(self, job: Job) -> Outcome:
         """Return which files the process has mapped, whose core an earlier run wrote."""
-        files, images, callers = self._files(job)
-        return self._told(Outcome(job, files=files, images=images, callers=callers))
+        files, images, without = self._files(job)
+        return self._told(Outcome(job, files=files, images=images, without_cfi=without))
 
     def accompany(self, job: Job) -> Outcome:
         """Write the start scripts of a core."""
@@ -206,7 +207,7 @@ class Conversion:
                 self.folder / job.target,
                 job.recovered,
                 job.images,
-                job.callers,
+                job.without_cfi,
                 force=self.manner.force,
                 secrets=self.manner.secrets,
             )
@@ -223,8 +224,8 @@ class Conversion:
         return kept or self.session.processes.capture(self._leader(job), dump_filter=self.manner.dump_filter)
 
     def _files(self, job: Job, captured: Captured | None = None) -> _Files:
-        """See ``Outcome.files``, ``Outcome.images`` and ``Outcome.callers``."""
-        from vmcore2core.handover.callers import callers_of
+        """See ``Outcome.files``, ``Outcome.images`` and ``Outcome.without_cfi``."""
+        from vmcore2core.handover.callers import stacks_without_cfi
         from vmcore2core.handover.images import images_of
 
         leader = self._leader(job)
@@ -232,15 +233,15 @@ class Conversion:
             captured = captured or self.session.processes.capture(leader, dump_filter=EVERYTHING, with_absent=False)
             images = images_of(captured)
             # Registers' values are in stacks, and what is left out of a core is not to be in its script.
-            callers = callers_of(captured, self.session.kernel.arch) if self.manner.redaction is None else ()
+            without = stacks_without_cfi(captured, self.session.kernel.arch) if self.manner.redaction is None else None
         except Vmcore2coreError as error:
-            return str(error), (), ()
+            return str(error), (), None
         if self._finder is None:
-            return None, images, callers
+            return None, images, without
         try:
-            return self._finder.find(leader, captured), images, callers
+            return self._finder.find(leader, captured), images, without
         except Vmcore2coreError as error:
-            return str(error), images, callers
+            return str(error), images, without
 
     @cached_property
     def _finder(self) -> Finder | None:

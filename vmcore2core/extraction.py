@@ -359,7 +359,7 @@ class Extraction:
                 job,
                 recovered=recovered and replace(recovered, files=(), sentences=()),
                 images=found[job.task].images,
-                callers=found[job.task].callers,
+                without_cfi=found[job.task].without_cfi,
             )
             for job, (recovered, _) in zip(there, beside, strict=True)
         ]

@@ -97,7 +97,7 @@ def test_the_index_names_every_file_beside_the_sysroot(undisturbed: Path) -> Non
     processes = index_of(undisturbed)["processes"]
     named = {p["core"]["file"] for p in processes} | {name for p in processes for name in p["debug"]["scripts"]}
     there = {path.name for path in undisturbed.iterdir() if path.is_file()}
-    assert named | {"index.json", "index.html", "debugger_files.py"} == there
+    assert named | {"index.json", "index.html", "debugger_files.py", "debugger_frames.py"} == there
     for process in processes:
         debug = process["debug"]
         assert (undisturbed / debug["sysroot"] / debug["program"].lstrip("/")).read_bytes()[:4] == b"\x7fELF"

@@ -24,7 +24,7 @@ from vmcore2core.errors import OutputError, OutputExists
 from vmcore2core.handover.images import Image, images_of
 from vmcore2core.handover.mapped import Finder
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
-from vmcore2core.handover.scripts import gdb_script, lldb_script, write_helper, write_scripts
+from vmcore2core.handover.scripts import gdb_script, lldb_script, write_helpers, write_scripts
 from vmcore2core.handover.tree import plain_name
 from vmcore2core.session import Session, core_name
 
@@ -43,7 +43,7 @@ def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
             captured = session.extract(leader, core).captured
             write_scripts(core, recovery.add(finder.find(leader)), images_of(captured))
             os.utime(core, (1, 1))  # as if what follows had taken long
-        write_helper(made)
+        write_helpers(made)
     moved = tmp_path_factory.mktemp("moved") / "with space"
     shutil.move(made, moved)
     return moved

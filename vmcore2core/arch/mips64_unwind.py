@@ -6,7 +6,7 @@ MIPS psABI's registers that a call preserves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Literal
@@ -30,10 +30,18 @@ def ends_with_call(code: bytes, byte_order: ByteOrder) -> bool:
     return is_call(word)
 
 
-def frame_by_code(
+def frames_by_code(
     read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool, *, order: ByteOrder, width: int
+) -> Iterator[CodeFrame]:
+    """See ``FramesByCode``; without a start, only a function that has made a frame and saved $ra is told."""
+    found = _frame_by_code(read, pc, start, exact, order, width)
+    if found is not None:
+        yield found
+
+
+def _frame_by_code(
+    read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool, order: ByteOrder, width: int
 ) -> CodeFrame | None:
-    """See ``FrameByCode``; without a start, only a function that has made a frame and saved $ra is told."""
     at = pc if exact else pc - 8
     if start is not None and start <= at < start + BEFORE:
         code = _known(read, start, at + BEHIND)
@@ -80,7 +88,7 @@ def unwind_spec(abi: Abi, byte_order: ByteOrder) -> UnwindSpec:
         ends_with_call=lambda code: ends_with_call(code, byte_order),
         link_register=fmt.RA,
         register_size=width,
-        frame_by_code=partial(frame_by_code, order=byte_order, width=width),
+        frames_by_code=partial(frames_by_code, order=byte_order, width=width),
     )
 
 

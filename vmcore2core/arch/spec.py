@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -178,28 +178,30 @@ class CodeFrame:
     """A frame as the instructions of its function tell it.
 
     Attributes:
-        size: bytes; the caller's stack pointer is that far above.
-        saved: DWARF number of a register -> offset from the stack pointer where the caller's value is.
+        size: bytes; the caller's stack pointer is that far above the base.
+        saved: DWARF number of a register -> offset from the base where the caller's value is.
         changed: registers whose value in the caller is not known.
         outermost: whether the function says that it has no caller.
+        base: DWARF number of the register that these count from; None is the stack pointer.
     """
 
     size: int
     saved: Mapping[int, int]
     changed: frozenset[int]
     outermost: bool = False
+    base: int | None = None
 
 
-class FrameByCode(Protocol):
-    """Tells a frame by instructions: see ``UnwindSpec.frame_by_code``."""
+class FramesByCode(Protocol):
+    """Tells a frame by instructions: see ``UnwindSpec.frames_by_code``."""
 
     def __call__(
         self, read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
-    ) -> CodeFrame | None:
-        """Return the frame of the function that has ``pc``, or None where its instructions do not tell.
+    ) -> Iterator[CodeFrame]:
+        """Yield what the instructions say of the frame of the function that has ``pc``: nothing, or each way its own.
 
         Args:
-            read: user memory: (address, size) -> bytes, or None.
+            read: instructions: (address, size) -> bytes, or None.
             pc: program counter.
             start: where the function begins, or None where it is not known.
             exact: whether ``pc`` is where the function was interrupted, not a return address.
@@ -230,7 +232,7 @@ class UnwindSpec:
         cfa_offset: how far the canonical frame address is above the caller's stack pointer.
         signed_bits: how many low bits of a return address may be the address alone, where the others may sign it.
         register_size: bytes of a register on the stack where that is more than an address (n32), or None.
-        frame_by_code: tells a frame by instructions, for machines whose programs have no call frame information.
+        frames_by_code: tells a frame by instructions, where there is no call frame information.
     """
 
     word: int
@@ -248,7 +250,7 @@ class UnwindSpec:
     cfa_offset: int = 0
     signed_bits: tuple[int, ...] = ()
     register_size: int | None = None
-    frame_by_code: FrameByCode | None = None
+    frames_by_code: FramesByCode | None = None
 
 
 class LayoutKeys(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
+from vmcore2core.arch.x86_code import frames_by_code
 from vmcore2core.formats import x86_64 as fmt
 
 
@@ -45,6 +46,7 @@ UNWIND_64 = UnwindSpec(
     ),
     call_size_max=fmt.CALL_BYTES_MAX,
     ends_with_call=ends_with_call,
+    frames_by_code=frames_by_code,
 )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:  # multiprocessing, too: a run without workers does without it
     from multiprocessing.connection import Connection
 
-    from vmcore2core.handover.callers import Caller
+    from vmcore2core.handover.callers import WithoutCfi
     from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import MappedFiles
     from vmcore2core.handover.recovered import RecoveredFiles
@@ -41,7 +41,7 @@ class Job:
         size: bytes that the core will take on disk, about; 0 as long as it is not known.
         recovered: its programs and libraries, once they are there.
         images: where they are loaded, once that is known.
-        callers: what gdb lacks call frame information for, likewise.
+        without_cfi: what gdb lacks call frame information for, likewise.
     """
 
     pid: int
@@ -51,7 +51,7 @@ class Job:
     size: int = 0
     recovered: RecoveredFiles | None = None
     images: tuple[Image, ...] = ()
-    callers: tuple[Caller, ...] = ()
+    without_cfi: WithoutCfi | None = None
 
 
 class Step(Enum):
@@ -78,7 +78,7 @@ class Outcome:
         unmatched: patterns of ``--redact`` that match none of its mappings; told with the size.
         files: which files the process has mapped, or why that is not known; None where there are none to be had.
         images: where the process's program and libraries are loaded.
-        callers: what of its stacks was found without call frame information.
+        without_cfi: what of its stacks was found without call frame information.
         scripts: names of its start scripts.
         entry: what the index says of it (``entry``).
         line: what stdout says of it.
@@ -97,7 +97,7 @@ class Outcome:
     unmatched: tuple[str, ...] = ()
     files: MappedFiles | str | None = None
     images: tuple[Image, ...] = ()
-    callers: tuple[Caller, ...] = ()
+    without_cfi: WithoutCfi | None = None
     scripts: tuple[str, ...] = ()
     entry: dict[str, Any] | None = None
     line: str = ""

@@ -1,7 +1,8 @@
 """Callers that were found without call frame information, for gdb, which goes on by guesses where it has none.
 
-Of libraries and programs that lack pages, call frame information may be among what is lost. Where frame pointers or the
-word at the stack pointer led on, gdb's start script says so to gdb, for as long as the file itself is not found.
+Of libraries and programs that lack pages, call frame information may be among what is lost. Where a function's
+instructions, frame pointers or the word at the stack pointer led on, gdb's start script says so to gdb, for as long as
+the file itself is not found; of code that no file has (JIT), always.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from vmcore2core.arch.spec import CoreMachine, CoreNote
 from vmcore2core.formats.elf_core import EM_X86_64
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.linkmap import vma_at
+from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.threads import thread_rows
-from vmcore2core.unwind.frames import Found, Unwinder
+from vmcore2core.unwind.frames import Backtrace, Found, Unwinder
 from vmcore2core.unwind.process import UserSpace
 
-GUESSED = (Found.FRAME_POINTER, Found.STACK_POINTER)
-FRAMES_MAX = 64
+WITHOUT_CFI = (Found.CODE, Found.FRAME_POINTER, Found.STACK_POINTER)
+FRAMES_MAX = 256
 CALLERS_MAX = 4096
 
 
@@ -29,27 +31,60 @@ class Caller:
     """The caller of one frame.
 
     Attributes:
-        path: of the file whose code the frame runs, as its mapping has it.
+        path: of the file whose code the frame runs, as its mapping has it; empty where it is of none.
         pc: program counter of the frame.
         sp: its stack pointer.
         registers: name and value of those of the caller that are known, its own program counter among them.
+        found_by: how it was found.
     """
 
     path: bytes
     pc: int
     sp: int
     registers: tuple[tuple[str, int], ...]
+    found_by: str = Found.FRAME_POINTER.value
 
 
-def callers_of(captured: Captured, arch: Arch) -> tuple[Caller, ...]:
-    """Return the callers of a process's threads that were found without call frame information; of x86-64 alone."""
+@dataclass(frozen=True, slots=True)
+class LastFrame:
+    """The last frame that was found of a thread whose stack goes on.
+
+    Attributes:
+        path: as of ``Caller``.
+        pc: program counter of the frame.
+        tid: of the thread.
+    """
+
+    path: bytes
+    pc: int
+    tid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutCfi:
+    """What of a process's stacks lacks call frame information."""
+
+    callers: tuple[Caller, ...] = ()
+    last: tuple[LastFrame, ...] = ()
+
+
+def stacks_without_cfi(captured: Captured, arch: Arch) -> WithoutCfi:
+    """Return what was found of a process's stacks without call frame information; of x86-64 alone."""
     snapshot = captured.snapshot
     if (snapshot.e_machine, snapshot.elf_class) != (EM_X86_64, 64):
-        return ()
-    return tuple(_callers(captured, arch))[:CALLERS_MAX]
+        return WithoutCfi()
+    callers: list[Caller] = []
+    last: list[LastFrame] = []
+    for tid, found in _backtraces(captured, arch):
+        if len(callers) < CALLERS_MAX:
+            callers += _callers(snapshot, found, arch)
+        if found.frames and not found.complete:
+            pc = found.frames[-1].pc
+            last.append(LastFrame(_path(snapshot, pc) or b"", pc, tid))
+    return WithoutCfi(tuple(callers[:CALLERS_MAX]), tuple(last[:CALLERS_MAX]))
 
 
-def _callers(captured: Captured, arch: Arch) -> Iterator[Caller]:
+def _backtraces(captured: Captured, arch: Arch) -> Iterator[tuple[int, Backtrace]]:
     snapshot = captured.snapshot
     spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
     if spec is None:
@@ -57,13 +92,22 @@ def _callers(captured: Captured, arch: Arch) -> Iterator[Caller]:
     unwinder = Unwinder(spec, UserSpace(snapshot, captured.memory))
     notes = {t.tid: [CoreNote(n.note_name, n.note_type, n.data) for n in t.regsets] for t in snapshot.threads}
     for row in thread_rows(captured.answers):
-        if row.registers is None:
-            continue
-        registers = {**arch.unwind_registers(notes.get(row.tid, ())), **row.registers}
-        frames = unwinder.backtrace(registers, FRAMES_MAX).frames
-        for frame, caller in itertools.pairwise(frames):
-            vma = vma_at(snapshot, frame.pc)
-            if caller.found in GUESSED and vma is not None and vma.path is not None:
-                known = {**caller.registers, spec.return_address: caller.pc, spec.stack_pointer: caller.sp}
-                named = tuple((spec.registers[number], value) for number, value in sorted(known.items()))
-                yield Caller(vma.path, frame.pc, frame.sp, named)
+        if row.registers is not None:
+            registers = {**arch.unwind_registers(notes.get(row.tid, ())), **row.registers}
+            yield row.tid, unwinder.backtrace(registers, FRAMES_MAX)
+
+
+def _callers(snapshot: ProcessSnapshot, found: Backtrace, arch: Arch) -> Iterator[Caller]:
+    spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
+    for frame, caller in itertools.pairwise(found.frames):
+        path = _path(snapshot, frame.pc)
+        if spec is not None and caller.found in WITHOUT_CFI and path is not None:
+            known = {**caller.registers, spec.return_address: caller.pc, spec.stack_pointer: caller.sp}
+            named = tuple((spec.registers[number], value) for number, value in sorted(known.items()))
+            yield Caller(path, frame.pc, frame.sp, named, caller.found.value)
+
+
+def _path(snapshot: ProcessSnapshot, pc: int) -> bytes | None:
+    """Return the file whose code is at an address, empty where it is of none; None where nothing is mapped."""
+    vma = vma_at(snapshot, pc)
+    return None if vma is None else vma.path or b""

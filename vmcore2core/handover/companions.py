@@ -9,7 +9,7 @@ from typing import Any
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError
 from vmcore2core.handover.mapped import MappedFiles
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
-from vmcore2core.handover.scripts import write_helper
+from vmcore2core.handover.scripts import write_helpers
 from vmcore2core.handover.tree import SYSROOT_NAME
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
@@ -37,7 +37,7 @@ class Companions:
     ) -> None:
         self.problem: str | None = None
         self._recovery: Recovery | None = None
-        write_helper(directory, force=force)
+        write_helpers(directory, force=force)
         try:
             self._recovery = Recovery(processes, directory / SYSROOT_NAME, force=force, secrets=secrets)
         except (LayoutUnknown, MemoryFault) as error:

@@ -59,21 +59,6 @@ class Wanted(NamedTuple):
     program: bool
 
 
-class Caller(NamedTuple):
-    """The caller of a frame, by whatever means it was found.
-
-    Attributes:
-        path: of the file whose code the frame runs.
-        pc, sp: of the frame.
-        registers: name and value of those that are known of the caller.
-    """
-
-    path: str
-    pc: int
-    sp: int
-    registers: tuple[tuple[str, int], ...]
-
-
 class Facts(NamedTuple):
     """What an ELF file says of itself: its build ID, and p_offset, p_vaddr and p_filesz of its text."""
 
@@ -295,11 +280,11 @@ class Gdb:
                 self.partial_program = found.partial
                 self.gdb.execute(f"file {_quoted(found.path)}", to_string=True)
 
-    def rest(self, callers: list[tuple[Any, ...]]) -> None:
+    def rest(self) -> set[str]:
         """Load what gdb has not found by the dynamic linker's list.
 
-        Args:
-            callers: what was found of stacks without call frame information.
+        Returns:
+            Paths of the files that are not there, or not whole.
         """
         loaded = [objfile.build_id for objfile in self.gdb.objfiles() if objfile.owner is None]
         lost = []
@@ -316,36 +301,7 @@ class Gdb:
             self.gdb.execute(f"add-symbol-file {_quoted(found.path)} -o {sign}{abs(found.bias):#x}", to_string=True)
         if lost:
             print(missing(lost))
-        names = {wanted.path for wanted in lost}
-        guessed = [one for one in (Caller(*one) for one in callers) if one.path in names]
-        if guessed:
-            self._unwind_by(guessed)
-
-    def _unwind_by(self, callers: list[Caller]) -> None:
-        from gdb.unwinder import Unwinder, register_unwinder
-
-        gdb, table = self.gdb, {(caller.pc, caller.sp): caller for caller in callers}
-
-        class FrameId:
-            def __init__(self, sp: int, pc: int) -> None:
-                self.sp, self.pc = gdb.Value(sp), gdb.Value(pc)
-
-        class Guessed(Unwinder):  # type: ignore[misc]
-            def __call__(self, pending: Any) -> Any:  # noqa: ANN401
-                pc, sp = (int(pending.read_register(name)) % (1 << 64) for name in ("pc", "sp"))
-                caller = table.get((pc, sp))
-                if caller is None:
-                    return None
-                info = pending.create_unwind_info(FrameId(dict(caller.registers)["rsp"], pc))
-                for name, value in caller.registers:
-                    kind = pending.read_register(name).type
-                    info.add_saved_register(name, gdb.Value(value.to_bytes(8, "little"), kind))
-                return info
-
-        register_unwinder(None, Guessed("vmcore2core"), replace=True)
-        gdb.invalidate_cached_frames()
-        files = ", ".join(sorted({quote(caller.path, safe="/+=@,:~") for caller in callers}))
-        print(f"vmcore2core: by frame pointers, so that frames may be missing, as call frame information is: {files}")
+        return {wanted.path for wanted in lost}
 
 
 def _quoted(path: Path) -> str:

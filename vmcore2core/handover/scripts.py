@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError
-from vmcore2core.handover.callers import Caller
+from vmcore2core.handover.callers import Caller, LastFrame, WithoutCfi
 from vmcore2core.handover.images import Image
 from vmcore2core.handover.recovered import RecoveredFiles
 from vmcore2core.handover.tree import plain_name
@@ -25,6 +25,8 @@ from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.sysroot import DELETED
 
 HELPER_NAME = "debugger_files.py"
+FRAMES_NAME = "debugger_frames.py"
+HELPERS = (HELPER_NAME, FRAMES_NAME)
 # Neither quotes, backslashes, control characters nor what separates commands, paths or options.
 _PLAIN = re.compile(r"[A-Za-z0-9._+,=@~%/ -]+")
 _GOES_THERE = """\
@@ -53,11 +55,14 @@ try:
 except gdb.error:
     pass
 _vmcore2core = None
+def _vmcore2core_helper(name):
+    helper = {{"__name__": "vmcore2core"}}
+    with open(name) as file:
+        exec(compile(file.read(), name, "exec"), helper)
+    return helper
 try:
-    _helper = {{"__name__": "vmcore2core"}}
-    with open({helper!r}) as file:
-        exec(compile(file.read(), {helper!r}, "exec"), _helper)
-    _vmcore2core = _helper["Gdb"](os.getcwd(), [{wanted}])
+    _vmcore2core_use = _vmcore2core_helper({frames!r})["use"]
+    _vmcore2core = _vmcore2core_helper({helper!r})["Gdb"](os.getcwd(), [{wanted}])
 except (OSError, SyntaxError) as error:
     print("vmcore2core: only what the dynamic linker's list leads to is loaded: " + str(error))
   end
@@ -69,7 +74,7 @@ if ! $_isvoid ($_streq)
 end"""
 _REST = """\
 if ! $_isvoid ($_streq)
-  python if _vmcore2core: _vmcore2core.rest([{callers}])
+  python if _vmcore2core: _vmcore2core_use(_vmcore2core.rest(), [{callers}], [{last}])
 end"""
 
 
@@ -85,7 +90,7 @@ def write_scripts(
     core: Path,
     recovered: RecoveredFiles | None,
     images: Sequence[Image] = (),
-    callers: Sequence[Caller] = (),
+    without_cfi: WithoutCfi | None = None,
     *,
     force: bool = False,
     secrets: Secrets | None = None,
@@ -96,7 +101,7 @@ def write_scripts(
         core: the core; of a compressed one, the scripts take what it unpacks to.
         recovered: its program and libraries, or None where none were recovered.
         images: where its program and libraries are loaded.
-        callers: what of its stacks was found without call frame information.
+        without_cfi: what of its stacks was found without call frame information.
         force: replace existing ones.
         secrets: no script that has one is written.
 
@@ -104,7 +109,7 @@ def write_scripts(
         OutputExists, OutputError: they cannot be written.
     """
     paths = []
-    for script in (gdb_script(core, recovered, images, callers), lldb_script(core, recovered, images)):
+    for script in (gdb_script(core, recovered, images, without_cfi), lldb_script(core, recovered, images)):
         if secrets is not None and secrets.spans(os.fsencode(script.text)):
             raise OutputError(f"{core} gets no start scripts: they would have a secret that --redact looks for")
         _write(script.path, script.text, force=force)
@@ -112,16 +117,17 @@ def write_scripts(
     return tuple(paths)
 
 
-def write_helper(folder: Path, *, force: bool = False) -> None:
+def write_helpers(folder: Path, *, force: bool = False) -> None:
     """Write what the scripts of a folder have in common, which runs in the debugger's Python.
 
     Raises:
         OutputExists, OutputError: it cannot be written, or another file is there.
     """
-    source = files("vmcore2core.handover").joinpath(HELPER_NAME).read_text("utf-8")
-    path = folder / HELPER_NAME
-    if not (path.is_file() and path.read_bytes() == source.encode()):
-        _write(path, source, force=force)
+    for name in HELPERS:
+        source = files("vmcore2core.handover").joinpath(name).read_text("utf-8")
+        path = folder / name
+        if not (path.is_file() and path.read_bytes() == source.encode()):
+            _write(path, source, force=force)
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:
@@ -130,20 +136,24 @@ def _write(path: Path, text: str, *, force: bool) -> None:
 
 
 def gdb_script(
-    core: Path, recovered: RecoveredFiles | None, images: Sequence[Image] = (), callers: Sequence[Caller] = ()
+    core: Path,
+    recovered: RecoveredFiles | None,
+    images: Sequence[Image] = (),
+    without_cfi: WithoutCfi | None = None,
 ) -> Script:
     """Return gdb's script."""
     name = _name(core)
     path = core.with_name(f"{name}.gdb")
     there = _There(core, recovered)
-    lines = [_GOES_THERE.format(script=path.name, helper=HELPER_NAME, wanted=there.wanted(images))]
+    lines = [_GOES_THERE.format(script=path.name, frames=FRAMES_NAME, helper=HELPER_NAME, wanted=there.wanted(images))]
     if recovered is not None:
         lines.append(f"set sysroot {there.root}")
         folders = there.folders(recovered)
         lines += [f"set solib-search-path {':'.join(folders)}"] if folders else []
     program = there.program(images)
     lines += [_PROGRAM if program is None else f'file "{program}"', f"core-file {name}", "sharedlibrary"]
-    lines.append(_REST.format(callers=", ".join(map(_caller, callers))))
+    found = without_cfi or WithoutCfi()
+    lines.append(_REST.format(callers=", ".join(map(_caller, found.callers)), last=", ".join(map(_last, found.last))))
     beside = [
         f'  add-symbol-file "{file}" -o {bias:#x}'
         for image, file, bias in there.loaded(images)
@@ -222,10 +232,15 @@ class _There:
 
 
 def _caller(caller: Caller) -> str:
-    """Return ``debugger_files.Caller`` as Python text."""
+    """Return ``debugger_frames.Caller`` as Python text."""
     path = _literal(os.fsdecode(caller.path.removesuffix(DELETED)))
     registers = ", ".join(f"({name!r}, {value:#x})" for name, value in caller.registers)
-    return f"({path}, {caller.pc:#x}, {caller.sp:#x}, ({registers},))"
+    return f"({path}, {caller.pc:#x}, {caller.sp:#x}, ({registers},), {caller.found_by!r})"
+
+
+def _last(frame: LastFrame) -> str:
+    """Return ``debugger_frames.LastFrame`` as Python text."""
+    return f"({_literal(os.fsdecode(frame.path.removesuffix(DELETED)))}, {frame.pc:#x}, {frame.tid})"
 
 
 def _literal(name: str) -> str:

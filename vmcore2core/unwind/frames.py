@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
+from vmcore2core.arch.spec import CodeFrame, SignalTrampoline, UnwindSpec
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi import CfaRule, Expression, Fde, InRegister, Offset, Row, Rule, SameValue, Undefined
@@ -25,6 +25,8 @@ from vmcore2core.unwind.image import Image
 from vmcore2core.unwind.symbols import Origin
 
 LIMIT = 256
+CODE_PLACES_MAX = 1024
+"""Places of one process whose instructions are followed, where there is no call frame information."""
 
 
 class Found(Enum):
@@ -128,6 +130,7 @@ class Unwinder:
     def __init__(self, spec: UnwindSpec, space: Space) -> None:
         self.spec, self.space = spec, space
         self.mask = (1 << 8 * spec.word) - 1
+        self._told_by_code: dict[tuple[int, bool], tuple[CodeFrame, ...]] = {}
 
     def backtrace(self, registers: Mapping[str, int], limit: int = LIMIT) -> Backtrace:
         """Return the frames of a thread.
@@ -289,28 +292,50 @@ class Unwinder:
     # Without call frame information.
 
     def _by_code(self, frame: Frame) -> Frame | _End | None:
-        """Return the caller by the instructions of the function."""
-        spec = self.spec
-        if spec.frame_by_code is None or spec.link_register is None:
-            return None
-        image = self.space.image(frame.lookup_pc)
-        symbol = image.symbol(frame.lookup_pc) if image is not None else None
-        start = None if symbol is None else symbol.value
-        made = spec.frame_by_code(self.space.read, frame.pc, start, frame.exact)
-        if made is not None and made.outermost:
+        """Return the caller by the instructions of the function, if all ways on from there lead to the same."""
+        told = self._code_frames(frame)
+        callers = (self._caller_by(frame, made) for made in told if not made.outermost)
+        found = [caller for caller in callers if caller is not None]
+        # Whoever clears the frame pointer before the call says so; another value is of another function.
+        base = frame.registers.get(self.spec.frame_pointer) if self.spec.frame_pointer is not None else 0
+        if not found and not base and any(made.outermost for made in told):
             return _End(complete=True, why=f"the instructions before {frame.pc:#x} say that it has no caller")
-        if made is None or spec.link_register in made.changed:
+        if len({(caller.pc, caller.sp) for caller in found}) != 1:
             return None
-        kept = spec.preserved | {spec.link_register}
+        kept = set.intersection(*(set(caller.registers.items()) for caller in found))
+        return replace(found[0], registers=dict(sorted(kept)))
+
+    def _code_frames(self, frame: Frame) -> tuple[CodeFrame, ...]:
+        """Return what the instructions say of a frame."""
+        image, told = self.space.image(frame.lookup_pc), self.spec.frames_by_code
+        # What a program makes as it runs (JIT) keeps to no convention.
+        if told is None or (image is None and self.spec.link_register is None):
+            return ()
+        key = frame.pc, frame.exact
+        if key not in self._told_by_code:
+            symbol = image.symbol(frame.lookup_pc) if image is not None else None
+            start = None if symbol is None else symbol.value
+            room = len(self._told_by_code) < CODE_PLACES_MAX
+            self._told_by_code[key] = tuple(told(self.space.instructions, frame.pc, start, frame.exact)) if room else ()
+        return self._told_by_code[key]
+
+    def _caller_by(self, frame: Frame, made: CodeFrame) -> Frame | None:
+        """Return the caller, if a frame that instructions tell leads to one."""
+        spec, base = self.spec, frame.registers.get(self.spec.stack_pointer if made.base is None else made.base)
+        column = spec.return_address if spec.link_register is None else spec.link_register
+        if base is None or column in made.changed:
+            return None
+        kept = spec.preserved | {column}
+        saved = made.saved if spec.link_register is not None else {**made.saved, column: made.size - spec.word}
         registers = {n: v for n, v in frame.registers.items() if n in kept and n not in made.changed}
-        for number, offset in made.saved.items():
-            value = self._word(frame.sp + offset)
+        for number, offset in saved.items():
+            value = self._word(base + offset)
             registers.pop(number, None)
             registers |= {number: value} if number in kept and value is not None else {}
-        target = registers.pop(spec.link_register, None)
+        target = registers.pop(column, None)
         if target is None or not self._returns_to(target):
             return None
-        registers |= {spec.return_address: target, spec.stack_pointer: (frame.sp + made.size) & self.mask}
+        registers |= {spec.return_address: target, spec.stack_pointer: (base + made.size) & self.mask}
         found = self._checked(frame, registers, Found.CODE)
         return found if isinstance(found, Frame) else None
 

@@ -1,0 +1,39 @@
+"""What gdb's start scripts say of frames that come without call frame information."""
+
+from __future__ import annotations
+
+from vmcore2core.handover.debugger_frames import Caller, LastFrame, notices
+from vmcore2core.unwind.frames import Found
+
+
+def caller(path: str, found: Found) -> Caller:
+    return Caller(path, 0x1000, 0x2000, (("rip", 0x3000), ("rsp", 0x2010)), found.value)
+
+
+def test_each_way_has_its_line_and_names_the_files() -> None:
+    taken = [
+        caller("/usr/bin/b", Found.CODE),
+        caller("/usr/bin/a", Found.CODE),
+        caller("/usr/bin/a", Found.FRAME_POINTER),
+        caller("", Found.STACK_POINTER),
+    ]
+    by_code, by_pointers = notices(taken, [])
+    assert by_code == "vmcore2core: by instructions, as call frame information is missing: /usr/bin/a, /usr/bin/b"
+    assert by_pointers == (
+        "vmcore2core: by frame pointers, so that frames may be missing, as call frame information is: "
+        "code of no file, /usr/bin/a"
+    )
+    assert notices([], []) == []
+
+
+def test_threads_whose_frames_gdb_guesses_are_named() -> None:
+    ends = [LastFrame("/usr/lib/x.so", 0x7F0000001234, tid) for tid in range(100, 110)]
+    (line,) = notices([], ends)
+    assert line.startswith("vmcore2core: guessed by gdb, as call frame information is missing (/usr/lib/x.so): ")
+    assert "the frames of thread 100 from 0x7f0000001234 on, 101 from 0x7f0000001234 on" in line
+    assert line.endswith("107 from 0x7f0000001234 on and 2 more")
+
+
+def test_a_name_with_control_characters_is_quoted() -> None:
+    (line,) = notices([caller("/tmp/a\n\x1b[31mb", Found.CODE)], [])
+    assert line.isprintable()

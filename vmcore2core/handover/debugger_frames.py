@@ -1,0 +1,112 @@
+"""Runs inside gdb: gives it the callers that were found without call frame information, and says which are guesses.
+
+Where call frame information is missing, gdb goes on by guesses, and does not say so. gdb's start scripts load this file
+from the folder of the cores.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+NO_FILE = "code of no file"
+THREADS_SHOWN = 8
+
+
+class Caller(NamedTuple):
+    """The caller of a frame, found without call frame information.
+
+    Attributes:
+        path: of the file whose code the frame runs; empty where it is of none.
+        pc, sp: of the frame.
+        registers: name and value of those that are known of the caller.
+        found_by: how it was found.
+    """
+
+    path: str
+    pc: int
+    sp: int
+    registers: tuple[tuple[str, int], ...]
+    found_by: str
+
+
+class LastFrame(NamedTuple):
+    """The last frame that was found of a thread whose stack goes on.
+
+    Attributes:
+        path: as of ``Caller``.
+        pc: of the frame.
+        tid: of the thread.
+    """
+
+    path: str
+    pc: int
+    tid: int
+
+
+def use(lost: set[str], callers: list[tuple[Any, ...]], last: list[tuple[Any, ...]]) -> None:
+    """Have gdb take callers where it has no call frame information, and say what it shows then.
+
+    Args:
+        lost: paths of the files that are not there, or not whole; of the others, gdb has call frame information.
+        callers: ``Caller`` for each.
+        last: ``LastFrame`` for each.
+    """
+    taken = [one for one in (Caller(*one) for one in callers) if not one.path or one.path in lost]
+    ends = [one for one in (LastFrame(*one) for one in last) if not one.path or one.path in lost]
+    if taken:
+        _unwind_by(taken)
+    for line in notices(taken, ends):
+        print(line)
+
+
+def notices(taken: list[Caller], ends: list[LastFrame]) -> list[str]:
+    """Return a line for each way by which frames come without call frame information."""
+    by_code = {one.path for one in taken if one.found_by == "instructions"}
+    others = {one.path for one in taken if one.found_by != "instructions"}
+    lines = []
+    if by_code:
+        lines.append(f"vmcore2core: by instructions, as call frame information is missing: {_files(by_code)}")
+    if others:
+        lines.append(
+            "vmcore2core: by frame pointers, so that frames may be missing, as call frame information is: "
+            f"{_files(others)}"
+        )
+    if ends:
+        shown = ", ".join(f"{one.tid} from {one.pc:#x} on" for one in ends[:THREADS_SHOWN])
+        more = f" and {len(ends) - THREADS_SHOWN} more" if len(ends) > THREADS_SHOWN else ""
+        lines.append(
+            f"vmcore2core: guessed by gdb, as call frame information is missing ({_files({e.path for e in ends})}): "
+            f"the frames of thread {shown}{more}"
+        )
+    return lines
+
+
+def _files(paths: set[str]) -> str:
+    return ", ".join(quote(path, safe="/+=@,:~") if path else NO_FILE for path in sorted(paths))
+
+
+def _unwind_by(callers: list[Caller]) -> None:
+    import gdb
+    from gdb.unwinder import Unwinder, register_unwinder
+
+    table = {(caller.pc, caller.sp): caller for caller in callers}
+
+    class FrameId:
+        def __init__(self, sp: int, pc: int) -> None:
+            self.sp, self.pc = gdb.Value(sp), gdb.Value(pc)
+
+    class Known(Unwinder):  # type: ignore[misc]
+        def __call__(self, pending: Any) -> Any:  # noqa: ANN401
+            pc, sp = (int(pending.read_register(name)) % (1 << 64) for name in ("pc", "sp"))
+            caller = table.get((pc, sp))
+            if caller is None:
+                return None
+            info = pending.create_unwind_info(FrameId(dict(caller.registers)["rsp"], pc))
+            for name, value in caller.registers:
+                kind = pending.read_register(name).type
+                info.add_saved_register(name, gdb.Value(value.to_bytes(8, "little"), kind))
+            return info
+
+    register_unwinder(None, Known("vmcore2core"), replace=True)
+    gdb.invalidate_cached_frames()
