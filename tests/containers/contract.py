@@ -19,6 +19,8 @@ def read(container: DumpContainer, *pfns: int) -> tuple[list[PageState], list[by
         if state != PageState.PRESENT:
             assert not row.any(), f"{state.name} row is not zero"
     good = (PageState.PRESENT, PageState.ZERO)
+    for pfn, state, row in zip(pfns, states, out, strict=True):
+        assert container.read_page(pfn) == (row.tobytes(), state), f"page {pfn:#x} alone is another one"
     return states, [row.tobytes() if s in good else b"" for s, row in zip(states, out, strict=True)]
 
 

@@ -141,6 +141,7 @@ def same_in_pieces(container: DumpContainer, pfns: U64Array, states: U8Array, pa
         state = container.read_pages(pfns[row : row + 1], alone)
         assert state[0] == states[row], f"page {int(pfns[row]):#x} alone is {PageState(state[0]).name}"
         assert np.array_equal(alone[0], pages[row]), "a page alone has other bytes"
+        assert container.read_page(int(pfns[row])) == (pages[row].tobytes(), states[row]), "one page is another one"
     memory, size = PhysicalMemory(container), container.page_size
     memory.read_blocks(pfns[rows[1:-3:3]] * np.uint64(size), size)  # some of them are kept, where they were compressed
     blocks, block_states = memory.read_blocks(pfns[rows[:-3]] * np.uint64(size), size)

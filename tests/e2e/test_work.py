@@ -15,15 +15,17 @@ from vmcore2core.extraction import Extraction, Request
 from vmcore2core.handover.choice import Choice
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory import pagetable
+from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.session import Session
+from vmcore2core.tasks import processes
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts pages decoded, reads of the file, and page tables fetched."""
+    """Counts pages decoded, reads of the file, tables fetched by walks, reads of kernel memory, and captures."""
     counts: Counter[str] = Counter()
 
     def count(owner: object, name: str, what: str, argument: int | None) -> None:
@@ -35,9 +37,11 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(DiskDumpPart, "_decode", "pages", 1)
+    count(DiskDumpPart, "_decode_compressed", "pages", 2)
     count(DiskDumpPart, "read", "reads", None)
     count(pagetable, "_level", "tables", 3)
+    count(KernelMemory, "_read", "words", None)
+    count(Processes, "capture", "captures", None)
     return counts
 
 
@@ -59,6 +63,18 @@ def test_a_core_decodes_each_of_its_pages_once(work: Counter[str], tmp_path: Pat
     assert work["tables"] < 280
 
 
+def test_ps_walks_no_process(work: Counter[str]) -> None:
+    with Session([DUMP]) as session:
+        before = Counter(work)
+        rows = list(processes(session))
+    work.subtract(before)
+    assert [row.pid for row in rows if row.command is not None] == [1, 86, 92]
+    assert all(row.rss_kib for row in rows if row.command is not None)
+    assert (work["captures"], work["tables"]) == (0, 0)
+    assert work["words"] < 30 * len(rows)
+    assert work["pages"] < 3 * len(rows)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_bulk_run_does_nothing_twice(jobs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "captures"
@@ -70,14 +86,14 @@ def test_a_bulk_run_does_nothing_twice(jobs: int, monkeypatch: pytest.MonkeyPatc
         return plain(self, leader, **more)
 
     decoded: list[int] = []
-    decode = DiskDumpPart._decode
+    decode = DiskDumpPart._decode_compressed
 
-    def decode_counted(part: DiskDumpPart, descs: Any, *more: Any) -> None:
-        decoded.extend(descs["offset"].tolist())
-        decode(part, descs, *more)
+    def decode_counted(part: DiskDumpPart, flags: int, offsets: list[int], *more: Any) -> list[int]:
+        decoded.extend(offsets)
+        return decode(part, flags, offsets, *more)
 
     monkeypatch.setattr(Processes, "capture", counted)
-    monkeypatch.setattr(DiskDumpPart, "_decode", decode_counted)
+    monkeypatch.setattr(DiskDumpPart, "_decode_compressed", decode_counted)
     with Session([DUMP]) as session:
         extraction = Extraction(session, Request(output=tmp_path / "cores", jobs=jobs, indexed=True), print)
         chosen = extraction.choose(Choice())

@@ -42,6 +42,10 @@ def test_they_are_what_the_dump_has(kept: int) -> None:
         assert states.tolist() == plain.read_pages(pfns, expected).tolist()
         usable = (states == PageState.PRESENT) | (states == PageState.ZERO)
         assert np.array_equal(out[usable], expected[usable])
+        pfn = draw.randrange(PAGES + 4)
+        page, state = decoded.read_page(pfn)
+        assert state == plain.read_pages(np.array([pfn], np.uint64), expected[:1])[0]
+        assert page == expected[0].tobytes() or state not in (PageState.PRESENT, PageState.ZERO)
 
 
 def test_each_is_decoded_once_while_there_is_room() -> None:

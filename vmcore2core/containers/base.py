@@ -8,6 +8,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+import numpy as np
+
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import DumpError
@@ -132,6 +134,19 @@ class DumpContainer(ABC):
         Returns:
             uint8[n], the ``PageState`` of each row. Never raises for what a page's bytes are.
         """
+
+    def read_page(self, pfn: int) -> tuple[bytes, PageState]:
+        """Read one page frame: kernel structures lie one here, one there, and numpy's overhead is 20 reads of a page.
+
+        Args:
+            pfn: below ``1 << 64``.
+
+        Returns:
+            The bytes that ``read_pages`` gives, zeros where they must not be used, and the state.
+        """
+        out = np.zeros((1, self.page_size), np.uint8)
+        state = self.read_pages(np.array([pfn], np.uint64), out)[0]
+        return out.tobytes(), PageState(int(state))
 
     def check_unchanged(self) -> None:
         """Check that nobody has written to the files since they were opened.

@@ -30,6 +30,11 @@ def test_bits(bitmap: U8Array, pfns: U64Array) -> NDArray[np.bool_]:
     return (bits & 1).astype(np.bool_)
 
 
+def test_bit(bitmap: U8Array, pfn: int) -> bool:
+    """Return whether the bit of one page frame, below ``8 * n``, is set."""
+    return bool(int(bitmap[pfn >> 3]) >> (pfn & 7) & 1)
+
+
 class RankedBitmap:
     """A bitmap that knows how many bits are set before each one.
 
@@ -62,11 +67,17 @@ class RankedBitmap:
         ranks: U64Array = self._rank[block] + counts
         return ranks
 
+    def rank_of(self, pfn: int) -> int:
+        """Return the number of bits that are set below one page frame of the bitmap."""
+        block, bit = divmod(pfn, RANK_BYTES * 8)
+        below = int.from_bytes(self._blocks[block].tobytes(), "little") & ((1 << bit) - 1)
+        return int(self._rank[block]) + below.bit_count()
+
     def count_below(self, pfn: int) -> int:
         """Return the number of bits that are set below ``pfn``, which may be the end of the bitmap."""
         if pfn >= self.bitmap.nbytes * 8:
             return self.count
-        return int(self.rank(np.array([pfn], dtype=np.uint64))[0])
+        return self.rank_of(pfn)
 
 
 def bit_runs(bitmap: U8Array, nr_bits: int) -> Iterator[tuple[int, int]]:

@@ -111,6 +111,14 @@ class DiskDumpContainer(DumpContainer):
             part.read(descs, rows, out, states)
         return states
 
+    def read_page(self, pfn: int) -> tuple[bytes, PageState]:
+        """Decode one page frame; see ``DumpContainer.read_page``."""
+        state = self._parts[0].outline_page(pfn)
+        part = next((part for part in self._parts if part.start_pfn <= pfn < part.end_pfn), None)
+        if state is PageState.TRUNCATED and part is not None:
+            return part.read_page(pfn)
+        return bytes(self.page_size), state
+
     def close(self) -> None:
         """Release the files."""
         for part in self._parts:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers.base import Note, PageState
-from vmcore2core.containers.bitmap import RankedBitmap, bit_runs, test_bits
+from vmcore2core.containers.bitmap import RankedBitmap, bit_runs, test_bit, test_bits
 from vmcore2core.containers.compression import PageDecoder, page_decoder
 from vmcore2core.containers.diskdump_header import read_header
 from vmcore2core.containers.dumpfile import DumpFile
@@ -191,6 +191,32 @@ class DiskDumpPart:
             copies = rows[~first]
             out[copies] = out[source[~first]]
             states[copies] = states[source[~first]]
+
+    def outline_page(self, pfn: int) -> PageState:
+        """Return what the bitmaps say of one page frame, as ``outline`` does of many."""
+        if pfn >= self.header.max_mapnr:
+            return PageState.MISSING
+        if test_bit(self._dumped.bitmap, pfn):
+            return PageState.TRUNCATED
+        return PageState.EXCLUDED if self._ram is not None and test_bit(self._ram, pfn) else PageState.MISSING
+
+    def read_page(self, pfn: int) -> tuple[bytes, PageState]:
+        """Return the bytes of a dumped page frame of this part, zeros where it has none, and its state."""
+        size = self.header.block_size
+        index = self._dumped.rank_of(pfn) - self._nr_before
+        if index >= len(self._page_descs):
+            return bytes(size), PageState.TRUNCATED
+        desc = self._page_descs.one(index)
+        offset, length, flags = int(desc["offset"]), int(desc["size"]), int(desc["flags"])
+        if not 0 < offset <= self.file.size - length:
+            return bytes(size), PageState.TRUNCATED
+        out = np.zeros((1, size), np.uint8)
+        is_bad = not 0 < length <= size
+        if flags and not is_bad:
+            is_bad = bool(self._decode_compressed(flags, [offset], [length], [0], out))
+        elif not is_bad:
+            is_bad = length < size or bool(self.file.gather(np.array([offset], np.uint64), np.zeros(1, np.uint64), out))
+        return (bytes(size), PageState.DAMAGED) if is_bad else (out.tobytes(), PageState.PRESENT)
 
     def _decode(self, descs: NDArray[np.void], rows: NDArray[np.intp], out: U8Array, states: U8Array) -> None:
         """Read the page of each descriptor into its row; mark those that do not decode."""

@@ -67,6 +67,12 @@ class PageDescs:
             descs[mine] = self._taken(number)[within]
         return descs
 
+    def one(self, index: int) -> np.void:
+        """Return the descriptor of a number below ``len(self)``."""
+        number, within = divmod(index, DESCS_TAKEN)
+        descriptor: np.void = self._taken(number)[within]
+        return descriptor
+
     def _taken(self, number: int) -> NDArray[np.void]:
         part = self._kept.get(number)
         if part is None:

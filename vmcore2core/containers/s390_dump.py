@@ -125,6 +125,11 @@ class S390DumpContainer(SegmentedContainer):
         """Copy page frames from the file into ``out``."""
         return _zeros(super().read_pages(pfns, out))
 
+    def read_page(self, pfn: int) -> tuple[bytes, PageState]:
+        """Read one page frame; see ``DumpContainer.read_page``."""
+        page, state = super().read_page(pfn)
+        return page, PageState.ZERO if state is PageState.EXCLUDED else state
+
     def _memory(self, paddr: int, size: int) -> bytes | None:
         """Return memory, None where it is not in the file; both of whole pages."""
         out = np.zeros((size // PAGE_SIZE, PAGE_SIZE), np.uint8)

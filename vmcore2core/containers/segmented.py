@@ -11,6 +11,7 @@ from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.segments import PageRuns, page_runs
+from vmcore2core.errors import CodecError
 from vmcore2core.printable import counted
 
 PAGE_SIZE = 4096
@@ -83,6 +84,18 @@ class SegmentedContainer(DumpContainer):
         out[bad] = 0
         states[bad] = PageState.DAMAGED
         return states
+
+    def read_page(self, pfn: int) -> tuple[bytes, PageState]:
+        """Read one page frame; see ``DumpContainer.read_page``."""
+        state, offset = self._runs.locate_page(pfn, self._file.size)
+        if state is PageState.PRESENT:
+            try:
+                return self._file.read_exactly(offset, self.page_size, "a page"), state
+            except CodecError:
+                state = PageState.DAMAGED
+        if state is PageState.EXCLUDED and self.zero_excluded:
+            state = PageState.ZERO
+        return bytes(self.page_size), state
 
     def close(self) -> None:
         """Release the file."""

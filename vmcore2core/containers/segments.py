@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,16 @@ class PageRuns:
             within = _within(pfns[absent], self._memory_start, self._memory_end)[0]
             states[absent] = np.where(within, np.uint8(PageState.EXCLUDED), np.uint8(PageState.MISSING))
         return states, offsets
+
+    def locate_page(self, pfn: int, file_size: int) -> tuple[PageState, int]:
+        """Return the state of one page frame, and where its bytes are in the file, as ``locate`` does for many."""
+        run = bisect_right(self.start, pfn) - 1
+        if run >= 0 and pfn < self.end[run]:
+            offset = int(self.offset[run]) + (pfn - int(self.start[run])) * self.page_size
+            return (PageState.PRESENT if offset + self.page_size <= file_size else PageState.TRUNCATED), offset
+        memory = bisect_right(self._memory_start, pfn) - 1
+        within = memory >= 0 and pfn < self._memory_end[memory]
+        return (PageState.EXCLUDED if within else PageState.MISSING), 0
 
 
 def _within(pfns: U64Array, start: U64Array, end: U64Array) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:

@@ -47,6 +47,21 @@ class DecodedPages:
         self._keep(pfns, out, np.flatnonzero(unknown & (states == PageState.PRESENT)))
         return states
 
+    def read_page(self, pfn: int) -> tuple[bytes, PageState]:
+        """See ``DumpContainer.read_page``."""
+        row = self._row_of.get(pfn)
+        if row is not None:
+            return self._pages[row].tobytes(), PageState.PRESENT
+        page, state = self._container.read_page(pfn)
+        if state is PageState.PRESENT:
+            row, self._next = self._next, (self._next + 1) % len(self._pages)
+            before = int(self._pfns[row])
+            if self._row_of.get(before) == row:
+                del self._row_of[before]
+            self._pages[row], self._pfns[row] = np.frombuffer(page, np.uint8), pfn
+            self._row_of[pfn] = row
+        return page, state
+
     def _keep(self, pfns: U64Array, out: U8Array, new: NDArray[np.intp]) -> None:
         count = len(self._pages)
         for at in range(0, len(new), count):

@@ -40,8 +40,8 @@ class PhysicalMemory:
         self.page_size = container.page_size
         self.cached_pages = CACHED_PAGES
         self._cache: OrderedDict[int, bytes] = OrderedDict()
-        compressed = container.compressed is not None
-        self._read_pages = DecodedPages(container).read_pages if compressed else container.read_pages
+        pages = container if container.compressed is None else DecodedPages(container)
+        self._read_pages, self._read_page = pages.read_pages, pages.read_page
 
     @cached_property
     def nr_frames(self) -> int:
@@ -88,12 +88,10 @@ class PhysicalMemory:
             return page
         if not 0 <= pfn < 1 << 52:
             raise PageMissing(pfn * self.page_size)
-        out = np.zeros((1, self.page_size), np.uint8)
-        state = int(self._read_pages(np.array([pfn], np.uint64), out)[0])
+        page, state = self._read_page(pfn)
         if state in _FAULTS:
             fault, detail = _FAULTS[state]
             raise fault(pfn * self.page_size, detail)
-        page = out.tobytes()
         self._cache[pfn] = page
         if len(self._cache) > self.cached_pages:
             self._cache.popitem(last=False)
