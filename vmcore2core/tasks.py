@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from vmcore2core.errors import (
@@ -20,6 +20,7 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
+from vmcore2core.process.statm import Statm, statm
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
 from vmcore2core.unwind.frames import LIMIT
@@ -97,24 +98,24 @@ def _row(session: Session, task: StructView) -> TaskRow:
 
 
 def _with_memory(session: Session, leader: StructView, row: TaskRow) -> TaskRow:
+    processes = session.processes
     try:
-        captured = session.processes.capture(leader, with_absent=False)
+        told = statm(processes.mm_of(leader), processes.threads(leader), processes.swap)
+        told = told or _walked(processes.capture(leader, with_absent=False))
     except (KernelThread, NoUserMemory):
         return row
     except Vmcore2coreError as error:
-        session.processes.warn(f"the memory of {row.pid} ({row.comm}) cannot be walked: {error}")
+        processes.warn(f"the memory of {row.pid} ({row.comm}) cannot be walked: {error}")
         return row
-    snapshot = captured.snapshot
-    own = [vma for vma in snapshot.vmas if vma.name != "[vsyscall]"]
-    command = snapshot.psinfo.pr_psargs
-    return TaskRow(
-        **{
-            **asdict(row),
-            "vsz_kib": sum(vma.end - vma.start for vma in own) >> 10,
-            "rss_kib": captured.rss_kib(),
-            "command": text(command.removesuffix(b" ")) or None if command is not None else None,
-        }
-    )
+    command = None if told.args is None else text(told.args.replace(b"\0", b" ").removesuffix(b" ")) or None
+    return replace(row, vsz_kib=told.vsz_kib, rss_kib=told.rss_kib, command=command)
+
+
+def _walked(captured: Captured) -> Statm:
+    """Return a process's sizes and command line as its mappings, page tables and stack have them."""
+    own = [vma for vma in captured.snapshot.vmas if vma.name != "[vsyscall]"]
+    vsz_kib = sum(vma.end - vma.start for vma in own) >> 10
+    return Statm(vsz_kib, captured.rss_kib(), captured.snapshot.psinfo.pr_psargs)
 
 
 def tree_order(rows: list[TaskRow]) -> list[tuple[int, TaskRow]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CoreMachine
@@ -40,13 +41,12 @@ from vmcore2core.process.regsets import last_notes, regsets
 from vmcore2core.process.roster import Roster, Scan
 from vmcore2core.process.sparse import with_untouched
 from vmcore2core.process.stack import InitialStack
+from vmcore2core.process.statm import ELF_PRARGSZ
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.tags import Tags
 from vmcore2core.process.threads import CpuNotes, ThreadPointers, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
-
-ELF_PRARGSZ = 80
 
 _REASONS = {
     UserPageState.EXCLUDED: AbsentReason.EXCLUDED,
@@ -159,7 +159,7 @@ class Processes:
         number = sched.task_pid(leader)
         if sched.is_kthread(leader):
             raise KernelThread(number, f"PID {describe(leader)} is a kernel thread: it has no user memory")
-        for thread in (leader, *self.threads(leader)):
+        for thread in chain((leader,), self.threads(leader)):
             found = thread.follow("mm", "mm_struct")
             if found is not None:
                 return found
