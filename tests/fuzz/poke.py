@@ -145,8 +145,8 @@ def recorded(session: Session) -> Iterator[dict[int, dict[str, int]]]:
             mine = range(max(address, word) - word, min(address + size, word + WORD) - word)
             names[what] = names.get(what, 0) | sum(1 << i for i in mine)
 
-    def of_struct(view: StructView, offset: int, size: int, *names: str) -> bytes:
-        found = struct_read(view, offset, size, *names)
+    def of_struct(view: StructView, offset: int, size: int, names: tuple[str, ...]) -> bytes:
+        found = struct_read(view, offset, size, names)
         note(view.address + offset, size, f"{view.struct}.{names[-1]}")
         return found
 
@@ -154,7 +154,7 @@ def recorded(session: Session) -> Iterator[dict[int, dict[str, int]]]:
         frame = sys._getframe(1)
         while frame.f_code.co_name in ("read_pointer", "read_uint", "read_string") and frame.f_back is not None:
             frame = frame.f_back
-        if frame.f_code is not struct_read.__code__:
+        if frame.f_code not in (struct_read.__code__, StructView._whole.__code__):
             note(address, size, f"{Path(frame.f_code.co_filename).stem}:{frame.f_code.co_name}")
         return kernel_read(memory, address, size)
 

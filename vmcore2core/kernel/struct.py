@@ -94,7 +94,7 @@ class StructView:
 
     def bytes_of(self, name: str, size: int) -> bytes:
         """Return the first ``size`` bytes of a member."""
-        return self._read(self.kernel.layout.member(self.struct, name).offset, size, name)
+        return self._read(self.kernel.layout.member(self.struct, name).offset, size, (name,))
 
     def uint(self, *names: str, size: int) -> int:
         """Return an unsigned integer member.
@@ -103,29 +103,30 @@ class StructView:
             names: the first that exists is taken.
             size: bytes of it where the layout does not tell.
         """
-        return self._uint(self.kernel.layout.member(self.struct, *names), size, *names)
+        return self._uint(self.kernel.layout.member(self.struct, *names), size, names)
 
     def find_uint(self, name: str, size: int) -> int | None:
         """Return an unsigned integer member, or None where the layout does not know it."""
         found = self.kernel.layout.find_member(self.struct, name)
-        return None if found is None else self._uint(found, size, name)
+        return None if found is None else self._uint(found, size, (name,))
 
     def sint(self, *names: str, size: int) -> int:
         """Return a signed integer member; see ``uint``."""
         member = self.kernel.layout.member(self.struct, *names)
         bits = 8 * (member.size or size)
-        value = self._uint(member, size, *names)
+        value = self._uint(member, size, names)
         return value - (1 << bits) if value >> (bits - 1) else value
 
     def ulong(self, *names: str) -> int:
         """Return an ``unsigned long`` member."""
-        return self.uint(*names, size=self.kernel.arch.pointer_size)
+        kernel = self.kernel
+        return self._uint(kernel.layout.member(self.struct, *names), kernel.arch.pointer_size, names)
 
     def pointer(self, *names: str) -> KernelAddr:
         """Return a pointer member."""
-        offset = self.kernel.layout.member(self.struct, *names).offset
-        size = self.kernel.arch.pointer_size
-        return KernelAddr(int.from_bytes(self._read(offset, size, *names), self.kernel.arch.byte_order))
+        kernel = self.kernel
+        raw = self._read(kernel.layout.member(self.struct, *names).offset, kernel.arch.pointer_size, names)
+        return KernelAddr(int.from_bytes(raw, kernel.arch.byte_order))
 
     def follow(self, name: str, struct: str) -> StructView | None:
         """Return what a pointer member points to, as a ``struct struct``; None for NULL."""
@@ -144,29 +145,35 @@ class StructView:
             return CorruptStructure(what, self.address, where)
         return CorruptStructure(what, self.address + found.offset, where, found.offset, found.source)
 
-    def _uint(self, member: Member, size: int, *names: str) -> int:
-        raw = self._read(member.offset, member.size or size, *names)
-        value = int.from_bytes(raw, self.kernel.arch.byte_order)
+    def _uint(self, member: Member, size: int, names: tuple[str, ...]) -> int:
+        order = self.kernel.arch.byte_order
+        raw = self._read(member.offset, member.size or size, names)
+        value = int.from_bytes(raw, order)
         if member.bit_size is None or member.bit_offset is None:
             return value
         shift = member.bit_offset
-        if self.kernel.arch.byte_order == "big":
+        if order == "big":
             shift = 8 * len(raw) - member.bit_offset - member.bit_size
         return value >> shift & ((1 << member.bit_size) - 1)
 
-    def _read(self, offset: int, size: int, *names: str) -> bytes:
-        if self._raw is None:
-            whole = self.kernel.layout.find_size(self.struct)
-            try:
-                self._raw = self.kernel.memory.read(self.address, whole) if whole and whole <= WHOLE_MAX else b""
-            except MemoryFault:
-                self._raw = b""
-        if offset + size <= len(self._raw):
-            return self._raw[offset : offset + size]
+    def _read(self, offset: int, size: int, names: tuple[str, ...]) -> bytes:
+        whole, end = self._raw, offset + size
+        if whole is None:
+            whole = self._raw = self._whole()
+        if end <= len(whole):
+            return whole[offset:end]
         try:
             return self.kernel.memory.read(self.address + offset, size)
         except MemoryFault as fault:
             raise fault.reading(f"{self.struct}.{' or '.join(names)}, offset {offset:#x}") from None
+
+    def _whole(self) -> bytes:
+        """Return the structure, or nothing where it is a large one, of unknown size, or not all of it can be read."""
+        size = self.kernel.layout.find_size(self.struct)
+        try:
+            return self.kernel.memory.read(self.address, size) if size and size <= WHOLE_MAX else b""
+        except MemoryFault:
+            return b""
 
 
 def chain(start: StructView | None, name: str, struct: str, limit: int) -> Iterator[StructView]:

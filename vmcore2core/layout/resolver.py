@@ -73,14 +73,17 @@ class KernelLayout:
     def find_member(self, struct: str, member: str) -> Member | None:
         """See ``Layout.find_member``."""
         key = struct, member
-        if key not in self._members:
-            self._members[key] = self._ask(f"OFFSET({struct}.{member})", lambda source: source.member(struct, member))
-        return self._members[key]
+        try:
+            return self._members[key]
+        except KeyError:
+            found = self._ask(f"OFFSET({struct}.{member})", lambda source: source.member(struct, member))
+            self._members[key] = found
+            return found
 
     def member(self, struct: str, *names: str) -> Member:
         """See ``Layout.member``."""
         for name in names:
-            found = self.find_member(struct, name)
+            found = self._members.get((struct, name)) or self.find_member(struct, name)
             if found is not None:
                 return found
         raise LayoutUnknown(" or ".join(f"OFFSET({struct}.{name})" for name in names), self.source_names)

@@ -32,7 +32,8 @@ class KernelMemory:
         top = kernel_map.spec.levels[0]
         # 64-bit addresses are extended by their sign beyond what the tables decode, 32-bit ones are not.
         self._end = 1 << (32 if top.shift + top.bits == 32 else 64)
-        self._tlb: dict[int, dict[int, int]] = {self._page_size: {}}  # by the size of a page: its address, where it is
+        self._frames: dict[int, int] = {}  # where the pages are that were read lately, by their addresses
+        self._huge: dict[int, dict[int, int]] = {}  # likewise larger pages, by their size
 
     def read(self, address: int, size: int) -> bytes:
         """Return ``size`` bytes at kernel virtual ``address``.
@@ -43,7 +44,10 @@ class KernelMemory:
         """
         page_size = self._page_size
         offset = address & (page_size - 1)
-        if offset + size <= page_size or self._is_linear(address, size):
+        if offset + size <= page_size:
+            base = self._frames.get(address - offset)
+            return self._read(address, size, None if base is None else base + offset)
+        if self._is_linear(address, size):
             return self._read(address, size)
         pieces = []
         while size > 0:
@@ -56,9 +60,9 @@ class KernelMemory:
     def _is_linear(self, address: int, size: int) -> bool:
         return any(m.range.start <= address and address + size <= m.range.end for m in self.kernel_map.linear)
 
-    def _read(self, address: int, size: int) -> bytes:
+    def _read(self, address: int, size: int, paddr: int | None = None) -> bytes:
         try:
-            return self.physical.read(self.to_phys(address), size)
+            return self.physical.read(self.to_phys(address) if paddr is None else paddr, size)
         except NotMapped:
             raise
         except MemoryFault as fault:
@@ -70,18 +74,34 @@ class KernelMemory:
         Raises:
             MemoryFault: it is not mapped, or a page table is not in the dump.
         """
+        offset = address & (self._page_size - 1)
+        base = self._frames.get(address - offset)
+        if base is not None:
+            return PhysAddr(base + offset)
         for mapping in self.kernel_map.linear:
             if mapping.range.start <= address < mapping.range.end:
-                return PhysAddr(mapping.paddr + address - mapping.range.start)
-        for size, pages in self._tlb.items():
+                paddr = mapping.paddr + address - mapping.range.start
+                if self._is_linear(address - offset, self._page_size):
+                    self._remember(self._frames, address - offset, paddr - offset)
+                return PhysAddr(paddr)
+        for size, pages in self._huge.items():
             base = pages.get(address & -size)
             if base is not None:
-                return PhysAddr(base + (address & (size - 1)))
+                return self._found(address, base + (address & (size - 1)))
         if not 0 <= address < self._end:
             raise NotMapped(address)
         base, size = translate(self.physical, self.kernel_map.spec, self.kernel_map.root, address)
-        pages = self._tlb.setdefault(size, {})
+        if size > self._page_size:
+            self._remember(self._huge.setdefault(size, {}), address & -size, base)
+        return self._found(address, base + (address & (size - 1)))
+
+    def _found(self, address: int, paddr: int) -> PhysAddr:
+        offset = address & (self._page_size - 1)
+        self._remember(self._frames, address - offset, paddr - offset)
+        return PhysAddr(paddr)
+
+    @staticmethod
+    def _remember(pages: dict[int, int], address: int, base: int) -> None:
         if len(pages) >= TLB_ENTRIES:
             pages.clear()
-        pages[address & -size] = base
-        return PhysAddr(base + (address & (size - 1)))
+        pages[address] = base

@@ -57,7 +57,8 @@ class PhysicalMemory:
         page_size = self.page_size
         pfn, offset = divmod(address, page_size)
         if offset + size <= page_size:
-            return self._page(pfn)[offset : offset + size]
+            page = self._cache.get(pfn) or self._page(pfn)
+            return page[offset : offset + size]
         if size >= BULK_PAGES * page_size:
             return self._bulk(address, size)
         pieces = [self._page(pfn)[offset:]]
@@ -83,8 +84,7 @@ class PhysicalMemory:
         return out.reshape(-1)[offset : offset + size].tobytes()
 
     def _page(self, pfn: int) -> bytes:
-        page = self._cache.get(pfn)
-        if page is not None:
+        if (page := self._cache.get(pfn)) is not None:
             return page
         if not 0 <= pfn < 1 << 52:
             raise PageMissing(pfn * self.page_size)
