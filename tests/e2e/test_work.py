@@ -31,9 +31,9 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     def count(owner: object, name: str, what: str, argument: int | None) -> None:
         plain = getattr(owner, name)
 
-        def counted(*arguments: Any) -> Any:
+        def counted(*arguments: Any, **more: Any) -> Any:
             counts[what] += 1 if argument is None else len(arguments[argument])
-            return plain(*arguments)
+            return plain(*arguments, **more)
 
         monkeypatch.setattr(owner, name, counted)
 
