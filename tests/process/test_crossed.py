@@ -14,6 +14,7 @@ from tests.process.test_torn import DYNAMIC, STATIC, captured, owner_of, with_me
 from vmcore2core.kernel import mm, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.pagetable import Ranges, walk
+from vmcore2core.process.capture import Processes
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.session import Session
 
@@ -170,6 +171,40 @@ def test_a_count_of_pages_that_the_mappings_do_not_have_is_said(session: Session
     assert captured(with_member(wrong, owner, "mmap_lock.owner", holder)).warnings == ()
 
 
+@pytest.mark.parametrize("more", [-4096, 4096, 3 * 4096])
+def test_page_tables_that_are_not_those_counted_are_said(session: Session, more: int) -> None:
+    """As where an upper entry leads to another process's tables; the CPUs were idle or in user mode."""
+    owner = owner_of(session.processes.find(STATIC))
+    counted = owner.ulong("pgtables_bytes")
+    wrong = with_member(session, owner, "pgtables_bytes", counted + more)
+    (warning,) = captured(wrong).warnings
+    assert f"mm_struct.pgtables_bytes at {owner.addr_of('pgtables_bytes'):#x}: {counted + more:#x} bytes" in warning
+    assert f"expected {counted:#x} as the page tables have" in warning
+
+
+@pytest.mark.parametrize("name", ["context.ldt", "mmap_lock.count"])
+def test_page_tables_are_not_counted_where_others_may_be(session: Session, name: str) -> None:
+    """Those of an LDT, and those of mappings that munmap() has taken out of the tree already."""
+    owner = owner_of(session.processes.find(STATIC))
+    wrong = with_member(session, owner, "pgtables_bytes", owner.ulong("pgtables_bytes") + 4096)
+    assert captured(with_member(wrong, owner, name, 0x100)).warnings == ()
+
+
+def test_a_machine_that_went_on_while_it_was_read_says_nothing_by_its_counters(session: Session) -> None:
+    owner = owner_of(session.processes.find(STATIC))
+    wrong = with_member(session, owner, "pgtables_bytes", owner.ulong("pgtables_bytes") + 4096)
+    wrong.processes = Processes(wrong.kernel, ())
+    assert not any("pgtables_bytes" in warning for warning in captured(wrong).warnings)
+
+
+def test_swapped_pages_that_the_page_tables_do_not_have_are_said(session: Session) -> None:
+    owner = owner_of(session.processes.find(STATIC))
+    at = owner.addr_of("rss_stat.count") + 8 * mm.MM_SWAPENTS
+    (warning,) = captured(with_words(session, {at: 10_000})).warnings
+    assert "mm_struct.rss_stat at" in warning
+    assert "10000 swapped pages, but the page tables have 0" in warning
+
+
 def test_flags_that_memory_of_its_own_cannot_have_are_said(session: Session) -> None:
     vma = next(v for v in vmas_of(session) if not v.pointer("vm_file") and not v.pointer("vm_ops"))
     for flag in (mm.VM_IO, mm.VM_PFNMAP, mm.VM_HUGETLB):
@@ -181,6 +216,37 @@ def test_access_that_the_protection_does_not_give_is_said(session: Session) -> N
     vma = next(v for v in vmas_of(session) if not v.ulong("vm_flags") & mm.VM_ACCESS_FLAGS)
     changed = captured(with_member(session, vma, "vm_flags", vma.ulong("vm_flags") | mm.VM_READ), DYNAMIC)
     assert any("vm_area_struct.vm_flags at" in w and "but vm_page_prot is 0x" in w for w in changed.warnings)
+
+
+def flags_said(session: Session, vma: StructView, flags: int, sentence: str) -> bool:
+    """Tell whether other flags of a mapping are said so."""
+    said = captured(with_member(session, vma, "vm_flags", flags), DYNAMIC).warnings
+    return any(f"vm_flags at {vma.addr_of('vm_flags'):#x}: {flags:#x}" in w and sentence in w for w in said)
+
+
+def test_the_vdso_s_flags_that_are_a_file_s_are_said(session: Session) -> None:
+    vma = next(v for v in vmas_of(session) if mm.special_mapping_name(v) == "[vdso]")
+    flags = vma.ulong("vm_flags") & ~mm.VM_DONTEXPAND
+    assert flags_said(session, vma, flags, "which no special mapping can have")
+
+
+def test_program_text_that_the_protection_does_not_let_run_is_said(session: Session) -> None:
+    vma = next(v for v in vmas_of(session) if v.pointer("vm_file") and not v.ulong("vm_flags") & mm.VM_EXEC)
+    assert flags_said(session, vma, vma.ulong("vm_flags") | mm.VM_EXEC, "but vm_page_prot is 0x")
+
+
+def test_memory_of_devices_has_no_page_of_its_file(session: Session) -> None:
+    vma = next(
+        v for v in vmas_of(session) if v.pointer("vm_file") and not v.pointer("anon_vma") and entries(session, v)
+    )
+    assert flags_said(session, vma, vma.ulong("vm_flags") | mm.VM_PFNMAP, "without a page of its file, but that at 0x")
+
+
+@pytest.mark.parametrize(("cleared", "set_"), [(mm.VM_MAYWRITE | mm.VM_WRITE, 0), (0, mm.VM_SHARED | mm.VM_MAYSHARE)])
+def test_only_what_may_be_copied_has_pages_of_its_own(session: Session, cleared: int, set_: int) -> None:
+    vma = next(v for v in vmas_of(session) if v.pointer("vm_file") and v.pointer("anon_vma") and entries(session, v))
+    flags = vma.ulong("vm_flags") & ~cleared | set_
+    assert flags_said(session, vma, flags, "without a page of its own, but that at 0x")
 
 
 def test_a_file_that_does_not_know_the_mapping_is_said(session: Session) -> None:

@@ -98,7 +98,9 @@ class Arm64(Arch):
     greg_names = (*(fmt.user_pt_regs.names or ()), "orig_x0", "syscallno")
     saved_sp = "cpu_context.sp"
     prot_valid = 1 << 0
+    prot_noexec = 1 << 54  # PTE_UXN
     pte_write = 1 << 51
+    vm_shadow_stack = 1 << 38  # VM_HIGH_ARCH_6
     thread_members: Mapping[str, int] = MappingProxyType({})
     image_keys = ("NUMBER(kimage_voffset)", "NUMBER(VA_BITS)")
     layout_keys = (

@@ -53,7 +53,11 @@ class Arch(ABC):
         saved_sp: member of ``struct thread_struct`` that has the kernel stack pointer of a task off the CPU; "" where
             that is elsewhere.
         prot_valid: bit of ``vma->vm_page_prot`` that mappings with any access have, and no others; 0 where none is.
+        prot_noexec: bit of ``vma->vm_page_prot`` that no mapping with VM_EXEC has, but for a driver's; 0 where none is.
         pte_write: bit of a page-table entry that only pages of mappings with VM_WRITE have; 0 where none is.
+        own_tables: member of ``struct mm_struct`` that is not NULL where the kernel may have page tables of its own in
+            a process's; "" where it never has.
+        vm_shadow_stack: VM_SHADOW_STACK of ``vma->vm_flags``; 0 where there is none.
         layout_keys: what it asks of a layout, as VMCOREINFO keys: for a layout written to a file.
         machine_names: further names in a dump header's utsname.machine.
         image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
@@ -73,7 +77,10 @@ class Arch(ABC):
     thread_members: Mapping[str, int]
     saved_sp: str = ""
     prot_valid: int = 0
+    prot_noexec: int = 0
     pte_write: int = 0
+    own_tables: str = ""
+    vm_shadow_stack: int = 0
     layout_keys: tuple[str, ...] = ()
     machine_names: tuple[str, ...] = ()
     image_keys: tuple[str, ...] = ()

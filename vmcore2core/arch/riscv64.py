@@ -96,6 +96,7 @@ class Riscv64(Arch):
     saved_sp = "sp"
     prot_valid = 1 << 0
     pte_write = 1 << 2
+    vm_shadow_stack = 1 << 37  # VM_HIGH_ARCH_5
     thread_members: Mapping[str, int] = MappingProxyType({})
     image_keys = ("NUMBER(va_kernel_pa_offset)", "NUMBER(VA_BITS)")
     layout_keys = (

@@ -82,7 +82,10 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
     gate_name = "[vsyscall]"
     saved_sp = "sp"
     prot_valid = 1 << 0
+    prot_noexec = 1 << 63  # _PAGE_NX
     pte_write = 1 << 1
+    vm_shadow_stack = 1 << 37  # VM_HIGH_ARCH_5
+    own_tables = "context.ldt"  # map_ldt_struct(), with page table isolation
     thread_members: Mapping[str, int] = MappingProxyType(
         {"fsbase": 0, "gsbase": 8, "es": -8, "ds": -6, "fsindex": -4, "gsindex": -2}
     )

@@ -21,10 +21,21 @@ FMODE_BACKING, FMODE_BACKING_BEFORE_6_14 = 1 << 24, 1 << 25
 # include/uapi/linux/magic.h
 PIPEFS_MAGIC, SOCKFS_MAGIC = 0x50495045, 0x534F434B
 ANON_INODE_FS_MAGIC, PID_FS_MAGIC, DMA_BUF_MAGIC = 0x09041934, 0x50494446, 0x444D4142
+S_IFMT, S_IFREG = 0o170000, 0o100000
 DMA_BUF_NAME_LEN = 32  # include/uapi/linux/dma-buf.h, with its NUL
 
 Root = tuple[int, int]
 """(vfsmount, dentry) of a ``struct path`` at which paths begin, as ``fs->root`` is."""
+
+
+def is_regular(file: StructView) -> bool:
+    """Tell whether a ``struct file`` is known to be no device's, whose driver may map what it likes."""
+    try:
+        inode = file.follow("f_inode", "inode") if file.has("f_inode") and file.has("f_mapping") else None
+        mode = inode.find_uint("i_mode", 2) if inode is not None else None
+    except MemoryFault:
+        return False
+    return mode is not None and mode & S_IFMT == S_IFREG
 
 
 def dentry_name(dentry: StructView) -> bytes:

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vmcore2core.errors import CorruptStructure, MemoryFault
+from vmcore2core.kernel import fs
 from vmcore2core.kernel.maple_tree import MapleTree
 from vmcore2core.kernel.percpu import percpu_counter_sum
 from vmcore2core.kernel.struct import StructView, chain
 
 # include/linux/mm.h; these bits have not changed since Linux 2.6.
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
-VM_MAYSHARE = 0x80
+VM_MAYWRITE, VM_MAYSHARE = 0x20, 0x80
 VM_ACCESS_FLAGS, VM_MAY_SHIFT = 0x7, 4
 VM_FLAGS_BITS = 56  # Linux 7.2 uses 43
 VM_PFNMAP = 0x400
 VM_IO = 0x4000
 VM_HUGETLB = 0x40_0000
+VM_DONTEXPAND = 0x4_0000
 VM_DONTDUMP = 0x0400_0000
 VM_MIXEDMAP = 0x1000_0000
 NOT_ANONYMOUS = VM_SHARED | VM_PFNMAP | VM_IO | VM_HUGETLB | VM_MIXEDMAP
@@ -31,7 +33,8 @@ SAVED_AUXV_MAX = 4096  # Linux 7.2: 2 * (AT_VECTOR_SIZE_ARCH + 22 + 1) words
 ANON_VMA_NAME_MAX_LEN = 80
 AT_NULL = 0
 NR_MM_COUNTERS = 4  # enum in include/linux/mm_types_task.h, since Linux 4.5
-RSS_COUNTERS = (0, 1, 3)  # MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES; 2 is MM_SWAPENTS
+MM_SWAPENTS = 2
+RSS_COUNTERS = (0, 1, 3)  # MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES
 MMF_DUMP_FILTER_SHIFT, MMF_DUMP_FILTER_MASK = 2, 0x1FF
 
 
@@ -105,6 +108,20 @@ def is_settled(mm: StructView) -> bool:
     return known and mmap_lock_writer(mm) is None
 
 
+def is_unlocked(mm: StructView) -> bool:
+    """Tell whether ``mm->mmap_lock`` is known to be held by nobody, to read either.
+
+    Who holds it to read may unmap pages of mappings that are no longer in the tree: munmap() (mmap_write_downgrade()),
+    and the OOM killer.
+
+    Args:
+        mm: ``struct mm_struct``.
+    """
+    word = mm.kernel.arch.pointer_size
+    found = mm.find_uint("mmap_lock.count", word)
+    return (mm.find_uint("mmap_sem.count", word) if found is None else found) == 0
+
+
 def _check_range(mm: StructView, vma: StructView, end_before: int, indexed: tuple[int, int] | None) -> None:
     """Check that a VMA is of whole pages behind the one before, and where the index has it.
 
@@ -143,6 +160,8 @@ def _oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
         yield vma.corrupt("vm_flags", f"{flags:#x}, which no mapping can have")
     elif flags & NOT_ANONYMOUS and vma.has("vm_ops") and not vma.pointer("vm_ops") and not vma.pointer("vm_file"):
         yield vma.corrupt("vm_flags", f"{flags:#x}, which no anonymous mapping can have")
+    elif _is_special(vma) and not flags & VM_DONTEXPAND:
+        yield vma.corrupt("vm_flags", f"{flags:#x}, which no special mapping can have")
     elif _lost_file(vma):
         yield vma.corrupt("vm_file", f"NULL, but vm_ops is {vma.pointer('vm_ops'):#x}, a file's or a driver's")
     elif _contradicts_prot(mm, vma, flags):
@@ -154,19 +173,35 @@ def _lost_file(vma: StructView) -> bool:
     special = vma.kernel.layout.find_symbol("special_mapping_vmops")
     if special is None or not vma.has("vm_ops") or vma.pointer("vm_file"):
         return False
-    operations = vma.pointer("vm_ops")
-    if operations == special:
+    if vma.pointer("vm_ops") == special:
         return vma.has("vm_private_data") and not vma.pointer("vm_private_data")
-    return operations not in (0, vma.kernel.layout.find_symbol("legacy_special_mapping_vmops"))
+    return bool(vma.pointer("vm_ops")) and not _is_special(vma)
+
+
+def _is_special(vma: StructView) -> bool:
+    """Tell whether a mapping is of __install_special_mapping()."""
+    find = vma.kernel.layout.find_symbol
+    operations = (find("special_mapping_vmops"), find("legacy_special_mapping_vmops"))
+    return vma.has("vm_ops") and vma.pointer("vm_ops") in operations
 
 
 def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
     """Tell whether vm_page_prot allows access where vm_flags does not, or the other way round (protection_map[])."""
-    valid = mm.kernel.arch.prot_valid
-    if not valid or flags & NOT_ANONYMOUS & ~VM_SHARED or not vma.has("vm_page_prot"):
+    valid, noexec = mm.kernel.arch.prot_valid, mm.kernel.arch.prot_noexec
+    if not valid or not vma.has("vm_page_prot"):
         return False
-    allows = bool(vma.ulong("vm_page_prot") & valid)
-    return allows != bool(flags & VM_ACCESS_FLAGS) and is_settled(mm)
+    prot, access = vma.ulong("vm_page_prot"), flags & VM_ACCESS_FLAGS
+    if flags & NOT_ANONYMOUS & ~VM_SHARED:
+        differs = bool(access) and not prot & valid
+    else:
+        differs = bool(prot & valid) != bool(access) or bool(flags & VM_EXEC and prot & noexec and _is_no_driver_s(vma))
+    return differs and is_settled(mm)
+
+
+def _is_no_driver_s(vma: StructView) -> bool:
+    """Tell whether a mapping is known to be anonymous or of a regular file: drivers change vm_page_prot."""
+    file = vma.follow("vm_file", "file")
+    return fs.is_regular(file) if file is not None else vma.has("vm_ops") and not vma.pointer("vm_ops")
 
 
 def _anon_vma_oddities(vma: StructView) -> Iterator[CorruptStructure]:
@@ -243,6 +278,20 @@ def coredump_filter(mm: StructView) -> int | None:
 def get_mm_rss(mm: StructView, threads: Iterable[StructView]) -> int | None:
     """Return how many pages of memory the kernel counts for an mm (VmRSS), or None where the layout does not tell.
 
+    Args:
+        mm: ``struct mm_struct``.
+        threads: ``struct task_struct`` of each thread that has it.
+
+    Raises:
+        MemoryFault: they cannot be read.
+    """
+    counters = mm_counters(mm, threads)
+    return None if counters is None else sum(counters[i] for i in RSS_COUNTERS)
+
+
+def mm_counters(mm: StructView, threads: Iterable[StructView]) -> list[int] | None:
+    """Return the pages that the kernel counts for an mm, by MM_FILEPAGES and so on; None where that is not known.
+
     They are exact: what /proc/PID/status has since Linux 6.17, and before but for what CPUs or threads have yet to add.
 
     Args:
@@ -257,15 +306,15 @@ def get_mm_rss(mm: StructView, threads: Iterable[StructView]) -> int | None:
     # Since Linux kernel commit f1a7941243c1 ("mm: convert mm's rss stats into percpu_counter") (in v6.2).
     if found is not None and size and found.size == NR_MM_COUNTERS * size:
         start = mm.address + found.offset
-        counters = (mm.kernel.view("percpu_counter", start + i * size) for i in RSS_COUNTERS)
-        return sum(max(percpu_counter_sum(counter), 0) for counter in counters)
+        counters = (mm.kernel.view("percpu_counter", start + i * size) for i in range(NR_MM_COUNTERS))
+        return [max(percpu_counter_sum(counter), 0) for counter in counters]
     if not mm.has("rss_stat.count"):
         return None
     counts = _longs(mm, "rss_stat.count", mm.kernel.arch.pointer_size)
     for thread in threads:
         if thread.has("rss_stat.count") and thread.pointer("mm") == mm.address:  # SPLIT_RSS_COUNTING
             counts = [n + more for n, more in zip(counts, _longs(thread, "rss_stat.count", 4), strict=True)]
-    return sum(max(counts[i], 0) for i in RSS_COUNTERS)
+    return [max(count, 0) for count in counts]
 
 
 def _longs(view: StructView, name: str, size: int) -> list[int]:

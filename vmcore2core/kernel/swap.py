@@ -206,11 +206,19 @@ class KernelSwap:
 
     def entries(self, ptes: U64Array, sizes: U64Array) -> U64Array:
         """See ``SwapSpace.entries``."""
-        decoded = self.kernel.arch.swap_entry(ptes, sizes, self._page_size, self.kernel.layout)
+        decoded = self._decoded(ptes, sizes)
         if decoded is None:
             return np.zeros(len(ptes), np.uint64)
         types, offsets = decoded
         return types << np.uint64(fmt.SWP_TYPE_SHIFT) | offsets
+
+    def in_slots(self, ptes: U64Array, sizes: U64Array) -> NDArray[np.bool_] | None:
+        """See ``SwapSpace.in_slots``."""
+        decoded = self._decoded(ptes, sizes)
+        return None if decoded is None else decoded[0] < np.uint64(self._nr_swapfiles)
+
+    def _decoded(self, ptes: U64Array, sizes: U64Array) -> tuple[U64Array, U64Array] | None:
+        return self.kernel.arch.swap_entry(ptes, sizes, self._page_size, self.kernel.layout)
 
     def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:
         """See ``SwapSpace.locate``; no page has slot 0 of a device, so that 0 is an entry that is not known."""

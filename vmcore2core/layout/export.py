@@ -28,7 +28,7 @@ MEMBERS: dict[str, str] = {
     "fs_struct": "root",
     "mm_struct": (
         "mm_mt mmap pgd start_brk brk start_stack arg_start arg_end env_start env_end saved_auxv task_size flags "
-        "exe_file map_count mm_users mmap_lock.owner mmap_sem.owner "
+        "exe_file map_count mm_users mmap_lock.owner mmap_sem.owner mmap_lock.count mmap_sem.count pgtables_bytes "
         "rss_stat rss_stat.count"
     ),
     "percpu_counter": "count counters",

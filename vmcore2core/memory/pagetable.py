@@ -7,6 +7,7 @@ instead of multiplying by 512 a level.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -74,23 +75,33 @@ class Ranges:
         return result
 
 
-def walk(memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, ranges: Ranges) -> Iterator[WalkBatch]:
+def walk(
+    memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, ranges: Ranges, tables: Counter[int] | None = None
+) -> Iterator[WalkBatch]:
     """Yield what the page table at ``root`` maps within ``ranges``, a bounded batch at a time.
 
     Batches of one table level come together; the order between batches is not the order of addresses where huge and
     small pages mix. Empty entries are not yielded.
+
+    Args:
+        memory: where the tables are.
+        spec: their form.
+        root: of the top table.
+        ranges: the addresses that are wanted.
+        tables: counts the tables that were read, by their position in ``spec.levels``.
     """
     if len(ranges.starts):
         seen: set[int] = {int(root)}
-        budget = _Budget(TABLES_ALWAYS + TABLES_PER_FRAME * memory.nr_frames)
+        budget = _Budget(TABLES_ALWAYS + TABLES_PER_FRAME * memory.nr_frames, Counter() if tables is None else tables)
         yield from _level(memory, spec, 0, np.array([root], np.uint64), np.zeros(1, np.uint64), ranges, seen, budget)
 
 
 @dataclass(slots=True)
 class _Budget:
-    """How many tables may still be read."""
+    """How many tables may still be read, and how many were, by level."""
 
     tables: int
+    read: Counter[int]
 
 
 def _level(
@@ -106,6 +117,7 @@ def _level(
     """Walk ``tables`` (physical) of level ``index``, which decode addresses from ``bases`` on."""
     level = spec.levels[index]
     nr_entries, span = 1 << level.bits, 1 << level.shift
+    budget.read[index] += len(tables)
     raw, states = memory.read_blocks(tables, nr_entries * spec.entry_dtype.itemsize)
     usable = (states == PageState.PRESENT) | (states == PageState.ZERO)
     if not usable.all():

@@ -85,6 +85,15 @@ class SwapSpace(Protocol):
         """
         ...
 
+    def in_slots(self, ptes: U64Array, sizes: U64Array) -> NDArray[np.bool_] | None:
+        """Tell which page-table entries that are not present name a slot of a swap area, bool[n]; None if not known.
+
+        Args:
+            ptes: uint64[n], of any level.
+            sizes: uint64[n], bytes that each stands for.
+        """
+        ...
+
     def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:
         """Return where the pages of swp_entry_t values are.
 

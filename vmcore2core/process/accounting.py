@@ -1,9 +1,10 @@
-"""What an mm counts of itself, against what there is: pages of its mappings, by kind, and pages that are resident.
+"""What an mm counts of itself, against what there is: pages of its mappings, by kind, page tables and their pages.
 
-References: mm/vma.c: vm_stat_account(), is_data_mapping(); include/linux/mm.h: get_mm_counter(); lib/percpu_counter.c
-(Linux 5.10 to 7.3). Where a task changes the mappings (it holds mmap_lock), they need not agree. Resident pages are
-counted a little after they are mapped or unmapped, with a page table's lock held: whatever runs in the kernel may be
-between the two, a table's worth of pages each.
+References: mm/vma.c: vm_stat_account(), is_data_mapping(); include/linux/mm.h: get_mm_counter(), mm_inc_nr_ptes();
+mm/huge_memory.c: pgtable_trans_huge_deposit(); lib/percpu_counter.c (Linux 5.10 to 7.3). Where a task changes the
+mappings (it holds mmap_lock), they need not agree. Pages and page tables are counted a little before or after they are
+put in or taken out, with a page table's lock held: whatever runs in the kernel may be between the two, with a table
+and its pages each. A machine that went on while its memory was read says nothing by them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel import mm, runqueue, sched
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.process.threads import CpuNotes
+from vmcore2core.process.walked import Walked
 
 VM_GROWSDOWN = 0x100
-SHADOW_STACKS = 0x3 << 37
-"""VM_HIGH_ARCH_5 (x86), VM_HIGH_ARCH_6 (arm64): counted as stacks since Linux 6.10, as data before."""
-VM_KIND = mm.VM_EXEC | mm.VM_WRITE | mm.VM_SHARED | VM_GROWSDOWN | SHADOW_STACKS
+WORD = 8
+"""Of 64-bit kernels, whose page tables are all of user memory; 32-bit ones count some of their own."""
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class Accounting:
         owner: StructView,
         threads: Sequence[StructView],
         mappings: Sequence[tuple[int, int]],
-        mapped: int | None,
+        walked: Walked,
     ) -> Iterator[str]:
         """Yield a sentence for each counter that is wrong.
 
@@ -49,12 +50,15 @@ class Accounting:
             owner: ``struct mm_struct``.
             threads: ``struct task_struct`` of those that share it.
             mappings: vm_flags and bytes of each.
-            mapped: entries of the page tables that are not empty, in pages; None where they are not known.
+            walked: what the page tables have of them, but for those of hugetlbfs.
         """
         try:
             if mm.is_settled(owner):
                 yield from map(str, self._of_mappings(owner, mappings))
-                yield from map(str, self._of_pages(owner, threads, mapped))
+                if walked.whole and self._busy is not None and mm.is_unlocked(owner):
+                    elsewhere = any(flags & mm.VM_HUGETLB for flags, _ in mappings)
+                    yield from map(str, self._of_tables(owner, walked, self._busy, elsewhere))
+                    yield from map(str, self._of_pages(owner, threads, walked, self._busy))
         except MemoryFault as fault:
             yield str(fault)
 
@@ -63,7 +67,8 @@ class Accounting:
         page = self.kernel.memory.kernel_map.spec.page_size
         word = self.kernel.arch.pointer_size
         counted = {"total_vm": sum(size for _, size in mappings) // page, "exec_vm": 0, "stack_vm": 0, "data_vm": 0}
-        shadow = any(flags & SHADOW_STACKS for flags, _ in mappings)
+        # Shadow stacks are counted as stacks since Linux 6.10, as data before.
+        shadow = any(flags & self.kernel.arch.vm_shadow_stack for flags, _ in mappings)
         for flags, size in mappings:
             kind = _kind(flags)
             if kind is not None:
@@ -73,33 +78,50 @@ class Accounting:
             if found not in (None, expected) and not (shadow and name in ("stack_vm", "data_vm")):
                 yield owner.corrupt(name, f"{found} pages, expected {expected} as the mappings have")
 
-    def _of_pages(
-        self, owner: StructView, threads: Sequence[StructView], mapped: int | None
-    ) -> Iterator[CorruptStructure]:
-        """Yield what is wrong if the page tables have fewer pages than are counted."""
-        if self._between is None or mapped is None:
+    def _of_tables(self, owner: StructView, walked: Walked, busy: int, elsewhere: bool) -> Iterator[CorruptStructure]:
+        """Yield what is wrong if the page tables are not those that are counted; ``elsewhere`` tells of more tables."""
+        word, own = self.kernel.arch.pointer_size, self.kernel.arch.own_tables
+        counted = owner.find_uint("pgtables_bytes", word)
+        if counted is None or word != WORD or (own and owner.find_uint(own, word)):
             return
-        counted = self._resident(owner, threads)
-        if counted is not None and mapped < counted - self._between:
-            yield owner.corrupt("rss_stat", f"{counted} pages, but the page tables have {mapped}")
+        least, last = walked.table_bytes(), len(walked.spec.levels) - 1
+        # The table that a huge page would be split into is kept, of anonymous memory always, and counted.
+        most = least + walked.huge * walked.size_of_table(last)
+        most += busy * max(walked.size_of_table(position) for position in range(last + 1))
+        if counted < least or (counted > most and not elsewhere):
+            expected = f"{least:#x}" + (f" to {most:#x}" if most > least else "")
+            yield owner.corrupt("pgtables_bytes", f"{counted:#x} bytes, expected {expected} as the page tables have")
 
-    def _resident(self, owner: StructView, threads: Sequence[StructView]) -> int | None:
+    def _of_pages(
+        self, owner: StructView, threads: Sequence[StructView], walked: Walked, busy: int
+    ) -> Iterator[CorruptStructure]:
+        """Yield what is wrong if the page tables have fewer pages in memory than are counted, or others swapped out."""
+        counters = self._counters(owner, threads)
+        if counters is None:
+            return
+        slack = busy << walked.spec.levels[-1].bits
+        counted, swapped = sum(counters[i] for i in mm.RSS_COUNTERS), counters[mm.MM_SWAPENTS]
+        if walked.in_memory < counted - slack:
+            yield owner.corrupt("rss_stat", f"{counted} pages, but the page tables have {walked.in_memory}")
+        if walked.in_slots is not None and abs(walked.in_slots - swapped) > slack:
+            yield owner.corrupt("rss_stat", f"{swapped} swapped pages, but the page tables have {walked.in_slots}")
+
+    def _counters(self, owner: StructView, threads: Sequence[StructView]) -> list[int] | None:
         """Return how many pages are counted; None where it is not known of all tasks that have the mm."""
         # SPLIT_RSS_COUNTING: each task has a part.
         if owner.has("rss_stat.count") and owner.find_uint("mm_users", 4) != len(threads):
             return None
-        return mm.get_mm_rss(owner, threads)
+        return mm.mm_counters(owner, threads)
 
     @cached_property
-    def _between(self) -> int | None:
-        """How many pages may be mapped and not yet counted, or unmapped and still counted; None where not known."""
-        return _known(self._in_kernel)
+    def _busy(self) -> int | None:
+        """How many CPUs may be between two steps: were in the kernel, and not idle; None where that is not known."""
+        return _known(self._in_kernel) if self._cpu_notes.notes else None
 
     def _in_kernel(self) -> int | None:
-        """Return how many pages those CPUs may be about that were in the kernel, and not idle."""
         tasks = list(runqueue.running(self.kernel))
         busy = sum(bool(sched.task_pid(task)) and not self._in_user_mode(task) for task in tasks)
-        return busy << self.kernel.memory.kernel_map.spec.levels[-1].bits if tasks else None
+        return busy if tasks else None
 
     def _in_user_mode(self, task: StructView) -> bool:
         note = self._cpu_notes.of(task, None, None)

@@ -332,7 +332,7 @@ class _Capture:
         looked = self.processes.page_index.look(list(zip(mappings.views, mappings.regions, strict=True)), memory)
         self.warnings += looked.sentences
         sizes = [(vma.vm_flags, vma.end - vma.start) for vma in mappings.vmas]
-        self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.mapped)
+        self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.walked)
 
     def _threads(
         self, answers: Sequence[tuple[StructView, ThreadRegs | str]]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
+from vmcore2core.kernel.fs import S_IFMT, S_IFREG
 from vmcore2core.kernel.mm import VM_SHARED
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.process.pageindex import S_IFMT, S_IFREG
 
 FMODE_WRITE = 0x2
 RB_PARENT = ~0x3

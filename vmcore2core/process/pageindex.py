@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from vmcore2core.addresses import U64Array
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
-from vmcore2core.kernel import mm
+from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.page_structs import MAPPING_ANON, PagePlaces, PageStructs
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.pagetable import Ranges, RunKind, walk
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.walked import Walked
 
 SAMPLE = 1024
 """Pages of a mapping that are looked at, of each 131,072 at most: the first, the last, and others evenly between."""
@@ -33,7 +34,6 @@ OTHERS = mm.VM_HUGETLB | mm.VM_MIXEDMAP | OF_DEVICES
 """Mappings whose pages count otherwise, or are a driver's."""
 ANON_PGOFF_LOW, ANON_PGOFF_HIGH = "__vm_anon_pgoff_lo", "__vm_anon_pgoff_hi"
 """Since Linux 7.3; the second where a word has 64 bits."""
-S_IFMT, S_IFREG = 0o170000, 0o100000
 
 Mapped = Sequence[tuple[StructView, Region]]
 """``struct vm_area_struct`` and what is made of it, in address order."""
@@ -50,6 +50,8 @@ class Expected:
         anon_vma: ``struct anon_vma *`` of its own pages; 0 for none.
         of_file: whether a page of another file cannot be there.
         is_own: whether a page of its own can be there.
+        never_file: whether no page of its file can be there.
+        never_own: whether no page of its own can be there (is_cow_mapping()).
     """
 
     mapping: int = 0
@@ -58,6 +60,8 @@ class Expected:
     anon_vma: int = 0
     of_file: bool = False
     is_own: bool = False
+    never_file: bool = False
+    never_own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,11 @@ class Looked:
 
     Attributes:
         sentences: about what does not fit.
-        mapped: pages of the entries that are not empty, but for those of hugetlbfs; None where tables are broken.
+        walked: what the page tables have, but for the mappings of hugetlbfs.
     """
 
     sentences: tuple[str, ...]
-    mapped: int | None
+    walked: Walked
 
 
 class PageIndex:
@@ -112,13 +116,11 @@ class PageIndex:
         expected = [_expected(view) for view, _ in kept]
         starts = np.array([region.start for _, region in kept], np.uint64)
         ends = np.array([region.end for _, region in kept], np.uint64)
-        page, count, broken = np.uint64(memory.spec.page_size), 0, False
+        page, walked = np.uint64(memory.spec.page_size), Walked(memory.spec, memory.swap)
         errors: dict[int, CorruptStructure] = {}
-        for batch in walk(memory.memory, memory.spec, memory.root, Ranges(starts, ends)):
+        for batch in walk(memory.memory, memory.spec, memory.root, Ranges(starts, ends), walked.tables):
+            walked.add(batch)
             leaf = batch.kind == RunKind.LEAF
-            there = leaf | (batch.kind == RunKind.NOT_PRESENT)
-            count += int((batch.size[there] // page).sum())
-            broken |= not there.all()
             for at, entry in self._written(kept, starts, batch.vaddr[leaf], batch.entry[leaf]):
                 errors.setdefault(at, kept[at][0].corrupt("vm_flags", f"without VM_WRITE, but an entry is {entry:#x}"))
             if self._structs is None:
@@ -131,7 +133,7 @@ class PageIndex:
                 if at not in errors:
                     view = kept[at][0]
                     errors[at] = _error(view, expected[at], int(sample.vaddr[row]), int(within[row]), places, row)
-        return Looked(tuple(_sentences(errors)), None if broken else count)
+        return Looked(tuple(_sentences(errors)), walked)
 
     def _written(self, kept: Mapped, starts: U64Array, vaddr: U64Array, entries: U64Array) -> Iterator[tuple[int, int]]:
         """Yield which mappings that nobody may write have a page that can be written, and its entry."""
@@ -150,14 +152,17 @@ class PageIndex:
             np.array([getattr(each, name) for each in expected], np.uint64)[sample.vma]
             for name in ("mapping", "pgoff", "anon_pgoff", "anon_vma")
         )
-        of_file, is_own = (
-            np.array([getattr(each, name) for each in expected], np.bool_)[sample.vma] for name in ("of_file", "is_own")
+        of_file, is_own, never_file, never_own = (
+            np.array([getattr(each, name) for each in expected], np.bool_)[sample.vma]
+            for name in ("of_file", "is_own", "never_file", "never_own")
         )
         same = places.mapping == mapping
-        wrong = places.of_file & ((same & (places.index != pgoff + within)) | (~same & of_file))
+        elsewhere = same & ((places.index != pgoff + within) | never_file)
+        wrong = places.of_file & (elsewhere | (~same & of_file))
         own = places.anonymous & is_own
         wrong |= own & (places.index != anon_pgoff + within)
         whose = places.mapping - np.uint64(MAPPING_ANON)
+        wrong |= places.anonymous & never_own & (whose == anon_vma)
         for row in np.flatnonzero(own & ~wrong & (whose != anon_vma)).tolist():
             wrong[row] = not self._is_related(int(whose[row]), int(anon_vma[row]))
         return [int(row) for row in np.flatnonzero(wrong)]
@@ -210,7 +215,9 @@ def _expected(view: StructView) -> Expected:
         pgoff=pgoff,
         anon_pgoff=pgoff if anonymous is None else high << 32 | anonymous,
         anon_vma=view.pointer("anon_vma") if view.has("anon_vma") else 0,
-        of_file=not others and (view.has("vm_ops") and not special if file is None else _is_regular(file)),
+        of_file=not others and (view.has("vm_ops") and not special if file is None else fs.is_regular(file)),
+        never_file=bool(flags & mm.VM_PFNMAP),
+        never_own=flags & (mm.VM_SHARED | mm.VM_MAYWRITE) != mm.VM_MAYWRITE,
         is_own=not others and view.has("anon_vma") and (file is not None or not special),
     )
 
@@ -222,28 +229,22 @@ def _mapping(file: StructView | None) -> int:
         return 0
 
 
-def _is_regular(file: StructView) -> bool:
-    """Tell whether a file is known to be no device's, whose driver may map what it likes."""
-    try:
-        inode = file.follow("f_inode", "inode") if file.has("f_inode") and file.has("f_mapping") else None
-        mode = inode.find_uint("i_mode", 2) if inode is not None else None
-    except MemoryFault:
-        return False
-    return mode is not None and mode & S_IFMT == S_IFREG
-
-
 def _error(
     view: StructView, expected: Expected, address: int, within: int, places: PagePlaces, row: int
 ) -> CorruptStructure:
     """Return what is wrong with a mapping, by one of its pages."""
     mapping, index = int(places.mapping[row]), int(places.index[row])
     first, has = (index - within) % (1 << 64), f"as the page at {address:#x} has it"
-    own = bool(places.anonymous[row])
+    own, flags = bool(places.anonymous[row]), view.ulong("vm_flags")
+    if own and expected.never_own:
+        return view.corrupt("vm_flags", f"{flags:#x}, without a page of its own, but that at {address:#x} is one")
     if own and expected.anon_pgoff != first:
         name = ANON_PGOFF_LOW if view.pointer("vm_file") and view.has(ANON_PGOFF_LOW) else "vm_pgoff"
         return view.corrupt(name, f"{expected.anon_pgoff:#x}, expected {first:#x} {has}")
     if own:
         return view.corrupt("anon_vma", f"{expected.anon_vma:#x}, expected kin of {mapping - MAPPING_ANON:#x} {has}")
+    if mapping == expected.mapping and expected.never_file:
+        return view.corrupt("vm_flags", f"{flags:#x}, without a page of its file, but that at {address:#x} is one")
     if mapping == expected.mapping:
         return view.corrupt("vm_pgoff", f"{expected.pgoff:#x}, expected {first:#x} {has}")
     file = view.pointer("vm_file")
