@@ -352,6 +352,8 @@ class Extraction:
         found = {outcome.job.task: outcome for outcome in self.outcomes if outcome.entry is not None}
         earlier = [job for job in there if job.task not in found]
         found |= {o.job.task: o for o in self._in_order(earlier, workers.run(Step.LOOK_UP, earlier))}
+        for job in there:
+            companions.learn(found[job.task].files)
         beside = [companions.add(found[job.task].error or found[job.task].files) for job in there]
         work = [
             # Scripts have but the names of files.

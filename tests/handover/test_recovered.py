@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.guests import GUESTS, bundled, unpacked_sysroot
 from tests.e2e.test_sysroot import PAGE, without_pages
 from tests.process.scene import Scene
+from vmcore2core.addresses import KernelAddr
 from vmcore2core.errors import LayoutUnknown
 from vmcore2core.handover.choice import Choice, choose
 from vmcore2core.handover.mapped import Finder
@@ -20,6 +21,7 @@ from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.kernel import dcache
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.capture import Captured
+from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.linkmap import LinkMap, link_map
 from vmcore2core.session import Session
 
@@ -192,3 +194,33 @@ def test_names_that_the_dynamic_linker_has_become_links(
     }
     assert len(found.sentences) == 1
     assert "libc.so.6 is not used: it is a link or a file, expected a directory" in found.sentences[0]
+
+
+def test_pages_that_a_file_lacks_come_from_another_with_its_build_id(session: Session, originals: Path) -> None:
+    """As of a container's libc and the machine's: here the same file stands for both."""
+    mapped = Finder(session.processes).find(leaders(session, "lab-dynamic")[0])
+    libc = mapped.files[b"/lib/libc.so.6"]
+    recovery = Recovery(session.processes, Path("nowhere"))
+    recovery.same.learn(mapped)
+    view = session.kernel.view("address_space", KernelAddr(libc.mapping))
+    pages = FilePages(recovery.cache, view, session.processes.swap.space)
+    pages.known[[3, 4, 9]] = False
+    assert pages.read(3 * PAGE, PAGE) is None
+    none: list[tuple[bytes, int]] = []
+    assert list(recovery.same.complete(pages, libc.mapping, libc.build_id)) == none  # not from itself
+    assert list(recovery.same.complete(pages, 0, None)) == none
+    assert list(recovery.same.complete(pages, 0, bytes(20))) == none
+    assert list(recovery.same.complete(pages, 0, libc.build_id)) == [(b"/lib/libc.so.6", 3)]
+    assert pages.read(0, pages.size) == (originals / "lib/libc.so.6").read_bytes()
+
+
+def test_a_file_of_another_size_is_not_the_same(session: Session) -> None:
+    mapped = Finder(session.processes).find(leaders(session, "lab-dynamic")[0])
+    recovery = Recovery(session.processes, Path("nowhere"))
+    one, other = (
+        FilePages(recovery.cache, session.kernel.view("address_space", KernelAddr(mapped.files[path].mapping)), None)
+        for path in (b"/lib/libc.so.6", b"/bin/lab-dynamic")
+    )
+    one.known[0] = False
+    assert one.take(other) == 0
+    assert not one.known[0]

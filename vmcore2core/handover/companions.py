@@ -43,6 +43,11 @@ class Companions:
         except (LayoutUnknown, MemoryFault) as error:
             self.problem = f"programs and libraries are not written beside the cores: {error}"
 
+    def learn(self, files: MappedFiles | str | None) -> None:
+        """Remember which files a process has: what one lacks in memory, another with the same build ID may have."""
+        if self._recovery is not None and files is not None and not isinstance(files, str):
+            self._recovery.same.learn(files)
+
     def add(self, files: MappedFiles | str | None) -> tuple[RecoveredFiles | None, list[str]]:
         """Write the files of a process, and return them, and sentences about those that are not there.
 

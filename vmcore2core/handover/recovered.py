@@ -22,8 +22,9 @@ from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.mapped import BROKEN, OS_RELEASE, MappedFile, MappedFiles, page_cache
 from vmcore2core.handover.partial import Rebuilt, rebuilt
+from vmcore2core.handover.same_build import SameBuilds
 from vmcore2core.handover.tree import Tree, plain_name
-from vmcore2core.printable import text
+from vmcore2core.printable import counted, text
 from vmcore2core.process.capture import Processes
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.secrets import Secrets
@@ -124,6 +125,7 @@ class Recovery:
     ) -> None:
         self.processes, self.folder, self.force, self.secrets = processes, folder, force, secrets
         self.cache = page_cache(processes)
+        self.same = SameBuilds(processes, self.cache)
         self._places: list[_Place] = []
 
     def add(self, mapped: MappedFiles) -> RecoveredFiles:
@@ -224,6 +226,9 @@ class _OfProcess:
         ours = build_id(pages.read, self.mapped.elf_class, self.mapped.byte_order)
         if ours is not None and theirs is not None and ours != theirs:
             raise OutputError(f"its build ID is {ours.hex()}, that of the process's memory {theirs.hex()}")
+        for other, count in self.recovery.same.complete(pages, file.mapping, theirs or ours):
+            what = f"{counted(count, 'page')} from another file with its build ID, {text(other)}"
+            self.sentences.append(f"{text(path)} is not whole in memory: it has {what}")
         for _ in range(REWRITES_MAX):
             whole = bool(pages.known.all())
             origin = None if whole else self._original(place, path, pages.size, theirs or ours)

@@ -74,6 +74,15 @@ class FilePages:
         index = found.index.astype(np.intp)
         self._paddr[index], self._state[index] = paddr, state
 
+    def take(self, other: FilePages) -> int:
+        """Take the pages that are not known here from a file with the same content, and return how many they are."""
+        if other.size != self.size or other.page_size != self.page_size:
+            return 0
+        taken = other.known & ~self.known
+        self._paddr[taken], self._state[taken] = other._paddr[taken], other._state[taken]
+        self.known |= taken
+        return int(np.count_nonzero(taken))
+
     @property
     def missing(self) -> list[tuple[int, int]]:
         """Runs ``(start, end)`` of file offsets whose bytes are not known, ascending."""
