@@ -132,6 +132,20 @@ def test_symbols_whose_names_are_not_known_are_left_out(libc: Path, tmp_path: Pa
     assert len(ours) > len(whole) // 2
 
 
+@pytest.mark.parametrize("torn", [".symtab", ".strtab"])
+def test_of_a_symbol_table_that_is_torn_the_known_symbols_stay(tmp_path: Path, torn: str) -> None:
+    pages = pages_of(STATIC, torn)
+    target = made(STATIC, tmp_path / "static", {pages[len(pages) // 2]})
+    ours, whole = symbols(target), symbols(STATIC)
+    assert ours < whole
+    assert len(ours) > 0.8 * len(whole)
+    # binutils' reader refuses a table whose local symbols are not the first.
+    shown = subprocess.run(["nm", target], capture_output=True, text=True, check=True)
+    assert shown.stderr == ""
+    assert " t " in shown.stdout
+    assert " T " in shown.stdout
+
+
 def test_gdb_takes_names_and_frames_and_reads_nothing_that_is_not_known(libc: Path, tmp_path: Path) -> None:
     rodata, eh_frame = pages_of(libc, ".rodata"), pages_of(libc, ".eh_frame")
     last = libc.stat().st_size // PAGE

@@ -92,8 +92,11 @@ class _Builder:
             self._sections_of_segments()
         else:
             self._take(own)
-        if not any(row["sh_type"] in SYMBOLS for row in self.rows):
-            self._add_symbols()
+        torn = self._torn_symtab(own) if own is not None else None
+        if torn is not None:
+            self._add_symbols(self.read, *torn)
+        elif not any(row["sh_type"] in SYMBOLS for row in self.rows):
+            self._add_dynamic_symbols()
         self._add_call_frames()
         return self._finish()
 
@@ -167,29 +170,50 @@ class _Builder:
         link = row["sh_link"]
         return link < len(self.rows) and self.rows[link]["sh_type"] == elf_dynamic.SHT_STRTAB
 
-    def _add_symbols(self) -> None:
-        """Add a symbol table of the dynamic symbols that are known, with their names."""
+    def _torn_symtab(self, own: NDArray[np.void]) -> tuple[int, int, int, int] | None:
+        """Return where .symtab is, how many symbols it has, and where their names are, if bytes are missing."""
+        for before, row in zip(own, self.rows, strict=True):
+            link = row["sh_link"]
+            if before["sh_type"] == elf_dynamic.SHT_SYMTAB != row["sh_type"] and link < len(self.rows):
+                count = row["sh_size"] // elf_dynamic.SYM_DTYPE[self.variant].itemsize
+                names = self.rows[link]
+                return row["sh_offset"], min(count, SYMBOLS_MAX), names["sh_offset"], names["sh_size"]
+        return None
+
+    def _add_dynamic_symbols(self) -> None:
         dynamic = self._dynamic()
         symtab, strtab, strsz = (
             dynamic.get(tag) for tag in (elf_dynamic.DT_SYMTAB, elf_dynamic.DT_STRTAB, elf_dynamic.DT_STRSZ)
         )
         count = self._count(dynamic)
-        if symtab is None or strtab is None or strsz is None or strsz > STRINGS_MAX or not count:
+        if symtab is not None and strtab is not None and strsz is not None:
+            self._add_symbols(self.by_address, symtab, count, strtab, strsz)
+
+    def _add_symbols(self, read: PagedRead, symtab: int, count: int, strtab: int, strsz: int) -> None:
+        """Add a symbol table of those symbols that are known, with their names.
+
+        Args:
+            read: bytes where the table and the names lie.
+            symtab: where the table begins there.
+            count: of symbols.
+            strtab, strsz: where the names begin, and their size in bytes.
+        """
+        if strsz > STRINGS_MAX or not count:
             return
         dtype = elf_dynamic.SYM_DTYPE[self.variant]
         parts = [
-            self._symbols_in(start, run, symtab, dtype)
-            for start, run in self.by_address.known(symtab, count * dtype.itemsize)
+            self._symbols_in(start, run, symtab, dtype) for start, run in read.known(symtab, count * dtype.itemsize)
         ]
         table = np.concatenate([np.zeros(0, dtype), *parts])
         table = table[(table["st_shndx"] != elf_dynamic.SHN_UNDEF) & (table["st_name"] < strsz)]
-        strings = b"".join(self._strings(strtab, strsz))
-        named = np.array([self._is_named(strtab + int(offset)) for offset in table["st_name"]], np.bool_)
+        strings = b"".join(self._strings(read, strtab, strsz))
+        named = np.array([bool(read.string(strtab + int(offset))) for offset in table["st_name"]], np.bool_)
         table = table[named].copy()
         table["st_shndx"] = self._section_of(table["st_value"].astype(np.uint64))
         # A symbol of no section that is there would be one of an absolute address, which no debugger relocates.
         table = table[table["st_shndx"] != elf_dynamic.SHN_UNDEF]
-        table = np.concatenate([np.zeros(1, dtype), table])
+        local = table["st_info"] >> elf_dynamic.STB_SHIFT == elf_dynamic.STB_LOCAL
+        table = np.concatenate([np.zeros(1, dtype), table[local], table[~local]])
         place = self._append(table.tobytes())
         index = len(self.rows)
         entry = dtype.itemsize
@@ -200,7 +224,7 @@ class _Builder:
             0,
             *place,
             sh_link=index + 1,
-            sh_info=1,
+            sh_info=1 + int(np.count_nonzero(local)),
             sh_addralign=8,
             sh_entsize=entry,
         )
@@ -211,18 +235,14 @@ class _Builder:
         skip = -(start - symtab) % dtype.itemsize
         return np.frombuffer(run, dtype, max(len(run) - skip, 0) // dtype.itemsize, min(skip, len(run)))
 
-    def _strings(self, strtab: int, strsz: int) -> Iterator[bytes]:
+    def _strings(self, read: PagedRead, strtab: int, strsz: int) -> Iterator[bytes]:
         """Yield the string table: zeros where it is not known, which no name that is taken reaches."""
         at = strtab
-        for start, run in self.by_address.known(strtab, strsz):
+        for start, run in read.known(strtab, strsz):
             yield bytes(start - at)
             yield run
             at = start + len(run)
         yield bytes(strtab + strsz - at)
-
-    def _is_named(self, address: int) -> bool:
-        name = self.by_address.string(address)
-        return name is not None and bool(name)
 
     def _section_of(self, values: NDArray[np.uint64]) -> NDArray[np.uint16]:
         found = np.zeros(len(values), np.uint16)
