@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.guests import FIXTURES
-from vmcore2core.handover.debugger_files import Places, Wanted, below, download, facts_of, missing
+from vmcore2core.handover.debugger_files import Places, Wanted, below, download, facts_of, is_ours, missing
 
 PROGRAM = FIXTURES / "sysroot/bin/lab-dynamic"
 BUILD_ID = "8727f96cdf9d6e8eda964dd86cb03cde126c398a"
@@ -130,6 +132,59 @@ def test_servers_of_debuginfod_are_asked_once(server: str, tmp_path: Path) -> No
     assert download(BUILD_ID, {}) is None
     assert download("00" * 20, environ) is None
     assert list((tmp_path / "cache/debuginfod_client" / ("00" * 20)).iterdir()) == []
+
+
+def test_what_others_could_have_put_into_the_cache_is_not_taken(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    kept = put(cache, f"{BUILD_ID}/executable")
+    environ = {"DEBUGINFOD_URLS": "http://127.0.0.1:1", "DEBUGINFOD_CACHE_PATH": str(cache)}
+    kept.parent.chmod(0o700)
+    kept.chmod(0o400)
+    assert download(BUILD_ID, environ) == kept
+    for path, mode in ((kept, 0o664), (kept, 0o646), (kept.parent, 0o777), (cache, 0o770)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        assert download(BUILD_ID, environ) is None, path
+        path.chmod(before)
+    assert download(BUILD_ID, environ) == kept
+    kept.rename(tmp_path / "elsewhere")
+    kept.symlink_to(tmp_path / "elsewhere")
+    assert download(BUILD_ID, environ) is None
+    kept.unlink()
+    os.mkfifo(kept, 0o600)
+    assert download(BUILD_ID, environ) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_somebody_else_in_the_cache_is_not_taken(tmp_path: Path) -> None:
+    kept = put(tmp_path, f"{BUILD_ID}/executable")
+    assert is_ours(kept)
+    os.chown(kept, 12345, 12345)
+    assert not is_ours(kept)
+    os.chown(kept, 0, 0)
+    os.chown(kept.parent, 12345, 12345)
+    assert not is_ours(kept)
+
+
+def test_nothing_is_downloaded_to_where_others_can_write(server: str, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / BUILD_ID
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert download(BUILD_ID, {"DEBUGINFOD_URLS": server, "DEBUGINFOD_CACHE_PATH": str(tmp_path / "cache")}) is None
+    assert list(folder.iterdir()) == []
+
+
+def test_a_build_id_that_is_in_a_section_alone_is_found(tmp_path: Path) -> None:
+    """As in Go's programs: here the program headers of notes are of no type."""
+    content = bytearray(PROGRAM.read_bytes())
+    phoff, phentsize, phnum = struct.unpack_from("<Q", content, 32)[0], *struct.unpack_from("<HH", content, 54)
+    for at in range(phoff, phoff + phentsize * phnum, phentsize):
+        if struct.unpack_from("<I", content, at)[0] == 4:  # PT_NOTE
+            struct.pack_into("<I", content, at, 0)
+    (tmp_path / "file").write_bytes(content)
+    facts = facts_of(tmp_path / "file")
+    assert facts is not None
+    assert facts.build_id == BUILD_ID
 
 
 def test_the_line_about_lost_files_has_no_control_characters() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import stat
 import struct
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 PT_LOAD, PT_NOTE, PF_X = 1, 4, 1
+SHT_NOTE = 7
 NT_GNU_BUILD_ID = 3
 HEADERS_MAX = 1 << 14
 NOTES_MAX = 1 << 16
@@ -109,10 +111,21 @@ class Elf:
                 p_type, p_offset, p_vaddr, _, p_filesz, _, p_flags = self.unpack("IIIIIII", at)
             yield p_type, p_flags, p_offset, p_vaddr, p_filesz
 
+    def notes(self) -> Iterator[tuple[int, int]]:
+        """Yield offset and size of each piece of notes; Go's linker has the build ID in a section alone."""
+        for p_type, _, p_offset, _, p_filesz in self.segments():
+            if p_type == PT_NOTE:
+                yield p_offset, p_filesz
+        shoff, size, count = self.header[5], self.header[10], self.header[11]
+        for at in range(shoff, shoff + size * min(count, HEADERS_MAX), size or 1) if shoff else ():
+            _, sh_type, _, _, sh_offset, sh_size = self.unpack("IIQQQQ" if self.wide else "IIIIII", at)
+            if sh_type == SHT_NOTE:
+                yield sh_offset, sh_size
+
     def build_id(self) -> str | None:
         """Return hexadecimal digits, or None where there is no such note."""
-        for p_type, _, at, _, p_filesz in self.segments():
-            end = at + min(p_filesz, NOTES_MAX) if p_type == PT_NOTE else at
+        for start, size in self.notes():
+            at, end = start, start + min(size, NOTES_MAX)
             while at + 12 <= end:
                 namesz, descsz, n_type = self.unpack("III", at)
                 desc = at + 12 + (namesz + 3 & ~3)
@@ -210,7 +223,7 @@ def download(build_id: str, environ: Mapping[str, str] = os.environ) -> Path | N
     home = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = environ.get("DEBUGINFOD_CACHE_PATH") or Path(home) / "debuginfod_client"
     target = Path(cache) / build_id / "executable"
-    if target.is_file() and target.stat().st_size:
+    if is_ours(target) and target.stat().st_size:
         return target
     for url in urls:
         if url.startswith(("http://", "https://")):
@@ -222,6 +235,28 @@ def download(build_id: str, environ: Mapping[str, str] = os.environ) -> Path | N
     return None
 
 
+def is_ours(path: Path) -> bool:
+    """Tell whether nobody else can have put a file or a folder there: as vmcore2core's ``folders`` has it.
+
+    It belongs, with each folder above it, to the user, to root, or to whoever called sudo, and others cannot write to
+    it; to a folder above that has the sticky bit they may. It is no link, and no FIFO or device.
+    """
+    caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    owners = {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
+    try:
+        links = [one.lstat() for one in (path, *path.parent.resolve().parents, path.parent.resolve())]
+    except OSError:
+        return False
+    own, *above = links
+    shared = stat.S_IWGRP | stat.S_IWOTH
+    return (
+        (stat.S_ISREG(own.st_mode) or stat.S_ISDIR(own.st_mode))
+        and not own.st_mode & shared
+        and all(one.st_uid in owners for one in links)
+        and all(not one.st_mode & shared or one.st_mode & stat.S_ISVTX for one in above)
+    )
+
+
 def _fetch(url: str, target: Path) -> None:
     """Download a file of bounded size in bounded time; it appears whole.
 
@@ -229,6 +264,8 @@ def _fetch(url: str, target: Path) -> None:
         OSError, ValueError: it cannot be had, or is too large or too slow.
     """
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_ours(target.parent):
+        raise OSError(f"others can write to {target.parent}")
     fd, part = tempfile.mkstemp(dir=target.parent)
     try:
         with os.fdopen(fd, "wb") as file, urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as answer:  # noqa: S310
