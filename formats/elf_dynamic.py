@@ -53,6 +53,7 @@ STT_GNU_IFUNC = 10
 STT_MASK = 0xF
 STB_SHIFT = 4
 STB_LOCAL = 0
+STB_GLOBAL = 1
 
 _VARIANTS: tuple[tuple[ElfClass, ByteOrder], ...] = ((32, "little"), (32, "big"), (64, "little"), (64, "big"))
 

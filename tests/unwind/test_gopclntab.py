@@ -7,6 +7,10 @@ from typing import Literal
 
 import pytest
 
+from vmcore2core.formats.elf import PT_LOAD, PT_NOTE
+from vmcore2core.formats.elf_dynamic import SYM_DTYPE
+from vmcore2core.handover.go_symbols import go_symbols
+from vmcore2core.process.elf import ElfHeaders, Segment
 from vmcore2core.unwind.gopclntab import GoTable, headers
 from vmcore2core.unwind.reading import PagedRead
 
@@ -60,6 +64,40 @@ def test_each_address_has_its_function(magic: int, order: Order) -> None:
             assert (symbol.name, symbol.value) == (name, TEXT + at)
     assert found.find(TEXT - 1) is None
     assert found.find(TEXT + END) is None
+
+
+@pytest.mark.parametrize("magic", [0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1])
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_all_functions_are_listed(magic: int, order: Order) -> None:
+    ends = [*(at for at, _, _ in FUNCTIONS[1:]), END]
+    wanted = [(TEXT + at, TEXT + end, name) for (at, name, _), end in zip(FUNCTIONS, ends, strict=True)]
+    assert list(opened(table(magic, order=order), order=order).functions()) == wanted
+
+
+def test_a_go_program_gets_its_symbols_from_the_table() -> None:
+    data = table(0xFFFFFFF1)
+    note = b"Go\0\0".join((struct.pack("<3I", 4, 4, 4), b"abcd"))
+    text, read_only = 5, 4  # p_flags
+
+    def read(address: int, size: int) -> bytes | None:
+        for start, content in ((0x400000, note), (TABLE, data)):
+            if start <= address < start + 4096:
+                return content[address - start : address - start + size].ljust(size, b"\0")
+        return None
+
+    segments = (
+        Segment(PT_NOTE, read_only, 0, 0x400000, len(note), len(note)),
+        Segment(PT_LOAD, text, 0x1000, TEXT, 0x1000, 0x1000),
+        Segment(PT_LOAD, read_only, 0x2000, TABLE, len(data), len(data)),
+    )
+    dtype = SYM_DTYPE[64, "little"]
+    found, strings = go_symbols(PagedRead(read, 4096), ElfHeaders(segments, 0, 0, 0), "little", 8, dtype)
+    names = [strings[int(row["st_name"]) :].partition(b"\0")[0] for row in found]
+    assert names == [name for _, name, _ in FUNCTIONS]
+    assert found["st_value"].tolist() == [TEXT + at for at, _, _ in FUNCTIONS]
+    assert found["st_size"].tolist() == [0x20, 0x40, 0xA0, 0x40]
+    without_note = ElfHeaders(segments[1:], 0, 0, 0)
+    assert not len(go_symbols(PagedRead(read, 4096), without_note, "little", 8, dtype)[0])
 
 
 @pytest.mark.parametrize("magic", [0xFFFFFFF0, 0xFFFFFFF1])

@@ -24,6 +24,7 @@ from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import elf, elf_dynamic
 from vmcore2core.formats._cabi import ElfClass, align_up
 from vmcore2core.handover.debug_frame import debug_frame, fdes_of
+from vmcore2core.handover.go_symbols import go_symbols
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.process.elf import SECTIONS_MAX, ElfHeaders, Read, Segment, parse_headers
 from vmcore2core.unwind.reading import PagedRead
@@ -88,14 +89,15 @@ class _Builder:
 
     def run(self) -> Rebuilt:
         own = self._own_sections()
-        if own is None:
-            self._sections_of_segments()
-        else:
+        named = own is not None and self._take_names(own)
+        if own is not None and named:
             self._take(own)
-        torn = self._torn_symtab(own) if own is not None else None
+        else:
+            self._sections_of_segments(own)
+        torn = self._torn_symtab(own) if own is not None and named else None
         if torn is not None:
             self._add_symbols(self.read, *torn)
-        elif not any(row["sh_type"] in SYMBOLS for row in self.rows):
+        elif not any(row["sh_type"] in SYMBOLS for row in self.rows) and not self._add_go_symbols():
             self._add_dynamic_symbols()
         self._add_call_frames()
         return self._finish()
@@ -119,20 +121,19 @@ class _Builder:
         )
 
     def _own_sections(self) -> NDArray[np.void] | None:
-        """Return the file's own section headers, if they and their names are known."""
+        """Return the file's own section headers, if they are known."""
         headers, dtype = self.headers, elf_dynamic.SHDR_DTYPE[self.variant]
         if not headers.e_shoff or not headers.e_shstrndx < headers.e_shnum <= SECTIONS_MAX:
             return None
         raw = self.read(headers.e_shoff, headers.e_shnum * dtype.itemsize)
-        if raw is None:
-            return None
-        table = np.frombuffer(raw, dtype)
-        strings = table[headers.e_shstrndx]
+        return None if raw is None else np.frombuffer(raw, dtype)
+
+    def _take_names(self, table: NDArray[np.void]) -> bool:
+        """Take the names of the file's own sections; returns whether they are known."""
+        strings = table[self.headers.e_shstrndx]
         names = self.read(int(strings["sh_offset"]), int(strings["sh_size"]))
-        if names is None:
-            return None
-        self.names = names + b"\0"
-        return table
+        self.names = b"\0" if names is None else names + b"\0"
+        return names is not None
 
     def _take(self, table: NDArray[np.void]) -> None:
         for row in table:
@@ -146,14 +147,22 @@ class _Builder:
             if row["sh_type"] in SYMBOLS and not self._has_names(row):
                 row["sh_type"] = elf_dynamic.SHT_NOBITS
 
-    def _sections_of_segments(self) -> None:
-        """Make sections of what is mapped: text and data for symbols to be in, notes, .eh_frame_hdr."""
+    def _sections_of_segments(self, own: NDArray[np.void] | None) -> None:
+        """Make sections of what is mapped: text and data for symbols to be in, notes, .eh_frame_hdr.
+
+        Args:
+            own: the file's own section headers without names: Go's linker has those in front, and notes in no segment.
+        """
         self._add("", elf_dynamic.SHT_NULL, 0, 0, 0, 0)
         for segment in self.headers.segments:
             if segment.p_type == elf.PT_LOAD and segment.p_flags & (elf.PF_X | elf.PF_W):
                 self._add_load(segment)
             elif segment.p_type == elf.PT_NOTE and self._known(segment.p_offset, segment.p_filesz):
                 place = segment.p_vaddr, segment.p_offset, segment.p_filesz
+                self._add(".note", elf_dynamic.SHT_NOTE, elf_dynamic.SHF_ALLOC, *place, sh_addralign=4)
+        for row in () if own is None else own[own["sh_type"] == elf_dynamic.SHT_NOTE]:
+            place = int(row["sh_addr"]), int(row["sh_offset"]), int(row["sh_size"])
+            if self._known(*place[1:]) and not any(place[1] == made["sh_offset"] for made in self.rows):
                 self._add(".note", elf_dynamic.SHT_NOTE, elf_dynamic.SHF_ALLOC, *place, sh_addralign=4)
 
     def _add_load(self, segment: Segment) -> None:
@@ -208,7 +217,19 @@ class _Builder:
         table = table[(table["st_shndx"] != elf_dynamic.SHN_UNDEF) & (table["st_name"] < strsz)]
         strings = b"".join(self._strings(read, strtab, strsz))
         named = np.array([bool(read.string(strtab + int(offset))) for offset in table["st_name"]], np.bool_)
-        table = table[named].copy()
+        self._add_symtab(table[named].copy(), strings)
+
+    def _add_go_symbols(self) -> bool:
+        """Add a symbol table of a Go program's functions; returns whether there are any."""
+        dtype = elf_dynamic.SYM_DTYPE[self.variant]
+        table, strings = go_symbols(self.by_address, self.headers, self.order, self.word, dtype)
+        if len(table):
+            self._add_symtab(table, strings)
+        return bool(len(table))
+
+    def _add_symtab(self, table: NDArray[np.void], strings: bytes) -> None:
+        """Add symbols, in the sections that there are, and their names."""
+        dtype = table.dtype
         table["st_shndx"] = self._section_of(table["st_value"].astype(np.uint64))
         # A symbol of no section that is there would be one of an absolute address, which no debugger relocates.
         table = table[table["st_shndx"] != elf_dynamic.SHN_UNDEF]

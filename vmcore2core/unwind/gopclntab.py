@@ -16,6 +16,7 @@ from vmcore2core.unwind.reading import PagedRead
 from vmcore2core.unwind.symbols import Symbol
 
 FUNCTIONS_MAX = 1 << 21
+LISTED_MAX = 1 << 18
 SECTIONS = (b".gopclntab", b".data.rel.ro.gopclntab")
 SEARCH_MAX = 1 << 28
 WINDOW = 1 << 20
@@ -65,11 +66,22 @@ class GoTable:
     def find(self, address: int) -> Symbol | None:
         """Return the function that holds an address, or None."""
         entry = self._holding(address)
-        if entry is None:
-            return None
+        name = None if entry is None else self._name(entry)
+        return Symbol(name, self._text + entry[0]) if entry is not None and name else None
+
+    def functions(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield start, end and name of each function, as far as they are known."""
+        entry = self._entry(0)
+        for number in range(1, min(self._header["nfunc"], LISTED_MAX) + 1):
+            following = self._entry(number)
+            name = None if entry is None or following is None else self._name(entry)
+            if entry is not None and following is not None and name and entry[0] < following[0]:
+                yield self._text + entry[0], self._text + following[0], name
+            entry = following
+
+    def _name(self, entry: tuple[int, int]) -> bytes | None:
         raw = self._read(self._functab + entry[1] + fmt.nameoff_at(self._magic, self._word), 4)
-        name = None if raw is None else self._read.string(self._names + int.from_bytes(raw, self._order))
-        return Symbol(name, self._text + entry[0]) if name else None
+        return None if raw is None else self._read.string(self._names + int.from_bytes(raw, self._order))
 
     def ends_stack(self, address: int) -> bool:
         """Tell whether the function that holds an address has no caller on its stack."""
