@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel.message import Message
@@ -104,14 +103,6 @@ def panic_cpu(kernel: Kernel) -> int | None:
     except MemoryFault:
         return None
     return number if number < CPUS_MAX else None  # PANIC_CPU_INVALID is -1
-
-
-def utc(seconds: int | None) -> str | None:
-    """Return seconds since 1970 as ISO 8601 writes them, or None where that is no date."""
-    try:
-        return None if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    except (ValueError, OverflowError, OSError):  # whatever a dump may have there
-        return None
 
 
 def crash_time(session: Session) -> int | None:

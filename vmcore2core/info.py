@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vmcore2core.containers.base import PageState
-from vmcore2core.crash import cause, crash_time, panic_cpu, utc
+from vmcore2core.crash import cause, crash_time, panic_cpu
 from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel import printk, runqueue, sched
 from vmcore2core.kernel.message import Message
@@ -18,6 +18,7 @@ from vmcore2core.kernel.timekeeping import clock
 from vmcore2core.printable import text
 from vmcore2core.report import left_out
 from vmcore2core.session import Session
+from vmcore2core.times import iso
 
 COUNT_AT_ONCE = 1 << 22
 DMESG_TAIL = 20
@@ -55,7 +56,7 @@ def _crash(session: Session, lines: list[Message], cpus: list[dict[str, Any]]) -
     return {
         "panic": None if died is None else died.panic,
         "oops": None if died is None else died.oops,
-        "time": utc(when),
+        "time": iso(when),
         "cpu": cpu,
         **{name: who.get(name) for name in ("pid", "comm", "process", "process_comm")},
         "trace": [] if died is None else list(died.trace),
@@ -69,7 +70,7 @@ def _dump(session: Session) -> dict[str, Any]:
         "paths": [str(path) for path in container.paths],
         "format": container.DOC.name,
         "compressed": container.compressed,
-        "clock": None if now is None else utc(now.now),
+        "clock": None if now is None else iso(now.now),
         "dump_level": container.dump_level,
         "user_pages_left_out": left_out(container.dump_level),
         "page_size": container.page_size,

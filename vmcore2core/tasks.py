@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from vmcore2core.errors import (
-    KernelThread,
-    LayoutUnknown,
     MemoryFault,
-    NoUserMemory,
     UsageError,
     Vmcore2coreError,
 )
@@ -20,30 +17,11 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
-from vmcore2core.process.statm import Statm, statm
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
 from vmcore2core.unwind.frames import LIMIT
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import StackRow, backtraces
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRow:
-    """One task of ``ps``; None is "not known"."""
-
-    pid: int
-    tgid: int
-    ppid: int | None
-    state: str
-    cpu: int | None
-    kernel_thread: bool
-    threads: int
-    vsz_kib: int | None
-    rss_kib: int | None
-    comm: str
-    command: str | None
-    found_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,84 +31,6 @@ class Selection:
     pids: tuple[int, ...] = ()
     comms: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
-
-    def takes(self, row: TaskRow) -> bool:
-        """Tell whether a task is wanted."""
-        return (
-            (not self.pids or row.pid in self.pids or row.tgid in self.pids)
-            and (not self.comms or any(fnmatchcase(row.comm, pattern) for pattern in self.comms))
-            and (not self.states or row.state in self.states)
-        )
-
-
-def processes(session: Session, selection: Selection = Selection(), *, memory: bool = True) -> Iterator[TaskRow]:
-    """Yield a row for each thread group, by its leader.
-
-    Args:
-        session: the dump.
-        selection: which.
-        memory: whether sizes and command lines are looked up, which reads page tables and stacks.
-    """
-    for leader in session.processes.leaders():
-        try:
-            row = _row(session, leader)
-            if selection.takes(row):
-                yield _with_memory(session, leader, row) if memory else row
-        except (MemoryFault, LayoutUnknown) as error:
-            session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")
-
-
-def _row(session: Session, task: StructView) -> TaskRow:
-    return TaskRow(
-        pid=sched.task_pid(task),
-        tgid=sched.task_tgid(task),
-        ppid=sched.real_parent_tgid(task),
-        state=sched.task_state_char(task),
-        cpu=sched.task_cpu(task),
-        kernel_thread=sched.is_kthread(task),
-        threads=sum(1 for _ in session.processes.threads(task)),
-        vsz_kib=None,
-        rss_kib=None,
-        comm=text(sched.task_comm(task)) or "",
-        command=None,
-        found_by=session.processes.roster.found_by(task).value,
-    )
-
-
-def _with_memory(session: Session, leader: StructView, row: TaskRow) -> TaskRow:
-    processes = session.processes
-    try:
-        told = statm(processes.mm_of(leader), processes.threads(leader), processes.swap)
-        told = told or _walked(processes.capture(leader, with_absent=False))
-    except (KernelThread, NoUserMemory):
-        return row
-    except Vmcore2coreError as error:
-        processes.warn(f"the memory of {row.pid} ({row.comm}) cannot be walked: {error}")
-        return row
-    command = None if told.args is None else text(told.args.replace(b"\0", b" ").removesuffix(b" ")) or None
-    return replace(row, vsz_kib=told.vsz_kib, rss_kib=told.rss_kib, command=command)
-
-
-def _walked(captured: Captured) -> Statm:
-    """Return a process's sizes and command line as its mappings, page tables and stack have them."""
-    own = [vma for vma in captured.snapshot.vmas if vma.name != "[vsyscall]"]
-    vsz_kib = sum(vma.end - vma.start for vma in own) >> 10
-    return Statm(vsz_kib, captured.rss_kib(), captured.snapshot.psinfo.pr_psargs)
-
-
-def tree_order(rows: list[TaskRow]) -> list[tuple[int, TaskRow]]:
-    """Return rows with their depth, children below their parents, in order of PID."""
-    known = {row.pid for row in rows}
-    children: dict[int | None, list[TaskRow]] = {}
-    for row in rows:
-        children.setdefault(row.ppid if row.ppid in known and row.ppid != row.pid else None, []).append(row)
-    ordered: list[tuple[int, TaskRow]] = []
-    waiting = [(0, row) for row in reversed(children.get(None, []))]
-    while waiting:
-        depth, row = waiting.pop()
-        ordered.append((depth, row))
-        waiting += [(depth + 1, child) for child in reversed(children.pop(row.pid, []))]
-    return ordered
 
 
 def threads(session: Session, leader: StructView) -> Iterator[ThreadRow]:

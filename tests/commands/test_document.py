@@ -45,7 +45,16 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.mark.parametrize(
     ("command", "options"),
-    [("ps", ()), ("threads", PID), ("regs", PID), ("bt", PID), ("maps", PID), ("info", ()), ("dmesg", ())],
+    [
+        ("ps", ()),
+        ("ps", ("-L",)),
+        ("threads", PID),
+        ("regs", PID),
+        ("bt", PID),
+        ("maps", PID),
+        ("info", ()),
+        ("dmesg", ()),
+    ],
 )
 def test_vmcore_tasks(command: str, options: tuple[str, ...]) -> None:
     check(f"vmcore-tasks-{command}", tasks(command, DUMP, *options, "--json").stdout)

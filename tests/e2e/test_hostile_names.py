@@ -33,7 +33,21 @@ def clean(shown: str) -> bool:
     return shown.replace("\n", "").isprintable()
 
 
-@pytest.mark.parametrize("command", ["ps --tree", "ps --json", "threads", "regs", "bt", "maps -v", "info -v", "dmesg"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ps --tree",
+        "ps -L",
+        "ps -o exe,comm,args,cgroup",
+        "ps --json",
+        "threads",
+        "regs",
+        "bt",
+        "maps -v",
+        "info -v",
+        "dmesg",
+    ],
+)
 def test_vmcore_tasks(command: str, dump: Path, pid: str) -> None:
     name, *options = command.split()
     process = ["--pid", pid] if name in ("threads", "regs", "bt", "maps") else []

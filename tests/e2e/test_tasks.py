@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.debuggers import in_order
-from tests.e2e.guests import PROGRAMS, Guest, bundled, convert, tasks, tasks_json
+from tests.e2e.guests import PROGRAMS, Guest, bundled, convert, rows, tasks, tasks_json
 
 KALLSYMS_KEY = b"SYMBOL(kallsyms_"
 BTF_HEADER = bytes.fromhex("9feb01001800000000000000")  # magic, version, flags, hdr_len, type_off
@@ -23,16 +23,16 @@ def test_maps_is_proc_maps(guest: Guest, program: str) -> None:
 
 
 def test_ps_lists_what_proc_lists(guest: Guest) -> None:
-    rows = {row["pid"]: row for row in tasks_json("ps", guest.dump)}
+    shown = {row["pid"]: row for row in tasks_json("ps", guest.dump)}
     fields = [line.split("\t") for line in guest.truth("ps.txt").splitlines()]
     truth = {int(pid): (int(ppid), state, comm) for pid, ppid, state, comm in fields}
     # Kernel workers come and go in the moment between dump and truth.
-    gone = rows.keys() ^ truth.keys()
-    assert all((rows[pid]["comm"] if pid in rows else truth[pid][2]).startswith("kworker/") for pid in gone)
+    gone = shown.keys() ^ truth.keys()
+    assert all((shown[pid]["comm"] if pid in shown else truth[pid][2]).startswith("kworker/") for pid in gone)
     assert len(gone) < 4
-    for pid in rows.keys() & truth.keys():
+    for pid in shown.keys() & truth.keys():
         ppid, state, comm = truth[pid]
-        row = rows[pid]
+        row = shown[pid]
         assert row["ppid"] == ppid
         assert comm.startswith(row["comm"])
         assert row["kernel_thread"] is (pid == 2 or ppid == 2)
@@ -61,7 +61,8 @@ def test_ps_filters_by_pid_comm_and_state(guest: Guest) -> None:
     assert {"lab-zombie", *PROGRAMS} <= {*matching}
     tid = guest.threads("lab-static")["t-cond"]
     assert tasks_json("ps", guest.dump, "--pid", "1", "--pid", "2")[1]["comm"] == "kthreadd"
-    assert tasks_json("ps", guest.dump, "--comm", "t-cond") == []
+    nothing = tasks("ps", guest.dump, "--comm", "t-cond", "--json")
+    assert (nothing.returncode, rows(nothing.stdout)) == (1, [])
     assert tid in {row["tid"] for row in tasks_json("threads", guest.dump, "--pid", str(guest.pids["lab-static"]))}
 
 
@@ -75,11 +76,11 @@ def test_the_tree_has_children_below_their_parents(guest: Guest) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_threads_are_those_of_proc_with_their_registers(guest: Guest, program: str) -> None:
-    rows = {row["tid"]: row for row in tasks_json("threads", guest.dump, "--pid", str(guest.pids[program]))}
+    found = {row["tid"]: row for row in tasks_json("threads", guest.dump, "--pid", str(guest.pids[program]))}
     fields = [line.split("\t") for line in guest.truth(f"{program}.tasks").splitlines()]
-    assert rows.keys() == {int(tid) for tid, *_ in fields}
+    assert found.keys() == {int(tid) for tid, *_ in fields}
     for tid, comm, state, call in fields:
-        row = rows[int(tid)]
+        row = found[int(tid)]
         assert (row["comm"], row["state"]) == (comm, state)
         if call != "running":  # number, six arguments, stack pointer, program counter
             words = [int(word, 0) for word in call.split()]
@@ -87,7 +88,7 @@ def test_threads_are_those_of_proc_with_their_registers(guest: Guest, program: s
             assert [int(row["registers"][name], 16) for name in names] == words
             assert row["source"] == "kernel stack"
     for comm, wanted in guest.expected["registers"][program].items():
-        row = next(row for row in rows.values() if row["comm"] == comm)
+        row = next(row for row in found.values() if row["comm"] == comm)
         assert {name: row["registers"][name] for name in wanted} == wanted
 
 

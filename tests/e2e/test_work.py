@@ -17,8 +17,8 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory import pagetable
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.process.capture import Captured, Processes
+from vmcore2core.ps import processes
 from vmcore2core.session import Session
-from vmcore2core.tasks import processes
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 

@@ -13,8 +13,9 @@ from tests.fuzz.harness import Choices, Harness, Parts
 from tests.fuzz.overlay import poked
 from tests.fuzz.poke import DUMP, core_digest, recorded
 from vmcore2core.kernel import printk, sched
+from vmcore2core.ps import processes
 from vmcore2core.session import Session
-from vmcore2core.tasks import processes, threads
+from vmcore2core.tasks import threads
 from vmcore2core.unwind.stacks import backtraces
 
 GUESTS = ("debian-6.1-amd64", "debian-7.2-s390x")

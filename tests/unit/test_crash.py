@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vmcore2core.crash import Cause, cause, utc
+from vmcore2core.crash import Cause, cause
 from vmcore2core.kernel.message import Message
+from vmcore2core.times import iso
 
 
 def messages(text: str, caller: str | None = "T812") -> list[Message]:
@@ -115,4 +116,4 @@ def test_what_a_process_wrote_into_the_log_is_printable() -> None:
     ("seconds", "shown"), [(1795428009, "2026-11-23T10:00:09Z"), (None, None), (1 << 62, None), (-(1 << 62), None)]
 )
 def test_times_are_iso_8601_in_utc(seconds: int | None, shown: str | None) -> None:
-    assert utc(seconds) == shown
+    assert iso(seconds) == shown

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "vmcore2core"
 
 LAYERS = (
-    {"errors", "addresses", "interfaces", "printable", "folders"},
+    {"errors", "addresses", "interfaces", "printable", "times", "folders"},
     {"formats"},
     {"arch", "containers"},
     {"memory"},
@@ -21,7 +21,7 @@ LAYERS = (
     {"handover"},
     {
         *("arguments", "session", "redaction", "report", "conversion", "dispatch", "extraction", "tasks", "support"),
-        *("verification", "crash", "info"),
+        *("verification", "crash", "info", "ps"),
     },
     {"capture"},
     {"commands"},

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vmcore2core import __version__
 from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, takes_dump
@@ -37,12 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=options.CONTEXT,
 )
-
-
-def _print_version(value: bool) -> None:
-    if value:
-        print(f"vmcore2core {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -76,10 +69,7 @@ def vmcore2core(
         list[int] | None,
         typer.Option(help="Convert processes that have this PID in their container; may repeat."),
     ] = None,
-    state: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LETTERS", help="Convert processes with a thread in one of these states (R S D T t I)."),
-    ] = None,
+    state: options.State = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Not those whose name matches this shell pattern; may repeat.")
     ] = None,
@@ -146,9 +136,7 @@ def vmcore2core(
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
     dump: DumpOptions,
     silent: Annotated[bool, typer.Option("-s", hidden=True)] = False,  # noqa: ARG001 - a habit of crash's users
-    version: Annotated[  # noqa: ARG001 - typer's callback has printed it
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
+    version: options.Version = False,  # noqa: ARG001 - typer's callback has printed it
 ) -> None:
     """Write ordinary ELF cores of processes in a Linux kernel crash dump, for gdb and lldb.
 
@@ -166,7 +154,7 @@ def vmcore2core(
         raise typer.BadParameter("--check is of what --resume keeps")
     if executor is not None and jobs > 1:
         raise typer.BadParameter("--jobs are workers of this machine, --executor others: expected one of them")
-    mask = _filter_mask(dump_filter)
+    mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
     from vmcore2core.containers.remote import located
     from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
@@ -185,7 +173,7 @@ def vmcore2core(
         cgroup=tuple(cgroup or ()),
         container=tuple(container or ()),
         nspid=tuple(nspid or ()),
-        state=tuple("".join(state or ())),
+        state=letters,
         exclude=tuple(exclude or ()),
     )
     if debuginfod:

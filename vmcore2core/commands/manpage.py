@@ -219,7 +219,12 @@ def _lines(page: Page) -> Iterator[str]:
     yield from (".SH NAME", f"{roff(dashed)} \\- {roff(first.rstrip('.'))}", ".SH SYNOPSIS")
     if len(commands) > 1:
         yield from (f".B {roff(page.name)}", r"\fICOMMAND\fR [\fIOPTION\fR]... [\fIARGUMENT\fR]...")
-        yield from (".SH DESCRIPTION", roff(first), ".SH COMMANDS")
+        yield from (".SH DESCRIPTION", roff(first))
+        before = page.app.registered_callback
+        if before is not None and before.callback is not None:
+            yield ".SH OPTIONS"
+            yield from _options(before.callback)
+        yield ".SH COMMANDS"
         for name, command in commands:
             yield f".SS {_synopsis(name, command)}"
             yield from _body(_paragraphs(inspect.getdoc(command)))

@@ -8,7 +8,12 @@ from typing import Annotated
 
 import typer
 
+from vmcore2core import __version__
+
 DEBUG_DIRECTORY = Path("/usr/lib/debug")
+
+STATES = "RSDTtXZPI"
+"""Letters of ps(1) for the states that Linux tells (fs/proc/array.c: task_state_array)."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -88,4 +93,33 @@ Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.", show_default=False)
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in this program an error came from.")]
+State = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LETTERS",
+        help=f"Only processes with a thread in one of these states, such as RD ({' '.join(STATES)}); may repeat.",
+    ),
+]
+
+
+def _print_version(context: typer.Context, value: bool) -> None:
+    if value:
+        print(f"{context.info_name} {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def states(words: list[str] | None) -> tuple[str, ...]:
+    """Return the letters that --state names, several in a word or each in its own.
+
+    Raises:
+        typer.BadParameter: no task is ever in such a state.
+    """
+    letters = "".join(words or ()).replace(",", "")
+    for letter in letters:
+        if letter not in STATES:
+            raise typer.BadParameter(f"--state {letter}: expected letters of {' '.join(STATES)}")
+    return tuple(letters)

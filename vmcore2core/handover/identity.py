@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.errors import CorruptStructure, KernelThread, LayoutUnknown, MemoryFault, NoUserMemory
 from vmcore2core.kernel import fs, pid, sched
 from vmcore2core.kernel.cgroup import task_cgroup_paths
 from vmcore2core.kernel.struct import StructView
@@ -87,6 +87,9 @@ def _known(ask: Callable[[StructView], T], task: StructView) -> T | None:
 
 
 def _exe(processes: Processes, leader: StructView) -> bytes | None:
-    owner = processes.mm_of(leader)
+    try:
+        owner = processes.mm_of(leader)
+    except (KernelThread, NoUserMemory):
+        return None
     file = owner.follow("exe_file", "file")
     return fs.file_path(leader.kernel, file, processes.mounts) if file is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypedDict
 
 from vmcore2core.errors import MemoryFault
@@ -110,6 +111,31 @@ def task_nice(task: StructView) -> int | None:
     """Return the nice value (PRIO_TO_NICE in include/linux/sched/prio.h), or None where it is not known or none."""
     static_prio = task.find_uint("static_prio", 4)
     return None if static_prio is None or static_prio not in NICE_PRIOS else static_prio - 120
+
+
+def task_start_boottime(task: StructView) -> int | None:
+    """Return when the task began, in nanoseconds of CLOCK_BOOTTIME, or None where it is not known.
+
+    Since Linux kernel commit cf25e24db61c ("time: Rename tsk->real_start_time to ->start_boottime") (in v5.5), it has
+    this name.
+    """
+    found = task.find_uint("start_boottime", 8)
+    return task.find_uint("real_start_time", 8) if found is None else found
+
+
+def cpu_time(tasks: Iterable[StructView], signal: StructView | None) -> int | None:
+    """Return the nanoseconds that tasks were on a CPU, or None where that is not known.
+
+    /proc/PID/stat has the same sum (kernel/sched/cputime.c: thread_group_cputime(), cputime_adjust()).
+
+    Args:
+        tasks: ``struct task_struct`` of each.
+        signal: ``struct signal_struct`` of a group, for its threads that are gone, or None.
+    """
+    times = [task.find_uint("se.sum_exec_runtime", 8) for task in tasks]
+    times += [] if signal is None else [signal.find_uint("sum_sched_runtime", 8)]
+    known = [time for time in times if time is not None]
+    return sum(known) if len(known) == len(times) else None
 
 
 class TaskIds(TypedDict):

@@ -20,10 +20,12 @@ class Clock:
     Attributes:
         now: seconds since 1970.
         boot: likewise, of when the monotonic clock was 0: what the messages count from.
+        boottime: likewise of the clock that goes on while the machine is suspended: what tasks' starts count from.
     """
 
     now: int
     boot: float
+    boottime: float
 
 
 def clock(kernel: Kernel) -> Clock | None:
@@ -35,12 +37,13 @@ def clock(kernel: Kernel) -> Clock | None:
         offset = timekeeper.embedded("wall_to_monotonic", "timespec64")
         seconds, nanoseconds = offset.sint("tv_sec", size=8), offset.sint("tv_nsec", size=8)
         now = timekeeper.sint("xtime_sec", size=8)
+        suspended = timekeeper.find_uint("offs_boot", 8) or 0
     except (LayoutUnknown, MemoryFault):
         return None
     boot = -seconds - nanoseconds / NSEC_PER_SEC
     if seconds > 0 or not 0 <= nanoseconds < NSEC_PER_SEC or not -1 <= now - boot < CENTURY:
         return None
-    return Clock(now, boot)
+    return Clock(now, boot, boot - suspended / NSEC_PER_SEC)
 
 
 def _timekeeper(kernel: Kernel) -> StructView | None:

@@ -20,6 +20,13 @@ app = typer.Typer(
     context_settings=options.CONTEXT,
     help="Show the processes in a Linux kernel crash dump, without kernel debug information.",
 )
+
+
+@app.callback()
+def vmcore_tasks(*, version: options.Version = False) -> None:
+    """Take what comes before a command; typer's callback has printed the version."""
+
+
 for command in (ps, threads, regs, bt, maps, info, dmesg, layout):
     app.command()(command)
 

@@ -30,7 +30,11 @@ def bt(
         list[str] | None, typer.Option(help="Those of processes whose name matches this pattern; may repeat.")
     ] = None,
     state: Annotated[
-        list[str] | None, typer.Option(help="Only threads in this state (R S D T t Z X I); may repeat.")
+        list[str] | None,
+        typer.Option(
+            metavar="LETTERS",
+            help=f"Only threads in one of these states, such as RD ({' '.join(options.STATES)}); may repeat.",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most frames of a thread.")] = 256,
     sysroot: Annotated[
@@ -43,6 +47,7 @@ def bt(
     dump: DumpOptions,
 ) -> None:
     """Show the user stacks of threads: from what is in memory, and from the programs' files where these are given."""
+    letters = options.states(state)
     with opened(dump) as session:
         from vmcore2core import tasks
         from vmcore2core.process import binaries
@@ -51,7 +56,7 @@ def bt(
 
         servers = client.debuginfod() if debuginfod else None
         files = Files(binaries.binaries(session.container.paths[0], sysroot, (debug_directory,), servers))
-        wanted = tasks.Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
+        wanted = tasks.Selection(tuple(pid or ()), tuple(comm or ()), letters)
         chosen = tasks.stacks(session, wanted, tid=tid, every=every, limit=limit, files=files)
         complete = _show_stacks(chosen, as_json=as_json)
         for notice in files.notices:

@@ -1,6 +1,5 @@
 """``vmcore-tasks dmesg``."""
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
 from vmcore2core.commands.terminal import Exit, say
 from vmcore2core.kernel.message import FACILITIES, LEVELS, Message
 from vmcore2core.printable import text
+from vmcore2core.times import ctime
 
 if TYPE_CHECKING:
     from vmcore2core.session import Session
@@ -82,7 +82,7 @@ def _boot(session: "Session", messages: list[Message]) -> float | None:
 
 
 def _line(message: Message, boot: float | None, *, decode: bool, caller: bool) -> str:
-    time = message.stamp() if boot is None else _ctime(boot + message.seconds)
+    time = message.stamp() if boot is None else ctime(boot + message.seconds) or "?"
     head = f"{_decoded(message)}: " if decode else ""
     who = f"[{message.caller or '-':>7}] " if caller else ""
     return f"{head}[{time}] {who}{_text(message).expandtabs()}"
@@ -98,13 +98,6 @@ def _decoded(message: Message) -> str:
     number, level = message.facility, message.level
     facility = "-" if number is None else FACILITIES[number] if number < len(FACILITIES) else str(number)
     return f"{facility:<6}:{'-' if level is None else LEVELS[level]:<6}"
-
-
-def _ctime(seconds: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%a %b %e %H:%M:%S %Y}"
-    except (ValueError, OverflowError, OSError):  # whatever a dump may have there
-        return f"{seconds:.0f} s after 1970"
 
 
 def _document(message: Message) -> dict[str, object]:

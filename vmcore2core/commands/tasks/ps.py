@@ -1,5 +1,8 @@
 """``vmcore-tasks ps``."""
 
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,47 +11,69 @@ import typer
 from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
-from vmcore2core.commands.terminal import say
+from vmcore2core.commands.tasks.columns import COLUMNS, Column, columns, parts
+from vmcore2core.commands.terminal import Exit, say
+from vmcore2core.times import iso
 
 if TYPE_CHECKING:
-    from vmcore2core.tasks import TaskRow
+    from vmcore2core.ps import TaskRow
 
 
 @takes_dump
 def ps(
     *,
-    pid: Annotated[list[int] | None, typer.Option("--pid", "-p", help="Only these; may repeat.")] = None,
-    comm: Annotated[list[str] | None, typer.Option(help="Only names that match this pattern; may repeat.")] = None,
-    state: Annotated[
-        list[str] | None, typer.Option(help="Only tasks in this state (R S D T t Z X I); may repeat.")
+    pid: Annotated[
+        list[int] | None,
+        typer.Option("--pid", "-p", help="Only the process that has this PID, or a thread with it; may repeat."),
     ] = None,
-    tree: Annotated[bool, typer.Option(help="Children below their parents.")] = False,
+    comm: Annotated[list[str] | None, typer.Option(help="Only names that match this pattern; may repeat.")] = None,
+    state: options.State = None,
+    threads: Annotated[bool, typer.Option("--threads", "-L", help="A line for each thread.")] = False,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", "-o", metavar="COLUMNS", help=f"The columns, with commas: {', '.join(COLUMNS)}; may repeat."
+        ),
+    ] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="Children below their parents.")] = False,
     scan: options.Scan = False,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """List the processes and kernel threads."""
+    """List the processes and kernel threads; columns have the names that ps has for them.
+
+    Where none is found, the exit status is 1, as that of ps is.
+    """
+    shown, letters = columns(output, threads=threads), options.states(state)
+    if tree and threads:
+        raise typer.BadParameter("--tree is of processes, --threads of threads: expected one of them")
     with opened(replace(dump, scan=scan)) as session:
-        from vmcore2core.tasks import Selection, processes, tree_order
+        from vmcore2core.ps import EVERYTHING, processes, tree_order
+        from vmcore2core.tasks import Selection
 
-        selection = Selection(tuple(pid or ()), tuple(comm or ()), tuple(state or ()))
-        rows = list(processes(session, selection))
-        if as_json:
-            print_document("vmcore-tasks-ps", tasks=[asdict(row) for row in rows])
-            return
-        if tree and all(row.ppid is None for row in rows):
+        selection = Selection(tuple(pid or ()), tuple(comm or ()), letters)
+        rows = list(processes(session, selection, EVERYTHING if as_json else parts(shown), threads=threads))
+        if tree and rows and all(row.ppid is None for row in rows):
             say("no parents are known: this kernel's layout has no task_struct.real_parent; listed without a tree")
-        print(f"{'PID':>7} {'PPID':>7} S {'CPU':>3} {'THR':>4} {'VSZ':>9} {'RSS':>8} COMMAND")
-        for depth, row in tree_order(rows) if tree else [(0, row) for row in rows]:
-            print(ps_line(row, depth))
+        if as_json:
+            print_document("vmcore-tasks-ps", tasks=[_document(row) for row in rows])
+        for line in () if as_json else _lines(tree_order(rows) if tree else [(0, row) for row in rows], shown):
+            print(line)
+    if not rows:
+        raise typer.Exit(Exit.ERROR)
 
 
-def ps_line(row: "TaskRow", depth: int) -> str:
-    """Return a line of ``ps``; "-" is what is not known."""
-    numbers = [
-        f"{'-' if value is None else value:>{width}}"
-        for value, width in ((row.cpu, 3), (row.threads, 4), (row.vsz_kib, 9), (row.rss_kib, 8))
-    ]
-    command = f"[{row.comm}]" if row.kernel_thread or row.command is None else row.command
-    ppid = "-" if row.ppid is None else row.ppid
-    return f"{row.pid:>7} {ppid:>7} {row.state} {' '.join(numbers)} {'  ' * depth}{command}"
+def _lines(rows: "Sequence[tuple[int, TaskRow]]", shown: list[Column]) -> Iterator[str]:
+    """Yield the heading and a line a row; each row comes with how deep its last column is indented."""
+    *first, last = shown
+    # As of ps(1), a line is cut at the edge of a terminal, and whole where anything else takes it.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    yield " ".join([*(column.cell(column.head) for column in first), last.cell(last.head)]).rstrip()[:width]
+    for depth, row in rows:
+        cells = [column.text(row) for column in first]
+        yield " ".join([*cells, f"{'  ' * depth}{last.text(row)}"]).rstrip()[:width]
+
+
+def _document(row: "TaskRow") -> dict[str, object]:
+    """Return a row for JSON."""
+    return {**asdict(row), "started": iso(row.started)}

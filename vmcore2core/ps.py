@@ -1,0 +1,250 @@
+"""What ``vmcore-tasks ps`` shows: a row a process, or a row a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Flag, auto
+from fnmatch import fnmatchcase
+
+from vmcore2core.errors import (
+    CorruptStructure,
+    KernelThread,
+    LayoutUnknown,
+    MemoryFault,
+    NoUserMemory,
+    Vmcore2coreError,
+)
+from vmcore2core.handover.identity import identify
+from vmcore2core.kernel import sched
+from vmcore2core.kernel.message import NSEC_PER_SEC
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.kernel.timekeeping import clock
+from vmcore2core.printable import text
+from vmcore2core.process.capture import Captured
+from vmcore2core.process.statm import ELF_PRARGSZ, Statm, statm
+from vmcore2core.session import Session
+from vmcore2core.tasks import Selection
+
+
+class Part(Flag):
+    """What is looked up of a task beside what its ``task_struct`` has itself."""
+
+    MEMORY = auto()
+    IDS = auto()
+    TIMES = auto()
+    PLACES = auto()
+
+
+EVERY = Selection()
+EVERYTHING = Part.MEMORY | Part.IDS | Part.TIMES | Part.PLACES
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One process or, with its own state, CPU, name and times, one thread; None is "not known" or "not looked up".
+
+    Attributes:
+        pid: of the process, as ps(1) has it: the thread group's.
+        tid: of the thread; a process's row has its leader's.
+        ppid: the parent's, 0 for none.
+        state: a letter, as ps(1) has them.
+        cpu: where it ran last.
+        threads: how many the process has.
+        comm: printable text, as ``command`` and ``exe`` are.
+        command: the arguments in the process's memory, as it may have changed them; "..." is what is not known.
+        found_by: which of the kernel's lists has it.
+        uid: effective; ``ruid`` is the real one. So with ``gid`` and ``rgid``.
+        started: seconds since 1970.
+        cpu_seconds: time on a CPU; a process's has its threads', those that are gone as well.
+        exe: the program's path.
+        cgroups: paths of the control groups, the unified hierarchy's first.
+        containers: IDs, the innermost first.
+    """
+
+    pid: int
+    tid: int
+    ppid: int | None
+    state: str
+    cpu: int | None
+    kernel_thread: bool
+    threads: int
+    vsz_kib: int | None
+    rss_kib: int | None
+    comm: str
+    command: str | None
+    found_by: str
+    pgid: int | None = None
+    sid: int | None = None
+    uid: int | None = None
+    ruid: int | None = None
+    gid: int | None = None
+    rgid: int | None = None
+    nice: int | None = None
+    started: float | None = None
+    cpu_seconds: float | None = None
+    exe: str | None = None
+    cgroups: tuple[str, ...] | None = None
+    containers: tuple[str, ...] | None = None
+
+
+def processes(
+    session: Session, selection: Selection = EVERY, parts: Part = Part.MEMORY, *, threads: bool = False
+) -> Iterator[TaskRow]:
+    """Yield a row for each process that is wanted.
+
+    Args:
+        session: the dump.
+        selection: which; by PID and state of any of a process's threads.
+        parts: what is looked up.
+        threads: yield a row for each of its threads instead.
+    """
+    for leader in session.processes.leaders():
+        try:
+            group = list(session.processes.threads(leader))
+            if not _takes(selection, leader, group):
+                continue
+            row = _with_parts(session, leader, group, parts, _row(session, leader, len(group)))
+            yield from _thread_rows(session, row, group, selection.states, parts) if threads else [row]
+        except (MemoryFault, LayoutUnknown) as error:
+            session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")
+
+
+def _takes(selection: Selection, leader: StructView, group: list[StructView]) -> bool:
+    """Tell whether a process is wanted."""
+    comm, all_of_it = text(sched.task_comm(leader)), [leader, *group]
+    return (
+        (not selection.pids or any(sched.task_pid(task) in selection.pids for task in all_of_it))
+        and (not selection.comms or any(fnmatchcase(comm, pattern) for pattern in selection.comms))
+        and (not selection.states or any(sched.task_state_char(task) in selection.states for task in all_of_it))
+    )
+
+
+def _row(session: Session, leader: StructView, threads: int) -> TaskRow:
+    return TaskRow(
+        pid=sched.task_tgid(leader),
+        tid=sched.task_pid(leader),
+        ppid=sched.real_parent_tgid(leader),
+        state=sched.task_state_char(leader),
+        cpu=sched.task_cpu(leader),
+        kernel_thread=sched.is_kthread(leader),
+        threads=threads,
+        vsz_kib=None,
+        rss_kib=None,
+        comm=text(sched.task_comm(leader)),
+        command=None,
+        found_by=session.processes.roster.found_by(leader).value,
+    )
+
+
+def _thread_rows(
+    session: Session, row: TaskRow, group: list[StructView], states: Sequence[str], parts: Part
+) -> Iterator[TaskRow]:
+    """Yield the rows of a process's threads, of those in one of the states, if any are named."""
+    for task in group:
+        state = sched.task_state_char(task)
+        if states and state not in states:
+            continue
+        own = replace(
+            row,
+            tid=sched.task_pid(task),
+            state=state,
+            cpu=sched.task_cpu(task),
+            comm=text(sched.task_comm(task)),
+        )
+        own = _with_ids(task, own) if Part.IDS in parts else own
+        yield _with_times(session, [task], None, own) if Part.TIMES in parts else own
+
+
+def _with_parts(session: Session, leader: StructView, group: list[StructView], parts: Part, row: TaskRow) -> TaskRow:
+    row = _with_memory(session, leader, group, row) if Part.MEMORY in parts else row
+    row = _with_ids(leader, row) if Part.IDS in parts else row
+    row = _with_times(session, group or [leader], leader, row) if Part.TIMES in parts else row
+    return _with_places(session, leader, row) if Part.PLACES in parts else row
+
+
+def _with_memory(session: Session, leader: StructView, group: list[StructView], row: TaskRow) -> TaskRow:
+    processes = session.processes
+    try:
+        told = statm(processes.mm_of(leader), group, processes.swap)
+        told = told or _walked(processes.capture(leader, with_absent=False))
+    except (KernelThread, NoUserMemory):
+        return replace(row, vsz_kib=0, rss_kib=0)
+    except Vmcore2coreError as error:
+        processes.warn(f"the memory of {row.pid} ({row.comm}) cannot be walked: {error}")
+        return row
+    command = None if told.args is None else text(told.args.replace(b"\0", b" ").removesuffix(b" ")) or None
+    command = f"{command} ..." if command is not None and told.cut else command
+    return replace(row, vsz_kib=told.vsz_kib, rss_kib=told.rss_kib, command=command)
+
+
+def _walked(captured: Captured) -> Statm:
+    """Return a process's sizes and command line as its mappings, page tables and stack have them."""
+    own = [vma for vma in captured.snapshot.vmas if vma.name != "[vsyscall]"]
+    vsz_kib = sum(vma.end - vma.start for vma in own) >> 10
+    args = captured.snapshot.psinfo.pr_psargs
+    return Statm(vsz_kib, captured.rss_kib(), args, cut=len(args or b"") >= ELF_PRARGSZ - 1)
+
+
+def _with_ids(task: StructView, row: TaskRow) -> TaskRow:
+    try:
+        ids = sched.task_ids(task)
+        cred = task.follow("real_cred", "cred") if task.has("real_cred") else None
+        return replace(
+            row,
+            pgid=ids["pr_pgrp"],
+            sid=ids["pr_sid"],
+            ruid=ids["pr_uid"],
+            rgid=ids["pr_gid"],
+            uid=cred.find_uint("euid", 4) if cred else None,
+            gid=cred.find_uint("egid", 4) if cred else None,
+            nice=sched.task_nice(task),
+        )
+    except (MemoryFault, CorruptStructure):
+        return row
+
+
+def _with_times(session: Session, tasks: list[StructView], leader: StructView | None, row: TaskRow) -> TaskRow:
+    """Add when a task began, and its time on a CPU.
+
+    Args:
+        session: the dump.
+        tasks: a thread, or all of a process.
+        leader: of the process; None for a thread.
+        row: what it is added to.
+    """
+    try:
+        time = clock(session.kernel)
+        began = sched.task_start_boottime(leader or tasks[0])
+        spent = sched.cpu_time(tasks, None if leader is None else leader.follow("signal", "signal_struct"))
+        return replace(
+            row,
+            started=None if time is None or began is None else round(time.boottime + began / NSEC_PER_SEC, 2),
+            cpu_seconds=None if spent is None else round(spent / NSEC_PER_SEC, 2),
+        )
+    except MemoryFault:
+        return row
+
+
+def _with_places(session: Session, leader: StructView, row: TaskRow) -> TaskRow:
+    try:
+        who = identify(session.processes, leader)
+    except MemoryFault:
+        return row
+    cgroups = None if who.cgroups is None else tuple(text(path) for path in who.cgroups)
+    return replace(row, exe=text(who.exe), cgroups=cgroups, containers=None if cgroups is None else who.containers)
+
+
+def tree_order(rows: list[TaskRow]) -> list[tuple[int, TaskRow]]:
+    """Return rows with their depth, children below their parents, in order of PID."""
+    known = {row.pid for row in rows}
+    children: dict[int | None, list[TaskRow]] = {}
+    for row in rows:
+        children.setdefault(row.ppid if row.ppid in known and row.ppid != row.pid else None, []).append(row)
+    ordered: list[tuple[int, TaskRow]] = []
+    waiting = [(0, row) for row in reversed(children.get(None, []))]
+    while waiting:
+        depth, row = waiting.pop()
+        ordered.append((depth, row))
+        waiting += [(depth + 1, child) for child in reversed(children.pop(row.pid, []))]
+    return ordered
