@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -88,11 +88,14 @@ class Layout(Protocol):
 class PageStream(Protocol):
     """User pages of one process, as the core writer takes them."""
 
-    def batches(self, start: int, end: int) -> Iterator[tuple[U64Array, U8Array]]:
-        """Yield the present pages of user addresses ``[start, end)``, a bounded batch at a time.
+    def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[U64Array, U8Array]]:
+        """Yield the present pages of some user memory, a bounded batch at a time, which may span ranges.
+
+        Args:
+            ranges: ``[start, end)`` of whole pages each, ascending and disjoint.
 
         Yields:
-            ``vaddr``: uint64[n], page addresses, ascending within a batch; and
+            ``vaddr``: uint64[n], page addresses, ascending within a batch and from one to the next; and
             ``pages``: uint8[n, page_size], their bytes, valid until the next batch is asked for.
             A page that is not yielded reads as zero.
         """

@@ -53,7 +53,7 @@ def _written(captured: Captured) -> Iterator[tuple[int, bytes]]:
     snapshot, page = captured.snapshot, captured.snapshot.page_size
     stream = BlankedStream(captured.memory, snapshot.blanked, page)
     for segment in build_plan(snapshot, b"").segments:
-        for vaddr, pages in stream.batches(segment.start, segment.start + segment.filesz):
+        for vaddr, pages in stream.batches([(segment.start, segment.start + segment.filesz)]):
             cuts = [0, *(np.flatnonzero(np.diff(vaddr) != page) + 1).tolist(), len(vaddr)]
             for first, last in itertools.pairwise(cuts):
                 if first < last:

@@ -123,7 +123,7 @@ def _described(note: Note) -> str:
 def _compare_load(core: CoreFile, load: Segment, stream: BlankedStream, memory: UserMemory, result: Comparison) -> None:
     """Compare the contents of one PT_LOAD; what lies between the pages that the dump has must be zeros."""
     page, at, end = memory.spec.page_size, load.start, load.start + load.filesz
-    for vaddr, rows in stream.batches(load.start, end):
+    for vaddr, rows in stream.batches([(load.start, end)]):
         for first, last in _contiguous(vaddr, page):
             low = int(vaddr[first])
             _expect_zeros(core, load, at, low, page, result)

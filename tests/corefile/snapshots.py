@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ class Pages:
         self.batch = batch
         self.asked: list[tuple[int, int]] = []
 
-    def batches(self, start: int, end: int) -> Iterator[tuple[U64Array, U8Array]]:
-        self.asked.append((start, end))
-        wanted = sorted(v for v in self.pages if start <= v < end)
+    def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[U64Array, U8Array]]:
+        self.asked += ranges
+        wanted = sorted(v for v in self.pages if any(start <= v < end for start, end in ranges))
         for at in range(0, len(wanted), self.batch):
             part = wanted[at : at + self.batch]
             raw = b"".join(self.pages[v].ljust(PAGE, b"\0") for v in part)

@@ -141,7 +141,7 @@ def test_signals_that_end_nothing_do_not_show(whole: bytes, tmp_path: Path) -> N
 
 def test_an_error_of_the_page_stream_leaves_nothing(tmp_path: Path) -> None:
     class Broken:
-        def batches(self, start: int, end: int) -> Iterator[Any]:
+        def batches(self, ranges: Any) -> Iterator[Any]:
             raise OutputError("planted")
             yield
 

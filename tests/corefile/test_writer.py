@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -155,7 +155,7 @@ def test_only_wanted_memory_is_asked_for(tmp_path: Path) -> None:
 
 def test_an_empty_batch_changes_nothing(tmp_path: Path) -> None:
     class Empty:
-        def batches(self, start: int, end: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield np.zeros(0, np.uint64), np.zeros((0, PAGE), np.uint8)
 
     core = tmp_path / "core"

@@ -97,7 +97,7 @@ def run(data: bytes) -> str:
     region = Region(start, min(start + (1 << 24), end))  # type: ignore[arg-type]
     user = UserMemory(memory, spec, root, (region, replace(region, start=region.end, end=region.end)))
     user.survey(region)
-    for _ in user.batches(region.start, region.end):
+    for _ in user.batches([(region.start, region.end)]):
         pass
     with parts.one():
         user.read(region.start, 100)

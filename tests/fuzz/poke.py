@@ -122,7 +122,7 @@ def core_digest(session: Session, number: int) -> tuple[str, bool]:
     plan = build_plan(snapshot, build_notes(snapshot, notes_of(snapshot, {})))
     digest.update(plan.head)
     for segment in plan.segments:
-        for vaddr, pages in captured.memory.batches(segment.start, segment.start + segment.filesz):
+        for vaddr, pages in captured.memory.batches([(segment.start, segment.start + segment.filesz)]):
             digest.update(vaddr.tobytes())
             digest.update(pages.tobytes())
     missing = any(reason not in NOT_MISSING for reason in absent_pages(snapshot))

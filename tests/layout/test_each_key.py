@@ -106,7 +106,7 @@ def facts_of(session: Session, pid: int) -> Facts:
     pages = {
         int(address): hashlib.sha256(page.tobytes()).digest()
         for vma in snapshot.vmas
-        for addresses, batch in (captured.memory.batches(vma.start, vma.end) if vma.dumped else ())
+        for addresses, batch in (captured.memory.batches([(vma.start, vma.end)]) if vma.dumped else ())
         for address, page in zip(addresses, batch, strict=True)
     }
     fixed = {

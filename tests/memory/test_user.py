@@ -50,7 +50,7 @@ def region(pages: int, start: int = BASE, **more: object) -> Region:
 def pages_of(memory: UserMemory, start: int, end: int) -> dict[int, bytes]:
     return {
         int(v): page.tobytes()
-        for vaddr, pages in memory.batches(start, end)
+        for vaddr, pages in memory.batches([(start, end)])
         for v, page in zip(vaddr, pages, strict=True)
     }
 

@@ -59,7 +59,7 @@ def test_one_mapping_of_42_tib_whose_tables_are_one(kind: str) -> None:
     assert sum(segment.filesz for segment in build_plan(captured.snapshot, b"").segments) < 1 << 16
     assert captured.memory.read(HEAP, 4) == b"heap"
     assert captured.memory.read(TOP, 4) is None
-    assert list(captured.memory.batches(TOP, TOP + (1 << 32))) == []
+    assert list(captured.memory.batches([(TOP, TOP + (1 << 32))])) == []
 
 
 def test_a_mapping_of_42_tib_that_is_as_good_as_empty_is_none() -> None:

@@ -261,7 +261,7 @@ def test_bytes_are_blanked_across_pages_and_batches() -> None:
     pages = {0x1000 + PAGE * i: bytes([i + 1]) * PAGE for i in range(6)}
     stream = BlankedStream(Pages(pages, batch=2), [(0x1010, 0x1020), (0x2FF0, 0x5004)], PAGE)
     found: dict[int, bytes] = {}
-    for vaddr, rows in stream.batches(0x1000, 0x7000):
+    for vaddr, rows in stream.batches([(0x1000, 0x7000)]):
         found |= {int(v): row.tobytes() for v, row in zip(vaddr, rows, strict=True)}
     memory = bytearray(b"".join(pages[at] for at in sorted(pages)))
     memory[0x10:0x20] = bytes(0x10)

@@ -11,7 +11,7 @@ import numpy as np
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.notes import build_notes, notes_of
-from vmcore2core.corefile.plan import CorePlan, Segment, build_plan, check_class
+from vmcore2core.corefile.plan import CorePlan, build_plan, check_class
 from vmcore2core.corefile.sink import Sink, sink
 from vmcore2core.interfaces import Compression, PageStream
 from vmcore2core.process.model import ProcessSnapshot
@@ -94,31 +94,29 @@ def write_core(
 
 def _write(target: Sink, plan: CorePlan, stream: PageStream, page_size: int, progress: Progress | None) -> WriteReport:
     target.write(memoryview(plan.head), 0)
-    present = zero = 0
+    filled = [segment for segment in plan.segments if segment.filesz]
+    starts, offsets = (np.array([getattr(s, name) for s in filled], np.uint64) for name in ("start", "offset"))
+    shared = np.array([segment.shared for segment in filled], np.bool_)
+    present = zero = told = 0
     written = len(plan.head)
-    told = 0
-    for segment in plan.segments:
-        if not segment.filesz:
-            continue
-        for vaddr, pages in stream.batches(segment.start, segment.start + segment.filesz):
-            # A view as bool tests eight megabytes a millisecond, three times as fast as comparing.
-            full = pages.view(np.bool_).any(axis=1)
-            nr_full = int(np.count_nonzero(full))
-            if segment.shared and nr_full:
-                raise PagesChanged
-            present += len(vaddr)
-            zero += len(vaddr) - nr_full
-            written += nr_full * page_size
-            if not nr_full:
-                pass
-            elif nr_full == len(vaddr):
-                _write_pages(target, segment, vaddr, pages)
-            else:
-                _write_pages(target, segment, vaddr[full], pages[full])
-            done = segment.offset + int(vaddr[-1]) - segment.start if len(vaddr) else told
-            if progress is not None and done - told >= PROGRESS_EVERY:
-                told = done
-                progress(done, plan.file_size)
+    for vaddr, pages in stream.batches([(segment.start, segment.start + segment.filesz) for segment in filled]):
+        # A view as bool tests eight megabytes a millisecond, three times as fast as comparing.
+        full = pages.view(np.bool_).any(axis=1)
+        nr_full = int(np.count_nonzero(full))
+        which = np.searchsorted(starts, vaddr, side="right") - 1
+        if shared[which[full]].any():
+            raise PagesChanged
+        present += len(vaddr)
+        zero += len(vaddr) - nr_full
+        written += nr_full * page_size
+        places = offsets[which] + (vaddr - starts[which])
+        if nr_full:
+            whole = nr_full == len(vaddr)
+            _write_pages(target, places if whole else places[full], pages if whole else pages[full])
+        done = int(places[-1]) if len(vaddr) else told
+        if progress is not None and done - told >= PROGRESS_EVERY:
+            told = done
+            progress(done, plan.file_size)
     if plan.tail:
         target.write(memoryview(plan.tail), plan.file_size - len(plan.tail))
         written += len(plan.tail)
@@ -128,11 +126,9 @@ def _write(target: Sink, plan: CorePlan, stream: PageStream, page_size: int, pro
     return WriteReport(plan.file_size, written, present, zero, len(plan.segments))
 
 
-def _write_pages(target: Sink, segment: Segment, vaddr: U64Array, pages: U8Array) -> None:
-    """Write pages, those with adjacent addresses in one call."""
-    page_size = pages.shape[1]
-    breaks = np.flatnonzero(np.diff(vaddr) != page_size) + 1
+def _write_pages(target: Sink, places: U64Array, pages: U8Array) -> None:
+    """Write pages to offsets of the file, those that adjoin in one call."""
+    breaks = np.flatnonzero(np.diff(places) != pages.shape[1]) + 1
     firsts = [0, *breaks.tolist()]
-    for first, last in zip(firsts, [*firsts[1:], len(vaddr)], strict=True):
-        offset = segment.offset + int(vaddr[first]) - segment.start
-        target.write(pages[first:last].reshape(-1).data, offset)
+    for first, last in zip(firsts, [*firsts[1:], len(places)], strict=True):
+        target.write(pages[first:last].reshape(-1).data, int(places[first]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from vmcore2core.arch.spec import PageTableSpec
 from vmcore2core.containers.base import PageState
 from vmcore2core.memory.pagetable import Ranges, RunKind, WalkBatch, walk
 from vmcore2core.memory.physical import PhysicalMemory
-from vmcore2core.memory.region import LAST_KNOWN, Region, SwapSpace, UserPageState
+from vmcore2core.memory.region import LAST_KNOWN, Original, Region, SwapSpace, UserPageState
 
 WINDOW_PAGES = 1 << 20  # pages looked at together: bounds the arrays to some tens of MiB
 BATCH_SIZE = 1 << 20
@@ -58,6 +60,27 @@ class Survey:
     unknown: tuple[StateRun, ...]
 
 
+Pages = tuple[U64Array, U64Array, U8Array]
+"""Addresses of pages, where they are, and ``UserPageState``; see ``UserMemory._resolve``."""
+Piece = tuple[Region, int, int]
+"""A region, and the range ``[start, end)`` of it that is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    """What the page tables say of a group of regions.
+
+    Attributes:
+        vaddr, paddr, state: as ``UserMemory._resolve`` returns them.
+        located: whether the dump was asked what it has of them; else some are swapped out.
+    """
+
+    vaddr: U64Array
+    paddr: U64Array
+    state: U8Array
+    located: bool
+
+
 class UserMemory:
     """The memory of one process; a ``PageStream`` for the core writer.
 
@@ -76,11 +99,10 @@ class UserMemory:
     ) -> None:
         self.memory, self.spec, self.root, self.swap = memory, spec, root, swap
         self.regions = regions
-        self._starts = np.array([r.start for r in regions], np.uint64)
-        self._ends = np.array([r.end for r in regions], np.uint64)
+        self._starts = [int(region.start) for region in regions]
         self._groups = _groups(regions, spec.page_size)
         self.damaged: set[int] = set()
-        self._remembered: OrderedDict[tuple[int, int], tuple[U64Array, U64Array, U8Array]] = OrderedDict()
+        self._remembered: OrderedDict[tuple[int, int], _Walked] = OrderedDict()
         self._surveys: dict[Region, tuple[int, Survey]] = {}
 
     def forget_walks(self) -> None:
@@ -117,7 +139,7 @@ class UserMemory:
         unknown.sort(key=lambda run: run.start)
         return Survey(counts, _merged(unknown))
 
-    def known(self, region: Region) -> Iterator[tuple[U64Array, U64Array, U8Array]]:
+    def known(self, region: Region) -> Iterator[Pages]:
         """Yield the pages of a region that were touched, and whose bytes are known.
 
         Returns:
@@ -151,25 +173,52 @@ class UserMemory:
                 break
         return count
 
-    def batches(self, start: int, end: int) -> Iterator[tuple[U64Array, U8Array]]:
-        """See ``PageStream.batches``; the range may span regions."""
-        page = self.spec.page_size
-        first = max(int(np.searchsorted(self._starts, np.uint64(start), side="right")) - 1, 0)
-        for region in self.regions[first:]:
-            low, high = max(start, region.start), min(end, region.end)
-            if region.start >= end:
-                return
-            if region.broken:
+    def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[U64Array, U8Array]]:
+        """See ``PageStream.batches``; a range may span regions."""
+        for group, pieces in itertools.groupby(self._pieces(ranges), self._plain_group):
+            if group is not None:
+                yield from self._read_in_batches(*self._resolve_group(group, list(pieces)), None)
                 continue
-            for window_start, window_end in _windows(low, high, page):
-                vaddr, paddr, state = self._resolve(region, window_start, window_end)
-                there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
-                vaddr, paddr, state = vaddr[there], paddr[there], state[there]
-                count = max(BATCH_SIZE // page, 1)
-                buffer = np.empty((min(count, len(vaddr)), page), np.uint8)
-                for at in range(0, len(vaddr), count):
-                    batch = slice(at, at + count)
-                    yield self._read(vaddr[batch], paddr[batch], state[batch], region, buffer)
+            for region, low, high in pieces:
+                for start, end in _windows(low, high, self.spec.page_size):
+                    yield from self._read_in_batches(*self._resolve(region, start, end), region.original)
+
+    def _pieces(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+        """Yield the parts of ranges that are in regions whose page tables are believed."""
+        for start, end in ranges:
+            for index in range(max(bisect_right(self._starts, start) - 1, 0), len(self.regions)):
+                region = self.regions[index]
+                if region.start >= end:
+                    break
+                if region.end > start and not region.broken:
+                    yield region, max(start, region.start), min(end, region.end)
+
+    def _plain_group(self, piece: Piece) -> tuple[int, int] | None:
+        """Return the group of a region whose pages are those of its page tables; None for others."""
+        region = piece[0]
+        return self._groups.get(region.start) if region.backing is None and region.original is None else None
+
+    def _resolve_group(self, group: tuple[int, int], pieces: Sequence[Piece]) -> Pages:
+        """Return what ``_resolve`` does of parts of plain regions of one group."""
+        low, high = (np.array([piece[i] for piece in pieces], np.uint64) for i in (1, 2))
+        vaddr, paddr, state = self._of_tables(pieces[0][0], int(low[0]), int(high[-1]))
+        if len(pieces) > 1:
+            inside = low[np.searchsorted(low, vaddr, side="right") - 1] <= vaddr
+            inside &= vaddr < high[np.searchsorted(low, vaddr, side="right") - 1]
+            vaddr, paddr, state = vaddr[inside], paddr[inside], state[inside]
+        return self._with_damaged(vaddr, paddr, state)
+
+    def _read_in_batches(
+        self, vaddr: U64Array, paddr: U64Array, state: U8Array, original: Original | None
+    ) -> Iterator[tuple[U64Array, U8Array]]:
+        page = self.spec.page_size
+        there = (state != UserPageState.ZERO) & (state <= LAST_KNOWN)
+        vaddr, paddr, state = vaddr[there], paddr[there], state[there]
+        count = max(BATCH_SIZE // page, 1)
+        buffer = np.empty((min(count, len(vaddr)), page), np.uint8)
+        for at in range(0, len(vaddr), count):
+            batch = slice(at, at + count)
+            yield self._read(vaddr[batch], paddr[batch], state[batch], original, buffer)
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return user memory at ``address``, or None where any byte of it is not known."""
@@ -179,15 +228,18 @@ class UserMemory:
         start, end = address & ~(page - 1), -(-(address + size) // page) * page
         data = bytearray(end - start)
         at, damaged = start, len(self.damaged)
-        for region in self.regions:
-            if region.end <= at or region.start >= end:
+        for index in range(max(bisect_right(self._starts, start) - 1, 0), len(self.regions)):
+            region = self.regions[index]
+            if region.start >= end:
+                break
+            if region.end <= at:
                 continue
             if region.start > at:
                 return None
             low, high = at, min(end, region.end)
             if self._resolve_unknown(region, low, high):
                 return None
-            for vaddr, pages in self.batches(low, high):
+            for vaddr, pages in self.batches([(low, high)]):
                 for i, v in enumerate(vaddr):
                     data[int(v) - start : int(v) - start + page] = pages[i].tobytes()
             at = high
@@ -203,7 +255,7 @@ class UserMemory:
         return bool((state > LAST_KNOWN).any()) or (not region.zero_fill and len(vaddr) < (end - start) // page)
 
     def _read(
-        self, vaddr: U64Array, paddr: U64Array, state: U8Array, region: Region, buffer: U8Array
+        self, vaddr: U64Array, paddr: U64Array, state: U8Array, original: Original | None, buffer: U8Array
     ) -> tuple[U64Array, U8Array]:
         here = state == UserPageState.PRESENT
         pages, states = self.memory.read_blocks(paddr[here], self.spec.page_size, buffer)
@@ -212,58 +264,79 @@ class UserMemory:
             present, present_good = pages, good
             pages, good = np.zeros((len(vaddr), self.spec.page_size), np.uint8), np.zeros(len(vaddr), np.bool_)
             pages[here], good[here] = present, present_good
-            stored, original = state == UserPageState.STORED, state == UserPageState.ORIGINAL
+            stored, from_file = state == UserPageState.STORED, state == UserPageState.ORIGINAL
             if self.swap is not None and stored.any():
                 pages[stored], good[stored] = self.swap.read(paddr[stored])
-            if region.original is not None and original.any():
-                pages[original], good[original] = region.original.read(paddr[original])
+            if original is not None and from_file.any():
+                pages[from_file], good[from_file] = original.read(paddr[from_file])
         if not good.all():
             self.damaged.update(int(v) for v in vaddr[~good])
             return vaddr[good], pages[good]
         return vaddr, pages
 
-    def _resolve(self, region: Region, start: int, end: int) -> tuple[U64Array, U64Array, U8Array]:
+    def _resolve(self, region: Region, start: int, end: int) -> Pages:
         """Return all pages of ``[start, end)`` of which anything is known but that they were never touched.
 
         Returns:
             Ascending page address uint64[n], physical address uint64[n] (of ``STORED`` and ``ORIGINAL`` pages what
             ``SwapSpace.read`` and ``Original.read`` take), ``UserPageState`` uint8[n].
         """
-        vaddr, paddr, state = self._with_swap(*self._walked(region, start, end))
+        vaddr, paddr, state = self._of_tables(region, start, end)
         if region.backing is not None:
-            vaddr, paddr, state = self._with_swap(*self._with_backing(region, start, end, vaddr, paddr, state))
-        here = state == UserPageState.PRESENT
-        if here.any():
-            state[here] = _OF_PAGE_STATE[self.memory.block_states(paddr[here], self.spec.page_size)]
+            vaddr, paddr, state = self._with_backing(region, start, end, vaddr, paddr, state)
         if region.original is not None:
             vaddr, paddr, state = self._with_original(region, start, end, vaddr, paddr, state)
+        return self._with_damaged(vaddr, paddr, state)
+
+    def _with_damaged(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> Pages:
         if self.damaged:
             state[np.isin(vaddr, np.fromiter(self.damaged, np.uint64, len(self.damaged)))] = UserPageState.DAMAGED
         return vaddr, paddr, state
 
-    def _walked(self, region: Region, start: int, end: int) -> tuple[U64Array, U64Array, U8Array]:
+    def _of_tables(self, region: Region, start: int, end: int) -> Pages:
         """Return what the page tables alone say of ``[start, end)``, as ``_resolve`` does.
 
         Neighbours share page tables, and whoever reads a stack or a library reads it page by page: regions of a group
-        are walked at once and remembered.
+        are walked at once and remembered. The range may reach into other regions of the group.
         """
         group = self._groups.get(region.start)
         if group is None:
-            return self._walk(_u64(start), _u64(end))
+            return self._located(*self._walk(_u64(start), _u64(end)))
+        walked = self._walked(group)
+        part = slice(*np.searchsorted(walked.vaddr, np.array([start, end], np.uint64)).tolist())
+        pages = walked.vaddr[part].copy(), walked.paddr[part].copy(), walked.state[part].copy()
+        return pages if walked.located else self._located(*pages)
+
+    def _walked(self, group: tuple[int, int]) -> _Walked:
         if group not in self._remembered:
-            self._remembered[group] = self._walk(self._starts[slice(*group)], self._ends[slice(*group)])
+            regions = self.regions[slice(*group)]
+            starts, ends = (
+                np.array(edges, np.uint64) for edges in ([r.start for r in regions], [r.end for r in regions])
+            )
+            vaddr, paddr, state = self._walk(starts, ends)
+            # Swap counts what is looked for in it: that is done for those who ask.
+            located = self.swap is None or not (state == UserPageState.SWAPPED).any()
+            if located:
+                vaddr, paddr, state = self._located(vaddr, paddr, state)
+            self._remembered[group] = _Walked(vaddr, paddr, state, located)
             if len(self._remembered) > REMEMBERED_GROUPS:
                 self._remembered.popitem(last=False)
-        vaddr, paddr, state = self._remembered[group]
-        part = slice(*np.searchsorted(vaddr, np.array([start, end], np.uint64)).tolist())
-        return vaddr[part].copy(), paddr[part].copy(), state[part].copy()
+        return self._remembered[group]
 
-    def _walk(self, starts: U64Array, ends: U64Array) -> tuple[U64Array, U64Array, U8Array]:
+    def _located(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> Pages:
+        """Return pages with those that are swapped out looked for, and with what the dump has of those in memory."""
+        vaddr, paddr, state = self._with_swap(vaddr, paddr, state)
+        here = state == UserPageState.PRESENT
+        if here.any():
+            state[here] = _OF_PAGE_STATE[self.memory.block_states(paddr[here], self.spec.page_size)]
+        return vaddr, paddr, state
+
+    def _walk(self, starts: U64Array, ends: U64Array) -> Pages:
         ranges = Ranges(starts, ends)
         batches = walk(self.memory, self.spec, self.root, ranges)
         return _joined([_pages_of(batch, ranges, self.spec.page_size, self.swap) for batch in batches])
 
-    def _with_swap(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> tuple[U64Array, U64Array, U8Array]:
+    def _with_swap(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> Pages:
         """Look for the pages whose swp_entry_t is known; drop those that are only marked."""
         swapped = (state == UserPageState.SWAPPED) & (paddr != 0)
         if self.swap is None or not swapped.any():
@@ -274,7 +347,7 @@ class UserMemory:
 
     def _with_original(
         self, region: Region, start: int, end: int, vaddr: U64Array, paddr: U64Array, state: U8Array
-    ) -> tuple[U64Array, U64Array, U8Array]:
+    ) -> Pages:
         """Take the pages that are in no memory from the original file, and those left out of the dump if it may be."""
         assert region.original is not None  # noqa: S101 - for mypy
         page = np.uint64(self.spec.page_size)
@@ -291,7 +364,7 @@ class UserMemory:
 
     def _with_backing(
         self, region: Region, start: int, end: int, vaddr: U64Array, paddr: U64Array, state: U8Array
-    ) -> tuple[U64Array, U64Array, U8Array]:
+    ) -> Pages:
         """Add the pages that only the page cache has; what the page table says of a page goes first."""
         page = self.spec.page_size
         assert region.backing is not None  # noqa: S101 - for mypy
@@ -301,7 +374,7 @@ class UserMemory:
         index, cached_paddr, cached_state = region.backing.lookup(first, first + (end - start) // page - 1)
         cached = (index - np.uint64(first)) * np.uint64(page) + np.uint64(start)
         new = ~np.isin(cached, vaddr, assume_unique=True)
-        more = cached[new].astype(np.uint64), cached_paddr[new], cached_state[new]
+        more = self._located(cached[new].astype(np.uint64), cached_paddr[new], cached_state[new])
         return _joined([(vaddr, paddr, state), more])
 
 
@@ -328,9 +401,7 @@ def _groups(regions: tuple[Region, ...], page: int) -> dict[int, tuple[int, int]
     return groups
 
 
-def _pages_of(
-    batch: WalkBatch, ranges: Ranges, page: int, swap: SwapSpace | None
-) -> tuple[U64Array, U64Array, U8Array]:
+def _pages_of(batch: WalkBatch, ranges: Ranges, page: int, swap: SwapSpace | None) -> Pages:
     """Cut a batch's entries, huge ones too, into pages within the ranges.
 
     The physical address of what is not present is its swp_entry_t, where that is known.
@@ -370,7 +441,7 @@ def _each_range(batch: WalkBatch, ranges: Ranges) -> tuple[WalkBatch, NDArray[np
     return entries, first[again] + within
 
 
-def _joined(parts: list[tuple[U64Array, U64Array, U8Array]]) -> tuple[U64Array, U64Array, U8Array]:
+def _joined(parts: list[Pages]) -> Pages:
     if not parts:
         return np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint8)
     vaddr, paddr, state = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -374,11 +374,12 @@ class BlankedStream:
     def __init__(self, stream: PageStream, blanked: Sequence[tuple[int, int]], page_size: int) -> None:
         self.stream, self.blanked, self.page = stream, blanked, page_size
 
-    def batches(self, start: int, end: int) -> Iterator[tuple[U64Array, U8Array]]:
+    def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[U64Array, U8Array]]:
         """See ``PageStream.batches``."""
-        ranges = _within(list(self.blanked), start, end)
-        for vaddr, pages in self.stream.batches(start, end):
-            yield vaddr, self._blanked(ranges, vaddr, pages)
+        blanked = list(self.blanked)
+        for vaddr, pages in self.stream.batches(ranges):
+            within = _within(blanked, int(vaddr[0]), int(vaddr[-1]) + self.page) if blanked and len(vaddr) else []
+            yield vaddr, self._blanked(within, vaddr, pages)
 
     def _blanked(self, ranges: Ranges, vaddr: U64Array, pages: U8Array) -> U8Array:
         copied = False
