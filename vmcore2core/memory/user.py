@@ -72,12 +72,14 @@ class _Walked:
 
     Attributes:
         vaddr, paddr, state: as ``UserMemory._resolve`` returns them.
+        unknown: uint64[n], those of the addresses whose bytes are not known.
         located: whether the dump was asked what it has of them; else some are swapped out.
     """
 
     vaddr: U64Array
     paddr: U64Array
     state: U8Array
+    unknown: U64Array
     located: bool
 
 
@@ -138,6 +140,15 @@ class UserMemory:
                     unknown.append(StateRun(UserAddr(gap_start), UserAddr(gap_end), UserPageState.NOT_CACHED))
         unknown.sort(key=lambda run: run.start)
         return Survey(counts, _merged(unknown))
+
+    def is_known(self, region: Region) -> bool:
+        """Tell whether it takes no survey to see that the bytes of all pages of a region are known."""
+        group = self._plain_group((region, region.start, region.end))
+        if group is None or not region.zero_fill or region.broken or self.damaged:
+            return False
+        unknown = self._walked(group).unknown
+        edges = np.array([region.start, region.end], np.uint64)
+        return not len(unknown) or not np.diff(np.searchsorted(unknown, edges)).any()
 
     def known(self, region: Region) -> Iterator[Pages]:
         """Yield the pages of a region that were touched, and whose bytes are known.
@@ -318,7 +329,8 @@ class UserMemory:
             located = self.swap is None or not (state == UserPageState.SWAPPED).any()
             if located:
                 vaddr, paddr, state = self._located(vaddr, paddr, state)
-            self._remembered[group] = _Walked(vaddr, paddr, state, located)
+            unknown = vaddr[state > LAST_KNOWN] if located else vaddr
+            self._remembered[group] = _Walked(vaddr, paddr, state, unknown, located)
             if len(self._remembered) > REMEMBERED_GROUPS:
                 self._remembered.popitem(last=False)
         return self._remembered[group]

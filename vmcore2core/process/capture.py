@@ -416,7 +416,7 @@ def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
     regions = {region.start: region for region in memory.regions}
     result = []
     for vma in vmas:
-        if vma.dumped:
+        if vma.dumped and (vma.absent or not memory.is_known(regions[vma.start])):
             survey = memory.survey(replace(regions[vma.start], end=vma.dump_end(memory.spec.page_size)))
             region = regions[vma.start]
             runs = tuple(AbsentRun(run.start, run.end, _reason(region, run.state)) for run in survey.unknown)
