@@ -47,6 +47,10 @@ pt_regs = np.dtype(
 )
 """struct pt_regs, by user_regs_struct's names; with FRED, cs and ss carry more above their 16 bits."""
 
+SYSCALL_ARGUMENTS = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+SYSCALL_ARGUMENTS32 = ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp")
+X32_SYSCALL_BIT = 0x4000_0000
+
 user_regs_struct = np.dtype(
     [(name, "<u8") for name in (*(pt_regs.names or ()), *"fs_base gs_base ds es fs gs".split())]
 )

@@ -46,6 +46,21 @@ class Member:
     type_name: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SymbolAt:
+    """The symbol that an address belongs to.
+
+    Attributes:
+        name: of symbols at one address, the first of the table, as the kernel's own messages have it.
+        start: its address.
+        size: bytes up to the next symbol.
+    """
+
+    name: bytes
+    start: int
+    size: int
+
+
 class Layout(Protocol):
     """Offsets, sizes, symbols and constants of the kernel in the dump, each with its provenance.
 
@@ -74,6 +89,10 @@ class Layout(Protocol):
 
     def find_symbols(self, name: str) -> tuple[int, ...]:
         """Return the run-time addresses of all kernel symbols of a name, which static ones may share."""
+        ...
+
+    def find_symbol_at(self, address: int) -> SymbolAt | None:
+        """Return the kernel symbol at or before a run-time address, of whatever section."""
         ...
 
     def symbol(self, name: str) -> int:

@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
-from vmcore2core.errors import (
-    MemoryFault,
-    UsageError,
-    Vmcore2coreError,
-)
-from vmcore2core.kernel import mm, sched
+from vmcore2core.kernel import mm
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
-from vmcore2core.unwind.frames import LIMIT
-from vmcore2core.unwind.originals import Files
-from vmcore2core.unwind.stacks import StackRow, backtraces
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,86 +27,6 @@ class Selection:
 def threads(session: Session, leader: StructView) -> Iterator[ThreadRow]:
     """Yield the threads of a process."""
     yield from thread_rows(session.processes.thread_registers(leader))
-
-
-@dataclass(frozen=True)
-class ProcessStacks:
-    """The stacks of one process's threads, and sentences about what is broken in it."""
-
-    stacks: tuple[StackRow, ...]
-    warnings: tuple[str, ...] = ()
-
-
-def stacks(
-    session: Session,
-    wanted: Selection,
-    *,
-    tid: int | None = None,
-    every: bool = False,
-    limit: int = LIMIT,
-    files: Files | None = None,
-) -> Iterator[ProcessStacks]:
-    """Yield the user stacks of processes, in the order of the task list.
-
-    Args:
-        session: the dump.
-        wanted: which processes, by PID (of any thread) and name; and which of their threads, by state.
-        tid: the only thread.
-        every: all processes that have user memory.
-        limit: most frames of a thread.
-        files: where files are looked for that tell what memory does not.
-
-    Raises:
-        UsageError: nothing says which.
-        TaskNotFound, TaskError, MemoryFault, LayoutError: the only process that was asked for has no stacks.
-    """
-    if tid is None and not every and not (wanted.pids or wanted.comms or wanted.states):
-        raise UsageError("say which process: --pid PID, --tid TID, --comm PATTERN, --state LETTER or --all")
-    numbers = (tid,) if tid is not None else wanted.pids
-    if numbers:
-        leaders = {leader.address: leader for leader in map(session.processes.find, numbers)}
-        chosen = list(leaders.values())
-    else:
-        chosen = list(session.processes.with_mm())
-    named = [leader for leader in chosen if _is_named(session, leader, wanted.comms)]
-    for leader in named:
-        try:
-            yield _stacks_of(session, leader, wanted.states, tid, limit, files)
-        except Vmcore2coreError as error:
-            if len(named) == 1:
-                raise
-            yield ProcessStacks((), (str(error),))
-
-
-def _is_named(session: Session, leader: StructView, patterns: tuple[str, ...]) -> bool:
-    if not patterns:
-        return True
-    try:
-        comm = text(sched.task_comm(leader))
-    except MemoryFault as error:
-        session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")
-        return False
-    return any(fnmatchcase(comm, pattern) for pattern in patterns)
-
-
-def _stacks_of(
-    session: Session,
-    leader: StructView,
-    states: tuple[str, ...],
-    tid: int | None,
-    limit: int,
-    files: Files | None,
-) -> ProcessStacks:
-    rows = [
-        row
-        for row in threads(session, leader)
-        if (tid is None or row.tid == tid) and (not states or row.state in states)
-    ]
-    if not rows:
-        return ProcessStacks(())
-    captured = session.processes.capture(leader, with_absent=False)
-    found = tuple(backtraces(captured, session.kernel.arch, rows, limit, files))
-    return ProcessStacks(found, captured.snapshot.warnings)
 
 
 @dataclass(frozen=True, slots=True)

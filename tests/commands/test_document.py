@@ -52,6 +52,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         ("regs", PID),
         ("bt", PID),
         ("maps", PID),
+        ("files", ()),
         ("info", ()),
         ("dmesg", ()),
     ],

@@ -453,3 +453,20 @@ def test_the_other_byte_order_is_refused(wrong: str) -> None:
 
 def without(*names: str) -> Callable[[Symbol], bool]:
     return lambda symbol: symbol[2] not in names
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_address_has_the_symbol_before_it(form: Form, order: str) -> None:
+    source = opened(build(SYMBOLS, form, order=order), order)
+    for address, name, start, end in (
+        (TEXT, b"_stext", TEXT, TEXT + 0x40),
+        (TEXT + 0x3F, b"_stext", TEXT, TEXT + 0x40),
+        (TEXT + 0x40, b"cleanup", TEXT + 0x40, TEXT + 0x90),  # of two at one address, the first
+        (TEXT + 0x2080, LONG.encode(), TEXT + 0x2000, TEXT + 0x2100),
+        (TEXT + 0xA0_C007, b"__start_BTF", TEXT + 0xA0_C000, TEXT + 0xA0_C000),
+    ):
+        found = source.symbol_at(address)
+        assert found is not None
+        assert (found.name, found.start, found.size) == (name, start, end - start)
+    assert source.symbol_at(TEXT - 1) is None

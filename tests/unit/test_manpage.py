@@ -61,7 +61,17 @@ def test_a_page_has_the_options_that_help_has(name: str, command: list[str]) -> 
 def test_the_page_of_vmcore_tasks_has_its_commands_and_their_options() -> None:
     page = shown("vmcore-tasks.1")
     commands = re.split(r"^   (?=\w)", page.partition("\nCOMMANDS")[2].partition("\nEXIT STATUS")[0], flags=re.M)[1:]
-    assert [text.split()[0] for text in commands] == ["ps", "threads", "regs", "bt", "maps", "info", "dmesg", "layout"]
+    assert [text.split()[0] for text in commands] == [
+        "ps",
+        "threads",
+        "regs",
+        "bt",
+        "maps",
+        "files",
+        "info",
+        "dmesg",
+        "layout",
+    ]
     for text in commands[:3]:
         options = re.findall(r"^ {7}(-.*)", text, re.M)
         assert set(OPTION.findall(" ".join(options))) == set(OPTION.findall(usage("-c", TASKS, text.split()[0])))

@@ -15,6 +15,9 @@ To write cores:
   - regsets(): the notes besides NT_PRSTATUS
 To show user backtraces:
   - unwind_spec(): DWARF's register numbers, signal frames, calls
+To show the kernel's own stacks:
+  - kernel_unwinder()
+  - system_call()
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from vmcore2core.addresses import KernelAddr, U64Array
+from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
 from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
@@ -345,6 +349,37 @@ class Arch(ABC):
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """Return how the stacks of such a process unwind, or None where this is not known yet."""
+        return None
+
+    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder | None:
+        """Return how the kernel's own stacks unwind, or None where this is not known yet.
+
+        Args:
+            memory: kernel virtual memory.
+            layout: of the kernel.
+            modules: the loaded ones.
+
+        Raises:
+            LayoutUnknown: the layout does not tell what it needs.
+            LayoutInvalid, MemoryFault: what the kernel has for it cannot be used.
+        """
+        return None
+
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+    ) -> SystemCall | None:
+        """Return the system call that a thread is in; None where it is in none, or that is not known.
+
+        Args:
+            regs: its user registers, by native names.
+            task: its ``struct task_struct *``.
+            stack: ``task_struct.stack``, the lowest address of its kernel stack.
+            memory: kernel virtual memory.
+            layout: of the kernel.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
         return None
 
     def unwind_registers(self, notes: Sequence[CoreNote]) -> Mapping[str, int]:

@@ -15,6 +15,7 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
 from vmcore2core.arch import x86_fpu_infer, x86_regsets, x86_vdso
 from vmcore2core.arch.base import Arch
+from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
 from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
@@ -28,6 +29,7 @@ from vmcore2core.arch.spec import (
     UnwindSpec,
 )
 from vmcore2core.arch.task import stack_sizes
+from vmcore2core.arch.x86_64_orc import OrcUnwinder
 from vmcore2core.arch.x86_notes import each_cpu
 from vmcore2core.arch.x86_paging import decode, swap_entry
 from vmcore2core.arch.x86_unwind import UNWIND_64, UNWIND_X32, unwind_32
@@ -310,6 +312,23 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         """See ``Arch.unwind_spec``."""
         known = {(EM_386, 32): _UNWIND_32, (EM_X86_64, 32): UNWIND_X32, (EM_X86_64, 64): UNWIND_64}
         return known.get((machine.e_machine, machine.elf_class))
+
+    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        """See ``Arch.kernel_unwinder``: CONFIG_UNWINDER_ORC, as all distributions have it."""
+        return OrcUnwinder(memory, layout, modules)
+
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+    ) -> SystemCall | None:
+        """See ``Arch.system_call``: orig_rax is -1 after an interrupt or an exception."""
+        number = regs.get("orig_rax", -1) & 0xFFFF_FFFF
+        if number >> 31:
+            return None
+        if regs.get("cs") == fmt.USER32_CS:
+            arguments = tuple(regs[name] & 0xFFFF_FFFF for name in fmt.SYSCALL_ARGUMENTS32)
+            return SystemCall(number, arguments, "ia32_sys_call_table", native=False)
+        arguments = tuple(regs[name] for name in fmt.SYSCALL_ARGUMENTS)
+        return SystemCall(number & ~fmt.X32_SYSCALL_BIT, arguments, native=not number & fmt.X32_SYSCALL_BIT)
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes, but x32 ones."""

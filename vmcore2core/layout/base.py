@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
-from vmcore2core.interfaces import Member
+from vmcore2core.interfaces import Member, SymbolAt
 
 
 class LayoutSource(ABC):
@@ -35,6 +35,10 @@ class LayoutSource(ABC):
         """Return the addresses of all symbols of a name: static ones may share it."""
         address = self.symbol(name)
         return () if address is None else (address,)
+
+    def symbol_at(self, address: int) -> SymbolAt | None:
+        """Return the symbol at or before a run-time address."""
+        return None
 
     def constant(self, name: str) -> int | None:
         """Return a number by name: NUMBER(), LENGTH(), or an enumerator."""

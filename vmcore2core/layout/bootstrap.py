@@ -23,7 +23,7 @@ from vmcore2core.errors import (
     SuppliedInvalid,
     Vmcore2coreError,
 )
-from vmcore2core.interfaces import Member
+from vmcore2core.interfaces import Member, SymbolAt
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.btf import BtfSource, find_btf_candidates, validate_btf
 from vmcore2core.layout.image import image_blocks
@@ -106,6 +106,10 @@ class LazySource(LayoutSource):
     def all_symbols(self, name: str) -> tuple[int, ...]:
         """See ``LayoutSource.all_symbols``."""
         return self._opened().all_symbols(name)
+
+    def symbol_at(self, address: int) -> SymbolAt | None:
+        """See ``LayoutSource.symbol_at``."""
+        return self._opened().symbol_at(address)
 
     def constant(self, name: str) -> int | None:
         """See ``LayoutSource.constant``."""

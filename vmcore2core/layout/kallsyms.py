@@ -16,8 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vmcore2core.addresses import U64Array
 from vmcore2core.errors import LayoutInvalid
-from vmcore2core.interfaces import ByteOrder, Memory
+from vmcore2core.interfaces import ByteOrder, Memory, SymbolAt
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.kallsyms_names import SymbolNames, read_tokens
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
@@ -148,3 +149,31 @@ class KallsymsSource(LayoutSource):
     def all_symbols(self, name: str) -> tuple[int, ...]:
         """See ``LayoutSource.all_symbols``."""
         return tuple(self._address(index, self.form) for index in self._names.indices(name))
+
+    def symbol_at(self, address: int) -> SymbolAt | None:
+        """See ``LayoutSource.symbol_at``; get_symbol_pos() in kernel/kallsyms.c."""
+        addresses, indices = self._by_address
+        after = int(np.searchsorted(addresses, np.uint64(address), "right"))
+        if not after:
+            return None
+        start = int(addresses[after - 1])
+        first = int(np.searchsorted(addresses, np.uint64(start), "left"))
+        end = int(addresses[after]) if after < len(addresses) else start
+        return SymbolAt(self._names.name(int(indices[first])), start, end - start)
+
+    @cached_property
+    def _by_address(self) -> tuple[U64Array, NDArray[np.int64]]:
+        """The addresses of all symbols, ascending, and the position of each in the table."""
+        offsets = self._offsets.astype(np.int64)
+        addresses: U64Array
+        if self.form == "place-relative":
+            places = offsets + 4 * np.arange(len(offsets), dtype=np.int64)
+            addresses = places.view(np.uint64) + np.uint64(self._tables.offsets)
+        elif self.form == "base-relative":
+            addresses = (offsets & 0xFFFF_FFFF).view(np.uint64) + np.uint64(self._base)
+        else:
+            moved = (-1 - offsets).view(np.uint64) + np.uint64(self._base)
+            addresses = np.where(offsets >= 0, offsets.view(np.uint64), moved)
+        addresses &= np.uint64((1 << 8 * self._word) - 1)
+        order = np.argsort(addresses, kind="stable")
+        return addresses[order], order

@@ -113,6 +113,11 @@ class SymbolNames:
             hits, at, rest = hits[on], at[on], rest[on] - self._lengths[codes[on]]
         return sorted(found)
 
+    def name(self, index: int) -> bytes:
+        """Return the name of a symbol by its position in the table."""
+        codes = self._codes[self._first[index] : self._ends[index]].tolist()
+        return b"".join(self._tokens[code] for code in codes)[1:]
+
     def _ending_like(self, ends_at: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return the positions of the names whose last two tokens may be those of the wanted one."""
         endings = []

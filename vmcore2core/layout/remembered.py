@@ -32,7 +32,7 @@ from vmcore2core import __version__
 from vmcore2core.containers.cache import cache_folder, find
 from vmcore2core.errors import DumpError, OutputError
 from vmcore2core.folders import opened_folder
-from vmcore2core.interfaces import Member
+from vmcore2core.interfaces import Member, SymbolAt
 from vmcore2core.layout.base import LayoutSource
 
 log = logging.getLogger(__name__)
@@ -182,6 +182,10 @@ class RememberedSource(LayoutSource):
     def all_symbols(self, name: str) -> tuple[int, ...]:
         """See ``LayoutSource.all_symbols``; seldom asked, so not remembered."""
         return self._named(self._source.all_symbols(name))
+
+    def symbol_at(self, address: int) -> SymbolAt | None:
+        """See ``LayoutSource.symbol_at``; not remembered."""
+        return self._named(self._source.symbol_at(address))
 
     def constant(self, name: str) -> int | None:
         """See ``LayoutSource.constant``."""

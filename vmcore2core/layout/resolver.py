@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from vmcore2core.errors import LayoutUnknown
-from vmcore2core.interfaces import Member
+from vmcore2core.interfaces import Member, SymbolAt
 from vmcore2core.layout.base import LayoutSource
 
 T = TypeVar("T")
@@ -108,6 +108,10 @@ class KernelLayout:
     def find_symbols(self, name: str) -> tuple[int, ...]:
         """See ``Layout.find_symbols``."""
         return self._ask(f"SYMBOL({name})", lambda source: source.all_symbols(name) or None) or ()
+
+    def find_symbol_at(self, address: int) -> SymbolAt | None:
+        """See ``Layout.find_symbol_at``."""
+        return next((found for source in self._sources if (found := source.symbol_at(address)) is not None), None)
 
     def symbol(self, name: str) -> int:
         """See ``Layout.symbol``."""

@@ -11,6 +11,7 @@ from vmcore2core.errors import TaskError
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
+from vmcore2core.process.kernelbt import KernelStack, NamedCall
 from vmcore2core.process.threads import ThreadRow
 from vmcore2core.unwind.demangle import demangled
 from vmcore2core.unwind.frames import LIMIT, Backtrace, Frame, Unwinder
@@ -114,6 +115,8 @@ class StackRow:
         complete: whether the last frame is the outermost.
         end: why there are no more.
         wanted: files without which frames have no names, or are not all there.
+        kernel: the kernel's frames, which come before them; None where they were not asked for.
+        system_call: that it is in, likewise; None where it is in none, or that is not known.
     """
 
     pid: int
@@ -125,6 +128,8 @@ class StackRow:
     complete: bool
     end: str
     wanted: tuple[WantedFile, ...] = ()
+    kernel: KernelStack | None = None
+    system_call: NamedCall | None = None
 
 
 def backtraces(

@@ -14,8 +14,9 @@ from vmcore2core.commands.tasks.shown import Tid
 from vmcore2core.commands.terminal import Exit, say
 
 if TYPE_CHECKING:
-    from vmcore2core.tasks import ProcessStacks
-    from vmcore2core.unwind.stacks import StackRow, WantedFile
+    from vmcore2core.process.kernelbt import KernelFrameRow, KernelStack
+    from vmcore2core.stacks import ProcessStacks
+    from vmcore2core.unwind.stacks import FrameRow, StackRow, WantedFile
 
 
 @takes_dump
@@ -43,22 +44,27 @@ def bt(
     ] = None,
     debug_directory: options.DebugDirectory = options.DEBUG_DIRECTORY,
     debuginfod: options.Debuginfod = False,
+    kernel: Annotated[
+        bool,
+        typer.Option("--kernel", "-k", help="The kernel's frames too, and the system call; of kernel threads as well."),
+    ] = False,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
     """Show the user stacks of threads: from what is in memory, and from the programs' files where these are given."""
     letters = options.states(state)
     with opened(dump) as session:
-        from vmcore2core import tasks
         from vmcore2core.process import binaries
         from vmcore2core.process import debuginfod as client
+        from vmcore2core.stacks import Wanted, stacks
+        from vmcore2core.tasks import Selection
         from vmcore2core.unwind.originals import Files
 
         servers = client.debuginfod() if debuginfod else None
         files = Files(binaries.binaries(session.container.paths[0], sysroot, (debug_directory,), servers))
-        wanted = tasks.Selection(tuple(pid or ()), tuple(comm or ()), letters)
-        chosen = tasks.stacks(session, wanted, tid=tid, every=every, limit=limit, files=files)
-        complete = _show_stacks(chosen, as_json=as_json)
+        selection = Selection(tuple(pid or ()), tuple(comm or ()), letters)
+        wanted = Wanted(selection, tid=tid, every=every, limit=limit, files=files, kernel=kernel)
+        complete = _show_stacks(stacks(session, wanted), as_json=as_json)
         for notice in files.notices:
             say(notice)
     if not complete:
@@ -78,7 +84,7 @@ def _show_stacks(processes: "Iterable[ProcessStacks]", *, as_json: bool) -> bool
             print("\n" if number and process.stacks else "", end="")
             _print_stacks(process.stacks)
         missing.update(dict.fromkeys(file for stack in process.stacks for file in stack.wanted))
-        complete &= not process.warnings and all(stack.complete for stack in process.stacks)
+        complete &= not process.warnings and all(map(_is_complete, process.stacks))
     if as_json:
         print_document("vmcore-tasks-bt", stacks=documents)
     if missing:
@@ -89,16 +95,31 @@ def _show_stacks(processes: "Iterable[ProcessStacks]", *, as_json: bool) -> bool
 def _print_stacks(stacks: "Iterable[StackRow]") -> None:
     for number, stack in enumerate(stacks):
         print(f"{chr(10) if number else ''}{stack.pid} {stack.tid} {stack.comm} {stack.state}")
-        for frame in stack.frames:
-            print(frame.line())
-        print(f"{'complete' if stack.complete else 'stopped'}: {stack.end}")
+        if stack.kernel is not None:
+            _print_frames(stack.kernel.frames, stack.kernel, "kernel")
+            if stack.system_call is not None:
+                print(f"system call {stack.system_call}")
+        _print_frames(stack.frames, stack, "")
+
+
+def _print_frames(frames: "Iterable[FrameRow | KernelFrameRow]", stack: "StackRow | KernelStack", whose: str) -> None:
+    for frame in frames:
+        print(frame.line())
+    print(f"{whose}{' ' if whose else ''}{'complete' if stack.complete else 'stopped'}: {stack.end}")
+
+
+def _is_complete(stack: "StackRow") -> bool:
+    return stack.complete and (stack.kernel is None or stack.kernel.complete)
 
 
 def _stack_document(stack: "StackRow") -> dict[str, Any]:
     """Return a stack for JSON, addresses in hexadecimal."""
     document = asdict(stack)
-    for frame in document["frames"]:
+    for frame in (*document["frames"], *(document["kernel"]["frames"] if stack.kernel is not None else ())):
         del frame["width"]
-        for key in ("address", "offset", "file_address", "file_offset"):
-            frame[key] = hexadecimal(frame[key])
+        for key in ("address", "offset", "size", "file_address", "file_offset"):
+            if key in frame:
+                frame[key] = hexadecimal(frame[key])
+    for argument in document["system_call"]["arguments"] if stack.system_call is not None else ():
+        argument["value"] = hexadecimal(argument["value"])
     return document

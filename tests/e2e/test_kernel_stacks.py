@@ -1,0 +1,147 @@
+"""``vmcore-tasks bt --kernel`` against the text that the guest's own kernel printed of its stacks (sysrq-t)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.test_document import check
+from tests.e2e.guests import FIXTURES, bundled, rows, tasks
+
+TRUTH = FIXTURES / "waits-6.12" / "truth"
+MOVED_ON = re.compile(r"^(kworker|ksoftirqd|kcompactd|rcu_|init$|kthreadd|b-kernel|migration|jbd2)")
+"""What ran between the dump and the text."""
+
+
+@pytest.fixture(scope="session")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundled("waits-6.12", tmp_path_factory.mktemp("stacks"))
+
+
+@pytest.fixture(scope="session")
+def result(dump: Path) -> subprocess.CompletedProcess[str]:
+    return tasks("bt", "-k", "--all", dump, "--json")
+
+
+@pytest.fixture(scope="session")
+def stacks(result: subprocess.CompletedProcess[str]) -> dict[int, Any]:
+    found = {stack["tid"]: stack for stack in rows(result.stdout)}
+    # Where vfork() of glibc is, the caller's frame begins where its own does.
+    assert (result.returncode, {one["comm"] for one in found.values() if not one["complete"]}) == (3, {"w-vfork"})
+    return found
+
+
+@pytest.fixture(scope="session")
+def text(dump: Path) -> dict[int, str]:
+    """What ``bt`` prints of each thread."""
+    parts = tasks("bt", "-k", "--all", dump).stdout.split("\n\n")
+    return {int(part.split()[1]): part for part in parts}
+
+
+@cache
+def printed() -> dict[int, tuple[str, list[str]]]:
+    """Name and frames of each thread as sysrq-t has them, without what the kernel was in doubt of."""
+    found = {}
+    for part in (TRUTH / "sysrq-t.txt").read_text().split("\ntask:")[1:]:
+        comm, pid = part.split()[0], re.findall(r"\bpid:(\d+)", part)[0]
+        trace = re.findall(r"<TASK>\n(.*?)\n </TASK>", part, re.S)
+        lines = trace[0].splitlines() if trace else []
+        frames = [line.strip() for line in lines if re.fullmatch(r" \w[\w.]*\+0x\w+/0x\w+( \[\w+\])?", line)]
+        found[int(pid)] = comm, frames
+    return found
+
+
+def shown(frame: dict[str, Any]) -> str:
+    module = f" [{frame['module']}]" if frame["module"] else ""
+    return f"{frame['function']}+{frame['offset']}/{frame['size']}{module}"
+
+
+def thread(stacks: dict[int, Any], comm: str) -> Any:
+    return next(stack for stack in stacks.values() if stack["comm"] == comm)
+
+
+def test_all_frames_of_what_slept_are_those_that_the_kernel_printed(stacks: dict[int, Any]) -> None:
+    compared = 0
+    for tid, (comm, frames) in printed().items():
+        if tid not in stacks or MOVED_ON.match(comm):
+            continue
+        kernel = stacks[tid]["kernel"]
+        assert [shown(frame) for frame in kernel["frames"]] == frames, comm
+        assert kernel["complete"]
+        compared += len(frames)
+    assert compared > 250
+
+
+def test_the_document_has_its_form(result: subprocess.CompletedProcess[str]) -> None:
+    check("vmcore-tasks-bt", result.stdout)
+
+
+def test_every_task_has_a_stack_to_its_end(stacks: dict[int, Any]) -> None:
+    ends = {stack["kernel"]["end"] for stack in stacks.values()}
+    assert ends == {"user mode", "the end of the stack"}
+    assert all(stack["kernel"]["complete"] for stack in stacks.values())
+    threads = [stack for stack in stacks.values() if stack["kernel"]["end"] == "the end of the stack"]
+    assert {stack["kernel"]["frames"][-1]["function"] for stack in threads} == {"ret_from_fork_asm"}
+    assert all("is a kernel thread" in stack["end"] for stack in threads)
+
+
+def test_a_task_that_was_on_a_cpu_has_the_stack_of_its_note(stacks: dict[int, Any]) -> None:
+    kernel = thread(stacks, "b-kernel")["kernel"]
+    assert [frame["found_by"] for frame in kernel["frames"]] == ["crash note", *["ORC"] * (len(kernel["frames"]) - 1)]
+    assert kernel["frames"][-1]["function"] == "entry_SYSCALL_64_after_hwframe"
+
+
+@pytest.mark.parametrize(
+    ("comm", "call"),
+    [
+        ("d-mutex1", r"futex\(uaddr=0x7\w+, op=FUTEX_WAIT, val=2, utime=NULL, uaddr2=\w+, val3=\w+\)"),
+        ("t-cond", r"futex\(uaddr=0x\w+, op=FUTEX_WAIT_BITSET_PRIVATE\|FUTEX_CLOCK_REALTIME, val=0, utime=NULL, .*\)"),
+        ("t-pi2", r"futex\(uaddr=0x\w+, op=FUTEX_LOCK_PI2?_PRIVATE, .*\)"),
+        ("d-flock1", r"flock\(fd=\d+, cmd=2\)"),
+        ("t-poll", r"poll\(ufds=0x\w+, nfds=1, timeout_msecs=-1\)"),
+        ("t-epoll", r"epoll_wait\(epfd=\d+, events=0x\w+, maxevents=1, timeout=-1\)"),
+        ("w-vfork", r"vfork\(\)"),
+        ("h-files", r"pause\(\)"),
+        ("w-waits", r"wait4\(upid=\d+, stat_addr=NULL, options=0, ru=NULL\)"),
+        ("b-kernel", r"read\(fd=\d+, buf=0x\w+, count=4194304\)"),
+    ],
+)
+def test_the_system_call_is_named_with_its_arguments(
+    text: dict[int, str], stacks: dict[int, Any], comm: str, call: str
+) -> None:
+    stack = thread(stacks, comm)
+    (line,) = [line for line in text[stack["tid"]].splitlines() if line.startswith("system call ")]
+    assert re.fullmatch(call, line.removeprefix("system call ")), line
+    # As /proc/TID/syscall has them.
+    truth = re.findall(rf"^@@ /proc/\d+/task/{stack['tid']}/syscall\n(.*)$", (TRUTH / "proc.txt").read_text(), re.M)[0]
+    if truth != "running":
+        number, *arguments = truth.split()
+        assert stack["system_call"]["number"] == int(number)
+        ours = [one["value"] for one in stack["system_call"]["arguments"]]
+        assert [int(value, 16) for value in ours] == [int(value, 16) for value in arguments[: len(ours)]]
+
+
+def test_kernel_threads_have_no_user_frames_and_no_system_call(stacks: dict[int, Any]) -> None:
+    kthreadd = stacks[2]
+    assert (kthreadd["frames"], kthreadd["system_call"]) == ([], None)
+    assert [frame["function"] for frame in kthreadd["kernel"]["frames"][:3]] == ["__schedule", "schedule", "kthreadd"]
+
+
+def test_the_users_frames_follow(dump: Path, text: dict[int, str], stacks: dict[int, Any]) -> None:
+    stack = thread(stacks, "d-mutex1")
+    kernel, user = text[stack["tid"]].split("system call ")
+    assert "kernel complete: user mode\n" in kernel
+    assert [frame["function"] for frame in stack["frames"]][1:3] == ["pthread_mutex_lock", "abba1"]
+    assert "abba1+0x" in user
+    assert "kernel" not in tasks("bt", dump, "--tid", str(stack["tid"])).stdout
+
+
+def test_a_kernel_without_types_says_so() -> None:
+    result = tasks("bt", "-k", "--all", FIXTURES / "debian-6.1-amd64" / "vmcore")
+    assert result.returncode == 1
+    assert "__start_orc_unwind" in result.stderr or "is not in the dump" in result.stderr or "excluded" in result.stderr

@@ -1,0 +1,133 @@
+"""The kernel's own stacks: what is common to the ways in which machines unwind them.
+
+References: arch/*/kernel/stacktrace.c, arch/x86/kernel/unwind_orc.c (Linux 5.10 to 7.2).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from vmcore2core.addresses import AddressRange, KernelAddr
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.errors import MemoryFault
+
+LIMIT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFrame:
+    """One frame of the kernel.
+
+    Attributes:
+        pc: program counter: of the next instruction to run when control comes back to this frame.
+        sp: stack pointer.
+        found_by: how it was found.
+        exact: whether ``pc`` is where it was interrupted, not a return address (which may belong to the next function).
+    """
+
+    pc: int
+    sp: int
+    found_by: str
+    exact: bool
+
+    @property
+    def lookup_pc(self) -> int:
+        """An address that is certainly within the function."""
+        return self.pc if self.exact else self.pc - 1
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStackEnd:
+    """Why there are no more frames; ``complete`` where the last one is the outermost."""
+
+    complete: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTrace:
+    """The kernel's frames of one task, innermost first, and why there are no more."""
+
+    frames: tuple[KernelFrame, ...]
+    end: KernelStackEnd
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleText:
+    """The code of a loaded module, and its ``struct module``."""
+
+    range: AddressRange
+    module: KernelAddr
+
+
+class KernelUnwinder(ABC):
+    """How one machine's kernel stacks unwind."""
+
+    @abstractmethod
+    def switched_out(self, task: KernelAddr) -> KernelFrame:
+        """Return the frame in which a task that is off the CPU left it.
+
+        Args:
+            task: ``struct task_struct *``.
+
+        Raises:
+            MemoryFault: it cannot be read.
+            LayoutUnknown: where it is kept is not known.
+        """
+
+    @abstractmethod
+    def running(self, note: CpuNote) -> KernelFrame:
+        """Return the frame that a CPU was in, in the kernel."""
+
+    @abstractmethod
+    def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
+        """Return the frame that called one, or was interrupted by it.
+
+        Args:
+            frame: as one of these methods returned it.
+
+        Raises:
+            MemoryFault: it cannot be read.
+        """
+
+    def trace(self, first: KernelFrame, limit: int = LIMIT) -> KernelTrace:
+        """Return all frames from one on.
+
+        Args:
+            first: the innermost.
+            limit: most frames.
+        """
+        frames, seen = [first], {(first.pc, first.sp)}
+        while True:
+            try:
+                following = self.caller(frames[-1])
+            except MemoryFault as fault:
+                following = KernelStackEnd(complete=False, why=f"the stack cannot be read: {fault}")
+            if isinstance(following, KernelStackEnd):
+                return KernelTrace(tuple(frames), following)
+            if (following.pc, following.sp) in seen:
+                why = f"the stack comes back to {following.sp:#x}"
+                return KernelTrace(tuple(frames), KernelStackEnd(complete=False, why=why))
+            if len(frames) >= limit:
+                why = f"there are more than {limit} frames"
+                return KernelTrace(tuple(frames), KernelStackEnd(complete=False, why=why))
+            seen.add((following.pc, following.sp))
+            frames.append(following)
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCall:
+    """The system call that a thread is in.
+
+    Attributes:
+        number: of the machine's table.
+        arguments: its six registers, in order.
+        table: symbol of the table of functions.
+        native: whether the number is one of the kernel's own programs, not of compat ones.
+    """
+
+    number: int
+    arguments: tuple[int, ...]
+    table: str = "sys_call_table"
+    native: bool = True

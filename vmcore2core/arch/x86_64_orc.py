@@ -1,0 +1,291 @@
+"""Kernel stacks of x86-64, by the ORC tables that the kernel has of itself and of its modules.
+
+A table has, for each range of code, where the caller's stack pointer is relative to a register, and whether what lies
+there is of a call or the registers of what was interrupted: so stacks of interrupts, exceptions and NMIs are crossed.
+
+References: arch/x86/kernel/unwind_orc.c: unwind_next_frame(), __unwind_start(); arch/x86/include/asm/orc_types.h:
+struct orc_entry; arch/x86/include/asm/switch_to.h: struct inactive_task_frame (Linux 5.10 to 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
+from vmcore2core.formats import x86_64 as fmt
+from vmcore2core.interfaces import Layout, Member, Memory
+
+NOTHING, PREV_SP, SP, BP, SP_INDIRECT, BP_INDIRECT = "undefined", "prev sp", "sp", "bp", "sp indirect", "bp indirect"
+REGISTERS = (NOTHING, "rax", "rdx", SP, BP, "rdi", "r10", "r13", PREV_SP, SP_INDIRECT, BP_INDIRECT)
+REGISTERS_BEFORE = (NOTHING, PREV_SP, "rdx", "rdi", BP, SP, "r10", "r13", BP_INDIRECT, SP_INDIRECT)
+"""ORC_REG_*, as Linux 7.2 numbers them, and as 6.12 does."""
+UNDEFINED, END_OF_STACK, CALL, REGS, REGS_PARTIAL = "undefined", "end of stack", "call", "regs", "iret"
+# Since Linux kernel commit fb799447ae29 ("x86,objtool: Split UNWIND_HINT_EMPTY in two") (in v6.4), of three bits;
+# before, of two, and one bit more for the end of the stack.
+TYPES = (UNDEFINED, END_OF_STACK, CALL, REGS, REGS_PARTIAL)
+TYPES_BEFORE_6_4 = (CALL, REGS, REGS_PARTIAL, UNDEFINED)
+SIZEOF_ORC_ENTRY = 6
+ORCS_MAX = 1 << 22
+CALL_REL32 = 0xE8
+CALL_SEARCH = 4096
+"""Bytes of a stack in which a call is looked for."""
+WORD = (1 << 64) - 1
+_PT_REGS = {name: 8 * i for i, name in enumerate(fmt.pt_regs.names or ())}
+"""Where registers are in ``struct pt_regs``, in bytes."""
+IRET_FRAME = _PT_REGS["rip"]
+"""IRET_FRAME_OFFSET: of what the processor itself saves, within ``struct pt_regs``."""
+INACTIVE_TASK_FRAME = {"bp": 40, "ret_addr": 48}
+"""Where the layout does not tell: since Linux 5.8, it has not changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrcEntry:
+    """``struct orc_entry`` in one form for all kernels."""
+
+    sp_reg: str
+    sp_offset: int
+    bp_reg: str
+    bp_offset: int
+    kind: str
+    signal: bool
+
+
+FRAME_POINTER = OrcEntry(BP, 16, PREV_SP, -16, CALL, signal=False)
+"""orc_fp_entry: for code that no table has."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrcFrame(KernelFrame):
+    """A frame, with what leads to the next one.
+
+    Attributes:
+        bp: rbp.
+        regs: address of the ``struct pt_regs`` that it was interrupted with, None for a caller.
+        full: whether all of them are there, or rip to ss alone.
+        known: registers of the CPU's note, for the first frame.
+    """
+
+    bp: int
+    regs: int | None = None
+    full: bool = False
+    known: Mapping[str, int] | None = None
+
+
+class OrcTable:
+    """One pair of tables.
+
+    Args:
+        memory: kernel virtual memory.
+        ips: address of the places, int32 each relative to itself.
+        orcs: address of ``struct orc_entry[count]``.
+        count: of entries.
+
+    Raises:
+        LayoutInvalid: it is no such table.
+        MemoryFault: it cannot be read.
+    """
+
+    def __init__(self, memory: Memory, ips: int, orcs: int, count: int) -> None:
+        if not 0 < count <= ORCS_MAX:
+            raise LayoutInvalid(f"an ORC table at {ips:#x} has {count:#x} entries, expected 1 to {ORCS_MAX:#x}")
+        offsets = np.frombuffer(memory.read(ips, 4 * count), "<i4").astype(np.int64)
+        places = (offsets + 4 * np.arange(count)).view(np.uint64) + np.uint64(ips)
+        if not (places[1:] >= places[:-1]).all():
+            raise LayoutInvalid(f"the ORC table at {ips:#x} is not in the order of addresses")
+        self._memory, self._places, self._orcs = memory, places, orcs
+
+    def find(self, pc: int) -> bytes | None:
+        """Return the entry of a place as it is in memory."""
+        at = int(np.searchsorted(self._places, np.uint64(pc), "right")) - 1
+        return None if at < 0 else self._memory.read(self._orcs + SIZEOF_ORC_ENTRY * at, SIZEOF_ORC_ENTRY)
+
+
+class OrcUnwinder(KernelUnwinder):
+    """See ``KernelUnwinder``.
+
+    Args:
+        memory: kernel virtual memory.
+        layout: of the kernel.
+        modules: the loaded ones.
+
+    Raises:
+        LayoutUnknown: the layout does not tell of the tables.
+        LayoutInvalid, MemoryFault: they cannot be used.
+    """
+
+    def __init__(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> None:
+        self._memory, self._layout, self._modules = memory, layout, modules
+        start, stop = layout.symbol("__start_orc_unwind_ip"), layout.symbol("__stop_orc_unwind_ip")
+        self._text = range(layout.symbol("_stext"), layout.symbol("_etext"))
+        self._core = OrcTable(memory, start, layout.symbol("__start_orc_unwind"), (stop - start) // 4)
+        self._of_modules: dict[int, OrcTable | None] = {}
+        members = {name: layout.member("orc_entry", name) for name in ("sp_offset", "bp_offset", "sp_reg", "bp_reg")}
+        self._members, self._type = members, layout.member("orc_entry", "type")
+        self._signal, self._end = layout.find_member("orc_entry", "signal"), layout.find_member("orc_entry", "end")
+
+    def switched_out(self, task: KernelAddr) -> OrcFrame:
+        """See ``KernelUnwinder.switched_out``: ``struct inactive_task_frame`` is where thread.sp points to."""
+        sp = self._word(task + self._layout.member("task_struct", "thread.sp").offset)
+        places = {name: self._in_frame(name) for name in INACTIVE_TASK_FRAME}
+        size = self._layout.find_size("inactive_task_frame") or INACTIVE_TASK_FRAME["ret_addr"] + 8
+        pc = self._word(sp + places["ret_addr"])
+        exact = pc in (self._layout.find_symbol("ret_from_fork_asm"), self._layout.find_symbol("ret_from_fork"))
+        return OrcFrame(pc, sp + size, "switch frame", exact, bp=self._word(sp + places["bp"]))
+
+    def _in_frame(self, name: str) -> int:
+        found = self._layout.find_member("inactive_task_frame", name)
+        return INACTIVE_TASK_FRAME[name] if found is None else found.offset
+
+    def running(self, note: CpuNote) -> OrcFrame:
+        """See ``KernelUnwinder.running``."""
+        regs = note.regs
+        return OrcFrame(regs["rip"], regs["rsp"], "crash note", exact=True, bp=regs["rbp"], known=regs)
+
+    def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
+        """See ``KernelUnwinder.caller``."""
+        assert isinstance(frame, OrcFrame)  # noqa: S101 - of this class's own methods
+        orc, found_by = self._entry(frame.lookup_pc), "ORC"
+        if orc is None:
+            orc, found_by = FRAME_POINTER, "frame pointer"
+        elif orc.kind == UNDEFINED and frame.known is not None:
+            found = self._found_call(frame)
+            if found is not None:
+                return found
+        if orc.kind == END_OF_STACK:
+            return KernelStackEnd(complete=True, why="the end of the stack")
+        sp = self._previous_sp(frame, orc) if orc.kind != UNDEFINED else None
+        if sp is None:
+            return KernelStackEnd(complete=False, why=f"no way from {frame.pc:#x} to its caller is known")
+        bp = self._previous_bp(frame, orc, sp)
+        if orc.kind == CALL:
+            following = OrcFrame(self._word(sp - 8), sp, found_by, orc.signal, bp=bp)
+        else:
+            regs = sp if orc.kind == REGS else sp - IRET_FRAME
+            if self._saved(regs, "cs") & 3:
+                return KernelStackEnd(complete=True, why="user mode")
+            place = self._saved(regs, "rip"), self._saved(regs, "rsp")
+            following = OrcFrame(*place, "exception frame", orc.signal, bp, regs, orc.kind == REGS)
+        return following if following.pc else KernelStackEnd(complete=False, why=f"the return address at {sp:#x} is 0")
+
+    def _found_call(self, frame: OrcFrame) -> OrcFrame | None:
+        """Return the caller of a function that has no entries, by the first call of it that lies on the stack.
+
+        So is __crash_kexec() (STACK_FRAME_NON_STANDARD), in which a CPU notes its registers before the crash kernel
+        starts.
+        """
+        symbol = self._layout.find_symbol_at(frame.pc)
+        if symbol is None or frame.pc not in self._text:
+            return None
+        for at in range(frame.sp, frame.sp + CALL_SEARCH, 8):
+            place = self._word(at)
+            if place in self._text and self._calls(place, symbol.start):
+                return OrcFrame(place, at + 8, "call found on the stack", exact=False, bp=frame.bp)
+        return None
+
+    def _calls(self, place: int, function: int) -> bool:
+        """Tell whether a call of a function ends at a place: e8 and the distance."""
+        try:
+            raw = self._memory.read((place - 5) & WORD, 5)
+        except MemoryFault:
+            return False
+        return raw[0] == CALL_REL32 and (place + int.from_bytes(raw[1:], "little", signed=True)) & WORD == function
+
+    def _previous_sp(self, frame: OrcFrame, orc: OrcEntry) -> int | None:
+        if orc.sp_reg == SP:
+            return frame.sp + orc.sp_offset
+        if orc.sp_reg == BP:
+            return frame.bp + orc.sp_offset
+        if orc.sp_reg == SP_INDIRECT:
+            return self._word(frame.sp) + orc.sp_offset
+        if orc.sp_reg == BP_INDIRECT:
+            return self._word(frame.bp + orc.sp_offset)
+        return self._register(frame, orc.sp_reg) if orc.sp_reg in _PT_REGS else None
+
+    def _previous_bp(self, frame: OrcFrame, orc: OrcEntry, sp: int) -> int:
+        if orc.bp_reg == PREV_SP:
+            return self._word(sp + orc.bp_offset)
+        if orc.bp_reg == BP:
+            return self._word(frame.bp + orc.bp_offset)
+        return self._saved(sp, "rbp") if orc.kind == REGS else frame.bp
+
+    def _register(self, frame: OrcFrame, name: str) -> int | None:
+        """Return a register that a frame was interrupted with; None of one that called."""
+        if frame.known is not None:
+            return frame.known[name]
+        return self._saved(frame.regs, name) if frame.regs is not None and frame.full else None
+
+    def _saved(self, regs: int, name: str) -> int:
+        """Return a register of a ``struct pt_regs``."""
+        return self._word(regs + _PT_REGS[name])
+
+    def _word(self, address: int) -> int:
+        return int.from_bytes(self._memory.read(address & WORD, 8), "little")
+
+    def _entry(self, pc: int) -> OrcEntry | None:
+        """Return the entry of a place; None where no table has it."""
+        table = self._core if pc in self._text else self._of_module(pc)
+        raw = None if table is None else table.find(pc)
+        return None if raw is None else self._decoded(raw)
+
+    def _of_module(self, pc: int) -> OrcTable | None:
+        found = next((one for one in self._modules if one.range.start <= pc < one.range.end), None)
+        if found is None:
+            return None
+        if found.module not in self._of_modules:
+            self._of_modules[found.module] = self._module_table(found.module)
+        return self._of_modules[found.module]
+
+    def _module_table(self, module: int) -> OrcTable | None:
+        names = ("orc_unwind_ip", "orc_unwind")
+        try:
+            ips, orcs = (self._word(module + self._layout.member("module", f"arch.{name}").offset) for name in names)
+            count = self._memory.read(module + self._layout.member("module", "arch.num_orcs").offset, 4)
+            return OrcTable(self._memory, ips, orcs, int.from_bytes(count, "little"))
+        except (LayoutInvalid, LayoutUnknown, MemoryFault):
+            return None
+
+    def _decoded(self, raw: bytes) -> OrcEntry:
+        sp_reg, bp_reg = (self._register_name(_bits(raw, self._members[name])) for name in ("sp_reg", "bp_reg"))
+        sp_offset, bp_offset = (_bits(raw, self._members[name]) for name in ("sp_offset", "bp_offset"))
+        number = _bits(raw, self._type)
+        kind = self._types[number] if number < len(self._types) else UNDEFINED
+        if self._end is not None and sp_reg == NOTHING:
+            kind = END_OF_STACK if _bits(raw, self._end) else UNDEFINED
+        signal = kind in (REGS, REGS_PARTIAL) if self._signal is None else bool(_bits(raw, self._signal))
+        return OrcEntry(sp_reg, _signed(sp_offset), bp_reg, _signed(bp_offset), kind, signal)
+
+    def _register_name(self, number: int) -> str:
+        return self._registers[number] if number < len(self._registers) else NOTHING
+
+    @cached_property
+    def _registers(self) -> tuple[str, ...]:
+        """ORC_REG_*: which numbers they have, the first instruction of a function tells, where rsp is the only way."""
+        raw = self._core.find(self._layout.symbol("schedule"))
+        number = 0 if raw is None else _bits(raw, self._members["sp_reg"])
+        for names in (REGISTERS, REGISTERS_BEFORE):
+            if names.index(SP) == number:
+                return names
+        raise LayoutInvalid(f"ORC has register {number} for the stack pointer of schedule(), expected 3 or 5")
+
+    @cached_property
+    def _types(self) -> tuple[str, ...]:
+        return TYPES if self._type.bit_size == 3 else TYPES_BEFORE_6_4
+
+
+def _bits(raw: bytes, member: Member) -> int:
+    """Return a member of an entry, whose bit fields may be of a word that reaches beyond it."""
+    value = int.from_bytes(raw[member.offset : member.offset + (member.size or 2)], "little")
+    if member.bit_size is None:
+        return value
+    return value >> (member.bit_offset or 0) & ((1 << member.bit_size) - 1)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 16) if value >> 15 else value

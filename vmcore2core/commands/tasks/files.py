@@ -1,0 +1,72 @@
+"""``vmcore-tasks files``."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vmcore2core.commands import options
+from vmcore2core.commands.document import hexadecimal, print_document
+from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.terminal import Exit, say
+
+if TYPE_CHECKING:
+    from vmcore2core.process.openfiles import FileRow, OpenFiles
+
+
+@takes_dump
+def files(
+    *,
+    pid: Annotated[
+        list[int] | None, typer.Option("--pid", "-p", help="Only those of this process; may repeat.")
+    ] = None,
+    comm: Annotated[
+        list[str] | None, typer.Option(help="Only those of processes whose name matches this pattern; may repeat.")
+    ] = None,
+    as_json: options.AsJson = False,
+    dump: DumpOptions,
+) -> None:
+    """Show the open files of processes as /proc/PID/fd and fdinfo have them, and sockets as ss(8) does."""
+    with opened(dump) as session:
+        from vmcore2core.openfiles import open_files
+        from vmcore2core.tasks import Selection
+
+        tables = list(open_files(session, Selection(tuple(pid or ()), tuple(comm or ()))))
+        if not session.processes.mounts.known:
+            say("mounts are not known: paths begin at the root of their file system")
+        warnings = [warning for table in tables for warning in table.warnings]
+        for warning in warnings:
+            say(warning)
+        if as_json:
+            print_document("vmcore-tasks-files", processes=[_document(table) for table in tables])
+        else:
+            _print(tables)
+    if warnings:
+        raise typer.Exit(Exit.INCOMPLETE)
+
+
+def _print(tables: "Iterable[OpenFiles]") -> None:
+    for number, table in enumerate(tables):
+        thread = "" if table.tid == table.pid else f", of thread {table.tid} alone"
+        print(f"{chr(10) if number else ''}{table.pid} {table.comm}{thread}")
+        print(f"cwd {table.cwd or '?'}  root {table.root or '?'}")
+        print(f"{'FD':>5} {'OPEN':<4} {'POS':>10} {'FLAGS':>8} {'TYPE':<4} PATH")
+        for row in table.files:
+            print(row.line())
+
+
+def _document(table: "OpenFiles") -> dict[str, Any]:
+    """Return a table for JSON."""
+    names = ("pid", "tid", "comm", "cwd", "root", "warnings")
+    return {**{name: getattr(table, name) for name in names}, "files": [_file_document(row) for row in table.files]}
+
+
+def _file_document(row: "FileRow") -> dict[str, Any]:
+    """Return a descriptor for JSON; its flags in octal, as fdinfo has them."""
+    pos = None if row.pos is None else hexadecimal(row.pos & (1 << 64) - 1)
+    document = {**asdict(row), "file": hexadecimal(row.file), "pos": pos, "flags": f"0{row.flags:o}"}
+    if row.socket is not None:
+        names = ("sock", "net", "peer_sock")
+        document["socket"] |= {name: hexadecimal(getattr(row.socket, name)) for name in names}
+    return document

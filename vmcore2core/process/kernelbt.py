@@ -1,0 +1,155 @@
+"""The kernel's stacks of threads, and the system calls that they are in, as plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.kernel_stack import LIMIT, KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault, Vmcore2coreError
+from vmcore2core.kernel import sched
+from vmcore2core.kernel.kallsyms import KernelNames
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.syscall import NamedCall as NamedCall
+from vmcore2core.kernel.syscall import SystemCalls
+from vmcore2core.process.kernelstack import kernel_stack
+from vmcore2core.process.threads import CpuNotes
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFrameRow:
+    """One line of the kernel's part of ``bt``; None is "not known".
+
+    Attributes:
+        number: from 0, innermost first.
+        address: program counter.
+        function: that holds it.
+        offset: of the address from the function's start, in bytes.
+        size: of the function.
+        module: that the function is of; None for the kernel itself.
+        found_by: how the frame was found.
+        width: hexadecimal digits of an address.
+    """
+
+    number: int
+    address: int
+    function: str | None
+    offset: int | None
+    size: int | None
+    module: str | None
+    found_by: str
+    width: int
+
+    def line(self) -> str:
+        """Return the line as ``bt`` prints it: the name as the kernel's own messages have it."""
+        name = "??" if self.function is None else f"{self.function}+{self.offset:#x}/{self.size:#x}"
+        module = f" [{self.module}]" if self.module else ""
+        return f"#{self.number:<3}{self.address:#0{self.width + 2}x} {name}{module} [{self.found_by}]"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStack:
+    """The kernel's frames of a thread.
+
+    Attributes:
+        frames: innermost first; none of a thread that was in user mode.
+        complete: whether the last one is the outermost, or there are none to be had.
+        end: why there are no more.
+    """
+
+    frames: tuple[KernelFrameRow, ...]
+    complete: bool
+    end: str
+
+
+class KernelStacks:
+    """The kernel's stacks of a dump's threads.
+
+    Args:
+        kernel: the dumped kernel.
+        cpus: the dump's CPU notes.
+
+    Raises:
+        LayoutUnknown: how the kernel's stacks unwind is not known of this machine, or of this kernel.
+        MemoryFault, LayoutInvalid: what they unwind by cannot be used.
+    """
+
+    def __init__(self, kernel: Kernel, cpus: CpuNotes) -> None:
+        self._kernel, self._cpus = kernel, cpus
+        self.names = KernelNames(kernel)
+        self._calls = SystemCalls(kernel, self.names)
+        texts = [ModuleText(one.text, one.view.address) for one in self.names.modules]
+        unwinder = kernel.arch.kernel_unwinder(kernel.memory, kernel.layout, texts)
+        if unwinder is None:
+            raise LayoutUnknown(f"how the kernel's own stacks of {kernel.arch.name} unwind")
+        self._unwinder: KernelUnwinder = unwinder
+
+    def of(self, task: StructView, limit: int = LIMIT) -> KernelStack:
+        """Return the kernel's frames of a thread.
+
+        Args:
+            task: ``struct task_struct``.
+            limit: most frames.
+        """
+        try:
+            first = self._first(task)
+            if isinstance(first, KernelStackEnd):
+                return KernelStack((), first.complete, first.why)
+            trace = self._unwinder.trace(first, limit)
+        except Vmcore2coreError as error:
+            return KernelStack((), complete=False, end=str(error))
+        rows = tuple(self._row(number, frame) for number, frame in enumerate(trace.frames))
+        return KernelStack(rows, trace.end.complete, trace.end.why)
+
+    def with_call(
+        self, task: StructView, registers: Mapping[str, int] | None, limit: int = LIMIT
+    ) -> tuple[KernelStack, NamedCall | None]:
+        """Return the kernel's frames of a thread, and the system call that it is in, None for none.
+
+        Args:
+            task: ``struct task_struct``.
+            registers: its user registers, where they are known.
+            limit: most frames.
+        """
+        stack = self.of(task, limit)
+        return stack, self._call(task, registers) if stack.frames and registers is not None else None
+
+    def _call(self, task: StructView, registers: Mapping[str, int]) -> NamedCall | None:
+        kernel, address = self._kernel, KernelAddr(task.address)
+        try:
+            base, _ = kernel_stack(task)
+            call = kernel.arch.system_call(registers, address, base, kernel.memory, kernel.layout)
+        except (MemoryFault, CorruptStructure):
+            return None
+        return None if call is None else self._calls.named(call)
+
+    def _first(self, task: StructView) -> KernelFrame | KernelStackEnd:
+        if not sched.task_on_cpu(task):
+            if not task.pointer("stack"):
+                return KernelStackEnd(complete=True, why="it has exited, and its stack is gone")
+            return self._unwinder.switched_out(KernelAddr(task.address))
+        note = self._cpus.of(task, None, None)
+        if note is None:
+            cpu = sched.task_cpu(task)
+            where = "a CPU" if cpu is None else f"CPU {cpu}"
+            return KernelStackEnd(complete=False, why=f"it was running on {where}, whose registers the dump lacks")
+        if note.user_mode:
+            return KernelStackEnd(complete=True, why=f"{self._cpus.cpu_of(note, task)} was in user mode")
+        return self._unwinder.running(note)
+
+    def _row(self, number: int, frame: KernelFrame) -> KernelFrameRow:
+        try:
+            symbol = self.names.of(frame.pc, frame.lookup_pc)
+        except MemoryFault:
+            symbol = None
+        return KernelFrameRow(
+            number=number,
+            address=frame.pc,
+            function=None if symbol is None else symbol.name,
+            offset=None if symbol is None else symbol.offset,
+            size=None if symbol is None else symbol.size,
+            module=None if symbol is None else symbol.module,
+            found_by=frame.found_by,
+            width=2 * self._kernel.arch.pointer_size,
+        )

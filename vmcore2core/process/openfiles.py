@@ -1,0 +1,297 @@
+"""The open files of processes as plain records, and who else has the other ends of their pipes and sockets.
+
+References: fs/proc/fd.c; fs/proc/base.c: proc_cwd_link(), proc_root_link() (Linux 7.2). As in /proc, a process has the
+descriptors of its leader; threads that have a table of their own (clone() without CLONE_FILES) are shown apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, MemoryFault
+from vmcore2core.kernel import fdinfo, files, fs, sched
+from vmcore2core.kernel.files import Descriptor
+from vmcore2core.kernel.socket import Socket, socket_of
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.printable import text
+from vmcore2core.process.capture import Processes
+
+KINDS = {
+    0o010000: "FIFO",
+    0o020000: "CHR",
+    0o040000: "DIR",
+    0o060000: "BLK",
+    0o100000: "REG",
+    0o120000: "LNK",
+    0o140000: "SOCK",
+    0: "anon",
+}
+"""What crash's files has as TYPE; inodes without a type are of files that have no name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A descriptor of some process."""
+
+    pid: int
+    comm: str
+    fd: int
+    access: str
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.comm}) fd {self.fd}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One descriptor; None is "not known".
+
+    Attributes:
+        fd: its number.
+        file: address of ``struct file``.
+        path: what /proc/PID/fd links to.
+        kind: "REG", "DIR", "CHR", "BLK", "FIFO", "SOCK" or "anon".
+        access: "r", "w", "rw", or "" for O_PATH.
+        pos: position in bytes.
+        flags: those of open(2), in octal as fdinfo has them.
+        close_on_exec: whether exec closes it.
+        mnt_id: as in /proc/PID/mountinfo.
+        inode: its number.
+        details: what fdinfo or the pipe tells more, by name.
+        socket: of a socket.
+        other_ends: descriptors of the pipe's other end, or of the socket's peer; None where it has no such end.
+        problem: a sentence where the kernel's structures do not tell all.
+    """
+
+    fd: int
+    file: int
+    path: str | None
+    kind: str
+    access: str
+    pos: int | None
+    flags: int
+    close_on_exec: bool
+    mnt_id: int | None
+    inode: int | None
+    details: dict[str, object] = field(default_factory=dict)
+    socket: Socket | None = None
+    other_ends: tuple[Holder, ...] | None = None
+    problem: str | None = None
+
+    def line(self) -> str:
+        """Return the line as ``files`` prints it."""
+        position = "-" if self.pos is None else self.pos
+        return f"{self.fd:>5} {self.access or 'path':<4} {position:>10} {self.flags:08o} {self.kind:<4} {self._what()}"
+
+    def _what(self) -> str:
+        parts = [self.path or "?"]
+        if self.socket is not None:
+            parts.append(str(self.socket))
+        parts += [f"{name} {_shown(value)}" for name, value in self.details.items()]
+        if self.other_ends is not None:
+            parts.append(f"other end: {', '.join(map(str, self.other_ends)) or 'no process has it'}")
+        if self.problem is not None:
+            parts.append(f"({self.problem})")
+        return "  ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFiles:
+    """The descriptors of a process, or of threads of it that have a table of their own.
+
+    Attributes:
+        pid, comm: of the process.
+        tid: the first thread that has this table.
+        cwd, root: its folders.
+        files: ascending.
+        warnings: sentences about what is broken.
+    """
+
+    pid: int
+    tid: int
+    comm: str
+    cwd: str | None
+    root: str | None
+    files: tuple[FileRow, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class FileTables:
+    """The tables of descriptors of all processes.
+
+    Args:
+        processes: of the dump.
+
+    Raises:
+        LayoutUnknown: the layout does not tell of open files: it is the VMCOREINFO export's alone.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes, self._kernel = processes, processes.kernel
+        lacking = files.missing(self._kernel)
+        if lacking:
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            raise LayoutUnknown(f"the layout of open files ({lacking[0]}{more})")
+        self._ends: Ends | None = None
+
+    def of(self, leader: StructView) -> Iterator[OpenFiles]:
+        """Yield the table of a process, and those of its threads that have others.
+
+        Args:
+            leader: of the thread group.
+
+        Raises:
+            MemoryFault: the leader cannot be read.
+        """
+        seen: set[int] = set()
+        for task in self._processes.threads(leader):
+            table = files.table_of(task)
+            if table is not None and table.address not in seen:
+                seen.add(table.address)
+                yield self._table(leader, task, table)
+
+    def _table(self, leader: StructView, task: StructView, table: StructView) -> OpenFiles:
+        rows: list[FileRow] = []
+        warnings: list[str] = []
+        number, comm = sched.task_tgid(leader), text(sched.task_comm(leader))
+        try:
+            rows.extend(map(self._row, files.descriptors(table)))
+        except (MemoryFault, CorruptStructure) as error:
+            warnings.append(f"descriptors of {number} ({comm}) may be missing: {error}")
+        warnings += [f"{number} ({comm}) fd {row.fd}: {row.problem}" for row in rows if row.problem is not None]
+        return OpenFiles(
+            pid=number,
+            tid=sched.task_pid(task),
+            comm=comm,
+            cwd=self._folder(task, "pwd"),
+            root=self._folder(task, "root"),
+            files=tuple(rows),
+            warnings=tuple(warnings),
+        )
+
+    def _folder(self, task: StructView, name: str) -> str | None:
+        try:
+            path = files.working_folder(task, name)
+            return None if path is None else text(fs.d_path(self._kernel, path, self._processes.mounts))
+        except (MemoryFault, CorruptStructure, LayoutUnknown):
+            return None
+
+    def _row(self, one: Descriptor) -> FileRow:
+        """Return a descriptor's row; what cannot be read is None, with a sentence."""
+        row = FileRow(
+            fd=one.fd,
+            file=one.file.address,
+            path=None,
+            kind="?",
+            access=one.access,
+            pos=one.pos,
+            flags=one.flags,
+            close_on_exec=one.close_on_exec,
+            mnt_id=files.mount_id(one.file),
+            inode=None,
+        )
+        try:
+            return self._filled(one, row)
+        except (MemoryFault, CorruptStructure, LayoutError) as error:
+            return replace(row, problem=str(error))
+
+    def _filled(self, one: Descriptor, row: FileRow) -> FileRow:
+        inode = one.inode
+        path = fs.d_path(self._kernel, one.file.embedded("f_path", "path"), self._processes.mounts)
+        mode = inode.uint("i_mode", size=2) & files.S_IFMT
+        row = replace(row, path=text(path), kind=KINDS.get(mode, f"{mode:#o}"), inode=inode.ulong("i_ino"))
+        try:
+            if mode == files.S_IFSOCK:
+                socket = socket_of(one.file)
+                return replace(row, socket=socket, other_ends=self._peers(socket))
+            if mode == files.S_IFIFO and row.access:
+                return replace(row, details=fdinfo.pipe(one.file), other_ends=self._pipe_ends(inode, row.access))
+            return replace(row, details=fdinfo.fdinfo(one.file, path))
+        except (MemoryFault, CorruptStructure, LayoutError) as error:
+            return replace(row, problem=str(error))
+
+    @property
+    def ends(self) -> Ends:
+        """Who has which pipe and socket; found when first asked for."""
+        if self._ends is None:
+            self._ends = Ends(self._processes)
+        return self._ends
+
+    def _pipe_ends(self, inode: StructView, access: str) -> tuple[Holder, ...]:
+        held = self.ends.by_inode.get(inode.address, ())
+        return tuple(one for one in held if access == "rw" or one.access in ("rw", "w" if access == "r" else "r"))
+
+    def _peers(self, socket: Socket | None) -> tuple[Holder, ...] | None:
+        if socket is None:
+            return None
+        if socket.peer_sock is not None:
+            return tuple(self.ends.by_sock.get(socket.peer_sock, ()))
+        reverse = _connection(socket, reverse=True)
+        return None if reverse is None else tuple(self.ends.by_connection.get(reverse, ())) or None
+
+
+def _shown(value: object) -> str:
+    """Return one of the details as text: what epoll waits for, and inotify watches, as lists."""
+    if not isinstance(value, list):
+        return str(value)
+    return "; ".join(" ".join(f"{name} {one}" for name, one in entry.items()) for entry in value) or "nothing"
+
+
+Connection = tuple[int | None, str, str, str]
+"""Network namespace, protocol, and the addresses of both ends."""
+
+
+def _connection(socket: Socket, *, reverse: bool = False) -> Connection | None:
+    """Return what names an internet connection; None for a socket that is not connected."""
+    if socket.local is None or socket.peer is None or socket.netid not in ("tcp", "udp") or socket.peer.endswith(":*"):
+        return None
+    # An IPv6 socket can be connected over IPv4.
+    local, peer = (end.replace("[::ffff:", "").replace("]", "") for end in (socket.local, socket.peer))
+    return (socket.net, socket.netid, *((peer, local) if reverse else (local, peer)))
+
+
+class Ends:
+    """Which descriptors of all processes lead to a pipe or a socket.
+
+    Args:
+        processes: of the dump.
+
+    Attributes:
+        by_inode: of a pipe, by the address of its inode.
+        by_sock: of a socket, by the address of its ``struct sock``.
+        by_connection: of a connected internet socket, by both addresses.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.by_inode: dict[int, list[Holder]] = {}
+        self.by_sock: dict[int, list[Holder]] = {}
+        self.by_connection: dict[Connection, list[Holder]] = {}
+        for leader in processes.leaders():
+            try:
+                self._add(leader)
+            except (MemoryFault, CorruptStructure):
+                continue  # whoever asks for this process is told
+
+    def _add(self, leader: StructView) -> None:
+        table = files.table_of(leader)
+        if table is None or sched.is_kthread(leader):
+            return
+        number, comm = sched.task_tgid(leader), text(sched.task_comm(leader))
+        for one in files.descriptors(table):
+            try:
+                self._add_descriptor(one, Holder(number, comm, one.fd, one.access))
+            except (MemoryFault, CorruptStructure, LayoutError):
+                continue
+
+    def _add_descriptor(self, one: Descriptor, holder: Holder) -> None:
+        inode = one.inode
+        if files.is_kind(inode, files.S_IFIFO):
+            self.by_inode.setdefault(inode.address, []).append(holder)
+        elif files.is_kind(inode, files.S_IFSOCK):
+            socket = socket_of(one.file)
+            if socket is not None and socket.sock:
+                self.by_sock.setdefault(socket.sock, []).append(holder)
+                connection = _connection(socket)
+                if connection is not None:
+                    self.by_connection.setdefault(connection, []).append(holder)

@@ -1,0 +1,136 @@
+"""The stacks of threads as ``vmcore-tasks bt`` shows them: the kernel's frames, the system call, the user's frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from vmcore2core.errors import KernelThread, MemoryFault, NoUserMemory, UsageError, Vmcore2coreError
+from vmcore2core.kernel import sched
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.printable import text
+from vmcore2core.process.kernelbt import KernelStacks
+from vmcore2core.process.threads import ThreadRow, thread_rows
+from vmcore2core.session import Session
+from vmcore2core.tasks import Selection
+from vmcore2core.unwind.frames import LIMIT
+from vmcore2core.unwind.originals import Files
+from vmcore2core.unwind.stacks import StackRow, backtraces
+
+
+@dataclass(frozen=True)
+class ProcessStacks:
+    """The stacks of one process's threads, and sentences about what is broken in it."""
+
+    stacks: tuple[StackRow, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which stacks are wanted, and how.
+
+    Attributes:
+        selection: which processes, by PID (of any thread) and name; and which of their threads, by state.
+        tid: the only thread.
+        every: all processes that have user memory; with the kernel's stacks, all.
+        limit: most frames of a thread.
+        files: where files are looked for that tell what memory does not.
+        kernel: with the kernel's frames.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    tid: int | None = None
+    every: bool = False
+    limit: int = LIMIT
+    files: Files | None = None
+    kernel: bool = False
+
+
+def stacks(session: Session, wanted: Wanted) -> Iterator[ProcessStacks]:
+    """Yield the stacks of processes, in the order of the task list.
+
+    Raises:
+        UsageError: nothing says which.
+        LayoutUnknown, LayoutInvalid: the kernel's stacks are wanted, and how they unwind is not known.
+        TaskNotFound, TaskError, MemoryFault, LayoutError: the only process that was asked for has no stacks.
+    """
+    chosen = wanted.selection
+    if wanted.tid is None and not wanted.every and not (chosen.pids or chosen.comms or chosen.states):
+        raise UsageError("say which process: --pid PID, --tid TID, --comm PATTERN, --state LETTER or --all")
+    kernel_stacks = KernelStacks(session.kernel, session.processes.cpus) if wanted.kernel else None
+    named = [leader for leader in _leaders(session, wanted) if is_named(session, leader, chosen.comms)]
+    for leader in named:
+        try:
+            yield _stacks_of(session, leader, wanted, kernel_stacks)
+        except Vmcore2coreError as error:
+            if len(named) == 1:
+                raise
+            yield ProcessStacks((), (str(error),))
+
+
+def _leaders(session: Session, wanted: Wanted) -> list[StructView]:
+    numbers = (wanted.tid,) if wanted.tid is not None else wanted.selection.pids
+    if numbers:
+        return list({leader.address: leader for leader in map(session.processes.find, numbers)}.values())
+    return list(session.processes.leaders() if wanted.kernel else session.processes.with_mm())
+
+
+def is_named(session: Session, leader: StructView, patterns: tuple[str, ...]) -> bool:
+    """Tell whether a process has one of these names; any, where there are none."""
+    if not patterns:
+        return True
+    try:
+        comm = text(sched.task_comm(leader))
+    except MemoryFault as error:
+        session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")
+        return False
+    return any(fnmatchcase(comm, pattern) for pattern in patterns)
+
+
+def _stacks_of(
+    session: Session, leader: StructView, wanted: Wanted, kernel_stacks: KernelStacks | None
+) -> ProcessStacks:
+    tasks = {sched.task_pid(task): task for task in session.processes.threads(leader)}
+    try:
+        rows = [row for row in thread_rows(session.processes.thread_registers(leader)) if _is_wanted(row, wanted)]
+        if not rows:
+            return ProcessStacks(())
+        captured = session.processes.capture(leader, with_absent=False)
+        found = list(backtraces(captured, session.kernel.arch, rows, wanted.limit, wanted.files))
+        warnings = captured.snapshot.warnings
+    except (KernelThread, NoUserMemory) as error:
+        if kernel_stacks is None:
+            raise
+        rows = [row for row in map(_without_memory, tasks.values()) if _is_wanted(row, wanted)]
+        found = [_kernel_only(leader, row, str(error)) for row in rows]
+        warnings = ()
+    if kernel_stacks is not None:
+        pairs = [kernel_stacks.with_call(tasks[row.tid], row.registers, wanted.limit) for row in rows]
+        found = [
+            replace(stack, kernel=kernel, system_call=call) for stack, (kernel, call) in zip(found, pairs, strict=True)
+        ]
+    return ProcessStacks(tuple(found), warnings)
+
+
+def _is_wanted(row: ThreadRow, wanted: Wanted) -> bool:
+    states = wanted.selection.states
+    return (wanted.tid is None or row.tid == wanted.tid) and (not states or row.state in states)
+
+
+def _without_memory(task: StructView) -> ThreadRow:
+    return next(thread_rows([(task, "it has no user memory")]))
+
+
+def _kernel_only(leader: StructView, row: ThreadRow, why: str) -> StackRow:
+    return StackRow(
+        pid=sched.task_tgid(leader),
+        tid=row.tid,
+        comm=row.comm,
+        state=row.state,
+        source=row.source,
+        frames=(),
+        complete=True,
+        end=why,
+    )
