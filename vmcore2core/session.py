@@ -333,10 +333,15 @@ def _supplied(path: Path | None) -> VmcoreInfo | int | None:
     return info
 
 
-def core_name(leader: StructView) -> str:
-    """Return "core.COMM.PID", with what a file name should not have replaced: comm is whatever a process set."""
+def core_name(leader: StructView, tid: int | None = None) -> str:
+    """Return "core.COMM.PID", with what a file name should not have replaced: comm is whatever a process set.
+
+    Args:
+        leader: the process.
+        tid: a thread of it, whose number stands there instead.
+    """
     comm = re.sub(r"[^A-Za-z0-9._+-]", "_", sched.task_comm(leader).decode("latin-1")) or "_"
-    return f"core.{comm}.{sched.task_tgid(leader)}"
+    return f"core.{comm}.{sched.task_tgid(leader) if tid is None else tid}"
 
 
 def find_dump(environ: str | None) -> tuple[Path, str]:

@@ -72,6 +72,10 @@ def test_vmcore2core(core: tuple[Path, str]) -> None:
     check("vmcore2core-plan", convert(DUMP, *PID, "-n", "--json").stdout)
 
 
+def test_dump(tmp_path: Path) -> None:
+    check("vmcore-tasks-dump", tasks("dump", DUMP, *PID, "-o", tmp_path / "core", "--json").stdout)
+
+
 def test_verify(core: tuple[Path, str]) -> None:
     check("vmcore2core-verify", convert("verify", core[0], "--json").stdout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from tests.builders.elfdump import Load, build_elf_vmcore, note
 from tests.builders.stacks_only import bundled_stacks_only
 from tests.e2e.cores import Core, compare_pages
-from tests.e2e.guests import bundled, convert
+from tests.e2e.guests import bundled, convert, tasks_json
 from tests.handover.test_recovered import leaders
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import PageState
@@ -63,6 +64,15 @@ def test_zero_pages_of_an_elf_dump_are_zeros_if_somebody_says_so(tmp_path: Path)
     ours, whole = (Core(next((tmp_path / name).iterdir())) for name in ("told", "whole"))
     diff = compare_pages(ours, whole)
     assert (diff.wrong, diff.absent, len(diff.zeroed)) == ([], [], 1)
+    # vmcore-tasks takes it, too.
+    pid = next((tmp_path / "told").iterdir()).name.rpartition(".")[2]
+    counts: list[Counter[str]] = []
+    for more in ((), ("--zero-excluded",)):
+        counts.append(Counter())
+        for mapping in tasks_json("maps", tmp_path / "elf", "--pid", pid, *more):
+            counts[-1].update(mapping["pages"])
+    assert counts[0]["excluded"] == counts[1]["zero"] - counts[0]["zero"] == 1
+    assert counts[1]["excluded"] == 0
 
 
 def test_a_format_that_tells_zero_pages_from_others_needs_no_such_word(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import typer
 from vmcore2core.commands import options
 from vmcore2core.commands.tasks.bt import bt
 from vmcore2core.commands.tasks.dmesg import dmesg
+from vmcore2core.commands.tasks.dump import dump
 from vmcore2core.commands.tasks.files import files
 from vmcore2core.commands.tasks.info import info
 from vmcore2core.commands.tasks.layout import layout
@@ -28,7 +29,7 @@ def vmcore_tasks(*, version: options.Version = False) -> None:
     """Take what comes before a command; typer's callback has printed the version."""
 
 
-for command in (ps, threads, regs, bt, maps, files, info, dmesg, layout):
+for command in (ps, threads, regs, bt, maps, files, dump, info, dmesg, layout):
     app.command()(command)
 
 
