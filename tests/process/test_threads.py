@@ -187,6 +187,76 @@ def test_live_bases_of_a_task_in_the_kernel_are_those_that_swapgs_put_aside() ->
     assert found.regs["rip"] == CODE + 100
 
 
+SAVED_FS, LIVE_FS = 0x7F00_0000_2000, 0x7F00_0000_1000
+
+
+def switching(leaves: int, goes_to: int, current: int, stack: int, hot: bool = False) -> ThreadRegs:
+    """Return the registers of PID 100, where CPU 0 was within context_switch().
+
+    Args:
+        leaves: which task it switches from: 100, or 200 of another process.
+        goes_to: the other, its runqueue's curr.
+        current: which it has as current.
+        stack: whose stack it has.
+        hot: whether the current task is in pcpu_hot.
+    """
+    scene = Scene()
+    image, members = scene.image, {"thread_info.cpu": 0, "thread.fsbase": SAVED_FS}
+    mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC))
+    tasks = {pid: scene.task(pid, on_cpu=1, members=members) for pid in (leaves, goes_to)}
+    for task in tasks.values():
+        scene.group(task, mm=mm)
+    image.table.offsets["rq"] = {"curr": (0, 8)}
+    image.table.symbols["runqueues"] = image.words(image.alloc(8), tasks[goes_to])
+    image.table.symbols["pcpu_hot" if hot else "current_task"] = image.words(image.alloc(8), tasks[current])
+    if hot:
+        image.table.offsets["pcpu_hot"] = {"current_task": (0, 8)}
+    rsp = image.word(tasks[stack] + image.offset("task_struct", "stack")) + 0x3000
+    return regs_of(scene, *qemu(({**IN_KERNEL, "rsp": rsp}, ROOT)))
+
+
+@pytest.mark.parametrize("hot", [False, True], ids=["current_task", "pcpu_hot"])
+@pytest.mark.parametrize(
+    ("switch", "fs_base"),
+    [
+        ((200, 100, 200, 200), SAVED_FS),  # in switch_mm() already, with the registers of the thread it leaves
+        ((200, 100, 200, 100), SAVED_FS),  # in __switch_to(), on the next thread's stack
+        ((200, 100, 100, 100), LIVE_FS),  # in finish_task_switch()
+        ((100, 200, 100, 100), LIVE_FS),
+        ((100, 200, 200, 200), SAVED_FS),
+        ((100, 200, 100, 200), None),  # before or after they were saved and the next one's loaded
+    ],
+)
+def test_a_cpu_within_a_context_switch_has_the_registers_of_one_thread(
+    switch: tuple[int, int, int, int], fs_base: int | None, hot: bool
+) -> None:
+    found = switching(*switch, hot=hot)
+    assert found.regs.get("fs_base") == fs_base
+    assert found.regs["rip"] == CODE + 100
+    said = None
+    if fs_base is None:
+        said = "fs_base, gs_base of thread 100 (task100) not known: CPU 0 was switching from or to it"
+    assert found.doubt == said
+    assert ("fs_base" in found.unknown) == (fs_base is None)
+
+
+def test_what_a_cpu_had_as_current_cannot_be_read() -> None:
+    scene = scene_of(on_cpu=1, members={"thread_info.cpu": 0, "thread.fsbase": LIVE_FS, "thread.gsbase": 2})
+    scene.image.table.symbols["current_task"] = 0xFFFF_C900_0000_0000
+    found = regs_of(scene, *qemu((IN_KERNEL, ROOT)))
+    assert (found.regs["fs_base"], found.unknown) == (LIVE_FS, ("gs_base",))
+    assert found.doubt == "gs_base of thread 100 (task100) not known: CPU 0 was switching from or to it"
+
+
+def test_registers_that_a_context_switch_hides_make_a_core_incomplete() -> None:
+    scene = simple(members={})
+    leader = scene.leaders[0]
+    scene.image.set("task_struct", leader, on_cpu=1)
+    scene.image.table.symbols["current_task"] = 0xFFFF_C900_0000_0000
+    (warning,) = scene.capture(*qemu((IN_KERNEL, ROOT))).snapshot.warnings
+    assert warning == "fs_base, gs_base of thread 100 (task100) not known: CPU 0 was switching from or to it"
+
+
 EXPORT_ONLY = {**EXPORT, "task_struct": {**EXPORT["task_struct"], "thread.fsbase": (2336, 8)}}
 
 

@@ -56,6 +56,7 @@ class Arch(ABC):
             to the one that holds the thread pointer, in bytes: for kernels that do not tell.
         saved_sp: member of ``struct thread_struct`` that has the kernel stack pointer of a task off the CPU; "" where
             that is elsewhere.
+        note_sp: register of a CPU's note that has the stack pointer; "" where this is not asked.
         prot_valid: bit of ``vma->vm_page_prot`` that mappings with any access have, and no others; 0 where none is.
         prot_noexec: bit of ``vma->vm_page_prot`` that no mapping with VM_EXEC has, but for a driver's; 0 where none is.
         pte_write: bit of a page-table entry that only pages of mappings with VM_WRITE have; 0 where none is.
@@ -80,6 +81,7 @@ class Arch(ABC):
     greg_names: tuple[str, ...]
     thread_members: Mapping[str, int]
     saved_sp: str = ""
+    note_sp: str = ""
     prot_valid: int = 0
     prot_noexec: int = 0
     pte_write: int = 0

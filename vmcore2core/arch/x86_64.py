@@ -60,7 +60,6 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         "and 5.4.286 (5,945 pages of one process: 0 wrong)",
         limitations=(
             "no test on a real processor with shadow stacks (NT_X86_SHSTK)",
-            "where QEMU stopped a CPU within a context switch, fs_base of the thread it switches to may be the other's",
             "without BTF, as 4.18, --vmlinux is needed; vmcore-tasks info has no kernel messages before 5.10",
         ),
     )
@@ -82,7 +81,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
     )
     inferable = x86_fpu_infer.MEMBERS
     gate_name = "[vsyscall]"
-    saved_sp = "sp"
+    saved_sp, note_sp = "sp", "rsp"
     prot_valid = 1 << 0
     prot_noexec = 1 << 63  # _PAGE_NX
     pte_write = 1 << 1

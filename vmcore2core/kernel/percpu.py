@@ -33,6 +33,18 @@ def per_cpu_ptrs(kernel: Kernel, variable: int) -> Iterator[tuple[int, int]]:
             continue
 
 
+def per_cpu_ptr(kernel: Kernel, variable: int, cpu: int) -> int:
+    """Return ``per_cpu_ptr(variable, cpu)``.
+
+    Raises:
+        MemoryFault: it cannot be read.
+    """
+    offsets, word = kernel.layout.find_symbol("__per_cpu_offset"), kernel.arch.pointer_size
+    if offsets is None:
+        return variable  # no CONFIG_SMP
+    return (variable + kernel.read_pointer(offsets + cpu * word)) % (1 << 8 * word)
+
+
 def percpu_counter_sum(counter: StructView) -> int:
     """Return ``percpu_counter_sum(counter)``: what all CPUs counted, exactly.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vmcore2core.addresses import KernelAddr
 from vmcore2core.errors import MemoryFault
-from vmcore2core.kernel.percpu import per_cpu_ptrs
+from vmcore2core.kernel.percpu import per_cpu_ptr, per_cpu_ptrs
 from vmcore2core.kernel.struct import Kernel, StructView
 
 CLOCK_SLACK = 10**10  # nanoseconds
@@ -38,6 +39,35 @@ def running(kernel: Kernel) -> Iterator[StructView]:
             continue
         if task is not None:
             yield task
+
+
+def curr(kernel: Kernel, cpu: int) -> KernelAddr | None:
+    """Return ``cpu_rq(cpu)->curr``, what a CPU runs or is about to switch to; None where it is not known.
+
+    Raises:
+        MemoryFault: it cannot be read.
+    """
+    runqueues = kernel.layout.find_symbol("runqueues")
+    if runqueues is None or kernel.layout.find_member("rq", "curr") is None:
+        return None
+    return kernel.view("rq", per_cpu_ptr(kernel, runqueues, cpu)).pointer("curr")
+
+
+def current(kernel: Kernel, cpu: int) -> KernelAddr | None:
+    """Return the task that a CPU itself has as its current one; None where it is not in memory (on x86, it is).
+
+    arch/x86/include/asm/current.h. It was in ``pcpu_hot`` from Linux kernel commit e57ef2ed97c1 ("x86: Put hot per CPU
+    variables into a struct") (in v6.2) to v6.14.
+
+    Raises:
+        MemoryFault: it cannot be read.
+    """
+    layout = kernel.layout
+    hot, member = layout.find_symbol("pcpu_hot"), layout.find_member("pcpu_hot", "current_task")
+    if hot is not None and member is not None:
+        return kernel.read_pointer(per_cpu_ptr(kernel, hot, cpu) + member.offset)
+    found = layout.find_symbol("current_task")
+    return None if found is None else kernel.read_pointer(per_cpu_ptr(kernel, found, cpu))
 
 
 def cpu_time_max(kernel: Kernel) -> int | None:

@@ -378,6 +378,7 @@ class _Capture:
             self.warnings.append(
                 f"{', '.join(lost)} of thread {describe(task)} are not known: {regs.source} lacks them"
             )
+        self.warnings += [] if regs.doubt is None else [regs.doubt]
         wrong = self.kernel.arch.implausible(regs.regs)
         if wrong is not None:
             self.warnings.append(f"registers of thread {describe(task)} ({regs.source}): {wrong}")

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote
+from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import mm, runqueue
 from vmcore2core.kernel.crash_notes import crash_notes
@@ -32,12 +33,15 @@ from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.printable import counted, text
 from vmcore2core.process.kernelstack import kernel_stack
 
+THREAD_SIZE_MIN = 1 << 14  # of x86-64
+
 
 @dataclass(frozen=True)
 class ThreadRegs:
     """General registers of one thread by native name; ``unknown`` names those that no source has.
 
-    ``note`` is the CPU's that was running it, or None, and ``note_label`` says which CPU's.
+    ``note`` is the CPU's that was running it, or None, and ``note_label`` says which CPU's. ``doubt`` is a sentence
+    about registers that the CPU had, and which may be another thread's.
     """
 
     regs: Mapping[str, int]
@@ -45,6 +49,7 @@ class ThreadRegs:
     unknown: tuple[str, ...]
     note: CpuNote | None = None
     note_label: str = ""
+    doubt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,37 @@ class CpuNotes:
             ),
             None,
         )
+
+    def bases(self, note: CpuNote, task: StructView, saved: Mapping[str, int | None]) -> dict[str, int | None]:
+        """Return the registers of ``Arch.thread_bases`` of a task that was on a note's CPU; None for what is not known.
+
+        In context_switch(), two tasks are on a CPU, and it has the registers of one. Until __switch_to() makes the
+        next the current one, that one's are what it last had; afterwards, those of the task that leaves are saved.
+        Where the CPU already has the next one's stack and has not yet made it current, nothing tells whose they are.
+
+        Args:
+            note: as ``of`` returned it.
+            task: ``struct task_struct``.
+            saved: of its ``thread_struct``.
+        """
+        live = self.kernel.arch.note_bases(note)
+        cpu = task_cpu(task)
+        try:
+            if live and not note.user_mode and cpu is not None:
+                current = runqueue.current(self.kernel, cpu)
+                if current not in (None, task.address):
+                    return dict(saved)
+                following = None if current is None else runqueue.curr(self.kernel, cpu)
+                if following not in (None, task.address) and not self._is_on_stack(note, task):
+                    return {**saved, **_agreed(live, saved)}
+        except MemoryFault:
+            return {**saved, **_agreed(live, saved)}
+        return {**saved, **live}
+
+    def _is_on_stack(self, note: CpuNote, task: StructView) -> bool:
+        """Tell whether a CPU is known to have had a task's kernel stack."""
+        size = max(stack_sizes(self.kernel.layout, (THREAD_SIZE_MIN,)))
+        return 0 <= note.regs.get(self.kernel.arch.note_sp, 0) - task.pointer("stack") < size
 
     def cpu_of(self, note: CpuNote, task: StructView) -> str:
         """Return "CPU 3" for messages, or "a CPU" where its number is not known.
@@ -247,6 +283,11 @@ def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], 
     return saved, kernel.arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
 
 
+def _agreed(live: Mapping[str, int], saved: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Return what a CPU has, if a task's ``thread_struct`` has the same; None for the others."""
+    return {name: value if saved.get(name) == value else None for name, value in live.items()}
+
+
 def thread_regs(
     kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | None, siblings: ThreadPointers
 ) -> ThreadRegs | str:
@@ -266,9 +307,12 @@ def thread_regs(
     note = cpus.of(task, pgd, base)
     cpu = cpus.cpu_of(note, task) if note is not None else ""
     label = f"crash note of {cpu}"
-    bases: dict[str, int | None] = dict(saved)
+    doubt = None
     if note is not None:
-        bases |= arch.note_bases(note)
+        saved = cpus.bases(note, task, saved)
+        hidden = [name for name in arch.note_bases(note) if saved[name] is None]
+        if hidden:
+            doubt = f"{', '.join(hidden)} of thread {describe(task)} not known: {cpu} was switching from or to it"
     if note is not None and note.user_mode:
         pc = arch.assumed_user_pc(note)
         if pc is not None and not _is_code(task, pc):
@@ -290,9 +334,10 @@ def thread_regs(
         regs, source = dict(found), "kernel stack"
         if note is not None:
             source += f", running in the kernel on {cpu}"
-    regs |= {name: value for name, value in bases.items() if value is not None}
+    regs |= {name: value for name, value in saved.items() if value is not None}
     unknown = tuple(name for name in arch.greg_names if name not in regs)
-    return ThreadRegs({name: regs[name] for name in arch.greg_names if name in regs}, source, unknown, note, label)
+    known = {name: regs[name] for name in arch.greg_names if name in regs}
+    return ThreadRegs(known, source, unknown, note, label, doubt)
 
 
 def _is_code(task: StructView, address: int) -> bool:
