@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -93,18 +93,17 @@ def _stacks_of(
     session: Session, leader: StructView, wanted: Wanted, kernel_stacks: KernelStacks | None
 ) -> ProcessStacks:
     tasks = {sched.task_pid(task): task for task in session.processes.threads(leader)}
+    rows = [row for row in _thread_rows(session, leader, tasks.values(), kernel_stacks) if _is_wanted(row, wanted)]
+    if not rows:
+        return ProcessStacks(())
     try:
-        rows = [row for row in thread_rows(session.processes.thread_registers(leader)) if _is_wanted(row, wanted)]
-        if not rows:
-            return ProcessStacks(())
         captured = session.processes.capture(leader, with_absent=False)
         found = list(backtraces(captured, session.kernel.arch, rows, wanted.limit, wanted.files))
         warnings = captured.snapshot.warnings
-    except (KernelThread, NoUserMemory) as error:
+    except Vmcore2coreError as error:
         if kernel_stacks is None:
             raise
-        rows = [row for row in map(_without_memory, tasks.values()) if _is_wanted(row, wanted)]
-        found = [_kernel_only(leader, row, str(error)) for row in rows]
+        found = [_kernel_only(leader, row, error) for row in rows]
         warnings = ()
     if kernel_stacks is not None:
         pairs = [kernel_stacks.with_call(tasks[row.tid], row.registers, wanted.limit) for row in rows]
@@ -119,11 +118,20 @@ def _is_wanted(row: ThreadRow, wanted: Wanted) -> bool:
     return (wanted.tid is None or row.tid == wanted.tid) and (not states or row.state in states)
 
 
-def _without_memory(task: StructView) -> ThreadRow:
-    return next(thread_rows([(task, "it has no user memory")]))
+def _thread_rows(
+    session: Session, leader: StructView, tasks: Iterable[StructView], kernel_stacks: KernelStacks | None
+) -> Iterator[ThreadRow]:
+    """Yield the threads of a process; of one without user memory, only where the kernel's stacks are wanted."""
+    try:
+        yield from thread_rows(session.processes.thread_registers(leader))
+    except (KernelThread, NoUserMemory):
+        if kernel_stacks is None:
+            raise
+        yield from thread_rows((task, "it has no user memory") for task in tasks)
 
 
-def _kernel_only(leader: StructView, row: ThreadRow, why: str) -> StackRow:
+def _kernel_only(leader: StructView, row: ThreadRow, error: Vmcore2coreError) -> StackRow:
+    """Return a thread without user frames: complete, if it has no user memory at all."""
     return StackRow(
         pid=sched.task_tgid(leader),
         tid=row.tid,
@@ -131,6 +139,6 @@ def _kernel_only(leader: StructView, row: ThreadRow, why: str) -> StackRow:
         state=row.state,
         source=row.source,
         frames=(),
-        complete=True,
-        end=why,
+        complete=isinstance(error, KernelThread | NoUserMemory),
+        end=str(error),
     )

@@ -6,7 +6,7 @@ arch/arm64/kernel/{ptrace,process,signal,vmcore_info}.c (Linux 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -14,7 +14,9 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
 from vmcore2core.arch import arm64_compat, arm64_features, arm64_paging, arm64_regsets
 from vmcore2core.arch.arm64_paging import PAGE_SHIFTS, VA_BITS, TableForm, page_table_spec
+from vmcore2core.arch.arm64_stack import Arm64Unwinder, system_call
 from vmcore2core.arch.base import Arch
+from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
 from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
@@ -210,6 +212,11 @@ class Arm64(Arch):
         In a system call, pc is behind the svc, and x0 is still the first argument. The kernel's own core has pc at
         the svc: the signal that ends a process prepares its restart (do_signal() in arch/arm64/kernel/signal.c).
         """
+        frame = self._saved_frame(stack, memory, layout)
+        return None if frame is None else {name: frame[name] for name in self.greg_names}
+
+    def _saved_frame(self, stack: int, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
+        """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
         told = layout.find_size("pt_regs")
         found = []
         for top in stack_sizes(layout, fmt.THREAD_SIZES):
@@ -219,7 +226,7 @@ class Arm64(Arch):
                 except MemoryFault:
                     continue
                 record = np.frombuffer(raw, fmt.pt_regs)[0]
-                regs = {name: int(record[name]) for name in self.greg_names}
+                regs = {name: int(record[name]) for name in fmt.pt_regs.names or ()}
                 if self._plausible(regs):
                     found.append(regs)
         # What is a frame by chance, in the wrong place, is told from the true one by nothing.
@@ -300,6 +307,17 @@ class Arm64(Arch):
         t1sz = layout.find_constant("TCR_EL1_T1SZ")
         bits = layout.find_constant("VA_BITS") if t1sz is None else 64 - t1sz
         return arm64_regsets.Thread(task, regs, bits or 48, memory, layout)
+
+    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        """See ``Arch.kernel_unwinder``."""
+        return Arm64Unwinder(memory, layout)
+
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+    ) -> SystemCall | None:
+        """See ``Arch.system_call``."""
+        frame = self._saved_frame(stack, memory, layout)
+        return None if frame is None else system_call(frame)
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """See ``Arch.unwind_spec``; Procedure Call Standard for the Arm 64-bit Architecture, 6.1.1 and 6.4.6."""

@@ -6,7 +6,7 @@ arch/riscv/kernel/{ptrace,process,vmcore_info}.c, arch/riscv/mm/init.c (Linux 7.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -14,7 +14,9 @@ import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array, align_up
 from vmcore2core.arch.base import Arch
+from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
 from vmcore2core.arch.riscv64_paging import LEVELS, decode, napot_address_bits, swap_entry
+from vmcore2core.arch.riscv64_stack import Riscv64Unwinder, system_call
 from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
@@ -224,18 +226,21 @@ class Riscv64(Arch):
         return None if found is None else {name: found[name] for name in self.greg_names}
 
     def _saved_frame(self, stack: int, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
-        """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
+        return next((regs for _, regs in self._saved_frames(stack, memory, layout)), None)
+
+    def _saved_frames(self, stack: int, memory: Memory, layout: Layout) -> Iterator[tuple[int, Mapping[str, int]]]:
+        """Yield address and registers of ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
         size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
         for top in stack_sizes(layout, fmt.THREAD_SIZES):
+            at = stack + top - align_up(size, fmt.STACK_ALIGN)
             try:
-                raw = memory.read(stack + top - align_up(size, fmt.STACK_ALIGN), fmt.pt_regs.itemsize)
+                raw = memory.read(at, fmt.pt_regs.itemsize)
             except MemoryFault:
                 continue
             record = np.frombuffer(raw, fmt.pt_regs)[0]
             regs = {name: int(record[name]) for name in fmt.pt_regs.names or ()}
             if self._plausible(regs):
-                return regs
-        return None
+                yield at, regs
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:
         """Tell whether a trap saved this in user mode: SPP is clear, and interrupts were on, as they always are."""
@@ -280,6 +285,17 @@ class Riscv64(Arch):
         if task_size is not None and task_size <= fmt.TASK_SIZE_32_MAX:
             return CoreMachine(EM_RISCV, 32, self.greg_names, "a 32-bit (rv32) process, which is not supported")
         return CoreMachine(EM_RISCV, 64, self.greg_names)
+
+    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        """See ``Arch.kernel_unwinder``."""
+        return Riscv64Unwinder(memory, layout)
+
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+    ) -> SystemCall | None:
+        """See ``Arch.system_call``."""
+        found = next(self._saved_frames(stack, memory, layout), None)
+        return None if found is None else system_call(found[1], found[0], memory, layout)
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """See ``Arch.unwind_spec``; riscv-cc.adoc ("Register Convention", "Frame Pointer Convention"), psABI 1.0."""

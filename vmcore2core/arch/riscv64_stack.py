@@ -1,0 +1,127 @@
+"""Kernel stacks of RISC-V, by frame pointers: below where s0 points to are the caller's s0 and the return address.
+
+References: arch/riscv/kernel/stacktrace.c: walk_stackframe(); arch/riscv/kernel/entry.S: handle_exception (Linux 6.1 to
+7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.formats import riscv64 as fmt
+from vmcore2core.interfaces import Layout, Memory
+
+STACKFRAME = 16
+"""sizeof(struct stackframe)"""
+FRAME_MAX = 1 << 16
+OUTERMOST_MAX = 64
+"""Bytes of the code that a kernel thread begins in."""
+EXC_SYSCALL = 8
+WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class PointerFrame(KernelFrame):
+    """A frame.
+
+    Attributes:
+        fp: s0.
+        ra: of the first one, where it was interrupted: a function that calls none has not saved it.
+    """
+
+    fp: int
+    ra: int | None = None
+
+
+class Riscv64Unwinder(KernelUnwinder):
+    """See ``KernelUnwinder``.
+
+    Args:
+        memory: kernel virtual memory.
+        layout: of the kernel.
+
+    Raises:
+        LayoutUnknown: the layout does not tell where a task left its CPU.
+    """
+
+    def __init__(self, memory: Memory, layout: Layout) -> None:
+        self._memory, self._layout = memory, layout
+        self._thread = {name: layout.member("task_struct", f"thread.{name}").offset for name in ("ra", "sp", "s")}
+        start = layout.find_symbol("handle_exception")
+        end = layout.find_symbol("ret_from_exception_end") or layout.find_symbol("ret_from_fork") or start
+        self._entry = range(start or 0, end or 0)
+        starts = (layout.find_symbol(name) for name in ("ret_from_fork_kernel_asm", "ret_from_fork"))
+        self._outermost = [range(start, start + OUTERMOST_MAX) for start in starts if start is not None]
+        names = ("epc", "sp", "s0", "ra", "status")
+        members = {name: layout.find_member("pt_regs", name) for name in names}
+        self._regs = {name: member.offset for name, member in members.items() if member is not None}
+
+    def switched_out(self, task: KernelAddr) -> PointerFrame:
+        """See ``KernelUnwinder.switched_out``."""
+        pc, sp, fp = (self._word(task + self._thread[name]) for name in ("ra", "sp", "s"))
+        return PointerFrame(pc, sp, "switch frame", exact=False, fp=fp)
+
+    def running(self, note: CpuNote) -> PointerFrame:
+        """See ``KernelUnwinder.running``."""
+        regs = note.regs
+        return PointerFrame(regs["pc"], regs["sp"], "crash note", exact=True, fp=regs["s0"], ra=regs["ra"])
+
+    def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
+        """See ``KernelUnwinder.caller``."""
+        assert isinstance(frame, PointerFrame)  # noqa: S101 - of this class's own methods
+        if frame.pc in self._entry and len(self._regs) == 5:
+            return self._interrupted(frame.sp)
+        fp = frame.fp
+        if fp == 0 or any(frame.pc in one for one in self._outermost):
+            return KernelStackEnd(complete=True, why="the end of the stack")
+        if not self._is_above(fp, frame.sp):
+            return KernelStackEnd(complete=False, why=f"the frame pointer of {frame.pc:#x} is {fp:#x}")
+        following, pc = self._word(fp - STACKFRAME), self._word(fp - STACKFRAME + 8)
+        if frame.ra is not None and self._is_above(pc, fp):
+            # It has saved s0 alone, where others save ra.
+            return PointerFrame(frame.ra, fp, "frame pointer", exact=False, fp=pc)
+        if pc == 0:
+            return KernelStackEnd(complete=True, why="the end of the stack")
+        return PointerFrame(pc, fp, "frame pointer", exact=False, fp=following)
+
+    def _interrupted(self, regs: int) -> KernelFrame | KernelStackEnd:
+        """Return what the entry code that has these ``struct pt_regs`` interrupted."""
+        pc, sp, fp, ra, status = (self._word(regs + self._regs[name]) for name in ("epc", "sp", "s0", "ra", "status"))
+        if not status & fmt.SR_SPP:
+            return KernelStackEnd(complete=True, why="user mode")
+        return PointerFrame(pc, sp, "exception frame", exact=True, fp=fp, ra=ra)
+
+    @staticmethod
+    def _is_above(fp: int, sp: int) -> bool:
+        """Tell whether what should be a frame pointer is one of the same stack, further out; fp_is_valid()."""
+        return fp % 8 == 0 and sp + STACKFRAME <= fp <= sp + FRAME_MAX
+
+    def _word(self, address: int) -> int:
+        return _at(self._memory, address)
+
+
+def system_call(regs: Mapping[str, int], pt_regs: int, memory: Memory, layout: Layout) -> SystemCall | None:
+    """Return the system call that a thread is in; None where it is in none, or that is not known.
+
+    Args:
+        regs: its user registers.
+        pt_regs: address of its ``struct pt_regs``.
+        memory: kernel virtual memory.
+        layout: of the kernel.
+
+    Raises:
+        MemoryFault: it cannot be read.
+    """
+    cause, first = (layout.find_member("pt_regs", name) for name in ("cause", "orig_a0"))
+    if cause is None or first is None or _at(memory, pt_regs + cause.offset) != EXC_SYSCALL:
+        return None
+    arguments = (_at(memory, pt_regs + first.offset), *(regs[f"a{i}"] for i in range(1, 6)))
+    return SystemCall(regs["a7"], arguments)
+
+
+def _at(memory: Memory, address: int) -> int:
+    return int.from_bytes(memory.read(address & WORD, 8), "little")
