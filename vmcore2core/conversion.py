@@ -67,6 +67,11 @@ class Manner:
     verbose: bool = False
 
     @property
+    def torn_text(self) -> bool:
+        """Whether cores have text of files that are not whole: where nobody says what they have, and files go along."""
+        return self.dump_filter is None and self.indexed and self.companions
+
+    @property
     def secrets(self) -> Secrets | None:
         """What is looked for and blanked, without what a process's own environment adds."""
         return None if self.redaction is None else self.redaction.secrets
@@ -221,7 +226,10 @@ class Conversion:
     def _captured(self, job: Job) -> Captured:
         """Return a process: as an earlier step kept it, if it did."""
         kept = self._kept.take(job.task)
-        return kept or self.session.processes.capture(self._leader(job), dump_filter=self.manner.dump_filter)
+        manner = self.manner
+        return kept or self.session.processes.capture(
+            self._leader(job), dump_filter=manner.dump_filter, torn_text=manner.torn_text
+        )
 
     def _files(self, job: Job, captured: Captured | None = None) -> _Files:
         """See ``Outcome.files``, ``Outcome.images`` and ``Outcome.without_cfi``."""

@@ -324,7 +324,9 @@ class Extraction:
                 if wrong is not None:
                     return wrong
                 found = compare(core, self.session)
-                planned = self.session.segments(one.leader, self.request.dump_filter, self.request.redaction)
+                planned = self.session.segments(
+                    one.leader, self.request.dump_filter, self.request.redaction, torn_text=self._manner().torn_text
+                )
                 wanted = [replace(load, offset=0, shared=False) for load in planned]
                 if [replace(load, offset=0) for load in core.loads] != wanted:
                     return "its program headers differ from those that it would get"

@@ -267,10 +267,15 @@ class Session:
         return len(memory.damaged) == known
 
     def segments(
-        self, leader: StructView, dump_filter: DumpFilter | None = None, redaction: Redaction | None = None
+        self,
+        leader: StructView,
+        dump_filter: DumpFilter | None = None,
+        redaction: Redaction | None = None,
+        *,
+        torn_text: bool = False,
     ) -> tuple[Segment, ...]:
         """Return the PT_LOADs that ``extract`` would write, at other offsets; see there."""
-        captured = self.processes.capture(leader, dump_filter=dump_filter)
+        captured = self.processes.capture(leader, dump_filter=dump_filter, torn_text=torn_text)
         if redaction is not None:
             captured = redact(redaction, self.processes, leader, captured, self._frames)
         return tuple(build_plan(captured.snapshot, b"").segments)

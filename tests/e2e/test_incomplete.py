@@ -37,6 +37,8 @@ ROWS = {
     "GUARD": (0, COMPLETE),
     # Its file has it, and says so in NT_FILE.
     "IN_FILE": (0, COMPLETE),
+    # No coredump_filter asks for it.
+    "BEYOND_FILTER": (0, COMPLETE),
     # As was asked.
     "REDACTED": (0, COMPLETE),
     "blanked": (0, COMPLETE),

@@ -45,6 +45,7 @@ from vmcore2core.process.statm import ELF_PRARGSZ
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.tags import Tags
+from vmcore2core.process.text import with_torn_text
 from vmcore2core.process.threads import CpuNotes, ThreadPointers, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
 
@@ -194,20 +195,26 @@ class Processes:
                 yield task, f"its task_struct cannot be read: {fault}"
 
     def capture(
-        self, leader: StructView, *, with_absent: bool = True, dump_filter: DumpFilter | None = EVERYTHING
+        self,
+        leader: StructView,
+        *,
+        with_absent: bool = True,
+        dump_filter: DumpFilter | None = EVERYTHING,
+        torn_text: bool = False,
     ) -> Captured:
         """Return the process as plain data, and its memory.
 
         Args:
             leader: the thread group's leader.
             dump_filter: which memory belongs into the core; None for what the process's own coredump_filter says.
+            torn_text: see ``text.with_torn_text``.
             with_absent: look up which pages are absent; without it, ``Vma.absent`` is empty.
 
         Raises:
             KernelThread, NoUserMemory: it has no user memory.
             MemoryFault, LayoutUnknown, CorruptStructure: what cannot be done without is not readable or known.
         """
-        return _Capture(self, leader).run(dump_filter, with_absent=with_absent)
+        return _Capture(self, leader).run(dump_filter, with_absent=with_absent, torn_text=torn_text)
 
 
 class _Capture:
@@ -223,7 +230,7 @@ class _Capture:
         self.pgd = self.kernel.memory.to_phys(self.mm.pointer("pgd"))
         self.spec = self.kernel.user_page_table(self.mm)
 
-    def run(self, dump_filter: DumpFilter | None, *, with_absent: bool) -> Captured:
+    def run(self, dump_filter: DumpFilter | None, *, with_absent: bool, torn_text: bool) -> Captured:
         answers = tuple(self.processes.thread_registers(self.leader, self.warnings))
         threads, left_out, machine = self._threads(answers)
         mappings = Mappings(
@@ -268,6 +275,11 @@ class _Capture:
             mappings.regions.append(Region(gate.start, gate.end, zero_fill=False))
         memory = self._memory(mappings.regions)
         mappings.look_for_elf_headers(memory)
+        if torn_text:
+            mappings.vmas[:], said = with_torn_text(
+                mappings.vmas, memory, self.processes.sysroot, machine.elf_class, self.kernel.arch.byte_order
+            )
+            self.notices += [] if said is None else [said]
         from_files = self.processes.swap.nr_from_files
         vmas = _surveyed(mappings.vmas, memory) if with_absent else mappings.vmas
         self.notices += self.processes.swap.notices_since(from_files)
@@ -420,14 +432,17 @@ def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
         if vma.dumped and (vma.absent or not memory.is_known(regions[vma.start])):
             survey = memory.survey(replace(regions[vma.start], end=vma.dump_end(memory.spec.page_size)))
             region = regions[vma.start]
-            runs = tuple(AbsentRun(run.start, run.end, _reason(region, run.state)) for run in survey.unknown)
+            reasons = ((run, _reason(vma, region, run.state)) for run in survey.unknown)
+            runs = tuple(AbsentRun(run.start, run.end, reason) for run, reason in reasons)
             vma = replace(vma, absent=runs)
         result.append(vma)
     return result
 
 
-def _reason(region: Region, state: UserPageState) -> AbsentReason:
+def _reason(vma: Vma, region: Region, state: UserPageState) -> AbsentReason:
     """Return what the core says of pages that are not known."""
+    if vma.beyond_filter:
+        return AbsentReason.BEYOND_FILTER
     backing = region.backing
     whole_cache = isinstance(backing, FileBacking) and not backing.broken
     if state is UserPageState.NOT_CACHED and region.on_disk and whole_cache:

@@ -98,6 +98,7 @@ class AbsentReason(Enum):
     SWAP_CUT_OFF = "swapped to a file that ends before it"
     NOT_CACHED = "of a file, and not in memory"
     IN_FILE = "left to their files, which have them unchanged"
+    BEYOND_FILTER = "text that coredump_filter does not ask for"
     BEYOND_FILE = "past the end of the mapped file"
     TABLE_MISSING = "the page table is not in the dump"
     TABLE_BROKEN = "the page table is broken"
@@ -111,7 +112,7 @@ class AbsentReason(Enum):
 NO_SUCH_PAGE = frozenset({AbsentReason.BEYOND_FILE, AbsentReason.GUARD})
 """Reasons that mean that the process had no page there, either."""
 
-NOT_MISSING = NO_SUCH_PAGE | {AbsentReason.REDACTED, AbsentReason.IN_FILE}
+NOT_MISSING = NO_SUCH_PAGE | {AbsentReason.REDACTED, AbsentReason.IN_FILE, AbsentReason.BEYOND_FILTER}
 """Reasons that leave a core complete."""
 
 
@@ -141,6 +142,7 @@ class Vma:
         inode: its inode number, or None.
         dumped: whether its memory belongs into a core (VM_DONTDUMP, VM_IO and filters say no).
         first_page_only: whether of its memory only the first page does: an ELF header that tells what was mapped.
+        beyond_filter: whether it is written though no filter asks for it: text of a file that nobody has whole.
         absent: runs of pages that are not known, ascending; pages in none of them are present or read as zero.
         untouched: ranges that read as zero, ascending, and are too many to have a place in the core's file each.
     """
@@ -157,6 +159,7 @@ class Vma:
     inode: int | None = None
     dumped: bool = True
     first_page_only: bool = False
+    beyond_filter: bool = False
     absent: tuple[AbsentRun, ...] = ()
     untouched: tuple[tuple[int, int], ...] = ()
 

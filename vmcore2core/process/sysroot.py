@@ -179,6 +179,10 @@ class Sysroot:
             regions[i] = replace(region, original=judged[vma.path])
         return regions, notices
 
+    def has(self, path: bytes, vmas: Sequence[Vma], memory: UserMemory, elf_class: int, order: ByteOrder) -> bool:
+        """Tell whether the file of a path is there, with the build ID that memory has; see ``complete``."""
+        return self._judged(path, vmas, memory, elf_class, order)[0] is not None
+
     def _judged(
         self, path: bytes, vmas: Sequence[Vma], memory: UserMemory, elf_class: int, order: ByteOrder
     ) -> tuple[OriginalFile | None, str | None]:

@@ -1,0 +1,61 @@
+"""Program text that belongs into a core though no coredump_filter asks for it: of files that nobody has whole.
+
+Debuggers take text from the files. Where a file's text is in memory in part, and the file is not given, what there is
+of it goes into the core, to disassemble and to find frames by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.kernel.mm import VM_DONTDUMP, VM_EXEC, VM_IO, VM_PFNMAP, VM_SHARED
+from vmcore2core.memory.region import LAST_KNOWN, Region
+from vmcore2core.memory.user import UserMemory
+from vmcore2core.printable import text
+from vmcore2core.process.model import Vma
+from vmcore2core.process.sysroot import Sysroot
+
+NAMES_SHOWN = 8
+
+
+def with_torn_text(
+    vmas: Sequence[Vma], memory: UserMemory, sysroot: Sysroot | None, elf_class: int, order: ByteOrder
+) -> tuple[list[Vma], str | None]:
+    """Return the mappings, with those of torn text to be written, and a sentence that names their files.
+
+    Args:
+        vmas: of a process, with what its filter asks for.
+        memory: of the process.
+        sysroot: of the machine's files, or None.
+        elf_class, order: of the process.
+    """
+    regions = {region.start: region for region in memory.regions}
+    result, names = list(vmas), dict[bytes, None]()
+    for i, vma in enumerate(vmas):
+        region = regions.get(vma.start)
+        if region is None or vma.path is None or not _is_text(vma, region) or not _is_torn(vma, region, memory):
+            continue
+        if sysroot is None or not sysroot.has(vma.path, vmas, memory, elf_class, order):
+            result[i] = replace(vma, dumped=True, first_page_only=False, beyond_filter=True)
+            names[vma.path] = None
+    if not names:
+        return result, None
+    shown = ", ".join(map(text, list(names)[:NAMES_SHOWN])) + (" ..." if len(names) > NAMES_SHOWN else "")
+    return result, f"text is written, too, of files of which neither memory nor a sysroot has all of it: {shown}"
+
+
+def _is_text(vma: Vma, region: Region) -> bool:
+    """Tell whether it is text of a file that the filter leaves out."""
+    left_out = not vma.dumped or vma.first_page_only
+    never = vma.vm_flags & (VM_DONTDUMP | VM_IO | VM_PFNMAP | VM_SHARED)
+    return left_out and region.backing is not None and bool(vma.vm_flags & VM_EXEC) and not never
+
+
+def _is_torn(vma: Vma, region: Region, memory: UserMemory) -> bool:
+    """Tell whether some of its pages are known, and some are not."""
+    counts = memory.survey(region).counts
+    known = sum(n for state, n in counts.items() if state <= LAST_KNOWN)
+    first = not vma.first_page_only or memory.read(vma.start, 1) is not None
+    return first and 0 < known < (vma.end - vma.start) // memory.spec.page_size
