@@ -281,10 +281,9 @@ class Conversion:
         from vmcore2core.process.debuginfod import debuginfod
         from vmcore2core.unwind.originals import Files
 
-        sysroot = self.session.processes.sysroot
+        folders = [sysroot.folder for sysroot in self.session.processes.sysroots]
         servers = debuginfod() if self.manner.debuginfod else None
-        folder = None if sysroot is None else sysroot.folder
-        found = binaries(self.session.container.paths[0], folder, (Path(self.manner.debug_directory),), servers)
+        found = binaries(self.session.container.paths[0], folders, (Path(self.manner.debug_directory),), servers)
         return Files(found)
 
 

@@ -48,7 +48,7 @@ class Opening:
     vmcoreinfo: str | None
     swap: tuple[str, ...]
     memory_map: str | None
-    sysroot: str | None
+    sysroots: tuple[str, ...]
     identities: tuple[FileIdentity, ...]
     cache: bool = True
     any_size: bool = False
@@ -76,7 +76,7 @@ def opening(
     vmcoreinfo: Path | None = None,
     swap: Sequence[str] = (),
     memory_map: str | None = None,
-    sysroot: Path | None = None,
+    sysroots: Sequence[Path] = (),
 ) -> Opening:
     """Return how workers open what ``Session`` opens with these arguments.
 
@@ -100,7 +100,7 @@ def opening(
         vmcoreinfo=symbols[1],
         swap=tuple(number + path for number, path in areas),
         memory_map=where,
-        sysroot=None if sysroot is None else _absolute(sysroot),
+        sysroots=tuple(map(_absolute, sysroots)),
         identities=tuple(identity_of(located(path)) for path in files),
     )
 
@@ -142,9 +142,7 @@ class Dispatch:
 def _opened(how: Opening) -> Session:
     """Return the dump; a worker has many jobs of one."""
     how.check()
-    sysroot, vmlinux, vmcoreinfo = (
-        None if path is None else Path(path) for path in (how.sysroot, how.vmlinux, how.vmcoreinfo)
-    )
+    vmlinux, vmcoreinfo = (None if path is None else Path(path) for path in (how.vmlinux, how.vmcoreinfo))
     paths = [located(path) for path in how.paths]
     return Session(
         paths,
@@ -152,7 +150,7 @@ def _opened(how: Opening) -> Session:
         vmcoreinfo,
         how.swap,
         how.memory_map,
-        sysroot=sysroot,
+        sysroots=[Path(folder) for folder in how.sysroots],
         cache=how.cache,
         any_size=how.any_size,
         zero_excluded=how.zero_excluded,

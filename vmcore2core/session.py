@@ -93,7 +93,8 @@ class Session:
         swap: the machine's swap files and partitions, FILE or NUMBER=FILE, for the pages that were swapped to them.
         memory_map: what is where in a dump without a header (``containers.raw.parse_map``).
         progress: draws a bar while a file is unpacked or received, or memory is searched.
-        sysroot: a folder with the machine's files, for pages of programs and libraries that are not in memory.
+        sysroots: folders with the machine's files, for pages of programs and libraries that are not in memory; the
+            first that has one gives it.
         remember: keep what the dump tells of its kernel in the cache, and use what is there.
         scan: search all memory for tasks as well.
         cache: keep a dump that has to be unpacked or comes through a pipe for other runs.
@@ -114,7 +115,7 @@ class Session:
         swap: Sequence[str] = (),
         memory_map: str | None = None,
         progress: ProgressBar | None = None,
-        sysroot: Path | None = None,
+        sysroots: Sequence[Path] = (),
         *,
         remember: bool = False,
         scan: bool = False,
@@ -134,7 +135,7 @@ class Session:
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
-            originals = None if sysroot is None else Sysroot(sysroot)
+            originals = [Sysroot(folder) for folder in sysroots]
             self._layout_notices = [*self.boot.notices, *check_processes(self.kernel, self.boot.layout)]
             self._unplaced = _unplaced(self.kernel, self.container)
             search = partial(_scan, self.kernel, progress) if scan else None

@@ -51,6 +51,16 @@ def test_missing_pages_of_a_program_come_from_the_program(tmp_path: Path) -> Non
     diff = compare_pages(ours, whole)
     assert (diff.wrong, diff.zeroed, diff.absent) == ([], [], [])
     assert ours.loads_without_offsets == whole.loads_without_offsets
+    # One that has no such file, and one that has another, go before it and after it.
+    for name in ("empty", "other/bin"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "other/bin" / PROGRAM).write_bytes((sysroot / "bin/lab-dynamic").read_bytes())
+    folders = ("--sysroot", tmp_path / "other", "--sysroot", sysroot, "--sysroot", tmp_path / "empty")
+    several = convert(tmp_path / "poor", *options, tmp_path / "several", *folders, "-v")
+    assert several.returncode == 0, several.stderr
+    assert f"come from {sysroot / 'bin' / PROGRAM}, whose build ID" in several.stderr
+    diff = compare_pages(Core(next((tmp_path / "several").iterdir())), whole)
+    assert (diff.wrong, diff.zeroed, diff.absent) == ([], [], [])
     refused = convert(dump, "--pid", "1", "-o", tmp_path / "x", "--sysroot", tmp_path / "nowhere")
     assert (refused.returncode, refused.stderr) == (
         2,

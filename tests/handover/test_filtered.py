@@ -169,6 +169,20 @@ def test_a_dump_of_makedumpfile_itself(
     assert starts is None or sum(starts in stack for stack in shown.values()) >= 4, output
 
 
+def test_several_sysroots_are_tried_in_their_order(dump: Path, sysroot: Path, tmp_path: Path) -> None:
+    """Each alone has too little; the one that has other files in the places of these comes too late to matter."""
+    for name in ("bin", "lib"):
+        (tmp_path / "programs" / name).mkdir(parents=True)
+    shutil.copy(sysroot / "bin/lab-dynamic", tmp_path / "programs/bin/lab-dynamic")
+    shutil.copy(sysroot / "bin/lab-static", tmp_path / "programs/lib/libc.so.6")
+    words = ("bt", dump, "--comm", "lab-dynamic", "--json")
+    alone = json.loads(tasks(*words, "--sysroot", sysroot).stdout)
+    both = json.loads(tasks(*words, "--sysroot", tmp_path / "programs", "--sysroot", sysroot).stdout)
+    frames = [[frame["function"] for frame in stack["frames"]] for stack in both["stacks"]]
+    assert frames == [[frame["function"] for frame in stack["frames"]] for stack in alone["stacks"]]
+    assert any("level_c" in stack and "start_thread" in stack for stack in frames)
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_gdb_shows_what_unwinding_found_by_other_means_than_call_frame_information(
     cores: Path, dump: Path, program: str

@@ -17,22 +17,24 @@ R, W, X = 4, 2, 1
 def test_the_folder_beside_the_dump_goes_before_the_one_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "sysroot").mkdir()
     (tmp_path / "given").mkdir()
-    found = binaries(tmp_path / "vmcore", tmp_path / "given")
-    assert [sysroot.folder for sysroot in found.sysroots] == [tmp_path / "sysroot", tmp_path / "given"]
+    (tmp_path / "more").mkdir()
+    found = binaries(tmp_path / "vmcore", [tmp_path / "given", tmp_path / "more"])
+    folders = [tmp_path / name for name in ("sysroot", "given", "more")]
+    assert [sysroot.folder for sysroot in found.sysroots] == folders
     assert found.debug_trees == (DEBUG_TREE,)
     # Debug packages of this machine are looked at where somebody gave files at all.
-    assert binaries(tmp_path / "vmcore", None).debug_trees == ()
+    assert binaries(tmp_path / "vmcore").debug_trees == ()
 
 
 def test_a_folder_that_others_can_write_to_is_not_looked_at_unasked(tmp_path: Path) -> None:
     (tmp_path / "sysroot").mkdir()
     (tmp_path / "sysroot").chmod(0o777)
-    assert binaries(tmp_path / "vmcore", None).sysroots == ()
-    assert len(binaries(tmp_path / "vmcore", tmp_path / "sysroot").sysroots) == 1
+    assert binaries(tmp_path / "vmcore").sysroots == ()
+    assert len(binaries(tmp_path / "vmcore", [tmp_path / "sysroot"]).sysroots) == 1
 
 
 def test_there_is_nothing_beside_a_url() -> None:
-    assert binaries(located("https://server.example/vmcore"), None).sysroots == ()
+    assert binaries(located("https://server.example/vmcore")).sysroots == ()
 
 
 def test_trees_below_a_folder_are_found_within_reason(tmp_path: Path) -> None:

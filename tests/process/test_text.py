@@ -93,12 +93,12 @@ def test_text_that_a_file_beside_the_core_has_is_left_to_that(whole: Session) ->
 def test_text_that_a_sysroot_has_is_left_to_that(
     poor: Session, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poor.processes, "sysroot", Sysroot(root))
+    monkeypatch.setattr(poor.processes, "sysroots", (Sysroot(root),))
     assert not any(vma.dumped for vma in text(poor)[0].values())
     other = tmp_path / "lib/libc.so.6"
     other.parent.mkdir()
     other.write_bytes((root / "bin/lab-static").read_bytes())  # of another build ID
-    monkeypatch.setattr(poor.processes, "sysroot", Sysroot(tmp_path))
+    monkeypatch.setattr(poor.processes, "sysroots", (Sysroot(tmp_path),))
     assert [path for path, vma in text(poor)[0].items() if vma.dumped] == [b"/lib/libc.so.6"]
 
 

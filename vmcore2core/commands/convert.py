@@ -180,7 +180,7 @@ def vmcore2core(
         from vmcore2core.process.debuginfod import debuginfod as servers
 
         servers()  # which there must be
-    dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroot=sysroot)
+    dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroots=tuple(sysroot or ()))
     files = dump_files(dump)
     request = Request(
         output=output,
@@ -206,9 +206,10 @@ def vmcore2core(
             "zero_excluded": dump.zero_excluded,
             "swap": [located(given).name for given in dump.swap],
             "debuginfod": debuginfod,
+            "sysroot": [given.name for given in dump.sysroots],
             **{
                 name: None if given is None else given.name
-                for name, given in (("sysroot", sysroot), ("vmlinux", files.vmlinux), ("vmcoreinfo", dump.vmcoreinfo))
+                for name, given in (("vmlinux", files.vmlinux), ("vmcoreinfo", dump.vmcoreinfo))
             },
         },
     )
@@ -216,7 +217,7 @@ def vmcore2core(
         if executor is not None:
             from vmcore2core.dispatch import opening, workers_elsewhere
 
-            how = opening(files.paths, files.vmlinux, dump.vmcoreinfo, dump.swap, files.memory_map, sysroot)
+            how = opening(files.paths, files.vmlinux, dump.vmcoreinfo, dump.swap, files.memory_map, dump.sysroots)
             how = replace(how, cache=not dump.no_cache, any_size=dump.any_size, zero_excluded=dump.zero_excluded)
             request = replace(request, elsewhere=stack.enter_context(workers_elsewhere(executor, how)))
         session = stack.enter_context(open_dump(dump, files))

@@ -28,7 +28,7 @@ class DumpOptions:
     Attributes:
         scan: search all memory for tasks as well.
         swap: swap files and partitions.
-        sysroot: a folder with the machine's files.
+        sysroots: folders with the machine's files.
         remember: keep what the dump tells of its kernel in the cache, and use what is there.
     """
 
@@ -43,7 +43,7 @@ class DumpOptions:
     debug: options.Debug = False
     scan: bool = False
     swap: tuple[str, ...] = ()
-    sysroot: Path | None = None
+    sysroots: tuple[Path, ...] = ()
     remember: bool = True
 
 
@@ -106,7 +106,7 @@ def open_dump(dump: DumpOptions, files: "Named") -> "Session":
         dump.swap,
         files.memory_map,
         one_bar,
-        dump.sysroot,
+        dump.sysroots,
         scan=dump.scan,
         remember=dump.remember,
         cache=not dump.no_cache,

@@ -45,11 +45,11 @@ Swap = Annotated[
     ),
 ]
 Sysroot = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         metavar="DIR",
         help="Take pages of programs and libraries that are not in memory from the files below DIR, if these have "
-        "the same build ID.",
+        "the same build ID; may repeat, the first that has a file is taken.",
     ),
 ]
 DebugDirectory = Annotated[

@@ -58,7 +58,7 @@ def verify(
                 no_cache=no_cache,
                 any_size=any_size,
                 swap=tuple(swap or ()),
-                sysroot=sysroot,
+                sysroots=tuple(sysroot or ()),
                 remember=False,
             )
             with open_dump(dump, dump_files(dump)) as session:

@@ -264,23 +264,25 @@ class _OfProcess:
         return made
 
     def _original(self, place: _Place, path: bytes, size: int, wanted: bytes | None) -> Path | None:
-        """Copy a file from below --sysroot if it is the one, and return where it was."""
-        sysroot = self.recovery.processes.sysroot
-        found = None if sysroot is None else sysroot.find(path)
-        if found is None or wanted is None:
-            return None
+        """Copy a file from below the first --sysroot that has the one, and return where it was."""
+        folders = self.recovery.processes.sysroots if wanted is not None else ()
+        places = filter(None, (sysroot.find(path) for sysroot in folders))
+        return next((found for found in places if self._is_copied(place, path, found, size, wanted or b"")), None)
+
+    def _is_copied(self, place: _Place, path: bytes, found: Path, size: int, wanted: bytes) -> bool:
+        """Copy a file if it is the one; returns whether it is there."""
         try:
             with place.whole.create(path) as fd:
                 self._copy_original(found, fd, size, wanted)
                 os.utime(fd, (0, 0))
         except OSError as error:
             self.sentences.append(f"{found} is not used: {error.strerror or error}")
-            return None
+            return False
         except OutputError as error:
             self.sentences.append(str(error))
-            return None
+            return False
         self.sentences.append(f"{text(path)} is not whole in memory: it is copied from {found}, which has its build ID")
-        return found
+        return True
 
     def _copy_original(self, found: Path, fd: int, size: int, wanted: bytes) -> None:
         """Copy a file.

@@ -1,9 +1,9 @@
 """Programs, libraries and their debug information as files, found by build ID.
 
-In this order: ``sysroot/`` beside the dump, the folder that ``--sysroot`` names (at the file's path, then in any
-``.build-id`` tree below it), the debug trees of this machine, debuginfod servers. A file with another build ID is never
-taken. Where memory does not tell the build ID, because the page that has it is not in the dump, the file at the path
-is taken if it has the size of the mapped one and its segments are where the mappings are.
+In this order: ``sysroot/`` beside the dump, the folders that ``--sysroot`` names (at the file's path, then in any
+``.build-id`` tree below them), the debug trees of this machine, debuginfod servers. A file with another build ID is
+never taken. Where memory does not tell the build ID, because the page that has it is not in the dump, the file at the
+path is taken if it has the size of the mapped one and its segments are where the mappings are.
 
 References: gdb's manual, "Separate Debug Files"; binutils' bfd/opncls.c (2.44) for .gnu_debuglink.
 """
@@ -172,22 +172,25 @@ class Binaries:
 
 
 def binaries(
-    dump: Path, sysroot: Path | None, debug_trees: Sequence[Path] = (DEBUG_TREE,), server: Debuginfod | None = None
+    dump: Path,
+    sysroots: Sequence[Path] = (),
+    debug_trees: Sequence[Path] = (DEBUG_TREE,),
+    server: Debuginfod | None = None,
 ) -> Binaries:
     """Return where to look for the files of a dump's processes.
 
     Args:
         dump: ``sysroot/`` is looked for beside it.
-        sysroot: what ``--sysroot`` names.
+        sysroots: what ``--sysroot`` names, the first first.
         debug_trees: looked in where a sysroot or a server is given.
         server: debuginfod's.
 
     Raises:
-        UsageError: the sysroot is no directory.
+        UsageError: one of these is no directory.
     """
     folders = [] if isinstance(dump, Url) else _own(dump.parent / SYSROOT)
-    folders += [sysroot] if sysroot is not None else []
-    trees = tuple(debug_trees) if sysroot is not None or server is not None else ()
+    folders += sysroots
+    trees = tuple(debug_trees) if sysroots or server is not None else ()
     return Binaries(tuple(Sysroot(folder) for folder in folders), trees, server)
 
 

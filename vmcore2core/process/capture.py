@@ -107,11 +107,11 @@ class Processes:
         kernel: Kernel,
         notes: tuple[tuple[str, int, bytes], ...],
         swap: SwappedPages | None = None,
-        sysroot: Sysroot | None = None,
+        sysroots: Sequence[Sysroot] = (),
         scan: Scan | None = None,
     ) -> None:
         self.kernel = kernel
-        self.sysroot = sysroot
+        self.sysroots = tuple(sysroots)
         self.swap = swap or SwappedPages(kernel)
         self.cpus = CpuNotes(kernel, notes)
         self.cache = CachedLookups(kernel)
@@ -277,16 +277,14 @@ class _Capture:
         mappings.look_for_elf_headers(memory)
         if torn_text:
             mappings.vmas[:], said = with_torn_text(
-                mappings.vmas, memory, self.processes.sysroot, machine.elf_class, self.kernel.arch.byte_order
+                mappings.vmas, memory, self.processes.sysroots, machine.elf_class, self.kernel.arch.byte_order
             )
             self.notices += [] if said is None else [said]
         from_files = self.processes.swap.nr_from_files
         vmas = _surveyed(mappings.vmas, memory) if with_absent else mappings.vmas
         self.notices += self.processes.swap.notices_since(from_files)
-        if self.processes.sysroot is not None and with_absent:
-            regions, notices = self.processes.sysroot.complete(
-                vmas, memory, machine.elf_class, self.kernel.arch.byte_order
-            )
+        for sysroot in self.processes.sysroots if with_absent else ():
+            regions, notices = sysroot.complete(vmas, memory, machine.elf_class, self.kernel.arch.byte_order)
             memory, self.notices = self._memory(regions), self.notices + notices
             vmas = _surveyed(vmas, memory)
         if with_absent:

@@ -171,7 +171,8 @@ class Sysroot:
         regions, notices = list(memory.regions), []
         judged: dict[bytes, OriginalFile | None] = {}
         for i, (vma, region) in enumerate(zip(vmas, regions, strict=True)):
-            if vma.path is None or region.backing is None or not any(run.reason in FROM_FILE for run in vma.absent):
+            known = vma.path is None or region.backing is None or region.original is not None
+            if vma.path is None or known or not any(run.reason in FROM_FILE for run in vma.absent):
                 continue
             if vma.path not in judged:
                 judged[vma.path], notice = self._judged(vma.path, vmas, memory, elf_class, order)

@@ -21,14 +21,14 @@ NAMES_SHOWN = 8
 
 
 def with_torn_text(
-    vmas: Sequence[Vma], memory: UserMemory, sysroot: Sysroot | None, elf_class: int, order: ByteOrder
+    vmas: Sequence[Vma], memory: UserMemory, sysroots: Sequence[Sysroot], elf_class: int, order: ByteOrder
 ) -> tuple[list[Vma], str | None]:
     """Return the mappings, with those of torn text to be written, and a sentence that names their files.
 
     Args:
         vmas: of a process, with what its filter asks for.
         memory: of the process.
-        sysroot: of the machine's files, or None.
+        sysroots: of the machine's files.
         elf_class, order: of the process.
     """
     regions = {region.start: region for region in memory.regions}
@@ -37,7 +37,7 @@ def with_torn_text(
         region = regions.get(vma.start)
         if region is None or vma.path is None or not _is_text(vma, region) or not _is_torn(vma, region, memory):
             continue
-        if sysroot is None or not sysroot.has(vma.path, vmas, memory, elf_class, order):
+        if not any(sysroot.has(vma.path, vmas, memory, elf_class, order) for sysroot in sysroots):
             result[i] = replace(vma, dumped=True, first_page_only=False, beyond_filter=True)
             names[vma.path] = None
     if not names:

@@ -39,8 +39,12 @@ def bt(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most frames of a thread.")] = 256,
     sysroot: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the machine's files at their paths, for what is not in memory; by build ID."),
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with the machine's files at their paths, for what is not in memory; by build ID; may repeat, "
+            "the first that has a file is taken.",
+        ),
     ] = None,
     debug_directory: options.DebugDirectory = options.DEBUG_DIRECTORY,
     debuginfod: options.Debuginfod = False,
@@ -61,7 +65,7 @@ def bt(
         from vmcore2core.unwind.originals import Files
 
         servers = client.debuginfod() if debuginfod else None
-        files = Files(binaries.binaries(session.container.paths[0], sysroot, (debug_directory,), servers))
+        files = Files(binaries.binaries(session.container.paths[0], sysroot or (), (debug_directory,), servers))
         selection = Selection(tuple(pid or ()), tuple(comm or ()), letters)
         wanted = Wanted(selection, tid=tid, every=every, limit=limit, files=files, kernel=kernel)
         complete = _show_stacks(stacks(session, wanted), as_json=as_json)
