@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from functools import cache
@@ -139,6 +140,69 @@ def test_the_users_frames_follow(dump: Path, text: dict[int, str], stacks: dict[
     assert [frame["function"] for frame in stack["frames"]][1:3] == ["pthread_mutex_lock", "abba1"]
     assert "abba1+0x" in user
     assert "kernel" not in tasks("bt", dump, "--tid", str(stack["tid"])).stdout
+
+
+def functions(stack: Any) -> list[str]:
+    """Return the functions of a thread, innermost first, the kernel's marked."""
+    user = [frame["function"] for frame in stack["frames"]]
+    return [f"{frame['function']}_[k]" for frame in stack["kernel"]["frames"]] + user
+
+
+def test_equal_stacks_are_one_group(dump: Path, stacks: dict[int, Any]) -> None:
+    printed = tasks("bt", "-k", "--all", "--group", "--json", dump).stdout
+    check("vmcore-tasks-bt-groups", printed)
+    expected: dict[tuple[str, ...], set[int]] = {}
+    for tid, stack in stacks.items():
+        expected.setdefault(tuple(functions(stack)), set()).add(tid)
+    found = {
+        tuple(one["name"] + ("_[k]" if one["kind"] == "kernel" else "") for one in group["functions"]): {
+            thread["tid"] for thread in group["threads"]
+        }
+        for group in rows(printed)
+    }
+    assert found == expected
+    sizes = [len(group["threads"]) for group in rows(printed)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] >= 20  # workers of the kernel
+    assert len(stacks) == sum(sizes)
+
+
+def test_groups_as_text_have_a_heading_and_their_functions(dump: Path) -> None:
+    lines = tasks("bt", "--group", dump, "--comm", "w-waits", "--comm", "d-static").stdout.splitlines()
+    headings = [line for line in lines if re.match(r"\d+ threads?: ", line)]
+    assert len(headings) == 9
+    at = next(i for i, line in enumerate(lines) if re.fullmatch(r"1 thread: t-static2 \d+ \(\d+\)", line))
+    assert [line.split()[1] for line in lines[at + 1 : at + 5]] == [
+        *("__lll_lock_wait", "pthread_mutex_lock", "static2", "start_thread")
+    ]
+
+
+def test_folded_text_has_each_thread_once(dump: Path, stacks: dict[int, Any]) -> None:
+    lines = tasks("bt", "-k", "--all", "--folded", dump).stdout.splitlines()
+    found = {line.rpartition(" ")[0]: int(line.rpartition(" ")[2]) for line in lines}
+    assert len(found) == len(lines)
+    expected: dict[str, int] = {}
+    for stack in stacks.values():
+        line = ";".join([stack["comm"], *reversed(functions(stack))])
+        expected[line] = expected.get(line, 0) + 1
+    assert found == expected
+
+
+def test_speedscope_has_one_sample_a_thread(dump: Path, stacks: dict[int, Any]) -> None:
+    document = json.loads(tasks("bt", "-k", "--all", "--speedscope", dump).stdout)
+    frames = [frame["name"] for frame in document["shared"]["frames"]]
+    (profile,) = document["profiles"]
+    assert (profile["type"], profile["unit"]) == ("sampled", "none")
+    assert profile["endValue"] == len(profile["samples"]) == len(profile["weights"]) == len(stacks)
+    ways = sorted([frames[index] for index in sample] for sample in profile["samples"])
+    assert ways == sorted([f"{stack['comm']} {stack['pid']}", *reversed(functions(stack))] for stack in stacks.values())
+    assert {frame["file"] for frame in document["shared"]["frames"] if "file" in frame} == {"/init"}
+
+
+def test_forms_do_not_mix(dump: Path) -> None:
+    result = tasks("bt", "--folded", "--json", "--all", dump)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("vmcore-tasks: --group, --folded, --speedscope and --json are different forms")
 
 
 def test_a_kernel_without_types_says_so() -> None:

@@ -1,6 +1,6 @@
 """``vmcore-tasks bt``."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +12,12 @@ from vmcore2core.commands.document import hexadecimal, print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
 from vmcore2core.commands.tasks.shown import Tid
 from vmcore2core.commands.terminal import Exit, say
+from vmcore2core.errors import UsageError
+from vmcore2core.printable import to_json
 
 if TYPE_CHECKING:
     from vmcore2core.process.kernelbt import KernelFrameRow, KernelStack
+    from vmcore2core.stack_groups import Group
     from vmcore2core.stacks import ProcessStacks
     from vmcore2core.unwind.stacks import FrameRow, StackRow, WantedFile
 
@@ -52,10 +55,20 @@ def bt(
         bool,
         typer.Option("--kernel", "-k", help="The kernel's frames too, and the system call; of kernel threads as well."),
     ] = False,
+    group: Annotated[
+        bool, typer.Option("--group", "-g", help="Threads with equal stacks together, the most of them first.")
+    ] = False,
+    folded: Annotated[
+        bool, typer.Option("--folded", help="A line for each such group, as flamegraph.pl takes them.")
+    ] = False,
+    speedscope: Annotated[
+        bool, typer.Option("--speedscope", help="A file for speedscope.app, in which each thread weighs 1.")
+    ] = False,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
     """Show the user stacks of threads: from what is in memory, and from the programs' files where these are given."""
+    show = _form(group=group, folded=folded, speedscope=speedscope, as_json=as_json)
     letters = options.states(state)
     with opened(dump) as session:
         from vmcore2core.process import binaries
@@ -68,32 +81,96 @@ def bt(
         files = Files(binaries.binaries(session.container.paths[0], sysroot or (), (debug_directory,), servers))
         selection = Selection(tuple(pid or ()), tuple(comm or ()), letters)
         wanted = Wanted(selection, tid=tid, every=every, limit=limit, files=files, kernel=kernel)
-        complete = _show_stacks(stacks(session, wanted), as_json=as_json)
+        complete = _show_stacks(stacks(session, wanted), show)
         for notice in files.notices:
             say(notice)
     if not complete:
         raise typer.Exit(Exit.INCOMPLETE)
 
 
-def _show_stacks(processes: "Iterable[ProcessStacks]", *, as_json: bool) -> bool:
-    """Print the stacks of processes as they come, and tell whether all of all is there."""
-    complete, documents = True, []
+def _form(*, group: bool, folded: bool, speedscope: bool, as_json: bool) -> "Callable[[list[StackRow]], None] | None":
+    """Return what prints all stacks at once; None where they are printed one after the other.
+
+    Raises:
+        UsageError: more than one form is asked for.
+    """
+    if group + folded + speedscope + (as_json and not group) > 1:
+        raise UsageError(
+            "--group, --folded, --speedscope and --json are different forms: --json goes with --group alone"
+        )
+    if group:
+        return _print_groups_document if as_json else _print_groups
+    if folded:
+        return _print_folded
+    if speedscope:
+        return _print_speedscope
+    return _print_document if as_json else None
+
+
+def _show_stacks(processes: "Iterable[ProcessStacks]", show: "Callable[[list[StackRow]], None] | None") -> bool:
+    """Print the stacks of processes, and tell whether all of all is there.
+
+    Args:
+        processes: as they come.
+        show: prints all of them; None: they are printed as they come.
+    """
+    complete = True
+    stacks: list[StackRow] = []
     missing: dict[WantedFile, None] = {}
     for number, process in enumerate(processes):
         for warning in process.warnings:
             say(warning)
-        if as_json:
-            documents += [_stack_document(stack) for stack in process.stacks]
+        if show is not None:
+            stacks += process.stacks
         else:
             print("\n" if number and process.stacks else "", end="")
             _print_stacks(process.stacks)
         missing.update(dict.fromkeys(file for stack in process.stacks for file in stack.wanted))
         complete &= not process.warnings and all(map(_is_complete, process.stacks))
-    if as_json:
-        print_document("vmcore-tasks-bt", stacks=documents)
+    if show is not None:
+        show(stacks)
     if missing:
         say(f"--sysroot DIR or --debuginfod would tell more, with these files: {'; '.join(map(str, missing))}")
     return complete
+
+
+def _print_document(stacks: "list[StackRow]") -> None:
+    print_document("vmcore-tasks-bt", stacks=[_stack_document(stack) for stack in stacks])
+
+
+def _print_groups(stacks: "list[StackRow]") -> None:
+    from vmcore2core.stack_groups import groups
+
+    for number, group in enumerate(groups(stacks)):
+        print(f"{chr(10) if number else ''}{group.heading()}")
+        for at, step in enumerate(reversed(group.steps)):
+            print(f"#{at:<3}{step}{' [kernel]' if step.kind == 'kernel' else ''}")
+
+
+def _print_groups_document(stacks: "list[StackRow]") -> None:
+    from vmcore2core.stack_groups import groups
+
+    print_document("vmcore-tasks-bt-groups", groups=[_group_document(group) for group in groups(stacks)])
+
+
+def _group_document(group: "Group") -> dict[str, Any]:
+    """Return a group for JSON, its functions the innermost first, as frames are elsewhere."""
+    names = ("pid", "tid", "comm", "state")
+    threads = [{name: getattr(stack, name) for name in names} for stack in group.stacks]
+    return {"threads": threads, "functions": [asdict(step) for step in reversed(group.steps)]}
+
+
+def _print_folded(stacks: "list[StackRow]") -> None:
+    from vmcore2core.stack_groups import folded
+
+    for line in folded(stacks):
+        print(line)
+
+
+def _print_speedscope(stacks: "list[StackRow]") -> None:
+    from vmcore2core.stack_groups import speedscope
+
+    print(to_json(speedscope(stacks, "threads in the dump")))
 
 
 def _print_stacks(stacks: "Iterable[StackRow]") -> None:
