@@ -9,7 +9,7 @@ from __future__ import annotations
 from vmcore2core.addresses import PhysAddr
 from vmcore2core.arch.spec import KernelMap
 from vmcore2core.errors import MemoryFault, NotMapped
-from vmcore2core.memory.pagetable import translate
+from vmcore2core.memory.pagetable import KnownTables, translate
 from vmcore2core.memory.physical import PhysicalMemory
 
 TLB_ENTRIES = 16384
@@ -33,6 +33,7 @@ class KernelMemory:
         # 64-bit addresses are extended by their sign beyond what the tables decode, 32-bit ones are not.
         self._end = 1 << (32 if top.shift + top.bits == 32 else 64)
         self._frames: dict[int, int] = {}  # where the pages are that were read lately, by their addresses
+        self._tables: KnownTables = {}
         self._huge: dict[int, dict[int, int]] = {}  # likewise larger pages, by their size
 
     def read(self, address: int, size: int) -> bytes:
@@ -90,7 +91,7 @@ class KernelMemory:
                 return self._found(address, base + (address & (size - 1)))
         if not 0 <= address < self._end:
             raise NotMapped(address)
-        base, size = translate(self.physical, self.kernel_map.spec, self.kernel_map.root, address)
+        base, size = translate(self.physical, self.kernel_map.spec, self.kernel_map.root, address, self._tables)
         if size > self._page_size:
             self._remember(self._huge.setdefault(size, {}), address & -size, base)
         return self._found(address, base + (address & (size - 1)))

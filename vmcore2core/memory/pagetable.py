@@ -26,6 +26,9 @@ TABLES_PER_FRAME = 2
 """A walk ends after ``TABLES_ALWAYS`` tables and so many a page frame of the dump: each table takes one, and only those
 that hugetlb shares are come to by several ways. Tables that lead to each other on one level would multiply."""
 TABLES_AT_ONCE = 256  # 1 MiB of 4 KiB tables, 131,072 entries: bounds the memory of a walk
+TABLES_KNOWN = 1 << 12
+KnownTables = dict[tuple[int, int], int]
+"""Physical addresses of tables, by the level above them and the address bits that lead to them."""
 
 
 class RunKind(IntEnum):
@@ -160,8 +163,17 @@ def _failed(vaddr: U64Array, span: int, kind: RunKind) -> WalkBatch:
     return WalkBatch(vaddr, np.full(n, span, np.uint64), zero, np.full(n, kind, np.uint8), zero)
 
 
-def translate(memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, vaddr: int) -> tuple[PhysAddr, int]:
+def translate(
+    memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, vaddr: int, known: KnownTables | None = None
+) -> tuple[PhysAddr, int]:
     """Translate one address.
+
+    Args:
+        memory: where the tables are.
+        spec: their form.
+        root: the top table.
+        vaddr: the address.
+        known: tables that were come to before from this root, and where those go that are come to now.
 
     Returns:
         Physical address of the page (huge or not) that holds it, and that page's size in bytes.
@@ -173,6 +185,10 @@ def translate(memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, vaddr
     table: int = root
     entry_size = spec.entry_dtype.itemsize
     for index, level in enumerate(spec.levels):
+        place = index, vaddr >> level.shift
+        if known is not None and place in known:
+            table = known[place]
+            continue
         slot = (vaddr >> level.shift) & ((1 << level.bits) - 1)
         raw = memory.read(table + slot * entry_size, entry_size)
         entry = np.frombuffer(raw, spec.entry_dtype).astype(np.uint64)
@@ -185,4 +201,6 @@ def translate(memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, vaddr
         if kind != EntryKind.TABLE:
             raise NotMapped(vaddr, f"{level.name} entry is {int(entry[0]):#x}")
         table = paddr
+        if known is not None and len(known) < TABLES_KNOWN:
+            known[place] = table
     raise PageMissing(vaddr, "the last table level holds a table")

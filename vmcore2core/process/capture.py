@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -70,6 +70,10 @@ _REASONS = {
 _OF_SWAP = (AbsentReason.SWAPPED, AbsentReason.SWAP_UNREADABLE, AbsentReason.DAMAGED)
 
 
+Answer = tuple[StructView, ThreadRegs | str]
+"""A thread with its user registers, or with a sentence that says why there are none."""
+
+
 @dataclass(frozen=True)
 class Captured:
     """A process ready to be written.
@@ -81,7 +85,7 @@ class Captured:
 
     snapshot: ProcessSnapshot
     memory: UserMemory
-    answers: tuple[tuple[StructView, ThreadRegs | str], ...] = ()
+    answers: tuple[Answer, ...] = ()
     mm_rss: int | None = None
 
     def rss_kib(self) -> int:
@@ -180,13 +184,13 @@ class Processes:
                 continue
             yield leader
 
-    def thread_registers(
-        self, leader: StructView, broken: list[str] | None = None
-    ) -> Iterator[tuple[StructView, ThreadRegs | str]]:
+    def thread_registers(self, leader: StructView, broken: list[str] | None = None) -> Iterator[Answer]:
         """Yield each thread with its user registers, or with a sentence that says why there are none."""
-        owner = self.mm_of(leader)
-        pgd = self.kernel.memory.to_phys(owner.pointer("pgd"))
-        group = list(self.threads(leader, broken))
+        return self.registers_of(leader, list(self.threads(leader, broken)))
+
+    def registers_of(self, leader: StructView, group: Sequence[StructView]) -> Iterator[Answer]:
+        """Yield the same of a group whose threads are known already."""
+        pgd = self.kernel.memory.to_phys(self.mm_of(leader).pointer("pgd"))
         siblings = ThreadPointers(self.kernel, group)
         for task in group:
             try:
@@ -231,8 +235,7 @@ class _Capture:
         self.spec = self.kernel.user_page_table(self.mm)
 
     def run(self, dump_filter: DumpFilter | None, *, with_absent: bool, torn_text: bool) -> Captured:
-        answers = tuple(self.processes.thread_registers(self.leader, self.warnings))
-        threads, left_out, machine = self._threads(answers)
+        answers, threads, left_out, machine = self._threads()
         mappings = Mappings(
             self.kernel,
             self.mm,
@@ -329,9 +332,9 @@ class _Capture:
             uid_size=machine.uid_size,
             on_disk=tuple(left),
         )
-        return Captured(snapshot, memory, answers, self._mm_rss(answers))
+        return Captured(snapshot, memory, tuple(answers), self._mm_rss(answers))
 
-    def _mm_rss(self, answers: Sequence[tuple[StructView, ThreadRegs | str]]) -> int | None:
+    def _mm_rss(self, answers: Sequence[Answer]) -> int | None:
         try:
             return mm.get_mm_rss(self.mm, [task for task, _ in answers])
         except MemoryFault:
@@ -344,54 +347,61 @@ class _Capture:
         sizes = [(vma.vm_flags, vma.end - vma.start) for vma in mappings.vmas]
         self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.walked)
 
-    def _threads(
-        self, answers: Sequence[tuple[StructView, ThreadRegs | str]]
-    ) -> tuple[list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
-        """Capture the threads, the leader first."""
-        arch = self.kernel.arch
-        found, group = [], []
+    def _threads(self) -> tuple[list[Answer], list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
+        """Capture the threads, the leader first; each as a whole, as of thousands not all that is read can be kept."""
+        answers: list[Answer] = []
+        found: list[ThreadSnapshot] = []
         left_out: list[ThreadLeftOut] = []
+        machine, warnings = None, list[str]()
+        group = list(self.processes.threads(self.leader, self.warnings))
         self.warnings += self.processes.consistency.of_process(self.leader, self.mm)
-        for task, answer in answers:
-            group.append(task)
-            try:
-                self.warnings += self.processes.consistency.of_task(task, self.leader, self.mm)
-                if not task.pointer("mm"):
-                    # A leader that has exited stays until all its threads have; no core has it.
-                    self.notices.append(f"thread {describe(task)} has exited")
-                elif isinstance(answer, str):
-                    left_out.append(ThreadLeftOut(sched.task_pid(task), sched.task_comm(task), answer))
-                else:
-                    found.append((task, answer))
-            except MemoryFault as fault:
-                self.warnings.append(f"the thread at {task.address:#x} cannot be read: {fault}")
-        machine = arch.process_machine(
-            (found[0][0] if found else self.leader).address,
-            found[0][1].regs if found else {},
-            self.mm.find_uint("task_size", arch.pointer_size),
-            self.kernel.memory,
-            self.kernel.layout,
-        )
+        for task, answer in self.processes.registers_of(self.leader, group):
+            answers.append((task, answer))
+            if self._is_left_out(task, answer, left_out) or isinstance(answer, str):
+                continue
+            machine = machine or self._machine(task, answer.regs)
+            found.append(self._thread(task, answer, machine, group, warnings))
+        self.warnings += warnings
+        return answers, found, left_out, machine or self._machine(self.leader, {})
+
+    def _is_left_out(self, task: StructView, answer: ThreadRegs | str, left_out: list[ThreadLeftOut]) -> bool:
+        """Check a thread, and tell whether no core can have it; ``left_out`` gets it where that is a loss."""
+        try:
+            self.warnings += self.processes.consistency.of_task(task, self.leader, self.mm)
+            if not task.pointer("mm"):
+                # A leader that has exited stays until all its threads have; no core has it.
+                self.notices.append(f"thread {describe(task)} has exited")
+                return True
+            if isinstance(answer, str):
+                left_out.append(ThreadLeftOut(sched.task_pid(task), sched.task_comm(task), answer))
+        except MemoryFault as fault:
+            self.warnings.append(f"the thread at {task.address:#x} cannot be read: {fault}")
+            return True
+        return isinstance(answer, str)
+
+    def _machine(self, task: StructView, regs: Mapping[str, int]) -> CoreMachine:
+        """Return what the process's core is, by one of its threads."""
+        arch = self.kernel.arch
+        task_size = self.mm.find_uint("task_size", arch.pointer_size)
+        machine = arch.process_machine(task.address, regs, task_size, self.kernel.memory, self.kernel.layout)
         if machine.unsupported is not None:
             raise TaskError(sched.task_tgid(self.leader), f"PID {describe(self.leader)} is {machine.unsupported}")
-        return [self._thread(task, regs, machine, group) for task, regs in found], left_out, machine
+        return machine
 
     def _thread(
-        self, task: StructView, regs: ThreadRegs, machine: CoreMachine, group: list[StructView]
+        self, task: StructView, regs: ThreadRegs, machine: CoreMachine, group: list[StructView], warnings: list[str]
     ) -> ThreadSnapshot:
-        notes, unknown = regsets(self.kernel, task, regs, machine, self.warnings)
+        notes, unknown = regsets(self.kernel, task, regs, machine, warnings)
         spec = self.kernel.arch.unwind_spec(machine)
         if spec is not None and spec.registers[spec.return_address] in regs.unknown:
-            self.warnings.append(f"the program counter of thread {describe(task)} is not known: {regs.source} lacks it")
+            warnings.append(f"the program counter of thread {describe(task)} is not known: {regs.source} lacks it")
         lost = [] if spec is None else [n for n in regs.unknown if n in {spec.registers[i] for i in spec.preserved}]
         if lost:
-            self.warnings.append(
-                f"{', '.join(lost)} of thread {describe(task)} are not known: {regs.source} lacks them"
-            )
-        self.warnings += [] if regs.doubt is None else [regs.doubt]
+            warnings.append(f"{', '.join(lost)} of thread {describe(task)} are not known: {regs.source} lacks them")
+        warnings += [] if regs.doubt is None else [regs.doubt]
         wrong = self.kernel.arch.implausible(regs.regs)
         if wrong is not None:
-            self.warnings.append(f"registers of thread {describe(task)} ({regs.source}): {wrong}")
+            warnings.append(f"registers of thread {describe(task)} ({regs.source}): {wrong}")
         return ThreadSnapshot(
             tid=sched.task_pid(task),
             comm=sched.task_comm(task),
@@ -400,7 +410,7 @@ class _Capture:
             regsets=notes,
             gregs_unknown=tuple(name for name in regs.unknown if name in machine.greg_names),
             regsets_unknown=unknown,
-            **prstatus_or_unknown(task, group, self.warnings),
+            **prstatus_or_unknown(task, group, warnings),
         )
 
     def _memory(self, regions: list[Region]) -> UserMemory:
