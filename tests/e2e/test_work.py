@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,32 @@ def test_ps_walks_no_process(work: Counter[str]) -> None:
     assert (work["captures"], work["tables"]) == (0, 0)
     assert work["words"] < 30 * len(rows)
     assert work["pages"] < 3 * len(rows)
+
+
+COUNTED = """
+import dataclasses, json, sys
+from vmcore2core.__main__ import vmcore2core
+
+plain, made = dataclasses._process_class, []
+dataclasses._process_class = lambda cls, *more: made.append(cls.__module__) or plain(cls, *more)
+try:
+    vmcore2core()
+finally:
+    ours = [name for name in sys.modules if name.startswith("vmcore2core.")]
+    print(json.dumps({"dataclasses": len([name for name in made if name in ours]), "modules": ours}))
+"""
+
+
+def test_a_conversion_imports_what_it_needs(tmp_path: Path) -> None:
+    core = str(tmp_path / "core")
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, DUMP, "--pid", "86", "-o", core], check=True, capture_output=True, text=True
+    )
+    imported = json.loads(done.stdout.splitlines()[-1])
+    archs = {name.split(".")[2] for name in imported["modules"] if name.startswith("vmcore2core.arch.")}
+    assert not {name for name in archs if name.startswith(("arm", "i386", "loong", "mips", "ppc", "riscv", "s390"))}
+    assert len(imported["modules"]) < 190
+    assert imported["dataclasses"] < 100  # each takes 4 million instructions
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -32,5 +32,8 @@ def all_archs() -> tuple[Arch, ...]:
 
 def arch_for_machine(e_machine: int, byte_order: ByteOrder | None = None) -> Arch | None:
     """Return the architecture with this ELF machine number, or None; of two, that of the byte order (MIPS)."""
-    found = [arch for arch in each_arch() if arch.e_machine == e_machine]
-    return next((arch for arch in found if arch.byte_order == byte_order), found[0] if found else None)
+    found = (arch for arch in each_arch() if arch.e_machine == e_machine)
+    first = next(found, None)
+    if first is None or not first.both_orders or byte_order in (None, first.byte_order):
+        return first
+    return next((arch for arch in found if arch.byte_order == byte_order), first)

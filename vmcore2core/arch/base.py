@@ -49,6 +49,7 @@ class Arch(ABC):
         name: as ``uname -m`` prints it.
         e_machine: ELF machine number of the kernel's own programs.
         byte_order: of the kernel.
+        both_orders: whether there is an ``Arch`` of the same ``e_machine`` for the other byte order.
         pointer_size: bytes of an ``unsigned long``.
         user_end: first address beyond what a process can map (TASK_SIZE_MAX at its largest).
         greg_names: names of a core's general registers, in elf_gregset_t's order.
@@ -91,6 +92,7 @@ class Arch(ABC):
     machine_names: tuple[str, ...] = ()
     image_keys: tuple[str, ...] = ()
     inferable: tuple[tuple[str, str], ...] = ()
+    both_orders: bool = False
     gate_name: str = ""
     gate_readable: bool = False
 

@@ -89,6 +89,7 @@ class Mips64(Arch):
     name = "mips64"
     e_machine = fmt.EM_MIPS
     byte_order: ByteOrder = "big"
+    both_orders = True
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.GREGS

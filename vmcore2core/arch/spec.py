@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,8 +27,7 @@ class EntryKind(IntEnum):
     """Reserved bits are set, or an address beyond what the machine can have."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArchDoc:
+class ArchDoc(NamedTuple):
     """What the generated support table says of an architecture.
 
     Attributes:
@@ -42,8 +41,7 @@ class ArchDoc:
     limitations: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PageTableLevel:
+class PageTableLevel(NamedTuple):
     """One level: the kernel's name of an entry ("pud"), lowest address bit it decodes, and how many bits."""
 
     name: str
@@ -75,8 +73,7 @@ class PageTableSpec:
     address_bits: Callable[[U64Array, int], U64Array] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TagSpec:
+class TagSpec(NamedTuple):
     """How memory with tags is told from other memory.
 
     Attributes:
@@ -88,8 +85,7 @@ class TagSpec:
     page_flag: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class LinearMapping:
+class LinearMapping(NamedTuple):
     """Virtual addresses ``range`` of the kernel lie in one piece from physical address ``paddr`` on."""
 
     range: AddressRange
@@ -142,8 +138,7 @@ class CoreMachine:
     uid_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CoreNote:
+class CoreNote(NamedTuple):
     """A note of a core as an architecture makes it: owner, NT_* type, descriptor."""
 
     name: str

@@ -6,11 +6,20 @@ arch/x86/entry/vdso/vdso32/sigreturn.S (Linux 7.2); Intel SDM volume 2, CALL.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
-from vmcore2core.arch.x86_code import frames_by_code
+from vmcore2core.arch.spec import CodeFrame, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import x86_64 as fmt
+
+
+def _frames_by_code(
+    read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
+) -> Iterator[CodeFrame]:
+    """See ``FramesByCode``."""
+    from vmcore2core.arch.x86_code import frames_by_code  # which conversions do without
+
+    return frames_by_code(read, pc, start, exact)
 
 
 def ends_with_call(code: bytes) -> bool:
@@ -46,7 +55,7 @@ UNWIND_64 = UnwindSpec(
     ),
     call_size_max=fmt.CALL_BYTES_MAX,
     ends_with_call=ends_with_call,
-    frames_by_code=frames_by_code,
+    frames_by_code=_frames_by_code,
 )
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -33,8 +32,7 @@ class PageState(IntEnum):
     """The page's compressed form does not decode."""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """One ELF note of the dump, in file order: ``name`` without its NUL, ``n_type``, descriptor bytes."""
 
     name: str
@@ -42,8 +40,7 @@ class Note:
     desc: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerDoc:
+class ContainerDoc(NamedTuple):
     """What the generated support table and ``info`` say about a format."""
 
     name: str

@@ -7,7 +7,7 @@ file_user_path(), file_user_inode() (Linux 7.2).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
@@ -66,8 +66,7 @@ def is_root(dentry: StructView) -> bool:
     return dentry.pointer("d_parent") == dentry.address
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """A ``struct mount``.
 
     Attributes:

@@ -6,8 +6,8 @@ References: include/linux/maple_tree.h, lib/maple_tree.c (v7.2): mte_to_node(), 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.errors import CorruptStructure, MemoryFault
@@ -30,8 +30,7 @@ class MapleType(IntEnum):
     COPY = 4
 
 
-@dataclass(frozen=True, slots=True)
-class NodeForm:
+class NodeForm(NamedTuple):
     """Where pivots, slots and the number of the last slot that is used are in one node type.
 
     Attributes:

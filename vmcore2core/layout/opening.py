@@ -232,8 +232,8 @@ def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMe
 def _claiming(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None) -> Arch | None:
     """Return the architecture that VMCOREINFO is of; of two byte orders the file's, else the page table's."""
     first = next((arch for arch in each_arch() if arch.claims(vmcoreinfo)), None)
-    if first is None:
-        return None
+    if first is None or not first.both_orders:
+        return first
     others = [arch for arch in all_archs() if arch.e_machine == first.e_machine and arch.claims(vmcoreinfo)]
     if len(others) > 1 and container.byte_order is not None:
         return arch_for_machine(first.e_machine, container.byte_order)

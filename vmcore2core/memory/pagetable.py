@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,7 @@ class RunKind(IntEnum):
     """More tables were read than the dump can have."""
 
 
-@dataclass(frozen=True, slots=True)
-class WalkBatch:
+class WalkBatch(NamedTuple):
     """Entries that are not empty, clipped to nothing: a huge page is one element, whatever part of it was wanted.
 
     Attributes:

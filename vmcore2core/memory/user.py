@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,7 @@ _OF_RUN_KIND = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class StateRun:
+class StateRun(NamedTuple):
     """``[start, end)`` of one state."""
 
     start: UserAddr
@@ -66,8 +66,7 @@ Piece = tuple[Region, int, int]
 """A region, and the range ``[start, end)`` of it that is meant."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Walked:
+class _Walked(NamedTuple):
     """What the page tables say of a group of regions.
 
     Attributes:

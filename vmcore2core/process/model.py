@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from vmcore2core.addresses import UserAddr
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.printable import text
 
 
-@dataclass(frozen=True, slots=True)
-class RegSetData:
+class RegSetData(NamedTuple):
     """One note of an architecture, such as NT_FPREGSET: bytes exactly as they go into the core."""
 
     note_name: str
@@ -57,8 +57,7 @@ class ThreadSnapshot:
     pr_cstime: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadLeftOut:
+class ThreadLeftOut(NamedTuple):
     """A thread that has no NT_PRSTATUS in the core, and why."""
 
     tid: int
@@ -116,8 +115,7 @@ NOT_MISSING = NO_SUCH_PAGE | {AbsentReason.REDACTED, AbsentReason.IN_FILE, Absen
 """Reasons that leave a core complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class AbsentRun:
+class AbsentRun(NamedTuple):
     """A run of pages ``[start, end)`` whose bytes are not known, all for one reason."""
 
     start: UserAddr
@@ -170,8 +168,7 @@ class Vma:
         return UserAddr(self.start + page_size) if self.first_page_only else self.end
 
 
-@dataclass(frozen=True, slots=True)
-class OnDisk:
+class OnDisk(NamedTuple):
     """A file that has pages of a process that no memory has any more.
 
     Attributes:
@@ -194,8 +191,7 @@ class OnDisk:
         return {"path": path, "pages": self.pages, "build_id": self.build_id, "size": self.size, "mtime": self.mtime}
 
 
-@dataclass(frozen=True, slots=True)
-class TagRun:
+class TagRun(NamedTuple):
     """Memory tags of whole pages ``[start, end)`` as PT_AARCH64_MEMTAG_MTE has them: two in a byte, low bits first."""
 
     start: UserAddr
