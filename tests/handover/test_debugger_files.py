@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.guests import FIXTURES
-from vmcore2core.handover.debugger_files import Places, Wanted, below, download, facts_of, is_ours, missing
+from vmcore2core.handover.debugger_files import (
+    Found,
+    Places,
+    Wanted,
+    below,
+    download,
+    facts_of,
+    is_ours,
+    missing,
+    taken_by_path,
+)
 
 PROGRAM = FIXTURES / "sysroot/bin/lab-dynamic"
 BUILD_ID = "8727f96cdf9d6e8eda964dd86cb03cde126c398a"
@@ -83,9 +93,29 @@ def test_nothing_but_the_same_build_is_the_one(tmp_path: Path) -> None:
     assert places.find(WANTED._replace(build_id="00" * 20)) is None
     assert places.find(WANTED._replace(build_id=None)) is None
     assert places.find(WANTED._replace(offset=0x100000)) is None
-    assert places.find(WANTED._replace(offset=0x100000, bias=0x1234000)) == (path, 0x1234000, False)
+    assert places.find(WANTED._replace(offset=0x100000, bias=0x1234000)) == Found(path, 0x1234000, partial=False)
     # What came out of the same memory needs none, if it has none.
     assert places.find(WANTED._replace(build_id=None, here="bin/app")) is None
+
+
+def test_where_no_build_id_is_known_path_size_and_time_tell(tmp_path: Path) -> None:
+    path = put(tmp_path, "bin/app")
+    os.utime(path, (0, 1_700_000_000))
+    places = Places(tmp_path, [], {"VMCORE2CORE_SYSROOT": str(tmp_path)})
+    plain = WANTED._replace(build_id=None, size=path.stat().st_size, mtime=1_700_000_000)
+    assert places.find(plain) == Found(path, 0x5555_5555_4000, partial=False, by_path=True)
+    for other in (
+        {"size": 5},
+        {"mtime": 1_700_000_001},
+        {"size": None},
+        {"mtime": None},
+        {"path": "/bin/other"},
+        {"offset": 0x100000},
+        {"build_id": "00" * 20},
+    ):
+        assert places.find(plain._replace(**other)) is None, other
+    assert missing([plain]).endswith(f"/bin/app (build ID not known; {plain.size} bytes of 2023-11-14 22:13:20 UTC)")
+    assert taken_by_path(["/bin/a b", "/c"]).endswith(": /bin/a%20b, /c")
 
 
 def test_without_a_variable_this_machines_own_files_are_looked_at(tmp_path: Path) -> None:

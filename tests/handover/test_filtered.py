@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -167,6 +168,39 @@ def test_a_dump_of_makedumpfile_itself(
     assert any("handler" in stack and "sig_thread" in stack for stack in shown.values()), output
     starts = "start_thread" if program == "victim-static" else "??" if debugger == "gdb" else None
     assert starts is None or sum(starts in stack for stack in shown.values()) >= 4, output
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cores of a dump that has no page of any process."""
+    folder = tmp_path_factory.mktemp("plain")
+    dump = bundled_stacks_only(GUEST, folder, stacks=False)
+    assert convert(dump, "--comm", "lab-*", "-o", folder / "cores").returncode == 3
+    return folder / "cores"
+
+
+@pytest.mark.parametrize("debugger", DEBUGGERS)
+def test_without_any_build_id_files_are_taken_by_path_size_and_time(
+    plain: Path, sysroot: Path, tmp_path: Path, debugger: str
+) -> None:
+    """The threads' innermost functions have names; a file of another time is not loaded."""
+    root = Path(shutil.copytree(sysroot, tmp_path / "root"))
+    stacks_of = gdb_stacks if debugger == "gdb" else lldb_stacks
+    name = script(plain, "lab-dynamic", debugger)
+    for path in root.rglob("*"):
+        os.utime(path, (0, 0))  # as the guest's initramfs has them
+    stacks, output = stacks_of(plain, name, root)
+    assert "by path, size and time, as the dump does not have the build ID: /bin/lab-dynamic, /lib/libc.so.6" in output
+    assert "wanted" not in output
+    assert len(stacks) == 6
+    innermost = {stack[0] for stack in stacks.values()}  # one is in a static function of libc, which is stripped
+    assert {"spin_here", "block_with_registers"} < innermost, output
+    assert any("pause" in name for name in innermost), output
+    assert any("poll" in name for name in innermost), output
+    os.utime(root / "lib/libc.so.6", (0, 1))
+    output = stacks_of(plain, name, root)[1]
+    assert "/lib/libc.so.6 (build ID not known; 1926232 bytes of 1970-01-01 00:00:00 UTC)" in output
+    assert "the build ID: /bin/lab-dynamic, /lib/libvictim.so" in output
 
 
 def test_several_sysroots_are_tried_in_their_order(dump: Path, sysroot: Path, tmp_path: Path) -> None:

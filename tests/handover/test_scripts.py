@@ -150,7 +150,7 @@ def test_the_scripts_say_what_a_debugger_needs() -> None:
         "core-file core.app.1",
         "sharedlibrary",
     ]
-    wanted = "(\"/usr/bin/app\", 'ab12', 0, 0x401000, 0x1000, 'sysroot/usr/bin/app', None, True)"
+    wanted = "(\"/usr/bin/app\", 'ab12', 0, 0x401000, 0x1000, 'sysroot/usr/bin/app', None, True, None, None)"
     assert lldb_script(CORE, recovered(), [image()]).text.splitlines()[1:] == [
         'platform select --sysroot "sysroot" remote-linux',
         'settings set target.exec-search-paths "sysroot/lib"',

@@ -49,6 +49,8 @@ class Wanted(NamedTuple):
         here: where it is beside the core, or None.
         partial: where it is beside the core with what of it was in memory, or None.
         program: whether it is the process's program.
+        size: in bytes, or None where it is not known.
+        mtime: when it was changed last, in seconds since 1970, likewise.
     """
 
     path: str
@@ -59,6 +61,13 @@ class Wanted(NamedTuple):
     here: str | None
     partial: str | None
     program: bool
+    size: int | None = None
+    mtime: int | None = None
+
+    def is_as_large_and_old(self, path: Path) -> bool:
+        """Tell whether a file has the size and the time of this one, both of which are known."""
+        status = path.stat()
+        return None not in (self.size, self.mtime) and (status.st_size, int(status.st_mtime)) == (self.size, self.mtime)
 
 
 class Facts(NamedTuple):
@@ -78,11 +87,19 @@ class Facts(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A file that is the one: where it is, what is added to its addresses, and whether it lacks pages."""
+    """A file that is the one.
+
+    Attributes:
+        path: where it is.
+        bias: what is added to its addresses.
+        partial: whether it lacks pages.
+        by_path: whether it is taken by its path, size and time, as its build ID is not known.
+    """
 
     path: Path
     bias: int
     partial: bool
+    by_path: bool = False
 
 
 class Elf:
@@ -191,6 +208,15 @@ class Places:
             bias = None if facts is None else facts.bias(wanted)
             if facts is not None and bias is not None and facts.build_id == wanted.build_id:
                 return Found(path.absolute(), bias, wanted.partial is not None and path == self.folder / wanted.partial)
+        return None if wanted.build_id is not None else self._by_path(wanted)
+
+    def _by_path(self, wanted: Wanted) -> Found | None:
+        """Return the file at the path, if it has the size and the time of what was mapped."""
+        for path in (below(root, wanted.path) for root in self.roots):
+            facts = facts_of(path)
+            bias = None if facts is None else facts.bias(wanted)
+            if bias is not None and wanted.is_as_large_and_old(path):
+                return Found(path.absolute(), bias, partial=False, by_path=True)
         return None
 
     def _candidates(self, wanted: Wanted) -> Iterator[Path]:
@@ -287,10 +313,22 @@ def _copy(answer: IO[bytes], file: IO[bytes]) -> None:
 def missing(wanted: list[Wanted]) -> str:
     """Return one line about files that were not found."""
     named = ", ".join(
-        f"{quote(w.path, safe='/+=@,:~')} (build ID {w.build_id or 'not known'}{'; in part' if w.partial else ''})"
-        for w in wanted
+        f"{quote(w.path, safe='/+=@,:~')} ({_known_by(w)}{'; in part' if w.partial else ''})" for w in wanted
     )
     return f"vmcore2core: wanted, but not found (VMCORE2CORE_SYSROOT=DIR says where to look): {named}"
+
+
+def _known_by(wanted: Wanted) -> str:
+    if wanted.build_id is not None or wanted.size is None or wanted.mtime is None:
+        return f"build ID {wanted.build_id or 'not known'}"
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(wanted.mtime))
+    return f"build ID not known; {wanted.size} bytes of {shown}"
+
+
+def taken_by_path(paths: list[str]) -> str:
+    """Return one line about files that were taken though their build ID is not known."""
+    named = ", ".join(quote(path, safe="/+=@,:~") for path in paths)
+    return f"vmcore2core: by path, size and time, as the dump does not have the build ID: {named}"
 
 
 class Gdb:
@@ -323,8 +361,10 @@ class Gdb:
         Returns:
             Paths of the files that are not there, or not whole.
         """
-        loaded = [objfile.build_id for objfile in self.gdb.objfiles() if objfile.owner is None]
-        lost = []
+        there = [objfile for objfile in self.gdb.objfiles() if objfile.owner is None]
+        loaded = [objfile.build_id for objfile in there if objfile.build_id]
+        names = {os.path.realpath(objfile.filename) for objfile in there if objfile.filename}
+        lost, by_path = [], []
         for wanted in self.wanted:
             if wanted.build_id in loaded:
                 loaded.remove(wanted.build_id)
@@ -332,12 +372,15 @@ class Gdb:
                 continue
             found = self.places.find(wanted)
             lost += [wanted] if found is None or found.partial else []
-            if found is None:
+            by_path += [wanted.path] if found is not None and found.by_path else []
+            if found is None or (found.by_path and os.path.realpath(found.path) in names):
                 continue
             sign = "-" if found.bias < 0 else ""
             self.gdb.execute(f"add-symbol-file {_quoted(found.path)} -o {sign}{abs(found.bias):#x}", to_string=True)
         if lost:
             print(missing(lost))
+        if by_path:
+            print(taken_by_path(by_path))
         return {wanted.path for wanted in lost}
 
 
@@ -369,8 +412,11 @@ def in_lldb(wanted: list[tuple[Any, ...]]) -> None:
         if _build_id(module) not in own and not module.file.basename.startswith("["):
             target.RemoveModule(module)
     lost = [one for one in files if not _load_in_lldb(target, places, one)]
+    by_path = [one.path for one in files if one.build_id is None and one not in lost]
     if lost:
         print(missing(lost))
+    if by_path:
+        print(taken_by_path(by_path))
     sys.stdout.flush()
 
 
@@ -380,7 +426,7 @@ def _build_id(module: Any) -> str:  # noqa: ANN401
 
 def _load_in_lldb(target: Any, places: Places, wanted: Wanted) -> bool:  # noqa: ANN401
     """Have lldb know a file and its place; returns whether it is there, and whole."""
-    if _build_id(target.ResolveLoadAddress(wanted.address).module) == wanted.build_id:
+    if wanted.build_id and _build_id(target.ResolveLoadAddress(wanted.address).module) == wanted.build_id:
         return True
     found = places.find(wanted)
     if found is None:

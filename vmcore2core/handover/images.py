@@ -16,6 +16,7 @@ from vmcore2core.kernel.mm import VM_EXEC
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.elf import ElfHeaders, parse_headers
+from vmcore2core.process.filebacking import FileBacking
 from vmcore2core.process.linkmap import link_map, program_path
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id, mapped
@@ -35,6 +36,8 @@ class Image:
         build_id: hexadecimal digits, or None where it has none or memory does not tell.
         program: whether it is the process's program.
         listed: whether the dynamic linker's list, which gdb and lldb follow, has it in the dump.
+        size: of the file in bytes, or None where that is not known.
+        mtime: when it was changed last, in seconds since 1970, likewise.
     """
 
     path: bytes
@@ -44,6 +47,8 @@ class Image:
     build_id: str | None = None
     program: bool = False
     listed: bool = False
+    size: int | None = None
+    mtime: int | None = None
 
 
 def images_of(captured: Captured) -> tuple[Image, ...]:
@@ -61,6 +66,7 @@ class _Finder:
         self.listed = {loaded.l_addr for loaded in link_map(snapshot, memory.read).objects}
         self.executable = [vma for vma in snapshot.vmas if vma.vm_flags & VM_EXEC]
         self.covered: set[int] = set()
+        self.backings = {region.start: region.backing for region in memory.regions}
 
     def run(self) -> Iterator[Image]:
         for vma in self.snapshot.vmas:
@@ -122,7 +128,7 @@ class _Finder:
         return end
 
     def _image(self, vma: Vma, address: int, offset: int, bias: int | None, found: str | None) -> Image:
-        path = vma.path or b""
+        path, backing = vma.path or b"", self.backings.get(vma.start)
         return Image(
             path=path,
             address=address,
@@ -131,4 +137,6 @@ class _Finder:
             build_id=found,
             program=path == self.program,
             listed=bias is not None and bias in self.listed,
+            size=backing.file_size if isinstance(backing, FileBacking) else None,
+            mtime=backing.file_mtime if isinstance(backing, FileBacking) else None,
         )

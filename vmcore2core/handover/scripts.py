@@ -223,7 +223,8 @@ class _There:
         """Return the images as Python text: ``debugger_files.Wanted`` for each."""
         return ", ".join(
             f"({_literal(os.fsdecode(image.path.removesuffix(DELETED)))}, {image.build_id!r}, {image.bias}, "
-            f"{image.address:#x}, {image.offset:#x}, {self.file(image)!r}, {self.partial(image)!r}, {image.program})"
+            f"{image.address:#x}, {image.offset:#x}, {self.file(image)!r}, {self.partial(image)!r}, {image.program}, "
+            f"{image.size}, {image.mtime})"
             for image in images
         )
 

@@ -13,6 +13,9 @@ from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import Kernel, StructView
 
 CACHED_LOOKUPS = 256
+# Since Linux kernel commit 3aa63a569c64 ("fs: switch timespec64 fields in inode to discrete integers") (in v6.11) the
+# seconds are a member; 12cd44023651 ("fs: rename inode i_atime and i_mtime fields") (in v6.7) had renamed the struct.
+MTIMES = ("i_mtime_sec", "__i_mtime", "i_mtime")
 
 Pages = tuple[U64Array, U64Array, U8Array]  # as ``Backing.lookup`` returns them
 
@@ -101,9 +104,17 @@ class FileBacking:
     @property
     def file_size(self) -> int | None:
         """Bytes of the file (``inode.i_size``), or None where that is not known."""
+        return self._of_inode("i_size")
+
+    @property
+    def file_mtime(self) -> int | None:
+        """When the file was changed last, in seconds since 1970, or None likewise (inode_get_mtime())."""
+        return next((time for time in map(self._of_inode, MTIMES) if time is not None), None)
+
+    def _of_inode(self, name: str) -> int | None:
         try:
             inode = self.file.follow("f_inode", "inode") if self.file.has("f_inode") else None
-            return None if inode is None else inode.find_uint("i_size", 8)
+            return None if inode is None else inode.find_uint(name, 8)
         except (CorruptStructure, MemoryFault):
             return None
 

@@ -13,12 +13,9 @@ from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.filebacking import MTIMES
 from vmcore2core.process.model import AbsentReason, OnDisk, Vma
 from vmcore2core.process.sysroot import build_id, mapped
-
-# Since Linux kernel commit 3aa63a569c64 ("fs: switch timespec64 fields in inode to discrete integers") (in v6.11) the
-# seconds are a member; 12cd44023651 ("fs: rename inode i_atime and i_mtime fields") (in v6.7) had renamed the struct.
-MTIMES = ("i_mtime_sec", "__i_mtime", "i_mtime")
 
 
 def files_on_disk(
