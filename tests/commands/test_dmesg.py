@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import unpack
 from tests.e2e.guests import FIXTURES, bundled, tasks
 from tests.needs import need
-from vmcore2core.kernel.message import LEVELS
+from vmcore2core.commands.tasks.dmesg import _document, _line
+from vmcore2core.kernel.message import LEVELS, Message
 from vmcore2core.session import Session
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
@@ -80,6 +81,14 @@ def test_the_time_of_day_is_what_the_clock_was_set_to() -> None:
     shown, caller, said = re.fullmatch(r"\[(.{24})\] \[ *(\w+)\] .*system clock to (\S+) UTC .*", line).groups()  # type: ignore[union-attr]
     assert datetime.strptime(shown, "%c").isoformat() == said
     assert caller == "T1"
+
+
+def test_what_a_process_wrote_to_the_log_reaches_no_terminal() -> None:
+    """Whoever may write to /dev/kmsg may have ESC, ends of lines, and characters that turn text around in it."""
+    hostile = Message(0, "\x1b[2J\r\u202e[bold]evil\u2028\x07\tx")
+    for shown in (_line(hostile, None, decode=True, caller=True), str(_document(hostile)["text"])):
+        assert shown.replace("\t", " ").isprintable()
+        assert "\\x1b[2J\\x0d\\x202e[bold]evil\\x2028\\x07" in shown
 
 
 def test_json_has_all_of_a_message() -> None:

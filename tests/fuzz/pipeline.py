@@ -12,8 +12,9 @@ import zstandard
 from tests.fuzz.harness import Choices, Harness, Parts
 from tests.fuzz.overlay import poked
 from tests.fuzz.poke import DUMP, core_digest, recorded
+from vmcore2core.crash import cause
 from vmcore2core.kernel import printk, sched
-from vmcore2core.ps import processes
+from vmcore2core.ps import EVERYTHING, processes
 from vmcore2core.session import Session
 from vmcore2core.tasks import threads
 from vmcore2core.unwind.stacks import backtraces
@@ -42,6 +43,7 @@ def guest(number: int) -> tuple[Session, tuple[int, ...], tuple[int, ...]]:
     with recorded(fresh) as words:
         for pid in numbers:
             core_digest(fresh, pid)
+        list(processes(fresh, parts=EVERYTHING, threads=True))
     return session, numbers, tuple(words)
 
 
@@ -58,8 +60,8 @@ def run(data: bytes) -> str:
             old = int.from_bytes(session.kernel.memory.physical.read(words[choices.below(len(words))], 8), order)
         pokes[at] = choices.word(old).to_bytes(8, order)
     changed = poked(session, pokes)
-    list(processes(changed))
-    printk.read_messages(changed.kernel)
+    list(processes(changed, parts=EVERYTHING, threads=True))
+    cause(printk.read_messages(changed.kernel)[0])
     with parts.one():
         core_digest(changed, victim)
     with parts.one():

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 FILTER_MAX = 0x1FF
 
+WRITTEN, MANY = "What is written", "Many processes"
+"""Parts of --help, beside those of ``options``."""
+
 
 class Compress(Enum):
     """How cores may be compressed: ``interfaces.Compression``."""
@@ -44,37 +47,67 @@ def vmcore2core(
     *,
     pid: Annotated[
         list[int] | None,
-        typer.Option("--pid", "-p", help="Process to convert, by its PID or that of any of its threads; may repeat."),
+        typer.Option(
+            "--pid",
+            "-p",
+            help="Process to convert, by its PID or that of any of its threads; may repeat.",
+            rich_help_panel=options.WHICH,
+        ),
     ] = None,
     comm: Annotated[
-        list[str] | None, typer.Option(help="Convert processes whose name matches this shell pattern; may repeat.")
+        list[str] | None,
+        typer.Option(
+            help="Convert processes whose name matches this shell pattern; may repeat.", rich_help_panel=options.WHICH
+        ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", "-a", help="Convert every process that has user memory.")
+        bool,
+        typer.Option("--all", "-a", help="Convert every process that has user memory.", rich_help_panel=options.WHICH),
     ] = False,
     exe: Annotated[
         list[str] | None,
-        typer.Option(help="Convert processes whose program's path matches this shell pattern; may repeat."),
+        typer.Option(
+            help="Convert processes whose program's path matches this shell pattern; may repeat.",
+            rich_help_panel=options.WHICH,
+        ),
     ] = None,
-    uid: Annotated[list[int] | None, typer.Option(help="Convert processes of this real user ID; may repeat.")] = None,
+    uid: Annotated[
+        list[int] | None,
+        typer.Option(help="Convert processes of this real user ID; may repeat.", rich_help_panel=options.WHICH),
+    ] = None,
     cgroup: Annotated[
         list[str] | None,
-        typer.Option(help="Convert processes whose control group's path matches this shell pattern; may repeat."),
+        typer.Option(
+            help="Convert processes whose control group's path matches this shell pattern; may repeat.",
+            rich_help_panel=options.WHICH,
+        ),
     ] = None,
     container: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="Convert processes of the container whose ID begins so; may repeat."),
+        typer.Option(
+            metavar="ID",
+            help="Convert processes of the container whose ID begins so; may repeat.",
+            rich_help_panel=options.WHICH,
+        ),
     ] = None,
     nspid: Annotated[
         list[int] | None,
-        typer.Option(help="Convert processes that have this PID in their container; may repeat."),
+        typer.Option(
+            help="Convert processes that have this PID in their container; may repeat.", rich_help_panel=options.WHICH
+        ),
     ] = None,
     state: options.State = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Not those whose name matches this shell pattern; may repeat.")
+        list[str] | None,
+        typer.Option(
+            help="Skip processes whose name matches this shell pattern; may repeat.", rich_help_panel=options.WHICH
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Say what would be written and how large; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", "-n", help="Say what would be written and how large; write nothing.", rich_help_panel=WRITTEN
+        ),
     ] = False,
     output: Annotated[
         Path | None,
@@ -82,6 +115,7 @@ def vmcore2core(
             "--output",
             "-o",
             help="The core file for one --pid; else a directory for core.COMM.PID files. Default: here.",
+            rich_help_panel=WRITTEN,
         ),
     ] = None,
     dump_filter: Annotated[
@@ -90,6 +124,7 @@ def vmcore2core(
             "--filter",
             metavar="MASK",
             help="Memory to write, as core(5)'s coredump_filter; 0x1ff: all. Default: each process's own.",
+            rich_help_panel=WRITTEN,
         ),
     ] = None,
     swap: options.Swap = None,
@@ -99,7 +134,10 @@ def vmcore2core(
     scan: options.Scan = False,
     compress: Annotated[
         Compress | None,
-        typer.Option(help="Write compressed cores (zstd's seekable format); debuggers need them unpacked."),
+        typer.Option(
+            help="Write compressed cores (zstd's seekable format); debuggers need them unpacked.",
+            rich_help_panel=WRITTEN,
+        ),
     ] = None,
     companions: Annotated[
         bool,
@@ -107,21 +145,31 @@ def vmcore2core(
             "--companions/--no-companions",
             help="Beside the cores of a directory, write their programs and libraries as far as these are in memory, "
             "and start scripts for gdb and lldb.",
+            rich_help_panel=WRITTEN,
         ),
     ] = True,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes that convert.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, max=256, help="Number of worker processes.", rich_help_panel=MANY)
+    ] = 1,
     executor: Annotated[
         str | None,
         typer.Option(
             metavar="dask:ADDRESS",
             help="Convert by the workers of a Dask cluster, which see the dump and the output at the same paths.",
+            rich_help_panel=MANY,
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what an earlier run into the same directory finished.")
+        bool,
+        typer.Option(
+            "--resume", help="Keep what an earlier run into the same directory finished.", rich_help_panel=MANY
+        ),
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="With --resume: compare what is kept with the dump, page by page.")
+        bool,
+        typer.Option(
+            "--check", help="With --resume: compare what is kept with the dump, page by page.", rich_help_panel=MANY
+        ),
     ] = False,
     redact: Annotated[
         list[str] | None,
@@ -130,10 +178,15 @@ def vmcore2core(
             help="Leave memory out on purpose: stacks (only they stay), no-files, no-anon, no-env, or mappings whose "
             "path or name matches a shell pattern, such as '/dev/shm/*'; or blank what is found: secrets (keys and "
             "tokens of known forms), secret:FILE (a secret a line) or secret:REGEX; may repeat.",
+            rich_help_panel=WRITTEN,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=WRITTEN)
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a machine-readable summary on stdout.", rich_help_panel=WRITTEN)
+    ] = False,
     dump: DumpOptions,
     silent: Annotated[bool, typer.Option("-s", hidden=True)] = False,  # noqa: ARG001 - a habit of crash's users
     version: options.Version = False,  # noqa: ARG001 - typer's callback has printed it
@@ -151,7 +204,7 @@ def vmcore2core(
     if force and resume:
         raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
     if check and not resume:
-        raise typer.BadParameter("--check is of what --resume keeps")
+        raise typer.BadParameter("--check requires --resume")
     if executor is not None and jobs > 1:
         raise typer.BadParameter("--jobs are workers of this machine, --executor others: expected one of them")
     mask, letters = _filter_mask(dump_filter), options.states(state)

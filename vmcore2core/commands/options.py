@@ -15,6 +15,9 @@ DEBUG_DIRECTORY = Path("/usr/lib/debug")
 STATES = "RSDTtXZPI"
 """Letters of ps(1) for the states that Linux tells (fs/proc/array.c: task_state_array)."""
 
+WHICH, OPENING = "Which processes", "How the dump is opened"
+"""Parts of --help."""
+
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 Vmcore = Annotated[
@@ -24,10 +27,16 @@ Vmcore = Annotated[
         "else the newest below /var/crash."
     ),
 ]
-Vmlinux = Annotated[Path | None, typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.")]
+Vmlinux = Annotated[
+    Path | None,
+    typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.", rich_help_panel=OPENING),
+]
 Vmcoreinfo = Annotated[
     Path | None,
-    typer.Option(help="VMCOREINFO text whose keys go before the dump's (vmcore-tasks layout writes one)."),
+    typer.Option(
+        help="VMCOREINFO text whose keys go before the dump's (vmcore-tasks layout writes one).",
+        rich_help_panel=OPENING,
+    ),
 ]
 MemoryMap = Annotated[
     str | None,
@@ -35,6 +44,7 @@ MemoryMap = Annotated[
         "--map",
         metavar="START:SIZE@OFFSET,...",
         help="What physical memory is where in a dump without a header; raw: all from address 0 on; or a file.",
+        rich_help_panel=OPENING,
     ),
 ]
 Swap = Annotated[
@@ -42,6 +52,7 @@ Swap = Annotated[
     typer.Option(
         metavar="[NUMBER=]FILE",
         help="A swap file or partition of the machine, or a copy of it; NUMBER where several are of one size.",
+        rich_help_panel=OPENING,
     ),
 ]
 Sysroot = Annotated[
@@ -50,6 +61,7 @@ Sysroot = Annotated[
         metavar="DIR",
         help="Take pages of programs and libraries that are not in memory from the files below DIR, if these have "
         "the same build ID; may repeat, the first that has a file is taken.",
+        rich_help_panel=OPENING,
     ),
 ]
 DebugDirectory = Annotated[
@@ -69,17 +81,23 @@ ZeroExcluded = Annotated[
     typer.Option(
         "--zero-excluded",
         help="Read pages that were left out of an ELF dump as zeros: for who knows that only zero pages were.",
+        rich_help_panel=OPENING,
     ),
 ]
 Scan = Annotated[
     bool,
-    typer.Option("--scan", help="Search all memory for tasks as well, for those that the kernel's lists have lost."),
+    typer.Option(
+        "--scan",
+        help="Search all memory for tasks as well, for those that the kernel's lists have lost.",
+        rich_help_panel=OPENING,
+    ),
 ]
 NoCache = Annotated[
     bool,
     typer.Option(
         "--no-cache",
         help="Keep nothing in the cache, and use nothing that is there; a dump that has to be unpacked is, each time.",
+        rich_help_panel=OPENING,
     ),
 ]
 AnySize = Annotated[
@@ -87,6 +105,7 @@ AnySize = Annotated[
     typer.Option(
         "--unpack-any-size",
         help="Unpack a compressed dump to whatever size: else to 1 GiB, or 256 times its own size, and 16 TiB at most.",
+        rich_help_panel=OPENING,
     ),
 ]
 Verbose = Annotated[
@@ -98,6 +117,7 @@ State = Annotated[
     typer.Option(
         metavar="LETTERS",
         help=f"Only processes with a thread in one of these states, such as RD ({' '.join(STATES)}); may repeat.",
+        rich_help_panel=WHICH,
     ),
 ]
 

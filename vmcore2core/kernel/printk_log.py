@@ -16,6 +16,7 @@ from vmcore2core.kernel.struct import Kernel, StructView
 
 BUFFER_MAX = 1 << 31  # LOG_BUF_LEN_MAX
 STRUCT_MAX = 1 << 10
+RECORDS_MAX = 1 << 22
 
 
 def records(kernel: Kernel) -> Iterator[Message]:
@@ -34,7 +35,9 @@ def records(kernel: Kernel) -> Iterator[Message]:
     if not header <= size <= BUFFER_MAX or at >= size or end >= size:
         raise CorruptStructure(f"log_first_idx {at:#x} and log_next_idx {end:#x} of {size:#x} bytes", buffer, "log_buf")
     left = size
-    while at != end and left > 0:
+    for _ in range(RECORDS_MAX):
+        if at == end or left <= 0:
+            return
         record = kernel.view("printk_log", buffer + at)
         length = record.uint("len", size=2)
         if not length:  # the next one did not fit before the end of the buffer

@@ -26,18 +26,25 @@ if TYPE_CHECKING:
 def bt(
     *,
     pid: Annotated[
-        list[int] | None, typer.Option("--pid", "-p", help="All threads of this process; may repeat.")
+        list[int] | None,
+        typer.Option("--pid", "-p", help="All threads of this process; may repeat.", rich_help_panel=options.WHICH),
     ] = None,
     tid: Tid = None,
-    every: Annotated[bool, typer.Option("--all", "-a", help="The threads of all processes.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", "-a", help="The threads of all processes.", rich_help_panel=options.WHICH)
+    ] = False,
     comm: Annotated[
-        list[str] | None, typer.Option(help="Those of processes whose name matches this pattern; may repeat.")
+        list[str] | None,
+        typer.Option(
+            help="Those of processes whose name matches this pattern; may repeat.", rich_help_panel=options.WHICH
+        ),
     ] = None,
     state: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LETTERS",
             help=f"Only threads in one of these states, such as RD ({' '.join(options.STATES)}); may repeat.",
+            rich_help_panel=options.WHICH,
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most frames of a thread.")] = 256,

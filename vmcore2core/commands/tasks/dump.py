@@ -17,7 +17,10 @@ from vmcore2core.errors import UsageError
 def dump(
     *,
     pid: Annotated[
-        int | None, typer.Option("--pid", "-p", help="All threads of the process that has this PID or thread.")
+        int | None,
+        typer.Option(
+            "--pid", "-p", help="All threads of the process that has this PID or thread.", rich_help_panel=options.WHICH
+        ),
     ] = None,
     tid: Tid = None,
     output: Annotated[

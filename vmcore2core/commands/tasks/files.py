@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 def files(
     *,
     pid: Annotated[
-        list[int] | None, typer.Option("--pid", "-p", help="Only those of this process; may repeat.")
+        list[int] | None,
+        typer.Option("--pid", "-p", help="Only those of this process; may repeat.", rich_help_panel=options.WHICH),
     ] = None,
     comm: Annotated[
-        list[str] | None, typer.Option(help="Only those of processes whose name matches this pattern; may repeat.")
+        list[str] | None,
+        typer.Option(
+            help="Only those of processes whose name matches this pattern; may repeat.", rich_help_panel=options.WHICH
+        ),
     ] = None,
     as_json: options.AsJson = False,
     dump: DumpOptions,

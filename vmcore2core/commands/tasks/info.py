@@ -6,6 +6,7 @@ from typing import Any
 from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.printable import one_line
 
 IN_A_LINE = ("crashed", "paths", "user_pages_left_out", "sources")
 """Lists that are short."""
@@ -26,7 +27,7 @@ def info(
             print_document("vmcore-tasks-info", **document)
             return
         for line in _lines(document):
-            print(line)
+            print(one_line(line))
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
@@ -43,7 +44,11 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
             yield from _lines(value)
         elif isinstance(value, list):
             items = [_in_words(item) if isinstance(item, dict) else item for item in value]
-            yield f"{title}: {', '.join(items)}" if name in IN_A_LINE else "\n  ".join([f"{title}:", *items])
+            if name in IN_A_LINE:
+                yield f"{title}: {', '.join(items)}"
+            else:
+                yield f"{title}:"
+                yield from (f"  {item}" for item in items)
         elif isinstance(value, dict):
             yield f"{title}: {', '.join(f'{n} {state}' for state, n in value.items())}"
         else:

@@ -24,9 +24,17 @@ def ps(
     *,
     pid: Annotated[
         list[int] | None,
-        typer.Option("--pid", "-p", help="Only the process that has this PID, or a thread with it; may repeat."),
+        typer.Option(
+            "--pid",
+            "-p",
+            help="Only the process that has this PID, or a thread with it; may repeat.",
+            rich_help_panel=options.WHICH,
+        ),
     ] = None,
-    comm: Annotated[list[str] | None, typer.Option(help="Only names that match this pattern; may repeat.")] = None,
+    comm: Annotated[
+        list[str] | None,
+        typer.Option(help="Only names that match this pattern; may repeat.", rich_help_panel=options.WHICH),
+    ] = None,
     state: options.State = None,
     threads: Annotated[bool, typer.Option("--threads", "-L", help="A line for each thread.")] = False,
     output: Annotated[

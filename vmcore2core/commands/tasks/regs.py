@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @takes_dump
 def regs(
     *,
-    pid: Annotated[int | None, typer.Option("--pid", "-p", help="All threads of this process.")] = None,
+    pid: Annotated[
+        int | None, typer.Option("--pid", "-p", help="All threads of this process.", rich_help_panel=options.WHICH)
+    ] = None,
     tid: Tid = None,
     as_json: options.AsJson = False,
     dump: DumpOptions,
