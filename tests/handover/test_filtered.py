@@ -6,14 +6,18 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.builders.stacks_only import bundled_stacks_only
 from tests.e2e.debuggers import in_order
-from tests.e2e.guests import FIXTURES, PROGRAMS, convert, rows, tasks, unpacked_sysroot
+from tests.e2e.guests import FIXTURES, PROGRAMS, bundled, convert, rows, tasks, unpacked_sysroot
+from tests.e2e.test_sysroot import PAGE, without_pages
 from tests.handover.test_scripts import gdb_stacks, lldb_stacks
+from tests.unwind.processes import need
+from vmcore2core.handover.debugger_files import facts_of
 
 GUEST = "debian-6.1-amd64"
 DEBUGGERS = ("gdb", "lldb")
@@ -234,3 +238,23 @@ def test_gdb_shows_what_unwinding_found_by_other_means_than_call_frame_informati
         # Of the innermost frame gdb shows no address where a line of source begins there.
         shown = [int(address, 16) for address in re.findall(r"^#[1-9]\d* +(0x\w+)", part, re.MULTILINE)]
         assert shown[: len(ours)] == ours
+
+
+def test_a_file_that_lacks_pages_gets_its_debug_file(sysroot: Path, tmp_path: Path) -> None:
+    """The program's section headers and symbols are in no memory; a debug package has them."""
+    program = sysroot / "bin/lab-dynamic"
+    content = program.read_bytes()
+    unwanted = {content[at : at + PAGE].ljust(PAGE, b"\0") for at in range(0x3000, len(content), PAGE)}
+    assert without_pages(bundled(GUEST, tmp_path), tmp_path / "poor", unwanted) >= len(unwanted)
+    assert convert(tmp_path / "poor", "--comm", "lab-*", "-o", tmp_path / "cores").returncode in (0, 3)
+    name = script(tmp_path / "cores", "lab-dynamic", "gdb")
+    plain = gdb_stacks(tmp_path / "cores", name, tmp_path / "nothing")[1]
+    assert "programs/victim.c:" not in plain
+    identity = next(one.build_id for one in [facts_of(program)] if one is not None) or ""
+    debug = tmp_path / f"root/usr/lib/debug/.build-id/{identity[:2]}/{identity[2:]}.debug"
+    debug.parent.mkdir(parents=True)
+    subprocess.run([need("objcopy"), "--only-keep-debug", program, debug], check=True)
+    stacks, output = gdb_stacks(tmp_path / "cores", name, tmp_path / "root")
+    assert f"/bin/lab-dynamic (build ID {identity}; in part)" in output
+    assert "programs/victim.c:" in output
+    check(stacks, output, "lab-dynamic")

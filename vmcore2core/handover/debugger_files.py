@@ -210,6 +210,16 @@ class Places:
                 return Found(path.absolute(), bias, wanted.partial is not None and path == self.folder / wanted.partial)
         return None if wanted.build_id is not None else self._by_path(wanted)
 
+    def debug_file(self, build_id: str) -> Path | None:
+        """Return the separate file of debug information of a file, by its build ID."""
+        name = f".build-id/{build_id[:2]}/{build_id[2:]}.debug"
+        below_roots = (below(root, folder + name) for root in self.roots for folder in ("usr/lib/debug/", ""))
+        for path in (*below_roots, *(folder / name for folder in self.debug_folders)):
+            facts = facts_of(path)
+            if facts is not None and facts.build_id == build_id:
+                return path.absolute()
+        return None
+
     def _by_path(self, wanted: Wanted) -> Found | None:
         """Return the file at the path, if it has the size and the time of what was mapped."""
         for path in (below(root, wanted.path) for root in self.roots):
@@ -343,7 +353,7 @@ class Gdb:
         import gdb
 
         self.gdb: Any = gdb
-        self.partial_program = False
+        self.partial_program: int | None = None  # what is added to the addresses of a program that lacks pages
         self.wanted = [Wanted(*one) for one in wanted]
         self.places = Places(Path(folder), str(gdb.parameter("debug-file-directory") or "").split(":"))
 
@@ -352,7 +362,7 @@ class Gdb:
         for wanted in self.wanted:
             found = self.places.find(wanted) if wanted.program else None
             if found is not None:
-                self.partial_program = found.partial
+                self.partial_program = found.bias if found.partial else None
                 self.gdb.execute(f"file {_quoted(found.path)}", to_string=True)
 
     def rest(self) -> set[str]:
@@ -368,20 +378,32 @@ class Gdb:
         for wanted in self.wanted:
             if wanted.build_id in loaded:
                 loaded.remove(wanted.build_id)
-                lost += [wanted] if wanted.program and self.partial_program else []
+                if wanted.program and self.partial_program is not None:
+                    lost.append(wanted)
+                    self._add_debug_file(wanted, self.partial_program)
                 continue
             found = self.places.find(wanted)
             lost += [wanted] if found is None or found.partial else []
             by_path += [wanted.path] if found is not None and found.by_path else []
             if found is None or (found.by_path and os.path.realpath(found.path) in names):
                 continue
-            sign = "-" if found.bias < 0 else ""
-            self.gdb.execute(f"add-symbol-file {_quoted(found.path)} -o {sign}{abs(found.bias):#x}", to_string=True)
+            self._add(found.path, found.bias)
+            if found.partial:
+                self._add_debug_file(wanted, found.bias)
         if lost:
             print(missing(lost))
         if by_path:
             print(taken_by_path(by_path))
         return {wanted.path for wanted in lost}
+
+    def _add(self, path: Path, bias: int) -> None:
+        self.gdb.execute(f"add-symbol-file {_quoted(path)} -o {'-' * (bias < 0)}{abs(bias):#x}", to_string=True)
+
+    def _add_debug_file(self, wanted: Wanted, bias: int) -> None:
+        """Add debug information to a file that lacks pages: its sections are not those that gdb would lay it over."""
+        found = None if wanted.build_id is None else self.places.debug_file(wanted.build_id)
+        if found is not None:
+            self._add(found, bias)
 
 
 def _quoted(path: Path) -> str:
