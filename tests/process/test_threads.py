@@ -315,6 +315,33 @@ def test_a_thread_pointer_alone_is_of_more_than_one_process(monkeypatch: pytest.
     assert one(export_scene(), *qemu((LIVE, ROOT))) == f"{MAY_BE}CPU 0 was in user mode, maybe with this thread{OLDER}"
 
 
+@pytest.mark.parametrize(
+    ("base", "asleep", "whose"),
+    [
+        pytest.param(0x7F00_0000_8000, 0, "crash note of CPU 0", id="another's"),
+        pytest.param(0x7F00_0000_1000, 1, "crash note of CPU 0", id="the same, asleep"),
+        pytest.param(0x7F00_0000_1000, 0, None, id="the same, of a fork"),
+    ],
+)
+def test_a_reserved_thread_pointer_tells_the_thread_if_one_alone_has_it(
+    base: int, asleep: int, whose: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(X86_64, "note_uses_pgd", Arch.note_uses_pgd)
+    monkeypatch.setattr(X86_64, "tp_register", "fs_base")
+    scene = export_scene()
+    other = scene.task(200, members={"thread.fsbase": base}, __state=asleep)
+    scene.group(other, mm=scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC)))
+    found = one(scene, *qemu((LIVE, ROOT)))
+    if whose is None:
+        assert found == f"{MAY_BE}CPU 0 was in user mode, maybe with this thread{OLDER}"
+    else:
+        assert isinstance(found, ThreadRegs)
+        assert found.source == whose
+    processes = scene.processes(*qemu((LIVE, ROOT)))
+    ((_, others),) = processes.thread_registers(processes.find(200))
+    assert isinstance(others, str) == (whose is None)
+
+
 def test_without_the_number_of_its_cpu_a_thread_on_one_has_no_registers_if_any_was_in_user_mode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

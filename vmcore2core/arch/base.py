@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 from vmcore2core.addresses import KernelAddr, U64Array
@@ -55,6 +56,8 @@ class Arch(ABC):
         greg_names: names of a core's general registers, in elf_gregset_t's order.
         thread_members: members of ``struct thread_struct`` that ``thread_bases`` reads, and where they stand relative
             to the one that holds the thread pointer, in bytes: for kernels that do not tell.
+        tp_register: general register that the ABI reserves for the thread pointer, so that no function changes it; ""
+            where the thread pointer is elsewhere.
         saved_sp: member of ``struct thread_struct`` that has the kernel stack pointer of a task off the CPU; "" where
             that is elsewhere.
         note_sp: register of a CPU's note that has the stack pointer; "" where this is not asked.
@@ -66,6 +69,8 @@ class Arch(ABC):
         vm_shadow_stack: VM_SHADOW_STACK of ``vma->vm_flags``; 0 where there is none.
         layout_keys: what it asks of a layout, as VMCOREINFO keys: for a layout written to a file.
         machine_names: further names in a dump header's utsname.machine.
+        exported_abi: keys of the VMCOREINFO export that tell what programs may rely on, and the value that the tables
+            here have.
         image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
         inferable: (struct, member) whose offsets ``infer`` may tell.
         gate_name: what /proc/PID/maps calls the mapping of ``gate_vma``.
@@ -81,6 +86,7 @@ class Arch(ABC):
     user_end: int
     greg_names: tuple[str, ...]
     thread_members: Mapping[str, int]
+    tp_register: str = ""
     saved_sp: str = ""
     note_sp: str = ""
     prot_valid: int = 0
@@ -90,6 +96,7 @@ class Arch(ABC):
     vm_shadow_stack: int = 0
     layout_keys: tuple[str, ...] = ()
     machine_names: tuple[str, ...] = ()
+    exported_abi: Mapping[str, int] = MappingProxyType({})
     image_keys: tuple[str, ...] = ()
     inferable: tuple[tuple[str, str], ...] = ()
     both_orders: bool = False
@@ -249,7 +256,7 @@ class Arch(ABC):
 
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
         """Return the user-space thread pointer among registers (x86: fs_base), or None."""
-        return None
+        return regs.get(self.tp_register)
 
     def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
         """Tell whether a word must be a thread pointer: what it points to in user memory says so itself."""

@@ -93,6 +93,7 @@ class Loongarch64(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.user_pt_regs.names or ()
+    tp_register = "tp"
     saved_sp = "reg03"
     thread_members: Mapping[str, int] = MappingProxyType({})
     layout_keys = (
@@ -226,10 +227,6 @@ class Loongarch64(Arch):
         """See ``Arch.note_number``: ``__cpu_logical_map`` has the hardware's numbers (int)."""
         table = layout.find_symbol("__cpu_logical_map")
         return cpu if table is None else int.from_bytes(memory.read(table + 4 * cpu, 4), "little")
-
-    def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
-        """See ``Arch.thread_pointer``."""
-        return regs.get("tp")
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``: these kernels run no 32-bit processes."""

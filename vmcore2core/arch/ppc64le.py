@@ -93,6 +93,7 @@ class Ppc64le(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.ELF_GREGSET
+    tp_register = "r13"
     saved_sp = "ksp"
     thread_members: Mapping[str, int] = MappingProxyType({})
     layout_keys = (
@@ -263,10 +264,6 @@ class Ppc64le(Arch):
         if own is None or own == fmt.HW_CPU_ID_NONE:
             return cpu
         return sum(1 for number in numbers if number is not None and number < own)
-
-    def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
-        """See ``Arch.thread_pointer``."""
-        return regs.get("r13")
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``; a compat process runs with MSR's SF clear, and has TASK_SIZE_USER32."""

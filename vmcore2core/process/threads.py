@@ -18,7 +18,7 @@ from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import mm, runqueue
 from vmcore2core.kernel.crash_notes import crash_notes
-from vmcore2core.kernel.pid import nr_cpus_seen
+from vmcore2core.kernel.pid import for_each_process, for_each_thread, nr_cpus_seen
 from vmcore2core.kernel.sched import (
     PF_EXITING,
     task_comm,
@@ -72,6 +72,7 @@ class CpuNotes:
     def __init__(self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...]) -> None:
         self.kernel = kernel
         self.notes = kernel.arch.cpu_notes(notes)
+        self._found: dict[int, int | None] = {}  # number of a note -> address of the task
         # QEMU numbers the notes; should kdump's be of tasks with just these PIDs, they are on just these CPUs.
         self.by_cpu = all(note.pr_pid == note.number + 1 for note in self.notes)
 
@@ -131,18 +132,45 @@ class CpuNotes:
             return None if note is not None and note.user_mode and self._is_anothers(note, pgd) else note
         # Without on_cpu or cpu (VMCOREINFO's export lacks them), a CPU in user mode still shows whose address space
         # and whose thread it runs.
-        return next(
-            (
-                note
-                for note in self.notes
-                if note.user_mode
-                and pgd is not None
-                and self.kernel.arch.note_uses_pgd(note, pgd)
-                and thread_base is not None
-                and self.kernel.arch.thread_pointer(note.regs) == thread_base
-            ),
-            None,
-        )
+        for note in self.notes:
+            if not note.user_mode or thread_base is None or self._pointer(note) != thread_base:
+                continue
+            if (pgd is not None and self.kernel.arch.note_uses_pgd(note, pgd)) or self._ran(note) == task.address:
+                return note
+        return None
+
+    def _pointer(self, note: CpuNote) -> int | None:
+        return self.kernel.arch.thread_pointer(note.regs)
+
+    def _ran(self, note: CpuNote) -> int | None:
+        """Return the address of the only task that a CPU in user mode can have been running, or None.
+
+        It is runnable, has the thread pointer that the CPU has, and code where the CPU may be. There may be several: a
+        process that was forked has the thread pointer of its parent. Where programs can change the thread pointer
+        without a system call, it tells nothing.
+        """
+        if not self.kernel.arch.tp_register:
+            return None
+        if note.number not in self._found:
+            pc, pointer = self.kernel.arch.assumed_user_pc(note), self._pointer(note)
+            same = [task for task, own in self._runnable if own == pointer] if pointer is not None else []
+            fits = [task for task in same if pc is None or _is_code(task, pc)]
+            self._found[note.number] = fits[0].address if len(fits) == 1 else None
+        return self._found[note.number]
+
+    @cached_property
+    def _runnable(self) -> tuple[tuple[StructView, int | None], ...]:
+        """Each task with user memory that may have been on a CPU, and its thread pointer."""
+        return tuple(self._find_runnable())
+
+    def _find_runnable(self) -> Iterator[tuple[StructView, int | None]]:
+        for leader in for_each_process(self.kernel):
+            for task in for_each_thread(leader):
+                try:
+                    if not task_state(task) and task.pointer("mm"):
+                        yield task, _saved(self.kernel, task)[1]
+                except MemoryFault:
+                    continue
 
     def bases(self, note: CpuNote, task: StructView, saved: Mapping[str, int | None]) -> dict[str, int | None]:
         """Return the registers of ``Arch.thread_bases`` of a task that was on a note's CPU; None for what is not known.
@@ -242,7 +270,7 @@ class CpuNotes:
     def _may_be_of(self, note: CpuNote, task: StructView, pgd: int | None, others: Set[int | None]) -> bool:
         """Tell whether a CPU's note may be that of a task: where it says neither whose memory nor whose thread."""
         arch = self.kernel.arch
-        if not note.user_mode or self._is_anothers(note, pgd):
+        if not note.user_mode or self._is_anothers(note, pgd) or self._ran(note) not in (None, task.address):
             return False
         pc, pointer = arch.assumed_user_pc(note), arch.thread_pointer(note.regs)
         if pc is not None and not _is_code(task, pc):
@@ -274,13 +302,25 @@ class ThreadPointers:
 
 
 def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], int | None]:
-    """Return the registers in a task's ``thread_struct``, and the thread pointer among them.
+    """Return the registers in a task's ``thread_struct``, and its thread pointer.
+
+    Where a general register is the thread pointer, it is on the kernel stack, and right there even if the others are
+    older.
 
     Raises:
         MemoryFault: they cannot be read.
     """
-    saved = kernel.arch.thread_bases(KernelAddr(task.address), kernel.memory, kernel.layout)
-    return saved, kernel.arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
+    arch = kernel.arch
+    saved = arch.thread_bases(KernelAddr(task.address), kernel.memory, kernel.layout)
+    pointer = arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
+    if pointer is None and arch.tp_register:
+        try:
+            stack, _ = kernel_stack(task)
+        except CorruptStructure:
+            return saved, None
+        found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, kernel.layout)
+        pointer = None if found is None else arch.thread_pointer(found)
+    return saved, pointer
 
 
 def _agreed(live: Mapping[str, int], saved: Mapping[str, int | None]) -> dict[str, int | None]:
