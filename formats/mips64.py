@@ -152,6 +152,8 @@ NR_N64_RT_SIGRETURN = 5211
 NR_N32_RT_SIGRETURN = 6211
 NR_O32_SIGRETURN = 4119
 NR_O32_RT_SIGRETURN = 4193
+RT_SIGFRAME_UC_64 = 152
+"""struct rt_sigframe of n64: offsetof(rs_uc)."""
 RT_SIGFRAME_MCONTEXT_64 = 192
 """struct rt_sigframe of n64: offsetof(rs_uc.uc_mcontext), from the stack pointer."""
 RT_SIGFRAME_MCONTEXT_32 = 176

@@ -76,6 +76,8 @@ pt_regs = np.dtype([*((n, "<u8") for n in user_regs_struct.names or ()), *((n, "
 """struct pt_regs by user_regs_struct's names (epc is pc), up to badaddr; cause and orig_a0 follow."""
 PT_REGS_SIZE = 288
 STACK_ALIGN = 16
+STACK_ALIGNS = (8, 16, 32, 64, 128)
+"""What NUMBER(STACK_ALIGN) may say."""
 
 d_ext_state = np.dtype([("f", "<u8", (32,)), ("fcsr", "<u4")])
 """struct __riscv_d_ext_state, without the padding at its end."""
@@ -98,7 +100,9 @@ DWARF_REGS = (
     *("",) * 32,
     "pc",
 )
+RT_SIGFRAME_UC = 128  # struct rt_sigframe: offsetof(uc)
 RT_SIGFRAME_MCONTEXT = 304  # from the stack pointer: struct rt_sigframe: offsetof(uc.uc_mcontext)
+NR_RT_SIGRETURN = 139
 RT_SIGRETURN = b"\x93\x08\xb0\x08\x73\x00\x00\x00"  # li a7, __NR_rt_sigreturn; ecall
 
 CALL_JAL_RA = 0x0EF  # jal ra

@@ -116,6 +116,7 @@ RT_SIGFRAME_IA32_PUC = 8  # struct rt_sigframe_ia32 without pretcode: offsetof(p
 UCONTEXT_IA32_MCONTEXT = 20  # struct ucontext_ia32: offsetof(uc_mcontext)
 
 # mov $__NR_rt_sigreturn,%rax (or %eax); syscall
+NR_RT_SIGRETURN = 15
 RT_SIGRETURN = (b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", b"\xb8\x0f\x00\x00\x00\x0f\x05")
 RT_SIGRETURN_X32 = (b"\x48\xc7\xc0\x01\x02\x00\x40\x0f\x05", b"\xb8\x01\x02\x00\x40\x0f\x05")
 RT_SIGRETURN_IA32 = b"\xb8\xad\x00\x00\x00\xcd\x80"  # mov $__NR_rt_sigreturn,%eax; int $0x80

@@ -8,6 +8,7 @@ task and mm struct offsets to vmcoreinfo" (June 2026), and those of x86-64 that 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CORPUS
-from tests.e2e.guests import bundled, tasks
+from tests.e2e.guests import FIXTURES, bundled, tasks
 from vmcore2core.containers import open_container
 from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel import sched
@@ -45,6 +46,17 @@ BEFORE = (
     "SYMBOL(init_top_pgt) SYMBOL(_stext) SYMBOL(vmemmap) SIZE(page) OFFSET(page.mapping) "
     "NUMBER(phys_base) NUMBER(pgtable_l5_enabled) NUMBER(KERNEL_IMAGE_SIZE) KERNELOFFSET"
 ).split()
+# The machines' own keys, of the same series.
+RISCV64 = (
+    "OFFSET(rt_sigframe.uc) OFFSET(sigcontext.sc_regs) SIZE(rt_sigframe) NUMBER(STACK_ALIGN) NUMBER(_PAGE_PFN_SHIFT)"
+).split()
+MIPS64 = (
+    "OFFSET(rt_sigframe.rs_uc) OFFSET(sigcontext.sc_regs) NUMBER(PAGE_SHIFT) NUMBER(_PFN_MASK) NUMBER(_PAGE_PRESENT) "
+    "NUMBER(_PAGE_VALID) NUMBER(_PAGE_GLOBAL) NUMBER(PTRS_PER_PGD) NUMBER(PTRS_PER_PMD) NUMBER(PTRS_PER_PTE)"
+).split()
+SIZES_AND_NUMBERS = [key for key in EXPORT if not key.startswith(("SYMBOL(", "OFFSET("))]
+"""The keys of the export that machines may take differently; the walks of structures are the same on all."""
+MACHINES = {"seed-7.2-riscv64": RISCV64, "seed-7.2-mips64el": MIPS64}
 # Without these nothing can be said at all.
 NEEDED = {
     *(key for key in EXPORT if key.startswith(("SYMBOL(", "OFFSET("))),
@@ -64,7 +76,10 @@ NOT_NEEDED = {
     "OFFSET(maple_metadata.gap)",
     "OFFSET(maple_arange_64.gap)",
     "OFFSET(vm_area_struct.vm_mm)",
-    "OFFSET(ucontext.uc_mcontext)",  # the ABI fixes it
+    "OFFSET(ucontext.uc_mcontext)",  # the ABI fixes it, and these
+    "OFFSET(rt_sigframe.uc)",
+    "OFFSET(rt_sigframe.rs_uc)",
+    "OFFSET(sigcontext.sc_regs)",
 }
 # Keys that lead to pages that the process had not mapped in: without them there are fewer, with a sentence.
 TELLS_MORE = {
@@ -78,7 +93,6 @@ TELLS_MORE = {
 
 def test_the_list_has_the_58_keys() -> None:
     assert len(EXPORT) == len(set(EXPORT)) == 58
-    assert NOT_NEEDED < NEEDED | NOT_NEEDED
 
 
 @dataclass(frozen=True)
@@ -127,19 +141,20 @@ def facts_of(session: Session, pid: int) -> Facts:
 
 @dataclass
 class KeysAlone:
-    """A dump, its VMCOREINFO text, and what is said of it with all keys."""
+    """A dump, its VMCOREINFO text, and what is said of it with all keys; ``memory_map``: how a raw one is read."""
 
     path: Path
     pid: int
     text: bytes
     facts: Facts | None = None
+    memory_map: str | None = None
 
     def without(self, key: str | None, monkeypatch: pytest.MonkeyPatch) -> Facts:
         """Return what is said without a key; kallsyms, BTF and another text are not looked for."""
         lines = self.text.splitlines(keepends=True)
         left = [line for line in lines if key is None or not line.startswith(key.encode() + b"=")]
         assert key is None or len(left) == len(lines) - 1
-        with open_container([self.path]) as container:
+        with open_container([self.path], self.memory_map) as container:
             kind = type(container)
         with monkeypatch.context() as patch:
             patch.setattr(kind, "vmcoreinfo", property(lambda _self: b"".join(left)))
@@ -147,7 +162,7 @@ class KeysAlone:
             patch.setattr(bootstrap, "_btf_source", lambda *_: None)
             patch.setattr(opening, "_candidates", lambda *_: iter(()))
             patch.setattr(opening, "_from_image", lambda *_: iter(()))
-            with Session([self.path]) as session:
+            with Session([self.path], memory_map=self.memory_map) as session:
                 return facts_of(session, self.pid)
 
 
@@ -222,3 +237,24 @@ def test_a_kernel_with_the_export_without_one_key(seed: KeysAlone, key: str, mon
         assert key in BEFORE
         return
     check(seed, key, monkeypatch)
+
+
+@pytest.fixture(scope="module", params=sorted(MACHINES))
+def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> KeysAlone:
+    """The two machines of the series, whose kernels have the export and nothing else."""
+    folder = tmp_path_factory.mktemp("machine")
+    path, memory_map = bundled(request.param, folder), "raw" if "mips" in request.param else None
+    with Session([path], memory_map=memory_map) as session:
+        values = session.boot.vmcoreinfo.values
+    pids = json.loads((FIXTURES / request.param / "truth/pids.json").read_text())
+    text = "".join(f"{key}={value}\n" for key, value in values.items())
+    return KeysAlone(path, pids["lab-dynamic"], text.encode(), memory_map=memory_map)
+
+
+@pytest.mark.parametrize(
+    ("machine", "key"),
+    [(name, key) for name, own in MACHINES.items() for key in (*SIZES_AND_NUMBERS, *own)],
+    indirect=["machine"],
+)
+def test_a_machine_of_the_series_without_one_key(machine: KeysAlone, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(machine, key, monkeypatch)

@@ -15,7 +15,8 @@ from vmcore2core.kernel import sched
 from vmcore2core.kernel.sanity import check_processes
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.layout.resolver import KernelLayout
-from vmcore2core.layout.sanity import check_init_task
+from vmcore2core.layout.sanity import check_exported_abi, check_init_task
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.session import Session
 
 
@@ -103,3 +104,10 @@ def test_a_file_of_another_kernel_does_not_make_other_processes(tmp_path: Path) 
         assert captured[0] == captured[1]
         assert len(wrong.notices) >= len(lines) - 3
         assert all("is from --vmcoreinfo" in notice for notice in wrong.notices)
+
+
+def test_an_exported_key_that_contradicts_the_abi_is_said() -> None:
+    abi = {"OFFSET(ucontext.uc_mcontext)": 40, "NUMBER(__NR_rt_sigreturn)": 15}
+    assert check_exported_abi(VmcoreInfo({"OFFSET(ucontext.uc_mcontext)": "40"}), abi) == []
+    (said,) = check_exported_abi(VmcoreInfo(dict.fromkeys(abi, "40")), abi)
+    assert said.startswith("VMCOREINFO says NUMBER(__NR_rt_sigreturn)=40, expected 15: ")

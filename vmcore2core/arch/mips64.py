@@ -94,6 +94,15 @@ class Mips64(Arch):
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.GREGS
     thread_members: Mapping[str, int] = MappingProxyType({})
+    exported_abi = MappingProxyType(
+        {
+            "OFFSET(rt_sigframe.rs_uc)": fmt.RT_SIGFRAME_UC_64,
+            "OFFSET(ucontext.uc_mcontext)": fmt.RT_SIGFRAME_MCONTEXT_64 - fmt.RT_SIGFRAME_UC_64,
+            "OFFSET(sigcontext.sc_regs)": 0,
+            "NUMBER(__NR_rt_sigreturn)": fmt.NR_N64_RT_SIGRETURN,
+            "NUMBER(_PAGE_PRESENT)": fmt.PAGE_PRESENT,
+        }
+    )
     layout_keys = (
         "OFFSET(task_struct.stack)",
         *STACK_KEYS,

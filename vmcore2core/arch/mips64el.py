@@ -12,7 +12,8 @@ class Mips64el(Mips64):
 
     DOC = ArchDoc(
         page_tables="4, 8, 16, 32 and 64 KiB pages; two to four levels",
-        tested="Debian's 6.1 (5kc-malta), 4 KiB pages, three levels; n64, n32 and o32",
+        tested="Debian's 6.1 (5kc-malta), 4 KiB pages, three levels, n64, n32 and o32; a 7.2 for malta with the task "
+        "and VMA export alone",
         limitations=(
             "Debian's kernel has no BTF: --vmlinux is needed",
             "$s0 to $s7 and $fp of a thread whose system call a page fault or a preemption interrupted",

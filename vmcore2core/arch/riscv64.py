@@ -29,7 +29,7 @@ from vmcore2core.arch.spec import (
     SignalTrampoline,
     UnwindSpec,
 )
-from vmcore2core.arch.task import stack_sizes
+from vmcore2core.arch.task import mem_map, stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import riscv64 as fmt
@@ -85,7 +85,7 @@ class Riscv64(Arch):
 
     DOC = ArchDoc(
         page_tables="Sv39, Sv48, Sv57; Svnapot, Svpbmt",
-        tested="Debian's 7.2, Sv48",
+        tested="Debian's 7.2, and a 7.2 with the task and VMA export alone; Sv48",
         limitations=("rv32 processes", "NT_RISCV_USER_CFI", "swapped pages before Linux 6.3"),
     )
 
@@ -95,11 +95,21 @@ class Riscv64(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     greg_names = fmt.user_regs_struct.names or ()
+    tp_register = "tp"
     saved_sp = "sp"
     prot_valid = 1 << 0
     pte_write = 1 << 2
     vm_shadow_stack = 1 << 37  # VM_HIGH_ARCH_5
     thread_members: Mapping[str, int] = MappingProxyType({})
+    exported_abi = MappingProxyType(
+        {
+            "OFFSET(rt_sigframe.uc)": fmt.RT_SIGFRAME_UC,
+            "OFFSET(ucontext.uc_mcontext)": fmt.RT_SIGFRAME_MCONTEXT - fmt.RT_SIGFRAME_UC,
+            "OFFSET(sigcontext.sc_regs)": 0,
+            "NUMBER(__NR_rt_sigreturn)": fmt.NR_RT_SIGRETURN,
+            "NUMBER(_PAGE_PFN_SHIFT)": fmt.PFN_SHIFT,
+        }
+    )
     image_keys = ("NUMBER(va_kernel_pa_offset)", "NUMBER(VA_BITS)")
     layout_keys = (
         "OFFSET(task_struct.stack)",
@@ -118,6 +128,7 @@ class Riscv64(Arch):
         "SYMBOL(have_user_pmlen_16)",
         "OFFSET(mm_struct.saved_e_flags)",
         "SYMBOL(vmemmap_start_pfn)",
+        "SYMBOL(mem_map)",
         "SIZE(page)",
         "OFFSET(task_struct.mm_cid)",
     )
@@ -191,9 +202,15 @@ class Riscv64(Arch):
         Since Linux kernel commit f754f27e98f8 ("riscv: mm: Fix the out of bound issue of vmemmap address") (in v6.14
         and stable kernels), the page at VMEMMAP_START is that of vmemmap_start_pfn; since a11dd49dcb93 ("riscv:
         Sparse-Memory/vmemmap out-of-bounds fix") (in v6.8 and stable kernels), that of phys_ram_base; before that,
-        that of page 0, so that nothing is mapped there where no memory is at physical 0.
+        that of page 0, so that nothing is mapped there where no memory is at physical 0. A kernel with CONFIG_FLATMEM
+        has mem_map instead, whose first page is that of phys_ram_base.
         """
         start, size = layout.find_constant("VMEMMAP_START"), layout.find_size("page")
+        array, base = mem_map(memory, layout, self.pointer_size, self.byte_order), layout.find_constant("phys_ram_base")
+        if array is not None:
+            if not size or base is None:
+                return None
+            return (array - ((base & ADDRESS_MASK) >> fmt.PAGE_SHIFT) * size) & ADDRESS_MASK
         if start is None:
             return layout.find_symbol("vmemmap")
         if not size:
@@ -207,7 +224,6 @@ class Riscv64(Arch):
                 memory.read(start, 1)
             except MemoryFault:
                 return start
-            base = layout.find_constant("phys_ram_base")
             if base is None:
                 return None
             first = (base & ADDRESS_MASK) >> fmt.PAGE_SHIFT
@@ -231,8 +247,10 @@ class Riscv64(Arch):
     def _saved_frames(self, stack: int, memory: Memory, layout: Layout) -> Iterator[tuple[int, Mapping[str, int]]]:
         """Yield address and registers of ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
         size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
+        align = layout.find_constant("STACK_ALIGN")
+        align = align if align in fmt.STACK_ALIGNS else fmt.STACK_ALIGN
         for top in stack_sizes(layout, fmt.THREAD_SIZES):
-            at = stack + top - align_up(size, fmt.STACK_ALIGN)
+            at = stack + top - align_up(size, align)
             try:
                 raw = memory.read(at, fmt.pt_regs.itemsize)
             except MemoryFault:
@@ -275,10 +293,6 @@ class Riscv64(Arch):
     def assumed_user_pc(self, note: CpuNote) -> int | None:
         """See ``Arch.assumed_user_pc``: machine mode runs at low addresses, too."""
         return note.regs["pc"] if note.user_mode else None
-
-    def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
-        """See ``Arch.thread_pointer``."""
-        return regs.get("tp")
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``; a compat process has TASK_SIZE_32."""

@@ -72,6 +72,12 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
     greg_names = fmt.user_regs_struct.names or ()
     # {es, ds, fsindex, gsindex; fsbase, gsbase} since Linux kernel commit 296f781a4b7f ("x86/asm/64: Rename
     # thread_struct's fs and gs to fsbase and gsbase") (in v4.7).
+    exported_abi = MappingProxyType(
+        {
+            "OFFSET(ucontext.uc_mcontext)": fmt.RT_SIGFRAME_MCONTEXT,
+            "NUMBER(__NR_rt_sigreturn)": fmt.NR_RT_SIGRETURN,
+        }
+    )
     image_keys = ("NUMBER(phys_base)", "NUMBER(pgtable_l5_enabled)")
     layout_keys = (
         *(f"OFFSET(task_struct.thread.{name})" for name in ("fsbase", "gsbase", "ds", "es", "fsindex", "gsindex")),

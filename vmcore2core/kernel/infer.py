@@ -225,7 +225,9 @@ class _Sample:
         has its slots behind {count, parent, array, private_list}. A mapped page must be found through them.
         """
         layout = self.kernel.layout
-        vmemmap, sizeof_page = layout.symbol("vmemmap"), layout.size("page")
+        vmemmap, sizeof_page = self.kernel.arch.vmemmap(self.kernel.memory, layout), layout.size("page")
+        if vmemmap is None:
+            raise LayoutUnknown("SYMBOL(vmemmap)")
         mapping_offset, file_size = layout.member("page", "mapping").offset, layout.size("file")
         candidates: set[int] | None = None
         i_pages, xa_head, slots = self.word, 8, 8 + 4 * self.word

@@ -33,7 +33,7 @@ from vmcore2core.layout.opening import Opened, ways
 from vmcore2core.layout.remembered import LayoutMemory, RememberedSource
 from vmcore2core.layout.required import check_required
 from vmcore2core.layout.resolver import KernelLayout
-from vmcore2core.layout.sanity import check_init_task
+from vmcore2core.layout.sanity import check_exported_abi, check_init_task
 from vmcore2core.layout.two_kernels import second_kernel
 from vmcore2core.layout.uts import UtsName
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource
@@ -187,6 +187,7 @@ def _booted(
     check_required(layout)
     memory.kernel_map = arch.whole_map(memory.kernel_map, memory, layout)
     notices = [*opened.notices, *check_init_task(memory, layout, arch.pointer_size, arch.byte_order)]
+    notices += check_exported_abi(vmcoreinfo, arch.exported_abi)
     other = second_kernel(container, opened, layout)
     notices += [] if other is None else [other]
     return Bootstrapped(arch, vmcoreinfo, opened.origin, memory, layout, opened.utsname, tuple(notices))

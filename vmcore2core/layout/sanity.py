@@ -5,11 +5,12 @@ An offset that does not fit is not taken from that source any more; where the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from vmcore2core.errors import LayoutInvalid, MemoryFault, NotMapped, PageExcluded, PageMissing
 from vmcore2core.interfaces import ByteOrder, Member, Memory
 from vmcore2core.layout.resolver import KernelLayout
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 
 PF_KTHREAD = 0x0020_0000
 STACK_ALIGN = 4096
@@ -41,6 +42,23 @@ def check_init_task(memory: Memory, layout: KernelLayout, word: int, order: Byte
         members = ", ".join(dict.fromkeys(task.unread))
         sentences.append(f"a page of init_task at {task.address:#x} is not in the dump: its {members} are not checked")
     return sentences
+
+
+def check_exported_abi(vmcoreinfo: VmcoreInfo, abi: Mapping[str, int]) -> list[str]:
+    """Return a sentence for each key of the export that contradicts the ABI of user space.
+
+    Signal frames and page-table entries have the form that programs and processors rely on; a kernel that says
+    otherwise is not the one that the tables of the architecture were made from.
+
+    Args:
+        vmcoreinfo: of the dump.
+        abi: ``Arch.exported_abi``.
+    """
+    return [
+        f"VMCOREINFO says {key}={told}, expected {value}: stacks may end at signal frames, and pages may be missing"
+        for key, value in abi.items()
+        if (told := vmcoreinfo.string(key)) is not None and told != str(value)
+    ]
 
 
 def settled(layout: KernelLayout, misfit: Callable[[], Misfit | None]) -> list[str]:
