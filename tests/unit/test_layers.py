@@ -21,7 +21,7 @@ LAYERS = (
     {"handover"},
     {
         *("arguments", "session", "redaction", "report", "conversion", "dispatch", "extraction", "tasks", "support"),
-        *("verification", "crash", "info", "minicore", "ps", "stacks", "stack_groups", "openfiles"),
+        *("verification", "crash", "info", "minicore", "ps", "stacks", "stack_groups", "openfiles", "waits"),
     },
     {"capture"},
     {"commands"},

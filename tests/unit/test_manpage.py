@@ -68,6 +68,7 @@ def test_the_page_of_vmcore_tasks_has_its_commands_and_their_options() -> None:
         "bt",
         "maps",
         "files",
+        "waits",
         "dump",
         "info",
         "dmesg",

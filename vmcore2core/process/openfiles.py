@@ -204,9 +204,9 @@ class FileTables:
         try:
             if mode == files.S_IFSOCK:
                 socket = socket_of(one.file)
-                return replace(row, socket=socket, other_ends=self._peers(socket))
+                return replace(row, socket=socket, other_ends=self.ends.of_socket(socket))
             if mode == files.S_IFIFO and row.access:
-                return replace(row, details=fdinfo.pipe(one.file), other_ends=self._pipe_ends(inode, row.access))
+                return replace(row, details=fdinfo.pipe(one.file), other_ends=self.ends.of_pipe(inode, row.access))
             return replace(row, details=fdinfo.fdinfo(one.file, path))
         except (MemoryFault, CorruptStructure, LayoutError) as error:
             return replace(row, problem=str(error))
@@ -217,18 +217,6 @@ class FileTables:
         if self._ends is None:
             self._ends = Ends(self._processes)
         return self._ends
-
-    def _pipe_ends(self, inode: StructView, access: str) -> tuple[Holder, ...]:
-        held = self.ends.by_inode.get(inode.address, ())
-        return tuple(one for one in held if access == "rw" or one.access in ("rw", "w" if access == "r" else "r"))
-
-    def _peers(self, socket: Socket | None) -> tuple[Holder, ...] | None:
-        if socket is None:
-            return None
-        if socket.peer_sock is not None:
-            return tuple(self.ends.by_sock.get(socket.peer_sock, ()))
-        reverse = _connection(socket, reverse=True)
-        return None if reverse is None else tuple(self.ends.by_connection.get(reverse, ())) or None
 
 
 def _shown(value: object) -> str:
@@ -259,12 +247,14 @@ class Ends:
 
     Attributes:
         by_inode: of a pipe, by the address of its inode.
+        by_file: of anything, by the address of its ``struct file``.
         by_sock: of a socket, by the address of its ``struct sock``.
         by_connection: of a connected internet socket, by both addresses.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.by_inode: dict[int, list[Holder]] = {}
+        self.by_file: dict[int, list[Holder]] = {}
         self.by_sock: dict[int, list[Holder]] = {}
         self.by_connection: dict[Connection, list[Holder]] = {}
         for leader in processes.leaders():
@@ -272,6 +262,25 @@ class Ends:
                 self._add(leader)
             except (MemoryFault, CorruptStructure):
                 continue  # whoever asks for this process is told
+
+    def of_pipe(self, inode: StructView, access: str) -> tuple[Holder, ...]:
+        """Return the descriptors of a pipe's other end.
+
+        Args:
+            inode: of the pipe.
+            access: of this end: "r", "w", or "rw", which has both.
+        """
+        held = self.by_inode.get(inode.address, ())
+        return tuple(one for one in held if access == "rw" or one.access in ("rw", "w" if access == "r" else "r"))
+
+    def of_socket(self, socket: Socket | None) -> tuple[Holder, ...] | None:
+        """Return the descriptors of a socket's peer; None where it is not connected, or not within the machine."""
+        if socket is None:
+            return None
+        if socket.peer_sock is not None:
+            return tuple(self.by_sock.get(socket.peer_sock, ()))
+        reverse = _connection(socket, reverse=True)
+        return None if reverse is None else tuple(self.by_connection.get(reverse, ())) or None
 
     def _add(self, leader: StructView) -> None:
         table = files.table_of(leader)
@@ -285,6 +294,7 @@ class Ends:
                 continue
 
     def _add_descriptor(self, one: Descriptor, holder: Holder) -> None:
+        self.by_file.setdefault(one.file.address, []).append(holder)
         inode = one.inode
         if files.is_kind(inode, files.S_IFIFO):
             self.by_inode.setdefault(inode.address, []).append(holder)

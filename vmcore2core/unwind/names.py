@@ -47,6 +47,13 @@ class ImageNames(ImageFiles):
                 return replace(found, source=Origin.DEBUG)
         return self._go_function(pc)
 
+    def variable(self, address: int) -> Symbol | None:
+        """Return the variable that holds an address; its address is the process's."""
+        tables = (self.file.symtab, self._dynsym, *(file.symtab for file, _ in self.elf_files()))
+        found = (table.find_object(address - self.bias) for table in tables if table is not None)
+        symbol = next((one for one in found if one is not None), None)
+        return None if symbol is None else Symbol(symbol.name, symbol.value + self.bias)
+
     def _dynamic_symbol(self, pc: int) -> Symbol | None:
         self.read.second_used = False
         found = self._find(self._dynsym, pc)

@@ -121,6 +121,17 @@ class UserSpace:
             self._of_vma[vma.start] = found or self._image_around(vma)
         return self._of_vma[vma.start]
 
+    def image_of_data(self, address: int) -> Image | None:
+        """Return the image whose segments have an address, of data too; None where there is none."""
+        for vma in self.snapshot.vmas:
+            image = self.image(vma.start)
+            if image is None:
+                continue
+            for segment in image.headers.segments:
+                if segment.p_type == PT_LOAD and 0 <= address - image.bias - segment.p_vaddr < segment.p_memsz:
+                    return image
+        return None
+
     def place(self, address: int) -> Place | None:
         """Return where an address is, or None where nothing is mapped."""
         vma = self.vma(address)

@@ -71,6 +71,7 @@ class SymbolTable:
         kind = symbols["st_info"] & np.uint8(fmt.STT_MASK)
         self._all: U64Array = np.sort(symbols["st_value"][defined].astype(np.uint64))
         functions = symbols[defined & ((kind == fmt.STT_FUNC) | (kind == fmt.STT_GNU_IFUNC))]
+        self._objects = symbols[defined & (kind == fmt.STT_OBJECT)]
         self._symbols = functions
         self._start: U64Array = functions["st_value"].astype(np.uint64)
         self._size: U64Array = functions["st_size"].astype(np.uint64)
@@ -89,6 +90,14 @@ class SymbolTable:
             return self._best(np.flatnonzero(covers & (self._start == start)))
         return self._without_size(address)
 
+    def find_object(self, address: int) -> Symbol | None:
+        """Return the variable that holds an address, or None."""
+        if not 0 <= address < 1 << 64 or not len(self._objects):
+            return None
+        at, start = np.uint64(address), self._objects["st_value"].astype(np.uint64)
+        covers = (start <= at) & (at - np.minimum(start, at) < self._objects["st_size"].astype(np.uint64))
+        return self._best(np.flatnonzero(covers), self._objects) if covers.any() else None
+
     def _without_size(self, address: int) -> Symbol | None:
         """Return a function of size 0 (assembler): up to the next symbol or the end of its section."""
         below = (self._start <= np.uint64(address)) & (self._size == 0)
@@ -102,11 +111,11 @@ class SymbolTable:
             return None
         return self._best(chosen)
 
-    def _best(self, candidates: NDArray[np.intp]) -> Symbol | None:
+    def _best(self, candidates: NDArray[np.intp], symbols: NDArray[np.void] | None = None) -> Symbol | None:
         """Return one of several names of a function: not a local one, few underscores, short."""
-        found = []
+        found, symbols = [], self._symbols if symbols is None else symbols
         for i in candidates[:CANDIDATES_MAX].tolist():
-            row = self._symbols[i]
+            row = symbols[i]
             offset = int(row["st_name"])
             name = self._string(self._strtab + offset) if 0 < offset < self._strsz else None
             if name:

@@ -13,6 +13,7 @@ from vmcore2core.commands.tasks.maps import maps
 from vmcore2core.commands.tasks.ps import ps
 from vmcore2core.commands.tasks.regs import regs
 from vmcore2core.commands.tasks.threads import threads
+from vmcore2core.commands.tasks.waits import waits
 from vmcore2core.commands.terminal import completes, run_command
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ def vmcore_tasks(*, version: options.Version = False) -> None:
     """Take what comes before a command; typer's callback has printed the version."""
 
 
-for command in (ps, threads, regs, bt, maps, files, dump, info, dmesg, layout):
+for command in (ps, threads, regs, bt, maps, files, waits, dump, info, dmesg, layout):
     app.command()(command)
 
 

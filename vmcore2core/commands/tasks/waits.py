@@ -1,0 +1,72 @@
+"""``vmcore-tasks waits``."""
+
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vmcore2core.commands import options
+from vmcore2core.commands.document import hexadecimal, print_document
+from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.terminal import Exit, say
+
+if TYPE_CHECKING:
+    from vmcore2core.waits import WaitReport, WaitRow
+
+
+@takes_dump
+def waits(
+    *,
+    pid: Annotated[
+        list[int] | None, typer.Option("--pid", "-p", help="Only threads of this process; may repeat.")
+    ] = None,
+    comm: Annotated[
+        list[str] | None, typer.Option(help="Only threads whose name matches this pattern; may repeat.")
+    ] = None,
+    as_json: options.AsJson = False,
+    dump: DumpOptions,
+) -> None:
+    """Show what threads of processes wait for, since when, and which of them wait for each other."""
+    with opened(dump) as session:
+        from vmcore2core.waits import waits as found
+
+        report = found(session)
+        for warning in report.warnings:
+            say(warning)
+        rows = [
+            row
+            for row in report.rows
+            if (not pid or row.pid in pid or row.tid in pid)
+            and (not comm or any(fnmatchcase(row.comm, pattern) for pattern in comm))
+        ]
+        if as_json:
+            print_document("vmcore-tasks-waits", threads=[_document(row) for row in rows], deadlocks=report.deadlocks)
+        else:
+            _print(rows, report)
+    if report.warnings:
+        raise typer.Exit(Exit.INCOMPLETE)
+
+
+def _print(rows: "list[WaitRow]", report: "WaitReport") -> None:
+    print(f"{'PID':>7} {'TID':>7} {'COMM':<15} S {'SINCE':>12} WAITS FOR")
+    for row in rows:
+        since = "-" if row.since is None else row.since[:-6]
+        print(f"{row.pid:>7} {row.tid:>7} {row.comm:<15} {row.state} {since:>12} {_what(row)}")
+    names = {row.tid: row.comm for row in report.rows}
+    for circle in report.deadlocks:
+        way = " -> ".join(f"{tid} ({names[tid]})" for tid in (*circle, circle[0]))
+        print(f"deadlock: each waits for the next: {way}")
+
+
+def _what(row: "WaitRow") -> str:
+    call = f"  {row.system_call}" if row.system_call is not None else ""
+    return ("-" if row.wait is None else row.wait.what) + call
+
+
+def _document(row: "WaitRow") -> dict[str, Any]:
+    """Return a thread for JSON."""
+    document = asdict(row)
+    if row.wait is not None:
+        document["wait"]["address"] = hexadecimal(row.wait.address)
+    return document
