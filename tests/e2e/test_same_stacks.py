@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,40 @@ GUEST = "debian-6.1-amd64"
 NO_DEBUG_PACKAGES = ("--debug-directory", "/nonexistent")
 
 
-@pytest.fixture(scope="module", params=["whole", "stacks alone"])
-def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """Return a dump, the files of its programs, and a directory of its cores."""
+@dataclass(frozen=True)
+class Case:
+    """A dump, the files of its programs, a directory of its cores, and two processes."""
+
+    dump: Path
+    sysroot: Path
+    cores: Path
+    programs: tuple[str, ...] = PROGRAMS
+
+
+def of_makedumpfile(corpus: Path, folder: Path) -> Case:
+    """Return a dump that makedumpfile itself has written, with stacks and ELF headers alone."""
+    guest, files = corpus / "debian-6.1-amd64-kdump", unpacked_sysroot(folder / "unpacked")
+    root = folder / "files"
+    shutil.copytree(guest / "bin", root / "bin")
+    shutil.copytree(files / "lib", root / "lib/x86_64-linux-gnu")  # of the same build IDs
+    shutil.copytree(files / "lib64", root / "lib64")
+    return Case(guest / "vmcore.zlib-d31-userstack", root, folder / "cores", ("victim-static", "victim-dyn"))
+
+
+@pytest.fixture(
+    scope="module", params=["whole", "stacks alone", "7.2", pytest.param("makedumpfile", marks=pytest.mark.corpus)]
+)
+def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("same")
-    sysroot = unpacked_sysroot(folder / "files")
-    alone = request.param == "stacks alone"
-    dump = bundled_stacks_only(GUEST, folder) if alone else bundled(GUEST, folder)
-    result = convert_all(dump, "--sysroot", sysroot, *NO_DEBUG_PACKAGES, "-o", folder / "cores")
+    if request.param == "makedumpfile":
+        case = of_makedumpfile(request.getfixturevalue("corpus"), folder)
+    else:
+        name = "debian-7.2-amd64" if request.param == "7.2" else GUEST
+        dump = (bundled_stacks_only if request.param == "stacks alone" else bundled)(name, folder)
+        case = Case(dump, unpacked_sysroot(folder / "files"), folder / "cores")
+    result = convert_all(case.dump, "--sysroot", case.sysroot, *NO_DEBUG_PACKAGES, "-o", case.cores)
     assert result.returncode in (0, 3), result.stderr
-    return dump, sysroot, folder / "cores"
+    return case
 
 
 def places(frames: list[dict[str, Any]], name: str) -> list[tuple[str, str | None, str | None]]:
@@ -41,9 +67,10 @@ def places(frames: list[dict[str, Any]], name: str) -> list[tuple[str, str | Non
     return found
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_bt_index_page_and_gdb_agree(converted: tuple[Path, Path, Path], program: str) -> None:
-    dump, sysroot, cores = converted
+@pytest.mark.parametrize("number", [0, 1])
+def test_bt_index_page_and_gdb_agree(converted: Case, number: int) -> None:
+    dump, sysroot, cores = converted.dump, converted.sysroot, converted.cores
+    program = converted.programs[number]
     index = json.loads((cores / "index.json").read_text())
     (entry,) = [one for one in index["processes"] if one["comm"] == program]
     shown = rows(
