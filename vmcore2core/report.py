@@ -36,7 +36,8 @@ def one_line(result: CoreResult) -> str:
 
 def core_line(path: str, missing: int, threads: int, pages: int, *, complete: bool) -> str:
     """Return what stdout says of a core, by numbers."""
-    state = "complete" if complete else f"incomplete, {counted(missing, 'page')} missing"
+    lost = f", {counted(missing, 'page')} missing" if missing else ""
+    state = "complete" if complete else f"incomplete{lost}"
     return f"{path}: {state}, {counted(threads, 'thread')}, {counted(pages, 'page')}"
 
 

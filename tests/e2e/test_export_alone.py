@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
 from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert_all, rows, tasks, unpacked_sysroot
-from tests.e2e.machines import check_stacks_in_gdb
+from tests.e2e.machines import check_stacks_in_gdb, gdb_multiarch
 from tests.e2e.test_bundled_machines import (
     ERESTARTNOHAND,
     MACHINES,
@@ -191,3 +191,11 @@ def test_dmesg_has_the_kernels_messages(guest: Guest) -> None:
     shown = asked(guest, "dmesg")
     assert "Linux version 7.2" in shown
     assert "Run /init as init process" in shown
+
+
+def test_the_small_core_of_dump_shows_the_same_stacks(guest: Guest, tmp_path: Path) -> None:
+    program, mini = PROGRAMS[0], tmp_path / "mini"
+    asked(guest, "dump", "--pid", str(guest.pids[program]), "-o", str(mini))
+    assert mini.stat().st_size < 256 << 10
+    binary = guest.sysroot / "bin" / program
+    assert gdb_multiarch(binary, mini) == gdb_multiarch(binary, guest.core(program))

@@ -15,7 +15,7 @@ from tests.e2e.planted import DUMP
 from vmcore2core.process.model import AbsentReason
 
 # Written by hand, on purpose: no row is asked of the code.
-PAGE_MISSING, COMPLETE, INCOMPLETE = "incomplete, 1 page missing", "complete", "incomplete, 0 pages missing"
+PAGE_MISSING, COMPLETE, INCOMPLETE = "incomplete, 1 page missing", "complete", "incomplete"
 ROWS = {
     "nothing": (0, COMPLETE),
     "EXCLUDED": (3, PAGE_MISSING),
