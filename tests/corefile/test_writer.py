@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.corefile.snapshots import PAGE, Pages, absent, loads, snapshot, snapshot_32, vma, write
 from vmcore2core.corefile.writer import PagesChanged, write_core
+from vmcore2core.errors import OutputError
 from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot, Vma
 
 BASE = 0x10_0000
@@ -162,6 +165,20 @@ def test_an_empty_batch_changes_nothing(tmp_path: Path) -> None:
     report = write_core(snapshot(vma(BASE, BASE + PAGE)), Empty(), core, progress=lambda *_: None)
     assert report.present_pages == 0
     assert read_back(core)[0] == {BASE: bytes(PAGE)}
+
+
+def test_a_file_system_without_such_large_files_says_so_before_a_page_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    stream = Pages()
+    monkeypatch.setattr("vmcore2core.corefile.sink.os.ftruncate", refuse)
+    with pytest.raises(OutputError, match="File too large"):
+        write_core(snapshot(vma(BASE, BASE + PAGE)), stream, tmp_path / "core")
+    assert stream.asked == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_that_no_longer_holds_leaves_no_core(tmp_path: Path) -> None:

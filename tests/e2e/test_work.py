@@ -100,8 +100,8 @@ def test_a_conversion_imports_what_it_needs(tmp_path: Path) -> None:
     imported = json.loads(done.stdout.splitlines()[-1])
     archs = {name.split(".")[2] for name in imported["modules"] if name.startswith("vmcore2core.arch.")}
     assert not {name for name in archs if name.startswith(("arm", "i386", "loong", "mips", "ppc", "riscv", "s390"))}
-    assert len(imported["modules"]) < 190
-    assert imported["dataclasses"] < 100  # each takes 4 million instructions
+    assert len(imported["modules"]) < 195
+    assert imported["dataclasses"] < 64  # each takes 3 to 4 million instructions, a NamedTuple 1
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -10,7 +10,7 @@ Intel SDM volume 1, 13.4.3 for the compacted form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,7 @@ LAYOUT_KEYS = (
 XFEATURES_MAX = 63
 
 
-@dataclass(frozen=True)
-class XsaveGeometry:
+class XsaveGeometry(NamedTuple):
     """What the kernel found out of its processor at boot.
 
     Attributes:
@@ -65,8 +64,7 @@ class XsaveGeometry:
         return np.array(records, fmt.xfeat_component).tobytes()
 
 
-@dataclass(frozen=True)
-class FpuImage:
+class FpuImage(NamedTuple):
     """One task's state.
 
     Attributes:

@@ -7,7 +7,7 @@ References: makedumpfile's diskdump_mod.h and write_kdump_header() (1.7.9); QEMU
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmcore2core.addresses import AddressRange
 from vmcore2core.containers.dumpfile import DumpFile
@@ -75,8 +75,7 @@ _UTSNAME_MACHINES_32 = frozenset(("i386", "i486", "i586", "i686", "mips", "ppc",
 _NOWHERE = AddressRange(0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class DiskDumpHeader:
+class DiskDumpHeader(NamedTuple):
     """What ``struct disk_dump_header`` and ``struct kdump_sub_header`` say, checked.
 
     Attributes:
@@ -131,8 +130,7 @@ class DiskDumpHeader:
         return _UTSNAME_MACHINES.get(self.machine)
 
 
-@dataclass(frozen=True, slots=True)
-class _MainHeader:
+class _MainHeader(NamedTuple):
     """``struct disk_dump_header``; max_mapnr_at is where max_mapnr stands."""
 
     is_kdump: bool
@@ -150,8 +148,7 @@ class _MainHeader:
     max_mapnr_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class _SubHeader:
+class _SubHeader(NamedTuple):
     """``struct kdump_sub_header``, as far as the header_version has it."""
 
     phys_base: int | None = None

@@ -10,9 +10,8 @@ QEMU's dump/dump.c, write_elf64_phdr_loads().
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +53,7 @@ NO_PADDR = (1 << 64) - 1
 """p_paddr of a segment that has no physical address (/proc/kcore's vmalloc area)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _ElfHeader:
+class _ElfHeader(NamedTuple):
     elf_class: ElfClass
     byte_order: ByteOrder
     e_machine: int

@@ -6,8 +6,7 @@ References: LiME src/lime.h and src/main.c, write_lime_header(), write_range(); 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,7 @@ RANGES_MAX = 1 << 20
 """Ranges of one image: AVML makes one of each 16 MiB, so that is 16 TiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class LimeRange:
+class LimeRange(NamedTuple):
     """One ``lime_mem_range_header``: physical addresses ``[start, end)``, and where their bytes begin in the file."""
 
     start: int

@@ -9,7 +9,7 @@ LZ4IO_decodeLegacyStream() (1.9.4), for where a legacy frame ends.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.streams import Problem, Stream
@@ -20,8 +20,7 @@ _EXPANSION_MAX = 255
 """Bytes that one byte of a block decodes to at most: one more byte of a match's length."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Descriptor:
+class _Descriptor(NamedTuple):
     """What FLG and BD say of a frame, and its content size where it is there."""
 
     block_max: int

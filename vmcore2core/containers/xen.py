@@ -11,8 +11,7 @@ References: see ``formats.xen``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +29,7 @@ from vmcore2core.interfaces import ByteOrder
 PAGES_MAX = 1 << 32
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
+class _Section(NamedTuple):
     offset: int
     size: int
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import lzma
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,7 @@ BLOCK_OVERHEAD = 1 << 16
 """Bytes that a block may take above what it decodes to."""
 
 
-@dataclass(frozen=True, slots=True)
-class XzBlock:
+class XzBlock(NamedTuple):
     """A block: where it is in the file, its bytes there with padding, what it decodes to, and its stream's header."""
 
     offset: int

@@ -54,10 +54,16 @@ def pwrite_all(fd: int, data: memoryview, offset: int) -> int:
 
 
 class FileSink:
-    """A plain file with holes; bytes go to the disk on the way, so that the sync at the end finds few left."""
+    """A plain file with holes; bytes go to the disk on the way, so that the sync at the end finds few left.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        fd: the file.
+        size: bytes that it will have: a file system that has no files so large says so before anything is read.
+    """
+
+    def __init__(self, fd: int, size: int = 0) -> None:
         self._fd, self._begun = fd, 0
+        os.ftruncate(fd, size)
 
     def write(self, data: memoryview, offset: int) -> None:
         """See ``Sink.write``."""
@@ -160,4 +166,4 @@ def sink(fd: int, compression: Compression | None, size: int) -> Sink:
     Raises:
         OutputError: it is too large to be compressed.
     """
-    return FileSink(fd) if compression is None else ZstdSink(fd, size)
+    return FileSink(fd, size) if compression is None else ZstdSink(fd, size)

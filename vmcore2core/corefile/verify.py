@@ -8,10 +8,9 @@ of equal content.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -66,8 +65,7 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
     return None if tids == [thread.tid for thread in snapshot.threads] else f"pyelftools sees threads {tids}"
 
 
-@dataclass(frozen=True)
-class SeenByLief:
+class SeenByLief(NamedTuple):
     """A core's headers as lief sees them.
 
     Attributes:

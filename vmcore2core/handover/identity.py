@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from vmcore2core.errors import CorruptStructure, KernelThread, LayoutUnknown, MemoryFault, NoUserMemory
 from vmcore2core.kernel import fs, pid, sched
@@ -21,8 +20,7 @@ _CONTAINER_ID = re.compile(rb"(?:[a-z:-]*[-:])?([0-9a-f]{64})(?:\.scope)?")
 _BESIDE = re.compile(rb"(?:libpod|crio)-conmon-")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Who a process is; None is "not known".
 
     Attributes:

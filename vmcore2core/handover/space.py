@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vmcore2core.errors import OutputError
 from vmcore2core.memory.region import LAST_KNOWN, UserPageState
@@ -16,8 +17,7 @@ HEAD_SIZE = 1 << 16
 THREAD_SIZE = 1 << 13
 
 
-@dataclass(frozen=True, slots=True)
-class CoreSize:
+class CoreSize(NamedTuple):
     """How large a core will be: bytes on disk at most, as pages of zeros become holes; and as it appears, about."""
 
     on_disk: int

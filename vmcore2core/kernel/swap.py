@@ -8,8 +8,7 @@ References: mm/memory.c: do_swap_page(); mm/swapfile.c; mm/page_io.c: swap_read_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +50,7 @@ class Store(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SwapDevice:
+class SwapDevice(NamedTuple):
     """One ``struct swap_info_struct``.
 
     Attributes:

@@ -6,7 +6,7 @@ References: include/linux/xarray.h, lib/xarray.c (v7.2): xas_load(), xa_is_sibli
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ NODES_MAX = 1 << 22  # of 64 pages each: a TiB
 WORD_BITS = 64  # of an index: bounds the depth, as each level has a lower shift
 
 
-@dataclass(frozen=True, slots=True)
-class XaRun:
+class XaRun(NamedTuple):
     """Entry stored for the indices ``[first, last]`` (more than one: a multi-index entry, such as a large folio)."""
 
     first: int

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,8 +49,7 @@ PER_KERNEL = ("BUILD-ID", "KERNELOFFSET", "NUMBER(phys_base)", "SYMBOL(_stext)")
 """Keys that tell two kernels of one memory apart."""
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """The kernel's memory, and the VMCOREINFO that opened it.
 
     Attributes:

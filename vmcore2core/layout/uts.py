@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmcore2core.interfaces import Memory
 
@@ -12,8 +12,7 @@ NAME_OFFSETS = (0, 4)
 """Where the name may be in struct uts_namespace where nothing tells: before Linux 5.11, behind a reference count."""
 
 
-@dataclass(frozen=True, slots=True)
-class UtsName:
+class UtsName(NamedTuple):
     """``struct new_utsname``."""
 
     sysname: str

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from vmcore2core.containers.remote import Url
 from vmcore2core.errors import CorruptStructure, OutputError
@@ -32,8 +33,7 @@ TREE_DEPTH = 4
 FOLDERS_MAX = 4096
 
 
-@dataclass(frozen=True)
-class MappedImage:
+class MappedImage(NamedTuple):
     """An ELF file as a process has it mapped.
 
     Attributes:

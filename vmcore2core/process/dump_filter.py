@@ -8,8 +8,8 @@ the clocks of the moment; and where it is not known whether a VMA was written to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, IntFlag
+from typing import NamedTuple
 
 from vmcore2core.kernel.mm import VM_DONTDUMP, VM_EXEC, VM_HUGETLB, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE
 
@@ -42,8 +42,7 @@ class Extent(Enum):
     WHOLE = "whole"
 
 
-@dataclass(frozen=True, slots=True)
-class MappedFile:
+class MappedFile(NamedTuple):
     """What the rules ask of a mapped file; None where it is not known.
 
     Attributes:

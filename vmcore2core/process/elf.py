@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from construct import ConstructError
@@ -35,8 +35,7 @@ class Segment:
     p_memsz: int
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A section header."""
 
     sh_name: int
@@ -48,8 +47,7 @@ class Section:
     sh_link: int
 
 
-@dataclass(frozen=True, slots=True)
-class ElfHeaders:
+class ElfHeaders(NamedTuple):
     """What the headers of an image say.
 
     Attributes:

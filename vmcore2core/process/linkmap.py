@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -42,8 +42,7 @@ class LoadedObject:
     l_ld: int
 
 
-@dataclass(frozen=True)
-class LinkMap:
+class LinkMap(NamedTuple):
     """The objects in the linker's order, and ``(start, end)`` of all bytes that a debugger reads to find them."""
 
     objects: tuple[LoadedObject, ...] = ()

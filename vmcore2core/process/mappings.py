@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
@@ -20,6 +21,20 @@ ELFMAG = b"\x7fELF"
 S_IXUGO = 0o111
 LOFF_MAX = (1 << 63) - 1
 S_DAX = 1 << 13  # include/linux/fs.h, since Linux 4.2
+
+
+class _ToldOfFile(NamedTuple):
+    """What a ``struct file`` says that is mapped; the fields of ``Vma`` and ``Region`` of the same names."""
+
+    path: bytes | None = None
+    proc_path: bytes | None = None
+    mapped: MappedFile | None = None
+    device: int | None = None
+    inode: int | None = None
+    on_disk: bool = False
+
+
+_NO_FILE = _ToldOfFile()
 
 
 class Mappings:
@@ -59,6 +74,7 @@ class Mappings:
         self._mounts, self._cache, self._filter, self._links = mounts, cache, dump_filter, links
         self._root = fs.task_root(leader)
         self._is_chroot = self._told_chroot()
+        self._files: dict[int, _ToldOfFile] = {}
         self._if_elf: set[int] = set()
         problems: list[CorruptStructure] = []
         try:
@@ -80,7 +96,7 @@ class Mappings:
         start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
         flags = view.ulong("vm_flags")
         file = view.follow("vm_file", "file")
-        path = self._path(file, start) if file is not None else None
+        told = self._told(file, start) if file is not None else _NO_FILE
         if file is not None:
             self.warnings += [
                 sentence for sentence in self._links.problems(view, file) if sentence not in self.warnings
@@ -92,7 +108,7 @@ class Mappings:
         extent = vma_dump_extent(
             flags,
             self._filter,
-            file=_mapped_file(file) if file is not None else None,
+            file=told.mapped,
             anon_vma=anon_vma,
             at_start=pgoff == 0,
         )
@@ -101,10 +117,10 @@ class Mappings:
         backing: Backing | None = None
         on_disk = False
         if file is not None and pgoff is not None:
-            backing = cached = FileBacking(self._cache, file, self.warnings)
+            backing = FileBacking(self._cache, file, self.warnings)
             # do_fault() gives a private mapping the file's page where its entry is none: one that was changed is
             # anonymous, and leaves a swap entry when it goes (mm/memory.c, mm/rmap.c: try_to_unmap_one()).
-            on_disk = not flags & mm.VM_SHARED and cached.on_disk()
+            on_disk = not flags & mm.VM_SHARED and told.on_disk
         elif file is None:
             backing = special_backing(view, self._cache)
             if backing is not None and not flags & (mm.VM_IO | mm.VM_PFNMAP):
@@ -120,24 +136,43 @@ class Mappings:
             on_disk=on_disk,
             pristine=file is not None and anon_vma is False and not flags & mm.VM_SHARED,
         )
-        device, inode = fs.device_and_inode(file) if file is not None else (None, None)
         vma = Vma(
             start=start,
             end=end,
             p_flags=vma_p_flags(flags),
             vm_flags=flags,
             pgoff=pgoff if file is not None else None,
-            path=path,
-            proc_path=self._path(file, start, outside=True) if file is not None and self._is_chroot else path,
+            path=told.path,
+            proc_path=told.proc_path,
             name=mm.vma_name(self.mm, view) if file is None else "",
-            device=device,
-            inode=inode,
+            device=told.device,
+            inode=told.inode,
             dumped=extent is not Extent.NOTHING,
             first_page_only=extent in (Extent.FIRST_PAGE, Extent.FIRST_PAGE_IF_ELF),
         )
         self.vmas.append(vma)
         self.regions.append(region)
         self.views.append(view)
+
+    def _told(self, file: StructView, start: int) -> _ToldOfFile:
+        """Return what a mapped file says, which is asked once of each but where its path cannot be read.
+
+        Args:
+            start: of the mapping, for messages.
+        """
+        if file.address not in self._files:
+            path = self._path(file, start)
+            told = _ToldOfFile(
+                path,
+                self._path(file, start, outside=True) if self._is_chroot else path,
+                _mapped_file(file),
+                *fs.device_and_inode(file),
+                FileBacking(self._cache, file, self.warnings).on_disk(),
+            )
+            if told.path is None or told.proc_path is None:
+                return told
+            self._files[file.address] = told
+        return self._files[file.address]
 
     def _told_chroot(self) -> bool:
         try:

@@ -9,9 +9,9 @@ which is the address at which the mapping was when it got its first page of its 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,7 @@ Mapped = Sequence[tuple[StructView, Region]]
 """``struct vm_area_struct`` and what is made of it, in address order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(NamedTuple):
     """What the pages of a mapping say of their place, if all is well.
 
     Attributes:
@@ -64,8 +63,7 @@ class Expected:
     never_own: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """Some pages of a process: address and physical address, uint64[n]; position of the mapping, int64[n]."""
 
     vaddr: U64Array
@@ -73,8 +71,7 @@ class Sample:
     vma: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
+class Looked(NamedTuple):
     """What came of a look at a process's page tables.
 
     Attributes:

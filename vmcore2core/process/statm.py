@@ -8,7 +8,7 @@ References: fs/proc/task_mmu.c: task_statm(); fs/proc/base.c: get_mm_cmdline().
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import MemoryFault, NotMapped
@@ -24,8 +24,7 @@ ARGS_MAX = 1 << 20
 """Bytes of a command line that are shown; the kernel takes up to 6 MiB (fs/exec.c: bprm_stack_limits())."""
 
 
-@dataclass(frozen=True, slots=True)
-class Statm:
+class Statm(NamedTuple):
     """The sizes of a process in KiB, and its command line.
 
     Attributes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote
@@ -36,8 +37,7 @@ from vmcore2core.process.kernelstack import kernel_stack
 THREAD_SIZE_MIN = 1 << 14  # of x86-64
 
 
-@dataclass(frozen=True)
-class ThreadRegs:
+class ThreadRegs(NamedTuple):
     """General registers of one thread by native name; ``unknown`` names those that no source has.
 
     ``note`` is the CPU's that was running it, or None, and ``note_label`` says which CPU's. ``doubt`` is a sentence
@@ -52,8 +52,7 @@ class ThreadRegs:
     doubt: str | None = None
 
 
-@dataclass(frozen=True)
-class CpuTask:
+class CpuTask(NamedTuple):
     """A CPU's note.
 
     Attributes:
