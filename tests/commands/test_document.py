@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,24 @@ SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "vmcore2core/docs/sch
 FORMS = {one["properties"]["format"]["const"]: one for one in SCHEMA["oneOf"]}
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 PID = ("--pid", "86")
+COMMANDS: list[tuple[str, tuple[str, ...]]] = [
+    ("ps", ()),
+    ("ps", ("-L",)),
+    ("threads", PID),
+    ("regs", PID),
+    ("bt", PID),
+    ("maps", PID),
+    ("files", ()),
+    ("info", ()),
+    ("dmesg", ()),
+]
 EXACT_MAX = 1 << 53
 """Larger integers lose bits in a reader that keeps numbers as doubles, as jq and JavaScript do."""
 
 
 def numbers(value: Any) -> Iterator[int]:
     if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
+        for one in [v for k, v in value.items() if k != "mtime_ns"] if isinstance(value, dict) else value:
             yield from numbers(one)
     elif isinstance(value, int):
         yield value
@@ -43,20 +55,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return path, convert(DUMP, *PID, "-o", path, "--json").stdout
 
 
-@pytest.mark.parametrize(
-    ("command", "options"),
-    [
-        ("ps", ()),
-        ("ps", ("-L",)),
-        ("threads", PID),
-        ("regs", PID),
-        ("bt", PID),
-        ("maps", PID),
-        ("files", ()),
-        ("info", ()),
-        ("dmesg", ()),
-    ],
-)
+@pytest.mark.parametrize(("command", "options"), COMMANDS)
 def test_vmcore_tasks(command: str, options: tuple[str, ...]) -> None:
     check(f"vmcore-tasks-{command}", tasks(command, DUMP, *options, "--json").stdout)
 
@@ -74,6 +73,20 @@ def test_vmcore2core(core: tuple[Path, str]) -> None:
 
 def test_dump(tmp_path: Path) -> None:
     check("vmcore-tasks-dump", tasks("dump", DUMP, *PID, "-o", tmp_path / "core", "--json").stdout)
+
+
+def test_stacks_in_groups() -> None:
+    check("vmcore-tasks-bt-groups", tasks("bt", DUMP, *PID, "--group", "--json").stdout)
+
+
+def test_the_index(tmp_path: Path) -> None:
+    assert convert(DUMP, "--all", "-o", tmp_path / "cores").returncode == 0
+    check("vmcore2core-index", (tmp_path / "cores" / "index.json").read_text())
+
+
+def test_every_form_has_a_test_here() -> None:
+    named = set(re.findall(r'"(vmcore[\w-]+)"', Path(__file__).read_text()))
+    assert FORMS.keys() == named | {f"vmcore-tasks-{command}" for command, _ in COMMANDS}
 
 
 def test_verify(core: tuple[Path, str]) -> None:

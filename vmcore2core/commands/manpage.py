@@ -188,7 +188,7 @@ PAGES = (
         tasks.app,
         (
             ("0", "everything that was asked for is shown"),
-            ("1", "an error"),
+            ("1", "an error; or ps found nothing"),
             USAGE,
             ("3", "shown, but the dump is not whole, or a stack could not be followed to its end"),
             INTERRUPTED,
