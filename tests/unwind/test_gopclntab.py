@@ -10,8 +10,10 @@ import pytest
 from vmcore2core.formats.elf import PT_LOAD, PT_NOTE
 from vmcore2core.formats.elf_dynamic import SYM_DTYPE
 from vmcore2core.handover.go_symbols import go_symbols
-from vmcore2core.process.elf import ElfHeaders, Segment
+from vmcore2core.process.elf import ElfHeaders, Segment, parse_headers
 from vmcore2core.unwind.gopclntab import GoTable, headers
+from vmcore2core.unwind.image import Image
+from vmcore2core.unwind.image_files import ImageSource
 from vmcore2core.unwind.reading import PagedRead
 
 TEXT, TABLE = 0x401000, 0x480000
@@ -98,6 +100,39 @@ def test_a_go_program_gets_its_symbols_from_the_table() -> None:
     assert found["st_size"].tolist() == [0x20, 0x40, 0xA0, 0x40]
     without_note = ElfHeaders(segments[1:], 0, 0, 0)
     assert not len(go_symbols(PagedRead(read, 4096), without_note, "little", 8, dtype)[0])
+
+
+def test_section_headers_without_names_do_not_hide_the_table() -> None:
+    """As Go's linker writes them: headers of sections in the first page, their names behind everything."""
+    data, note = table(0xFFFFFFF1), struct.pack("<3I4s4s", 4, 4, 4, b"Go\0\0", b"abcd")
+    loads = [
+        (PT_NOTE, 4, 0x400, 0x400400, len(note)),
+        (PT_LOAD, 5, 0, 0x400000, 0x1140),
+        (PT_LOAD, 4, 0x2000, TABLE, len(data)),
+    ]
+    ehdr = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, TEXT, 64, 0x300, 0, 64, 56, 3, 64, 2, 1)
+    phdrs = b"".join(
+        struct.pack("<IIQQQQQQ", kind, flags, at, to, to, size, size, 4096) for kind, flags, at, to, size in loads
+    )
+    strings = struct.pack("<IIQQQQIIQQ", 1, 3, 0, 0, 0x9000, 64, 0, 0, 1, 0)  # .shstrtab, which is not known
+    file = bytearray(0x3000)
+    for at, piece in ((0, ehdr + phdrs), (0x340, strings), (0x400, note), (0x2000, data)):
+        file[at : at + len(piece)] = piece
+
+    def in_file(offset: int, size: int) -> bytes | None:
+        return bytes(file[offset : offset + size]) if offset + size <= len(file) else None
+
+    def in_memory(address: int, size: int) -> bytes | None:
+        return in_file(address - (TABLE - 0x2000 if address >= TABLE else 0x400000), size)
+
+    read = PagedRead(in_file, 4096)
+    headers = parse_headers(read, 64, "little")
+    assert headers is not None
+    image = Image(headers, 0, ImageSource(PagedRead(in_memory, 4096), read, None, 64, "little", 4096))
+    symbol = image.symbol(TEXT + 0x70)
+    assert symbol is not None
+    assert symbol.name == b"main.main"
+    assert image.ends_stack(TEXT + 0x110)
 
 
 @pytest.mark.parametrize("magic", [0xFFFFFFF0, 0xFFFFFFF1])

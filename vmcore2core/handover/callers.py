@@ -18,7 +18,7 @@ from vmcore2core.process.capture import Captured
 from vmcore2core.process.linkmap import vma_at
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.threads import thread_rows
-from vmcore2core.unwind.frames import Backtrace, Found, Unwinder
+from vmcore2core.unwind.frames import Backtrace, Found, Frame, Unwinder
 from vmcore2core.unwind.process import UserSpace
 
 WITHOUT_CFI = (Found.CODE, Found.FRAME_POINTER, Found.STACK_POINTER)
@@ -75,21 +75,22 @@ def stacks_without_cfi(captured: Captured, arch: Arch) -> WithoutCfi:
         return WithoutCfi()
     callers: list[Caller] = []
     last: list[LastFrame] = []
-    for tid, found in _backtraces(captured, arch):
+    space = UserSpace(snapshot, captured.memory)
+    for tid, found in _backtraces(captured, space, arch):
         if len(callers) < CALLERS_MAX:
             callers += _callers(snapshot, found, arch)
-        if found.frames and not found.complete:
+        if found.frames and not found.complete and not _is_main(space, found.frames[-1]):
             pc = found.frames[-1].pc
             last.append(LastFrame(_path(snapshot, pc) or b"", pc, tid))
     return WithoutCfi(tuple(callers[:CALLERS_MAX]), tuple(last[:CALLERS_MAX]))
 
 
-def _backtraces(captured: Captured, arch: Arch) -> Iterator[tuple[int, Backtrace]]:
+def _backtraces(captured: Captured, space: UserSpace, arch: Arch) -> Iterator[tuple[int, Backtrace]]:
     snapshot = captured.snapshot
     spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
     if spec is None:
         return
-    unwinder = Unwinder(spec, UserSpace(snapshot, captured.memory))
+    unwinder = Unwinder(spec, space)
     notes = {t.tid: [CoreNote(n.note_name, n.note_type, n.data) for n in t.regsets] for t in snapshot.threads}
     for row in thread_rows(captured.answers):
         if row.registers is not None:
@@ -105,6 +106,13 @@ def _callers(snapshot: ProcessSnapshot, found: Backtrace, arch: Arch) -> Iterato
             known = {**caller.registers, spec.return_address: caller.pc, spec.stack_pointer: caller.sp}
             named = tuple((spec.registers[number], value) for number, value in sorted(known.items()))
             yield Caller(path, frame.pc, frame.sp, named, caller.found.value)
+
+
+def _is_main(space: UserSpace, frame: Frame) -> bool:
+    """Tell whether a frame is main()'s, behind which gdb shows nothing."""
+    image = space.image(frame.lookup_pc)
+    symbol = None if image is None else image.symbol(frame.lookup_pc)
+    return symbol is not None and symbol.name == b"main"
 
 
 def _path(snapshot: ProcessSnapshot, pc: int) -> bytes | None:

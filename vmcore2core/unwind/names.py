@@ -114,7 +114,8 @@ class ImageNames(ImageFiles):
         places = [section.sh_addr + self.bias for section in found if section is not None]
         text = self.section(b".text")
         starts = (text.sh_addr + self.bias,) if text is not None else ()
-        if not self.file.sections and self.original is None and self._has_go_note():
+        # Go's linker writes the section headers in front, which are in memory then, and their names at the end.
+        if not places and self.original is None and self._has_go_note():
             places += self._searched_for_go()
         for place in places:
             table = GoTable(self.read, place, order, word, starts)
