@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import struct
+
 import pytest
 
-from vmcore2core.crash import Cause, cause
+from tests.e2e.guests import FIXTURES
+from tests.fuzz.overlay import poked
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.crash import Cause, boot_time, cause
+from vmcore2core.info import info
 from vmcore2core.kernel.message import Message
+from vmcore2core.session import Session
 from vmcore2core.times import iso
+
+DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 
 
 def messages(text: str, caller: str | None = "T812") -> list[Message]:
@@ -110,6 +120,42 @@ def test_a_kernel_that_runs_has_no_cause() -> None:
 def test_what_a_process_wrote_into_the_log_is_printable() -> None:
     found = cause([Message(0, "Kernel panic - not syncing: \x1b[2J\u202eevil\nx")])
     assert found == Cause("\\x1b[2J\\x202eevil\\x0ax", None, ())
+
+
+def test_info_tells_the_cpu_and_the_task_that_panicked() -> None:
+    """The guest ran on; with panic_cpu as a panic sets it, the task is the one that spun on CPU 1 there."""
+    with Session([DUMP]) as session:
+        panic_cpu = session.kernel.memory.to_phys(KernelAddr(session.kernel.layout.symbol("panic_cpu")))
+        assert info(session)["crash"] is None
+        crash = info(poked(session, {int(panic_cpu): struct.pack("<i", 1)}))["crash"]
+    pids = json.loads((DUMP.parent / "truth" / "pids.json").read_text())
+    tasks = (DUMP.parent / "truth" / "lab-dynamic.tasks").read_text().splitlines()
+    (spinning,) = (int(line.split("\t")[0]) for line in tasks if line.split("\t")[1] == "t-spin")
+    assert crash == {
+        "panic": None,
+        "oops": None,
+        "time": None,
+        "trace": [],
+        "cpu": 1,
+        "pid": spinning,
+        "comm": "t-spin",
+        "process": pids["lab-dynamic"],
+        "process_comm": "lab-dynamic",
+    }
+
+
+def test_without_the_kernels_clock_times_of_day_count_back_from_the_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmcore2core.crash.clock", lambda _kernel: None)
+    with Session([DUMP]) as session:
+        last = [Message(2_500_000_000, "last")]
+        assert boot_time(session, last) == (
+            None,
+            "the time of day is not known: the layout has no timekeeper, and VMCOREINFO no CRASHTIME",
+        )
+        monkeypatch.setattr("vmcore2core.crash.crash_time", lambda _session: 1000)
+        boot, doubt = boot_time(session, last)
+    assert boot == 997.5
+    assert doubt == "times of day are some seconds off: they are counted back from CRASHTIME"
 
 
 @pytest.mark.parametrize(
