@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import LIMIT, KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
-from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault, Vmcore2coreError
+from vmcore2core.errors import CorruptStructure, MemoryFault, TaskError, Vmcore2coreError
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.kallsyms import KernelNames
 from vmcore2core.kernel.struct import Kernel, StructView
@@ -71,7 +71,8 @@ class KernelStacks:
         cpus: the dump's CPU notes.
 
     Raises:
-        LayoutUnknown: how the kernel's stacks unwind is not known of this machine, or of this kernel.
+        TaskError: how the kernel's stacks unwind is not known of this machine.
+        LayoutUnknown: likewise, of this kernel.
         MemoryFault, LayoutInvalid: what they unwind by cannot be used.
     """
 
@@ -82,7 +83,7 @@ class KernelStacks:
         texts = [ModuleText(one.text, one.view.address) for one in self.names.modules]
         unwinder = kernel.arch.kernel_unwinder(kernel.memory, kernel.layout, texts)
         if unwinder is None:
-            raise LayoutUnknown(f"how the kernel's own stacks of {kernel.arch.name} unwind")
+            raise TaskError(0, f"how the kernel's own stacks of {kernel.arch.name} unwind is not known yet")
         self._unwinder: KernelUnwinder = unwinder
 
     def of(self, task: StructView, limit: int = LIMIT) -> KernelStack:
