@@ -11,7 +11,9 @@ from tests.builders.kernelimage import Offsets, Table
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.arm64_stack import Arm64Unwinder
 from vmcore2core.arch.kernel_stack import KernelUnwinder
+from vmcore2core.arch.ppc64le_stack import Ppc64leUnwinder
 from vmcore2core.arch.riscv64_stack import Riscv64Unwinder
+from vmcore2core.arch.s390x_stack import S390xUnwinder
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import NotMapped
 from vmcore2core.layout.resolver import KernelLayout
@@ -174,9 +176,97 @@ def test_riscv64_ends_where_there_is_no_return_address() -> None:
     assert off_cpu(riscv64(words))[1:] == (True, "the end of the stack")
 
 
+S390X: Offsets = {
+    "task_struct": {"thread.ksp": (80, 8)},
+    "stack_frame": {"gprs": (72, 80), "back_chain": (152, 8)},
+    "pt_regs": {"psw": (8, 16), "gprs": (24, 128)},
+}
+PPC64: Offsets = {
+    "task_struct": {"thread.ksp": (80, 8)},
+    "pt_regs": {"nip": (256, 8), "msr": (264, 8), "gpr": (0, 256)},
+}
+
+
+class BigWords(Words):
+    """The same, of a big-endian machine."""
+
+    def read(self, address: int, size: int) -> bytes:
+        return super().read(address, size)[::-1]
+
+
+def s390x(words: Mapping[int, int]) -> S390xUnwinder:
+    sizes = {"stack_frame": 160, "pt_regs": 200}
+    return S390xUnwinder(BigWords({TASK + 80: STACK, **words}), KernelLayout([Table(S390X, sizes=sizes)]))
+
+
+def ppc64(words: Mapping[int, int]) -> Ppc64leUnwinder:
+    return Ppc64leUnwinder(Words({TASK + 80: STACK, **words}), KernelLayout([Table(PPC64)]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "at", "end"), [(1 << 48, 0x800, "user mode"), (0, 0x4000 - 200 - 160, "the end of the stack")]
+)
+def test_s390x_crosses_an_exception_by_its_registers(mask: int, at: int, end: str) -> None:
+    regs, last = STACK + 0x100 + 160, STACK + at
+    words = {
+        STACK + 136: TEXT,
+        STACK + 152: STACK + 0x100,
+        STACK + 0x100 + 136: TEXT + 0x40,
+        STACK + 0x100 + 152: 0,
+        regs + 8: 0,
+        regs + 16: TEXT + 0x1000,
+        regs + 24 + 8 * 15: STACK + 0x400,
+        STACK + 0x400 + 152: last,
+        last + 136: TEXT + 0x2000,
+        last + 152: 0,
+        last + 160 + 8: mask,
+        last + 160 + 16: 0x1234,
+    }
+    assert off_cpu(s390x(words)) == (
+        [
+            (TEXT, "switch frame", False),
+            (TEXT + 0x40, "back chain", False),
+            (TEXT + 0x1000, "exception frame", True),
+            (TEXT + 0x2000, "back chain", False),
+        ],
+        True,
+        end,
+    )
+
+
+@pytest.mark.parametrize(("marker", "at", "place"), [(0x5347_4552, 32, 48), (0x7265_6773_6865_7265, 96, 112)])
+def test_ppc64le_crosses_an_exception_by_its_registers(marker: int, at: int, place: int) -> None:
+    frames = [STACK, STACK + 0x100, STACK + 0x200, STACK + 0x600, STACK + 0x700]
+    regs = frames[2] + place
+    words = {frame + offset: 0 for frame in frames for offset in (32, 96)}
+    words |= {
+        frames[0]: frames[1],
+        frames[1]: frames[2],
+        frames[1] + 16: TEXT,
+        frames[2] + 16: TEXT + 0x40,
+        frames[2] + at: marker,
+        regs + 256: TEXT + 0x1000,
+        regs + 264: 0,
+        regs + 8: frames[3],
+        frames[3]: frames[4],
+        frames[4] + 16: TEXT + 0x2000,
+        frames[4]: 0,
+    }
+    expected = [
+        (TEXT, "switch frame", False),
+        (TEXT + 0x40, "back chain", False),
+        (TEXT + 0x1000, "exception frame", True),
+        (TEXT + 0x2000, "back chain", False),
+    ]
+    assert off_cpu(ppc64(words)) == (expected, True, "the end of the stack")
+    words[regs + 264] = 1 << 14
+    assert off_cpu(ppc64(words)) == (expected[:2], True, "user mode")
+
+
 def test_a_cpu_begins_with_its_note() -> None:
     regs = {"pc": TEXT + 2, "sp": STACK, "x29": STACK + 0x20, "s0": STACK + 0x40, "ra": TEXT + 8}
+    regs |= {"nip": TEXT + 2, "r1": STACK, "pswa": TEXT + 2, "r15": STACK}
     note = CpuNote(0, 1, regs, user_mode=False)
-    for unwinder in (arm64({}), riscv64({})):
+    for unwinder in (arm64({}), riscv64({}), s390x({}), ppc64({})):
         first = unwinder.running(note)
         assert (first.pc, first.sp, first.exact, first.found_by) == (TEXT + 2, STACK, True, "crash note")

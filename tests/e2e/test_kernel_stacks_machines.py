@@ -13,10 +13,12 @@ import pytest
 from tests.e2e.guests import FIXTURES, bundled, rows, tasks
 
 Stacks = Callable[[str], dict[int, Any]]
-MACHINES = ["debian-7.2-arm64", "debian-7.2-riscv64"]
+MACHINES = ["debian-7.2-arm64", "debian-7.2-riscv64", "debian-7.2-s390x", "debian-7.2-ppc64el"]
 ENDS = {"user mode", "the end of the stack", "it has exited, and its stack is gone"}
 ON_A_CPU = re.compile(r"CPU \d was in user mode")
-WAITS = {"t-cond": "futex", "lab-static": "ppoll", "t-nested": "ppoll", "lab-dynamic": "ppoll"}
+SLEEPS = ("poll", "ppoll", "pause")
+"""poll() and pause(), which not all machines have system calls of their own for."""
+WAITS = {"t-cond": ("futex",), "lab-static": SLEEPS, "t-nested": SLEEPS, "lab-dynamic": SLEEPS}
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +63,7 @@ def test_every_task_has_a_stack_to_its_end(stacks: Stacks, name: str) -> None:
         assert None not in names(stack)
         if kernel["frames"] and "kernel thread" in stack["end"]:
             assert kernel["end"] == "the end of the stack"
-            assert names(stack)[-1] in ("ret_from_fork", "ret_from_fork_kernel_asm")
+            assert names(stack)[-1] in ("ret_from_fork", "ret_from_fork_kernel_asm", "start_kernel_thread")
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -75,10 +77,11 @@ def test_what_waits_is_in_its_system_call(stacks: Stacks, name: str) -> None:
                 continue
             number, *arguments = call.split()
             ours = stack["system_call"]
-            assert (ours["number"], ours["name"]) == (int(number), WAITS[comm])
+            assert ours["number"] == int(number)
+            assert ours["name"] in WAITS[comm]
             values = [int(one["value"], 16) for one in ours["arguments"]]
             assert values == [int(value, 16) for value in arguments[: len(values)]]
-            assert any(WAITS[comm] in function for function in names(stack))
+            assert any(ours["name"] in function for function in names(stack))
             compared += 1
     assert compared == 6
 

@@ -17,8 +17,10 @@ import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
 from vmcore2core.arch.base import Arch
+from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
 from vmcore2core.arch.ppc64le_paging import VMEMMAP_KEYS, kernel_spec, swap_entry, user_spec, vmemmap_backing
 from vmcore2core.arch.ppc64le_regsets import LAYOUT_KEYS, LOST, Thread, live_regsets, qemu_regsets, saved_regsets
+from vmcore2core.arch.ppc64le_stack import Ppc64leUnwinder, system_call
 from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
@@ -288,6 +290,16 @@ class Ppc64le(Arch):
         """See ``Arch.note_regsets``; a CPU that is in the kernel has them as long as the thread's MSR says so."""
         msr = regs.get("msr", fmt.MSR_FP | fmt.MSR_VEC)
         return live_regsets(Thread(task, memory, layout), msr, note.regsets), LOST
+
+    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        """See ``Arch.kernel_unwinder``."""
+        return Ppc64leUnwinder(memory, layout)
+
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+    ) -> SystemCall | None:
+        """See ``Arch.system_call``."""
+        return system_call(regs)
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """See ``Arch.unwind_spec``."""

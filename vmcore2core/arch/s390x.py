@@ -14,8 +14,10 @@ import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
 from vmcore2core.arch.base import Arch
+from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
 from vmcore2core.arch.s390x_paging import SPECS, swap_entry
 from vmcore2core.arch.s390x_regsets import LAYOUT_KEYS, Thread, cpu_regsets, live_regsets, saved_regsets
+from vmcore2core.arch.s390x_stack import S390xUnwinder, system_call
 from vmcore2core.arch.spec import (
     ArchDoc,
     CoreMachine,
@@ -339,6 +341,17 @@ class S390x(Arch):
         if not note.user_mode:
             return (), None
         return live_regsets(Thread(task, memory, layout), note.regsets)
+
+    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        """See ``Arch.kernel_unwinder``."""
+        return S390xUnwinder(memory, layout)
+
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+    ) -> SystemCall | None:
+        """See ``Arch.system_call``."""
+        found = self._saved_frame(stack, memory, layout)
+        return None if found is None else system_call(regs, found[0], memory, layout)
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """See ``Arch.unwind_spec``; ELF ABI s390x supplement, 1.6.1: frames have no pointers to each other."""

@@ -1,0 +1,88 @@
+"""Kernel stacks of s390x, by the back chain: each frame has the caller's, and r14 as the function below saved it.
+
+References: arch/s390/kernel/unwind_bc.c: unwind_next_frame(), __unwind_start(); arch/s390/include/asm/stacktrace.h:
+struct stack_frame (Linux 5.10 to 7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.interfaces import Layout, Memory
+
+R14 = 8
+"""Among the registers that a frame has, r6 to r15."""
+PSW_MASK_PSTATE = 1 << 48
+THREAD_SIZE = 1 << 14
+"""The smallest that it has been."""
+PIF_SYSCALL = 1
+WORD = (1 << 64) - 1
+
+
+class S390xUnwinder(KernelUnwinder):
+    """See ``KernelUnwinder``; ``sp`` of a frame is where its function's callees save their registers.
+
+    Args:
+        memory: kernel virtual memory.
+        layout: of the kernel.
+
+    Raises:
+        LayoutUnknown: the layout does not tell of stack frames.
+    """
+
+    def __init__(self, memory: Memory, layout: Layout) -> None:
+        self._memory = memory
+        self._ksp = layout.member("task_struct", "thread.ksp").offset
+        self._back_chain = layout.member("stack_frame", "back_chain").offset
+        self._r14 = layout.member("stack_frame", "gprs").offset + 8 * R14
+        self._overhead, self._pt_regs = layout.size("stack_frame"), layout.size("pt_regs")
+        self._psw, self._gprs = (layout.member("pt_regs", name).offset for name in ("psw", "gprs"))
+
+    def switched_out(self, task: KernelAddr) -> KernelFrame:
+        """See ``KernelUnwinder.switched_out``."""
+        sp = self._word(task + self._ksp)
+        return KernelFrame(self._word(sp + self._r14), sp, "switch frame", exact=False)
+
+    def running(self, note: CpuNote) -> KernelFrame:
+        """See ``KernelUnwinder.running``."""
+        return KernelFrame(note.regs["pswa"], note.regs["r15"], "crash note", exact=True)
+
+    def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
+        """See ``KernelUnwinder.caller``."""
+        sp = self._word(frame.sp + self._back_chain)
+        if sp:
+            return KernelFrame(self._word(sp + self._r14), sp, "back chain", exact=False)
+        regs = frame.sp + self._overhead
+        mask, pc = self._word(regs + self._psw), self._word(regs + self._psw + 8)
+        if mask & PSW_MASK_PSTATE:
+            return KernelStackEnd(complete=True, why="user mode")
+        if (regs + self._pt_regs) % THREAD_SIZE == 0:
+            return KernelStackEnd(complete=True, why="the end of the stack")
+        return KernelFrame(pc, self._word(regs + self._gprs + 8 * 15), "exception frame", exact=True)
+
+    def _word(self, address: int) -> int:
+        return int.from_bytes(self._memory.read(address & WORD, 8), "big")
+
+
+def system_call(regs: Mapping[str, int], pt_regs: int, memory: Memory, layout: Layout) -> SystemCall | None:
+    """Return the system call that a thread is in; None where it is in none, or that is not known.
+
+    Args:
+        regs: its user registers.
+        pt_regs: address of its ``struct pt_regs``.
+        memory: kernel virtual memory.
+        layout: of the kernel.
+
+    Raises:
+        MemoryFault: it cannot be read.
+    """
+    flags, code = (layout.find_member("pt_regs", name) for name in ("flags", "int_code"))
+    if flags is None or code is None:
+        return None
+    if not int.from_bytes(memory.read(pt_regs + flags.offset, 8), "big") & PIF_SYSCALL:
+        return None
+    number = int.from_bytes(memory.read(pt_regs + code.offset, 4), "big") & 0xFFFF
+    return SystemCall(number, (regs["orig_r2"], *(regs[f"r{i}"] for i in range(3, 8))))
