@@ -16,6 +16,7 @@ from vmcore2core.memory.decoded import DecodedPages
 CACHED_PAGES = 4096  # 16 MiB of 4 KiB pages: the kernel structures of some hundred processes
 SCAN_BYTES = 4 << 20
 STEPS_LOOKED_AHEAD = 64  # of 4 MiB: whether any page of them is there is asked at once
+FEW_PAGES = 4  # that are read one by one: numpy takes as long for one as for twenty
 BULK_PAGES = 8  # reads from here on take the pages in one call: kallsyms, BTF
 
 _FAULTS: dict[int, tuple[type[MemoryFault], str]] = {
@@ -113,6 +114,8 @@ class PhysicalMemory:
         n = len(paddrs)
         if size == page:
             out = np.zeros((n, size), np.uint8) if buffer is None else buffer[:n]
+            if n <= FEW_PAGES:
+                return out, self._read_few(paddrs, out)
             return out, self._read_pages(paddrs // np.uint64(page), out)
         if size > page:
             per = size // page
@@ -125,6 +128,13 @@ class PhysicalMemory:
         whole, states = self.read_blocks(paddrs & ~np.uint64(page - 1), page)
         columns = (paddrs & np.uint64(page - 1)).astype(np.intp)[:, None] + np.arange(size)
         return np.take_along_axis(whole, columns, axis=1), states
+
+    def _read_few(self, paddrs: U64Array, out: U8Array) -> U8Array:
+        states = np.zeros(len(paddrs), np.uint8)
+        for row, paddr in enumerate(paddrs.tolist()):
+            page, states[row] = self._read_page(paddr // self.page_size)
+            out[row] = np.frombuffer(page, np.uint8)
+        return states
 
     def block_states(self, paddrs: U64Array, size: int) -> U8Array:
         """Return what ``read_blocks`` would return as states, without reading."""

@@ -247,22 +247,18 @@ class UserMemory:
             if region.start > at:
                 return None
             low, high = at, min(end, region.end)
-            if self._resolve_unknown(region, low, high):
+            if region.broken:
                 return None
-            for vaddr, pages in self.batches([(low, high)]):
+            found = self._resolve(region, low, high)
+            if (found[2] > LAST_KNOWN).any() or (not region.zero_fill and len(found[0]) < (high - low) // page):
+                return None
+            for vaddr, pages in self._read_in_batches(*found, region.original):
                 for i, v in enumerate(vaddr):
                     data[int(v) - start : int(v) - start + page] = pages[i].tobytes()
             at = high
         if len(self.damaged) != damaged:  # a page that is there turned out not to decode
             return None
         return bytes(data[address - start : address - start + size]) if at >= end else None
-
-    def _resolve_unknown(self, region: Region, start: int, end: int) -> bool:
-        if region.broken:
-            return True
-        vaddr, _, state = self._resolve(region, start, end)
-        page = self.spec.page_size
-        return bool((state > LAST_KNOWN).any()) or (not region.zero_fill and len(vaddr) < (end - start) // page)
 
     def _read(
         self, vaddr: U64Array, paddr: U64Array, state: U8Array, original: Original | None, buffer: U8Array
