@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Measures the converter and its peers side by side, in one run: ratios, as times are of the machine.
 
-usage: bench.py [--rounds N] [--drgn PYTHON --gcore SCRIPT --vmlinux FILE] [--crash EXTENSION] FOLDER
+usage: bench.py [--rounds N] [--drgn PYTHON --gcore SCRIPT --ps SCRIPT --vmlinux FILE] [--crash EXTENSION] FOLDER
 
-FOLDER is what make_dump.py wrote. PYTHON is an interpreter that has drgn, SCRIPT its contrib/gcore.py, FILE the
-kernel's vmlinux with DWARF, EXTENSION crash's gcore.so. What is not given is not measured. Prints Markdown.
+FOLDER is what make_dump.py wrote. PYTHON is an interpreter that has drgn, the SCRIPTs its contrib/gcore.py and ps.py,
+FILE the kernel's vmlinux with DWARF, EXTENSION crash's gcore.so. What is not given is not measured. Prints Markdown;
+each title says what was done, so that no row can measure nothing.
 """
 
 from __future__ import annotations
@@ -22,19 +23,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CODECS = ("zlib", "lzo", "snappy", "zstd")
+DISTINCT_MIN = 10_000
+"""Pages that must be decoded for a row of a codec: equal descriptors are decoded once."""
 LOOPED = 10  # processes of the loop over a peer, which is then taken to last as long for each of the others
 Command = Sequence[str | Path]
 
 
 @dataclass
 class Series:
-    """One command's measurements: seconds of wall and user time, peak KiB, a round each."""
+    """One command's measurements: seconds of wall, user and system time, peak KiB, a round each."""
 
     wall: list[float] = field(default_factory=list)
     user: list[float] = field(default_factory=list)
+    system: list[float] = field(default_factory=list)
     peak: int = 0
 
     def run(self, command: Command, folder: Path, text: str | None = None) -> None:
@@ -65,6 +70,7 @@ class Series:
             raise RuntimeError(f"exit status {process.returncode}: {' '.join(map(str, command))}")
         self.wall.append(time.perf_counter() - begin)
         self.user.append(usage.ru_utime)
+        self.system.append(usage.ru_stime)
         self.peak = max(self.peak, usage.ru_maxrss)
 
 
@@ -76,6 +82,7 @@ class Tools:
     out: Path
     drgn: Path | None
     gcore: Path | None
+    ps: Path | None
     vmlinux: Path | None
     crash: Path | None
 
@@ -91,18 +98,25 @@ class Tools:
 
     def with_drgn(self, dump: Path, pid: int) -> Command | None:
         """Returns drgn's command for one process."""
-        if self.drgn is None or self.gcore is None or self.vmlinux is None:
+        return self.drgn_script(dump, self.gcore, str(pid), "core")
+
+    def drgn_script(self, dump: Path, script: Path | None, *arguments: str) -> Command | None:
+        """Returns drgn's command for one of its scripts."""
+        if self.drgn is None or script is None or self.vmlinux is None:
             return None
-        return [
-            *(self.drgn.parent / "drgn", "-q", "--architecture", "x86_64", "-c", dump, "-s", self.vmlinux, self.gcore),
-            *(str(pid), "core"),
-        ]
+        drgn = self.drgn.parent / "drgn"
+        return [drgn, "-q", "--architecture", "x86_64", "-c", dump, "-s", self.vmlinux, script, *arguments]
+
+    def tasks(self, *arguments: str | Path) -> Command:
+        """Returns the command of ``vmcore-tasks``; with the layout that an earlier run kept."""
+        program = "from vmcore2core.__main__ import vmcore_tasks; vmcore_tasks()"
+        return ["env", f"XDG_CACHE_HOME={self.out / 'cache'}", sys.executable, "-c", program, *arguments]
 
 
 def seconds(series: Series) -> str:
-    """Returns a cell: median wall and user time, peak memory."""
-    median = statistics.median
-    return f"{median(series.wall):.2f} s ({median(series.user):.2f} user, {series.peak >> 10} MB)"
+    """Returns a cell: median wall, user and system time, peak memory."""
+    wall, user, system = (statistics.median(times) for times in (series.wall, series.user, series.system))
+    return f"{wall:.2f} s ({user:.2f} user, {system:.2f} system, {series.peak >> 10} MB)"
 
 
 def ratio(ours: Series, other: Series) -> str:
@@ -117,6 +131,14 @@ def race(rounds: int, commands: dict[str, Callable[[Series], None]]) -> dict[str
         for name, run in commands.items():
             run(series[name])
     return series
+
+
+def said(command: Command) -> Any:
+    """Returns what a command of ours says as JSON."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode not in (0, 3):
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
 
 
 def pids(dump: Path, comm: str) -> list[int]:
@@ -134,8 +156,12 @@ def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool
         "vmcore2core": lambda s: s.run(tools.ours(dump, *arguments), tools.written),
         "vmcore2core, the layout kept": lambda s: s.run(tools.ours(dump, *arguments, kept=True), tools.written),
     }
-    Series().run(tools.ours(dump, *arguments, kept=True), tools.written)
-    core = (tools.written / "core").rename(tools.out / "core")
+    core = tools.out / "core"
+    what = said(tools.ours(dump, "--pid", str(pid), "-o", core, "--force", "--json", kept=True))["cores"][0]
+    pages, written = what["pages"]["present"], core.stat().st_blocks << 9
+    threads = len(what["threads"])
+    assert written >= pages << 10, f"{dump} has {pages} pages of {pid}, and {written} bytes were written"
+    yield f"| {pages:,} pages of {threads:,} threads, {written >> 20} MiB written | | |"
     drgn = tools.with_drgn(dump, pid)
     if drgn is not None:
         commands["drgn contrib/gcore.py"] = lambda s: s.run(drgn, tools.written)
@@ -175,8 +201,36 @@ def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
         yield f"| drgn in a loop, as {len(looped)} of them say | {scaled:.1f} s | {share:.2f} |"
 
 
+def many(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
+    """Yields the table's rows for many tasks, mappings and threads."""
+    tasks = said(tools.tasks("ps", dump, "--json"))
+    assert sum(row["rss_kib"] is not None for row in tasks) > 1000
+    commands = {"vmcore-tasks ps": tools.tasks("ps", dump), "drgn contrib/ps.py": tools.drgn_script(dump, tools.ps)}
+    yield f"| **ps of {len(tasks):,} tasks** | | |"
+    yield from _raced(tools, commands, rounds)
+    for row in sorted(tasks, key=lambda row: (row["comm"][:3], row["threads"], row["rss_kib"] or 0)):
+        if row["comm"].startswith(("map-", "thr-")):
+            ours = tools.ours(dump, "--pid", str(row["pid"]), "-o", "core", kept=True)
+            yield f"| **{row['comm']}: {row['threads']:,} threads, {row['rss_kib']:,} KiB** | | |"
+            peers = {"vmcore2core": ours, "drgn contrib/gcore.py": tools.with_drgn(dump, row["pid"])}
+            yield from _raced(tools, peers, rounds)
+
+
+def _raced(tools: Tools, commands: dict[str, Command | None], rounds: int) -> Iterator[str]:
+    def run(command: Command) -> Callable[[Series], None]:
+        return lambda series: series.run(command, tools.written)
+
+    series = race(rounds, {name: run(command) for name, command in commands.items() if command is not None})
+    first = next(iter(series.values()))
+    for name, measured in series.items():
+        yield f"| {name} | {seconds(measured)} | {ratio(first, measured)} |"
+
+
 def page_rate(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
     """Yields the table's rows for reading all pages of a kdump-compressed file."""
+    counts = said([sys.executable, HERE / "read_ours.py", dump, "count"])
+    assert counts["distinct"] > DISTINCT_MIN, f"{dump}: {counts}"
+    yield f"| {counts['pages']:,} pages, {counts['distinct']:,} of them distinct and not zero | | |"
     commands: dict[str, Callable[[Series], None]] = {
         "vmcore2core": lambda s: s.run([sys.executable, HERE / "read_ours.py", dump], tools.written)
     }
@@ -192,16 +246,17 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Measures the converter and its peers side by side.")
     parser.add_argument("--rounds", type=int, default=5)
-    for name in ("drgn", "gcore", "vmlinux", "crash"):
+    for name in ("drgn", "gcore", "ps", "vmlinux", "crash"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     # The commands run in a folder of their own.
-    for name in ("folder", "drgn", "gcore", "vmlinux", "crash"):
+    for name in ("folder", "drgn", "gcore", "ps", "vmlinux", "crash"):
         if getattr(options, name) is not None:
             setattr(options, name, getattr(options, name).absolute())
     with tempfile.TemporaryDirectory(dir=options.folder) as out:
-        tools = Tools(options.folder, Path(out), options.drgn, options.gcore, options.vmlinux, options.crash)
+        peers = options.drgn, options.gcore, options.ps, options.vmlinux, options.crash
+        tools = Tools(options.folder, Path(out), *peers)
         elf = options.folder / "vmcore.elf"
         (large,), small = pids(elf, "large"), pids(elf, "small-*")[0]
         print("| | median | ours to this |\n| --- | --- | --- |")
@@ -209,6 +264,7 @@ def main() -> None:
         print(*one_process(tools, elf, large, options.rounds, copied=True), sep="\n")
         print("| **one small process, kdump zlib** | | |")
         print(*one_process(tools, options.folder / "vmcore.zlib", small, options.rounds, copied=False), sep="\n")
+        print(*many(tools, options.folder / "many.elf", options.rounds), sep="\n")
         print("| **150 small processes, ELF** | | |", *all_processes(tools, elf, options.rounds), sep="\n")
         for codec in CODECS:
             print(f"| **all pages, kdump {codec}** | | |")
