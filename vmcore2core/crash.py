@@ -10,8 +10,8 @@ from vmcore2core.kernel.message import Message
 from vmcore2core.kernel.printk import PANIC
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.timekeeping import clock
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.printable import text
-from vmcore2core.session import Session
 
 CPUS_MAX = 1 << 16
 """More than CONFIG_NR_CPUS of any kernel."""
@@ -105,23 +105,24 @@ def panic_cpu(kernel: Kernel) -> int | None:
     return number if number < CPUS_MAX else None  # PANIC_CPU_INVALID is -1
 
 
-def crash_time(session: Session) -> int | None:
+def crash_time(info: VmcoreInfo) -> int | None:
     """Return VMCOREINFO's CRASHTIME, seconds since 1970: only a kernel that panicked writes it."""
-    found = session.boot.vmcoreinfo.string("CRASHTIME")
+    found = info.string("CRASHTIME")
     return int(found) if found and found.isdigit() else None
 
 
-def boot_time(session: Session, messages: list[Message]) -> tuple[float | None, str | None]:
+def boot_time(kernel: Kernel, info: VmcoreInfo, messages: list[Message]) -> tuple[float | None, str | None]:
     """Return when the messages' seconds begin, in seconds since 1970, and a sentence where that is not exact.
 
     Args:
-        session: the dump.
+        kernel: of the dump.
+        info: its VMCOREINFO.
         messages: the kernel's, oldest first.
     """
-    known = clock(session.kernel)
+    known = clock(kernel)
     if known is not None:
         return known.boot, None
-    crashed = crash_time(session)
+    crashed = crash_time(info)
     if crashed is None or not messages:
         return None, "the time of day is not known: the layout has no timekeeper, and VMCOREINFO no CRASHTIME"
     return crashed - messages[-1].seconds, "times of day are some seconds off: they are counted back from CRASHTIME"

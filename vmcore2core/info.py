@@ -49,7 +49,7 @@ def shown(line: Message) -> str:
 
 def _crash(session: Session, lines: list[Message], cpus: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return who panicked, when and why; None where the kernel did not."""
-    cpu, died, when = panic_cpu(session.kernel), cause(lines), crash_time(session)
+    cpu, died, when = panic_cpu(session.kernel), cause(lines), crash_time(session.boot.vmcoreinfo)
     if cpu is None and when is None and (died is None or died.panic is None):  # an oops alone may be survived
         return None
     who = next((one for one in cpus if cpu is not None and one["cpu"] == cpu), {})
@@ -96,7 +96,7 @@ def _unknown(session: Session, problem: str | None, *, crashed: bool) -> Iterato
     """Yield what is not known, and why."""
     if problem is not None:
         yield f"messages: {problem}"
-    if crash_time(session) is None:
+    if crash_time(session.boot.vmcoreinfo) is None:
         why = "" if crashed else " (the kernel did not panic)"
         yield f"crash time: VMCOREINFO has no CRASHTIME{why}"
     cut_off = session.boot.vmcoreinfo.truncated_line

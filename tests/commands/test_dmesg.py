@@ -38,6 +38,22 @@ def test_messages_are_those_that_makedumpfile_reads(tmp_path: Path) -> None:
         assert words(ours)[not line.startswith("[") :] == words(line)
 
 
+def test_a_kernel_whose_types_nobody_tells_has_messages(tmp_path: Path) -> None:
+    """Debian's 32-bit kernels have no BTF; where the messages are is all in VMCOREINFO."""
+    dump = bundled("debian-6.1-i386-pae", tmp_path)
+    assert "--vmlinux" in tasks("ps", dump).stderr
+    alone = tasks("dmesg", dump)
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert alone.stdout.startswith("[    0.000000] Linux version 6.1.")
+    layout = FIXTURES / "debian-6.1-i386-pae" / "layout.txt"
+    assert tasks("dmesg", dump, "--vmcoreinfo", layout).stdout == alone.stdout
+    times = tasks("dmesg", dump, "-T")
+    assert times.stderr == (
+        "vmcore-tasks: the time of day is not known: the layout has no timekeeper, and VMCOREINFO no CRASHTIME\n"
+    )
+    assert times.stdout == alone.stdout
+
+
 @pytest.mark.corpus
 def test_messages_are_those_of_the_guests_dmesg(corpus: Path, tmp_path: Path) -> None:
     folder = FIXTURES / "debian-6.1-mips64el"

@@ -148,12 +148,12 @@ def test_without_the_kernels_clock_times_of_day_count_back_from_the_crash(monkey
     monkeypatch.setattr("vmcore2core.crash.clock", lambda _kernel: None)
     with Session([DUMP]) as session:
         last = [Message(2_500_000_000, "last")]
-        assert boot_time(session, last) == (
+        assert boot_time(session.kernel, session.boot.vmcoreinfo, last) == (
             None,
             "the time of day is not known: the layout has no timekeeper, and VMCOREINFO no CRASHTIME",
         )
-        monkeypatch.setattr("vmcore2core.crash.crash_time", lambda _session: 1000)
-        boot, doubt = boot_time(session, last)
+        monkeypatch.setattr("vmcore2core.crash.crash_time", lambda _info: 1000)
+        boot, doubt = boot_time(session.kernel, session.boot.vmcoreinfo, last)
     assert boot == 997.5
     assert doubt == "times of day are some seconds off: they are counted back from CRASHTIME"
 

@@ -166,6 +166,35 @@ def bootstrap(
     raise refused
 
 
+def without_types(
+    container: DumpContainer, progress: ProgressBar | None = None
+) -> tuple[Arch, KernelMemory, KernelLayout, VmcoreInfo]:
+    """Return the kernel of a dump with what VMCOREINFO and kallsyms alone tell, however little of tasks that is.
+
+    Args:
+        container: the dump.
+        progress: draws a bar while memory is searched.
+
+    Raises:
+        DumpError: no VMCOREINFO, or an architecture that is not supported.
+        LayoutError: VMCOREINFO does not fit the memory.
+    """
+    refused: Vmcore2coreError | None = None
+    for way in ways(container, None, progress):
+        try:
+            opened = way()
+        except (DumpError, LayoutError) as error:
+            refused = refused or error
+            continue
+        arch, memory, info = opened.arch, opened.memory, opened.vmcoreinfo
+        kallsyms = LazySource("kallsyms in the dump", lambda: _kallsyms_source(memory, info, arch))  # noqa: B023
+        layout = KernelLayout([VmcoreInfoSource(info), kallsyms])
+        memory.kernel_map = arch.whole_map(memory.kernel_map, memory, layout)
+        return arch, memory, layout, info
+    assert refused is not None  # noqa: S101 - there is always a way
+    raise refused
+
+
 def _booted(
     container: DumpContainer,
     opened: Opened,

@@ -1,19 +1,24 @@
 """``vmcore-tasks dmesg``."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
-from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.opening import DumpOptions, dump_files, opened, takes_dump
+from vmcore2core.commands.progress import one_bar
 from vmcore2core.commands.terminal import Exit, say
+from vmcore2core.errors import LayoutUnknown
 from vmcore2core.kernel.message import FACILITIES, LEVELS, Message
 from vmcore2core.printable import text
 from vmcore2core.times import ctime
 
 if TYPE_CHECKING:
-    from vmcore2core.session import Session
+    from vmcore2core.kernel.struct import Kernel
+    from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 
 
 @takes_dump
@@ -39,13 +44,16 @@ def dmesg(
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show all messages that are in the kernel's buffer, in dmesg's form."""
+    """Show all messages that are in the kernel's buffer, in dmesg's form.
+
+    This takes VMCOREINFO alone: also of kernels whose processes cannot be shown without --vmlinux.
+    """
     levels = _levels(level)
-    with opened(dump) as session:
+    with _opened(dump) as (kernel, info):
         from vmcore2core.kernel.printk import read_messages
 
-        messages, problem = read_messages(session.kernel)
-        boot = _boot(session, messages) if ctime or as_json else None
+        messages, problem = read_messages(kernel)
+        boot = _boot(kernel, info, messages) if ctime or as_json else None
         shown = [message for message in messages if levels is None or message.level in levels]
         if as_json:
             print_document("vmcore-tasks-dmesg", boot_time=boot, messages=[_document(message) for message in shown])
@@ -54,6 +62,33 @@ def dmesg(
     if problem is not None:
         say(f"messages are missing: {problem}")
         raise typer.Exit(Exit.INCOMPLETE if messages else Exit.ERROR)
+
+
+@contextmanager
+def _opened(dump: DumpOptions) -> Iterator["tuple[Kernel, VmcoreInfo]"]:
+    """Open the dump; where its types are not known, as far as the messages need it."""
+    with ExitStack() as stack:
+        try:
+            session = stack.enter_context(opened(dump))
+            found = session.kernel, session.boot.vmcoreinfo
+        except LayoutUnknown:
+            found = stack.enter_context(_without_types(dump))
+        yield found
+
+
+@contextmanager
+def _without_types(dump: DumpOptions) -> Iterator["tuple[Kernel, VmcoreInfo]"]:
+    from vmcore2core.containers.cache import Keeping
+    from vmcore2core.messages import kernel_without_types
+
+    files = dump_files(dump)
+    keeping = Keeping(one_bar, cache=not dump.no_cache, any_size=dump.any_size)
+    with kernel_without_types(files.paths, files.memory_map, keeping) as (kernel, info, container):
+        yield kernel, info
+        for warning in container.warnings:
+            say(f"{container.paths[0]}: {warning}")
+        if container.warnings:
+            raise typer.Exit(Exit.INCOMPLETE)
 
 
 def _levels(words: str | None) -> set[int] | None:
@@ -71,11 +106,11 @@ def _levels(words: str | None) -> set[int] | None:
     return found
 
 
-def _boot(session: "Session", messages: list[Message]) -> float | None:
+def _boot(kernel: "Kernel", info: "VmcoreInfo", messages: list[Message]) -> float | None:
     """Return when the messages' seconds begin, in seconds since 1970; say where it is not exact, or not known."""
     from vmcore2core.crash import boot_time
 
-    boot, doubt = boot_time(session, messages)
+    boot, doubt = boot_time(kernel, info, messages)
     if doubt is not None:
         say(doubt)
     return boot
