@@ -22,7 +22,7 @@ from vmcore2core.formats.x86_64 import DWARF_REGS
 
 Read = Callable[[int, int], bytes | None]
 
-STEPS_MAX = 4096
+STEPS_MAX = 1024
 """Instructions of all ways from one place."""
 RETURNS_MAX = 4
 LENGTH_MAX = 15  # of an instruction, in bytes
