@@ -114,6 +114,9 @@ def test_where_no_build_id_is_known_path_size_and_time_tell(tmp_path: Path) -> N
         {"build_id": "00" * 20},
     ):
         assert places.find(plain._replace(**other)) is None, other
+    beside = plain._replace(path="/bin/other", mtime=1, here="bin/app")
+    assert places.find(beside) == Found(path, 0x5555_5555_4000, partial=False, by_path=True)
+    assert places.find(beside._replace(size=5)) is None
     assert missing([plain]).endswith(f"/bin/app (build ID not known; {plain.size} bytes of 2023-11-14 22:13:20 UTC)")
     assert taken_by_path(["/bin/a b", "/c"]).endswith(": /bin/a%20b, /c")
 

@@ -207,6 +207,25 @@ def test_without_any_build_id_files_are_taken_by_path_size_and_time(
     assert "the build ID: /bin/lab-dynamic, /lib/libvictim.so" in output
 
 
+def test_a_sysroot_at_conversion_is_enough_without_build_ids(sysroot: Path, tmp_path: Path) -> None:
+    dump = bundled_stacks_only(GUEST, tmp_path, stacks=False)
+    root = Path(shutil.copytree(sysroot, tmp_path / "root"))
+    for path in root.rglob("*"):
+        os.utime(path, (0, 0))
+    os.utime(root / "lib/libvictim.so", (0, 1))
+    done = convert(dump, "--comm", "lab-*", "--sysroot", root, "-v", "-o", tmp_path / "cores")
+    assert done.returncode == 3
+    assert f"{root}/lib/libc.so.6, which has its size and time; its build ID is not in the dump" in done.stderr
+    assert f"{root}/lib/libvictim.so is not used: it has 0x4120 bytes of 1 (seconds since 1970)" in done.stderr
+    copied = tmp_path / "cores/sysroot/lib/libc.so.6"
+    assert copied.read_bytes() == (sysroot / "lib/libc.so.6").read_bytes()
+    assert not copied.with_name("libvictim.so").exists()
+    stacks, output = gdb_stacks(tmp_path / "cores", script(tmp_path / "cores", "lab-dynamic", "gdb"), tmp_path / "no")
+    assert {"spin_here", "block_with_registers"} < {stack[0] for stack in stacks.values()}, output
+    assert "by path, size and time, as the dump does not have the build ID: /bin/lab-dynamic, /lib/libc.so.6" in output
+    assert "/lib/libvictim.so (build ID not known; 16672 bytes of 1970-01-01 00:00:00 UTC)" in output
+
+
 def test_several_sysroots_are_tried_in_their_order(dump: Path, sysroot: Path, tmp_path: Path) -> None:
     """Each alone has too little; the one that has other files in the places of these comes too late to matter."""
     for name in ("bin", "lib"):

@@ -26,6 +26,7 @@ from vmcore2core.handover.same_build import SameBuilds
 from vmcore2core.handover.tree import Tree, plain_name
 from vmcore2core.printable import counted, text
 from vmcore2core.process.capture import Processes
+from vmcore2core.process.filebacking import mtime_of
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.sysroot import build_id
@@ -92,6 +93,15 @@ class RecoveredFiles:
     partial: dict[bytes, bytes]
     files: tuple[RecoveredFile, ...]
     sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What an original has: bytes, build ID, and when it was changed last, in seconds since 1970; None: not known."""
+
+    size: int
+    build_id: bytes | None
+    mtime: int | None
 
 
 @dataclass
@@ -229,9 +239,11 @@ class _OfProcess:
         for other, count in self.recovery.same.complete(pages, file.mapping, theirs or ours):
             what = f"{counted(count, 'page')} from another file with its build ID, {text(other)}"
             self.sentences.append(f"{text(path)} is not whole in memory: it has {what}")
+        inode = mapping.follow("host", "inode")
+        wanted = _Wanted(pages.size, theirs or ours, None if inode is None else mtime_of(inode))
         for _ in range(REWRITES_MAX):
             whole = bool(pages.known.all())
-            origin = None if whole else self._original(place, path, pages.size, theirs or ours)
+            origin = None if whole else self._original(place, path, wanted)
             if origin is not None:
                 return RecoveredFile(
                     path, place.whole.folder, pages.size, 0, _hex(theirs or ours), _hex(theirs), origin
@@ -263,17 +275,16 @@ class _OfProcess:
             pwrite_all(fd, memoryview(made.tail), made.tail_at)
         return made
 
-    def _original(self, place: _Place, path: bytes, size: int, wanted: bytes | None) -> Path | None:
+    def _original(self, place: _Place, path: bytes, wanted: _Wanted) -> Path | None:
         """Copy a file from below the first --sysroot that has the one, and return where it was."""
-        folders = self.recovery.processes.sysroots if wanted is not None else ()
-        places = filter(None, (sysroot.find(path) for sysroot in folders))
-        return next((found for found in places if self._is_copied(place, path, found, size, wanted or b"")), None)
+        places = filter(None, (sysroot.find(path) for sysroot in self.recovery.processes.sysroots))
+        return next((found for found in places if self._is_copied(place, path, found, wanted)), None)
 
-    def _is_copied(self, place: _Place, path: bytes, found: Path, size: int, wanted: bytes) -> bool:
+    def _is_copied(self, place: _Place, path: bytes, found: Path, wanted: _Wanted) -> bool:
         """Copy a file if it is the one; returns whether it is there."""
         try:
             with place.whole.create(path) as fd:
-                self._copy_original(found, fd, size, wanted)
+                self._copy_original(found, fd, wanted)
                 os.utime(fd, (0, 0))
         except OSError as error:
             self.sentences.append(f"{found} is not used: {error.strerror or error}")
@@ -281,14 +292,15 @@ class _OfProcess:
         except OutputError as error:
             self.sentences.append(str(error))
             return False
-        self.sentences.append(f"{text(path)} is not whole in memory: it is copied from {found}, which has its build ID")
+        has = "its build ID" if wanted.build_id is not None else "its size and time; its build ID is not in the dump"
+        self.sentences.append(f"{text(path)} is not whole in memory: it is copied from {found}, which has {has}")
         return True
 
-    def _copy_original(self, found: Path, fd: int, size: int, wanted: bytes) -> None:
+    def _copy_original(self, found: Path, fd: int, wanted: _Wanted) -> None:
         """Copy a file.
 
         Raises:
-            OutputError: what was copied has another size or build ID.
+            OutputError: what was copied has another size or build ID; or another time, where no build ID is known.
             OSError: it cannot be read, or written.
         """
         with found.open("rb", buffering=0) as source, os.fdopen(os.dup(fd), "wb") as target:
@@ -297,10 +309,17 @@ class _OfProcess:
             os.fstat(fd).st_size,
             build_id(partial(_read_at, fd), self.mapped.elf_class, self.mapped.byte_order),
         )
-        if (copied, theirs) != (size, wanted):
+        if wanted.build_id is None:
+            time = int(found.stat().st_mtime)
+            if (copied, time) != (wanted.size, wanted.mtime):
+                raise OutputError(
+                    f"{found} is not used: it has {copied:#x} bytes of {time} (seconds since 1970), expected "
+                    f"{wanted.size:#x} of {'an unknown time' if wanted.mtime is None else wanted.mtime}"
+                )
+        elif (copied, theirs) != (wanted.size, wanted.build_id):
             raise OutputError(
                 f"{found} is not used: it has {copied:#x} bytes and the build ID {_hex(theirs) or 'none'}, "
-                f"expected {size:#x} and {wanted.hex()}"
+                f"expected {wanted.size:#x} and {wanted.build_id.hex()}"
             )
 
 

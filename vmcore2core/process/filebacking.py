@@ -20,6 +20,15 @@ MTIMES = ("i_mtime_sec", "__i_mtime", "i_mtime")
 Pages = tuple[U64Array, U64Array, U8Array]  # as ``Backing.lookup`` returns them
 
 
+def mtime_of(inode: StructView) -> int | None:
+    """Return when a file was changed last, in seconds since 1970, or None where that is not known (inode_get_mtime()).
+
+    Raises:
+        MemoryFault: the ``struct inode`` cannot be read.
+    """
+    return next((time for time in (inode.find_uint(name, 8) for name in MTIMES) if time is not None), None)
+
+
 class CachedLookups:
     """The page cache of all files, with the latest answers: processes share libraries.
 
@@ -104,17 +113,18 @@ class FileBacking:
     @property
     def file_size(self) -> int | None:
         """Bytes of the file (``inode.i_size``), or None where that is not known."""
-        return self._of_inode("i_size")
+        try:
+            inode = self.file.follow("f_inode", "inode") if self.file.has("f_inode") else None
+            return None if inode is None else inode.find_uint("i_size", 8)
+        except (CorruptStructure, MemoryFault):
+            return None
 
     @property
     def file_mtime(self) -> int | None:
-        """When the file was changed last, in seconds since 1970, or None likewise (inode_get_mtime())."""
-        return next((time for time in map(self._of_inode, MTIMES) if time is not None), None)
-
-    def _of_inode(self, name: str) -> int | None:
+        """When the file was changed last, in seconds since 1970, or None likewise."""
         try:
             inode = self.file.follow("f_inode", "inode") if self.file.has("f_inode") else None
-            return None if inode is None else inode.find_uint(name, 8)
+            return None if inode is None else mtime_of(inode)
         except (CorruptStructure, MemoryFault):
             return None
 
