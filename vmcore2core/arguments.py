@@ -48,7 +48,7 @@ def named(words: Sequence[str], vmlinux: Path | None, memory_map: str | None) ->
     if len(paths) > 1:
         kernels = [path for path in paths if _is_program(path)]
         if kernels and (len(kernels) > 1 or vmlinux is not None):
-            raise UsageError(f"{kernels[0]} is a program, and there is another vmlinux: {vmlinux or kernels[1]}")
+            raise UsageError(f"{kernels[0]} is taken as --vmlinux, and so is {vmlinux or kernels[1]}: expected one")
         if kernels:
             vmlinux, paths = kernels[0], [path for path in paths if path != kernels[0]]
             said.append(f"taking {vmlinux} as --vmlinux")

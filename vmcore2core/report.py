@@ -137,8 +137,8 @@ def excluded_sentence(dump_level: int | None, dump_format: str) -> str:
         return f"the dump was filtered when it was written; {keeps}{zeros}"
     if not dump_level & _USER_PAGES:
         return (
-            f"the dump was written with makedumpfile -d {dump_level}, which keeps all memory of processes; what else "
-            "left pages out (makedumpfile --eppic or --extension), the file does not tell"
+            f"the dump was written with makedumpfile -d {dump_level}, which keeps all memory of processes; whether "
+            "makedumpfile --eppic or --extension left out more, the file does not tell"
         )
     bits = ", ".join(name for bit, name in sorted(_LEVEL_BITS.items()) if dump_level & bit)
     stacks = "; its extension userstack (version 1.8) keeps stacks" if dump_level & _USER_DATA else ""

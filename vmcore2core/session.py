@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -350,6 +351,10 @@ def core_name(leader: StructView, tid: int | None = None) -> str:
     return f"core.{comm}.{sched.task_tgid(leader) if tid is None else tid}"
 
 
+def _may_look_into(directory: Path) -> bool:
+    return os.access(directory, os.R_OK | os.X_OK)
+
+
 def find_dump(environ: str | None) -> tuple[Path, str]:
     """Return the dump to take when none is named, and how it was found.
 
@@ -362,8 +367,9 @@ def find_dump(environ: str | None) -> tuple[Path, str]:
         return Path("/proc/vmcore"), "this is a capture kernel"
     newest: tuple[float, Path] | None = None
     # Debian's kdump-tools: /var/crash/YYYYMMDDHHMM/dump.YYYYMMDDHHMM; RHEL's kdump: /var/crash/HOST-DATE/vmcore.
+    crashes = Path("/var/crash")
     for pattern in ("*/vmcore", "*/dump.*", "vmcore*", "*/vmcore.*", "*/vmcore-incomplete"):
-        for path in Path("/var/crash").glob(pattern):
+        for path in crashes.glob(pattern):
             try:
                 stat = path.stat()
             except OSError:
@@ -371,5 +377,9 @@ def find_dump(environ: str | None) -> tuple[Path, str]:
             if path.is_file() and "dmesg" not in path.name and (newest is None or stat.st_mtime > newest[0]):
                 newest = stat.st_mtime, path
     if newest is None:
-        raise DumpError("no dump is named, $VMCORE is not set, and there is none at /proc/vmcore or below /var/crash")
+        shut = [path for path in (crashes, *crashes.glob("*")) if path.is_dir() and not _may_look_into(path)]
+        hint = f"; you have no permission to look into {shut[0]}" if shut else ""
+        raise DumpError(
+            f"no dump is named, $VMCORE is not set, and there is none at /proc/vmcore or below /var/crash{hint}"
+        )
     return newest[1], "the newest below /var/crash"

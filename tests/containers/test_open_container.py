@@ -60,6 +60,9 @@ def test_at_most_one_container_claims_a_file(tmp_path: Path, raw: bytes) -> None
             bytes(5000),
             "begins with 4096 zero bytes, which no dump format does; if it is memory without any header, say",
         ),
+        (bytes(0x202) + b"HdrS", "is a kernel as it boots (vmlinuz, bzImage, Image), not a dump; --vmlinux takes the"),
+        (b"MZ" + bytes(0x36) + b"ARM\x64", "is a kernel as it boots"),
+        (b"MZ" + bytes(0x36) + b"RSC\x05", "is a kernel as it boots"),
         (b"\x01\x02\x03\x04\xff\xfe\xfd\xfc\0", "begins with 01020304fffefdfc, which is not the signature"),
         (b"\x1f\x9d\x90" + bytes(60), "is compressed with compress; unpack it first (gzip -d)"),
         (b"PK\x03\x04" + bytes(60), "is compressed with zip; unpack it first (unzip)"),
@@ -80,6 +83,16 @@ def test_at_most_one_container_claims_a_file(tmp_path: Path, raw: bytes) -> None
 )
 def test_foreign_file_is_named(tmp_path: Path, raw: bytes, words: str) -> None:
     assert words in message(tmp_path, raw)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_kernel_beside_the_dump_is_named(tmp_path: Path, first: bool) -> None:
+    """As who is used to crash gives them, only the wrong file of the kernel's two."""
+    kernel, dump = tmp_path / "vmlinuz", tmp_path / "vmcore"
+    kernel.write_bytes(bytes(0x202) + b"HdrS" + bytes(4096))
+    dump.write_bytes(KDUMP)
+    with pytest.raises(UsageError, match=r"/vmlinuz is a kernel as it boots .* --vmlinux takes the vmlinux of the"):
+        open_container([kernel, dump] if first else [dump, kernel])
 
 
 def test_no_file_is_a_usage_error() -> None:

@@ -74,6 +74,20 @@ def test_not_taken(choice: Choice) -> None:
         (f"/kubepods/burstable/pod7/{ID}", (ID,)),
         (f"/kubepods.slice/crio-{ID}.scope", (ID,)),
         (f"/docker/{ID}/docker/{ID[::-1]}", (ID[::-1], ID)),
+        (f"/kubepods/besteffort/pod7/crio-{ID}", (ID,)),
+        (f"/system.slice/containerd.service/kubepods-burstable-pod7.slice:cri-containerd:{ID}", (ID,)),
+        ("/system.slice/runc-web.scope", ("web",)),
+        ("/user.slice/user-0.slice/user@0.service/user.slice/crun-my.app_1.scope", ("my.app_1",)),
+        ("/system.slice/ctr1", ("ctr1",)),
+        ("/system.slice/ctr1/init.scope", ("ctr1",)),
+        ("/system.slice/lab.service", ()),
+        ("/system.slice/lab.service/worker", ()),
+        ("/system.slice/system-getty.slice/getty@tty1.service", ()),
+        ("/system.slice/system-serial\\x2dgetty.slice/serial-getty@ttyS0.service", ()),
+        ("/user.slice/user-0.slice/session-1.scope", ()),
+        ("/user.slice/user-0.slice/user@0.service/app.slice/dbus.socket", ()),
+        ("/init.scope", ()),
+        ("/", ()),
         ("/user.slice/user-0.slice", ()),
         ("/" + ID[:-1], ()),
         ("/" + ID + "0", ()),
@@ -123,6 +137,32 @@ def test_a_pid_that_there_is_not_is_an_error_beside_the_others() -> None:
     assert [(number, "no task has PID 4000" in str(error)) for number, error in errors] == [(4000, True)]
 
 
-def test_nothing_that_fits_is_an_error() -> None:
-    chosen, errors = choose(scene().processes(), Choice(comm=("nothing",)))
-    assert (chosen, [str(error) for _, error in errors]) == ([], ["no process with user memory matches"])
+@pytest.mark.parametrize(
+    ("choice", "why"),
+    [
+        (Choice(comm=("task",)), ": --comm task fits none; a pattern is of the whole name: '*task*' fits a part of it"),
+        (
+            Choice(comm=("systemd-journald",)),
+            ": --comm systemd-journald fits none; the kernel keeps 15 characters of a name",
+        ),
+        (Choice(comm=("x*", "y*"), state=("R",)), ": --comm x* --comm y* fits none"),
+        (Choice(comm=("task*",), state=("Z",)), ": --state Z fits none"),
+        (Choice(comm=("task1*",), exclude=("task1*",)), ": --exclude task1* leaves out all that would"),
+        (
+            Choice(pid=(100,), comm=("task200",)),
+            ": --comm task200 fits none; a pattern is of the whole name: '*task200*' fits a part of it",
+        ),
+    ],
+    ids=repr,
+)
+def test_nothing_that_fits_is_an_error_that_says_which_condition(choice: Choice, why: str) -> None:
+    chosen, errors = choose(scene().processes(), choice)
+    assert (chosen, [str(error) for _, error in errors]) == ([], ["no process with user memory matches" + why])
+
+
+def test_conditions_that_fit_different_processes_are_an_error() -> None:
+    found = scene()
+    found.image.set("task_struct", found.leaders[0], __state=2)
+    chosen, errors = choose(found.processes(), Choice(comm=("task200",), state=("D",)))
+    said = "no process with user memory matches: each condition fits some process, and none fits all of them"
+    assert (chosen, [str(error) for _, error in errors]) == ([], [said])

@@ -18,10 +18,10 @@ def test_each_way_has_its_line_and_names_the_files() -> None:
         caller("", Found.STACK_POINTER),
     ]
     by_code, by_pointers = notices(taken, [])
-    assert by_code == "vmcore2core: by instructions, as call frame information is missing: /usr/bin/a, /usr/bin/b"
+    none = "vmcore2core: no call frame information for"
+    assert by_code == f"{none} /usr/bin/a, /usr/bin/b: frames come from the instructions"
     assert by_pointers == (
-        "vmcore2core: by frame pointers, so that frames may be missing, as call frame information is: "
-        "code of no file, /usr/bin/a"
+        f"{none} code of no file, /usr/bin/a: frames come from frame pointers, and some may be missing"
     )
     assert notices([], []) == []
 
@@ -29,7 +29,7 @@ def test_each_way_has_its_line_and_names_the_files() -> None:
 def test_threads_whose_frames_gdb_guesses_are_named() -> None:
     ends = [LastFrame("/usr/lib/x.so", 0x7F0000001234, tid) for tid in range(100, 110)]
     (line,) = notices([], ends)
-    assert line.startswith("vmcore2core: guessed by gdb, as call frame information is missing (/usr/lib/x.so): ")
+    assert line.startswith("vmcore2core: no call frame information for /usr/lib/x.so: gdb guesses the frames of thread ")
     assert "the frames of thread 100 from 0x7f0000001234 on, 101 from 0x7f0000001234 on" in line
     assert line.endswith("107 from 0x7f0000001234 on and 2 more")
 

@@ -388,7 +388,7 @@ def test_swapped_pages_of_a_32_bit_kernel_are_not_looked_for(tmp_path: Path) -> 
     pages = SwappedPages(kernel)
     assert pages.space is None
     assert pages.problems == [
-        "swapped pages cannot be looked for: a swp_entry_t of 32 bits has its type elsewhere, and is not known"
+        "swapped pages cannot be looked for: where a swp_entry_t of 32 bits has its type is not known"
     ]
     (tmp_path / "swap").write_bytes(bytes(PAGE))
     with pytest.raises(UsageError, match="swp_entry_t of 32 bits"):

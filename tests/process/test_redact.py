@@ -147,7 +147,7 @@ def test_of_a_heap_with_a_stack_in_it_only_the_frames_stay(complete: bool, signa
     assert stay(found, HEAP, HEAP + 0x4000) == [(HEAP, end)]  # from the page below the stack pointer's
     said = [notice for notice in found.snapshot.notices if notice.startswith("--redact keeps")]
     assert f"--redact keeps {end - HEAP:#x} bytes of {HEAP:#x}-{HEAP + 0x4000:#x} ([heap]): stacks" in said
-    assert any("it does not unwind on" in notice for notice in said) == (not complete)
+    assert any("it cannot be unwound further" in notice for notice in said) == (not complete)
 
 
 def test_the_stack_of_a_thread_that_does_not_unwind_stays_where_a_guard_says_that_it_is_one() -> None:

@@ -47,3 +47,12 @@ def test_a_capture_kernels_own_dump_comes_first(root: Path) -> None:
 def test_without_any_the_error_says_where_it_was_looked_for() -> None:
     with pytest.raises(DumpError, match=r"\$VMCORE is not set, and there is none at /proc/vmcore or below /var/crash"):
         session.find_dump(None)
+
+
+def test_a_directory_that_one_may_not_look_into_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Debian's /var/crash/DATE, which is root's alone."""
+    shut = put(root, "var/crash/202601020000/dump.202601020000", 3).parent
+    (shut / "dump.202601020000").unlink()
+    monkeypatch.setattr(session, "_may_look_into", lambda path: path != shut)
+    with pytest.raises(DumpError, match=r"/var/crash; you have no permission to look into .*/var/crash/202601020000$"):
+        session.find_dump(None)

@@ -86,7 +86,7 @@ def vmcore2core(
         list[str] | None,
         typer.Option(
             metavar="ID",
-            help="Convert processes of the container whose ID begins so; may repeat.",
+            help="Convert processes of the container whose ID begins with this; may repeat.",
             rich_help_panel=options.WHICH,
         ),
     ] = None,
@@ -200,13 +200,15 @@ def vmcore2core(
     if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN, --all or another condition")
     if output == Path("-"):
-        raise typer.BadParameter("--output -: a core appears whole or not at all, which no pipe can do; send the file")
+        raise typer.BadParameter(
+            "--output -: a core is written whole or not at all, which a pipe cannot do; write a file and send that"
+        )
     if force and resume:
         raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
     if check and not resume:
         raise typer.BadParameter("--check requires --resume")
     if executor is not None and jobs > 1:
-        raise typer.BadParameter("--jobs are workers of this machine, --executor others: expected one of them")
+        raise typer.BadParameter("--jobs starts workers here, --executor uses a cluster's: expected one of them")
     mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
     from vmcore2core.containers.remote import located
@@ -217,7 +219,9 @@ def vmcore2core(
 
     catch_interrupts()
     if resume and any(word.startswith(ONE) for word in redact or ()):
-        raise UsageError(f"--resume: which secrets were blanked is not kept, so it cannot go on with --redact {ONE}...")
+        raise UsageError(
+            f"--resume cannot go on with --redact {ONE}...: the index does not keep which secrets were blanked"
+        )
     choice = Choice(
         pid=tuple(pid or ()),
         comm=tuple(comm or ()),

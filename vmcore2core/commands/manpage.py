@@ -87,7 +87,7 @@ PAGES = (
         convert.app,
         (
             ("0", "everything that was asked for is written and complete"),
-            ("1", "an error; what could be written is"),
+            ("1", "an error; what could be written is written"),
             USAGE,
             ("3", "written, but pages or threads are missing: stderr and the summary say how many, which, and why"),
             INTERRUPTED,
@@ -106,7 +106,7 @@ PAGES = (
             ("core.COMM.PID.gdb, core.COMM.PID.lldb", "Start scripts for debuggers."),
             (
                 ".NAME.RANDOM.part",
-                "An unfinished file of a killed run, where each file must have a name, as on NFS; --resume removes it.",
+                "An unfinished file of a run that was killed, on file systems such as NFS; --resume removes it.",
             ),
         ),
         (

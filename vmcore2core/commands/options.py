@@ -43,7 +43,8 @@ MemoryMap = Annotated[
     typer.Option(
         "--map",
         metavar="START:SIZE@OFFSET,...",
-        help="What physical memory is where in a dump without a header; raw: all from address 0 on; or a file.",
+        help="What physical memory is where in a dump without a header; raw: all from address 0 on; or a file. Of a "
+        "saved machine (QEMU's migrate, virsh save): what is where in its main memory, if its type does not tell.",
         rich_help_panel=OPENING,
     ),
 ]
@@ -80,7 +81,7 @@ ZeroExcluded = Annotated[
     bool,
     typer.Option(
         "--zero-excluded",
-        help="Read pages that were left out of an ELF dump as zeros: for who knows that only zero pages were.",
+        help="Read pages that were left out of an ELF dump as zeros: for those who know that only zero pages were.",
         rich_help_panel=OPENING,
     ),
 ]
@@ -96,7 +97,7 @@ NoCache = Annotated[
     bool,
     typer.Option(
         "--no-cache",
-        help="Keep nothing in the cache, and use nothing that is there; a dump that has to be unpacked is, each time.",
+        help="Keep nothing in the cache, and use nothing that is there; a compressed dump may be unpacked each time.",
         rich_help_panel=OPENING,
     ),
 ]
@@ -104,7 +105,7 @@ AnySize = Annotated[
     bool,
     typer.Option(
         "--unpack-any-size",
-        help="Unpack a compressed dump to whatever size: else to 1 GiB, or 256 times its own size, and 16 TiB at most.",
+        help="Unpack a dump whatever its size. Without this: up to 1 GiB or 256 times its packed size, 16 TiB at most.",
         rich_help_panel=OPENING,
     ),
 ]

@@ -18,7 +18,7 @@ from vmcore2core.containers.cache import Keeping
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.files import open_dump_file
 from vmcore2core.containers.flattened import is_flattened
-from vmcore2core.containers.foreign import describe, recognise
+from vmcore2core.containers.foreign import describe, is_kernel_image, recognise
 from vmcore2core.containers.packed import KEPT
 from vmcore2core.containers.raw import RawContainer
 from vmcore2core.errors import UnknownFormat, UsageError
@@ -60,6 +60,7 @@ def open_container(paths: Sequence[Path], memory_map: str | None = None, keeping
     with contextlib.ExitStack() as opened:
         files = [opened.enter_context(contextlib.closing(open_dump_file(path, keeping))) for path in paths]
         claimant = _claimant(files)
+        _check_no_kernel_image(files)
         container = _construct(claimant, files) if memory_map is None else _mapped(claimant, files, memory_map)
         container.files = tuple(files)
         opened.pop_all()  # the container closes them now
@@ -80,6 +81,17 @@ def _claimant(files: Sequence[DumpFile]) -> type[DumpContainer] | None:
             if container.detect(file.head()):
                 return container
     return None
+
+
+def _check_no_kernel_image(files: Sequence[DumpFile]) -> None:
+    """Check that no file beside the dump is a kernel's, as crash takes vmlinux and vmcore.
+
+    Raises:
+        UsageError: one is.
+    """
+    for file in files if len(files) > 1 else ():
+        if is_kernel_image(file.head()):
+            raise UsageError(f"{file.path} {recognise(file.head())}")
 
 
 def _mapped(claimant: type[DumpContainer] | None, files: Sequence[DumpFile], memory_map: str) -> DumpContainer:

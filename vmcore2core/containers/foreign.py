@@ -39,6 +39,12 @@ _DUMPS: tuple[tuple[bytes, str], ...] = (
 )
 
 _TAR_MAGIC_AT = 257
+_KERNEL_IMAGES = ((0x202, b"HdrS"), (0x38, b"ARM\x64"), (0x38, b"RSC\x05"))
+"""Documentation/arch/x86/boot.rst, arch/arm64/booting.rst, arch/riscv/boot-image-header.rst: magic numbers."""
+_KERNEL_IMAGE = (
+    "is a kernel as it boots (vmlinuz, bzImage, Image), not a dump; --vmlinux takes the vmlinux of the kernel's debug "
+    "package"
+)
 
 _LOOKED_AT = 4096
 """Bytes that tell what kind of file it is, where no signature does."""
@@ -48,12 +54,20 @@ _MAP = "if it is memory without any header, say what is where with --map"
 _ET_NAMES = {1: "object file", 2: "executable", 3: "executable or shared library", 4: "core"}
 
 
+def is_kernel_image(f: BinaryIO) -> bool:
+    """Tell whether a file is a kernel as a boot loader takes it."""
+    head = f.read()
+    return any(head[at:].startswith(magic) for at, magic in _KERNEL_IMAGES)
+
+
 def recognise(f: BinaryIO) -> str | None:
     """Return what a file with the signature in ``f`` is, the rest of a sentence; None if there is no signature."""
     head = f.read()
     for magic, what in _DUMPS:
         if head.startswith(magic):
             return what
+    if is_kernel_image(io.BytesIO(head)):
+        return _KERNEL_IMAGE
     if head[_TAR_MAGIC_AT:].startswith(b"ustar"):
         return "is a tar archive; unpack it first (tar -xf)"
     for magic, what, command in _PACKED:

@@ -31,7 +31,7 @@ class Problem(Enum):
     """What is odd with the end of a compressed file."""
 
     CUT_OFF = "is cut off"
-    TRAILING = "goes on with something else, which is left out"
+    TRAILING = "has something else behind its end, which is left out"
 
 
 class Stream:

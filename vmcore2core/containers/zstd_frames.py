@@ -117,7 +117,7 @@ class ZstdFrames(BlockFile):
         if index.is_cut_off:
             self.cut_off = f"the zstd file is cut off: it ends at {inner.size:#x}, inside a frame"
         elif index.end < inner.size:
-            self.cut_off = f"the zstd file has something else than a frame at {index.end:#x}, which is left out"
+            self.cut_off = f"the zstd file has something other than a frame at {index.end:#x}, which is left out"
 
     def _decode(self, index: int, size: int) -> bytes:
         at, packed = self._index.offsets[index], self._index.sizes[index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from vmcore2core.errors import LayoutError, LayoutUnknown, MemoryFault, TaskError, Vmcore2coreError
@@ -13,6 +13,10 @@ from vmcore2core.kernel.cgroup import NEEDED as CGROUP_NEEDED
 from vmcore2core.kernel.pid import NSPID_NEEDED
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.capture import Processes
+
+COMM_LEN = 15
+"""TASK_COMM_LEN without its NUL."""
+WILDCARDS = frozenset("*?[")
 
 _NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
     "exe": (("mm_struct", "exe_file"),),
@@ -120,18 +124,40 @@ def choose(processes: Processes, choice: Choice) -> tuple[list[Chosen], list[tup
             leaders[int(leader.address)] = leader
         except Vmcore2coreError as error:
             errors.append((number, error))
-    found = list(_that_fit(processes, choice, list(leaders.values())))
+    everybody = list(_identified(processes, choice, list(leaders.values())))
+    found = [one for one in everybody if choice.by_pid_alone or choice.takes(one.identity)]
     if not found and not (choice.pid and errors):
-        errors.append((None, TaskError(0, "no process with user memory matches")))
+        why = _why_none(choice, [one.identity for one in everybody])
+        errors.append((None, TaskError(0, f"no process with user memory matches{why}")))
     return found, errors
 
 
-def _that_fit(processes: Processes, choice: Choice, named: list[StructView]) -> Iterator[Chosen]:
+def _why_none(choice: Choice, identities: Sequence[Identity]) -> str:
+    """Return which condition no process fits, as the end of a sentence."""
+    for kind in (field.name for field in fields(choice) if field.name not in ("pid", "exclude")):
+        asked = getattr(choice, kind)
+        if asked and not any(replace(Choice(), **{kind: asked}).takes(identity) for identity in identities):
+            return f": --{kind} {f' --{kind} '.join(map(str, asked))} fits none{_hint(kind, asked)}"
+    if choice.exclude and any(replace(choice, exclude=()).takes(identity) for identity in identities):
+        return f": --exclude {' --exclude '.join(choice.exclude)} leaves out all that would"
+    return ": each condition fits some process, and none fits all of them" if choice.positive else ""
+
+
+def _hint(kind: str, patterns: Sequence[str]) -> str:
+    if kind == "comm" and any(len(pattern) > COMM_LEN and not WILDCARDS & set(pattern) for pattern in patterns):
+        return f"; the kernel keeps {COMM_LEN} characters of a name"
+    if kind in ("comm", "exe", "cgroup") and not all(WILDCARDS & set(pattern) for pattern in patterns):
+        whole = "name" if kind == "comm" else "path"
+        return f"; a pattern is of the whole {whole}: '*{patterns[0]}*' fits a part of it"
+    return ""
+
+
+def _identified(processes: Processes, choice: Choice, named: list[StructView]) -> Iterator[Chosen]:
+    """Yield the processes that may be wanted: those that are named, or all."""
     for leader in named if choice.pid else processes.with_mm():
         try:
             identity = identify(processes, leader)
         except MemoryFault as fault:
             processes.warn(f"the task at {leader.address:#x} cannot be read: {fault}")
             continue
-        if choice.by_pid_alone or choice.takes(identity):
-            yield Chosen(leader, identity)
+        yield Chosen(leader, identity)

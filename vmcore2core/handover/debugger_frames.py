@@ -64,21 +64,15 @@ def notices(taken: list[Caller], ends: list[LastFrame]) -> list[str]:
     """Return a line for each way by which frames come without call frame information."""
     by_code = {one.path for one in taken if one.found_by == "instructions"}
     others = {one.path for one in taken if one.found_by != "instructions"}
-    lines = []
+    lines, none_for = [], "vmcore2core: no call frame information for"
     if by_code:
-        lines.append(f"vmcore2core: by instructions, as call frame information is missing: {_files(by_code)}")
+        lines.append(f"{none_for} {_files(by_code)}: frames come from the instructions")
     if others:
-        lines.append(
-            "vmcore2core: by frame pointers, so that frames may be missing, as call frame information is: "
-            f"{_files(others)}"
-        )
+        lines.append(f"{none_for} {_files(others)}: frames come from frame pointers, and some may be missing")
     if ends:
         shown = ", ".join(f"{one.tid} from {one.pc:#x} on" for one in ends[:THREADS_SHOWN])
         more = f" and {len(ends) - THREADS_SHOWN} more" if len(ends) > THREADS_SHOWN else ""
-        lines.append(
-            f"vmcore2core: guessed by gdb, as call frame information is missing ({_files({e.path for e in ends})}): "
-            f"the frames of thread {shown}{more}"
-        )
+        lines.append(f"{none_for} {_files({e.path for e in ends})}: gdb guesses the frames of thread {shown}{more}")
     return lines
 
 

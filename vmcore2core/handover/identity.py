@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 from vmcore2core.errors import CorruptStructure, KernelThread, LayoutUnknown, MemoryFault, NoUserMemory
@@ -16,7 +17,11 @@ T = TypeVar("T")
 
 # docker: /docker/ID, docker-ID.scope; podman: libpod-ID.scope, libpod-payload-ID; containerd: cri-containerd-ID.scope,
 # /kubepods/.../ID; CRI-O: crio-ID.scope. What is beside a container (libpod-conmon-ID.scope) runs outside it.
-_CONTAINER_ID = re.compile(rb"(?:[a-z:-]*[-:])?([0-9a-f]{64})(?:\.scope)?")
+_CONTAINER_ID = re.compile(rb"(?:.*[-:])?([0-9a-f]{64})(?:\.scope)?")
+# runc and crun by themselves take any name as an ID: runc-ID.scope, or ID below a slice, where systemd's own have a
+# suffix.
+_NAMED_SCOPE = re.compile(rb"(?:runc|crun)-([\w+.-]+)\.scope")
+_NAMED_GROUP = re.compile(rb"[\w+.-]+(?<!\.slice)(?<!\.scope)(?<!\.service)(?<!\.mount)(?<!\.socket)(?<!\.swap)")
 _BESIDE = re.compile(rb"(?:libpod|crio)-conmon-")
 
 
@@ -46,11 +51,22 @@ class Identity(NamedTuple):
         """IDs of the containers that it is in, the innermost first."""
         found: dict[str, None] = {}
         for path in self.cgroups or ():
-            for name in reversed(path.split(b"/")):
-                match = _CONTAINER_ID.fullmatch(name)
-                if match is not None and not _BESIDE.match(name):
-                    found.setdefault(match[1].decode())
+            names = path.split(b"/")
+            for above, name in reversed(list(pairwise(names))):
+                container_id = _container_id(above, name)
+                if container_id is not None:
+                    found.setdefault(container_id.decode())
         return tuple(found)
+
+
+def _container_id(above: bytes, name: bytes) -> bytes | None:
+    """Return the ID of the container whose control group ``name`` is, below ``above``; None where it is of none."""
+    if _BESIDE.match(name):
+        return None
+    match = _CONTAINER_ID.fullmatch(name) or _NAMED_SCOPE.fullmatch(name)
+    if match is not None:
+        return match[1]
+    return name if above.endswith(b".slice") and _NAMED_GROUP.fullmatch(name) else None
 
 
 def identify(processes: Processes, leader: StructView) -> Identity:

@@ -75,7 +75,7 @@ class Opened(NamedTuple):
         if self.utsname.sysname:
             return ()
         return (
-            "the page of init_uts_ns is not in the dump: that VMCOREINFO is this kernel's is told by its page table",
+            "the page of init_uts_ns is not in the dump: only its page table tells that VMCOREINFO is this kernel's",
         )
 
 

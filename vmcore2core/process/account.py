@@ -37,7 +37,7 @@ def believed(memory: UserMemory, owner: StructView) -> tuple[list[Region], str |
     where = ", ".join(f"{region.start:#x}-{region.end:#x}" for region in regions if region.start in broken)
     sentence = (
         f"its page tables map more than {most} pages, expected {PAGES_PER_FRAME} times the {memory.memory.nr_frames} "
-        f"of the dump and {PAGES_ALWAYS} more at most{told}: some tables are come to by several ways, so nothing of "
+        f"of the dump and {PAGES_ALWAYS} more at most{told}: several entries lead to one table, so nothing of "
         f"{where} is taken"
     )
     return [replace(region, broken=region.start in broken) for region in regions], sentence

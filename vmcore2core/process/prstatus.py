@@ -90,7 +90,7 @@ def psinfo(leader: StructView, args: bytes | None, warnings: list[str]) -> PsInf
     try:
         parent, ids = sched.real_parent_pid(leader), sched.task_ids(leader)
     except (MemoryFault, CorruptStructure) as error:
-        warnings.append(f"who it belongs to is not known: {error}")
+        warnings.append(f"whose it is (its credentials) is not known: {error}")
     state = sched.task_state(leader)
     letter = sched.task_state_char(leader)
     return PsInfo(
@@ -112,7 +112,9 @@ def prstatus_or_unknown(task: StructView, group: Sequence[StructView], warnings:
     try:
         return prstatus(task, group)
     except (MemoryFault, CorruptStructure) as error:
-        warnings.append(f"what NT_PRSTATUS says besides registers is not known of {task.address:#x}: {error}")
+        warnings.append(
+            f"what NT_PRSTATUS says besides registers is not known of the thread at {task.address:#x}: {error}"
+        )
         return PrStatus(
             pr_sigpend=None,
             pr_sighold=None,

@@ -289,8 +289,8 @@ class _OfProcess:
             return start, vma.end
         if broken:
             self._notice(
-                f"--redact keeps the stack of thread {thread.tid} up to {pointer:#x} alone: it does not unwind on, and "
-                "what is above may be no stack"
+                f"--redact keeps the stack of thread {thread.tid} up to {pointer:#x} alone: it cannot be unwound "
+                "further, and what is above may not be stack"
             )
         return start, min(vma.end, pointer + (SIGNAL_SLACK if is_signal else FRAME_SLACK))
 
@@ -320,8 +320,8 @@ class _OfProcess:
         if not agreed:
             raise TaskError(
                 self.snapshot.tgid,
-                f"{self.snapshot.tgid}: no core is written: where its environment is, which --redact no-env is to "
-                "blank, is not known",
+                f"{self.snapshot.tgid}: no core is written: --redact no-env is to blank its environment, and where "
+                "that is, is not known",
             )
         return [(low, high) for low, high in merged(ranges) if low < high]
 

@@ -57,6 +57,6 @@ def last_notes(kernel: Kernel, warnings: list[str]) -> tuple[RegSetData, ...]:
     try:
         notes = kernel.arch.process_notes(kernel.memory, kernel.layout)
     except (MemoryFault, LayoutInvalid) as error:
-        warnings.append(f"the notes that a core has once cannot be read: {error}")
+        warnings.append(f"the notes of the whole process cannot be read: {error}")
         return ()
     return tuple(RegSetData(note.name, note.n_type, note.desc, SOURCE) for note in notes)

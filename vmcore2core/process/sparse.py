@@ -45,7 +45,7 @@ def with_untouched(vmas: Sequence[Vma], memory: UserMemory) -> tuple[list[Vma], 
         replace(vma, untouched=tuple(gap for gap in gaps.get(vma.start, ()) if gap[1] - gap[0] >= shortest))
         for vma in vmas
     ]
-    what = f"{left_out:#x} bytes of memory that the process never touched are zeros at one place of the core"
+    what = f"{left_out:#x} bytes of memory that the process never touched share one run of zeros in the core"
     return result, what if left_out else None
 
 

@@ -49,7 +49,7 @@ class SwappedPages:
         self._problem: str | None = None
         try:
             if kernel.arch.pointer_size != SWP_ENTRY_SIZE:
-                raise LayoutInvalid("a swp_entry_t of 32 bits has its type elsewhere, and is not known")
+                raise LayoutInvalid("where a swp_entry_t of 32 bits has its type is not known")
             self.space = KernelSwap(kernel, self._stores)
         except (LayoutError, MemoryFault, CorruptStructure) as error:
             self._problem = f"swapped pages cannot be looked for: {error}"

@@ -47,13 +47,13 @@ def bt(
             rich_help_panel=options.WHICH,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most frames of a thread.")] = 256,
+    limit: Annotated[int, typer.Option(min=1, help="How many frames of a thread to show at most.")] = 256,
     sysroot: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="Folder with the machine's files at their paths, for what is not in memory; by build ID; may repeat, "
-            "the first that has a file is taken.",
+            help="The machine's files at their paths below DIR: what memory lacks comes from those with its build ID; "
+            "may repeat, the first DIR that has a file is taken.",
         ),
     ] = None,
     debug_directory: options.DebugDirectory = options.DEBUG_DIRECTORY,

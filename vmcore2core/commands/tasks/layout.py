@@ -21,7 +21,10 @@ class LayoutFrom(Enum):
 def layout(
     *,
     source: Annotated[
-        LayoutFrom, typer.Option("--from", help="Who answers: everything the dump has, its BTF alone, or the vmlinux.")
+        LayoutFrom,
+        typer.Option(
+            "--from", help="Where the layout comes from: everything the dump has, its BTF alone, or the vmlinux."
+        ),
     ] = LayoutFrom.DUMP,
     dump: DumpOptions,
 ) -> None:
