@@ -78,7 +78,7 @@ def test_ranges_without_an_offset_lie_one_behind_the_other() -> None:
     ("text", "words"),
     [
         ("0:1", None),
-        ("", "--map: .* cannot be read"),
+        ("", "--map: .* is a directory, not a file"),
         (":", "':' is not START:SIZE@OFFSET, such as"),
         ("0:4096@", "is not START:SIZE@OFFSET"),
         ("0:4096@-1", "is not START:SIZE@OFFSET"),

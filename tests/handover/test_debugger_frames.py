@@ -29,7 +29,9 @@ def test_each_way_has_its_line_and_names_the_files() -> None:
 def test_threads_whose_frames_gdb_guesses_are_named() -> None:
     ends = [LastFrame("/usr/lib/x.so", 0x7F0000001234, tid) for tid in range(100, 110)]
     (line,) = notices([], ends)
-    assert line.startswith("vmcore2core: no call frame information for /usr/lib/x.so: gdb guesses the frames of thread ")
+    assert line.startswith(
+        "vmcore2core: no call frame information for /usr/lib/x.so: gdb guesses the frames of thread "
+    )
     assert "the frames of thread 100 from 0x7f0000001234 on, 101 from 0x7f0000001234 on" in line
     assert line.endswith("107 from 0x7f0000001234 on and 2 more")
 

@@ -202,7 +202,7 @@ def test_an_environment_that_only_the_kernel_knows_and_nothing_confirms_is_no_co
     scene.image.table.offsets["mm_struct"] |= {"env_start": (928, 8), "env_end": (936, 8)}
     mm = scene.mm((STACK, STACK + 0x3000, 3), env_start=STACK + 0x100, env_end=STACK + 0x200)
     scene.group(scene.task(100), mm=mm)
-    with pytest.raises(TaskError, match="where its environment is"):
+    with pytest.raises(TaskError, match="blank its environment, and where that is"):
         applied(Redaction(environment=True), scene)
 
 
@@ -243,7 +243,7 @@ def test_memory_tags_of_a_mapping_go_with_it() -> None:
 
 
 def test_without_knowing_where_the_environment_is_there_is_no_core() -> None:
-    with pytest.raises(TaskError, match="where its environment is"):
+    with pytest.raises(TaskError, match="blank its environment, and where that is"):
         applied(Redaction(environment=True), simple())
 
 
@@ -253,7 +253,7 @@ def test_an_environment_that_cannot_be_is_refused(start: int, end: int) -> None:
     scene.image.table.offsets["mm_struct"] |= {"env_start": (928, 8), "env_end": (936, 8)}
     mm = scene.mm((STACK, STACK + 0x3000, 3), env_start=start, env_end=end)
     scene.group(scene.task(100), mm=mm)
-    with pytest.raises(TaskError, match="where its environment is"):
+    with pytest.raises(TaskError, match="blank its environment, and where that is"):
         applied(Redaction(environment=True), scene)
 
 

@@ -28,7 +28,7 @@ READ_MAX = 1 << 30
 def os_error(path: Path, error: OSError) -> DumpError:
     """Return the sentence for an ``OSError`` on ``path``."""
     if isinstance(error, IsADirectoryError):
-        return DumpError(f"{path} is a directory, expected a file")
+        return DumpError(f"{path} is a directory, not a file")
     return DumpError(f"{path} cannot be read: {error.strerror or error}")
 
 

@@ -39,7 +39,10 @@ class QemuMigrationContainer(DumpContainer):
         references=("QEMU migration/ram.c and migration/savevm.c", "libvirt src/qemu/qemu_saveimage.h"),
         limitations=(
             "no registers of running tasks of MIPS and 32-bit kernels; no FPU's of x86-64, riscv64 and arm64 with SVE",
-            "of the machines pc, q35, microvm, virt (arm64, riscv64), s390-ccw-virtio, pseries, malta, loongson3-virt",
+            (
+                "of the machines pc, q35, virt (arm64, riscv64), s390-ccw-virtio and pseries, tried with QEMU 7.2, 10.0 and "
+                "11.1; of microvm, malta and loongson3-virt by their memory's description, with no stream of theirs"
+            ),
             "no hotplugged memory",
             "no xbzrle, compress or RDMA; what x-ignore-shared leaves out is in the backend's own file",
             "mapped-ram of a big-endian host behind libvirt's header alone",
