@@ -235,6 +235,15 @@ def test_program_text_that_the_protection_does_not_let_run_is_said(session: Sess
     assert flags_said(session, vma, vma.ulong("vm_flags") | mm.VM_EXEC, "but vm_page_prot is 0x")
 
 
+@pytest.mark.parametrize("flag", [mm.VM_WRITE, mm.VM_SHARED])
+def test_writing_that_the_protection_lets_and_the_flags_do_not_is_said(session: Session, flag: int) -> None:
+    shared = mm.VM_SHARED | mm.VM_WRITE
+    vma = next(v for v in vmas_of(session) if v.pointer("vm_file") and v.ulong("vm_flags") & shared == shared)
+    assert flags_said(session, vma, vma.ulong("vm_flags") & ~flag, "but vm_page_prot is 0x")
+    prot = with_member(session, vma, "vm_page_prot", vma.ulong("vm_page_prot") & ~session.kernel.arch.pte_write)
+    assert captured(prot, DYNAMIC).warnings == ()
+
+
 def test_memory_of_devices_has_no_page_of_its_file(session: Session) -> None:
     vma = next(
         v for v in vmas_of(session) if v.pointer("vm_file") and not v.pointer("anon_vma") and entries(session, v)

@@ -40,8 +40,8 @@ class QemuMigrationContainer(DumpContainer):
         limitations=(
             "no registers of running tasks of MIPS and 32-bit kernels; no FPU's of x86-64, riscv64 and arm64 with SVE",
             (
-                "of the machines pc, q35, virt (arm64, riscv64), s390-ccw-virtio and pseries, tried with QEMU 7.2, 10.0, "
-                "11.1; of microvm, malta and loongson3-virt by their memory's description, with no stream of theirs"
+                "of the machines pc, q35, virt (arm64, riscv64), s390-ccw-virtio and pseries, tried with QEMU 7.2, "
+                "10.0, 11.1; of microvm, malta and loongson3-virt by their memory's description, and not tried"
             ),
             "no hotplugged memory",
             "no xbzrle, compress or RDMA; what x-ignore-shared leaves out is in the backend's own file",

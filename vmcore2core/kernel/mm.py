@@ -194,7 +194,11 @@ def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
     if flags & NOT_ANONYMOUS & ~VM_SHARED:
         differs = bool(access) and not prot & valid
     else:
-        differs = bool(prot & valid) != bool(access) or bool(flags & VM_EXEC and prot & noexec and _is_no_driver_s(vma))
+        differs = bool(prot & valid) != bool(access)
+        forbids = flags & VM_EXEC and prot & noexec
+        # Only shared memory is writable without a page fault; shadow stacks are by their own rules.
+        writable = prot & mm.kernel.arch.pte_write and not flags & mm.kernel.arch.vm_shadow_stack
+        differs |= bool(forbids or (writable and ~flags & (VM_SHARED | VM_WRITE))) and _is_no_driver_s(vma)
     return differs and is_settled(mm)
 
 
