@@ -21,9 +21,14 @@ VICTIMS = '[[process]]\ncomm = ["lab-dynamic"]\n[[process]]\ncomm = ["lab-*", "i
 """lab-dynamic, the PID of which is the larger one, is the most important."""
 
 
+LIMITS, KEEP_FREE = "[limits]\n", 'keep_free = "1 MiB"\n'
+
+
 def captured(folder: Path, text: str, command: list[str] | None = None) -> tuple[int, Path, str]:
     """Run the capture kernel's command; return its status, the directory of cores, and what it said."""
     config = folder / "capture.toml"
+    if "keep_free" not in text:  # however full this machine's disk is
+        text = text.replace(LIMITS, LIMITS + KEEP_FREE) if LIMITS in text else f"{text}\n{LIMITS}{KEEP_FREE}"
     config.write_text(f'directory = "{folder}/crash"\ncompress = "none"\n{text}')
     command = command or ["-m", "vmcore2core.capture"]
     result = subprocess.run(
