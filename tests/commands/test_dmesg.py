@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from tests.builders.old_kernel import OldKernel
 from tests.conftest import unpack
 from tests.e2e.guests import FIXTURES, bundled, tasks
 from tests.needs import need
@@ -25,17 +27,41 @@ def words(line: str) -> list[str]:
     return [time.replace(" ", ""), *rest.split()] if found and line.startswith("[") else line.split()
 
 
-def test_messages_are_those_that_makedumpfile_reads(tmp_path: Path) -> None:
-    dump = bundled("debian-5.10-amd64", tmp_path)
+def old_kernel(folder: Path) -> Path:
+    """Return a dump with struct printk_log records, which go round in their buffer."""
+    made = OldKernel()
+    made.record(0, b"Linux version 5.4.0-old", 5, 1)
+    made.record(500_000_999, b"two lines\nof one message", 4, 1, b"SUBSYSTEM=pci\0DEVICE=+pci:0000")
+    for number in range(400, 420):
+        made.record(number * 1_000_001_000, b"message %d" % number, number % 8, 812 if number % 3 else 0x8000_0003)
+    return made.write(folder / "vmcore")
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [(lambda folder: bundled("debian-5.10-amd64", folder), 367), (old_kernel, 23)],
+    ids=["5.10", "5.4"],
+)
+def test_messages_are_those_that_makedumpfile_reads(make: Callable[[Path], Path], count: int, tmp_path: Path) -> None:
+    dump = make(tmp_path)
     theirs = tmp_path / "dmesg.txt"
     subprocess.run([need("makedumpfile"), "--dump-dmesg", dump, theirs], capture_output=True, check=True)
     result = tasks("dmesg", dump)
     assert (result.returncode, result.stderr) == (0, "")
     lines = theirs.read_text().splitlines()
-    assert len(lines) > 300
+    assert len(lines) == count
     for ours, line in zip(result.stdout.splitlines(), lines, strict=True):
         # Before further lines of a message, makedumpfile has spaces in the place of the time.
         assert words(ours)[not line.startswith("[") :] == words(line)
+
+
+def test_levels_and_callers_of_a_kernel_before_5_10(tmp_path: Path) -> None:
+    shown = tasks("dmesg", old_kernel(tmp_path), "-x", "--caller", "-l", "alert").stdout.splitlines()
+    assert shown == [
+        "kern  :alert : [  401.000401] [   T812] message 401",
+        "kern  :alert : [  409.000409] [   T812] message 409",
+        "kern  :alert : [  417.000417] [     C3] message 417",
+    ]
 
 
 def test_a_kernel_whose_types_nobody_tells_has_messages(tmp_path: Path) -> None:
