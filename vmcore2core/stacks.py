@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from vmcore2core.errors import KernelThread, MemoryFault, NoUserMemory, UsageError, Vmcore2coreError
-from vmcore2core.kernel import sched
+from vmcore2core.kernel import runqueue, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
 from vmcore2core.process.kernelbt import KernelStacks
@@ -68,6 +68,21 @@ def stacks(session: Session, wanted: Wanted) -> Iterator[ProcessStacks]:
             if len(named) == 1:
                 raise
             yield ProcessStacks((), (str(error),))
+    if kernel_stacks is not None and wanted.every and wanted.tid is None:
+        yield ProcessStacks(tuple(_of_idle_cpus(session, wanted, kernel_stacks)))
+
+
+def _of_idle_cpus(session: Session, wanted: Wanted, kernel_stacks: KernelStacks) -> Iterator[StackRow]:
+    """Yield the idle tasks that CPUs ran: no list of tasks has them, and all have PID 0."""
+    for task in runqueue.running(session.kernel):
+        try:
+            if sched.task_pid(task) == 0:
+                row = next(thread_rows([(task, "an idle task has no user memory")]))
+                stack = _kernel_only(task, row, KernelThread(0, f"{row.comm} is an idle task: it has no user memory"))
+                if _is_wanted(row, wanted):
+                    yield replace(stack, kernel=kernel_stacks.of(task, wanted.limit))
+        except MemoryFault as error:
+            session.processes.warn(f"the idle task at {task.address:#x} cannot be read: {error}")
 
 
 def _leaders(session: Session, wanted: Wanted) -> list[StructView]:

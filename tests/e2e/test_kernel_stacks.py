@@ -87,8 +87,14 @@ def test_every_task_has_a_stack_to_its_end(stacks: dict[int, Any]) -> None:
     assert ends == {"user mode", "the end of the stack"}
     assert all(stack["kernel"]["complete"] for stack in stacks.values())
     threads = [stack for stack in stacks.values() if stack["kernel"]["end"] == "the end of the stack"]
-    assert {stack["kernel"]["frames"][-1]["function"] for stack in threads} == {"ret_from_fork_asm"}
-    assert all("is a kernel thread" in stack["end"] for stack in threads)
+    assert {stack["kernel"]["frames"][-1]["function"] for stack in threads if stack["pid"]} == {"ret_from_fork_asm"}
+    assert all("is a kernel thread" in stack["end"] or not stack["pid"] for stack in threads)
+
+
+def test_an_idle_cpu_has_the_stack_of_its_idle_task(stacks: dict[int, Any]) -> None:
+    names = [frame["function"] for frame in stacks[0]["kernel"]["frames"]]
+    assert (stacks[0]["comm"], names[-1]) == ("swapper/0", "common_startup_64")
+    assert {"do_idle", "cpu_startup_entry", "rest_init", "start_kernel"} <= {*names}
 
 
 def test_a_task_that_was_on_a_cpu_has_the_stack_of_its_note(stacks: dict[int, Any]) -> None:

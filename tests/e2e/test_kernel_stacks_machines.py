@@ -29,7 +29,8 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
         if name not in found:
             dump = bundled(name, tmp_path_factory.mktemp("machines"))
             printed = tasks("bt", "-k", "--all", dump, "--json").stdout
-            found[name] = {stack["tid"]: stack for stack in rows(printed)}
+            # Those of idle CPUs have all the same number.
+            found[name] = {stack["tid"] or -1 - at: stack for at, stack in enumerate(rows(printed))}
             dump.unlink()
         return found[name]
 
@@ -58,12 +59,29 @@ def test_all_frames_are_those_that_drgn_finds_with_the_kernels_debug_information
 def test_every_task_has_a_stack_to_its_end(stacks: Stacks, name: str) -> None:
     for stack in stacks(name).values():
         kernel = stack["kernel"]
+        if not stack["pid"]:
+            continue
         assert kernel["complete"]
         assert kernel["end"] in ENDS or ON_A_CPU.match(kernel["end"])
         assert None not in names(stack)
         if kernel["frames"] and "kernel thread" in stack["end"]:
             assert kernel["end"] == "the end of the stack"
             assert names(stack)[-1] in ("ret_from_fork", "ret_from_fork_kernel_asm", "start_kernel_thread")
+
+
+@pytest.mark.parametrize("name", MACHINES[1:])  # of the first, both CPUs were in user mode
+def test_an_idle_cpu_has_the_stack_of_its_idle_task(stacks: Stacks, name: str) -> None:
+    idle = [stack for stack in stacks(name).values() if stack["comm"].startswith("swapper/")]
+    assert idle
+    for stack in idle:
+        assert (stack["pid"], stack["tid"]) == (0, 0)
+        if name == "debian-7.2-riscv64":
+            # The other hart, which is the kernel's CPU 0, waited for an interrupt in the firmware.
+            assert re.fullmatch(r"CPU 0 was at 0x8\w{7} in firmware", stack["kernel"]["end"])
+            continue
+        assert stack["kernel"]["complete"]
+        assert stack["kernel"]["frames"][0]["found_by"] == "crash note"
+        assert {"do_idle", "cpu_startup_entry"} <= {*names(stack)}
 
 
 @pytest.mark.parametrize("name", MACHINES)

@@ -56,6 +56,7 @@ class Riscv64Unwinder(KernelUnwinder):
         self._entry = range(start or 0, end or 0)
         starts = (layout.find_symbol(name) for name in ("ret_from_fork_kernel_asm", "ret_from_fork"))
         self._outermost = [range(start, start + OUTERMOST_MAX) for start in starts if start is not None]
+        self._outermost.append(range(layout.find_symbol("_start") or 0, layout.find_symbol("_stext") or 0))
         names = ("epc", "sp", "s0", "ra", "status")
         members = {name: layout.find_member("pt_regs", name) for name in names}
         self._regs = {name: member.offset for name, member in members.items() if member is not None}

@@ -124,6 +124,7 @@ class OrcUnwinder(KernelUnwinder):
         self._memory, self._layout, self._modules = memory, layout, modules
         start, stop = layout.symbol("__start_orc_unwind_ip"), layout.symbol("__stop_orc_unwind_ip")
         self._text = range(layout.symbol("_stext"), layout.symbol("_etext"))
+        self._init_text = range(layout.find_symbol("_sinittext") or 0, layout.find_symbol("_einittext") or 0)
         self._core = OrcTable(memory, start, layout.symbol("__start_orc_unwind"), (stop - start) // 4)
         self._of_modules: dict[int, OrcTable | None] = {}
         members = {name: layout.member("orc_entry", name) for name in ("sp_offset", "bp_offset", "sp_reg", "bp_reg")}
@@ -230,7 +231,7 @@ class OrcUnwinder(KernelUnwinder):
 
     def _entry(self, pc: int) -> OrcEntry | None:
         """Return the entry of a place; None where no table has it."""
-        table = self._core if pc in self._text else self._of_module(pc)
+        table = self._core if pc in self._text or pc in self._init_text else self._of_module(pc)
         raw = None if table is None else table.find(pc)
         return None if raw is None else self._decoded(raw)
 

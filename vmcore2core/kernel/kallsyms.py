@@ -50,8 +50,11 @@ class KernelNames:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel, self.problem = kernel, None
-        layout = kernel.layout
-        self._text = range(layout.find_symbol("_stext") or 0, layout.find_symbol("_etext") or 0)
+        find = kernel.layout.find_symbol
+        # What runs once at boot is gone, but idle tasks were called from there, and its names stay; RISC-V has the
+        # first of it before _stext.
+        bounds = (("_stext", "_etext"), ("_sinittext", "_einittext"), ("_start", "_stext"))
+        self._text = [range(find(start) or 0, find(end) or 0) for start, end in bounds]
 
     @cached_property
     def modules(self) -> Sequence[Module]:
@@ -72,7 +75,7 @@ class KernelNames:
                 instruction.
         """
         wanted = address if lookup is None else lookup
-        if wanted in self._text:
+        if any(wanted in part for part in self._text):
             found, name = self._kernel.layout.find_symbol_at(wanted), None
         else:
             module = next((one for one in self.modules if wanted in one.text), None)

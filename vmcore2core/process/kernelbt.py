@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import LIMIT, KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, MemoryFault, TaskError, Vmcore2coreError
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.kallsyms import KernelNames
@@ -130,14 +131,23 @@ class KernelStacks:
             if not task.pointer("stack"):
                 return KernelStackEnd(complete=True, why="it has exited, and its stack is gone")
             return self._unwinder.switched_out(KernelAddr(task.address))
-        note = self._cpus.of(task, None, None)
+        cpu = sched.task_cpu(task)
+        idle = not sched.task_pid(task) and not self._cpus.by_cpu
+        note = self._note_of_idle(cpu) if idle else self._cpus.of(task, None, None)
         if note is None:
-            cpu = sched.task_cpu(task)
             where = "a CPU" if cpu is None else f"CPU {cpu}"
             return KernelStackEnd(complete=False, why=f"it was running on {where}, whose registers the dump lacks")
+        if note.user_mode and sched.is_kthread(task):
+            pc = self._kernel.arch.assumed_user_pc(note)
+            where = "" if pc is None else f" at {pc:#x}"
+            return KernelStackEnd(complete=False, why=f"{self._cpus.cpu_of(note, task)} was{where} in firmware")
         if note.user_mode:
             return KernelStackEnd(complete=True, why=f"{self._cpus.cpu_of(note, task)} was in user mode")
         return self._unwinder.running(note)
+
+    def _note_of_idle(self, cpu: int | None) -> CpuNote | None:
+        """Return kdump's note of a CPU that was idle: all idle tasks have PID 0."""
+        return next((one.note for one in self._cpus.running if cpu is not None and one.cpu == cpu), None)
 
     def _row(self, number: int, frame: KernelFrame) -> KernelFrameRow:
         try:
