@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.guests import FIXTURES, tasks, tasks_json
+from tests.fuzz.overlay import poked
 from vmcore2core.commands.tasks.columns import ALIASES, COLUMNS, command
-from vmcore2core.ps import TaskRow
+from vmcore2core.ps import Part, TaskRow, processes
+from vmcore2core.session import Session
+from vmcore2core.tasks import Selection
 
 FOLDER = FIXTURES / "debian-6.1-amd64"
 DUMP = FOLDER / "vmcore"
@@ -78,6 +82,18 @@ def test_columns_have_what_proc_has() -> None:
     spinning = {one["comm"]: one["cpu_seconds"] for one in tasks_json("ps", DUMP, "-L", "-p", STATIC)}
     assert spinning["t-spin"] > 0.1 > spinning["t-cond"]
     assert abs(sum(spinning.values()) - row["cpu_seconds"]) < 0.1
+
+
+def test_ids_are_the_effective_ones_and_those_with_an_r_the_real_ones() -> None:
+    """All of a guest's are 0, so each gets a number of its own: struct cred has 4 bytes for one."""
+    with Session([DUMP]) as session:
+        cred = session.processes.find(int(STATIC)).follow("real_cred", "cred")
+        assert cred is not None
+        wanted = {"uid": 1, "gid": 2, "suid": 3, "sgid": 4, "euid": 5, "egid": 6, "fsuid": 7, "fsgid": 8}
+        to_phys = session.kernel.memory.to_phys
+        pokes = {int(to_phys(cred.addr_of(name))): struct.pack("<I", number) for name, number in wanted.items()}
+        (row,) = processes(poked(session, pokes), Selection(pids=(int(STATIC),)), Part.IDS)
+    assert (row.uid, row.gid, row.ruid, row.rgid) == (5, 6, 1, 2)
 
 
 def test_every_column_and_every_alias_of_one_has_a_heading() -> None:

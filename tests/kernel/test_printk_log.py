@@ -62,8 +62,8 @@ def test_records_come_oldest_first_and_go_on_at_the_start() -> None:
 
 def test_a_header_with_the_caller_is_longer() -> None:
     log = LogBuffer(header=20)
-    end = log.record(log.record(0, 1, b"of a task", caller=812), 2, b"of a CPU", caller=0x8000_0003)
-    assert [(m.text, m.caller) for m in log.read(0, end)[0]] == [("of a task", "T812"), ("of a CPU", "C3")]
+    end = log.record(log.record(0, 1, b"of a task", caller=813), 2, b"of a CPU", caller=0x8000_0003)
+    assert [(m.text, m.caller) for m in log.read(0, end)[0]] == [("of a task", "T813"), ("of a CPU", "C3")]
 
 
 @pytest.mark.parametrize(("at", "value"), [(8, 15), (8, 0xFFFF), (10, 0x100)], ids=["short", "long", "text"])
@@ -82,7 +82,7 @@ def test_an_end_that_is_never_reached_is_no_loop() -> None:
     log = LogBuffer()
     end = log.record(0, 1, b"one")
     log.image.write(log.buffer + end, bytes(16))
-    assert len(log.read(0, 2)[0]) < SIZE / 16
+    assert [message.text for message in log.read(0, 2)[0]] == ["one"]
 
 
 @pytest.mark.parametrize(("first", "following"), [(SIZE, 0), (0, SIZE)])
