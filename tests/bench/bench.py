@@ -203,7 +203,7 @@ def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
 
 def many(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
     """Yields the table's rows for many tasks, mappings and threads."""
-    tasks = said(tools.tasks("ps", dump, "--json"))
+    tasks = said(tools.tasks("ps", dump, "--json"))["tasks"]
     assert sum(row["rss_kib"] is not None for row in tasks) > 1000
     commands = {"vmcore-tasks ps": tools.tasks("ps", dump), "drgn contrib/ps.py": tools.drgn_script(dump, tools.ps)}
     yield f"| **ps of {len(tasks):,} tasks** | | |"
