@@ -161,7 +161,7 @@ def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool
     pages, written = what["pages"]["present"], core.stat().st_blocks << 9
     threads = len(what["threads"])
     assert written >= pages << 10, f"{dump} has {pages} pages of {pid}, and {written} bytes were written"
-    yield f"| {pages:,} pages of {threads:,} threads, {written >> 20} MiB written | | |"
+    yield f"| pages: {pages:,}; threads: {threads:,}; MiB written: {written >> 20} | | |"
     drgn = tools.with_drgn(dump, pid)
     if drgn is not None:
         commands["drgn contrib/gcore.py"] = lambda s: s.run(drgn, tools.written)
@@ -211,7 +211,7 @@ def many(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
     for row in sorted(tasks, key=lambda row: (row["comm"][:3], row["threads"], row["rss_kib"] or 0)):
         if row["comm"].startswith(("map-", "thr-")):
             ours = tools.ours(dump, "--pid", str(row["pid"]), "-o", "core", kept=True)
-            yield f"| **{row['comm']}: {row['threads']:,} threads, {row['rss_kib']:,} KiB** | | |"
+            yield f"| **{row['comm']}: {row['rss_kib']:,} KiB** | | |"
             peers = {"vmcore2core": ours, "drgn contrib/gcore.py": tools.with_drgn(dump, row["pid"])}
             yield from _raced(tools, peers, rounds)
 
