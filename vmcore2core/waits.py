@@ -56,7 +56,7 @@ def waits(session: Session) -> WaitReport:
     """Return why the threads of user processes sleep, and who waits for whom.
 
     Raises:
-        LayoutUnknown, LayoutInvalid: how the kernel's stacks unwind, or the layout of open files, is not known.
+        LayoutUnknown: the layout of open files is not known.
     """
     lacking = files.missing(session.kernel)
     if lacking:
@@ -78,7 +78,7 @@ def waits(session: Session) -> WaitReport:
 class _Found:
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._stacks = KernelStacks(session.kernel, session.processes.cpus)
+        self._stacks = KernelStacks(session.kernel, session.processes.cpus, needed=False)
         self._waits = Waits(session.processes, Ends(session.processes))
         self._now = _now(session)
 

@@ -104,6 +104,16 @@ def test_what_waits_is_in_its_system_call(stacks: Stacks, name: str) -> None:
     assert compared == 6
 
 
+@pytest.mark.parametrize("name", [*MACHINES[:1], "debian-5.10-amd64"])
+def test_a_condition_variable_that_is_waited_for_has_its_name(name: str, tmp_path: Path) -> None:
+    """In 5.10's dump, the kernel's stacks do not unwind: its ORC tables were left out."""
+    document = json.loads(tasks("waits", bundled(name, tmp_path), "--comm", "t-cond", "--json").stdout)
+    expected = [f"/bin/{program}:condition+0x28" for program in ("lab-static", "lab-dynamic")]
+    found = [re.findall(r"\((.*)\)", row["wait"]["what"])[0] for row in document["threads"]]
+    assert found[:2] == expected
+    assert document["deadlocks"] == []
+
+
 @pytest.mark.parametrize("name", MACHINES)
 def test_kernel_threads_are_in_the_scheduler(stacks: Stacks, name: str) -> None:
     kthreadd = stacks(name)[2]

@@ -86,6 +86,16 @@ def test_what_cannot_be_read_is_said() -> None:
     assert found.end.endswith("is not mapped")
 
 
+def test_where_stacks_are_not_needed_each_says_why_it_has_none() -> None:
+    image = KernelImage()
+    task = image.make("task_struct", pid=812, stack=TEXT)
+    kernel = replace(image.kernel(), arch=Unknown())
+    stacks = KernelStacks(kernel, CpuNotes(kernel, ()), needed=False)
+    found = stacks.of(StructView(kernel, "task_struct", KernelAddr(task)))
+    why = "how the kernel's own stacks of x86_64 unwind is not known yet"
+    assert found == KernelStack((), complete=False, end=why)
+
+
 def test_a_machine_whose_stacks_are_not_known_is_said() -> None:
     kernel = replace(KernelImage().kernel(), arch=Unknown())
     with pytest.raises(TaskError, match="how the kernel's own stacks of x86_64 unwind is not known yet"):

@@ -95,7 +95,11 @@ class OrcTable:
     def __init__(self, memory: Memory, ips: int, orcs: int, count: int) -> None:
         if not 0 < count <= ORCS_MAX:
             raise LayoutInvalid(f"an ORC table at {ips:#x} has {count:#x} entries, expected 1 to {ORCS_MAX:#x}")
-        offsets = np.frombuffer(memory.read(ips, 4 * count), "<i4").astype(np.int64)
+        try:
+            raw = memory.read(ips, 4 * count)
+        except MemoryFault as fault:
+            raise fault.reading(f"an ORC table of {count} entries") from None
+        offsets = np.frombuffer(raw, "<i4").astype(np.int64)
         places = (offsets + 4 * np.arange(count)).view(np.uint64) + np.uint64(ips)
         if not (places[1:] >= places[:-1]).all():
             raise LayoutInvalid(f"the ORC table at {ips:#x} is not in the order of addresses")

@@ -70,6 +70,7 @@ class KernelStacks:
     Args:
         kernel: the dumped kernel.
         cpus: the dump's CPU notes.
+        needed: whether it is an error that stacks do not unwind; else each thread's stack has none, and says why.
 
     Raises:
         TaskError: how the kernel's stacks unwind is not known of this machine.
@@ -77,15 +78,26 @@ class KernelStacks:
         MemoryFault, LayoutInvalid: what they unwind by cannot be used.
     """
 
-    def __init__(self, kernel: Kernel, cpus: CpuNotes) -> None:
+    def __init__(self, kernel: Kernel, cpus: CpuNotes, *, needed: bool = True) -> None:
         self._kernel, self._cpus = kernel, cpus
         self.names = KernelNames(kernel)
         self._calls = SystemCalls(kernel, self.names)
+        self._unwinder: KernelUnwinder | None = None
+        self._problem = ""
+        try:
+            self._unwinder = self._opened()
+        except Vmcore2coreError as error:
+            if needed:
+                raise
+            self._problem = str(error)
+
+    def _opened(self) -> KernelUnwinder:
+        kernel = self._kernel
         texts = [ModuleText(one.text, one.view.address) for one in self.names.modules]
         unwinder = kernel.arch.kernel_unwinder(kernel.memory, kernel.layout, texts)
         if unwinder is None:
             raise TaskError(0, f"how the kernel's own stacks of {kernel.arch.name} unwind is not known yet")
-        self._unwinder: KernelUnwinder = unwinder
+        return unwinder
 
     def of(self, task: StructView, limit: int = LIMIT) -> KernelStack:
         """Return the kernel's frames of a thread.
@@ -94,8 +106,10 @@ class KernelStacks:
             task: ``struct task_struct``.
             limit: most frames.
         """
+        if self._unwinder is None:
+            return KernelStack((), complete=False, end=self._problem)
         try:
-            first = self._first(task)
+            first = self._first(task, self._unwinder)
             if isinstance(first, KernelStackEnd):
                 return KernelStack((), first.complete, first.why)
             trace = self._unwinder.trace(first, limit)
@@ -115,7 +129,8 @@ class KernelStacks:
             limit: most frames.
         """
         stack = self.of(task, limit)
-        return stack, self._call(task, registers) if stack.frames and registers is not None else None
+        in_kernel = bool(stack.frames) or (self._unwinder is None and not sched.task_on_cpu(task))
+        return stack, self._call(task, registers) if in_kernel and registers is not None else None
 
     def _call(self, task: StructView, registers: Mapping[str, int]) -> NamedCall | None:
         kernel, address = self._kernel, KernelAddr(task.address)
@@ -126,11 +141,11 @@ class KernelStacks:
             return None
         return None if call is None else self._calls.named(call)
 
-    def _first(self, task: StructView) -> KernelFrame | KernelStackEnd:
+    def _first(self, task: StructView, unwinder: KernelUnwinder) -> KernelFrame | KernelStackEnd:
         if not sched.task_on_cpu(task):
             if not task.pointer("stack"):
                 return KernelStackEnd(complete=True, why="it has exited, and its stack is gone")
-            return self._unwinder.switched_out(KernelAddr(task.address))
+            return unwinder.switched_out(KernelAddr(task.address))
         cpu = sched.task_cpu(task)
         idle = not sched.task_pid(task) and not self._cpus.by_cpu
         note = self._note_of_idle(cpu) if idle else self._cpus.of(task, None, None)
@@ -143,7 +158,7 @@ class KernelStacks:
             return KernelStackEnd(complete=False, why=f"{self._cpus.cpu_of(note, task)} was{where} in firmware")
         if note.user_mode:
             return KernelStackEnd(complete=True, why=f"{self._cpus.cpu_of(note, task)} was in user mode")
-        return self._unwinder.running(note)
+        return unwinder.running(note)
 
     def _note_of_idle(self, cpu: int | None) -> CpuNote | None:
         """Return kdump's note of a CPU that was idle: all idle tasks have PID 0."""
