@@ -20,7 +20,18 @@ LAYERS = (
     {"corefile", "unwind"},
     {"handover"},
     {
-        *("arguments", "session", "redaction", "report", "conversion", "dispatch", "extraction", "tasks", "support"),
+        *(
+            "arguments",
+            "session",
+            "redaction",
+            "report",
+            "conversion",
+            "dispatch",
+            "extraction",
+            "tasks",
+            "support",
+            "api",
+        ),
         *(
             "verification",
             "crash",

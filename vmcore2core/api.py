@@ -1,0 +1,254 @@
+"""The public interface of vmcore2core: open a dump, look at its processes, write their cores.
+
+``vmcore2core/docs/api.md`` has an example for each thing that can be done. What is here, and the fields of the records
+that it returns, follow semantic versioning; the other modules may change with any release.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+from vmcore2core.containers.remote import located
+from vmcore2core.errors import MemoryFault, UsageError
+from vmcore2core.interfaces import Compression
+from vmcore2core.kernel import sched
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.memory.user import READ_MAX
+from vmcore2core.printable import text
+from vmcore2core.process.binaries import Binaries
+from vmcore2core.process.capture import Captured
+from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.process.model import AbsentReason, AbsentRun, Vma
+from vmcore2core.process.sysroot import Sysroot
+from vmcore2core.process.threads import ThreadRow, thread_rows
+from vmcore2core.session import CoreResult, Session, absent_pages
+from vmcore2core.unwind.originals import Files
+from vmcore2core.unwind.stacks import StackRow, backtraces
+
+PathLike = str | os.PathLike[str]
+
+
+def open_dump(
+    *paths: PathLike,
+    vmlinux: PathLike | None = None,
+    vmcoreinfo: PathLike | None = None,
+    memory_map: str | None = None,
+    swap: Sequence[str] = (),
+    sysroots: Sequence[PathLike] = (),
+    scan: bool = False,
+    remember: bool = False,
+    zero_excluded: bool = False,
+) -> Dump:
+    """Open a dump; the options are those of the command ``vmcore2core``.
+
+    Args:
+        paths: the dump's file or files, or one URL.
+        vmlinux: the kernel's own ELF file with symbols, for what the dump does not tell.
+        vmcoreinfo: VMCOREINFO text whose keys go before the dump's.
+        memory_map: what physical memory is where in a dump without a header: "START:SIZE@OFFSET,...", "raw", or a file.
+        swap: the machine's swap files and partitions: "FILE" or "NUMBER=FILE".
+        sysroots: folders with the machine's files, for pages that are not in memory.
+        scan: search all memory for tasks as well.
+        remember: keep what the dump tells of its kernel in the user's cache, and use what is there.
+        zero_excluded: read pages that were left out of an ELF dump as zeros.
+
+    Raises:
+        DumpError, LayoutError: the dump cannot be used.
+        UsageError: the options make no sense together, or with this dump.
+    """
+    return Dump(
+        Session(
+            [located(os.fspath(path)) for path in paths],
+            None if vmlinux is None else Path(vmlinux),
+            None if vmcoreinfo is None else Path(vmcoreinfo),
+            swap,
+            memory_map,
+            sysroots=[Path(folder) for folder in sysroots],
+            remember=remember,
+            scan=scan,
+            zero_excluded=zero_excluded,
+        )
+    )
+
+
+class Dump:
+    """An open dump; a context manager. ``open_dump`` makes it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the dump's files; its processes cannot be read any more."""
+        self._session.__exit__()
+
+    @property
+    def release(self) -> str:
+        """The kernel's release, as ``uname -r`` prints it."""
+        return self._session.boot.utsname.release
+
+    @property
+    def machine(self) -> str:
+        """The kernel's architecture, as ``uname -m`` prints it."""
+        return self._session.kernel.arch.name
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what is broken so far; with one, whatever comes from the dump may be incomplete."""
+        return tuple(self._session.warnings)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences about what is worth knowing, and takes nothing away."""
+        return tuple(self._session.notices)
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """What was asked of the kernel's layout so far, such as "OFFSET(task_struct.mm)", and who answered."""
+        return MappingProxyType(self._session.boot.layout.provenance())
+
+    def processes(self) -> Iterator[Process]:
+        """Yield each process that has user memory, in the order of the kernel's list."""
+        for leader in self._session.processes.with_mm():
+            yield Process(self._session, leader)
+
+    def process(self, pid: int) -> Process:
+        """Return the process that has a PID, or a thread with it.
+
+        Raises:
+            TaskNotFound: none has.
+            KernelThread, NoUserMemory: it has no user memory.
+        """
+        leader = self._session.processes.find(pid)
+        self._session.processes.mm_of(leader)
+        return Process(self._session, leader)
+
+
+class Process:
+    """A process of an open dump. What is asked for is looked up once."""
+
+    def __init__(self, session: Session, leader: StructView) -> None:
+        self._session, self._leader = session, leader
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid} ({self.comm})>"
+
+    @property
+    def pid(self) -> int:
+        """In the initial PID namespace."""
+        return sched.task_tgid(self._leader)
+
+    @property
+    def comm(self) -> str:
+        """The kernel's name of it, of at most 15 characters; what cannot be printed is escaped."""
+        return text(sched.task_comm(self._leader))
+
+    @property
+    def state(self) -> str:
+        """A letter, as ps(1) has them."""
+        return sched.task_state_char(self._leader)
+
+    @cached_property
+    def _captured(self) -> Captured:
+        return self._session.processes.capture(self._leader)
+
+    @cached_property
+    def threads(self) -> tuple[ThreadRow, ...]:
+        """Its threads with their user registers, and where these come from.
+
+        ``registers`` is None where there are none, and ``source`` says why.
+        """
+        return tuple(thread_rows(self._session.processes.thread_registers(self._leader)))
+
+    @property
+    def mappings(self) -> tuple[Vma, ...]:
+        """Its mappings, ascending; ``Vma.absent`` has the pages whose bytes are not known, with reasons."""
+        return self._captured.snapshot.vmas
+
+    @property
+    def auxv(self) -> bytes | None:
+        """The auxiliary vector, AT_NULL included, or None where it is not known."""
+        return self._captured.snapshot.auxv
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what is broken in it."""
+        return self._captured.snapshot.warnings
+
+    @property
+    def absent(self) -> Iterator[AbsentRun]:
+        """Runs of pages that it had and whose bytes are not known, ascending, with reasons."""
+        return (run for vma in self.mappings for run in vma.absent)
+
+    @property
+    def absent_pages(self) -> Mapping[AbsentReason, int]:
+        """The same, counted by reason."""
+        return MappingProxyType(absent_pages(self._captured.snapshot))
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return bytes of its memory, at most 16 MiB.
+
+        Raises:
+            MemoryFault: one of them is not known; the message says why.
+            UsageError: the size is none that can be read at once.
+        """
+        if not 0 <= size <= READ_MAX:
+            raise UsageError(f"{size:#x} bytes, expected at most {READ_MAX:#x}")
+        found = self._captured.memory.read(address, size)
+        if found is None:
+            raise self._fault(address, address + size)
+        return found
+
+    def _fault(self, address: int, end: int) -> MemoryFault:
+        """Return why not all bytes of a range are known."""
+        for vma in self.mappings:
+            if address < vma.start:
+                break
+            for run in vma.absent:
+                if run.start < end and address < run.end:
+                    return MemoryFault(max(run.start, address), run.reason.value)
+            if address < vma.end:
+                address = min(vma.end, end)
+        return MemoryFault(address, "the process has nothing there")
+
+    def stacks(self, sysroots: Sequence[PathLike] = ()) -> tuple[StackRow, ...]:
+        """Return the frames of each thread.
+
+        Args:
+            sysroots: folders with the machine's files at their paths, for what memory does not tell.
+        """
+        found = Binaries(tuple(Sysroot(Path(folder)) for folder in sysroots))
+        return tuple(backtraces(self._captured, self._session.kernel.arch, self.threads, files=Files(found)))
+
+    def write_core(
+        self,
+        path: PathLike,
+        *,
+        filter_bits: int | None = None,
+        compression: Compression | None = None,
+        force: bool = False,
+    ) -> CoreResult:
+        """Write its core; return what is in it and what is missing.
+
+        Args:
+            path: of the core.
+            filter_bits: which memory belongs into it, as in core(5); None for what the process itself says.
+            compression: of the core; None for none.
+            force: replace what is there.
+
+        Raises:
+            OutputError: the core cannot be written.
+            TaskError, MemoryFault, LayoutError: the process cannot be converted.
+        """
+        chosen = None if filter_bits is None else DumpFilter(filter_bits)
+        return self._session.extract(self._leader, Path(path), dump_filter=chosen, compression=compression, force=force)
