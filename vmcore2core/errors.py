@@ -116,14 +116,16 @@ class LayoutUnknown(LayoutError):
     Args:
         item: such as "OFFSET(task_struct.mm)", in VMCOREINFO's grammar; several with commas between.
         sources: names of the sources asked.
+        because: why it is not known, where that is known ("no BTF was found in the dump").
     """
 
-    def __init__(self, item: str, sources: tuple[str, ...] = ()) -> None:
+    def __init__(self, item: str, sources: tuple[str, ...] = (), because: str = "") -> None:
         asked = f" (asked: {', '.join(sources)})" if sources else ""
         tell = "such lines in a file with --vmcoreinfo"
         if not any(source.startswith("vmlinux") for source in sources):
             tell = f"its vmlinux with --vmlinux, or {tell}"
-        super().__init__(f"{item} of this kernel {'are' if ', ' in item else 'is'} not known{asked}; give {tell}")
+        lead, verb = f"{because}: " if because else "", "are" if ", " in item else "is"
+        super().__init__(f"{lead}{item} of this kernel {verb} not known{asked}; give {tell}")
         self.item = item
 
 

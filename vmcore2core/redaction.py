@@ -11,6 +11,7 @@ import numpy as np
 from vmcore2core.corefile.plan import build_plan
 from vmcore2core.errors import TaskError
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.printable import counted
 from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.redact import BlankedStream, environment
 from vmcore2core.process.secrets import Search, Secrets, merged
@@ -39,7 +40,8 @@ def without_secrets(
     found = merged(search.found)
     if found:
         size = sum(end - start for start, end in found)
-        notices.append(f"--redact secrets: {size} bytes in {len(found)} places are blanked; it is a net with holes")
+        blanked = f"{counted(size, 'byte')} in {counted(len(found), 'place')}"
+        notices.append(f"--redact secrets: blanked {blanked}; it is a net with holes")
     snapshot = replace(
         captured.snapshot,
         blanked=tuple(merged([*captured.snapshot.blanked, *found])),

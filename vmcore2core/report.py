@@ -85,16 +85,22 @@ def _left_of(result: CoreResult) -> str:
     """Say what a dump without user data has of a process."""
     snapshot = result.snapshot
     threads, vmas, pages = len(snapshot.threads), len(snapshot.vmas), result.report.present_pages
-    there = f"{threads} threads' registers, {vmas} mappings, {pages} pages"
+    of_threads = "1 thread's" if threads == 1 else f"{threads} threads'"
+    there = f"{of_threads} registers, {counted(vmas, 'mapping')}, {counted(pages, 'page')}"
     return f"there are {there}; a debugger that has its files names at least the function that each thread is in"
 
 
 def _left_to_files(files: Sequence[OnDisk]) -> str:
     """Say which files have pages that are in no memory."""
     named = [f"{text(file.path)} ({_identity(file)})" for file in files[:FILES_SHOWN]]
-    more = f" and {len(files) - FILES_SHOWN} more files (--json lists all)" if len(files) > FILES_SHOWN else ""
+    more = (
+        f" and {counted(len(files) - FILES_SHOWN, 'more file')} (--json lists all)" if len(files) > FILES_SHOWN else ""
+    )
     pages = sum(file.pages for file in files)
-    left = f"{pages} pages are not in memory and left to their files, which have them unchanged"
+    have = "page is not in memory, and left to its file"
+    if pages != 1:
+        have = "pages are not in memory, and left to their files"
+    left = f"{pages} {have}, unchanged there"
     return f"{left}: {', '.join(named)}{more}"
 
 

@@ -106,6 +106,8 @@ def test_a_level_that_keeps_processes_is_never_what_is_advised(level: int) -> No
 
 def test_a_dump_without_processes_says_so_in_two_lines_a_process_and_one(tmp_path: Path) -> None:
     dump = bundled_stacks_only(GUEST, tmp_path / "d", stacks=False)
+    planned = convert(dump, "--comm", "lab-static", "--dry-run")
+    assert planned.stderr.startswith("vmcore2core: the dump was written with makedumpfile -d 31, which leaves out")
     result = convert(dump, "--comm", "lab-static", "--comm", "lab-dynamic", "-o", tmp_path / "cores")
     assert result.returncode == 3
     lines = result.stderr.splitlines()

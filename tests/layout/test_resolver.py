@@ -125,3 +125,10 @@ def test_a_layout_that_is_written_says_the_same_when_it_is_read() -> None:
         mine, theirs = read.member("task_struct", name), layout.member("task_struct", name)
         assert (mine.offset, mine.size) == (theirs.offset, theirs.size)
     assert (read.size("task_struct"), read.symbol("_stext")) == (640, 0xFFFF_FFFF_8100_0000)
+
+
+def test_what_a_kernel_without_btf_lacks_is_said_first() -> None:
+    with pytest.raises(
+        LayoutUnknown, match=r"^no BTF was found in the dump: OFFSET\(task_struct.tasks\), .* are not known"
+    ):
+        check_required(two())

@@ -216,6 +216,7 @@ def vmcore2core(
     from vmcore2core.handover.choice import Choice
     from vmcore2core.process.redact import parse_redaction
     from vmcore2core.process.secrets import ONE
+    from vmcore2core.report import excluded_sentence, left_out
 
     catch_interrupts()
     if resume and any(word.startswith(ONE) for word in redact or ()):
@@ -282,6 +283,9 @@ def vmcore2core(
         chosen = extraction.choose(choice)
         if dry_run:
             planned = list(extraction.plan(chosen))
+            level = session.container.dump_level
+            if left_out(level):
+                say(excluded_sentence(level, session.container.DOC.name))
             if as_json:
                 print_document("vmcore2core-plan", cores=[planned_summary(job, size) for job, size in planned])
             for job, size in () if as_json else planned:

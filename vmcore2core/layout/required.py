@@ -38,7 +38,9 @@ def check_required(layout: KernelLayout) -> None:
     """
     missing = list(_missing(layout))
     if missing:
-        raise LayoutUnknown(", ".join(missing), layout.source_names)
+        without_btf = "OFFSET(task_struct.tasks)" in missing
+        because = "no BTF was found in the dump" if without_btf else ""
+        raise LayoutUnknown(", ".join(missing), layout.source_names, because)
 
 
 def _missing(layout: Layout) -> Iterator[str]:

@@ -11,6 +11,7 @@ from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.region import Backing, Region
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.printable import counted
 from vmcore2core.process.dump_filter import DumpFilter, Extent, MappedFile, vma_dump_extent, vma_p_flags
 from vmcore2core.process.filebacking import CachedLookups, FileBacking
 from vmcore2core.process.filelinks import FileLinks
@@ -212,7 +213,9 @@ class Mappings:
             return
         lost = next(view for vma, view in zip(self.vmas, self.views, strict=True) if vma.end > end)
         said = f"{mm.vma_end(lost):#x}, expected {end:#x} at most as the process's machine has"
-        self.warnings.append(f"{len(self.vmas) - len(kept)} mappings are left out: {lost.corrupt('vm_end', said)}")
+        self.warnings.append(
+            f"left out is {counted(len(self.vmas) - len(kept), 'mapping')}: {lost.corrupt('vm_end', said)}"
+        )
         self.vmas, self.regions, self.views = (
             [self.vmas[i] for i in kept],
             [self.regions[i] for i in kept],

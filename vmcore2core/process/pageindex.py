@@ -24,6 +24,7 @@ from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.pagetable import Ranges, RunKind, walk
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.printable import counted
 from vmcore2core.process.walked import Walked
 
 SAMPLE = 1024
@@ -183,7 +184,7 @@ def _sentences(errors: dict[int, CorruptStructure]) -> Iterator[str]:
     """Yield what is wrong, not all of it where much is."""
     yield from (str(error) for error in islice(errors.values(), SENTENCES_MAX))
     if len(errors) > SENTENCES_MAX:
-        yield f"{len(errors) - SENTENCES_MAX} more mappings have pages of another place"
+        yield f"pages of another place are in {counted(len(errors) - SENTENCES_MAX, 'more mapping')}"
 
 
 def _sample(vaddr: U64Array, paddr: U64Array, starts: U64Array) -> Sample:
