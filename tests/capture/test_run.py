@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.builders.stacks_only import bundled_stacks_only
 from tests.e2e.cores import Core
 from tests.e2e.guests import FIXTURES, convert, rows
 from vmcore2core.capture import run
@@ -179,6 +180,19 @@ def test_a_dump_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     assert "vmcore" in log
     config.write_text("[[process]]\n")
     assert main(config, DUMP) == 2
+
+
+def test_the_service_takes_no_memory_for_decoding_instructions(tmp_path: Path) -> None:
+    """A dump of stacks alone has frames that would be told by instructions; converted, it takes capstone for them."""
+    dump = bundled_stacks_only("debian-6.1-amd64", tmp_path)
+    config = tmp_path / "capture.toml"
+    config.write_text(f'directory = "{tmp_path}/crash"\n{VICTIMS}[limits]\nkeep_free = "1 MiB"\n')
+    for module, words in (("vmcore2core.capture", [config, dump]), ("vmcore2core", [dump, "--all", "-o", tmp_path])):
+        command = [sys.executable, "-X", "importtime", "-m", module, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode in (0, 3), done.stderr
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert ("capstone.x86" in imported) == (module == "vmcore2core")
 
 
 KILLED = """
