@@ -205,9 +205,11 @@ def test_a_mounted_pseudo_file_systems_root_has_the_path_it_is_mounted_at() -> N
 @pytest.mark.parametrize(
     ("f_mode", "range_events", "expected"),
     [
-        pytest.param(1 << 25, False, (b"/usr/bin/prog", 0x15, 77), id="6.7 to 6.13"),
-        pytest.param(1 << 24, True, (b"/usr/bin/prog", 0x15, 77), id="6.14 and later"),
-        pytest.param(1 << 25, True, (b"/layer/prog", 0x16, 88), id="FMODE_NONOTIFY of 6.14 and later"),
+        pytest.param(1 << 25 | 1 << 29, False, (b"/usr/bin/prog", 0x15, 77), id="6.7 to 6.13"),
+        pytest.param(1 << 24 | 1 << 29, True, (b"/usr/bin/prog", 0x15, 77), id="6.14 and later"),
+        pytest.param(0x2D4A_801D, False, (b"/usr/bin/prog", 0x15, 77), id="Debian's 6.12.117"),
+        pytest.param(1 << 25, False, (b"/layer/prog", 0x16, 88), id="FMODE_NONOTIFY of Debian's 6.12.117"),
+        pytest.param(1 << 25 | 1 << 29, True, (b"/layer/prog", 0x16, 88), id="FMODE_NONOTIFY of 6.14 and later"),
         pytest.param(1 << 24, False, (b"/layer/prog", 0x16, 88), id="FMODE_DIO_PARALLEL_WRITE of 6.7"),
     ],
 )

@@ -16,7 +16,7 @@ from vmcore2core.kernel.struct import Kernel, StructView
 NAME_MAX = 255
 PATH_LEVELS_MAX = 4096  # PATH_MAX bytes cannot hold more components
 DELETED = b" (deleted)"
-FMODE_BACKING, FMODE_BACKING_BEFORE_6_14 = 1 << 24, 1 << 25
+FMODE_BACKING, FMODE_BACKING_BEFORE_6_14, FMODE_NOACCOUNT = 1 << 24, 1 << 25, 1 << 29
 
 # include/uapi/linux/magic.h
 PIPEFS_MAGIC, SOCKFS_MAGIC = 0x50495045, 0x534F434B
@@ -236,15 +236,21 @@ def file_user_path(file: StructView) -> StructView:
     """
     layout = file.kernel.layout
     found = layout.find_member("backing_file", "user_path")
-    if found is None or not (file.find_uint("f_mode", 4) or 0) & _fmode_backing(file.kernel):
+    if found is None or not _is_backing(file):
         return file.embedded("f_path", "path")
     return file.kernel.view("path", file.address + found.offset)
 
 
-def _fmode_backing(kernel: Kernel) -> int:
-    # Linux 6.14 needed bit 25 for FMODE_NONOTIFY, and has FSNOTIFY_EVENT_FILE_RANGE since.
-    newer = kernel.layout.find_constant("FSNOTIFY_EVENT_FILE_RANGE") is not None
-    return FMODE_BACKING if newer else FMODE_BACKING_BEFORE_6_14
+def _is_backing(file: StructView) -> bool:
+    """Tell whether a ``struct file`` is the one in a ``struct backing_file``: it has FMODE_BACKING and FMODE_NOACCOUNT.
+
+    Linux 6.14 needed bit 25 for FMODE_NONOTIFY, and has FSNOTIFY_EVENT_FILE_RANGE since. Of the later 6.12, which took
+    the one change without the other (6.12.117), only the second flag tells that bit 24 is not FMODE_DIO_PARALLEL_WRITE.
+    """
+    f_mode = file.find_uint("f_mode", 4) or 0
+    newer = file.kernel.layout.find_constant("FSNOTIFY_EVENT_FILE_RANGE") is not None
+    backing = FMODE_BACKING if newer else FMODE_BACKING | FMODE_BACKING_BEFORE_6_14
+    return bool(f_mode & FMODE_NOACCOUNT and f_mode & backing)
 
 
 def file_path(kernel: Kernel, file: StructView, mounts: Mounts, root: Root | None = None) -> bytes | None:
