@@ -175,3 +175,10 @@ def test_a_sleeper_has_zero_for_arguments_that_a_call_lacks() -> None:
     )
     assert sleeper.value(3) == 0
     assert replace(sleeper, read=lambda *_: b"\1\0\0\0").word(0) == 1
+
+
+def test_of_many_threads_the_first_are_named() -> None:
+    machine = Machine()
+    waits = Waits(cast("Processes", machine), Ends(cast("Processes", machine)))
+    assert waits._who([900, 901]) == "900 (t900), 901 (t901)"
+    assert waits._who(range(900, 910)).endswith("907 (?) and 2 more")

@@ -17,6 +17,8 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
 
+NAMED_MAX = 8
+"""Descriptors of another end that a line names."""
 KINDS = {
     0o010000: "FIFO",
     0o020000: "CHR",
@@ -90,7 +92,9 @@ class FileRow:
             parts.append(str(self.socket))
         parts += [f"{name} {_shown(value)}" for name, value in self.details.items()]
         if self.other_ends is not None:
-            parts.append(f"other end: {', '.join(map(str, self.other_ends)) or 'no process has it'}")
+            more = f" and {len(self.other_ends) - NAMED_MAX} more" if len(self.other_ends) > NAMED_MAX else ""
+            named = ", ".join(map(str, self.other_ends[:NAMED_MAX])) + more
+            parts.append(f"other end: {named or 'no process has it'}")
         if self.problem is not None:
             parts.append(f"({self.problem})")
         return "  ".join(parts)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.interfaces import ByteOrder
@@ -29,7 +31,8 @@ OWNER = 8
 """Where glibc has __owner in a mutex, of 64 bits: {__lock, __count, __owner, ...}."""
 F_SETLKW, F_OFD_SETLKW = 7, 38
 INFINITE = 0xFFFF_FFFF
-POLLFDS_MAX, SELECT_MAX = 256, 1024
+NAMED_MAX = 8
+POLLFDS_MAX, SELECT_MAX, EPOLL_MAX = 256, 1024, 4096
 
 ReadUser = Callable[[int, int], bytes | None]
 
@@ -97,6 +100,7 @@ class Waits:
         self._processes, self._ends = processes, ends
         self._threads: dict[int, list[StructView]] = {}
         self._names: dict[int, str] = {}
+        self._tables: dict[int, dict[int, Descriptor]] = {}
         for leader in processes.leaders():
             try:
                 self._threads[sched.task_tgid(leader)] = threads = list(processes.threads(leader))
@@ -117,8 +121,10 @@ class Waits:
         return wait or Wait("other", _inside(sleeper.functions))
 
     def _who(self, tids: Iterable[int]) -> str:
-        """Return threads in words: "815 (app), 816 (app)"."""
-        return ", ".join(f"{tid} ({self._names.get(tid, '?')})" for tid in tids)
+        """Return threads in words: "815 (app), 816 (app)"; of many, the first ones and how many more."""
+        words = [f"{tid} ({self._names.get(tid, '?')})" for tid in tids]
+        more = f" and {len(words) - NAMED_MAX} more" if len(words) > NAMED_MAX else ""
+        return ", ".join(words[:NAMED_MAX]) + more
 
     def _of_process(self, pid: int) -> tuple[int, ...]:
         return tuple(sched.task_pid(task) for task in self._threads.get(pid, ()))
@@ -168,13 +174,34 @@ class Waits:
             return None
         own = [task for task in self._threads.get(sched.task_tgid(sleeper.leader), ()) if _own_number(task) == number]
         if not own and shared:
-            own = [task for tasks in self._threads.values() for task in tasks if _own_number(task) == number]
+            own = self._by_number.get(number, [])
         return sched.task_pid(own[0]) if len(own) == 1 else None
+
+    @cached_property
+    def _by_number(self) -> dict[int, list[StructView]]:
+        """All threads by their numbers in their own PID namespaces."""
+        found: dict[int, list[StructView]] = {}
+        for task in (task for tasks in self._threads.values() for task in tasks):
+            found.setdefault(_own_number(task), []).append(task)
+        return found
+
+    @cached_property
+    def _by_parent(self) -> dict[int, list[tuple[int, StructView]]]:
+        """PID and leader of the children of each process."""
+        found: dict[int, list[tuple[int, StructView]]] = {}
+        for pid, tasks in self._threads.items():
+            parent = sched.real_parent_tgid(tasks[0]) if tasks else None
+            if parent is not None:
+                found.setdefault(parent, []).append((pid, tasks[0]))
+        return found
 
     def _descriptor(self, sleeper: Sleeper, fd: int) -> Descriptor | None:
         table = files.table_of(sleeper.task)
-        found = files.descriptors(table) if table is not None else ()
-        return next((one for one in found if one.fd == fd & 0xFFFF_FFFF), None)
+        if table is None:
+            return None
+        if table.address not in self._tables:
+            self._tables[table.address] = {one.fd: one for one in files.descriptors(table)}
+        return self._tables[table.address].get(fd & 0xFFFF_FFFF)
 
     def _file(self, sleeper: Sleeper) -> Wait | None:
         """Return the wait of a call whose first argument is a descriptor."""
@@ -246,7 +273,7 @@ class Waits:
         return timeout & 0xFFFF_FFFF == INFINITE
 
     def _child(self, sleeper: Sleeper) -> Wait:
-        children = dict(self._children(sched.task_tgid(sleeper.leader)))
+        children = dict(self._by_parent.get(sched.task_tgid(sleeper.leader), ()))
         number = sleeper.value(0 if sleeper.call.name == "wait4" else 1) & 0xFFFF_FFFF
         asked = {pid: task for pid, task in children.items() if _own_number(task) == number} or children
         tids = tuple(tid for pid in asked for tid in self._of_process(pid))
@@ -255,15 +282,10 @@ class Waits:
             "child", f"{which} {', '.join(f'{pid} ({self._names.get(pid)})' for pid in asked)}", None, tids, bool(tids)
         )
 
-    def _children(self, pid: int) -> Iterator[tuple[int, StructView]]:
-        for number, tasks in self._threads.items():
-            if tasks and sched.real_parent_tgid(tasks[0]) == pid:
-                yield number, tasks[0]
-
     def _vfork(self, sleeper: Sleeper) -> Wait | None:
         if not any("vfork" in name or "wait_for_completion" in name for name in sleeper.functions):
             return None
-        children = self._children(sched.task_tgid(sleeper.leader))
+        children = self._by_parent.get(sched.task_tgid(sleeper.leader), ())
         found = [pid for pid, task in children if task.has("vfork_done") and task.pointer("vfork_done")]
         tids = tuple(tid for pid in found for tid in self._of_process(pid))
         return Wait("child", f"child {self._who(found)} to exec or to exit, as vfork() does", None, tids, bool(tids))
@@ -301,7 +323,7 @@ def _own_number(task: StructView) -> int:
 
 
 def _epoll_fds(ep: StructView) -> Iterator[int]:
-    for node in rb_nodes(ep.kernel, ep.addr_of("rbr"), "eventpoll.rbr"):
+    for node in islice(rb_nodes(ep.kernel, ep.addr_of("rbr"), "eventpoll.rbr"), EPOLL_MAX):
         yield ep.kernel.container_of(node, "epitem", "rbn").uint("ffd.fd", size=4)
 
 
