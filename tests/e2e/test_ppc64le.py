@@ -162,7 +162,7 @@ def test_bt_names_every_function_without_any_binary(dump: Path) -> None:
         }
         frames = found["v-sig"]["frames"]
         trampoline = [frame["signal_trampoline"] for frame in frames].index(True)
-        assert frames[trampoline - 1]["symbol"] == "handler"
+        assert frames[trampoline - 1]["function"] == "handler"
         assert frames[trampoline + 1]["found_by"] == "signal frame, CFI"
 
 

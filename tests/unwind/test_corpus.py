@@ -55,7 +55,7 @@ def check(dump: Path, folder: Path, kind: str, *, spins: bool) -> None:
     assert names(found["v-regs"])[-1] == "regs_blocked"
     frames = found["v-sig"]["frames"]
     trampoline = [frame["signal_trampoline"] for frame in frames].index(True)
-    assert frames[trampoline - 1]["symbol"] == "handler"
+    assert frames[trampoline - 1]["function"] == "handler"
     assert frames[trampoline + 1]["found_by"].startswith("signal frame")
     if spins:
         assert names(found["v-spin"]) == ["regs_spin"]
