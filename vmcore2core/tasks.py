@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vmcore2core.handover.choice import pattern_hint
 from vmcore2core.kernel import mm
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
@@ -22,6 +23,12 @@ class Selection:
     pids: tuple[int, ...] = ()
     comms: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
+
+    def fits_nothing(self) -> str:
+        """Return the sentence for when nothing is as is wanted."""
+        asked = [f"--pid {pid}" for pid in self.pids] + [f"--comm {comm}" for comm in self.comms]
+        asked += [f"--state {''.join(self.states)}"] if self.states else []
+        return f"nothing fits {' '.join(asked)}{pattern_hint('comm', self.comms)}"
 
 
 def threads(session: Session, leader: StructView) -> Iterator[ThreadRow]:

@@ -164,3 +164,12 @@ def test_a_scan_of_a_dump_whose_lists_are_whole_finds_the_same(tmp_path: Path) -
     result = convert(dump, "--pid", "86", "--scan", "--json", "-o", tmp_path / "core")
     assert result.returncode == 0
     assert json.loads(result.stdout)["cores"][0]["found_by"] == "task list"
+
+
+@pytest.mark.parametrize("command", ["bt", "files"])
+def test_a_condition_that_nothing_fits_is_said(tmp_path: Path, command: str) -> None:
+    result = tasks(command, bundled("debian-6.1-amd64", tmp_path), "--comm", "lab-stati")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "vmcore-tasks: nothing fits --comm lab-stati; a pattern is of the whole name: '*lab-stati*' fits a part of it\n"
+    )

@@ -137,13 +137,14 @@ def _why_none(choice: Choice, identities: Sequence[Identity]) -> str:
     for kind in (field.name for field in fields(choice) if field.name not in ("pid", "exclude")):
         asked = getattr(choice, kind)
         if asked and not any(replace(Choice(), **{kind: asked}).takes(identity) for identity in identities):
-            return f": --{kind} {f' --{kind} '.join(map(str, asked))} fits none{_hint(kind, asked)}"
+            return f": --{kind} {f' --{kind} '.join(map(str, asked))} fits none{pattern_hint(kind, asked)}"
     if choice.exclude and any(replace(choice, exclude=()).takes(identity) for identity in identities):
         return f": --exclude {' --exclude '.join(choice.exclude)} leaves out all that would"
     return ": each condition fits some process, and none fits all of them" if choice.positive else ""
 
 
-def _hint(kind: str, patterns: Sequence[str]) -> str:
+def pattern_hint(kind: str, patterns: Sequence[str]) -> str:
+    """Return what may be wrong with patterns of a kind that fit nothing, as the end of a sentence."""
     if kind == "comm" and any(len(pattern) > COMM_LEN and not WILDCARDS & set(pattern) for pattern in patterns):
         return f"; the kernel keeps {COMM_LEN} characters of a name"
     if kind in ("comm", "exe", "cgroup") and not all(WILDCARDS & set(pattern) for pattern in patterns):

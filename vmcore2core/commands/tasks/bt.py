@@ -91,7 +91,10 @@ def bt(
         complete = _show_stacks(stacks(session, wanted), show)
         for notice in files.notices:
             say(notice)
-    if not complete:
+        if complete is None and selection != Selection():
+            say(selection.fits_nothing())
+            raise typer.Exit(Exit.ERROR)
+    if complete is False:
         raise typer.Exit(Exit.INCOMPLETE)
 
 
@@ -114,14 +117,14 @@ def _form(*, group: bool, folded: bool, speedscope: bool, as_json: bool) -> "Cal
     return _print_document if as_json else None
 
 
-def _show_stacks(processes: "Iterable[ProcessStacks]", show: "Callable[[list[StackRow]], None] | None") -> bool:
-    """Print the stacks of processes, and tell whether all of all is there.
+def _show_stacks(processes: "Iterable[ProcessStacks]", show: "Callable[[list[StackRow]], None] | None") -> bool | None:
+    """Print the stacks of processes, and tell whether all of all is there; None where there is no stack.
 
     Args:
         processes: as they come.
         show: prints all of them; None: they are printed as they come.
     """
-    complete = True
+    complete, count = True, 0
     stacks: list[StackRow] = []
     missing: dict[WantedFile, None] = {}
     for number, process in enumerate(processes):
@@ -133,12 +136,13 @@ def _show_stacks(processes: "Iterable[ProcessStacks]", show: "Callable[[list[Sta
             print("\n" if number and process.stacks else "", end="")
             _print_stacks(process.stacks)
         missing.update(dict.fromkeys(file for stack in process.stacks for file in stack.wanted))
+        count += len(process.stacks)
         complete &= not process.warnings and all(map(_is_complete, process.stacks))
     if show is not None:
         show(stacks)
     if missing:
         say(f"--sysroot DIR or --debuginfod would tell more, with these files: {'; '.join(map(str, missing))}")
-    return complete
+    return complete if count or not complete else None
 
 
 def _print_document(stacks: "list[StackRow]") -> None:

@@ -36,7 +36,11 @@ def files(
         from vmcore2core.openfiles import open_files
         from vmcore2core.tasks import Selection
 
-        tables = list(open_files(session, Selection(tuple(pid or ()), tuple(comm or ()))))
+        selection = Selection(tuple(pid or ()), tuple(comm or ()))
+        tables = list(open_files(session, selection))
+        if not tables and selection != Selection():
+            say(selection.fits_nothing())
+            raise typer.Exit(Exit.ERROR)
         if not session.processes.mounts.known:
             say("mounts are not known: paths begin at the root of their file system")
         warnings = [warning for table in tables for warning in table.warnings]
