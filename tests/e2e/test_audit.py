@@ -116,8 +116,9 @@ NETWORK = {
     (PACKAGE / "handover" / "debugger_files.py", "urllib.request"),
     *((PACKAGE / "process" / "debuginfod.py", name) for name in ("http.client", "urllib.error", "urllib.request")),
     (PACKAGE / "capture" / "journal.py", "socket"),
+    (PACKAGE / "kernel" / "socket.py", "socket"),
 }
-"""A dump by URL, files from debuginfod, and this machine's journal: a user asks for each."""
+"""A dump by URL, files from debuginfod, this machine's journal: a user asks for each. kernel.socket takes constants."""
 WORKERS = PACKAGE / "handover" / "bulk.py"
 """Its workers and their parent send each other pickles over a pipe between them: no byte of a dump is ever one."""
 
