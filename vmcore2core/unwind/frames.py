@@ -230,7 +230,8 @@ class Unwinder:
             why.append(f"the return address of {frame.pc:#x} is not known")
             return None
         found = Found.SIGNAL_CFI if row.signal_frame else Found.CFI
-        return self._checked(frame, registers, found)
+        # glibc's vfork() on x86 takes its return address off the stack, which it shares with the child.
+        return self._checked(frame, registers, found, in_register=isinstance(row.rules.get(column), InRegister))
 
     def _cfa(self, frame: Frame, row: Row) -> int | None:
         if isinstance(row.cfa, CfaRule):
@@ -430,8 +431,17 @@ class Unwinder:
         raw = self.space.read(address & self.mask, self.spec.register_size or self.spec.word)
         return int.from_bytes(raw, self.space.order) & self.mask if raw is not None else None
 
-    def _checked(self, frame: Frame, registers: dict[int, int], found: Found) -> Frame | _End:
-        """Return the next frame, if it can be one: the stack goes on upwards, and control comes back to code."""
+    def _checked(
+        self, frame: Frame, registers: dict[int, int], found: Found, *, in_register: bool = False
+    ) -> Frame | _End:
+        """Return the next frame, if it can be one: the stack goes on upwards, and control comes back to code.
+
+        Args:
+            frame: the one before.
+            registers: of the next one.
+            found: how it was found.
+            in_register: whether the return address is in a register, and nothing of it on the stack.
+        """
         signal = found in (Found.SIGNAL, Found.SIGNAL_CFI)
         following = self._frame(registers, found, exact=signal)
         if isinstance(following, _End):
@@ -440,7 +450,7 @@ class Unwinder:
             return following
         if following.pc == 0:
             return _End(complete=True, why=f"the return address of {frame.pc:#x} is 0, as in an outermost frame")
-        pushes_nothing = frame.exact and self.spec.link_register is not None
+        pushes_nothing = frame.exact and (self.spec.link_register is not None or in_register)
         if following.sp < frame.sp or (following.sp == frame.sp and not pushes_nothing):
             return _End(False, f"the stack pointer goes from {frame.sp:#x} to {following.sp:#x}, expected a higher one")
         if not self.space.executable(following.pc):
