@@ -19,8 +19,8 @@ from vmcore2core.kernel import fs, mm, sched
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.account import believed
 from vmcore2core.process.accounting import Accounting
+from vmcore2core.process.aliased import believed
 from vmcore2core.process.consistency import Consistency
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.filebacking import CachedLookups, FileBacking

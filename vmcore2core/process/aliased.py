@@ -1,4 +1,4 @@
-"""Whether a process can have what its page tables map.
+"""Whether a process can have what its page tables map, where tables may be aliases of one another.
 
 A page may be mapped at several places, and a page of zeros at any number; but page tables that lead to each other map
 more than anybody could ever look at. What of it is not believed is left out, and said.
