@@ -226,7 +226,7 @@ class FileTables:
 def _shown(value: object) -> str:
     """Return one of the details as text: what epoll waits for, and inotify watches, as lists."""
     if not isinstance(value, list):
-        return str(value)
+        return str(int(value) if isinstance(value, bool) else value)
     return "; ".join(" ".join(f"{name} {one}" for name, one in entry.items()) for entry in value) or "nothing"
 
 

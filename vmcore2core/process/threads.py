@@ -81,12 +81,12 @@ class CpuNotes:
         return tuple(self._named_by_cpu() if self.by_cpu else self._named_by_pid())
 
     def _named_by_cpu(self) -> Iterator[CpuTask]:
-        found: dict[int, int] = {}
+        found: dict[int, CpuTask] = {}
         for cpu, pid in self._on_cpus():
             note = self._note_of(cpu)
             if note is not None:
-                found[note.number] = pid
-        return (CpuTask(note, note.number, found.get(note.number)) for note in self.notes)
+                found[note.number] = CpuTask(note, cpu, pid)
+        return (found.get(note.number, CpuTask(note, note.number, None)) for note in self.notes)
 
     def _named_by_pid(self) -> Iterator[CpuTask]:
         """Yield kdump's: the kernel has the same notes in memory, by CPU; else the tasks tell what CPU they were on."""
