@@ -292,3 +292,15 @@ def test_a_directory_that_is_another_s_is_said(session: Session) -> None:
     assert any(
         f"dentry.d_parent at {dentry.addr_of('d_parent'):#x}: {above:#x}, expected" in w for w in changed.warnings
     )
+
+
+def test_operations_of_a_name_that_are_none_are_said(session: Session) -> None:
+    """d_op leads to where d_dname would be the beginning of a mapping."""
+    vma = next(v for v in vmas_of(session) if v.pointer("vm_file"))
+    file = vma.follow("vm_file", "file")
+    assert file is not None
+    dentry = file.embedded("f_path", "path").follow("dentry", "dentry")
+    assert dentry is not None
+    d_dname = session.kernel.layout.member("dentry_operations", "d_dname").offset
+    changed = captured(with_member(session, dentry, "d_op", vma.addr_of("vm_start") - d_dname), DYNAMIC)
+    assert [w for w in changed.warnings if f"{mm.vma_start(vma):#x}" in w]
