@@ -99,6 +99,7 @@ class Space:
             cfi_problem=None,
             ends_stack=lambda _: False,
             is_go=False,
+            symbol=lambda _: None,
             cfi_origin=None,
         )
 

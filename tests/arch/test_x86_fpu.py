@@ -102,7 +102,7 @@ def test_pkru_that_the_kernel_keeps_apart_is_taken_from_there() -> None:
 def test_tables_of_older_kernels_tell_compacted_offsets_themselves() -> None:
     places = list(OFFSETS)
     places[9] = 4000
-    old = XsaveGeometry(**{**vars(GEOMETRY), "compacted_offsets": tuple(places)})
+    old = GEOMETRY._replace(compacted_offsets=tuple(places))
     note = xsave(image(0b11 | 1 << 9, 0b11 | 1 << 9 | COMPACTED, {9: 4000}), old)
     assert note[2688:2696] == FILL[9]
 
