@@ -256,7 +256,7 @@ def test_what_elf32_cannot_say_is_an_error_of_ours(
     """A 64-bit process may well be in 32-bit code (wine), and a dump may say anything."""
     core = tmp_path / "core"
     regions = [(start, end if end > start else start + PAGE) for start, end in regions]
-    with pytest.raises(OutputError, match="expected at most 0x(ffffffff|100000000)$"):
+    with pytest.raises(OutputError, match=r"expected at most 0x(ffffffff|100000000)$"):
         write(snapshot_32(*(vma(*region, path=path, pgoff=0) for region in regions)), core)
     assert not list(tmp_path.iterdir())
 
