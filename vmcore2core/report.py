@@ -93,14 +93,10 @@ def _left_of(result: CoreResult) -> str:
 def _left_to_files(files: Sequence[OnDisk]) -> str:
     """Say which files have pages that are in no memory."""
     named = [f"{text(file.path)} ({_identity(file)})" for file in files[:FILES_SHOWN]]
-    more = (
-        f" and {counted(len(files) - FILES_SHOWN, 'more file')} (--json lists all)" if len(files) > FILES_SHOWN else ""
-    )
-    pages = sum(file.pages for file in files)
-    have = "page is not in memory, and left to its file"
-    if pages != 1:
-        have = "pages are not in memory, and left to their files"
-    left = f"{pages} {have}, unchanged there"
+    pages, rest = sum(file.pages for file in files), len(files) - FILES_SHOWN
+    more = f" and {counted(rest, 'more file')} (--json lists all)" if rest > 0 else ""
+    are, whose = ("is", "its file") if pages == 1 else ("are", "their files")
+    left = f"{counted(pages, 'page')} {are} not in memory, and left to {whose}, unchanged there"
     return f"{left}: {', '.join(named)}{more}"
 
 
