@@ -21,8 +21,10 @@ from tests.process.scene import (
     simple,
     user_regs,
 )
+from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.x86_64 import X86_64
+from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel.sched import PF_KTHREAD, task_cpu
 from vmcore2core.process.threads import ThreadRegs
 
@@ -340,6 +342,44 @@ def test_a_reserved_thread_pointer_tells_the_thread_if_one_alone_has_it(
     processes = scene.processes(*qemu((LIVE, ROOT)))
     ((_, others),) = processes.thread_registers(processes.find(200))
     assert isinstance(others, str) == (whose is None)
+
+
+def test_a_reserved_thread_pointer_tells_nothing_where_a_task_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that ran may be on the torn list's other side, or the one that cannot be read."""
+    monkeypatch.setattr(X86_64, "note_uses_pgd", Arch.note_uses_pgd)
+    monkeypatch.setattr(X86_64, "tp_register", "fs_base")
+    in_doubt = f"{MAY_BE}CPU 0 was in user mode, maybe with this thread{OLDER}"
+    torn = export_scene()
+    lost = torn.task(200)
+    torn.group(lost)
+    torn.image.set("task_struct", lost, tasks=0x10)
+    assert one(torn, *qemu((LIVE, ROOT))) == in_doubt
+    unread = export_scene()
+    other = unread.task(200)
+    unread.group(other, mm=unread.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC)))
+    plain = X86_64.thread_bases
+
+    def bases(arch: X86_64, task: KernelAddr, *more: Any) -> Any:
+        if task == other:
+            raise MemoryFault(task)
+        return plain(arch, task, *more)
+
+    monkeypatch.setattr(X86_64, "thread_bases", bases)
+    assert one(unread, *qemu((LIVE, ROOT))) == in_doubt
+
+
+def test_a_stack_that_is_not_in_the_dump_does_not_lose_the_registers_of_a_note(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where its thread pointer is looked for on the stack."""
+    monkeypatch.setattr(X86_64, "tp_register", "fs_base")
+    monkeypatch.setattr(X86_64, "thread_bases", lambda *_: {})
+
+    def gone(*_: Any) -> None:
+        raise MemoryFault(0x1000)
+
+    monkeypatch.setattr(X86_64, "user_regs", gone)
+    assert regs_of(export_scene(), ("CORE", 1, prstatus(100, LIVE))).source == "crash note of a CPU"
 
 
 def test_without_the_number_of_its_cpu_a_thread_on_one_has_no_registers_if_any_was_in_user_mode(

@@ -159,17 +159,19 @@ class CpuNotes:
 
     @cached_property
     def _runnable(self) -> tuple[tuple[StructView, int | None], ...]:
-        """Each task with user memory that may have been on a CPU, and its thread pointer."""
-        return tuple(self._find_runnable())
+        """Each task with user memory that may have been on a CPU, and its thread pointer; none if one is not known.
 
-    def _find_runnable(self) -> Iterator[tuple[StructView, int | None]]:
-        for leader in for_each_process(self.kernel):
-            for task in for_each_thread(leader):
-                try:
-                    if not task_state(task) and task.pointer("mm"):
-                        yield task, _saved(self.kernel, task)[1]
-                except MemoryFault:
-                    continue
+        Any that the lists have lost, or that cannot be read, may be the one.
+        """
+        try:
+            return tuple(
+                (task, _saved(self.kernel, task)[1])
+                for leader in for_each_process(self.kernel)
+                for task in for_each_thread(leader)
+                if not task_state(task) and task.pointer("mm")
+            )
+        except (CorruptStructure, MemoryFault):
+            return ()
 
     def bases(self, note: CpuNote, task: StructView, saved: Mapping[str, int | None]) -> dict[str, int | None]:
         """Return the registers of ``Arch.thread_bases`` of a task that was on a note's CPU; None for what is not known.
@@ -312,12 +314,13 @@ def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], 
     arch = kernel.arch
     saved = arch.thread_bases(KernelAddr(task.address), kernel.memory, kernel.layout)
     pointer = arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
-    if pointer is None and arch.tp_register:
+    # It is asked for where the layout does not tell who was on which CPU.
+    if pointer is None and arch.tp_register and (task_on_cpu(task) is None or task_cpu(task) is None):
         try:
             stack, _ = kernel_stack(task)
-        except CorruptStructure:
-            return saved, None
-        found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, kernel.layout)
+            found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, kernel.layout)
+        except (CorruptStructure, MemoryFault):
+            return saved, None  # who needs the registers there says so
         pointer = None if found is None else arch.thread_pointer(found)
     return saved, pointer
 
