@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.spec import CoreMachine, CoreNote
+from vmcore2core.arch.spec import UnwindSpec
 from vmcore2core.formats.elf_core import EM_X86_64
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.linkmap import vma_at
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.threads import thread_rows
-from vmcore2core.unwind.frames import Backtrace, Found, Frame, Unwinder
+from vmcore2core.unwind.frames import Backtrace, Found, Frame
 from vmcore2core.unwind.process import UserSpace
+from vmcore2core.unwind.threads import ThreadUnwinder, spec_of
 
 WITHOUT_CFI = (Found.CODE, Found.FRAME_POINTER, Found.STACK_POINTER)
 FRAMES_MAX = 256
@@ -75,34 +76,26 @@ def stacks_without_cfi(captured: Captured, arch: Arch) -> WithoutCfi:
         return WithoutCfi()
     callers: list[Caller] = []
     last: list[LastFrame] = []
-    space = UserSpace(snapshot, captured.memory)
-    for tid, found in _backtraces(captured, space, arch):
+    spec, space = spec_of(snapshot, arch), UserSpace(snapshot, captured.memory)
+    if spec is None:
+        return WithoutCfi()
+    unwinder = ThreadUnwinder(spec, space, arch)
+    for row in thread_rows(captured.answers):
+        if row.registers is None:
+            continue
+        found = unwinder.backtrace(row.tid, row.registers, FRAMES_MAX)
         if len(callers) < CALLERS_MAX:
-            callers += _callers(snapshot, found, arch)
+            callers += _callers(snapshot, found, spec)
         if found.frames and not found.complete and not _is_main(space, found.frames[-1]):
             pc = found.frames[-1].pc
-            last.append(LastFrame(_path(snapshot, pc) or b"", pc, tid))
+            last.append(LastFrame(_path(snapshot, pc) or b"", pc, row.tid))
     return WithoutCfi(tuple(callers[:CALLERS_MAX]), tuple(last[:CALLERS_MAX]))
 
 
-def _backtraces(captured: Captured, space: UserSpace, arch: Arch) -> Iterator[tuple[int, Backtrace]]:
-    snapshot = captured.snapshot
-    spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
-    if spec is None:
-        return
-    unwinder = Unwinder(spec, space)
-    notes = {t.tid: [CoreNote(n.note_name, n.note_type, n.data) for n in t.regsets] for t in snapshot.threads}
-    for row in thread_rows(captured.answers):
-        if row.registers is not None:
-            registers = {**arch.unwind_registers(notes.get(row.tid, ())), **row.registers}
-            yield row.tid, unwinder.backtrace(registers, FRAMES_MAX)
-
-
-def _callers(snapshot: ProcessSnapshot, found: Backtrace, arch: Arch) -> Iterator[Caller]:
-    spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
+def _callers(snapshot: ProcessSnapshot, found: Backtrace, spec: UnwindSpec) -> Iterator[Caller]:
     for frame, caller in itertools.pairwise(found.frames):
         path = _path(snapshot, frame.pc)
-        if spec is not None and caller.found in WITHOUT_CFI and path is not None:
+        if caller.found in WITHOUT_CFI and path is not None:
             known = {**caller.registers, spec.return_address: caller.pc, spec.stack_pointer: caller.sp}
             named = tuple((spec.registers[number], value) for number, value in sorted(known.items()))
             yield Caller(path, frame.pc, frame.sp, named, caller.found.value)

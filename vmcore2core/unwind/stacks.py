@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.spec import CoreMachine, CoreNote
 from vmcore2core.errors import TaskError
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
@@ -14,10 +13,11 @@ from vmcore2core.process.capture import Captured
 from vmcore2core.process.kernelbt import KernelStack, NamedCall
 from vmcore2core.process.threads import ThreadRow
 from vmcore2core.unwind.demangle import demangled
-from vmcore2core.unwind.frames import LIMIT, Backtrace, Frame, Unwinder
+from vmcore2core.unwind.frames import LIMIT, Backtrace, Frame
 from vmcore2core.unwind.lines import SourceLine
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.process import Place, UserSpace
+from vmcore2core.unwind.threads import ThreadUnwinder, spec_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +152,15 @@ def backtraces(
         TaskError: how stacks of its architecture unwind is not known.
     """
     snapshot = captured.snapshot
-    spec = arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
+    spec = spec_of(snapshot, arch)
     if spec is None:
         raise TaskError(snapshot.tgid, f"how user stacks of {arch.name} unwind is not known yet")
     space = UserSpace(snapshot, _from_dump(captured.memory), files)
-    unwinder = Unwinder(spec, space)
-    notes = {t.tid: [CoreNote(n.note_name, n.note_type, n.data) for n in t.regsets] for t in snapshot.threads}
+    unwinder = ThreadUnwinder(spec, space, arch)
     for row in rows:
         found = Backtrace((), complete=False, end=f"no registers: {row.source}")
         if row.registers is not None:
-            more = arch.unwind_registers(notes.get(row.tid, ()))
-            found = unwinder.backtrace({**more, **row.registers}, limit)
+            found = unwinder.backtrace(row.tid, row.registers, limit)
         places = [space.place(frame.lookup_pc) for frame in found.frames]
         frames = tuple(
             _frame_row(place, number, frame, 2 * spec.word)
