@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from tests.e2e.cores import Core, compare_pages
+from tests.e2e.cores import NT_AUXV, NT_FILE, Core, compare_pages
 from tests.e2e.debuggers import gdb_backtraces, gdb_command, in_order
 from tests.e2e.guests import Guest, convert, spoil_kallsyms, tasks
 from vmcore2core.interfaces import Member
@@ -58,6 +58,15 @@ def check_layout_from_file(dump: Path, core: Path, folder: Path, order: Literal[
     assert ours.data[48:52] == before.data[48:52]  # e_flags
     diff = compare_pages(ours, before)
     assert (diff.same, diff.wrong, diff.zeroed) == (len(before.pages()), [], [])
+
+
+def check_memory(ours: Core, kernels: Core, clock: Set[int]) -> None:
+    """Check that a core has the pages of the kernel's own but the time of day, and its NT_AUXV and NT_FILE."""
+    diff = compare_pages(ours, kernels)
+    wrong = [page for page in diff.wrong if page not in clock]
+    assert (wrong, diff.zeroed, diff.absent) == ([], [], [])
+    assert diff.same > 1000
+    assert (ours.note(NT_AUXV), ours.note(NT_FILE)) == (kernels.note(NT_AUXV), kernels.note(NT_FILE))
 
 
 def check_stacks_in_gdb(guest: Guest, program: str, left_out: Set[str] = frozenset()) -> None:
