@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from vmcore2core.errors import MemoryFault
 from vmcore2core.process.openfiles import FileTables, OpenFiles
 from vmcore2core.session import Session
-from vmcore2core.stacks import is_named
-from vmcore2core.tasks import Selection
+from vmcore2core.tasks import Selection, chosen_leaders
 
 
 def open_files(session: Session, wanted: Selection) -> Iterator[OpenFiles]:
@@ -23,14 +22,8 @@ def open_files(session: Session, wanted: Selection) -> Iterator[OpenFiles]:
         LayoutUnknown: the layout does not tell of open files.
     """
     tables = FileTables(session.processes)
-    leaders = (
-        {leader.address: leader for leader in map(session.processes.find, wanted.pids)}.values()
-        if wanted.pids
-        else session.processes.leaders()
-    )
-    for leader in leaders:
+    for leader in chosen_leaders(session, wanted.pids, wanted.comms, session.processes.leaders):
         try:
-            if is_named(session, leader, wanted.comms):
-                yield from (one for one in tables.of(leader) if one.files or wanted.pids or wanted.comms)
+            yield from (one for one in tables.of(leader) if one.files or wanted.pids or wanted.comms)
         except MemoryFault as error:
             session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")

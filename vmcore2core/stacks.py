@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 from vmcore2core.errors import KernelThread, MemoryFault, NoUserMemory, UsageError, Vmcore2coreError
 from vmcore2core.kernel import runqueue, sched
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.printable import text
 from vmcore2core.process.kernelbt import KernelStacks
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
-from vmcore2core.tasks import Selection
+from vmcore2core.tasks import Selection, chosen_leaders
 from vmcore2core.unwind.frames import LIMIT
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import StackRow, backtraces
@@ -60,7 +58,9 @@ def stacks(session: Session, wanted: Wanted) -> Iterator[ProcessStacks]:
     if wanted.tid is None and not wanted.every and not (chosen.pids or chosen.comms or chosen.states):
         raise UsageError("say which process: --pid PID, --tid TID, --comm PATTERN, --state LETTER or --all")
     kernel_stacks = KernelStacks(session.kernel, session.processes.cpus) if wanted.kernel else None
-    named = [leader for leader in _leaders(session, wanted) if is_named(session, leader, chosen.comms)]
+    pids = (wanted.tid,) if wanted.tid is not None else chosen.pids
+    every = session.processes.leaders if wanted.kernel else session.processes.with_mm
+    named = list(chosen_leaders(session, pids, chosen.comms, every))
     for leader in named:
         try:
             yield _stacks_of(session, leader, wanted, kernel_stacks)
@@ -83,25 +83,6 @@ def _of_idle_cpus(session: Session, wanted: Wanted, kernel_stacks: KernelStacks)
                     yield replace(stack, kernel=kernel_stacks.of(task, wanted.limit))
         except MemoryFault as error:
             session.processes.warn(f"the idle task at {task.address:#x} cannot be read: {error}")
-
-
-def _leaders(session: Session, wanted: Wanted) -> list[StructView]:
-    numbers = (wanted.tid,) if wanted.tid is not None else wanted.selection.pids
-    if numbers:
-        return list({leader.address: leader for leader in map(session.processes.find, numbers)}.values())
-    return list(session.processes.leaders() if wanted.kernel else session.processes.with_mm())
-
-
-def is_named(session: Session, leader: StructView, patterns: tuple[str, ...]) -> bool:
-    """Tell whether a process has one of these names; any, where there are none."""
-    if not patterns:
-        return True
-    try:
-        comm = text(sched.task_comm(leader))
-    except MemoryFault as error:
-        session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")
-        return False
-    return any(fnmatchcase(comm, pattern) for pattern in patterns)
 
 
 def _stacks_of(
