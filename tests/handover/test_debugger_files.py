@@ -156,6 +156,15 @@ def server(tmp_path: Path) -> Iterator[str]:
         listening.shutdown()
 
 
+@pytest.fixture
+def shared_umask() -> Iterator[None]:
+    """Ordinary users' on many systems: what they make can be written by their group."""
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("shared_umask")
 def test_servers_of_debuginfod_are_asked_once(server: str, tmp_path: Path) -> None:
     environ = {"DEBUGINFOD_URLS": f"file:///x http://127.0.0.1:1 {server}/", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     found = Places(tmp_path, [], {**environ, "VMCORE2CORE_SYSROOT": ""}).find(WANTED)
@@ -171,6 +180,7 @@ def test_what_others_could_have_put_into_the_cache_is_not_taken(tmp_path: Path) 
     cache = tmp_path / "cache"
     kept = put(cache, f"{BUILD_ID}/executable")
     environ = {"DEBUGINFOD_URLS": "http://127.0.0.1:1", "DEBUGINFOD_CACHE_PATH": str(cache)}
+    cache.chmod(0o700)  # as debuginfod-find makes them
     kept.parent.chmod(0o700)
     kept.chmod(0o400)
     assert download(BUILD_ID, environ) == kept

@@ -307,7 +307,9 @@ def _fetch(url: str, target: Path) -> None:
     Raises:
         OSError, ValueError: it cannot be had, or is too large or too slow.
     """
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (*reversed(target.parent.parents), target.parent):  # each is the user's alone, whatever the umask
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
     if not is_ours(target.parent):
         raise OSError(f"others can write to {target.parent}")
     fd, part = tempfile.mkstemp(dir=target.parent)
