@@ -129,9 +129,8 @@ def _changed(node: ast.AST) -> Iterator[ast.expr]:
 
 def tests_of(path: str) -> list[str]:
     """Return the tests nearest to a file, nearest first."""
-    package, stem = Path(path).parts[1], Path(path).stem
-    folder = Path("tests") / package
-    near = sorted(p.as_posix() for p in (ROOT / folder).glob(f"test_{stem}*.py"))
+    folder = Path("tests").joinpath(*Path(path).parts[1:-1])
+    near = sorted(p.as_posix() for p in (ROOT / folder).glob(f"test_{Path(path).stem}*.py"))
     return [Path(p).relative_to(ROOT).as_posix() for p in near]
 
 
@@ -164,7 +163,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("packages", nargs="*", default=PACKAGES)
     options = parser.parse_args()
-    paths = [path for package in options.packages for path in sorted((ROOT / "vmcore2core" / package).glob("*.py"))]
+    paths = [path for package in options.packages for path in sorted((ROOT / "vmcore2core" / package).rglob("*.py"))]
     every = [mutant for path in paths for mutant in mutants(path)]
     chosen = random.Random(options.seed).sample(every, min(options.count, len(every)))
     survivors = 0

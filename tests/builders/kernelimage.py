@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.builders.paging import US, FlatContainer, P, PhysicalImage
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers.base import PageState
 from vmcore2core.interfaces import Member
 from vmcore2core.kernel.struct import Kernel

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.builders.migration import description, other_section
-from vmcore2core.arch.arm64 import ARCH as ARM64
-from vmcore2core.arch.ppc64le import ARCH as PPC64LE
-from vmcore2core.arch.riscv64 import ARCH as RISCV64
-from vmcore2core.arch.s390x import ARCH as S390X
-from vmcore2core.arch.x86_64 import ARCH as X86_64
+from vmcore2core.arch.arm64.machine import ARCH as ARM64
+from vmcore2core.arch.ppc64le.machine import ARCH as PPC64LE
+from vmcore2core.arch.riscv64.machine import ARCH as RISCV64
+from vmcore2core.arch.s390x.machine import ARCH as S390X
+from vmcore2core.arch.x86_64.machine import ARCH as X86_64
 from vmcore2core.containers.base import Note
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.qemu_cpus import saved_cpu_notes

@@ -14,7 +14,7 @@ from tests.builders.s390_dump import END, MAGIC, MAGIC_EXT, build_s390, build_s3
 from tests.containers.contract import check_contract, read
 from tests.e2e.guests import bundled
 from vmcore2core.addresses import AddressRange
-from vmcore2core.arch.s390x import ARCH
+from vmcore2core.arch.s390x.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.errors import DumpError, FormatError, Vmcore2coreError

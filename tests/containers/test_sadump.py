@@ -16,7 +16,7 @@ from tests.containers.contract import check_contract, read
 from tests.e2e.guests import FIXTURES
 from vmcore2core.addresses import AddressRange
 from vmcore2core.arch.spec import CpuNote
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.errors import DumpError, UsageError, Vmcore2coreError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.builders.elfdump import Load, build_elf_vmcore, page
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.kernel.sched import task_pid
 from vmcore2core.session import Session

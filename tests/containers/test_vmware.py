@@ -14,7 +14,7 @@ from tests.builders.elfdump import page
 from tests.builders.vmware import block, build_vmss, cpu_group, memory_group, u32
 from tests.containers.contract import check_contract, read
 from vmcore2core.addresses import AddressRange
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.errors import FormatError, UsageError, Vmcore2coreError

@@ -15,7 +15,7 @@ from tests.builders.xen import PV, build_xen, vcpu
 from tests.containers.contract import check_contract, read
 from tests.e2e.guests import FIXTURES
 from vmcore2core.addresses import AddressRange
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.errors import DumpError, UnknownFormat, Vmcore2coreError

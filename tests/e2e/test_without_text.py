@@ -9,7 +9,7 @@ import pytest
 from tests.builders.elfdump import Load, Order, build_elf_vmcore, note
 from tests.builders.present import present_runs
 from tests.e2e.guests import FIXTURES, bundled
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.errors import DumpError
 from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo

@@ -11,17 +11,15 @@ import numpy as np
 from tests.builders.paging import FlatContainer
 from tests.fuzz.harness import Choices, Harness, Parts
 from vmcore2core.addresses import PhysAddr
-from vmcore2core.arch import (
-    arm64_paging,
-    i386_paging,
-    loongarch64_paging,
-    mips64_paging,
-    ppc64le_paging,
-    riscv64_paging,
-    s390x_paging,
-)
+from vmcore2core.arch.arm64 import paging as arm64_paging
+from vmcore2core.arch.i386 import paging as i386_paging
+from vmcore2core.arch.loongarch64 import paging as loongarch64_paging
+from vmcore2core.arch.mips64 import paging as mips64_paging
+from vmcore2core.arch.ppc64le import paging as ppc64le_paging
+from vmcore2core.arch.riscv64 import paging as riscv64_paging
+from vmcore2core.arch.s390x import paging as s390x_paging
 from vmcore2core.arch.spec import PageTableLevel, PageTableSpec
-from vmcore2core.arch.x86_paging import decode as decode_x86
+from vmcore2core.arch.x86.paging import decode as decode_x86
 from vmcore2core.memory.pagetable import Ranges, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.memory.region import Region

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.arch.test_s390x_paging import TEXT as S390X
+from tests.arch.s390x.test_paging import TEXT as S390X
 from tests.fuzz.harness import Harness, Parts
 from tests.fuzz.poke import DUMP
 from vmcore2core.arch import all_archs

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.builders.kernelimage import EXPORT, MORE, TEXT, KernelImage, Offsets
-from vmcore2core.arch.i386 import ARCH as I386
+from vmcore2core.arch.i386.machine import ARCH as I386
 from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.memory.region import UserPageState as State
 from vmcore2core.process.swapped import SwappedPages

@@ -14,7 +14,7 @@ from tests.builders.elfdump import Load, build_elf_vmcore
 from tests.e2e.guests import bundled
 from vmcore2core.addresses import AddressRange, PhysAddr
 from vmcore2core.arch.spec import KernelMap, LinearMapping
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.errors import LayoutInvalid, MemoryFault, PageMissing
 from vmcore2core.layout.kallsyms import WITNESSES, KallsymsSource

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.builders.paging import FlatContainer
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers.base import PageState
 from vmcore2core.layout.locate import locate_image
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo

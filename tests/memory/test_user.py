@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders.paging import PROTNONE, PSE, RW, US, FlatContainer, P, PhysicalImage
 from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import NotMapped, PageExcluded
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk

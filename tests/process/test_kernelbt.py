@@ -12,7 +12,7 @@ from tests.process.scene import prstatus, user_regs
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
 from vmcore2core.arch.spec import CpuNote
-from vmcore2core.arch.x86_64 import X86_64
+from vmcore2core.arch.x86_64.machine import X86_64
 from vmcore2core.errors import NotMapped, TaskError
 from vmcore2core.interfaces import Layout, Memory
 from vmcore2core.kernel.struct import StructView

@@ -13,7 +13,7 @@ from tests.builders.kernelimage import EXPORT, MORE, KernelImage, Table
 from tests.corefile.snapshots import PAGE, vma
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.arch.spec import PageTableSpec, TagSpec
-from vmcore2core.arch.x86_64 import X86_64
+from vmcore2core.arch.x86_64.machine import X86_64
 from vmcore2core.interfaces import Layout, Memory
 from vmcore2core.kernel.mm import VM_HUGETLB
 from vmcore2core.kernel.struct import Kernel

@@ -23,7 +23,7 @@ from tests.process.scene import (
 )
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.x86_64 import X86_64
+from vmcore2core.arch.x86_64.machine import X86_64
 from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel.sched import PF_KTHREAD, task_cpu
 from vmcore2core.process.threads import ThreadRegs

@@ -17,7 +17,7 @@ from tests.e2e.debuggers import gdb_command
 from tests.needs import need as need
 from vmcore2core.addresses import U8Array, U64Array, UserAddr
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
-from vmcore2core.arch.x86_64 import ARCH
+from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers.base import PageState
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory

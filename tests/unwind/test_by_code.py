@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.guests import FIXTURES
 from tests.unwind.processes import Recording, Stop, compile_c, need, record
-from vmcore2core.arch.x86_code import FP, STEPS_MAX, frames_by_code
+from vmcore2core.arch.x86.code import FP, STEPS_MAX, frames_by_code
 from vmcore2core.unwind.frames import Found
 from vmcore2core.unwind.image import Image
 

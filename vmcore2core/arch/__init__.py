@@ -1,4 +1,4 @@
-"""Architectures: one module each, found by its ``ARCH`` constant."""
+"""Architectures: one folder each, found by the ``ARCH`` constant of its ``machine.py``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import iter_modules
 
 from vmcore2core.arch.base import Arch
@@ -17,11 +18,10 @@ def each_arch() -> Iterator[Arch]:
 
     The one named as this machine comes first: most dumps are of the kind of machine on which they are looked at.
     """
-    names = sorted((module.name for module in iter_modules(__path__)), key=lambda name: name != platform.machine())
-    for name in names:
-        arch = getattr(import_module(f"{__name__}.{name}"), "ARCH", None)
-        if arch is not None:
-            yield arch
+    folders = [module.name for module in iter_modules(__path__) if module.ispkg]
+    for name in sorted(folders, key=lambda name: name != platform.machine()):
+        if find_spec(f"{__name__}.{name}.machine"):  # x86 has only what two machines share
+            yield import_module(f"{__name__}.{name}.machine").ARCH
 
 
 @cache

@@ -1,6 +1,7 @@
 """What an architecture is to this tool: numbers and pure functions; no files, no memory of its own.
 
-To add one, write ``arch/NAME.py`` ending in ``ARCH = Name()``, and ``formats/NAME.py`` for its register structures.
+To add one, write ``arch/NAME/machine.py`` ending in ``ARCH = Name()``, and ``formats/NAME.py`` for its register
+structures.
 
 Bare minimum (memory can be read):
   - name, e_machine, byte_order, pointer_size

@@ -1,0 +1,1 @@
+"""arm64, and the 32-bit processes that run on its kernels."""

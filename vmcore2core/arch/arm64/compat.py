@@ -1,0 +1,38 @@
+"""arm64: which register notes a thread of a 32-bit process has.
+
+A core has fewer than ptrace(2) shows: user_aarch32_view, not user_aarch32_ptrace_view, which has the thread pointer and
+breakpoints as well.
+
+References: arch/arm64/kernel/ptrace.c: task_user_regset_view(), aarch32_regsets[], compat_vfp_get() (Linux 4.18 to
+7.2).
+"""
+
+from __future__ import annotations
+
+from vmcore2core.arch.arm.registers import vfp_note
+from vmcore2core.arch.arm64.registers import Thread
+from vmcore2core.arch.spec import CoreNote
+from vmcore2core.formats import arm64 as fmt
+from vmcore2core.formats import elf_core
+
+
+def regsets(thread: Thread) -> tuple[CoreNote, ...] | None:
+    """Return the notes of a thread that is off the CPU; None where the layout does not know where they are."""
+    state = thread.raw("uw.fpsimd_state", fmt.user_fpsimd_state.itemsize)
+    return None if state is None else (_vfp(state),)
+
+
+def live_regsets(of_cpu: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
+    """Return the notes of a thread that was on a CPU, from that CPU's, which has the registers by AArch64's names."""
+    return tuple(
+        _vfp(note.desc)
+        for note in of_cpu
+        if note.n_type == elf_core.NT_FPREGSET and len(note.desc) == fmt.user_fpsimd_state.itemsize
+    )
+
+
+def _vfp(state: bytes) -> CoreNote:
+    """Return NT_ARM_VFP of ``struct user_fpsimd_state``: d0 to d31 are v0 to v15."""
+    at = fmt.FPSIMD_FPSR
+    fpsr, fpcr = (int.from_bytes(state[start : start + 4], "little") for start in (at, at + 4))
+    return vfp_note(state[:at], fpsr & fmt.VFP_FPSCR_STAT_MASK | fpcr & fmt.VFP_FPSCR_CTRL_MASK)

@@ -1,0 +1,1 @@
+"""LoongArch, 64 bits."""

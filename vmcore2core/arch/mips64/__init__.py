@@ -1,0 +1,1 @@
+"""MIPS64, big-endian; mips64el has the rest of its little-endian twin."""

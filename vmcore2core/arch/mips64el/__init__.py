@@ -1,0 +1,1 @@
+"""MIPS64, little-endian: what differs from mips64."""

@@ -1,0 +1,32 @@
+"""MIPS64, little-endian, as Debian's port of this name: ``mips64`` in the other byte order."""
+
+from __future__ import annotations
+
+from vmcore2core.arch.mips64.machine import Mips64
+from vmcore2core.arch.spec import ArchDoc
+from vmcore2core.interfaces import ByteOrder
+
+
+class Mips64el(Mips64):
+    """MIPS, 64 bits, little-endian."""
+
+    DOC = ArchDoc(
+        page_tables="4, 8, 16, 32 and 64 KiB pages; two to four levels",
+        tested="Debian's 6.1 (5kc-malta), 4 KiB pages, three levels, n64, n32 and o32; a 7.2 for malta with the task "
+        "and VMA export alone",
+        limitations=(
+            "Debian's kernel has no BTF: --vmlinux is needed",
+            "$s0 to $s7 and $fp of a thread whose system call a page fault or a preemption interrupted",
+            "kdump's own files were not seen: Debian's kernels for MIPS write none (no CONFIG_CRASH_DUMP)",
+            "swapped pages, 16 and 64 KiB pages, and two and four levels were compared with no kernel's core",
+            "pages of files that were not mapped in, with CONFIG_SPARSEMEM (loongson-3, octeon)",
+            "microMIPS and MIPS release 6 programs' signal frames",
+        ),
+    )
+
+    name = "mips64el"
+    byte_order: ByteOrder = "little"
+    machine_names = ("mips64",)
+
+
+ARCH = Mips64el()
