@@ -1,18 +1,18 @@
-"""README's tables of architectures and dump formats, from what the plug-ins say of themselves.
+"""The tables of dump formats and architectures in docs/formats.md, made from the plug-ins' own descriptions.
 
-usage: python -m vmcore2core.support README.md
+``python -m vmcore2core.support`` writes them.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vmcore2core.arch import all_archs
 from vmcore2core.containers import all_containers
 
-BEGIN = "<!-- made by: python -m vmcore2core.support README.md -->"
+DOCUMENT = Path(__file__).parent / "docs" / "formats.md"
+BEGIN = "<!-- made by: python -m vmcore2core.support -->"
 END = "<!-- end of what is made -->"
 
 
@@ -33,12 +33,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Put the tables between the marks of the file that is named."""
-    path = Path(sys.argv[1])
-    text = path.read_text()
+    """Write the tables between the two marks of the document."""
+    text = DOCUMENT.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
-    path.write_text("\n".join([before + begin, *tables(), end + after]))
+    DOCUMENT.write_text("\n".join([before + begin, *tables(), end + after]))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,13 @@ def test_licence_and_manual_pages_are_packed_once(distribution: Distribution) ->
     assert all("/data/share/man/man1/" in name for name in pages)
 
 
+def test_the_documents_are_in_both(distribution: Distribution) -> None:
+    documents = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vmcore2core/docs").iterdir()}
+    assert "vmcore2core/docs/formats.md" in documents
+    assert documents <= set(distribution.in_wheel())
+    assert documents <= set(distribution.in_sdist())
+
+
 def test_the_sdist_has_what_readmes_first_command_reads(distribution: Distribution) -> None:
     names = distribution.in_sdist()
     (command,) = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)

@@ -79,9 +79,9 @@ def test_the_page_of_vmcore_tasks_has_its_commands_and_their_options() -> None:
         assert set(OPTION.findall(" ".join(options))) == set(OPTION.findall(usage("-c", TASKS, text.split()[0])))
 
 
-def test_exit_statuses_are_those_of_readme() -> None:
+def test_exit_statuses_are_those_of_the_document() -> None:
     page = " ".join(shown("vmcore2core.1").partition("\nEXIT STATUS")[2].partition("\nENVIRONMENT")[0].split())
-    table = re.findall(r"^\| (\d[\d, ]*) \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    table = re.findall(r"^\| (\d[\d, ]*) \| (.*) \|$", (ROOT / "vmcore2core/docs/commands.md").read_text(), re.M)
     assert len(table) == 5
     for status, meaning in table:
         assert f"{status} {meaning}" in page

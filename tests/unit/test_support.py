@@ -1,19 +1,15 @@
-"""README's tables say what the code says of itself."""
+"""The tables of docs/formats.md are those that the code makes."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from vmcore2core import support
 from vmcore2core.arch import all_archs
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 
-
-def test_readme_has_the_tables_that_the_code_makes() -> None:
-    text = README.read_text()
+def test_the_document_has_the_tables_that_the_code_makes() -> None:
+    text = support.DOCUMENT.read_text()
     made = text.partition(f"{support.BEGIN}\n")[2].partition(f"\n{support.END}")[0]
-    assert made.splitlines() == list(support.tables()), "run: python -m vmcore2core.support README.md"
+    assert made.splitlines() == list(support.tables()), "run: python -m vmcore2core.support"
 
 
 def test_every_architecture_says_what_it_was_tested_on() -> None:
