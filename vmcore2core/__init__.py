@@ -1,12 +1,12 @@
 """vmcore2core: ordinary per-process ELF cores out of Linux kernel crash dumps, without kernel debug information.
 
-``open_dump`` begins; ``vmcore2core/docs/api.md`` has examples. What it needs is imported when it is asked for.
+``open_dump`` begins; ``vmcore2core/docs/dump.md`` has examples. What it needs is imported when it is asked for.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vmcore2core.api import Dump, Process, open_dump
+    from vmcore2core.dump import Dump, Process, open_dump
 
 __version__ = "0.1.0"
 __all__ = ["Dump", "Process", "__version__", "open_dump"]
@@ -14,7 +14,7 @@ __all__ = ["Dump", "Process", "__version__", "open_dump"]
 
 def __getattr__(name: str) -> object:
     if name in ("Dump", "Process", "open_dump"):
-        from vmcore2core import api
+        from vmcore2core import dump
 
-        return getattr(api, name)
+        return getattr(dump, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vmcore2core.capture.config import Config, Limits, Wanted, read_config
+from vmcore2core.choose import Choice
 from vmcore2core.errors import UsageError
-from vmcore2core.handover.choice import Choice
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
 

@@ -11,9 +11,9 @@ import pytest
 from tests.needs import need
 from vmcore2core.capture.config import Config, Limits, Wanted
 from vmcore2core.capture.install import Installed, files, remove, write
+from vmcore2core.choose import Choice
 from vmcore2core.commands import capture
 from vmcore2core.errors import OutputError, UsageError
-from vmcore2core.handover.choice import Choice
 
 CONFIG = Config(Path("/var/crash"), (Wanted(Choice(comm=("*",))),), Limits(seconds=90, memory=80 << 20))
 CONFIG_PATH = Path("/etc/vmcore2core/capture.toml")

@@ -12,9 +12,9 @@ import pytest
 from tests.e2e.guests import FIXTURES, tasks, tasks_json
 from tests.fuzz.overlay import poked
 from vmcore2core.commands.tasks.columns import ALIASES, COLUMNS, command
-from vmcore2core.ps import Part, TaskRow, processes
 from vmcore2core.session import Session
-from vmcore2core.tasks import Selection
+from vmcore2core.tasks.maps import Selection
+from vmcore2core.tasks.ps import Part, TaskRow, processes
 
 FOLDER = FIXTURES / "debian-6.1-amd64"
 DUMP = FOLDER / "vmcore"

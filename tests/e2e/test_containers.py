@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.guests import FIXTURES, bundled, convert
-from vmcore2core.handover.choice import Choice, choose
+from vmcore2core.choose import Choice, choose
 from vmcore2core.session import Session
 
 TRUTH = FIXTURES / "containers-6.1" / "truth"

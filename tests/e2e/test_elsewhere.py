@@ -17,17 +17,17 @@ from distributed import Client
 
 from tests.e2e.guests import FIXTURES, convert
 from tests.e2e.test_handover import contents, index_of, without_times
-from vmcore2core import dispatch
-from vmcore2core.conversion import Manner
 from vmcore2core.errors import UsageError
-from vmcore2core.handover.bulk import Job
+from vmcore2core.run import cluster as dispatch
+from vmcore2core.run.converter import Manner
+from vmcore2core.run.jobs import Job
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 
 DIES = """
 import os, signal
 from pathlib import Path
-from vmcore2core import conversion
+from vmcore2core.run import converter as conversion
 from vmcore2core.corefile import writer
 
 def die_once(*arguments, plain=writer._write_pages):

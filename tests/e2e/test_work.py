@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from tests.e2e.guests import FIXTURES
+from vmcore2core.choose import Choice
 from vmcore2core.commands.progress import progress_bars
 from vmcore2core.containers.diskdump_part import DiskDumpPart
-from vmcore2core.extraction import Extraction, Request
-from vmcore2core.handover.choice import Choice
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory import pagetable
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.process.capture import Captured, Processes
-from vmcore2core.ps import processes
+from vmcore2core.run.run import Extraction, Request
 from vmcore2core.session import Session
+from vmcore2core.tasks.ps import processes
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 

@@ -12,11 +12,11 @@ import zstandard
 from tests.fuzz.harness import Choices, Harness, Parts
 from tests.fuzz.overlay import poked
 from tests.fuzz.poke import DUMP, core_digest, recorded
-from vmcore2core.crash import cause
 from vmcore2core.kernel import printk, sched
-from vmcore2core.ps import EVERYTHING, processes
 from vmcore2core.session import Session
-from vmcore2core.tasks import threads
+from vmcore2core.tasks.crash import cause
+from vmcore2core.tasks.maps import threads
+from vmcore2core.tasks.ps import EVERYTHING, processes
 from vmcore2core.unwind.stacks import backtraces
 
 GUESTS = ("debian-6.1-amd64", "debian-7.2-s390x")

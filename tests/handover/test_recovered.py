@@ -14,8 +14,8 @@ from tests.e2e.guests import GUESTS, bundled, unpacked_sysroot
 from tests.e2e.test_sysroot import PAGE, without_pages
 from tests.process.scene import Scene
 from vmcore2core.addresses import KernelAddr
+from vmcore2core.choose import Choice, choose
 from vmcore2core.errors import LayoutUnknown
-from vmcore2core.handover.choice import Choice, choose
 from vmcore2core.handover.mapped import Finder
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.kernel import dcache

@@ -9,8 +9,8 @@ import pytest
 from tests.builders.kernelimage import TEXT
 from tests.process.scene import HEAP, STACK, VM_READ, VM_WRITE, Scene
 from vmcore2core.corefile.plan import build_plan
-from vmcore2core.handover.space import core_size
 from vmcore2core.process.model import AbsentReason
+from vmcore2core.run.space import core_size
 
 TABLE, HUGE = 0x7, 0x87  # _PAGE_PRESENT | _PAGE_RW | _PAGE_USER, and _PAGE_PSE
 TOP = 1 << 39

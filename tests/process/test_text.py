@@ -10,13 +10,13 @@ import pytest
 
 from tests.e2e.guests import bundled, unpacked_sysroot
 from tests.e2e.test_sysroot import PAGE, without_pages
-from vmcore2core.conversion import Manner
-from vmcore2core.handover.choice import Choice, choose
+from vmcore2core.choose import Choice, choose
 from vmcore2core.kernel.mm import VM_EXEC
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import AbsentReason, Vma
 from vmcore2core.process.sysroot import Sysroot
+from vmcore2core.run.converter import Manner
 from vmcore2core.session import Session
 
 GUEST, PROGRAM = "debian-6.1-amd64", "lab-dynamic"

@@ -35,8 +35,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from vmcore2core.choose import Choice
 from vmcore2core.errors import UsageError
-from vmcore2core.handover.choice import Choice
 from vmcore2core.interfaces import Compression
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction, parse_redaction

@@ -18,16 +18,16 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from vmcore2core.capture.config import Config, Limits, Wanted
-from vmcore2core.conversion import core_entry, described
+from vmcore2core.choose import Chosen, choose
 from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
-from vmcore2core.extraction import index_head
-from vmcore2core.handover.choice import Chosen, choose
 from vmcore2core.handover.entry import identity_entry
 from vmcore2core.handover.index import Index
-from vmcore2core.handover.space import amount, core_size
 from vmcore2core.printable import text
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
+from vmcore2core.run.converter import core_entry, described
+from vmcore2core.run.run import index_head
+from vmcore2core.run.space import amount, core_size
 from vmcore2core.session import CoreResult, Session, core_name
 from vmcore2core.unwind.originals import Files
 

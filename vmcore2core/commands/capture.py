@@ -78,7 +78,7 @@ def capture(
 def _check(config: "Config", memory: Path) -> Exit:
     """Say what would be captured of the running machine, or of a dump."""
     from vmcore2core.capture.run import targets
-    from vmcore2core.handover.space import amount, core_size
+    from vmcore2core.run.space import amount, core_size
     from vmcore2core.session import Session, core_name
 
     if not os.access(memory, os.R_OK):

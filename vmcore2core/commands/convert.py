@@ -18,8 +18,8 @@ from vmcore2core.printable import to_json
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
-    from vmcore2core.extraction import Extraction
     from vmcore2core.process.dump_filter import DumpFilter
+    from vmcore2core.run.run import Extraction
 
 
 FILTER_MAX = 0x1FF
@@ -211,12 +211,12 @@ def vmcore2core(
         raise typer.BadParameter("--jobs starts workers here, --executor uses a cluster's: expected one of them")
     mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
+    from vmcore2core.choose import Choice
     from vmcore2core.containers.remote import located
-    from vmcore2core.extraction import Extraction, Request, planned_line, planned_summary
-    from vmcore2core.handover.choice import Choice
     from vmcore2core.process.redact import parse_redaction
     from vmcore2core.process.secrets import ONE
     from vmcore2core.report import excluded_sentence, left_out
+    from vmcore2core.run.run import Extraction, Request, planned_line, planned_summary
 
     catch_interrupts()
     if resume and any(word.startswith(ONE) for word in redact or ()):
@@ -273,7 +273,7 @@ def vmcore2core(
     )
     with ExitStack() as stack:
         if executor is not None:
-            from vmcore2core.dispatch import opening, workers_elsewhere
+            from vmcore2core.run.cluster import opening, workers_elsewhere
 
             how = opening(files.paths, files.vmlinux, dump.vmcoreinfo, dump.swap, files.memory_map, dump.sysroots)
             how = replace(how, cache=not dump.no_cache, any_size=dump.any_size, zero_excluded=dump.zero_excluded)

@@ -9,13 +9,13 @@ from typing import Any
 
 from vmcore2core.arch.base import Arch
 from vmcore2core.errors import CorruptStructure, Vmcore2coreError
-from vmcore2core.handover.identity import Identity
 from vmcore2core.kernel import mm
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.elf import Read
+from vmcore2core.process.identity import Identity
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.process.threads import ThreadRow

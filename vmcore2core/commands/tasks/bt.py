@@ -17,8 +17,8 @@ from vmcore2core.printable import to_json
 
 if TYPE_CHECKING:
     from vmcore2core.process.kernelbt import KernelFrameRow, KernelStack
-    from vmcore2core.stack_groups import Group
-    from vmcore2core.stacks import ProcessStacks
+    from vmcore2core.tasks.stack_groups import Group
+    from vmcore2core.tasks.stacks import ProcessStacks
     from vmcore2core.unwind.stacks import FrameRow, StackRow, WantedFile
 
 
@@ -80,8 +80,8 @@ def bt(
     with opened(dump) as session:
         from vmcore2core.process import binaries
         from vmcore2core.process import debuginfod as client
-        from vmcore2core.stacks import Wanted, stacks
-        from vmcore2core.tasks import Selection
+        from vmcore2core.tasks.maps import Selection
+        from vmcore2core.tasks.stacks import Wanted, stacks
         from vmcore2core.unwind.originals import Files
 
         servers = client.debuginfod() if debuginfod else None
@@ -150,7 +150,7 @@ def _print_document(stacks: "list[StackRow]") -> None:
 
 
 def _print_groups(stacks: "list[StackRow]") -> None:
-    from vmcore2core.stack_groups import groups
+    from vmcore2core.tasks.stack_groups import groups
 
     for number, group in enumerate(groups(stacks)):
         print(f"{chr(10) if number else ''}{group.heading()}")
@@ -159,7 +159,7 @@ def _print_groups(stacks: "list[StackRow]") -> None:
 
 
 def _print_groups_document(stacks: "list[StackRow]") -> None:
-    from vmcore2core.stack_groups import groups
+    from vmcore2core.tasks.stack_groups import groups
 
     print_document("vmcore-tasks-bt-groups", groups=[_group_document(group) for group in groups(stacks)])
 
@@ -172,14 +172,14 @@ def _group_document(group: "Group") -> dict[str, Any]:
 
 
 def _print_folded(stacks: "list[StackRow]") -> None:
-    from vmcore2core.stack_groups import folded
+    from vmcore2core.tasks.stack_groups import folded
 
     for line in folded(stacks):
         print(line)
 
 
 def _print_speedscope(stacks: "list[StackRow]") -> None:
-    from vmcore2core.stack_groups import speedscope
+    from vmcore2core.tasks.stack_groups import speedscope
 
     print(to_json(speedscope(stacks, "threads in the dump")))
 

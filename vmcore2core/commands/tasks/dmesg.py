@@ -79,7 +79,7 @@ def _opened(dump: DumpOptions) -> Iterator["tuple[Kernel, VmcoreInfo]"]:
 @contextmanager
 def _without_types(dump: DumpOptions) -> Iterator["tuple[Kernel, VmcoreInfo]"]:
     from vmcore2core.containers.cache import Keeping
-    from vmcore2core.messages import kernel_without_types
+    from vmcore2core.tasks.messages import kernel_without_types
 
     files = dump_files(dump)
     keeping = Keeping(one_bar, cache=not dump.no_cache, any_size=dump.any_size)
@@ -108,7 +108,7 @@ def _levels(words: str | None) -> set[int] | None:
 
 def _boot(kernel: "Kernel", info: "VmcoreInfo", messages: list[Message]) -> float | None:
     """Return when the messages' seconds begin, in seconds since 1970; say where it is not exact, or not known."""
-    from vmcore2core.crash import boot_time
+    from vmcore2core.tasks.crash import boot_time
 
     boot, doubt = boot_time(kernel, info, messages)
     if doubt is not None:

@@ -37,9 +37,9 @@ def dump(
     if (number := tid if tid is not None else pid) is None:
         raise UsageError("say which process or thread: --pid PID or --tid TID")
     with opened(vmcore) as session:
-        from vmcore2core.minicore import mini_core
         from vmcore2core.report import core_sentences, core_summary, one_line
         from vmcore2core.session import core_name
+        from vmcore2core.tasks.minicore import mini_core
 
         leader = session.processes.find(number)
         target = output or Path(core_name(leader, tid))

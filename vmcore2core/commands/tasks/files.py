@@ -33,8 +33,8 @@ def files(
 ) -> None:
     """Show the open files of processes as /proc/PID/fd and fdinfo have them, and sockets as ss(8) does."""
     with opened(dump) as session:
-        from vmcore2core.openfiles import open_files
-        from vmcore2core.tasks import Selection
+        from vmcore2core.tasks.maps import Selection
+        from vmcore2core.tasks.openfiles import open_files
 
         selection = Selection(tuple(pid or ()), tuple(comm or ()))
         tables = list(open_files(session, selection))

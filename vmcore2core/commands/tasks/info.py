@@ -20,7 +20,7 @@ def info(
 ) -> None:
     """Say why the kernel died, what the dump is, and what is not known."""
     with opened(dump) as session:
-        from vmcore2core.info import info as info_of
+        from vmcore2core.tasks.info import info as info_of
 
         document = info_of(session)
         if as_json:

@@ -10,7 +10,7 @@ from vmcore2core.commands.tasks.shown import Pid
 from vmcore2core.commands.terminal import say
 
 if TYPE_CHECKING:
-    from vmcore2core.tasks import MapRow
+    from vmcore2core.tasks.maps import MapRow
 
 
 @takes_dump
@@ -22,7 +22,7 @@ def maps(
 ) -> None:
     """Show the mappings of a process as /proc/PID/maps does; -v counts their pages by what they are."""
     with opened(dump) as session:
-        from vmcore2core import tasks
+        from vmcore2core.tasks import maps as tasks
 
         rows, _ = tasks.maps(session, session.processes.find(pid), pages=bool(dump.verbose) or as_json)
         if not session.processes.mounts.known:

@@ -16,7 +16,7 @@ from vmcore2core.commands.terminal import Exit, say
 from vmcore2core.times import iso
 
 if TYPE_CHECKING:
-    from vmcore2core.ps import TaskRow
+    from vmcore2core.tasks.ps import TaskRow
 
 
 @takes_dump
@@ -56,8 +56,8 @@ def ps(
     if tree and threads:
         raise typer.BadParameter("--tree is of processes, --threads of threads: expected one of them")
     with opened(replace(dump, scan=scan)) as session:
-        from vmcore2core.ps import EVERYTHING, processes, tree_order
-        from vmcore2core.tasks import Selection
+        from vmcore2core.tasks.maps import Selection
+        from vmcore2core.tasks.ps import EVERYTHING, processes, tree_order
 
         selection = Selection(tuple(pid or ()), tuple(comm or ()), letters)
         rows = list(processes(session, selection, EVERYTHING if as_json else parts(shown), threads=threads))

@@ -43,7 +43,7 @@ def regs(
 
 def _chosen(session: "Session", pid: int | None, tid: int | None) -> "list[ThreadRow]":
     """Return the threads that --pid and --tid name."""
-    from vmcore2core import tasks
+    from vmcore2core.tasks import maps as tasks
 
     number = tid if tid is not None else pid
     if number is None:

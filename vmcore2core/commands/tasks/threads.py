@@ -15,7 +15,7 @@ def threads(
 ) -> None:
     """List the threads of a process."""
     with opened(dump) as session:
-        from vmcore2core import tasks
+        from vmcore2core.tasks import maps as tasks
 
         rows = list(tasks.threads(session, session.processes.find(pid)))
         if as_json:

@@ -12,7 +12,7 @@ from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
 from vmcore2core.commands.terminal import Exit, say
 
 if TYPE_CHECKING:
-    from vmcore2core.waits import WaitReport, WaitRow
+    from vmcore2core.tasks.waits import WaitReport, WaitRow
 
 
 @takes_dump
@@ -29,7 +29,7 @@ def waits(
 ) -> None:
     """Show what threads of processes wait for, since when, and which of them wait for each other."""
     with opened(dump) as session:
-        from vmcore2core.waits import waits as found
+        from vmcore2core.tasks.waits import waits as found
 
         report = found(session)
         for warning in report.warnings:

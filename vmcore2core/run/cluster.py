@@ -20,13 +20,13 @@ from pathlib import Path
 from vmcore2core import __version__
 from vmcore2core.containers.piped import STDIN
 from vmcore2core.containers.remote import Url, located
-from vmcore2core.conversion import Conversion, Manner
 from vmcore2core.errors import UsageError, Vmcore2coreError, WorkersError
 from vmcore2core.folders import opened_folder
-from vmcore2core.handover.bulk import Job, Outcome
-from vmcore2core.handover.dask_cluster import dask_cluster, scheduler_address
-from vmcore2core.handover.pool import Cluster
-from vmcore2core.handover.samefile import FileIdentity, identity_of
+from vmcore2core.run.converter import Conversion, Manner
+from vmcore2core.run.dask_cluster import dask_cluster, scheduler_address
+from vmcore2core.run.jobs import Job, Outcome
+from vmcore2core.run.pool import Cluster
+from vmcore2core.run.samefile import FileIdentity, identity_of
 from vmcore2core.session import Session
 
 _NUMBERED = re.compile(r"(\d{1,2}=)?(.+)", re.DOTALL)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene, simple
+from vmcore2core.choose import Choice, choose
 from vmcore2core.errors import LayoutError
-from vmcore2core.handover.choice import Choice, choose
-from vmcore2core.handover.identity import Identity
+from vmcore2core.process.identity import Identity
 
 ID = "0123456789abcdef" * 4
 APP = Identity(

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError, sentence_of
-from vmcore2core.handover.bulk import Convert, Job, Outcome, Step
-from vmcore2core.handover.identity import identify
-from vmcore2core.handover.space import core_size
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
 from vmcore2core.process.binaries import DEBUG_TREE, binaries
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
+from vmcore2core.process.identity import identify
 from vmcore2core.process.redact import Redaction
 from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.report import core_sentences, core_summary, one_line
+from vmcore2core.run.jobs import Convert, Job, Outcome, Step
+from vmcore2core.run.space import core_size
 from vmcore2core.session import CoreResult, Session
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import pytest
 from tests.e2e.guests import FIXTURES
 from tests.fuzz.overlay import poked
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.crash import Cause, boot_time, cause
-from vmcore2core.info import info
 from vmcore2core.kernel.message import Message
 from vmcore2core.session import Session
+from vmcore2core.tasks.crash import Cause, boot_time, cause
+from vmcore2core.tasks.info import info
 from vmcore2core.times import iso
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
@@ -145,14 +145,14 @@ def test_info_tells_the_cpu_and_the_task_that_panicked() -> None:
 
 
 def test_without_the_kernels_clock_times_of_day_count_back_from_the_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmcore2core.crash.clock", lambda _kernel: None)
+    monkeypatch.setattr("vmcore2core.tasks.crash.clock", lambda _kernel: None)
     with Session([DUMP]) as session:
         last = [Message(2_500_000_000, "last")]
         assert boot_time(session.kernel, session.boot.vmcoreinfo, last) == (
             None,
             "the time of day is not known: the layout has no timekeeper, and VMCOREINFO no CRASHTIME",
         )
-        monkeypatch.setattr("vmcore2core.crash.crash_time", lambda _info: 1000)
+        monkeypatch.setattr("vmcore2core.tasks.crash.crash_time", lambda _info: 1000)
         boot, doubt = boot_time(session.kernel, session.boot.vmcoreinfo, last)
     assert boot == 997.5
     assert doubt == "times of day are some seconds off: they are counted back from CRASHTIME"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from vmcore2core.containers.base import PageState
-from vmcore2core.crash import cause, crash_time, panic_cpu
 from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel import printk, runqueue, sched
 from vmcore2core.kernel.message import Message
@@ -18,6 +17,7 @@ from vmcore2core.kernel.timekeeping import clock
 from vmcore2core.printable import text
 from vmcore2core.report import left_out
 from vmcore2core.session import Session
+from vmcore2core.tasks.crash import cause, crash_time, panic_cpu
 from vmcore2core.times import iso
 
 COUNT_AT_ONCE = 1 << 22

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vmcore2core.handover.bulk import Job, Outcome, Step, Workers
+from vmcore2core.run.jobs import Job, Outcome, Step
+from vmcore2core.run.workers import Workers
 
 JOBS = [Job(pid, f"p{pid}", 0, "", size=pid) for pid in range(1, 8)]
 
@@ -72,7 +73,8 @@ def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-from vmcore2core.handover.bulk import Job, Outcome, Step, Workers
+from vmcore2core.run.jobs import Job, Outcome, Step
+from vmcore2core.run.workers import Workers
 
 def convert(job):
     Path(sys.argv[1], f"{job.pid}").write_text(str(os.getpid()))

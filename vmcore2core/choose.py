@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from vmcore2core.errors import LayoutError, LayoutUnknown, MemoryFault, TaskError, Vmcore2coreError
-from vmcore2core.handover.identity import Identity, identify
 from vmcore2core.interfaces import Layout
 from vmcore2core.kernel.cgroup import NEEDED as CGROUP_NEEDED
 from vmcore2core.kernel.pid import NSPID_NEEDED
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.capture import Processes
+from vmcore2core.process.identity import Identity, identify
 
 COMM_LEN = 15
 """TASK_COMM_LEN without its NUL."""

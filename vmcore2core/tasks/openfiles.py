@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from vmcore2core.errors import MemoryFault
 from vmcore2core.process.openfiles import FileTables, OpenFiles
 from vmcore2core.session import Session
-from vmcore2core.tasks import Selection, chosen_leaders
+from vmcore2core.tasks.maps import Selection, chosen_leaders
 
 
 def open_files(session: Session, wanted: Selection) -> Iterator[OpenFiles]:

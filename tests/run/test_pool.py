@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from vmcore2core.errors import UsageError, WorkersError
-from vmcore2core.handover.bulk import Job, Outcome
-from vmcore2core.handover.dask_cluster import dask_cluster, scheduler_address
-from vmcore2core.handover.pool import Cluster, Pool
+from vmcore2core.run.dask_cluster import dask_cluster, scheduler_address
+from vmcore2core.run.jobs import Job, Outcome
+from vmcore2core.run.pool import Cluster, Pool
 
 JOBS = [Job(pid, f"p{pid}", 0, "", size=pid) for pid in range(1, 8)]
 
@@ -146,7 +146,7 @@ def test_dask_that_is_not_installed_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmcore2core.handover.dask_cluster.CONNECT_S", 0.2)
+    monkeypatch.setattr("vmcore2core.run.dask_cluster.CONNECT_S", 0.2)
     words = r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"
     with pytest.raises(WorkersError, match=words), dask_cluster("tcp://127.0.0.1:9", print):
         pass

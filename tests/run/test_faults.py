@@ -22,14 +22,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.builders.faults import Faults, Killed
 from tests.corefile.snapshots import PAGE, changed, snapshot, vma, write
 from tests.needs import memory_folder
-from vmcore2core import extraction
 from vmcore2core.commands.terminal import Interrupted
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError, sentence_of
-from vmcore2core.extraction import Extraction, Request
-from vmcore2core.handover.bulk import Convert, Job, Outcome, Step, Workers
-from vmcore2core.handover.space import CoreSize
 from vmcore2core.handover.tree import Tree
+from vmcore2core.run import run as extraction
+from vmcore2core.run.jobs import Convert, Job, Outcome, Step
+from vmcore2core.run.run import Extraction, Request
+from vmcore2core.run.space import CoreSize
+from vmcore2core.run.workers import Workers
 
 BASE = 0x7F00_0000_0000
 PIDS = (1, 2, 3)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+import vmcore2core
 from tests.e2e.guests import FIXTURES
-from vmcore2core import api, open_dump
+from vmcore2core import Process, open_dump
 from vmcore2core.errors import KernelThread, MemoryFault, TaskNotFound, UsageError
 from vmcore2core.memory.user import READ_MAX
 from vmcore2core.process.model import AbsentReason, AbsentRun
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
-DOCUMENT = Path(api.__file__).parent / "docs" / "api.md"
+DOCUMENT = Path(vmcore2core.__file__).parent / "docs" / "api.md"
 
 
 def test_the_documents_examples_are_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,8 +34,6 @@ def test_there_are_ten_examples() -> None:
 
 
 def test_all_names_are_there() -> None:
-    import vmcore2core
-
     assert all(hasattr(vmcore2core, name) for name in vmcore2core.__all__)
     with pytest.raises(AttributeError, match="no attribute 'opne_dump'"):
         _ = vmcore2core.opne_dump
@@ -68,7 +67,7 @@ def test_memory_that_is_not_known_says_why(monkeypatch: pytest.MonkeyPatch) -> N
         second = process.mappings[1]
         run = AbsentRun(second.start, second.end, AbsentReason.EXCLUDED)
         monkeypatch.setattr(process._captured.memory, "read", lambda *_: None)
-        monkeypatch.setattr(api.Process, "mappings", (vma, _with(second, run)))
+        monkeypatch.setattr(Process, "mappings", (vma, _with(second, run)))
         with pytest.raises(MemoryFault, match=f"{second.start:#x} cannot be read: excluded when the dump was written"):
             process.read(second.start - 8, 16)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 
-from vmcore2core.handover.bulk import Convert, Job, Outcome, largest_first
+from vmcore2core.run.jobs import Convert, Job, Outcome, largest_first
 
 POLL_S = 1.0
 """How often it is looked whether there are workers."""

@@ -11,7 +11,7 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.kernelbt import KernelStacks
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
-from vmcore2core.tasks import Selection, chosen_leaders
+from vmcore2core.tasks.maps import Selection, chosen_leaders
 from vmcore2core.unwind.frames import LIMIT
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import StackRow, backtraces

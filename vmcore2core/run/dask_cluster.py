@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vmcore2core.errors import UsageError, WorkersError
-from vmcore2core.handover.pool import Cluster
+from vmcore2core.run.pool import Cluster
 
 SCHEME = "dask:"
 CONNECT_S = 10

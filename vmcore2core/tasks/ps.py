@@ -15,16 +15,16 @@ from vmcore2core.errors import (
     NoUserMemory,
     Vmcore2coreError,
 )
-from vmcore2core.handover.identity import identify
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.message import NSEC_PER_SEC
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.timekeeping import clock
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
+from vmcore2core.process.identity import identify
 from vmcore2core.process.statm import ELF_PRARGSZ, Statm, statm
 from vmcore2core.session import Session
-from vmcore2core.tasks import Selection
+from vmcore2core.tasks.maps import Selection
 
 
 class Part(Flag):

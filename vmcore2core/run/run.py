@@ -9,16 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmcore2core.choose import Choice, Chosen, choose
 from vmcore2core.containers.remote import Url
-from vmcore2core.conversion import Conversion, Manner
 from vmcore2core.corefile.atomic import check_output
 from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
 from vmcore2core.folders import opened_folder
-from vmcore2core.handover.bulk import Convert, Job, Outcome, Step, Workers
-from vmcore2core.handover.choice import Choice, Chosen, choose
 from vmcore2core.handover.index import Entry, Index
-from vmcore2core.handover.space import CoreSize, amount, check_space
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import printk
 from vmcore2core.printable import counted, text
@@ -26,11 +23,15 @@ from vmcore2core.process.binaries import DEBUG_TREE
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
 from vmcore2core.report import ErrorEntry, core_line
+from vmcore2core.run.converter import Conversion, Manner
+from vmcore2core.run.jobs import Convert, Job, Outcome, Step
+from vmcore2core.run.space import CoreSize, amount, check_space
+from vmcore2core.run.workers import Workers
 from vmcore2core.session import Session, core_name
 
 if TYPE_CHECKING:
-    from vmcore2core.dispatch import Opening
-    from vmcore2core.handover.pool import Cluster
+    from vmcore2core.run.cluster import Opening
+    from vmcore2core.run.pool import Cluster
 
 Bar = Callable[[str], Progress | None]
 PIDS_SHOWN = 8
@@ -215,8 +216,8 @@ class Extraction:
         """Yield the cores; workers elsewhere begin a job again whose worker died, and may find its core there."""
         if self.request.elsewhere is None:
             return workers.run(Step.CONVERT, jobs)
-        from vmcore2core.dispatch import Dispatch, beacon  # which most runs do without
-        from vmcore2core.handover.pool import Pool
+        from vmcore2core.run.cluster import Dispatch, beacon  # which most runs do without
+        from vmcore2core.run.pool import Pool
 
         manner = self._manner()
         cluster, opening = self.request.elsewhere
@@ -437,7 +438,7 @@ def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
 def dump_file(path: Path) -> dict[str, Any]:
     """Return what the index says of a file of the dump; of one that came through a pipe, the name alone."""
     if isinstance(path, Url):
-        from vmcore2core.handover.samefile import identity_of
+        from vmcore2core.run.samefile import identity_of
 
         remote = identity_of(path)
         return {"name": path.name, "size": remote.size, "mtime_ns": None, "tag": remote.tag}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from vmcore2core.choose import pattern_hint
 from vmcore2core.errors import MemoryFault
-from vmcore2core.handover.choice import pattern_hint
 from vmcore2core.kernel import mm, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState

@@ -1,0 +1,1 @@
+"""What ``vmcore-tasks`` shows, as plain records; ``commands/tasks`` prints them."""
