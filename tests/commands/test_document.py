@@ -92,6 +92,7 @@ def test_every_form_has_a_test() -> None:
 
 def test_verify(core: tuple[Path, str]) -> None:
     check("vmcore2core-verify", convert("verify", core[0], "--json").stdout)
+    check("vmcore2core-verify-cores", convert("verify", core[0], core[0].parent / "none", "--json").stdout)
 
 
 def test_a_document_of_another_form_is_refused() -> None:

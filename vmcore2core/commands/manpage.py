@@ -135,6 +135,7 @@ PAGES = (
                 "vmcore2core verify app.core",
             ),
             ("Each page and note against the dump", "vmcore2core verify app.core --against vmcore"),
+            ("All cores of a directory, a line each", "vmcore2core verify cores"),
         ),
         ("vmcore2core(1)", "eu-readelf(1)"),
     ),

@@ -1,7 +1,11 @@
-"""``vmcore2core verify``: what a finished core is worth."""
+"""``vmcore2core verify``: what finished cores are worth."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,7 +13,12 @@ from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump
 from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
+from vmcore2core.errors import DumpError, Vmcore2coreError
 from vmcore2core.printable import counted
+
+if TYPE_CHECKING:
+    from vmcore2core.corefile.inspect import CoreFile
+    from vmcore2core.session import Session
 
 app = typer.Typer(
     add_completion=completes("vmcore2core"),
@@ -18,9 +27,55 @@ app = typer.Typer(
 )
 
 
+@dataclass
+class Verdict:
+    """What one core is worth.
+
+    Attributes:
+        core: its name.
+        pid: of its process, or None.
+        threads: their IDs.
+        wrong: what no core should have, and what differs from the dump; as sentences.
+        missing: what a debugger will not find in it; likewise.
+        files_needed: whose code is mapped and is not in it; likewise.
+        also: what else there is to know; likewise.
+        pages_same: equal to the dump's, or None where it was not compared.
+        pages_differing: likewise.
+    """
+
+    core: str
+    pid: int | None = None
+    threads: list[int] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    files_needed: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
+    pages_same: int | None = None
+    pages_differing: int | None = None
+
+    @property
+    def status(self) -> Exit:
+        """The exit status for it."""
+        return Exit.ERROR if self.wrong else Exit.INCOMPLETE if self.missing else Exit.COMPLETE
+
+    def line(self) -> str:
+        """Return what stdout says of it, at the end."""
+        pages = "" if self.pages_same is None else f", {counted(self.pages_same, 'page')} equal to the dump's"
+        if self.wrong and not self.threads:
+            return f"{self.core}: wrong"
+        state = "wrong" if self.wrong else "incomplete" if self.missing else "good"
+        return f"{self.core}: {state}, {counted(len(self.threads), 'thread')}{pages}"
+
+    def reason(self) -> str:
+        """Return the first reason why it is not good, as the end of a line."""
+        found = self.wrong or self.missing
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        return f": {found[0]}{more}" if found else ""
+
+
 @app.command()
 def verify(
-    core: Annotated[Path, typer.Argument(help="The core.")],
+    core: Annotated[list[Path], typer.Argument(help="The core; several; or a directory of cores.")],
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="VMCORE", help="Compare each page and note with this dump; repeat for a split one."),
@@ -36,61 +91,113 @@ def verify(
     any_size: options.AnySize = False,
     debug: options.Debug = False,
 ) -> None:
-    """Read a finished core again, and say what a debugger will find missing.
+    """Read finished cores again, and say what a debugger will find missing.
+
+    Of several cores, or of a directory, each has one line, and the worst one tells the exit status; --verbose says
+    all of each.
 
     Exit status: 0 nothing is wrong or missing, 1 something is wrong, 2 usage, 3 something is missing.
     """
     begin(verbose, debug=debug)
-    from vmcore2core.corefile.inspect import also, files_needed, missing, problems
-    from vmcore2core.verification import compare, open_core
+    from vmcore2core.handover.cores import cores_of
 
     catch_interrupts()
-    with open_core(core) as found:
-        wrong, lacking = list(problems(found)), list(missing(found))
-        files, more = list(files_needed(found)), list(also(found))
-        compared = None
-        if against and not wrong:
-            dump = DumpOptions(
-                against,
-                vmlinux,
-                vmcoreinfo,
-                memory_map,
-                no_cache=no_cache,
-                any_size=any_size,
-                swap=tuple(swap or ()),
-                sysroots=tuple(sysroot or ()),
-                remember=False,
-            )
-            with open_dump(dump, dump_files(dump)) as session:
-                compared = compare(found, session)
-                wrong += compared.sentences()
-        threads = found.tids
-        document = {
-            "core": str(core),
-            "pid": found.pid,
-            "threads": threads,
-            "wrong": wrong,
-            "missing": lacking,
-            "files_needed": files,
-            "also": more,
-            "pages_same": None if compared is None else compared.same,
-            "pages_differing": None if compared is None else len(compared.differing),
-        }
-    if as_json:
-        print_document("vmcore2core-verify", **document)
-    else:
-        for sentence in wrong:
-            say(f"{core}: wrong: {sentence}")
-        for sentence in lacking:
-            print(f"missing: {sentence}")
-        for sentence in files:
-            print(f"needs {sentence}")
-        for sentence in more:
-            print(f"note: {sentence}")
-        pages = f", {counted(compared.same, 'page')} equal to the dump's" if compared is not None else ""
-        state = "wrong" if wrong else "incomplete" if lacking else "good"
-        print(f"{core}: {state}, {counted(len(threads), 'thread')}{pages}")
-    raise typer.Exit(Exit.ERROR if wrong else Exit.INCOMPLETE if lacking else Exit.COMPLETE)
+    paths = [path for given in core for path in (cores_of(given) if given.is_dir() else [given])]
+    alone = not core[0].is_dir() and len(core) == 1
+    dump = DumpOptions(
+        against,
+        vmlinux,
+        vmcoreinfo,
+        memory_map,
+        no_cache=no_cache,
+        any_size=any_size,
+        swap=tuple(swap or ()),
+        sysroots=tuple(sysroot or ()),
+        remember=False,
+    )
+    verdicts = []
+    for verdict in _verdicts(paths, dump, alone=alone):
+        verdicts.append(verdict)
+        if not as_json:
+            _show(verdict, in_full=alone or bool(verbose))
+    if as_json and alone:
+        print_document("vmcore2core-verify", **vars(verdicts[0]))
+    elif as_json:
+        print_document("vmcore2core-verify-cores", cores=[vars(verdict) for verdict in verdicts])
+    raise typer.Exit(max((verdict.status for verdict in verdicts), key=_badness))
+
+
+def _badness(status: Exit) -> int:
+    """Return how bad a status is: an error is worse than what is missing."""
+    return (Exit.COMPLETE, Exit.INCOMPLETE, Exit.ERROR).index(status)
+
+
+def _show(verdict: Verdict, *, in_full: bool) -> None:
+    if not in_full:
+        print(verdict.line() + verdict.reason())
+        return
+    for sentence in verdict.wrong:
+        say(f"{verdict.core}: wrong: {sentence}")
+    for word, sentences in (("missing:", verdict.missing), ("needs", verdict.files_needed), ("note:", verdict.also)):
+        for sentence in sentences:
+            print(f"{word} {sentence}")
+    print(verdict.line())
+
+
+def _verdicts(paths: Sequence[Path], dump: DumpOptions, *, alone: bool) -> Iterator[Verdict]:
+    """Yield what each core is worth; what keeps one from being read is an error where it is the only one.
+
+    Raises:
+        DumpError, LayoutError, UsageError: the dump cannot be opened.
+    """
+    from vmcore2core.verification import open_core
+
+    with ExitStack() as stack:
+        # The dump is opened for the first core with which nothing else is wrong.
+        session = cache(lambda: stack.enter_context(open_dump(dump, dump_files(dump))))
+        for path in paths:
+            try:
+                core = open_core(path)
+            except DumpError as error:
+                if alone:
+                    raise
+                yield Verdict(str(path), wrong=[str(error).removeprefix(f"{path} ")])
+                continue
+            with core:
+                verdict = _verdict(core)
+                if dump.vmcore and not verdict.wrong:
+                    _compare(core, session(), verdict, alone=alone)
+            yield verdict
+
+
+def _verdict(core: "CoreFile") -> Verdict:
+    """Return what a core is worth, by what it has itself."""
+    from vmcore2core.corefile.inspect import also, files_needed, missing, problems
+
+    return Verdict(
+        core=str(core.path),
+        pid=core.pid,
+        threads=core.tids,
+        wrong=list(problems(core)),
+        missing=list(missing(core)),
+        files_needed=list(files_needed(core)),
+        also=list(also(core)),
+    )
+
+
+def _compare(core: "CoreFile", session: "Session", verdict: Verdict, *, alone: bool) -> None:
+    """Add to a verdict how the core compares with the dump."""
+    from vmcore2core.verification import compare
+
+    try:
+        compared = compare(core, session)
+    except Vmcore2coreError as error:
+        if alone:
+            raise
+        verdict.wrong.append(str(error))
+        return
+    verdict.wrong += compared.sentences()
+    verdict.pages_same, verdict.pages_differing = compared.same, len(compared.differing)
 
 
 def main() -> None:
