@@ -104,6 +104,41 @@ class Layout(Protocol):
         ...
 
 
+class KernelView(Protocol):
+    """The dumped kernel, as far as code needs it that walks none of its structures: its memory and its layout."""
+
+    @property
+    def memory(self) -> Memory:
+        """Kernel virtual memory."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Where things are in it."""
+        ...
+
+    def uint(self, address: int, size: int) -> int:
+        """Return the unsigned integer of ``size`` bytes at a kernel address, in the kernel's byte order.
+
+        Raises:
+            MemoryFault: it cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAndLayout:
+    """A ``KernelView`` of two parts, for code that has no ``Kernel``."""
+
+    memory: Memory
+    layout: Layout
+    byte_order: ByteOrder = "little"
+
+    def uint(self, address: int, size: int) -> int:
+        """Return the unsigned integer of ``size`` bytes at a kernel address."""
+        return int.from_bytes(self.memory.read(address, size), self.byte_order)
+
+
 class PageStream(Protocol):
     """User pages of one process, as the core writer takes them."""
 

@@ -16,6 +16,7 @@ from vmcore2core.arch.riscv64.kernel_stack import Riscv64Unwinder
 from vmcore2core.arch.s390x.kernel_stack import S390xUnwinder
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import NotMapped
+from vmcore2core.interfaces import MemoryAndLayout
 from vmcore2core.layout.resolver import KernelLayout
 
 STACK = 0xFFFF_8000_8000_0000
@@ -52,12 +53,12 @@ RISCV64: Offsets = {
 
 def arm64(words: Mapping[int, int], *, without: str = "") -> Arm64Unwinder:
     offsets = {tag: members for tag, members in ARM64.items() if tag != without}
-    return Arm64Unwinder(Words(words), KernelLayout([Table(offsets, constants={"VA_BITS": 48})]))
+    return Arm64Unwinder(MemoryAndLayout(Words(words), KernelLayout([Table(offsets, constants={"VA_BITS": 48})])))
 
 
 def riscv64(words: Mapping[int, int]) -> Riscv64Unwinder:
     symbols = {"handle_exception": TEXT + 0x100, "ret_from_exception_end": TEXT + 0x200, "ret_from_fork": TEXT + 0x300}
-    return Riscv64Unwinder(Words(words), KernelLayout([Table(RISCV64, symbols=symbols)]))
+    return Riscv64Unwinder(MemoryAndLayout(Words(words), KernelLayout([Table(RISCV64, symbols=symbols)])))
 
 
 def off_cpu(unwinder: KernelUnwinder) -> tuple[list[tuple[int, str, bool]], bool, str]:
@@ -195,12 +196,12 @@ class BigWords(Words):
 
 
 def s390x(words: Mapping[int, int]) -> S390xUnwinder:
-    sizes = {"stack_frame": 160, "pt_regs": 200}
-    return S390xUnwinder(BigWords({TASK + 80: STACK, **words}), KernelLayout([Table(S390X, sizes=sizes)]))
+    layout = KernelLayout([Table(S390X, sizes={"stack_frame": 160, "pt_regs": 200})])
+    return S390xUnwinder(MemoryAndLayout(BigWords({TASK + 80: STACK, **words}), layout, "big"))
 
 
 def ppc64(words: Mapping[int, int]) -> Ppc64leUnwinder:
-    return Ppc64leUnwinder(Words({TASK + 80: STACK, **words}), KernelLayout([Table(PPC64)]))
+    return Ppc64leUnwinder(MemoryAndLayout(Words({TASK + 80: STACK, **words}), KernelLayout([Table(PPC64)])))
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ class Dump:
                 continue
             at = entry - 2 + slots.offset
             for i in range((slots.size or 512) // WORD):
-                slot = kernel.read_uint(at + WORD * i, WORD)
+                slot = kernel.uint(at + WORD * i, WORD)
                 if slot > 4096 and not slot & 1:
                     entries += [slot] if slot & 2 else []
                     name = "xa_node.slots of a node" if slot & 2 else "xa_node.slots of a page"

@@ -152,7 +152,7 @@ def recorded(session: Session) -> Iterator[dict[int, dict[str, int]]]:
 
     def of_kernel(memory: KernelMemory, address: int, size: int) -> bytes:
         frame = sys._getframe(1)
-        while frame.f_code.co_name in ("read_pointer", "read_uint", "read_string") and frame.f_back is not None:
+        while frame.f_code.co_name in ("read_pointer", "uint", "read_string") and frame.f_back is not None:
             frame = frame.f_back
         if frame.f_code not in (struct_read.__code__, StructView._whole.__code__):
             note(address, size, f"{Path(frame.f_code.co_filename).stem}:{frame.f_code.co_name}")

@@ -71,7 +71,7 @@ def test_another_file_s_pages_are_said(session: Session) -> None:
 def test_pages_whose_structures_are_elsewhere_are_said(session: Session) -> None:
     """vmemmap_base, off by the 64 structures that are in a page."""
     base = session.kernel.layout.symbol("vmemmap_base")
-    changed = captured(with_words(session, {base: session.kernel.read_uint(base, 8) + 4096}), DYNAMIC)
+    changed = captured(with_words(session, {base: session.kernel.uint(base, 8) + 4096}), DYNAMIC)
     assert len([w for w in changed.warnings if "as the page at" in w]) >= 10
 
 
@@ -83,7 +83,7 @@ def test_cached_pages_of_another_place_are_not_taken(session: Session) -> None:
         if file is None or len(entries(session, vma)) > (mm.vma_end(vma) - mm.vma_start(vma) >> 12) - 2:
             continue
         head = kernel.view("address_space", file.pointer("f_mapping")).embedded("i_pages", "xarray").pointer("xa_head")
-        pages = {at: kernel.read_uint(at, 8) for at in range(head - 2 + slots, head - 2 + slots + 512, 8)}
+        pages = {at: kernel.uint(at, 8) for at in range(head - 2 + slots, head - 2 + slots + 512, 8)}
         (one, first), (two, second), *_ = (pair for pair in pages.items() if pair[1])
         changed = captured(with_words(session, {one: second, two: first}), DYNAMIC)
         if any("address_space.i_pages at" in w and "is page" in w for w in changed.warnings):
@@ -129,7 +129,7 @@ def test_a_thread_whose_stack_nothing_tells_is_left_out(session: Session) -> Non
 def test_a_saved_stack_pointer_alone_proves_nothing(session: Session) -> None:
     first, second, *_ = threads_of(session)
     saved = session.kernel.layout.member("task_struct", "thread.sp").offset
-    changed = with_words(session, {first.address + saved: session.kernel.read_uint(second.address + saved, 8)})
+    changed = with_words(session, {first.address + saved: session.kernel.uint(second.address + saved, 8)})
     assert captured(changed, DYNAMIC) == captured(session, DYNAMIC)
 
 

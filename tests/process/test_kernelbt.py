@@ -14,7 +14,7 @@ from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnw
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.arch.x86_64.machine import X86_64
 from vmcore2core.errors import NotMapped, TaskError
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.kernelbt import KernelStack, KernelStacks
 from vmcore2core.process.threads import CpuNotes
@@ -36,14 +36,14 @@ class OneFrame(KernelUnwinder):
 class Machine(X86_64):
     """A machine with such stacks."""
 
-    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
         return OneFrame()
 
 
 class Unknown(X86_64):
     """A machine of which it is not known how its stacks unwind."""
 
-    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder | None:  # type: ignore[override]
+    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder | None:  # type: ignore[override]
         return None
 
 

@@ -14,7 +14,7 @@ from tests.corefile.snapshots import PAGE, vma
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.arch.spec import PageTableSpec, TagSpec
 from vmcore2core.arch.x86_64.machine import X86_64
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 from vmcore2core.kernel.mm import VM_HUGETLB
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.memory.region import Region, UserPageState
@@ -31,7 +31,7 @@ class Tagging(X86_64):
 
     spec: TagSpec | None = TagSpec(VM_MTE, PG_ARCH_2)
 
-    def tag_spec(self, memory: Memory, layout: Layout) -> TagSpec | None:
+    def tag_spec(self, kernel: KernelView) -> TagSpec | None:
         return self.spec
 
 

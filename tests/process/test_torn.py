@@ -304,7 +304,7 @@ def test_the_page_table_of_another_process_is_said(session: Session, leaders: di
 
 def test_an_auxiliary_vector_that_is_not_the_stacks_is_said(session: Session, leaders: dict[int, StructView]) -> None:
     at = owner_of(leaders[STATIC]).addr_of("saved_auxv")
-    assert session.kernel.read_uint(at, 8) == 33  # AT_SYSINFO_EHDR
+    assert session.kernel.uint(at, 8) == 33  # AT_SYSINFO_EHDR
     changed = captured(with_words(session, {at + 8: 0x1234_0000}))
     assert any("mm_struct.saved_auxv" in w and "type 33 is 0x12340000, expected 0x7ff" in w for w in changed.warnings)
 
@@ -320,10 +320,10 @@ def test_a_bit_of_where_the_strings_are_is_said(
     owner = owner_of(leaders[STATIC])
     if name == "AT_EXECFN":
         auxv = owner.addr_of("saved_auxv")
-        at = next(pair + 8 for pair in range(auxv, auxv + 400, 16) if session.kernel.read_uint(pair, 8) == 31)
+        at = next(pair + 8 for pair in range(auxv, auxv + 400, 16) if session.kernel.uint(pair, 8) == 31)
     else:
         at = int(owner.addr_of(name))
-    changed = captured(with_words(session, {at: session.kernel.read_uint(at, 8) ^ bit}))
+    changed = captured(with_words(session, {at: session.kernel.uint(at, 8) ^ bit}))
     assert any(f"mm_struct.{bound} at" in warning for bound in BOUNDS for warning in changed.warnings)
 
 
@@ -406,11 +406,11 @@ def test_a_page_cache_that_is_no_file_s_is_said(session: Session, leaders: dict[
 def test_what_no_processor_saves_is_said(session: Session, name: str, bit: int) -> None:
     layout = session.kernel.layout
     at = layout.symbol("fpu_user_cfg") + layout.member("fpu_state_config", name).offset
-    changed = captured(with_words(session, {at: session.kernel.read_uint(at, 4) ^ bit}, 4))
+    changed = captured(with_words(session, {at: session.kernel.uint(at, 4) ^ bit}, 4))
     assert any("XSAVE" in warning or "xstate_fx_sw_bytes" in warning for warning in changed.warnings)
 
 
 def test_components_that_the_notes_have_and_processes_lack_are_said(session: Session) -> None:
     at = session.kernel.layout.symbol("xstate_fx_sw_bytes")
-    changed = captured(with_words(session, {at: session.kernel.read_uint(at, 8) ^ 1 << 6}))
+    changed = captured(with_words(session, {at: session.kernel.uint(at, 8) ^ 1 << 6}))
     assert any("xstate_fx_sw_bytes has components 0x25f, expected 0x21f" in warning for warning in changed.warnings)

@@ -41,7 +41,7 @@ from vmcore2core.arch.spec import (
     TagSpec,
     UnwindSpec,
 )
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView, Layout, Memory, MemoryAndLayout
 
 
 class Arch(ABC):
@@ -104,6 +104,10 @@ class Arch(ABC):
     gate_name: str = ""
     gate_readable: bool = False
 
+    def view(self, memory: Memory, layout: Layout) -> KernelView:
+        """Return the view of a kernel of this architecture, of which these two are known."""
+        return MemoryAndLayout(memory, layout, self.byte_order)
+
     @abstractmethod
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
         """Tell whether a VMCOREINFO text is of this architecture; for dumps whose header does not say."""
@@ -124,24 +128,22 @@ class Arch(ABC):
         """
         return iter(({},))
 
-    def whole_map(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> KernelMap:
+    def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
         """Return ``kernel_map`` with what memory itself tells of it, where VMCOREINFO does not tell all.
 
         Args:
             kernel_map: of the kernel, from ``kernel_map``.
-            memory: kernel virtual memory, as far as that translates it.
-            layout: of the kernel.
+            kernel: the dumped one, as far as ``kernel_map`` translates it.
         """
         return kernel_map
 
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
         """Return the form of a process's page table, whose root is ``mm->pgd``.
 
         Args:
             kernel_map: of the kernel.
             mm: its ``struct mm_struct *``.
-            memory: kernel virtual memory.
-            layout: of the kernel.
+            kernel: the dumped one.
 
         Raises:
             MemoryFault, LayoutInvalid: what tells the form cannot be read, or is broken.
@@ -164,7 +166,7 @@ class Arch(ABC):
         """
         return None
 
-    def tag_spec(self, memory: Memory, layout: Layout) -> TagSpec | None:
+    def tag_spec(self, kernel: KernelView) -> TagSpec | None:
         """Return how memory with tags is told; None where the processors have none.
 
         Raises:
@@ -172,21 +174,20 @@ class Arch(ABC):
         """
         return None
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """Return the address that ``struct page`` of physical page 0 has or would have; None where it is not known.
 
         Raises:
             MemoryFault: what tells it cannot be read.
         """
-        return layout.find_symbol("vmemmap")
+        return kernel.layout.find_symbol("vmemmap")
 
-    def infer(self, tasks: Sequence[KernelAddr], memory: Memory, layout: Layout) -> Mapping[tuple[str, str], int]:
+    def infer(self, tasks: Sequence[KernelAddr], kernel: KernelView) -> Mapping[tuple[str, str], int]:
         """Return offsets of ``inferable`` members, told by what must be true of them; none where anything is amiss.
 
         Args:
             tasks: ``struct task_struct *`` of user threads that are off the CPU.
-            memory: kernel virtual memory.
-            layout: of the kernel.
+            kernel: the dumped one.
 
         Raises:
             MemoryFault: what tells cannot be read.
@@ -194,9 +195,7 @@ class Arch(ABC):
         return {}
 
     @abstractmethod
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """Return the user registers saved at the top of a kernel stack, without thread-local bases.
 
         Args:
@@ -212,7 +211,7 @@ class Arch(ABC):
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
         """Return the CPUs' registers from the dump's notes (name, type, descriptor)."""
 
-    def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
+    def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
         """Return the registers kept in ``struct thread_struct`` while a task is off the CPU (x86: fs_base, gs_base)."""
         return {}
 
@@ -224,7 +223,7 @@ class Arch(ABC):
         """Tell whether a CPU was using the page table at physical ``pgd``; None where the note does not tell."""
         return None
 
-    def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
+    def note_number(self, cpu: int, kernel: KernelView) -> int:
         """Return the position of a CPU's note among QEMU's, which are in the order of the hardware's numbers.
 
         Args:
@@ -235,7 +234,7 @@ class Arch(ABC):
         """
         return cpu
 
-    def note_of(self, cpu: int, notes: Sequence[CpuNote], memory: Memory, layout: Layout) -> CpuNote | None:
+    def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
         """Return the note of a CPU among those that are numbered, not named by a PID; None where there is none.
 
         Args:
@@ -245,7 +244,7 @@ class Arch(ABC):
         Raises:
             MemoryFault: what tells it cannot be read.
         """
-        number = self.note_number(cpu, memory, layout)
+        number = self.note_number(cpu, kernel)
         return next((note for note in notes if note.number == number), None)
 
     def assumed_user_pc(self, note: CpuNote) -> int | None:
@@ -263,11 +262,11 @@ class Arch(ABC):
         """Tell whether a word must be a thread pointer: what it points to in user memory says so itself."""
         return False
 
-    def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def gate_vma(self, kernel: KernelView) -> KernelAddr | None:
         """Return the ``struct vm_area_struct`` that all processes but compat ones have besides their own, or None."""
         return None
 
-    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
         """Return where the image of a process's vDSO is in the kernel image, or None where nothing tells.
 
         Raises:
@@ -285,7 +284,7 @@ class Arch(ABC):
         """
 
     def process_machine(
-        self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, kernel: KernelView
     ) -> CoreMachine:
         """Return what the core of a process is, where ``core_machine`` alone cannot tell.
 
@@ -293,15 +292,14 @@ class Arch(ABC):
             task: ``struct task_struct *`` of one of its threads.
             regs: user registers of one of its threads, by native names; may be empty.
             task_size: ``mm->task_size``, or None where it is not known.
-            memory: kernel virtual memory.
-            layout: of the kernel.
+            kernel: the dumped one.
 
         Raises:
             MemoryFault: what tells it cannot be read.
         """
         return self.core_machine(regs, task_size)
 
-    def core_flags(self, mm: KernelAddr, memory: Memory, layout: Layout) -> int:
+    def core_flags(self, mm: KernelAddr, kernel: KernelView) -> int:
         """Return e_flags of a process's core.
 
         Raises:
@@ -310,7 +308,7 @@ class Arch(ABC):
         return 0
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """Return the notes of a thread besides NT_PRSTATUS, in the kernel's order.
 
@@ -318,8 +316,7 @@ class Arch(ABC):
             task: ``struct task_struct *`` of a task that is off the CPU: else its registers are in the processor.
             regs: its general registers.
             machine: of the core.
-            memory: kernel virtual memory.
-            layout: of the kernel.
+            kernel: the dumped one.
 
         Returns:
             None where the layout does not know where the kernel keeps them.
@@ -331,7 +328,7 @@ class Arch(ABC):
         return None
 
     def note_regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
         """Return the notes of a thread besides NT_PRSTATUS that was on a CPU.
 
@@ -339,8 +336,7 @@ class Arch(ABC):
             task: its ``struct task_struct *``.
             regs: its general registers.
             note: the CPU's.
-            memory: kernel virtual memory.
-            layout: of the kernel.
+            kernel: the dumped one.
 
         Returns:
             The notes, none where its registers were lost with the processor; and a sentence that says what is not in
@@ -351,7 +347,7 @@ class Arch(ABC):
         """
         return note.regsets if note.user_mode else (), None
 
-    def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
+    def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
         """Return the notes that this architecture's cores have once, at the end.
 
         Raises:
@@ -363,12 +359,11 @@ class Arch(ABC):
         """Return how the stacks of such a process unwind, or None where this is not known yet."""
         return None
 
-    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder | None:
+    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder | None:
         """Return how the kernel's own stacks unwind, or None where this is not known yet.
 
         Args:
-            memory: kernel virtual memory.
-            layout: of the kernel.
+            kernel: the dumped one.
             modules: the loaded ones.
 
         Raises:
@@ -378,7 +373,7 @@ class Arch(ABC):
         return None
 
     def system_call(
-        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
         """Return the system call that a thread is in; None where it is in none, or that is not known.
 
@@ -386,8 +381,7 @@ class Arch(ABC):
             regs: its user registers, by native names.
             task: its ``struct task_struct *``.
             stack: ``task_struct.stack``, the lowest address of its kernel stack.
-            memory: kernel virtual memory.
-            layout: of the kernel.
+            kernel: the dumped one.
 
         Raises:
             MemoryFault: what tells it cannot be read.

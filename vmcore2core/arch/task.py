@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import KernelView, Layout
 
 STACK_SIZE_MAX = 1 << 20
 
@@ -27,7 +27,7 @@ def stack_sizes(layout: Layout, possible: tuple[int, ...]) -> tuple[int, ...]:
     return possible
 
 
-def mem_map(memory: Memory, layout: Layout, word: int, byte_order: ByteOrder) -> int | None:
+def mem_map(kernel: KernelView, word: int) -> int | None:
     """Return the address of ``struct page`` of the first page frame, or None where the kernel has no such array.
 
     A kernel with CONFIG_FLATMEM has; the frame is ARCH_PFN_OFFSET (include/asm-generic/memory_model.h).
@@ -35,8 +35,8 @@ def mem_map(memory: Memory, layout: Layout, word: int, byte_order: ByteOrder) ->
     Raises:
         MemoryFault: it cannot be read.
     """
-    found = layout.find_symbol("mem_map")
-    return int.from_bytes(memory.read(found, word), byte_order) or None if found is not None else None
+    found = kernel.layout.find_symbol("mem_map")
+    return kernel.uint(found, word) or None if found is not None else None
 
 
 class ThreadStruct:
@@ -44,13 +44,11 @@ class ThreadStruct:
 
     Args:
         task: ``struct task_struct *``.
-        memory: kernel virtual memory.
-        layout: of the kernel.
-        byte_order: of the kernel.
+        kernel: the dumped one.
     """
 
-    def __init__(self, task: int, memory: Memory, layout: Layout, byte_order: ByteOrder) -> None:
-        self.task, self.memory, self.layout, self.byte_order = task, memory, layout, byte_order
+    def __init__(self, task: int, kernel: KernelView) -> None:
+        self.task, self.kernel, self.layout = task, kernel, kernel.layout
 
     def has(self, member: str) -> bool:
         """Tell whether the layout knows a member."""
@@ -59,9 +57,9 @@ class ThreadStruct:
     def raw(self, member: str, size: int) -> bytes | None:
         """Return bytes from a member on."""
         found = self.layout.find_member("task_struct", f"thread.{member}")
-        return None if found is None else self.memory.read(self.task + found.offset, size)
+        return None if found is None else self.kernel.memory.read(self.task + found.offset, size)
 
     def uint(self, member: str, size: int = 8) -> int | None:
         """Return an unsigned integer."""
-        raw = self.raw(member, size)
-        return None if raw is None else int.from_bytes(raw, self.byte_order)
+        found = self.layout.find_member("task_struct", f"thread.{member}")
+        return None if found is None else self.kernel.uint(self.task + found.offset, size)

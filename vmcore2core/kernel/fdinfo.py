@@ -153,7 +153,7 @@ def _pidfd(file: StructView) -> Details:
     inode = file.follow("f_inode", "inode")
     pid = inode.follow("i_private", "pid") if inode is not None and inode.has("i_private") else None
     pid = pid or file.follow("private_data", "pid")
-    return {} if pid is None else {"pid": pid.kernel.read_uint(pid.addr_of("numbers"), 4)}
+    return {} if pid is None else {"pid": pid.kernel.uint(pid.addr_of("numbers"), 4)}
 
 
 @_of("io_ring_ctx")

@@ -225,7 +225,10 @@ class _Sample:
         has its slots behind {count, parent, array, private_list}. A mapped page must be found through them.
         """
         layout = self.kernel.layout
-        vmemmap, sizeof_page = self.kernel.arch.vmemmap(self.kernel.memory, layout), layout.size("page")
+        vmemmap, sizeof_page = (
+            self.kernel.arch.vmemmap(self.kernel),
+            layout.size("page"),
+        )
         if vmemmap is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         mapping_offset, file_size = layout.member("page", "mapping").offset, layout.size("file")
@@ -273,7 +276,7 @@ class _Sample:
         shift = 64
         while entry & 3 == 2 and entry > 4096 and shift:
             node = entry - 2
-            below = self.kernel.read_uint(node, 1)
+            below = self.kernel.uint(node, 1)
             if below >= shift:
                 return False
             shift = below
@@ -325,7 +328,7 @@ class _Sample:
         """Yield each CPU's current task; per-CPU symbols are addresses in the image since Linux 6.15."""
         layout, kernel = self.kernel.layout, self.kernel
         variable, offsets = layout.symbol("current_task"), layout.symbol("__per_cpu_offset")
-        count = kernel.read_uint(layout.symbol("nr_cpu_ids"), 4)
+        count = kernel.uint(layout.symbol("nr_cpu_ids"), 4)
         if not 0 < count <= NR_CPUS_MAX:
             raise CorruptStructure(f"{count} CPUs, expected at most {NR_CPUS_MAX}", variable, "nr_cpu_ids")
         for cpu in range(count):
@@ -340,10 +343,10 @@ class _Sample:
         """What only the architecture can tell, by the threads that are off the CPU."""
         threads = (thread for leader, _ in self._leaders() for thread in pid.for_each_thread(leader))
         tasks = [thread.address for thread in islice(threads, SAMPLE_TASKS) if sched.task_on_cpu(thread) is False]
-        return dict(self.kernel.arch.infer(tasks, self.kernel.memory, self.kernel.layout))
+        return dict(self.kernel.arch.infer(tasks, self.kernel))
 
     def _word(self, address: int) -> int:
-        return self.kernel.read_uint(address, self.word)
+        return self.kernel.uint(address, self.word)
 
     def _words(self, address: int, count: int) -> list[int]:
         raw, order = self.kernel.memory.read(address, count * self.word), self.kernel.arch.byte_order

@@ -137,7 +137,7 @@ class MapleTree:
         final = form.nr_slots - 2  # the last pivot
         if form.shares_end and pivots[final]:
             return final if pivots[final] == maximum else final + 1
-        return min(self.kernel.read_uint(node + form.end, 1), form.nr_slots - 1)
+        return min(self.kernel.uint(node + form.end, 1), form.nr_slots - 1)
 
     def _words(self, address: int, count: int) -> list[int]:
         word, order = self.kernel.arch.pointer_size, self.kernel.arch.byte_order

@@ -23,7 +23,7 @@ def per_cpu_ptrs(kernel: Kernel, variable: int) -> Iterator[tuple[int, int]]:
         yield 0, variable  # no CONFIG_SMP
         return
     try:
-        count = 1 if nr_cpu_ids is None else kernel.read_uint(nr_cpu_ids, 4)
+        count = 1 if nr_cpu_ids is None else kernel.uint(nr_cpu_ids, 4)
     except MemoryFault:
         return
     for cpu in range(min(count, NR_CPUS_MAX)):
@@ -57,5 +57,5 @@ def percpu_counter_sum(counter: StructView) -> int:
     kernel, total = counter.kernel, counter.sint("count", size=8)
     if counter.has("counters"):
         for _, address in per_cpu_ptrs(kernel, counter.pointer("counters")):
-            total += (kernel.read_uint(address, 4) ^ 1 << 31) - (1 << 31)
+            total += (kernel.uint(address, 4) ^ 1 << 31) - (1 << 31)
     return total

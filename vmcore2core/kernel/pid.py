@@ -89,7 +89,7 @@ def task_nspids(task: StructView) -> tuple[int, ...]:
         raise CorruptStructure(f"level {level}, expected {MAX_PID_NS_LEVEL} at most", found.address, "pid.level")
     # struct upid: int nr, padding, struct pid_namespace *ns.
     numbers, sizeof_upid = found.addr_of("numbers"), 2 * kernel.arch.pointer_size
-    return tuple(kernel.read_uint(numbers + i * sizeof_upid, 4) for i in range(level + 1))
+    return tuple(kernel.uint(numbers + i * sizeof_upid, 4) for i in range(level + 1))
 
 
 def for_each_numbered(kernel: Kernel) -> Iterator[StructView]:

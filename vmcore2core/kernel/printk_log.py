@@ -29,8 +29,8 @@ def records(kernel: Kernel) -> Iterator[Message]:
     """
     layout = kernel.layout
     buffer = kernel.read_pointer(layout.symbol("log_buf"))
-    size = kernel.read_uint(layout.symbol("log_buf_len"), 4)
-    at, end = (kernel.read_uint(layout.symbol(name), 4) for name in ("log_first_idx", "log_next_idx"))
+    size = kernel.uint(layout.symbol("log_buf_len"), 4)
+    at, end = (kernel.uint(layout.symbol(name), 4) for name in ("log_first_idx", "log_next_idx"))
     header = struct_size(layout, "printk_log", STRUCT_MAX)
     if not header <= size <= BUFFER_MAX or at >= size or end >= size:
         raise CorruptStructure(f"log_first_idx {at:#x} and log_next_idx {end:#x} of {size:#x} bytes", buffer, "log_buf")
@@ -68,5 +68,5 @@ def _message(record: StructView, header: int, length: int) -> Message:
         text.decode("utf-8", "replace"),
         level_of(bits, little=kernel.arch.byte_order == "little"),
         facility,
-        caller_name(kernel.read_uint(record.address + about + 2, 4)) if has_caller else None,
+        caller_name(kernel.uint(record.address + about + 2, 4)) if has_caller else None,
     )

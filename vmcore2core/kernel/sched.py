@@ -175,7 +175,7 @@ def _signal_pid(signal: StructView | None, kind: str) -> int | None:
     # Since Linux kernel commit 2c4704756cab ("pids: Move the pgrp and session pid pointers from task_struct to
     # signal_struct") (in v4.19). struct upid of level 0, the initial namespace, comes first and begins with nr.
     pid = signal.kernel.read_pointer(signal.addr_of("pids") + index * signal.kernel.arch.pointer_size)
-    number = signal.kernel.read_uint(pid + numbers.offset, 4) if pid else 0
+    number = signal.kernel.uint(pid + numbers.offset, 4) if pid else 0
     if number >= PID_MAX_LIMIT:
         raise signal.corrupt("pids", f"{kind} is number {number}, expected less than {PID_MAX_LIMIT}")
     return number

@@ -33,15 +33,15 @@ class Kernel:
 
     def user_page_table(self, mm: StructView) -> PageTableSpec:
         """Return the form of the page table of a ``struct mm_struct``."""
-        return self.arch.user_page_table(self.memory.kernel_map, mm.address, self.memory, self.layout)
+        return self.arch.user_page_table(self.memory.kernel_map, mm.address, self)
 
-    def read_uint(self, address: int, size: int) -> int:
+    def uint(self, address: int, size: int) -> int:
         """Return an unsigned integer of ``size`` bytes in the kernel's byte order."""
         return int.from_bytes(self.memory.read(address, size), self.arch.byte_order)
 
     def read_pointer(self, address: int) -> KernelAddr:
         """Return a pointer."""
-        return KernelAddr(self.read_uint(address, self.arch.pointer_size))
+        return KernelAddr(self.uint(address, self.arch.pointer_size))
 
     def read_string(self, address: int, limit: int) -> bytes:
         """Return the NUL-terminated string at ``address``, cut at ``limit`` bytes or where memory ends."""

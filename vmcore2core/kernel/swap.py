@@ -80,7 +80,7 @@ def swap_devices(kernel: Kernel) -> list[SwapDevice]:
         LayoutUnknown, MemoryFault: the kernel's list of them is not known or cannot be read.
     """
     word, layout = kernel.arch.pointer_size, kernel.layout
-    count = kernel.read_uint(layout.symbol("nr_swapfiles"), 4)
+    count = kernel.uint(layout.symbol("nr_swapfiles"), 4)
     if count > 1 << fmt.MAX_SWAPFILES_SHIFT:
         where = layout.symbol("nr_swapfiles")
         raise CorruptStructure(f"{count} swap files, expected at most 32", where, "nr_swapfiles")

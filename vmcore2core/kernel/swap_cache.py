@@ -41,7 +41,7 @@ class CachePages:
         layout, self.kernel = kernel.layout, kernel
         self.page_size = kernel.memory.kernel_map.spec.page_size
         self.sizeof_page = struct_size(layout, "page", STRUCT_PAGE_MAX)
-        vmemmap = kernel.arch.vmemmap(kernel.memory, layout)
+        vmemmap = kernel.arch.vmemmap(kernel)
         if vmemmap is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         self.vmemmap = vmemmap
@@ -240,7 +240,7 @@ def _set_bits(kernel: Kernel, bitmap: int, offsets: U64Array) -> Iterator[int]:
     word = kernel.arch.pointer_size * BITS_PER_BYTE
     for i, offset in enumerate(offsets.tolist()):
         at = bitmap + offset // word * kernel.arch.pointer_size
-        if kernel.read_uint(at, kernel.arch.pointer_size) >> offset % word & 1:
+        if kernel.uint(at, kernel.arch.pointer_size) >> offset % word & 1:
             yield i
 
 
@@ -263,7 +263,7 @@ def swap_cache(pages: CachePages, info: StructView, swap_type: int) -> SwapCache
         return TableCache(pages, info.pointer("cluster_info"), info.uint("max", size=4), zeromap)
     word = kernel.arch.pointer_size
     spaces = kernel.read_pointer(kernel.layout.symbol("swapper_spaces") + swap_type * word)
-    nr_spaces = kernel.read_uint(kernel.layout.symbol("nr_swapper_spaces") + swap_type * 4, 4)
+    nr_spaces = kernel.uint(kernel.layout.symbol("nr_swapper_spaces") + swap_type * 4, 4)
     return XArrayCache(pages, spaces, nr_spaces if spaces else 0, zeromap or 0)
 
 

@@ -80,7 +80,7 @@ class XArray:
         seen: set[int],
     ) -> Iterator[XaRun]:
         try:
-            shift = self.kernel.read_uint(node + self._shift, 1)
+            shift = self.kernel.uint(node + self._shift, 1)
             raw = self.kernel.memory.read(node + self._slots, self._nr_slots * self._dtype.itemsize)
         except MemoryFault as fault:
             raise CorruptStructure(str(fault), node, "xa_node") from None

@@ -170,7 +170,7 @@ class ZsPool:
         for struct, member in (("zpdesc", "next"), ("page", "index"), ("page", "freelist")):
             found = self.kernel.layout.find_member(struct, member)
             if found is not None:
-                yield self.kernel.read_uint(page.address + found.offset, word)
+                yield self.kernel.uint(page.address + found.offset, word)
 
     def _next(self, place: _Place) -> StructView:
         """Return the page after an object's first, if the zspage has as many from there on as it must."""

@@ -43,7 +43,7 @@ class Zswap:
         if trees is not None:  # else the kernel has no zswap: whoever asks knows its other symbols
             self._trees = kernel.read_pointer(trees + number * kernel.arch.pointer_size)
         # Since Linux kernel commit 44c7c734a513 ("mm/zswap: split zswap rb-tree") (in v6.9), a device has many trees.
-        self._nr_trees = None if lengths is None else kernel.read_uint(lengths + number * 4, 4)
+        self._nr_trees = None if lengths is None else kernel.uint(lengths + number * 4, 4)
 
     def find(self, offset: int) -> UserPageState | None:
         """See ``Store.find``."""

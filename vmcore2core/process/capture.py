@@ -326,8 +326,7 @@ class _Capture:
             warnings=tuple(self.warnings),
             notices=tuple(self.notices),
             tags=tuple(tags.runs),
-            e_flags=machine.e_flags
-            | self.kernel.arch.core_flags(self.mm.address, self.kernel.memory, self.kernel.layout),
+            e_flags=machine.e_flags | self.kernel.arch.core_flags(self.mm.address, self.kernel),
             greg_size=machine.greg_size,
             uid_size=machine.uid_size,
             on_disk=tuple(left),
@@ -383,7 +382,7 @@ class _Capture:
         """Return what the process's core is, by one of its threads."""
         arch = self.kernel.arch
         task_size = self.mm.find_uint("task_size", arch.pointer_size)
-        machine = arch.process_machine(task.address, regs, task_size, self.kernel.memory, self.kernel.layout)
+        machine = arch.process_machine(task.address, regs, task_size, self.kernel)
         if machine.unsupported is not None:
             raise TaskError(sched.task_tgid(self.leader), f"PID {describe(self.leader)} is {machine.unsupported}")
         return machine
@@ -418,7 +417,7 @@ class _Capture:
 
     def _vdso_image(self, machine: CoreMachine) -> KernelAddr | None:
         try:
-            return self.kernel.arch.vdso_image(self.mm.address, machine, self.kernel.memory, self.kernel.layout)
+            return self.kernel.arch.vdso_image(self.mm.address, machine, self.kernel)
         except MemoryFault:
             return None
 

@@ -103,7 +103,7 @@ class Consistency:
             return
         found = task.follow("thread_pid", "pid")
         if found is not None:  # else it was released
-            number = self.kernel.read_uint(found.addr_of("numbers"), 4)
+            number = self.kernel.uint(found.addr_of("numbers"), 4)
             yield from _expect(task, "pid", number, sched.task_pid(task))
 
     def _scheduling(self, task: StructView) -> Iterator[CorruptStructure]:
@@ -132,7 +132,7 @@ class Consistency:
     def _signals(self, task: StructView) -> Iterator[CorruptStructure]:
         word = self.kernel.arch.pointer_size
         if task.has("blocked"):
-            blocked = self.kernel.read_uint(task.addr_of("blocked"), word)
+            blocked = self.kernel.uint(task.addr_of("blocked"), word)
             # sigfillset() before sigprocmask() in the kernel itself: smb_send_rqst().
             if blocked & UNBLOCKABLE and blocked != (1 << 8 * word) - 1:
                 yield task.corrupt("blocked", f"{blocked:#x}: SIGKILL and SIGSTOP cannot be blocked")
@@ -157,7 +157,7 @@ class Consistency:
                 continue
             address = self.kernel.read_pointer(signal.addr_of("pids") + index * self.kernel.arch.pointer_size)
             if address and self._numbers_known:
-                number = self.kernel.read_uint(address + numbers.offset, 4)
+                number = self.kernel.uint(address + numbers.offset, 4)
                 known = self._find_pid(number)
                 if self._numbers_known and known != address:
                     yield signal.corrupt("pids", f"{kind} is number {number}, which is not in the PID table")
@@ -198,7 +198,10 @@ class Consistency:
         found = layout.find_member("ptdesc", "pt_mm") or layout.find_member("page", "pt_mm")
         if found is None or self.kernel.arch.name != "x86_64":
             return
-        vmemmap, size = self.kernel.arch.vmemmap(self.kernel.memory, layout), layout.find_size("page")
+        vmemmap, size = (
+            self.kernel.arch.vmemmap(self.kernel),
+            layout.find_size("page"),
+        )
         if vmemmap is None or not size:
             return
         pgd = owner.pointer("pgd")

@@ -94,7 +94,7 @@ class KernelStacks:
     def _opened(self) -> KernelUnwinder:
         kernel = self._kernel
         texts = [ModuleText(one.text, one.view.address) for one in self.names.modules]
-        unwinder = kernel.arch.kernel_unwinder(kernel.memory, kernel.layout, texts)
+        unwinder = kernel.arch.kernel_unwinder(kernel, texts)
         if unwinder is None:
             raise TaskError(0, f"how the kernel's own stacks of {kernel.arch.name} unwind is not known yet")
         return unwinder
@@ -136,7 +136,7 @@ class KernelStacks:
         kernel, address = self._kernel, KernelAddr(task.address)
         try:
             base, _ = kernel_stack(task)
-            call = kernel.arch.system_call(registers, address, base, kernel.memory, kernel.layout)
+            call = kernel.arch.system_call(registers, address, base, kernel)
         except (MemoryFault, CorruptStructure):
             return None
         return None if call is None else self._calls.named(call)

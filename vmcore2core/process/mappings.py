@@ -232,7 +232,7 @@ class Mappings:
     def gate(self, elf_class: int) -> Vma | None:
         """Return the mapping that is in no mm (x86: vsyscall; ARM: vectors)."""
         arch = self.kernel.arch
-        address = arch.gate_vma(self.kernel.memory, self.kernel.layout)
+        address = arch.gate_vma(self.kernel)
         if address is None or elf_class != 8 * arch.pointer_size:
             return None
         view = self.kernel.view("vm_area_struct", address)

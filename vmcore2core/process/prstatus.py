@@ -64,7 +64,7 @@ def _sigset(task: StructView, member: str) -> int | None:
     found = task.kernel.layout.find_member("task_struct", member)
     if found is None:
         return None
-    return task.kernel.read_uint(task.address + found.offset, task.kernel.arch.pointer_size)
+    return task.kernel.uint(task.address + found.offset, task.kernel.arch.pointer_size)
 
 
 def _time(tasks: Sequence[StructView], signal: StructView | None, member: str) -> int | None:

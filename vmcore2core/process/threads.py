@@ -262,7 +262,7 @@ class CpuNotes:
 
     def _note_of(self, cpu: int) -> CpuNote | None:
         """Return the note of a CPU, where the architecture can tell which it is."""
-        return self.kernel.arch.note_of(cpu, self.notes, self.kernel.memory, self.kernel.layout)
+        return self.kernel.arch.note_of(cpu, self.notes, self.kernel)
 
     def _is_anothers(self, note: CpuNote, pgd: int | None) -> bool:
         """Tell whether a note says that its CPU used another page table than the one at physical ``pgd``."""
@@ -312,13 +312,13 @@ def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], 
         MemoryFault: they cannot be read.
     """
     arch = kernel.arch
-    saved = arch.thread_bases(KernelAddr(task.address), kernel.memory, kernel.layout)
+    saved = arch.thread_bases(KernelAddr(task.address), kernel)
     pointer = arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
     # It is asked for where the layout does not tell who was on which CPU.
     if pointer is None and arch.tp_register and (task_on_cpu(task) is None or task_cpu(task) is None):
         try:
             stack, _ = kernel_stack(task)
-            found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, kernel.layout)
+            found = arch.user_regs(KernelAddr(task.address), stack, kernel)
         except (CorruptStructure, MemoryFault):
             return saved, None  # who needs the registers there says so
         pointer = None if found is None else arch.thread_pointer(found)
@@ -341,7 +341,7 @@ def thread_regs(
         pgd: physical address of its top page table.
         siblings: of its thread group.
     """
-    arch, layout = kernel.arch, kernel.layout
+    arch = kernel.arch
     try:
         saved, base = _saved(kernel, task)
     except MemoryFault as fault:
@@ -368,7 +368,7 @@ def thread_regs(
             stack, _ = kernel_stack(task)
         except CorruptStructure as error:
             return f"its kernel stack is not known: {error}"
-        found = arch.user_regs(KernelAddr(task.address), stack, kernel.memory, layout)
+        found = arch.user_regs(KernelAddr(task.address), stack, kernel)
         if found is None:
             if task_flags(task) & PF_EXITING:
                 return "it is exiting, and its user registers are gone"

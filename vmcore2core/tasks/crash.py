@@ -99,7 +99,7 @@ def panic_cpu(kernel: Kernel) -> int | None:
     if symbol is None:
         return None
     try:
-        number = kernel.read_uint(symbol, 4)
+        number = kernel.uint(symbol, 4)
     except MemoryFault:
         return None
     return number if number < CPUS_MAX else None  # PANIC_CPU_INVALID is -1

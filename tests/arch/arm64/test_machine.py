@@ -113,7 +113,9 @@ class Machine:
             }
         )
         machine = ARCH.core_machine(USER, None)
-        found = ARCH.regsets(TASK, {**USER, "syscallno": 115, **regs}, machine, memory, KernelLayout([self.table]))
+        found = ARCH.regsets(
+            TASK, {**USER, "syscallno": 115, **regs}, machine, ARCH.view(memory, KernelLayout([self.table]))
+        )
         assert found is not None
         assert [note.name for note in found] == ["CORE", *["LINUX"] * (len(found) - 1)]
         return {note.n_type: note.desc for note in found}
@@ -261,7 +263,10 @@ def test_a_cpus_note_of_a_wrong_size_is_left_out(fpregset: int, vectors: bytes, 
     struct.pack_into("<II", task, THREAD + 592, 64, 32)
     memory = Bytes({TASK: bytes(task), INIT: struct.pack("<Q", 1 << 16), FTR: bytes(4096)})
     found, _ = ARCH.note_regsets(
-        TASK, USER, CpuNote(0, 1, USER, user_mode=True, regsets=notes), memory, KernelLayout([Machine().table])
+        TASK,
+        USER,
+        CpuNote(0, 1, USER, user_mode=True, regsets=notes),
+        ARCH.view(memory, KernelLayout([Machine().table])),
     )
     assert [n.n_type for n in found] == left
     assert all(n.desc in (b"F" * 528, sve(64)) for n in found if n.n_type != 0x409)
@@ -273,10 +278,10 @@ def test_registers_that_may_be_older_are_not_shown() -> None:
     machine = ARCH.core_machine(USER, None)
     memory = Bytes({TASK: bytes(5000), INIT: struct.pack("<Q", 1 << 16)})
     layout = KernelLayout([Table({"task_struct": without}, symbols={"init_task": INIT})])
-    assert ARCH.regsets(TASK, USER, machine, memory, layout) is not None
+    assert ARCH.regsets(TASK, USER, machine, ARCH.view(memory, layout)) is not None
     del without["thread_info.flags"]
     layout = KernelLayout([Table({"task_struct": without}, symbols={"init_task": INIT})])
-    assert ARCH.regsets(TASK, USER, machine, memory, layout) is None
+    assert ARCH.regsets(TASK, USER, machine, ARCH.view(memory, layout)) is None
 
 
 def test_a_note_of_a_newer_kernel_is_passed_over() -> None:
@@ -297,19 +302,19 @@ def test_of_a_thread_on_a_cpu_only_what_the_kernel_alone_changes_comes_from_memo
     note = CpuNote(0, 1, USER, user_mode=True, regsets=live)
     machine.notes()
     memory = Bytes({TASK: bytes(5000), INIT: struct.pack("<Q", 1 << 16), FTR: bytes(4096)})
-    found, why = ARCH.note_regsets(TASK, USER, note, memory, KernelLayout([machine.table]))
+    found, why = ARCH.note_regsets(TASK, USER, note, ARCH.view(memory, KernelLayout([machine.table])))
     assert [n.n_type for n in found] == [2, 0x405, 0x409]
     assert why is not None
     assert "thread pointer" in why
     kernel = CpuNote(0, 1, USER, user_mode=False, regsets=live)
-    assert ARCH.note_regsets(TASK, USER, kernel, memory, KernelLayout([machine.table])) == ((), None)
+    assert ARCH.note_regsets(TASK, USER, kernel, ARCH.view(memory, KernelLayout([machine.table]))) == ((), None)
 
 
 def saved(regs: dict[str, int], size: int = 16384, tail: int = 320, **table: dict[str, int]) -> dict[str, int] | None:
     """Return what is read from a stack of ``size`` bytes whose struct pt_regs is ``tail`` bytes."""
     raw = struct.pack("<34Q", *(regs[name] for name in NAMES)) + struct.pack("<Qi", 0x77, 115)
     stack = bytes(size - tail) + raw.ljust(tail, b"\0")
-    found = ARCH.user_regs(TASK, STACK, Bytes({STACK: stack}), KernelLayout([Table(**table)]))  # type: ignore[arg-type]
+    found = ARCH.user_regs(TASK, STACK, ARCH.view(Bytes({STACK: stack}), KernelLayout([Table(**table)])))  # type: ignore[arg-type]
     return None if found is None else dict(found)
 
 
@@ -373,18 +378,18 @@ def test_a_thread_of_a_32_bit_process_has_its_vfp_registers(fpsr: int, fpcr: int
     task[THREAD + 16 : THREAD + 16 + 528] = raw
     memory, machine = Bytes({TASK: bytes(task)}), ARCH.core_machine(regs, None)
     layout = KernelLayout([Table({"task_struct": MEMBERS})])
-    found = ARCH.regsets(TASK, regs, machine, memory, layout)
+    found = ARCH.regsets(TASK, regs, machine, ARCH.view(memory, layout))
     assert found is not None
     assert [(note.name, note.n_type, note.desc) for note in found] == [expected]
-    assert ARCH.regsets(TASK, regs, machine, memory, KernelLayout([Table()])) is None
+    assert ARCH.regsets(TASK, regs, machine, ARCH.view(memory, KernelLayout([Table()]))) is None
     # On a CPU, QEMU's note has them, AArch64's names and all.
     notes = (CoreNote("CORE", 2, raw), CoreNote("LINUX", 0x405, b"s" * 2224))
     live = CpuNote(0, 1, regs, user_mode=True, regsets=notes)
-    found, lost = ARCH.note_regsets(TASK, regs, live, memory, layout)
+    found, lost = ARCH.note_regsets(TASK, regs, live, ARCH.view(memory, layout))
     assert [(note.name, note.n_type, note.desc) for note in found] == [expected]
     assert lost is None
     short = CpuNote(0, 1, regs, user_mode=True, regsets=(CoreNote("CORE", 2, raw[:-1]),))
-    assert ARCH.note_regsets(TASK, regs, short, memory, layout) == ((), None)
+    assert ARCH.note_regsets(TASK, regs, short, ARCH.view(memory, layout)) == ((), None)
 
 
 def test_cpu_notes_carry_the_vectors_behind_them() -> None:
@@ -461,7 +466,7 @@ def tagging(ids: dict[int, int], **constants: int) -> tuple[int, int | None] | N
     table = b"".join(struct.pack("<IIQ", number, 0, FTR_REGS + 64 * i) for i, number in enumerate(sorted(machine.ids)))
     values = b"".join(bytes(24) + struct.pack("<Q", machine.ids[n]) + bytes(32) for n in sorted(machine.ids))
     memory = Bytes({FTR: table.ljust(4096, b"\0"), FTR_REGS: values})
-    found = ARCH.tag_spec(memory, KernelLayout([machine.table]))
+    found = ARCH.tag_spec(ARCH.view(memory, KernelLayout([machine.table])))
     return None if found is None else (found.vm_flag, found.page_flag)
 
 
@@ -491,10 +496,10 @@ def test_the_memory_map_begins_with_the_first_page_that_there_is(first: int, pag
     told = {"VMEMMAP_START": 0xFFFF_FC00_0000_0000, "PHYS_OFFSET": first, "PAGESIZE": page}
     for missing in (None, *told):
         constants = {name: value for name, value in told.items() if name != missing}
-        found = ARCH.vmemmap(Bytes({}), KernelLayout([Table(sizes={"page": 64}, constants=constants)]))
+        found = ARCH.vmemmap(ARCH.view(Bytes({}), KernelLayout([Table(sizes={"page": 64}, constants=constants)])))
         assert found == (expected if missing is None else None)
     both = Table(sizes={"page": 64}, constants=told, symbols={"vmemmap": 0xFFFF_C1FF_BF00_0000})
-    assert ARCH.vmemmap(Bytes({}), KernelLayout([both])) == 0xFFFF_C1FF_BF00_0000
+    assert ARCH.vmemmap(ARCH.view(Bytes({}), KernelLayout([both]))) == 0xFFFF_C1FF_BF00_0000
 
 
 def test_the_page_size_is_a_constant_of_vmcoreinfo() -> None:

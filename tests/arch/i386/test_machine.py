@@ -48,7 +48,7 @@ def user_regs(
 ) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0"), TASK + GS_AT: struct.pack("<I", gs or 0)})
     table = Table(WITH_GS if gs is not None else {}, sizes=sizes)
-    found = ARCH.user_regs(TASK, STACK, memory, KernelLayout([table]))
+    found = ARCH.user_regs(TASK, STACK, ARCH.view(memory, KernelLayout([table])))
     return None if found is None else dict(found)
 
 
@@ -117,7 +117,7 @@ def test_a_system_calls_number_is_no_selector(orig_eax: int) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert user_regs(b"") is None
     assert user_regs(b"\xff" * 8192) is None
-    assert ARCH.user_regs(TASK, KernelAddr(0xC800_0000), Bytes({}), KernelLayout([Table(WITH_GS)])) is None
+    assert ARCH.user_regs(TASK, KernelAddr(0xC800_0000), ARCH.view(Bytes({}), KernelLayout([Table(WITH_GS)]))) is None
 
 
 def test_gregs_are_struct_user_regs_struct() -> None:
@@ -260,7 +260,7 @@ def regsets(
     names = ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")
     symbols = {"fpu_user_cfg": CONFIG, **{name: 0xC181_0000 + i * 0x1_0000 for i, name in enumerate(names)}}
     layout = KernelLayout([Table(FPU_MEMBERS, symbols=symbols, constants={"XFEATURE_MAX": 10})])
-    return ARCH.regsets(TASK, USER, ARCH.core_machine(USER, None), Bytes(places), layout)
+    return ARCH.regsets(TASK, USER, ARCH.core_machine(USER, None), ARCH.view(Bytes(places), layout))
 
 
 def fxsave(fcs: int = 0x73, fos: int = 0x7B) -> bytes:
@@ -326,7 +326,7 @@ def test_thread_local_storage_begins_at_entry_6_and_ports_come_last() -> None:
 
 def test_without_the_layout_of_the_state_there_are_no_notes() -> None:
     machine = ARCH.core_machine(USER, None)
-    assert ARCH.regsets(TASK, USER, machine, Bytes({}), KernelLayout([Table()])) is None
+    assert ARCH.regsets(TASK, USER, machine, ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
 
 
 # Others.
@@ -334,24 +334,33 @@ def test_without_the_layout_of_the_state_there_are_no_notes() -> None:
 
 def test_flatmems_array_is_what_mem_map_points_to() -> None:
     layout = KernelLayout([Table(symbols={"mem_map": 0xC1A0_0000})])
-    assert ARCH.vmemmap(Bytes({0xC1A0_0000: struct.pack("<I", 0xC7EF_E000)}), layout) == 0xC7EF_E000
-    assert ARCH.vmemmap(Bytes({0xC1A0_0000: bytes(4)}), layout) is None  # SPARSEMEM leaves it NULL
-    assert ARCH.vmemmap(Bytes({}), KernelLayout([Table()])) is None
+    assert ARCH.vmemmap(ARCH.view(Bytes({0xC1A0_0000: struct.pack("<I", 0xC7EF_E000)}), layout)) == 0xC7EF_E000
+    assert ARCH.vmemmap(ARCH.view(Bytes({0xC1A0_0000: bytes(4)}), layout)) is None  # SPARSEMEM leaves it NULL
+    assert ARCH.vmemmap(ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
     with pytest.raises(MemoryFault):
-        ARCH.vmemmap(Bytes({}), layout)
+        ARCH.vmemmap(ARCH.view(Bytes({}), layout))
 
 
 def test_the_vdsos_image_is_found_by_pointers_of_four_bytes() -> None:
     table = Table({"mm_struct": {"context.vdso_image": (16, 4)}, "vdso_image": {"data": (0, 4)}})
     places = {0xC200_0010: struct.pack("<2I", 0xC180_0000, 0xBAD), 0xC180_0000: struct.pack("<2I", 0xC181_0000, 0xBAD)}
     layout = KernelLayout([table])
-    assert ARCH.vdso_image(KernelAddr(0xC200_0000), ARCH.core_machine({}, None), Bytes(places), layout) == 0xC181_0000
     assert (
-        ARCH.vdso_image(KernelAddr(0xC200_0000), ARCH.core_machine({}, None), Bytes({0xC200_0010: bytes(8)}), layout)
+        ARCH.vdso_image(KernelAddr(0xC200_0000), ARCH.core_machine({}, None), ARCH.view(Bytes(places), layout))
+        == 0xC181_0000
+    )
+    assert (
+        ARCH.vdso_image(
+            KernelAddr(0xC200_0000),
+            ARCH.core_machine({}, None),
+            ARCH.view(Bytes({0xC200_0010: bytes(8)}), layout),
+        )
         is None
     )
     assert (
-        ARCH.vdso_image(KernelAddr(0xC200_0000), ARCH.core_machine({}, None), Bytes({}), KernelLayout([Table()]))
+        ARCH.vdso_image(
+            KernelAddr(0xC200_0000), ARCH.core_machine({}, None), ARCH.view(Bytes({}), KernelLayout([Table()]))
+        )
         is None
     )
 

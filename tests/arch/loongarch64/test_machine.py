@@ -44,7 +44,7 @@ def kernel_map(page_size: int = 16384) -> KernelMap:
 
 
 def user_spec(page_size: int = 16384, **symbols: int) -> PageTableSpec:
-    return ARCH.user_page_table(kernel_map(page_size), MM, Bytes({}), KernelLayout([Table(symbols=symbols)]))
+    return ARCH.user_page_table(kernel_map(page_size), MM, ARCH.view(Bytes({}), KernelLayout([Table(symbols=symbols)])))
 
 
 def decoded(entry: int, level: str = "pte", page_size: int = 16384) -> tuple[int, int]:
@@ -226,7 +226,7 @@ def frame(regs: dict[str, int], prmd: int = 7) -> bytes:
 
 def saved(top: bytes, size: int = 16384) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.user_regs(TASK, KernelAddr(STACK), memory, KernelLayout([Table()]))
+    found = ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([Table()])))
     return None if found is None else dict(found)
 
 
@@ -257,7 +257,7 @@ def test_what_cannot_be_user_registers_is_none(raw: bytes) -> None:
 
 
 def test_a_lost_stack_has_no_registers() -> None:
-    assert ARCH.user_regs(TASK, KernelAddr(STACK), Bytes({}), KernelLayout([Table()])) is None
+    assert ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
 
 
 def cpu_note(pid: int, regs: dict[str, int], *csrs: int) -> bytes:
@@ -302,8 +302,8 @@ def test_kdumps_notes_have_it() -> None:
 def test_a_note_is_of_the_processor_that_has_the_number() -> None:
     layout = KernelLayout([Table(symbols={"__cpu_logical_map": 0x5000})])
     memory = Bytes({0x5000: struct.pack("<3i", 2, 0, 1)})
-    assert [ARCH.note_number(cpu, memory, layout) for cpu in range(3)] == [2, 0, 1]
-    assert ARCH.note_number(1, memory, KernelLayout([Table()])) == 1
+    assert [ARCH.note_number(cpu, ARCH.view(memory, layout)) for cpu in range(3)] == [2, 0, 1]
+    assert ARCH.note_number(1, ARCH.view(memory, KernelLayout([Table()]))) == 1
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def user_spec(
     layout = KernelLayout([Numbers(numbers), table])
     memory = Bytes({MM: bytes(48) + struct.pack(f"{order(arch)}Q", task_size)})
     kernel_map = arch.kernel_map(info(TEXT.replace("4096", str(page_size))))
-    return arch.user_page_table(kernel_map, MM, memory, layout)
+    return arch.user_page_table(kernel_map, MM, arch.view(memory, layout))
 
 
 class Numbers(Table):
@@ -191,13 +191,13 @@ def test_the_kernels_page_table_tells_the_invalid_tables(arch: Arch, levels: int
     layout = KernelLayout([Numbers({"_CACHE_SHIFT": 11}), Table({"mm_struct": {"task_size": (48, 8)}})])
     memory = Bytes({**places, MM: bytes(48) + struct.pack(form, 1 << 40)})
     kernel_map = arch.kernel_map(info())
-    spec = arch.user_page_table(kernel_map, MM, memory, layout)
+    spec = arch.user_page_table(kernel_map, MM, arch.view(memory, layout))
     assert len(spec.levels) == levels
     names = [level.name for level in spec.levels]
     assert [read_entry(spec, name, table) for name, table in zip(names, tables, strict=False)] == [(NONE, 0)] * (
         levels - 1
     )
-    assert len(arch.whole_map(kernel_map, memory, layout).spec.levels) == levels
+    assert len(arch.whole_map(kernel_map, arch.view(memory, layout)).spec.levels) == levels
 
 
 def test_the_exports_keys_tell_the_levels() -> None:
@@ -222,7 +222,7 @@ def test_the_kernel_is_in_its_segments(arch: Arch) -> None:
 
 def test_whole_map_takes_the_levels_of_the_symbols() -> None:
     layout = KernelLayout([Table(symbols=dict.fromkeys((PTE, PMD, PUD), 0xFFFF_FFFF_82A5_0000))])
-    made = LITTLE.whole_map(LITTLE.kernel_map(info()), Bytes({}), layout)
+    made = LITTLE.whole_map(LITTLE.kernel_map(info()), LITTLE.view(Bytes({}), layout))
     assert [level.name for level in made.spec.levels] == ["pgd", "pud", "pmd", "pte"]
 
 
@@ -286,8 +286,8 @@ def test_a_swap_entry_names_type_and_offset() -> None:
 def test_page_structures_are_an_array() -> None:
     layout = KernelLayout([Table(symbols={"mem_map": 0xFFFF_FFFF_82A8_7388})])
     where = {0xFFFF_FFFF_82A8_7388: struct.pack("<Q", 0x9000_0000_0FC0_0000)}
-    assert LITTLE.vmemmap(Bytes(where), layout) == 0x9000_0000_0FC0_0000
-    assert LITTLE.vmemmap(Bytes({}), KernelLayout([])) is None
+    assert LITTLE.vmemmap(LITTLE.view(Bytes(where), layout)) == 0x9000_0000_0FC0_0000
+    assert LITTLE.vmemmap(LITTLE.view(Bytes({}), KernelLayout([]))) is None
 
 
 # Walks: the pgd is at physical 0x4000 (two pages), the pmd at 0x6000, the pte at 0x7000, the invalid ones behind them.
@@ -344,7 +344,7 @@ def frame(arch: Arch, octeon: bool = False, **changed: int) -> bytes:
 def saved(arch: Arch, top: bytes, size: int = 16384, page_size: int = 4096) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0")})
     layout = KernelLayout([Numbers({"PAGESIZE": page_size})])
-    found = arch.user_regs(TASK, KernelAddr(STACK), memory, layout)
+    found = arch.user_regs(TASK, KernelAddr(STACK), arch.view(memory, layout))
     return None if found is None else dict(found)
 
 
@@ -355,7 +355,7 @@ def machine(arch: Arch, flags: int, task_size: int | None = 0x7FFF_8000) -> Core
         STACK: struct.pack(f"{order(arch)}2Q", TASK, flags),
     }
     layout = KernelLayout([Table({"task_struct": {"stack": (8, 8)}})])
-    return arch.process_machine(TASK, {}, task_size, Bytes(places), layout)
+    return arch.process_machine(TASK, {}, task_size, arch.view(Bytes(places), layout))
 
 
 N64, N32, O32 = 0, 0x90_0020, 0xD0_0020
@@ -392,7 +392,7 @@ def test_the_abi_is_what_the_threads_flags_say(arch: Arch) -> None:
 def test_where_the_flags_are_not_known_no_32_bit_core_is_made() -> None:
     layout = KernelLayout([Table()])
     small, large, unknown = (
-        LITTLE.process_machine(TASK, {}, size, Bytes({}), layout) for size in (0x7FFF_8000, 1 << 40, None)
+        LITTLE.process_machine(TASK, {}, size, LITTLE.view(Bytes({}), layout)) for size in (0x7FFF_8000, 1 << 40, None)
     )
     assert "n32 or o32" in (small.unsupported or "")
     assert (large.elf_class, unknown.elf_class) == (64, 64)
@@ -445,8 +445,8 @@ def test_the_vdsos_image_is_the_abis(arch: Arch) -> None:
     memory = Bytes({at: struct.pack(f"{order(arch)}Q", at + 0x1000) for at in symbols.values()})
     layout = KernelLayout([Table(symbols=symbols)])
     for name, flags in names.items():
-        assert arch.vdso_image(MM, machine(arch, flags), memory, layout) == symbols[name] + 0x1000
-    assert arch.vdso_image(MM, machine(arch, N64), memory, KernelLayout([])) is None
+        assert arch.vdso_image(MM, machine(arch, flags), arch.view(memory, layout)) == symbols[name] + 0x1000
+    assert arch.vdso_image(MM, machine(arch, N64), arch.view(memory, KernelLayout([]))) is None
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def memory(
 
 def user_regs(mem: Memory, *without: str, pt_regs: int = 384) -> dict[str, int] | None:
     layout = KernelLayout([table(*without, pt_regs=pt_regs)])
-    found = ARCH.user_regs(KernelAddr(TASK), KernelAddr(STACK), mem, layout)
+    found = ARCH.user_regs(KernelAddr(TASK), KernelAddr(STACK), ARCH.view(mem, layout))
     return None if found is None else dict(found)
 
 
@@ -194,10 +194,10 @@ def test_the_text_and_the_machine_number_are_known() -> None:
 
 def test_vmemmap_is_a_value_in_vmcoreinfo_and_a_variable_in_kallsyms() -> None:
     value = KernelLayout([Table(symbols={"vmemmap": 0xC00C << 48})])
-    assert ARCH.vmemmap(NOTHING, value) == 0xC00C << 48
+    assert ARCH.vmemmap(ARCH.view(NOTHING, value)) == 0xC00C << 48
     variable = KernelLayout([Table(symbols={"vmemmap": CPU_SPEC})])
-    assert ARCH.vmemmap(Bytes({CPU_SPEC: struct.pack("<Q", 0xF000 << 48)}), variable) == 0xF000 << 48
-    assert ARCH.vmemmap(NOTHING, KernelLayout([Table()])) is None
+    assert ARCH.vmemmap(ARCH.view(Bytes({CPU_SPEC: struct.pack("<Q", 0xF000 << 48)}), variable)) == 0xF000 << 48
+    assert ARCH.vmemmap(ARCH.view(NOTHING, KernelLayout([Table()]))) is None
 
 
 # Notes of the CPUs.
@@ -271,8 +271,8 @@ def test_a_note_is_of_the_cpu_that_the_kernel_gave_the_number() -> None:
     }
     places |= {PACAS + 256 * (i + 1): struct.pack("<10xH", ids[i]) for i in range(4)}
     layout = KernelLayout([source])
-    assert [ARCH.note_number(cpu, Bytes(places), layout) for cpu in range(5)] == [2, 0, 1, 3, 4]
-    assert ARCH.note_number(1, NOTHING, KernelLayout([Table()])) == 1
+    assert [ARCH.note_number(cpu, ARCH.view(Bytes(places), layout)) for cpu in range(5)] == [2, 0, 1, 3, 4]
+    assert ARCH.note_number(1, ARCH.view(NOTHING, KernelLayout([Table()]))) == 1
 
 
 # Floating-point, vector and special registers.
@@ -280,14 +280,14 @@ def test_a_note_is_of_the_cpu_that_the_kernel_gave_the_number() -> None:
 
 def saved(mem: Memory, *without: str) -> list[CoreNote] | None:
     layout = KernelLayout([table(*without)])
-    found = ARCH.regsets(KernelAddr(TASK), {}, ARCH.core_machine({}, None), mem, layout)
+    found = ARCH.regsets(KernelAddr(TASK), {}, ARCH.core_machine({}, None), ARCH.view(mem, layout))
     return None if found is None else list(found)
 
 
 def notes_of(note: CpuNote, msr: int, **thread: int) -> dict[tuple[str, int], bytes]:
     """Return the notes of a thread that was on a CPU."""
     layout, mem = KernelLayout([table()]), memory(USER, **thread)
-    made, missing = ARCH.note_regsets(KernelAddr(TASK), {"msr": msr}, note, mem, layout)
+    made, missing = ARCH.note_regsets(KernelAddr(TASK), {"msr": msr}, note, ARCH.view(mem, layout))
     assert missing is not None
     return {(n.name, n.n_type): n.desc for n in made}
 
@@ -335,7 +335,7 @@ def test_without_the_members_nothing_is_made_up() -> None:
     narrow = table()
     narrow.offsets["task_struct"]["thread.fp_state.fpr"] = (0x80, 256)  # without CONFIG_VSX
     with pytest.raises(LayoutInvalid, match="256 bytes"):
-        ARCH.regsets(KernelAddr(TASK), {}, ARCH.core_machine({}, None), memory(USER), KernelLayout([narrow]))
+        ARCH.regsets(KernelAddr(TASK), {}, ARCH.core_machine({}, None), ARCH.view(memory(USER), KernelLayout([narrow])))
 
 
 def test_msr_tells_which_registers_a_running_thread_has_in_the_cpu() -> None:

@@ -76,7 +76,7 @@ def user(sizes: tuple[int, ...], val_bits: int, page_size: str = "4096", radix_m
     memory = Words(dict(zip(symbols.values(), (*sizes, val_bits), strict=True)))
     table = Table(symbols=symbols, constants={} if radix_mmu is None else {"RADIX_MMU": radix_mmu})
     made = kernel_map(PAGESIZE=page_size, RADIX_MMU="" if radix_mmu is None else str(radix_mmu))
-    return ARCH.user_page_table(made, MM, memory, KernelLayout([table]))
+    return ARCH.user_page_table(made, MM, ARCH.view(memory, KernelLayout([table])))
 
 
 RADIX_4K, RADIX_64K = kernel_map().spec, kernel_map(PAGESIZE="65536").spec
@@ -230,7 +230,7 @@ def test_variables_that_cannot_be_true_are_refused(
 def test_without_the_variables_the_hash_mmus_levels_are_not_known() -> None:
     made = kernel_map(RADIX_MMU="0")
     with pytest.raises(LayoutUnknown, match="__pte_index_size"):
-        ARCH.user_page_table(made, MM, Words({}), KernelLayout([Table(constants={"RADIX_MMU": 0})]))
+        ARCH.user_page_table(made, MM, ARCH.view(Words({}), KernelLayout([Table(constants={"RADIX_MMU": 0})])))
 
 
 def test_the_linear_mapping_is_at_physical_0_and_the_image_where_it_was_loaded() -> None:

@@ -61,7 +61,7 @@ SV57 = kernel_map(satp="0xa000000000082507")
 
 def decoded(entry: int, level: str = "pte", made: KernelMap = SV57) -> tuple[int, int]:
     """Return kind and physical address."""
-    spec = ARCH.user_page_table(made, MM, Bytes({}), KernelLayout([]))
+    spec = ARCH.user_page_table(made, MM, ARCH.view(Bytes({}), KernelLayout([])))
     return read_entry(spec, level, entry)
 
 
@@ -313,7 +313,7 @@ def frame(regs: dict[str, int]) -> bytes:
 
 def saved(top: bytes, size: int = 16384, table: Table | None = None) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.user_regs(TASK, KernelAddr(STACK), memory, KernelLayout([table or Table()]))
+    found = ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([table or Table()])))
     return None if found is None else dict(found)
 
 
@@ -354,7 +354,7 @@ def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert saved(b"") is None
     assert saved(b"\xff" * 16384) is None
-    assert ARCH.user_regs(TASK, KernelAddr(STACK), Bytes({}), KernelLayout([Table()])) is None
+    assert ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
 
 
 def test_registers_are_struct_user_regs_struct(tmp_path: Path) -> None:
@@ -394,17 +394,17 @@ def test_cpu_notes_carry_number_and_registers() -> None:
     assert (second.number, second.pr_pid, second.user_mode, dict(second.regs)) == (1, 2, False, IN_KERNEL)
     assert (ARCH.assumed_user_pc(first), ARCH.assumed_user_pc(second)) == (0x1000, None)
     assert (dict(ARCH.note_bases(first)), ARCH.note_uses_pgd(first, 0)) == ({}, None)
-    assert dict(ARCH.thread_bases(TASK, Bytes({}), KernelLayout([Table()]))) == {}
+    assert dict(ARCH.thread_bases(TASK, ARCH.view(Bytes({}), KernelLayout([Table()])))) == {}
     assert ARCH.thread_pointer(first.regs) == 0x1008
 
 
 def test_a_note_is_of_the_hart_that_the_kernel_gave_the_number() -> None:
     layout = KernelLayout([Table(symbols={"__cpuid_to_hartid_map": 0x5000})])
     memory = Bytes({0x5000: struct.pack("<3Q", 2, 0, 1)})
-    assert [ARCH.note_number(cpu, memory, layout) for cpu in range(3)] == [2, 0, 1]
-    assert ARCH.note_number(1, memory, KernelLayout([Table()])) == 1
+    assert [ARCH.note_number(cpu, ARCH.view(memory, layout)) for cpu in range(3)] == [2, 0, 1]
+    assert ARCH.note_number(1, ARCH.view(memory, KernelLayout([Table()]))) == 1
     with pytest.raises(NotMapped):
-        ARCH.note_number(3, memory, layout)
+        ARCH.note_number(3, ARCH.view(memory, layout))
 
 
 def on_cpu(monkeypatch: pytest.MonkeyPatch, pc: int) -> ThreadRegs | str:
@@ -476,7 +476,7 @@ def thread_notes(
         }
     )
     layout = KernelLayout([Table(*tables, symbols=SYMBOLS)])
-    found = ARCH.regsets(TASK, {}, ARCH.core_machine({}, None), memory, layout)
+    found = ARCH.regsets(TASK, {}, ARCH.core_machine({}, None), ARCH.view(memory, layout))
     return None if found is None else [(note.name, note.n_type, note.desc) for note in found]
 
 
@@ -542,10 +542,10 @@ def test_nt_riscv_tagged_addr_ctrl(envcfg: int, pmlen: int, value: int, able: by
 def test_e_flags_are_those_that_the_kernel_saved() -> None:
     memory = Bytes({OWNER: bytes(0x28) + struct.pack("<Q", 0xDEAD_0000_0000_0005)})
     layout = KernelLayout([Table(OFFSETS)])
-    assert ARCH.core_flags(KernelAddr(OWNER), memory, layout) == 5
-    assert ARCH.core_flags(KernelAddr(OWNER), memory, KernelLayout([Table()])) == 0
+    assert ARCH.core_flags(KernelAddr(OWNER), ARCH.view(memory, layout)) == 5
+    assert ARCH.core_flags(KernelAddr(OWNER), ARCH.view(memory, KernelLayout([Table()]))) == 0
     with pytest.raises(NotMapped):
-        ARCH.core_flags(KernelAddr(OWNER + 0x1000), memory, layout)
+        ARCH.core_flags(KernelAddr(OWNER + 0x1000), ARCH.view(memory, layout))
 
 
 def test_a_compat_process_is_not_supported_and_says_so() -> None:
@@ -562,7 +562,7 @@ START = 0xFFFF_8D80_0000_0000
 
 def vmemmap(symbols: dict[str, int], places: dict[int, bytes], text: VmcoreInfo | None = None) -> int | None:
     layout = KernelLayout([VmcoreInfoSource(text or info()), Table(symbols=symbols, sizes={"page": 64})])
-    return ARCH.vmemmap(Bytes(places), layout)
+    return ARCH.vmemmap(ARCH.view(Bytes(places), layout))
 
 
 def test_vmemmap_begins_at_the_first_page_of_memory() -> None:

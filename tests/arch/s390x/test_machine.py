@@ -53,7 +53,7 @@ def frame(regs: dict[str, int], flags: int = 1, size: int = 192) -> bytes:
 
 def saved(top: bytes, table: Table | None = None, size: int = 16384) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.user_regs(TASK, KernelAddr(STACK), memory, KernelLayout([table or Table()]))
+    found = ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([table or Table()])))
     return None if found is None else dict(found)
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert saved(b"") is None
     assert saved(b"\xff" * 16384) is None
-    assert ARCH.user_regs(TASK, KernelAddr(STACK), Bytes({}), KernelLayout([Table()])) is None
+    assert ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
 
 
 # Notes of the CPUs.
@@ -186,7 +186,7 @@ def test_a_note_is_of_the_cpu_whose_lowcore_its_prefix_register_names() -> None:
     def number(cpu: int, base: int = 0, **length: int) -> int | None:
         pointers = struct.pack(">4Q", base + 0x63_A000, base + 0xFC6_4000, 0, base + 0x5555_5000)
         table = Table(symbols={"lowcore_ptr": 0x5000}, constants=length)
-        found = ARCH.note_of(cpu, notes, Bytes({0x5000: pointers}), KernelLayout([table]))
+        found = ARCH.note_of(cpu, notes, ARCH.view(Bytes({0x5000: pointers}), KernelLayout([table])))
         return None if found is None else found.number
 
     assert [number(cpu) for cpu in range(4)] == [1, 0, None, None]
@@ -203,9 +203,9 @@ def test_a_note_is_of_the_cpu_whose_lowcore_its_prefix_register_names() -> None:
 def test_without_prefix_registers_notes_are_by_number() -> None:
     notes = ARCH.cpu_notes((NOTES[0], NOTES[4]))
     layout = KernelLayout([Table(symbols={"lowcore_ptr": 0x5000})])
-    assert ARCH.note_of(1, notes, Bytes({}), layout) is notes[1]
-    assert ARCH.note_of(1, cpus(), Bytes({}), KernelLayout([Table()])) == cpus()[1]
-    assert ARCH.note_of(2, notes, Bytes({}), layout) is None
+    assert ARCH.note_of(1, notes, ARCH.view(Bytes({}), layout)) is notes[1]
+    assert ARCH.note_of(1, cpus(), ARCH.view(Bytes({}), KernelLayout([Table()]))) == cpus()[1]
+    assert ARCH.note_of(2, notes, ARCH.view(Bytes({}), layout)) is None
 
 
 # Threads.
@@ -247,7 +247,7 @@ def layout_of(*without: str) -> KernelLayout:
 
 
 def thread_notes(memory: Bytes, *without: str) -> list[tuple[str, int, bytes]] | None:
-    found = ARCH.regsets(TASK, {}, MACHINE, memory, layout_of(*without))
+    found = ARCH.regsets(TASK, {}, MACHINE, ARCH.view(memory, layout_of(*without)))
     return None if found is None else [(note.name, note.n_type, note.desc) for note in found]
 
 
@@ -257,11 +257,11 @@ VECTORS = [("LINUX", 0x309, LOW_HALVES), ("LINUX", 0x30A, WHOLE)]
 
 
 def test_the_access_registers_have_the_thread_pointer() -> None:
-    bases = ARCH.thread_bases(TASK, memory_of(frame(USER)), layout_of())
+    bases = ARCH.thread_bases(TASK, ARCH.view(memory_of(frame(USER)), layout_of()))
     assert dict(bases) == {**ACCESS, "orig_r2": 0x0101}
     assert ARCH.thread_pointer({name: value for name, value in bases.items() if value is not None}) == 0x3FF_0000_0400
     assert ARCH.thread_pointer({"acr0": 1}) is None
-    unknown = ARCH.thread_bases(TASK, memory_of(b""), layout_of("thread.acrs"))
+    unknown = ARCH.thread_bases(TASK, ARCH.view(memory_of(b""), layout_of("thread.acrs")))
     assert dict(unknown) == dict.fromkeys(ACRS)
 
 
@@ -321,7 +321,7 @@ def test_notes_that_cannot_be_found_are_none() -> None:
 
 
 def live_notes(note: CpuNote, memory: Bytes) -> tuple[list[tuple[str, int, bytes]], str | None]:
-    notes, why = ARCH.note_regsets(TASK, {}, note, memory, layout_of())
+    notes, why = ARCH.note_regsets(TASK, {}, note, ARCH.view(memory, layout_of()))
     return [(made.name, made.n_type, made.desc) for made in notes], why
 
 

@@ -54,7 +54,9 @@ def kernel_map(*without: str, **changed: str) -> KernelMap:
 def user_spec(first: int) -> PageTableSpec:
     """Return the form of a process's page table whose first entry this is."""
     memory = Bytes({MM: struct.pack(">QQ", 0, 0x9000_0000), 0x9000_0000: struct.pack(">Q", first)})
-    return ARCH.user_page_table(kernel_map(), MM, memory, KernelLayout([Table({"mm_struct": {"pgd": (8, 8)}})]))
+    return ARCH.user_page_table(
+        kernel_map(), MM, ARCH.view(memory, KernelLayout([Table({"mm_struct": {"pgd": (8, 8)}})]))
+    )
 
 
 FIVE = user_spec(0x2C)  # an empty region-first entry
@@ -292,7 +294,7 @@ def test_vmemmap_is_a_value_in_the_text_and_an_address_in_kallsyms() -> None:
     def vmemmap(symbol: int | None, *places: int) -> int | None:
         symbols = {"_stext": 0x3FF_FE4A_8000} | ({} if symbol is None else {"vmemmap": symbol})
         memory = Bytes({place: struct.pack(">Q", 0x372_0000_0000) for place in places})
-        return ARCH.vmemmap(memory, KernelLayout([Table(symbols=symbols)]))
+        return ARCH.vmemmap(ARCH.view(memory, KernelLayout([Table(symbols=symbols)])))
 
     assert vmemmap(0x372_0000_0000) == 0x372_0000_0000
     assert vmemmap(0x3FF_FFF5_C280, 0x3FF_FFF5_C280) == 0x372_0000_0000

@@ -10,6 +10,7 @@ import pytest
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
 from vmcore2core.arch.x86.registers import process_notes, regsets
+from vmcore2core.interfaces import MemoryAndLayout
 from vmcore2core.layout.resolver import KernelLayout
 
 Build = Callable[[int], tuple[Bytes, KernelLayout]]
@@ -52,14 +53,14 @@ def old(size: int) -> tuple[Bytes, KernelLayout]:
 @pytest.mark.parametrize("build", [new, old])
 def test_without_xsave_a_thread_has_fxsaves_registers_and_no_xstate(build: Build) -> None:
     memory, layout = build(512)
-    notes = regsets(TASK, {}, True, memory, layout)
+    notes = regsets(TASK, {}, True, MemoryAndLayout(memory, layout))
     assert [(n.name, n.n_type, n.desc) for n in notes or ()] == [("CORE", NT_FPREGSET, LEGACY)]
-    assert process_notes(memory, layout) == ()
+    assert process_notes(MemoryAndLayout(memory, layout)) == ()
 
 
 @pytest.mark.parametrize("build", [new, old])
 def test_without_xsave_a_32_bit_thread_has_both_forms_of_them(build: Build) -> None:
     memory, layout = build(512)
-    notes = regsets(TASK, {"cs": 0x23, "ds": 0x2B}, False, memory, layout) or ()
+    notes = regsets(TASK, {"cs": 0x23, "ds": 0x2B}, False, MemoryAndLayout(memory, layout)) or ()
     assert [(n.name, n.n_type, len(n.desc)) for n in notes] == [("CORE", NT_FPREGSET, 108), ("LINUX", NT_PRXFPREG, 512)]
     assert notes[1].desc == LEGACY

@@ -12,7 +12,7 @@ from vmcore2core.addresses import AddressRange, KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelTrace, ModuleText
 from vmcore2core.arch.x86_64.kernel_stack import OrcFrame, OrcUnwinder
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
-from vmcore2core.interfaces import Member, SymbolAt
+from vmcore2core.interfaces import Member, MemoryAndLayout, SymbolAt
 from vmcore2core.layout.resolver import KernelLayout
 
 DX, DI, BP, SP, R10, R13, BP_INDIRECT, SP_INDIRECT = range(2, 10)
@@ -90,7 +90,7 @@ class Stack:
 
     def unwinder(self) -> OrcUnwinder:
         kernel = self.image.kernel()
-        return OrcUnwinder(kernel.memory, _layout(self.image.table, self.fields), self.modules)
+        return OrcUnwinder(MemoryAndLayout(kernel.memory, _layout(self.image.table, self.fields)), self.modules)
 
     def trace(self, pc: int = FUNCTION + 5, *, bp: int = 0, limit: int = 64) -> KernelTrace:
         unwinder = self.unwinder()

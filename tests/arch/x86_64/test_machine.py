@@ -41,7 +41,7 @@ def kernel_map(phys_base: int = 0, l5: int = 0, sme_mask: int = 0, without: str 
 
 def decoded(entry: int, level: str = "pte", made: KernelMap | None = None) -> tuple[int, int]:
     """Return kind and physical address."""
-    spec = ARCH.user_page_table(made or kernel_map(l5=1), MM, Stack(b""), KernelLayout([]))
+    spec = ARCH.user_page_table(made or kernel_map(l5=1), MM, ARCH.view(Stack(b""), KernelLayout([])))
     return read_entry(spec, level, entry)
 
 
@@ -114,7 +114,7 @@ def test_accessed_and_dirty_alone_are_an_empty_entry(level: str) -> None:
 
 
 def test_many_entries_are_decoded_each_for_itself() -> None:
-    spec = ARCH.user_page_table(kernel_map(), MM, Stack(b""), KernelLayout([]))
+    spec = ARCH.user_page_table(kernel_map(), MM, ARCH.view(Stack(b""), KernelLayout([])))
     entries = np.array([0, 0x5067, 0x2, 0x000F_FFFE_DCBA_9160, NX | 0x7001], np.uint64)
     kinds, paddrs = spec.decode(entries, 3)
     assert kinds.tolist() == [NONE, LEAF, NOT_PRESENT, LEAF, LEAF]
@@ -249,7 +249,7 @@ class Stack:
 
 def user_regs(top: bytes, size: int = 16384, **constants: int) -> dict[str, int] | None:
     memory = Stack(top.rjust(size, b"\0"))
-    found = ARCH.user_regs(TASK, KernelAddr(STACK), memory, KernelLayout([Table(constants=constants)]))
+    found = ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([Table(constants=constants)])))
     return None if found is None else dict(found)
 
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert user_regs(b"") is None
     assert user_regs(b"\xff" * 16384) is None
-    assert ARCH.user_regs(TASK, KernelAddr(STACK + (1 << 30)), Stack(b""), KernelLayout([Table()])) is None
+    assert ARCH.user_regs(TASK, KernelAddr(STACK + (1 << 30)), ARCH.view(Stack(b""), KernelLayout([Table()]))) is None
 
 
 def test_a_frame_elsewhere_in_the_stack_is_not_taken() -> None:
@@ -480,7 +480,7 @@ def test_thread_bases_are_those_of_thread_struct_or_not_known() -> None:
             }
         }
     )
-    assert ARCH.thread_bases(KernelAddr(STACK), Stack(raw), KernelLayout([table])) == {
+    assert ARCH.thread_bases(KernelAddr(STACK), ARCH.view(Stack(raw), KernelLayout([table]))) == {
         "es": 1,
         "ds": 2,
         "fs": 0x63,
@@ -517,10 +517,10 @@ def test_a_thread_pointer_is_known_by_what_it_points_to() -> None:
 def test_the_gate_vma_is_there_unless_vsyscall_is_off(mode: int, mapped: bool) -> None:
     """enum { EMULATE, XONLY, NONE } vsyscall_mode; get_gate_vma() gives none with NONE."""
     table = Table(symbols={"gate_vma": 0xFFFF_FFFF_8200_0000, "vsyscall_mode": STACK})
-    found = ARCH.gate_vma(Stack(struct.pack("<I", mode)), KernelLayout([table]))
+    found = ARCH.gate_vma(ARCH.view(Stack(struct.pack("<I", mode)), KernelLayout([table])))
     assert found == (0xFFFF_FFFF_8200_0000 if mapped else None)
-    assert ARCH.gate_vma(Stack(b""), KernelLayout([table])) is None
-    assert ARCH.gate_vma(Stack(struct.pack("<I", mode)), KernelLayout([Table()])) is None
+    assert ARCH.gate_vma(ARCH.view(Stack(b""), KernelLayout([table]))) is None
+    assert ARCH.gate_vma(ARCH.view(Stack(struct.pack("<I", mode)), KernelLayout([Table()]))) is None
 
 
 @pytest.mark.parametrize(

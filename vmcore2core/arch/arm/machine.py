@@ -19,7 +19,7 @@ from vmcore2core.arch.task import STACK_KEYS, mem_map, stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import arm as fmt
 from vmcore2core.formats import elf_core
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView
 
 WORD = 4
 IMAGE_STEP = 2 << 20  # the kernel's mappings of itself are in steps of this
@@ -93,25 +93,26 @@ class Arm(Arch):
         """See ``Arch.located_keys``: __pv_offset is PHYS_OFFSET less PAGE_OFFSET."""
         yield {self.image_keys[0]: str(paddr - address)}
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """See ``Arch.vmemmap``: there is none; FLATMEM's array begins with the first page of memory (PHYS_OFFSET)."""
+        layout = kernel.layout
         first, size = layout.find_symbol("__pv_phys_pfn_offset"), layout.find_size("page")
-        array = mem_map(memory, layout, WORD, self.byte_order)
+        array = mem_map(kernel, WORD)
         if first is None or size is None or array is None:
             return None
-        return array - int.from_bytes(memory.read(first, WORD), "little") * size
+        return array - kernel.uint(first, WORD) * size
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/arm/include/asm/processor.h.
 
         In a system call, pc is behind the svc, and r0 is still the first argument. The kernel's own core has pc at
         the svc: the signal that ends a process prepares its restart (do_signal() in arch/arm/kernel/signal.c).
         """
-        for size in stack_sizes(layout, fmt.THREAD_SIZES):
+        for size in stack_sizes(kernel.layout, fmt.THREAD_SIZES):
             try:
-                raw = memory.read(stack + size - fmt.THREAD_START_SP - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize)
+                raw = kernel.memory.read(
+                    stack + size - fmt.THREAD_START_SP - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize
+                )
             except MemoryFault:
                 continue
             regs = self._regs(raw)
@@ -160,25 +161,25 @@ class Arm(Arch):
         return tuple(result)
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``."""
-        return registers.Regsets(task, memory, layout).notes()
+        return registers.Regsets(task, kernel).notes()
 
     def note_regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
         """See ``Arch.note_regsets``."""
-        return registers.Regsets(task, memory, layout).live(note.regsets, user_mode=note.user_mode), None
+        return registers.Regsets(task, kernel).live(note.regsets, user_mode=note.user_mode), None
 
-    def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def gate_vma(self, kernel: KernelView) -> KernelAddr | None:
         """See ``Arch.gate_vma``: with CONFIG_KUSER_HELPERS; get_gate_vma() in arch/arm/kernel/process.c."""
-        found = layout.find_symbol("gate_vma")
+        found = kernel.layout.find_symbol("gate_vma")
         return None if found is None else KernelAddr(found)
 
-    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
         """See ``Arch.vdso_image``; vdso_init() in arch/arm/kernel/vdso.c."""
-        found = layout.find_symbol("vdso_start")
+        found = kernel.layout.find_symbol("vdso_start")
         return None if found is None else KernelAddr(found)
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:

@@ -14,7 +14,7 @@ from vmcore2core.arch.spec import CoreNote
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm as fmt
 from vmcore2core.formats import elf_core
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 
 WORD = 4
 LAYOUT_KEYS = (
@@ -51,8 +51,7 @@ class Regsets:
     """What ``struct thread_info`` of a task of a 32-bit kernel has."""
 
     task: int
-    memory: Memory
-    layout: Layout
+    kernel: KernelView
 
     def _thread_info(self, member: str) -> int | None:
         """Return the address of a member.
@@ -60,42 +59,45 @@ class Regsets:
         Since Linux kernel commit 18ed1c01a7dd ("ARM: smp: Enable THREAD_INFO_IN_TASK") (in v5.16), thread_info is in
         the task_struct. Before that, and where it is not enabled, at the lowest address of the kernel stack.
         """
-        inside = self.layout.find_member("task_struct", f"thread_info.{member}")
+        inside = self.kernel.layout.find_member("task_struct", f"thread_info.{member}")
         if inside is not None:
             return self.task + inside.offset
-        found, stack = self.layout.find_member("thread_info", member), self.layout.find_member("task_struct", "stack")
+        found = self.kernel.layout.find_member("thread_info", member)
+        stack = self.kernel.layout.find_member("task_struct", "stack")
         return None if found is None or stack is None else self._uint(self.task + stack.offset) + found.offset
 
     def _uint(self, address: int) -> int:
-        return int.from_bytes(self.memory.read(address, WORD), "little")
+        return self.kernel.uint(address, WORD)
 
     def _fpa(self) -> CoreNote | None:
         address = self._thread_info("fpstate")
         if address is None:
             return None
-        return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, self.memory.read(address, fmt.USER_FP_SIZE))
+        return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, self.kernel.memory.read(address, fmt.USER_FP_SIZE))
 
     def _vfp(self) -> CoreNote | None:
         address = self._thread_info("vfpstate")
-        fpregs, fpscr = (self.layout.find_member("vfp_hard_struct", name) for name in ("fpregs", "fpscr"))
+        fpregs, fpscr = (self.kernel.layout.find_member("vfp_hard_struct", name) for name in ("fpregs", "fpscr"))
         if address is None or fpregs is None or fpscr is None:
             return None
         # One with 16 registers has them in half the room.
         size = fpregs.size or min(fpscr.offset - fpregs.offset, 8 * fmt.VFP_REGS) & ~0x7F
-        registers = self.memory.read(address + fpregs.offset, min(size, 8 * fmt.VFP_REGS))
+        registers = self.kernel.memory.read(address + fpregs.offset, min(size, 8 * fmt.VFP_REGS))
         return vfp_note(registers, self._uint(address + fpscr.offset))
 
     @property
     def has_vfp(self) -> bool:
         """Whether the kernel was built with CONFIG_VFP."""
-        return any(self.layout.find_symbol(name) is not None for name in ("vfp_current_hw_state", "vfp_sync_hwstate"))
+        return any(
+            self.kernel.layout.find_symbol(name) is not None for name in ("vfp_current_hw_state", "vfp_sync_hwstate")
+        )
 
     def in_processor(self) -> bool | None:
         """Tell whether the newest VFP registers are in a processor: vfp_state_in_hw(); None where nothing tells."""
-        owners, state = self.layout.find_symbol("vfp_current_hw_state"), self._thread_info("vfpstate")
+        owners, state = self.kernel.layout.find_symbol("vfp_current_hw_state"), self._thread_info("vfpstate")
         if owners is None or state is None:
             return None
-        last = self.layout.find_member("vfp_hard_struct", "cpu")
+        last = self.kernel.layout.find_member("vfp_hard_struct", "cpu")
         if last is None:  # without CONFIG_SMP there is one
             return self._uint(owners) == state
         running = self._thread_info("cpu")
@@ -118,7 +120,7 @@ class Regsets:
         # With CONFIG_SMP they are saved whenever a thread leaves its CPU, else when another thread needs the VFP.
         if (
             self.has_vfp
-            and self.layout.find_member("vfp_hard_struct", "cpu") is None
+            and self.kernel.layout.find_member("vfp_hard_struct", "cpu") is None
             and self.in_processor()
             in (
                 None,

@@ -13,7 +13,7 @@ from vmcore2core.arch.spec import TagSpec
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 
 ENTRIES_MAX = 128
 WORD_BITS = 64
@@ -60,12 +60,13 @@ DEFAULT_REGSETS: Mapping[int, int] = {
 """Note type -> most bytes, in Linux 7.2's order: for layouts that do not tell the kernel's own."""
 
 
-def regset_sizes(memory: Memory, layout: Layout) -> Mapping[int, int]:
+def regset_sizes(kernel: KernelView) -> Mapping[int, int]:
     """Return which notes the kernel has, in its order, and how many bytes each has at most.
 
     Raises:
         MemoryFault: the table cannot be read.
     """
+    layout = kernel.layout
     table, size = layout.find_symbol("aarch64_regsets"), layout.find_size("user_regset")
     members = [layout.find_member("user_regset", name) for name in ("core_note_type", "n", "size")]
     if table is None or not size or None in members:
@@ -73,9 +74,7 @@ def regset_sizes(memory: Memory, layout: Layout) -> Mapping[int, int]:
     found: dict[int, int] = {}
     for i in range(ENTRIES_MAX):
         note_type, count, unit = (
-            int.from_bytes(memory.read(table + i * size + member.offset, 4), "little")
-            for member in members
-            if member is not None
+            kernel.uint(table + i * size + member.offset, 4) for member in members if member is not None
         )
         # The table begins with the general registers; what follows it is something else.
         if i == 0 and note_type == elf_core.NT_PRSTATUS:
@@ -94,8 +93,8 @@ class Features:
         known: whether the kernel's table of them was found; without it, no feature is there.
     """
 
-    def __init__(self, memory: Memory, layout: Layout) -> None:
-        self._values = self._read(memory, layout)
+    def __init__(self, kernel: KernelView) -> None:
+        self._values = self._read(kernel)
 
     @property
     def known(self) -> bool:
@@ -103,7 +102,8 @@ class Features:
         return bool(self._values)
 
     @staticmethod
-    def _read(memory: Memory, layout: Layout) -> dict[int, int]:
+    def _read(kernel: KernelView) -> dict[int, int]:
+        layout = kernel.layout
         table, size = layout.find_symbol("arm64_ftr_regs"), layout.find_size("__ftr_reg_entry")
         reg, value = layout.find_member("__ftr_reg_entry", "reg"), layout.find_member("arm64_ftr_reg", "sys_val")
         if table is None or not size or reg is None or value is None:
@@ -112,14 +112,14 @@ class Features:
         last = 0
         for i in range(ENTRIES_MAX):
             entry = table + i * size
-            number = int.from_bytes(memory.read(entry, 4), "little")
+            number = kernel.uint(entry, 4)
             # The table is sorted: what is not greater is behind it.
             if not max(last + 1, fmt.SYS_REG_OP0_3) <= number < fmt.SYS_REG_END or number % fmt.SYS_REG_STEP:
                 break
             last = number
             if number in fmt.ID_REGISTERS:
-                pointer = int.from_bytes(memory.read(entry + reg.offset, 8), "little")
-                values[number] = int.from_bytes(memory.read(pointer + value.offset, 8), "little")
+                pointer = kernel.uint(entry + reg.offset, 8)
+                values[number] = kernel.uint(pointer + value.offset, 8)
         return values
 
     def has(self, feature: str) -> bool:
@@ -131,13 +131,14 @@ class Features:
         return self._values.get(register, 0) >> shift & 0xF
 
 
-def max_vl(memory: Memory, layout: Layout, vec_type: int) -> int | None:
+def max_vl(kernel: KernelView, vec_type: int) -> int | None:
     """Return the longest vector in bytes that a thread may ask for; None where nothing tells.
 
     Raises:
         MemoryFault: it cannot be read.
         LayoutInvalid: it is not one that there is.
     """
+    layout = kernel.layout
     table, size, member = (
         layout.find_symbol("vl_info"),
         layout.find_size("vl_info"),
@@ -152,7 +153,7 @@ def max_vl(memory: Memory, layout: Layout, vec_type: int) -> int | None:
         if old is None:
             return None
         address = old
-    return checked_vl(int.from_bytes(memory.read(address, 4), "little"), f"the longest vector at {address:#x}")
+    return checked_vl(kernel.uint(address, 4), f"the longest vector at {address:#x}")
 
 
 def checked_vl(length: int, what: str) -> int:
@@ -166,9 +167,10 @@ def checked_vl(length: int, what: str) -> int:
     return length
 
 
-def tag_spec(memory: Memory, layout: Layout) -> TagSpec | None:
+def tag_spec(kernel: KernelView) -> TagSpec | None:
     """Return how memory with tags is told, see ``Arch.tag_spec``: VM_MTE, and PG_mte_tagged, which is PG_arch_2."""
-    if not Features(memory, layout).has("mte2"):
+    layout = kernel.layout
+    if not Features(kernel).has("mte2"):
         return None
     bit, tagged = layout.find_constant("VMA_MTE_BIT"), layout.find_constant("PG_arch_2")
     if bit is None:

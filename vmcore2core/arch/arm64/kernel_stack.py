@@ -13,7 +13,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.formats import arm64 as fmt
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 
 FRAME_META_TYPE_FINAL, FRAME_META_TYPE_PT_REGS = 1, 2
 KERNEL_BIT = 1 << 55
@@ -33,21 +33,20 @@ class Arm64Unwinder(KernelUnwinder):
     """See ``KernelUnwinder``.
 
     Args:
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
 
     Raises:
         LayoutUnknown: the layout does not tell where a task left its CPU.
     """
 
-    def __init__(self, memory: Memory, layout: Layout) -> None:
-        self._memory, self._layout = memory, layout
+    def __init__(self, kernel: KernelView) -> None:
+        self._kernel, self._layout = kernel, kernel.layout
         self._context = {
-            name: layout.member("task_struct", f"thread.cpu_context.{name}") for name in ("pc", "fp", "sp")
+            name: kernel.layout.member("task_struct", f"thread.cpu_context.{name}") for name in ("pc", "fp", "sp")
         }
-        self._meta = layout.find_member("frame_record_meta", "type")
-        t1sz = layout.find_constant("TCR_EL1_T1SZ")
-        bits = layout.find_constant("VA_BITS") if t1sz is None else 64 - t1sz
+        self._meta = kernel.layout.find_member("frame_record_meta", "type")
+        t1sz = kernel.layout.find_constant("TCR_EL1_T1SZ")
+        bits = kernel.layout.find_constant("VA_BITS") if t1sz is None else 64 - t1sz
         # With 52 bits, code is where kernels with 48 have it.
         self._tag = WORD & ~((1 << min(bits or VA_BITS_MIN, VA_BITS_MIN)) - 1)
 
@@ -96,7 +95,7 @@ class Arm64Unwinder(KernelUnwinder):
         return address | self._tag if address & KERNEL_BIT else address
 
     def _word(self, address: int) -> int:
-        return int.from_bytes(self._memory.read(address & WORD, 8), "little")
+        return self._kernel.uint(address & WORD, 8)
 
 
 def system_call(frame: Mapping[str, int]) -> SystemCall | None:

@@ -33,7 +33,7 @@ from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView, Layout
 
 EM_ARM, EM_AARCH64 = 40, 183
 ADDRESS_MASK = (1 << 64) - 1
@@ -185,11 +185,12 @@ class Arm64(Arch):
         """See ``Arch.swap_entry``."""
         return paging.swap_entry(entries, layout)
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """See ``Arch.vmemmap``; ``vmemmap`` in arch/arm64/include/asm/pgtable.h, which VMCOREINFO of 6.1 has in parts.
 
         VMEMMAP_START is the page structure of the first memory that there is (memstart_addr, a signed number).
         """
+        layout = kernel.layout
         found = layout.find_symbol("vmemmap")
         if found is not None:
             return found
@@ -200,29 +201,28 @@ class Arm64(Arch):
         signed = ((first & ADDRESS_MASK) ^ 1 << 63) - (1 << 63)
         return (start - signed // page * size) & ADDRESS_MASK
 
-    def tag_spec(self, memory: Memory, layout: Layout) -> TagSpec | None:
+    def tag_spec(self, kernel: KernelView) -> TagSpec | None:
         """See ``Arch.tag_spec``."""
-        return features.tag_spec(memory, layout)
+        return features.tag_spec(kernel)
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/arm64/include/asm/processor.h.
 
         In a system call, pc is behind the svc, and x0 is still the first argument. The kernel's own core has pc at
         the svc: the signal that ends a process prepares its restart (do_signal() in arch/arm64/kernel/signal.c).
         """
-        frame = self._saved_frame(stack, memory, layout)
+        frame = self._saved_frame(stack, kernel)
         return None if frame is None else {name: frame[name] for name in self.greg_names}
 
-    def _saved_frame(self, stack: int, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
+    def _saved_frame(self, stack: int, kernel: KernelView) -> Mapping[str, int] | None:
         """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
+        layout = kernel.layout
         told = layout.find_size("pt_regs")
         found = []
         for top in stack_sizes(layout, fmt.THREAD_SIZES):
             for size in fmt.PT_REGS_SIZES if told is None else (told,):
                 try:
-                    raw = memory.read(stack + top - size, fmt.pt_regs.itemsize)
+                    raw = kernel.memory.read(stack + top - size, fmt.pt_regs.itemsize)
                 except MemoryFault:
                     continue
                 record = np.frombuffer(raw, fmt.pt_regs)[0]
@@ -266,9 +266,9 @@ class Arm64(Arch):
             result.append(CpuNote(len(result), pid, regs, user_mode=user, regsets=tuple(further)))
         return tuple(result)
 
-    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
         """See ``Arch.vdso_image``; vdso_info[] in arch/arm64/kernel/vdso.c."""
-        found = layout.find_symbol("vdso_start" if machine.elf_class == 64 else "vdso32_start")
+        found = kernel.layout.find_symbol("vdso_start" if machine.elf_class == 64 else "vdso32_start")
         return None if found is None else KernelAddr(found)
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
@@ -285,38 +285,39 @@ class Arm64(Arch):
         return super().gregs(regs, machine)
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``."""
-        thread = self._thread(task, regs, memory, layout)
+        thread = self._thread(task, regs, kernel)
         return compat.regsets(thread) if machine.elf_class == 32 else registers.regsets(thread)
 
     def note_regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
         """See ``Arch.note_regsets``."""
         if not note.user_mode or not note.regsets:
             return (), None
         if regs.get("pstate", 0) & fmt.PSR_MODE32_BIT:
             return compat.live_regsets(note.regsets), None
-        thread = self._thread(task, regs, memory, layout)
+        thread = self._thread(task, regs, kernel)
         return registers.live_regsets(thread, note.regsets), registers.LOST
 
     @staticmethod
-    def _thread(task: KernelAddr, regs: Mapping[str, int], memory: Memory, layout: Layout) -> registers.Thread:
+    def _thread(task: KernelAddr, regs: Mapping[str, int], kernel: KernelView) -> registers.Thread:
+        layout = kernel.layout
         t1sz = layout.find_constant("TCR_EL1_T1SZ")
         bits = layout.find_constant("VA_BITS") if t1sz is None else 64 - t1sz
-        return registers.Thread(task, regs, bits or 48, memory, layout)
+        return registers.Thread(task, regs, bits or 48, kernel)
 
-    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
         """See ``Arch.kernel_unwinder``."""
-        return Arm64Unwinder(memory, layout)
+        return Arm64Unwinder(kernel)
 
     def system_call(
-        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
         """See ``Arch.system_call``."""
-        frame = self._saved_frame(stack, memory, layout)
+        frame = self._saved_frame(stack, kernel)
         return None if frame is None else system_call(frame)
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:

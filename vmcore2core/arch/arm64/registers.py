@@ -21,7 +21,7 @@ from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 
 LAYOUT_KEYS = (
     *FEATURE_KEYS,
@@ -57,14 +57,13 @@ class Thread(ThreadStruct):
         task: ``struct task_struct *``.
         regs: its general registers, with "syscallno".
         va_bits: bits of a user address that the processor looks at: vabits_actual.
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
     """
 
-    def __init__(self, task: int, regs: Mapping[str, int], va_bits: int, memory: Memory, layout: Layout) -> None:
-        super().__init__(task, memory, layout, "little")
+    def __init__(self, task: int, regs: Mapping[str, int], va_bits: int, kernel: KernelView) -> None:
+        super().__init__(task, kernel)
         self.regs, self.va_bits = regs, va_bits
-        self.features = Features(memory, layout)
+        self.features = Features(kernel)
 
     def flag(self, name: str) -> bool | None:
         """Tell whether a thread flag is set, None where the layout does not know; its bit, the first task's flags tell.
@@ -76,7 +75,7 @@ class Thread(ThreadStruct):
         init = self.layout.find_symbol("init_task")
         if found is None or init is None:
             return None
-        first, own = (int.from_bytes(self.memory.read(at + found.offset, 8), "little") for at in (init, self.task))
+        first, own = (self.kernel.uint(at + found.offset, 8) for at in (init, self.task))
         bits = fmt.TIF_GENERIC if first >> fmt.TIF_FOREIGN_FPSTATE_GENERIC & 1 else fmt.TIF
         return bool(own >> bits[name] & 1)
 
@@ -108,7 +107,7 @@ class Thread(ThreadStruct):
         address = next((value for name in members if (value := self.uint(name)) is not None), 0)
         if not address:
             raise LayoutInvalid(f"thread.{members[0]} of the task at {self.task:#x} is 0, expected its registers")
-        return self.memory.read(address, size)
+        return self.kernel.memory.read(address, size)
 
 
 def _fpsimd(thread: Thread) -> bytes | None:
@@ -148,7 +147,7 @@ def _slots(thread: Thread, register_shift: int, symbol: str) -> int:
     """Return how many breakpoints or watchpoints there are: as the kernel counted, else as the ID register says."""
     address = thread.layout.find_symbol(symbol)
     if address is not None:
-        return int.from_bytes(thread.memory.read(address, 4), "little") & 0xFF
+        return thread.kernel.uint(address, 4) & 0xFF
     return thread.features.field(fmt.ID_AA64DFR0_EL1, register_shift) + 1
 
 
@@ -165,8 +164,8 @@ def _breakpoint(thread: Thread, event: int) -> tuple[int, int]:
     info, address, ctrl = (found.offset if found is not None else None for found in members)
     if info is None or address is None or ctrl is None:
         raise LayoutInvalid(f"a hardware breakpoint at {event:#x}: the layout does not know perf_event.hw.info")
-    where = int.from_bytes(thread.memory.read(event + info + address, 8), "little")
-    word = int.from_bytes(thread.memory.read(event + info + ctrl, 4), "little")
+    where = thread.kernel.uint(event + info + address, 8)
+    word = thread.kernel.uint(event + info + ctrl, 4)
     encoded = 0
     for low, width, shift in fmt.HW_BREAKPOINT_CTRL.values():
         encoded |= (word >> low & ((1 << width) - 1)) << shift
@@ -197,7 +196,7 @@ def _header(size: int, max_size: int, length: int, max_length: int, flags: int) 
 
 def _vectors(thread: Thread, vec_type: int) -> bytes | None:
     """Return NT_ARM_SVE or NT_ARM_SSVE: of the one that is not in use, the header alone."""
-    length, longest = thread.vector_length(vec_type), max_vl(thread.memory, thread.layout, vec_type)
+    length, longest = thread.vector_length(vec_type), max_vl(thread.kernel, vec_type)
     if length is None or longest is None:
         return None
     streaming = bool(thread.svcr & fmt.SVCR_SM)
@@ -229,7 +228,7 @@ def _vectors(thread: Thread, vec_type: int) -> bytes | None:
 def _za(thread: Thread) -> bytes | None:
     """Return NT_ARM_ZA: the header alone where PSTATE.ZA is 0."""
     length = thread.vector_length(fmt.ARM64_VEC_SME)
-    longest = max_vl(thread.memory, thread.layout, fmt.ARM64_VEC_SME)
+    longest = max_vl(thread.kernel, fmt.ARM64_VEC_SME)
     if length is None or longest is None:
         return None
     enabled = bool(thread.svcr & fmt.SVCR_ZA)
@@ -329,7 +328,7 @@ def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Cor
         thread: the thread.
         without: types that are not wanted.
     """
-    for n_type, size in regset_sizes(thread.memory, thread.layout).items():
+    for n_type, size in regset_sizes(thread.kernel).items():
         desc = None if n_type in without else _MAKERS[n_type](thread)
         if desc is not None:
             owner = elf_core.NOTE_CORE if n_type == elf_core.NT_FPREGSET else elf_core.NOTE_LINUX

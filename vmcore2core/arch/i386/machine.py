@@ -31,7 +31,7 @@ from vmcore2core.arch.x86.unwind import unwind_32
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import i386 as fmt
 from vmcore2core.formats.elf import EM_386
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView
 
 WORD = 4
 IMAGE_STEP = 2 << 20  # the kernel image begins in a page of this size
@@ -105,26 +105,24 @@ class I386(Arch):
         if address - paddr in fmt.PAGE_OFFSETS:
             yield {"NUMBER(PAGE_OFFSET)": str(address - paddr)}
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """See ``Arch.vmemmap``: there is none; FLATMEM's array begins with page frame 0."""
-        return mem_map(memory, layout, WORD, self.byte_order)
+        return mem_map(kernel, WORD)
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/x86/include/asm/processor.h.
 
         The saved selectors tell the padding: no other word pair of a frame reads as user CS and SS.
         """
-        for size in stack_sizes(layout, fmt.THREAD_SIZES):
+        for size in stack_sizes(kernel.layout, fmt.THREAD_SIZES):
             for padding in fmt.STACK_PADDINGS:
                 try:
-                    raw = memory.read(stack + size - padding - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize)
+                    raw = kernel.memory.read(stack + size - padding - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize)
                 except MemoryFault:
                     continue
                 regs = self._plausible(raw)
                 if regs is not None:
-                    return self._with_gs(regs, ThreadStruct(task, memory, layout, self.byte_order))
+                    return self._with_gs(regs, ThreadStruct(task, kernel))
         return None
 
     @staticmethod
@@ -181,18 +179,18 @@ class I386(Arch):
         return pgd in (root, root & ~(1 << 12))
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``."""
-        return x86_registers.regsets_of_32_bit(task, memory, layout)
+        return x86_registers.regsets_of_32_bit(task, kernel)
 
-    def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
+    def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
         """See ``Arch.process_notes``."""
-        return x86_registers.process_notes(memory, layout)
+        return x86_registers.process_notes(kernel)
 
-    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
         """See ``Arch.vdso_image``; struct vdso_image in arch/x86/include/asm/vdso.h."""
-        return vdso.vdso_image(mm, memory, layout, WORD)
+        return vdso.vdso_image(mm, kernel, WORD)
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``: there is but one kind of process."""

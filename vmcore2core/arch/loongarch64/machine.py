@@ -31,7 +31,7 @@ from vmcore2core.arch.task import STACK_KEYS, stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import loongarch64 as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView, Layout
 
 EM_LOONGARCH = 258
 IMAGE_ALIGN = 2 << 20
@@ -148,9 +148,9 @@ class Loongarch64(Arch):
             )
         return address
 
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
         """See ``Arch.user_page_table``: a kernel has an invalid table for each level but the first, by its name."""
-        found = [layout.find_symbol(name) for name in INVALID_TABLES]
+        found = [kernel.layout.find_symbol(name) for name in INVALID_TABLES]
         known = tuple(address for address in found if address is not None)
         if not known:
             return kernel_map.spec
@@ -164,17 +164,15 @@ class Loongarch64(Arch):
         types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
         return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/loongarch/include/asm/processor.h, gpr_get().
 
         In a system call, a0 is -ENOSYS or still the first argument until it returns; the kernel's own core has what
         the signal that ended the process made of it.
         """
-        for top in stack_sizes(layout, fmt.THREAD_SIZES):
+        for top in stack_sizes(kernel.layout, fmt.THREAD_SIZES):
             try:
-                raw = memory.read(stack + top - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize)
+                raw = kernel.memory.read(stack + top - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize)
             except MemoryFault:
                 continue
             record = np.frombuffer(raw, fmt.pt_regs)[0]
@@ -223,10 +221,10 @@ class Loongarch64(Arch):
                 del regs[name]
         return CpuNote(number, pid, regs, user_mode)
 
-    def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
+    def note_number(self, cpu: int, kernel: KernelView) -> int:
         """See ``Arch.note_number``: ``__cpu_logical_map`` has the hardware's numbers (int)."""
-        table = layout.find_symbol("__cpu_logical_map")
-        return cpu if table is None else int.from_bytes(memory.read(table + 4 * cpu, 4), "little")
+        table = kernel.layout.find_symbol("__cpu_logical_map")
+        return cpu if table is None else kernel.uint(table + 4 * cpu, 4)
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``: these kernels run no 32-bit processes."""
@@ -237,19 +235,19 @@ class Loongarch64(Arch):
         return _UNWIND
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``."""
-        return Regsets(task, memory, layout).notes()
+        return Regsets(task, kernel).notes()
 
     def note_regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
         """See ``Arch.note_regsets``: a thread gets the FPU when it first uses it after it came to the CPU.
 
         Until then its registers are in memory, and QEMU's NT_FPREGSET has another thread's.
         """
-        regsets = Regsets(task, memory, layout)
+        regsets = Regsets(task, kernel)
         owner = regsets.owns_fpu()
         if owner is False:
             return regsets.notes() or (), None

@@ -12,7 +12,7 @@ from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import loongarch64 as fmt
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 
 LAYOUT_KEYS = (
     "OFFSET(task_struct.thread.fpu)",
@@ -37,9 +37,9 @@ LAYOUT_KEYS = (
 class Regsets:
     """The notes of one task that is off the CPU."""
 
-    def __init__(self, task: int, memory: Memory, layout: Layout) -> None:
-        self.task, self.memory, self.layout = task, memory, layout
-        self.thread = ThreadStruct(task, memory, layout, "little")
+    def __init__(self, task: int, kernel: KernelView) -> None:
+        self.task, self.kernel, self.layout = task, kernel, kernel.layout
+        self.thread = ThreadStruct(task, kernel)
 
     def notes(self) -> tuple[CoreNote, ...] | None:
         """Return them in the kernel's order, None where the layout does not tell where the FPU's registers are.
@@ -95,7 +95,7 @@ class Regsets:
         fixade = self._fixade()
         if flags is None or tif is None or fixade is None:
             return None
-        if not int.from_bytes(self.memory.read(self.task + flags.offset, 4), "little") & fmt.PF_USED_MATH:
+        if not self.kernel.uint(self.task + flags.offset, 4) & fmt.PF_USED_MATH:
             return 0
         if not tif >> fixade + fmt.TIF_LSX_CTX_LIVE & 1:
             return 8
@@ -119,10 +119,10 @@ class Regsets:
         if place is not None:
             address = task + place.offset
         elif stack is not None:
-            address = int.from_bytes(self.memory.read(task + stack.offset, 8), "little")
+            address = self.kernel.uint(task + stack.offset, 8)
         else:
             return None
-        return int.from_bytes(self.memory.read(address + flags.offset, 8), "little")
+        return self.kernel.uint(address + flags.offset, 8)
 
     def _lbt(self, ftop: bytes) -> list[CoreNote]:
         """Return NT_LOONGARCH_LBT: lbt_get()."""
@@ -141,8 +141,8 @@ class Regsets:
             return []
         if not 0 < slots.size <= 0x100:
             raise LayoutInvalid(f"thread_struct.{member} has {slots.size:#x} bytes, expected at most 32 pointers")
-        number = self.memory.read(cpu_data + counter.offset, 1)
-        pointers = np.frombuffer(self.memory.read(self.task + slots.offset, slots.size), "<u8").tolist()
+        number = self.kernel.memory.read(cpu_data + counter.offset, 1)
+        pointers = np.frombuffer(self.kernel.memory.read(self.task + slots.offset, slots.size), "<u8").tolist()
         made = [self._breakpoint(pointer) for pointer in pointers]
         if None in made:
             return []
@@ -156,7 +156,7 @@ class Regsets:
         info = self.layout.find_member("perf_event", "hw.info")
         if info is None:
             return None
-        raw = self.memory.read(event + info.offset, fmt.arch_hw_breakpoint.itemsize)
+        raw = self.kernel.memory.read(event + info.offset, fmt.arch_hw_breakpoint.itemsize)
         one = np.frombuffer(raw, fmt.arch_hw_breakpoint).copy()
         ctrl = int(one["ctrl"][0])
         one["ctrl"], one["pad"] = (ctrl >> 28 & 3) << 10 | (ctrl >> 30) << 8, 0

@@ -33,7 +33,7 @@ from vmcore2core.arch.task import STACK_KEYS, mem_map, stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import mips64 as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView, Layout
 
 IMAGE_ALIGN = 64 << 10
 IMAGE_MAX = 256 << 20
@@ -164,20 +164,20 @@ class Mips64(Arch):
             )
         return paddr
 
-    def whole_map(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> KernelMap:
+    def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
         """See ``Arch.whole_map``: the invalid tables tell how many levels there are."""
-        invalid = self._invalid_tables(kernel_map, memory, layout)
+        invalid = self._invalid_tables(kernel_map, kernel)
         levels = len(invalid) + 1 if invalid else None
-        form = table_form(kernel_map.spec.page_size, levels, None, layout.find_constant)
+        form = table_form(kernel_map.spec.page_size, levels, None, kernel.layout.find_constant)
         spec = page_table_spec(form, self._order)
         return KernelMap(spec, kernel_map.root, kernel_map.linear, kernel_map.image)
 
-    def _invalid_tables(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> tuple[int, ...]:
+    def _invalid_tables(self, kernel_map: KernelMap, kernel: KernelView) -> tuple[int, ...]:
         """Return the addresses of the tables that stand for "nothing": one for each level but the first.
 
         Where no symbol tells, the kernel's page table does: most of it leads to nothing.
         """
-        named = [layout.find_symbol(name) for name in INVALID_TABLES]
+        named = [kernel.layout.find_symbol(name) for name in INVALID_TABLES]
         if any(address is not None for address in named):
             return tuple(address for address in named if address is not None)
         spec = kernel_map.spec
@@ -186,7 +186,7 @@ class Mips64(Arch):
         try:
             for _ in INVALID_TABLES:
                 entries, counts = np.unique(
-                    np.frombuffer(memory.read(table, size), spec.entry_dtype), return_counts=True
+                    np.frombuffer(kernel.memory.read(table, size), spec.entry_dtype), return_counts=True
                 )
                 table = int(entries[counts.argmax()])
                 if 2 * counts.max() <= size // 8 or linear_paddr(table) is None or table % spec.page_size:
@@ -197,20 +197,21 @@ class Mips64(Arch):
             return ()
         return tuple(reversed(found))
 
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
         """See ``Arch.user_page_table``.
 
         Raises:
             LayoutUnknown: nothing tells where page frame numbers are in an entry.
         """
+        layout = kernel.layout
         page_size = kernel_map.spec.page_size
         if find_cache_shift(page_size, layout.find_constant) is None:
             raise LayoutUnknown("NUMBER(_CACHE_SHIFT)")
         member = layout.find_member("mm_struct", "task_size")
         task_size = None
         if member is not None:
-            task_size = int.from_bytes(memory.read(mm + member.offset, 8), self.byte_order)
-        invalid = self._invalid_tables(kernel_map, memory, layout)
+            task_size = kernel.uint(mm + member.offset, 8)
+        invalid = self._invalid_tables(kernel_map, kernel)
         form = table_form(page_size, len(invalid) + 1 if invalid else None, task_size, layout.find_constant)
         return page_table_spec(form, self._order, invalid)
 
@@ -221,25 +222,23 @@ class Mips64(Arch):
         types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
         return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """See ``Arch.vmemmap``: kernels with CONFIG_FLATMEM have an array, from physical page 0 on."""
-        return mem_map(memory, layout, self.pointer_size, self.byte_order)
+        return mem_map(kernel, self.pointer_size)
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/mips/include/asm/processor.h.
 
         A system call saves some registers alone (SAVE_SOME): $s0 to $s7 and $fp are as the kernel's functions saved
         them, and are left out where those do not tell. $at, $t0 to $t3, $t8, hi and lo are older there, as they are in
         the kernel's own core.
         """
-        found = self._pt_regs(stack, memory, layout)
+        found = self._pt_regs(stack, kernel)
         if found is None:
             return None
         address, regs = found
         if regs["cause"] & fmt.CAUSE_EXCCODE == fmt.CAUSE_SYSCALL:
-            kept = saved.KernelStack(task, stack, address, memory, layout, self.byte_order).static_regs()
+            kept = saved.KernelStack(task, stack, address, kernel, self.byte_order).static_regs()
             if kept is not None:
                 regs = {
                     **{name: value for name, value in regs.items() if name not in saved.STATIC_NAMES},
@@ -247,8 +246,9 @@ class Mips64(Arch):
                 }
         return {**regs, "zero": 0, "k0": 0, "k1": 0}
 
-    def _pt_regs(self, stack: int, memory: Memory, layout: Layout) -> tuple[int, dict[str, int]] | None:
+    def _pt_regs(self, stack: int, kernel: KernelView) -> tuple[int, dict[str, int]] | None:
         """Return where ``struct pt_regs`` of user mode is, and what it has; None where there is not exactly one."""
+        layout = kernel.layout
         told = layout.find_size("pt_regs")
         page_size = layout.find_constant("PAGESIZE")
         possible = fmt.THREAD_SIZES if page_size is None else (max(page_size, fmt.THREAD_SIZES[0]),)
@@ -258,7 +258,7 @@ class Mips64(Arch):
             for size in fmt.PT_REGS_SIZES if told is None else (told,):
                 address = stack + top - fmt.TOS_GAP - size
                 try:
-                    record = np.frombuffer(memory.read(address, declared.itemsize), declared)[0]
+                    record = np.frombuffer(kernel.memory.read(address, declared.itemsize), declared)[0]
                 except MemoryFault:
                     continue
                 regs = {name: int(record[name]) for name in fmt.PT_REGS_FIELDS}
@@ -299,50 +299,50 @@ class Mips64(Arch):
         )
 
     def process_machine(
-        self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, kernel: KernelView
     ) -> CoreMachine:
         """See ``Arch.process_machine``: thread_info's flags tell (SET_PERSONALITY2())."""
-        flags = self._thread_flags(task, memory, layout)
+        flags = self._thread_flags(task, kernel)
         if flags is None:
             return self.core_machine(regs, task_size)
         if flags >> fmt.TIF_32BIT_REGS & 1:
             return _MACHINES["o32"]
         return _MACHINES["n32" if flags >> fmt.TIF_32BIT_ADDR & 1 else "n64"]
 
-    def _thread_flags(self, task: int, memory: Memory, layout: Layout) -> int | None:
+    def _thread_flags(self, task: int, kernel: KernelView) -> int | None:
         """Return ``thread_info.flags``; the structure is at the bottom of the stack, and begins with its task."""
-        member = layout.find_member("task_struct", "stack")
+        member = kernel.layout.find_member("task_struct", "stack")
         if member is None:
             return None
-        stack = int.from_bytes(memory.read(task + member.offset, 8), self.byte_order)
+        stack = kernel.uint(task + member.offset, 8)
         declared = fmt.thread_info(self._order)
-        record = np.frombuffer(memory.read(stack, declared.itemsize), declared)[0]
+        record = np.frombuffer(kernel.memory.read(stack, declared.itemsize), declared)[0]
         return int(record["flags"]) if int(record["task"]) == task else None
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
         """See ``Arch.gregs``; mips_dump_regs64(), mips_dump_regs32()."""
         return super().gregs({**regs, "zero": 0, "k0": 0, "k1": 0}, machine)
 
-    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
         """See ``Arch.vdso_image``; ``struct mips_vdso_image`` begins with its address."""
-        found = layout.find_symbol(_VDSO_IMAGES[abi_of(machine)])
+        found = kernel.layout.find_symbol(_VDSO_IMAGES[abi_of(machine)])
         if found is None:
             return None
-        return KernelAddr(int.from_bytes(memory.read(found, 8), self.byte_order))
+        return KernelAddr(kernel.uint(found, 8))
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec:
         """See ``Arch.unwind_spec``."""
         return unwind_spec(abi_of(machine), self.byte_order)
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``."""
-        flags = self._thread_flags(task, memory, layout)
+        flags = self._thread_flags(task, kernel)
         if flags is None:
             return None
         narrow = abi_of(machine) == "o32"
-        return Regsets(task, flags, memory, layout, self.byte_order, narrow=narrow).notes()
+        return Regsets(task, flags, kernel, self.byte_order, narrow=narrow).notes()
 
 
 ARCH = Mips64()

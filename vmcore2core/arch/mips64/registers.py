@@ -12,7 +12,7 @@ from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import mips64 as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView
 
 LAYOUT_KEYS = (
     "OFFSET(task_struct.thread.fpu)",
@@ -30,18 +30,15 @@ class Regsets:
         task: ``struct task_struct *``.
         flags: its ``thread_info.flags``.
         narrow: whether its process is of o32, whose DSP registers have 32 bits.
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
         byte_order: of the kernel.
     """
 
-    def __init__(
-        self, task: int, flags: int, memory: Memory, layout: Layout, byte_order: ByteOrder, *, narrow: bool
-    ) -> None:
-        self.task, self.flags, self.narrow, self.memory, self.layout = task, flags, narrow, memory, layout
+    def __init__(self, task: int, flags: int, kernel: KernelView, byte_order: ByteOrder, *, narrow: bool) -> None:
+        self.task, self.flags, self.narrow, self.kernel, self.layout = task, flags, narrow, kernel, kernel.layout
         self.byte_order: ByteOrder = byte_order
         self.order = "<" if byte_order == "little" else ">"
-        self.thread = ThreadStruct(task, memory, layout, byte_order)
+        self.thread = ThreadStruct(task, kernel)
 
     def notes(self) -> tuple[CoreNote, ...] | None:
         """Return them in the kernel's order, None where the layout does not tell where they are.
@@ -56,7 +53,7 @@ class Regsets:
         if cpu is None or found is None or width is None:
             return None
         declared = fmt.mips_fpu_struct(self.order, width)
-        fpu = np.frombuffer(self.memory.read(self.task + found.offset, declared.itemsize), declared)[0]
+        fpu = np.frombuffer(self.kernel.memory.read(self.task + found.offset, declared.itemsize), declared)[0]
         fcr31, fir = (self._u32(int(value)) for value in (fpu["fcr31"], cpu["fpu_id"]))
         scalars = fpu["fpr"][:, :8].tobytes() + fcr31 + fir
         mode = (0 if self._has(fmt.TIF_32BIT_FPREGS) else fmt.PR_FP_MODE_FR) | (
@@ -81,7 +78,7 @@ class Regsets:
         if cpu_data is None or fpu_id is None:
             return None
         declared = fmt.cpuinfo_mips(self.order)
-        raw = self.memory.read(cpu_data + fpu_id.offset - fmt.CPUINFO_FPU_ID, declared.itemsize)
+        raw = self.kernel.memory.read(cpu_data + fpu_id.offset - fmt.CPUINFO_FPU_ID, declared.itemsize)
         record: np.void = np.frombuffer(raw, declared)[0]
         return record
 
@@ -107,7 +104,7 @@ class Regsets:
         flags = self.layout.find_member("task_struct", "flags")
         if flags is None:
             return ()
-        task_flags = int.from_bytes(self.memory.read(self.task + flags.offset, 4), self.byte_order)
+        task_flags = self.kernel.uint(self.task + flags.offset, 4)
         used = 0
         if task_flags & fmt.PF_USED_MATH:
             used = fmt.MSA_REG_SIZE if self._has(fmt.TIF_MSA_CTX_LIVE) else 8

@@ -18,7 +18,7 @@ from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import MemoryFault
 from vmcore2core.formats import mips64 as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView
 
 FRAMES_MAX = 64
 PIECE = 4096
@@ -38,15 +38,12 @@ class KernelStack:
         task: ``struct task_struct *``.
         stack: the lowest address of its kernel stack.
         pt_regs: where its user registers are on it.
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
         byte_order: of the kernel.
     """
 
-    def __init__(
-        self, task: int, stack: int, pt_regs: int, memory: Memory, layout: Layout, byte_order: ByteOrder
-    ) -> None:
-        self.task, self.stack, self.pt_regs, self.memory, self.layout = task, stack, pt_regs, memory, layout
+    def __init__(self, task: int, stack: int, pt_regs: int, kernel: KernelView, byte_order: ByteOrder) -> None:
+        self.task, self.stack, self.pt_regs, self.kernel, self.layout = task, stack, pt_regs, kernel, kernel.layout
         self.byte_order: ByteOrder = byte_order
 
     def static_regs(self) -> Mapping[str, int] | None:
@@ -81,7 +78,7 @@ class KernelStack:
         on_cpu = self.layout.find_member("task_struct", "on_cpu")
         if on_cpu is None or self._word(self.task + on_cpu.offset, 4):
             return None
-        thread = ThreadStruct(self.task, self.memory, self.layout, self.byte_order)
+        thread = ThreadStruct(self.task, self.kernel)
         regs = {number: thread.uint(member) for number, member in _SWITCHED.items()}
         known = {number: value for number, value in regs.items() if value is not None}
         inside = self.stack < known.get(fmt.SP, 0) <= self.pt_regs and known.get(fmt.SP, 0) % 8 == 0
@@ -102,7 +99,7 @@ class KernelStack:
         while len(before) < BEFORE:
             start = (at - 1) & -PIECE
             try:
-                before = self.memory.read(start, at - start) + before
+                before = self.kernel.memory.read(start, at - start) + before
             except MemoryFault:
                 break
             at = start
@@ -111,7 +108,7 @@ class KernelStack:
         while len(behind) < BEHIND:
             end = (at & -PIECE) + PIECE
             try:
-                behind += self.memory.read(at, end - at)
+                behind += self.kernel.memory.read(at, end - at)
             except MemoryFault:
                 break
             at = end
@@ -120,4 +117,4 @@ class KernelStack:
         return frame_at_call(before + behind, base, call - base, self.byte_order)
 
     def _word(self, address: int, size: int) -> int:
-        return int.from_bytes(self.memory.read(address, size), self.byte_order)
+        return self.kernel.uint(address, size)

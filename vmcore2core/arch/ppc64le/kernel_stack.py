@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
 from vmcore2core.arch.spec import CpuNote
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 
 LR_SAVE = 16
 REGS_MARKERS = (0x5347_4552, 0x7265_6773_6865_7265)
@@ -27,17 +27,16 @@ class Ppc64leUnwinder(KernelUnwinder):
     """See ``KernelUnwinder``.
 
     Args:
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
 
     Raises:
         LayoutUnknown: the layout does not tell of tasks' stacks.
     """
 
-    def __init__(self, memory: Memory, layout: Layout) -> None:
-        self._memory = memory
-        self._ksp = layout.member("task_struct", "thread.ksp").offset
-        self._regs = {name: layout.member("pt_regs", name).offset for name in ("nip", "msr", "gpr")}
+    def __init__(self, kernel: KernelView) -> None:
+        self._kernel = kernel
+        self._ksp = kernel.layout.member("task_struct", "thread.ksp").offset
+        self._regs = {name: kernel.layout.member("pt_regs", name).offset for name in ("nip", "msr", "gpr")}
 
     def switched_out(self, task: KernelAddr) -> KernelFrame:
         """See ``KernelUnwinder.switched_out``: _switch() has a frame of its own, and saves LR in its caller's."""
@@ -65,7 +64,7 @@ class Ppc64leUnwinder(KernelUnwinder):
         return self._word(address) in REGS_MARKERS
 
     def _word(self, address: int) -> int:
-        return int.from_bytes(self._memory.read(address & WORD, 8), "little")
+        return self._kernel.uint(address & WORD, 8)
 
 
 def system_call(regs: Mapping[str, int]) -> SystemCall | None:

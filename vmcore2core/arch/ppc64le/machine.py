@@ -37,7 +37,7 @@ from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutError, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView, Layout
 
 EM_PPC, EM_PPC64 = 20, 21
 IMAGE_MAX = 256 << 20
@@ -134,21 +134,21 @@ class Ppc64le(Arch):
         root = PhysAddr(pgd - fmt.PAGE_OFFSET)
         return KernelMap(spec=kernel_spec(size, radix_mmu), root=root, linear=(linear,), image=(image,))
 
-    def whole_map(self, kernel_map: KernelMap, memory: Memory, layout: Layout) -> KernelMap:
+    def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
         """See ``Arch.whole_map``: with the hash MMU, the kernel's variables tell the form of its page table, too.
 
         Where they do not, what is beyond the linear mapping stays unknown.
         """
-        if layout.find_constant("RADIX_MMU") == 1:
+        if kernel.layout.find_constant("RADIX_MMU") == 1:
             return kernel_map
         try:
-            spec = user_spec(kernel_map.spec.page_size, memory, layout)
+            spec = user_spec(kernel_map.spec.page_size, kernel)
         except (LayoutError, MemoryFault):
             return kernel_map
         if spec.levels == kernel_map.spec.levels:  # radix, which has vmemmap in it
             return kernel_map
         try:
-            backing = vmemmap_backing(memory, layout)
+            backing = vmemmap_backing(kernel)
         except (LayoutError, MemoryFault):
             backing = ()
         return replace(kernel_map, spec=spec, linear=(*kernel_map.linear, *backing))
@@ -165,9 +165,9 @@ class Ppc64le(Arch):
             )
         return address
 
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
         """See ``Arch.user_page_table``: one form for all processes."""
-        return user_spec(kernel_map.spec.page_size, memory, layout)
+        return user_spec(kernel_map.spec.page_size, kernel)
 
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
@@ -175,22 +175,21 @@ class Ppc64le(Arch):
         """See ``Arch.swap_entry``."""
         return swap_entry(entries, page_size)
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """See ``Arch.vmemmap``; VMCOREINFO has the value of ``vmemmap`` (since Linux 5.13), kallsyms its address."""
-        found = layout.find_symbol("vmemmap")
+        found = kernel.layout.find_symbol("vmemmap")
         if found is not None and fmt.PAGE_OFFSET <= found < fmt.LINEAR_END_HASH_4K:
-            return int.from_bytes(memory.read(found, 8), "little")
+            return kernel.uint(found, 8)
         return found
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() is ``thread.regs``, NULL in a kernel thread; gpr_get().
 
         They end where the stack ends, in all versions. In a system call, r3 is still the first argument, or -ERESTART*
         once a signal has interrupted it; trap tells that it is one.
         """
-        at = Thread(task, memory, layout).uint("regs", 8)
+        layout = kernel.layout
+        at = Thread(task, kernel).uint("regs", 8)
         if at is None:
             size = layout.find_size("pt_regs")
             tops = stack_sizes(layout, fmt.THREAD_SIZES)
@@ -199,11 +198,11 @@ class Ppc64le(Arch):
             places = (at,) if stack <= at < stack + fmt.STACK_MAX else ()
         for place in places:
             try:
-                regs = self._plausible(memory.read(place, fmt.pt_regs["little"].itemsize))
+                regs = self._plausible(kernel.memory.read(place, fmt.pt_regs["little"].itemsize))
             except MemoryFault:
                 continue
             if regs is not None:
-                regs["msr"] |= Thread(task, memory, layout).uint("fpexc_mode", 4) or 0  # get_user_msr()
+                regs["msr"] |= Thread(task, kernel).uint("fpexc_mode", 4) or 0  # get_user_msr()
                 return regs
         return None
 
@@ -248,20 +247,21 @@ class Ppc64le(Arch):
             regs["softe"] = fmt.SOFTE_USER
         return CpuNote(number, pid, regs, user_mode, qemu_regsets(more, order) if by_qemu else ())
 
-    def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
+    def note_number(self, cpu: int, kernel: KernelView) -> int:
         """See ``Arch.note_number``: 0 may be whichever CPU booted, and paca_struct has the hardware's number.
 
         smp_setup_cpu_maps() in arch/powerpc/kernel/setup-common.c.
         """
+        layout = kernel.layout
         table, found = layout.find_symbol("paca_ptrs"), layout.find_member("paca_struct", "hw_cpu_id")
         count = layout.find_symbol("nr_cpu_ids")
         if table is None or found is None or count is None:
             return cpu
-        size = min(int.from_bytes(memory.read(count, 4), "little"), NR_CPUS_MAX)
+        size = min(kernel.uint(count, 4), NR_CPUS_MAX)
         if not cpu < size:
             return cpu
-        pacas = np.frombuffer(memory.read(int.from_bytes(memory.read(table, 8), "little"), 8 * size), "<u8").tolist()
-        numbers = [int.from_bytes(memory.read(paca + found.offset, 2), "little") if paca else None for paca in pacas]
+        pacas = np.frombuffer(kernel.memory.read(kernel.uint(table, 8), 8 * size), "<u8").tolist()
+        numbers = [kernel.uint(paca + found.offset, 2) if paca else None for paca in pacas]
         own = numbers[cpu]
         if own is None or own == fmt.HW_CPU_ID_NONE:
             return cpu
@@ -275,28 +275,28 @@ class Ppc64le(Arch):
         return CoreMachine(EM_PPC64, 64, self.greg_names)
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``; native_regsets in arch/powerpc/kernel/ptrace/ptrace-view.c.
 
         Not made: NT_PPC_TM_* (of a thread in a transaction), NT_PPC_PKEY (with the hash MMU), NT_PPC_DEXCR and
         NT_PPC_HASHKEYR (Power10; of the former, a half is in the processor alone).
         """
-        return saved_regsets(Thread(task, memory, layout))
+        return saved_regsets(Thread(task, kernel))
 
     def note_regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
         """See ``Arch.note_regsets``; a CPU that is in the kernel has them as long as the thread's MSR says so."""
         msr = regs.get("msr", fmt.MSR_FP | fmt.MSR_VEC)
-        return live_regsets(Thread(task, memory, layout), msr, note.regsets), LOST
+        return live_regsets(Thread(task, kernel), msr, note.regsets), LOST
 
-    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
         """See ``Arch.kernel_unwinder``."""
-        return Ppc64leUnwinder(memory, layout)
+        return Ppc64leUnwinder(kernel)
 
     def system_call(
-        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
         """See ``Arch.system_call``."""
         return system_call(regs)

@@ -17,7 +17,7 @@ from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
 from vmcore2core.arch.spec import EntryKind, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import ppc64le as fmt
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView, Memory
 
 BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
@@ -141,7 +141,7 @@ def kernel_spec(page_size: int, radix_mmu: int | None) -> PageTableSpec:
     return spec if radix_mmu != 0 else PageTableSpec(spec.levels, spec.entry_dtype, decode_nothing, page_size)
 
 
-def vmemmap_backing(memory: Memory, layout: Layout) -> tuple[LinearMapping, ...]:
+def vmemmap_backing(kernel: KernelView) -> tuple[LinearMapping, ...]:
     """Return where the pages of ``vmemmap`` are, which the hash MMU has in no page table, in as few pieces as can be.
 
     vmemmap_list_populate() in arch/powerpc/mm/init_64.c.
@@ -151,16 +151,17 @@ def vmemmap_backing(memory: Memory, layout: Layout) -> tuple[LinearMapping, ...]
         LayoutInvalid: the list is none.
         MemoryFault: it cannot be read.
     """
-    defs, index = layout.symbol("mmu_psize_defs"), _read(memory, layout.symbol("mmu_vmemmap_psize"), 4)
+    layout = kernel.layout
+    defs, index = layout.symbol("mmu_psize_defs"), _read(kernel.memory, layout.symbol("mmu_vmemmap_psize"), 4)
     at = defs + index * layout.size("mmu_psize_def") + layout.member("mmu_psize_def", "shift").offset
-    shift = _read(memory, at, 4) if index < fmt.MMU_PAGE_COUNT_MAX else 0
+    shift = _read(kernel.memory, at, 4) if index < fmt.MMU_PAGE_COUNT_MAX else 0
     if shift not in fmt.VMEMMAP_SHIFTS:
         raise LayoutInvalid(f"the shift at {at:#x} of a page of vmemmap is {shift}, expected {fmt.VMEMMAP_SHIFTS}")
     members = [layout.member("vmemmap_backing", name).offset for name in ("virt_addr", "phys", "list")]
     pages: dict[int, int] = {}
-    entry = _read(memory, layout.symbol("vmemmap_list"), 8)
+    entry = _read(kernel.memory, layout.symbol("vmemmap_list"), 8)
     while entry:
-        start, paddr, following = (_read(memory, entry + offset, 8) for offset in members)
+        start, paddr, following = (_read(kernel.memory, entry + offset, 8) for offset in members)
         if (start | paddr) & (1 << shift) - 1 or start in pages or start < fmt.PAGE_OFFSET or len(pages) >= _PAGES_MAX:
             raise LayoutInvalid(f"vmemmap_list has {start:#x} at physical {paddr:#x}, expected another page of vmemmap")
         pages[start], entry = paddr, following
@@ -183,7 +184,7 @@ def _read(memory: Memory, address: int, size: int) -> int:
     return int.from_bytes(memory.read(address, size), "little")
 
 
-def user_spec(page_size: int, memory: Memory, layout: Layout) -> PageTableSpec:
+def user_spec(page_size: int, kernel: KernelView) -> PageTableSpec:
     """Return the form of all processes' page tables, as the kernel's own variables say.
 
     Raises:
@@ -191,11 +192,12 @@ def user_spec(page_size: int, memory: Memory, layout: Layout) -> PageTableSpec:
         LayoutInvalid: they cannot be true.
         MemoryFault: they cannot be read.
     """
+    layout = kernel.layout
     radix_mmu = layout.find_constant("RADIX_MMU")
     if radix_mmu == 1:
         return radix_spec(page_size)
     places = [layout.symbol(name) for name in (*fmt.INDEX_SIZES, "__pmd_val_bits")]
-    pte, pmd, pud, pgd, val_bits = (int.from_bytes(memory.read(at, 8), "little") for at in places)
+    pte, pmd, pud, pgd, val_bits = (kernel.uint(at, 8) for at in places)
     sizes = pte, pmd, pud, pgd
     if radix_mmu is None and val_bits & fmt.VAL_BITS_RADIX:
         if sizes != fmt.RADIX_INDEX_SIZES[page_size]:

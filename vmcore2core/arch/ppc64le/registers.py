@@ -18,7 +18,7 @@ from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder
 
 LAYOUT_KEYS = (
     *(
@@ -43,16 +43,13 @@ LOST = (
 class Thread(ThreadStruct):
     """``struct thread_struct`` of a task."""
 
-    def __init__(self, task: int, memory: Memory, layout: Layout) -> None:
-        super().__init__(task, memory, layout, "little")
-
     @property
     def ppr(self) -> bytes | None:
         """The program priority: in struct pt_regs, in older kernels in struct thread_struct."""
         found, regs = self.layout.find_member("pt_regs", "ppr"), self.uint("regs", 8)
         if found is None:
             return self.raw("ppr", 8)
-        return self.memory.read(regs + found.offset, 8) if regs else None
+        return self.kernel.memory.read(regs + found.offset, 8) if regs else None
 
 
 def saved_floats(thread: Thread) -> Iterator[CoreNote]:
@@ -107,8 +104,8 @@ def _arch_2_07(thread: Thread) -> bool:
     found = thread.layout.find_member("cpu_spec", "cpu_user_features2")
     if variable is None or found is None:
         return False
-    spec = int.from_bytes(thread.memory.read(variable, 8), "little")
-    features = int.from_bytes(thread.memory.read(spec + found.offset, 4), "little")
+    spec = thread.kernel.uint(variable, 8)
+    features = thread.kernel.uint(spec + found.offset, 4)
     return bool(features & fmt.PPC_FEATURE2_ARCH_2_07)
 
 

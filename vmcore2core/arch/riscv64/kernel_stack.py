@@ -13,7 +13,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.formats import riscv64 as fmt
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView, Memory
 
 STACKFRAME = 16
 """sizeof(struct stackframe)"""
@@ -41,24 +41,27 @@ class Riscv64Unwinder(KernelUnwinder):
     """See ``KernelUnwinder``.
 
     Args:
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
 
     Raises:
         LayoutUnknown: the layout does not tell where a task left its CPU.
     """
 
-    def __init__(self, memory: Memory, layout: Layout) -> None:
-        self._memory, self._layout = memory, layout
-        self._thread = {name: layout.member("task_struct", f"thread.{name}").offset for name in ("ra", "sp", "s")}
-        start = layout.find_symbol("handle_exception")
-        end = layout.find_symbol("ret_from_exception_end") or layout.find_symbol("ret_from_fork") or start
+    def __init__(self, kernel: KernelView) -> None:
+        self._kernel, self._layout = kernel, kernel.layout
+        self._thread = {
+            name: kernel.layout.member("task_struct", f"thread.{name}").offset for name in ("ra", "sp", "s")
+        }
+        start = kernel.layout.find_symbol("handle_exception")
+        end = kernel.layout.find_symbol("ret_from_exception_end") or kernel.layout.find_symbol("ret_from_fork") or start
         self._entry = range(start or 0, end or 0)
-        starts = (layout.find_symbol(name) for name in ("ret_from_fork_kernel_asm", "ret_from_fork"))
+        starts = (kernel.layout.find_symbol(name) for name in ("ret_from_fork_kernel_asm", "ret_from_fork"))
         self._outermost = [range(start, start + OUTERMOST_MAX) for start in starts if start is not None]
-        self._outermost.append(range(layout.find_symbol("_start") or 0, layout.find_symbol("_stext") or 0))
+        self._outermost.append(
+            range(kernel.layout.find_symbol("_start") or 0, kernel.layout.find_symbol("_stext") or 0)
+        )
         names = ("epc", "sp", "s0", "ra", "status")
-        members = {name: layout.find_member("pt_regs", name) for name in names}
+        members = {name: kernel.layout.find_member("pt_regs", name) for name in names}
         self._regs = {name: member.offset for name, member in members.items() if member is not None}
 
     def switched_out(self, task: KernelAddr) -> PointerFrame:
@@ -102,25 +105,24 @@ class Riscv64Unwinder(KernelUnwinder):
         return fp % 8 == 0 and sp + STACKFRAME <= fp <= sp + FRAME_MAX
 
     def _word(self, address: int) -> int:
-        return _at(self._memory, address)
+        return _at(self._kernel.memory, address)
 
 
-def system_call(regs: Mapping[str, int], pt_regs: int, memory: Memory, layout: Layout) -> SystemCall | None:
+def system_call(regs: Mapping[str, int], pt_regs: int, kernel: KernelView) -> SystemCall | None:
     """Return the system call that a thread is in; None where it is in none, or that is not known.
 
     Args:
         regs: its user registers.
         pt_regs: address of its ``struct pt_regs``.
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
 
     Raises:
         MemoryFault: it cannot be read.
     """
-    cause, first = (layout.find_member("pt_regs", name) for name in ("cause", "orig_a0"))
-    if cause is None or first is None or _at(memory, pt_regs + cause.offset) != EXC_SYSCALL:
+    cause, first = (kernel.layout.find_member("pt_regs", name) for name in ("cause", "orig_a0"))
+    if cause is None or first is None or _at(kernel.memory, pt_regs + cause.offset) != EXC_SYSCALL:
         return None
-    arguments = (_at(memory, pt_regs + first.offset), *(regs[f"a{i}"] for i in range(1, 6)))
+    arguments = (_at(kernel.memory, pt_regs + first.offset), *(regs[f"a{i}"] for i in range(1, 6)))
     return SystemCall(regs["a7"], arguments)
 
 

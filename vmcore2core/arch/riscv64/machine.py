@@ -33,7 +33,7 @@ from vmcore2core.arch.task import mem_map, stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import riscv64 as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView, Layout
 
 EM_RISCV = 243
 ADDRESS_MASK = (1 << 64) - 1
@@ -196,7 +196,7 @@ class Riscv64(Arch):
         """
         return None if layout.find_member("task_struct", "mm_cid") is None else swap_entry(entries)
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """See ``Arch.vmemmap``; ``vmemmap`` in arch/riscv/include/asm/pgtable.h.
 
         Since Linux kernel commit f754f27e98f8 ("riscv: mm: Fix the out of bound issue of vmemmap address") (in v6.14
@@ -205,8 +205,9 @@ class Riscv64(Arch):
         that of page 0, so that nothing is mapped there where no memory is at physical 0. A kernel with CONFIG_FLATMEM
         has mem_map instead, whose first page is that of phys_ram_base.
         """
+        layout = kernel.layout
         start, size = layout.find_constant("VMEMMAP_START"), layout.find_size("page")
-        array, base = mem_map(memory, layout, self.pointer_size, self.byte_order), layout.find_constant("phys_ram_base")
+        array, base = mem_map(kernel, self.pointer_size), layout.find_constant("phys_ram_base")
         if array is not None:
             if not size or base is None:
                 return None
@@ -218,10 +219,10 @@ class Riscv64(Arch):
         start &= ADDRESS_MASK
         variable = layout.find_symbol("vmemmap_start_pfn")
         if variable is not None:
-            first = int.from_bytes(memory.read(variable, 8), "little")
+            first = kernel.uint(variable, 8)
         else:
             try:
-                memory.read(start, 1)
+                kernel.memory.read(start, 1)
             except MemoryFault:
                 return start
             if base is None:
@@ -229,30 +230,29 @@ class Riscv64(Arch):
             first = (base & ADDRESS_MASK) >> fmt.PAGE_SHIFT
         return (start - first * size) & ADDRESS_MASK
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/riscv/include/asm/processor.h.
 
         In a system call, pc is behind the ecall, and a0 is -ENOSYS or, in older kernels, still the first argument.
         The kernel's own core has pc at the ecall and a0 = orig_a0: the signal that ends a process prepares its restart
         (arch_do_signal_or_restart() in arch/riscv/kernel/signal.c).
         """
-        found = self._saved_frame(stack, memory, layout)
+        found = self._saved_frame(stack, kernel)
         return None if found is None else {name: found[name] for name in self.greg_names}
 
-    def _saved_frame(self, stack: int, memory: Memory, layout: Layout) -> Mapping[str, int] | None:
-        return next((regs for _, regs in self._saved_frames(stack, memory, layout)), None)
+    def _saved_frame(self, stack: int, kernel: KernelView) -> Mapping[str, int] | None:
+        return next((regs for _, regs in self._saved_frames(stack, kernel)), None)
 
-    def _saved_frames(self, stack: int, memory: Memory, layout: Layout) -> Iterator[tuple[int, Mapping[str, int]]]:
+    def _saved_frames(self, stack: int, kernel: KernelView) -> Iterator[tuple[int, Mapping[str, int]]]:
         """Yield address and registers of ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
+        layout = kernel.layout
         size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
         align = layout.find_constant("STACK_ALIGN")
         align = align if align in fmt.STACK_ALIGNS else fmt.STACK_ALIGN
         for top in stack_sizes(layout, fmt.THREAD_SIZES):
             at = stack + top - align_up(size, align)
             try:
-                raw = memory.read(at, fmt.pt_regs.itemsize)
+                raw = kernel.memory.read(at, fmt.pt_regs.itemsize)
             except MemoryFault:
                 continue
             record = np.frombuffer(raw, fmt.pt_regs)[0]
@@ -285,10 +285,10 @@ class Riscv64(Arch):
             result.append(CpuNote(len(result), pid, regs, user_mode=regs["pc"] < self.user_end))
         return tuple(result)
 
-    def note_number(self, cpu: int, memory: Memory, layout: Layout) -> int:
+    def note_number(self, cpu: int, kernel: KernelView) -> int:
         """See ``Arch.note_number``: CPU 0 is whichever hart came first; arch/riscv/kernel/smp.c, setup_smp()."""
-        table = layout.find_symbol("__cpuid_to_hartid_map")
-        return cpu if table is None else int.from_bytes(memory.read(table + 8 * cpu, 8), "little")
+        table = kernel.layout.find_symbol("__cpuid_to_hartid_map")
+        return cpu if table is None else kernel.uint(table + 8 * cpu, 8)
 
     def assumed_user_pc(self, note: CpuNote) -> int | None:
         """See ``Arch.assumed_user_pc``: machine mode runs at low addresses, too."""
@@ -300,81 +300,83 @@ class Riscv64(Arch):
             return CoreMachine(EM_RISCV, 32, self.greg_names, "a 32-bit (rv32) process, which is not supported")
         return CoreMachine(EM_RISCV, 64, self.greg_names)
 
-    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
         """See ``Arch.kernel_unwinder``."""
-        return Riscv64Unwinder(memory, layout)
+        return Riscv64Unwinder(kernel)
 
     def system_call(
-        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
         """See ``Arch.system_call``."""
-        found = next(self._saved_frames(stack, memory, layout), None)
-        return None if found is None else system_call(found[1], found[0], memory, layout)
+        found = next(self._saved_frames(stack, kernel), None)
+        return None if found is None else system_call(found[1], found[0], kernel)
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """See ``Arch.unwind_spec``; riscv-cc.adoc ("Register Convention", "Frame Pointer Convention"), psABI 1.0."""
         return _UNWIND if machine.elf_class == 64 else None
 
-    def core_flags(self, mm: KernelAddr, memory: Memory, layout: Layout) -> int:
+    def core_flags(self, mm: KernelAddr, kernel: KernelView) -> int:
         """See ``Arch.core_flags``: those of the executable, as the kernel keeps them for its own cores.
 
         Since Linux kernel commit 8c94db0ae97c ("binfmt_elf: preserve original ELF e_flags for core dumps") (in v6.18);
         cores of kernels before have 0.
         """
-        found = layout.find_member("mm_struct", "saved_e_flags")
-        return 0 if found is None else int.from_bytes(memory.read(mm + found.offset, 8), "little") & 0xFFFF_FFFF
+        found = kernel.layout.find_member("mm_struct", "saved_e_flags")
+        return 0 if found is None else kernel.uint(mm + found.offset, 8) & 0xFFFF_FFFF
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``; riscv_user_regset in arch/riscv/kernel/ptrace.c.
 
         Not made: NT_RISCV_USER_CFI.
         """
-        fstate = layout.find_member("task_struct", "thread.fstate")
+        fstate = kernel.layout.find_member("task_struct", "thread.fstate")
         if fstate is None:
             return None
-        raw = memory.read(task + fstate.offset, fmt.d_ext_state.itemsize)
+        raw = kernel.memory.read(task + fstate.offset, fmt.d_ext_state.itemsize)
         notes = [CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, raw.ljust(fmt.FPREGSET_SIZE, b"\0"))]
-        for made in (self._vector(task, memory, layout), self._tagged_addr_ctrl(task, memory, layout)):
+        for made in (self._vector(task, kernel), self._tagged_addr_ctrl(task, kernel)):
             notes += [] if made is None else [made]
         return tuple(notes)
 
-    def _vector(self, task: int, memory: Memory, layout: Layout) -> CoreNote | None:
+    def _vector(self, task: int, kernel: KernelView) -> CoreNote | None:
         """Return NT_RISCV_VECTOR; None for a thread that has not used vector registers; riscv_vr_get().
 
         Raises:
             LayoutInvalid: the state is not one that the kernel can have.
         """
+        layout = kernel.layout
         stack, vstate = layout.find_member("task_struct", "stack"), layout.find_member("task_struct", "thread.vstate")
         variable = layout.find_symbol("riscv_v_vsize")
         if stack is None or vstate is None or variable is None:
             return None
         if layout.find_member("__riscv_v_ext_state", "vlenb") is None:  # the form of the note in its first kernels
             return None
-        frame = self._saved_frame(int.from_bytes(memory.read(task + stack.offset, 8), "little"), memory, layout)
+        frame = self._saved_frame(kernel.uint(task + stack.offset, 8), kernel)
         if frame is None or not frame["status"] & fmt.SR_VS:
             return None
-        size = int.from_bytes(memory.read(variable, 8), "little")
-        raw = memory.read(task + vstate.offset, fmt.v_ext_state.itemsize)
+        size = kernel.uint(variable, 8)
+        raw = kernel.memory.read(task + vstate.offset, fmt.v_ext_state.itemsize)
         state = np.frombuffer(raw, fmt.v_ext_state)[0]
         if not 0 < size <= fmt.NR_VECTOR_REGS * fmt.VLENB_MAX or size % fmt.NR_VECTOR_REGS:
             raise LayoutInvalid(f"riscv_v_vsize at {variable:#x} is {size:#x}, expected 32 registers of at most 8 KiB")
-        data = memory.read(int(state["datap"]), size)
+        data = kernel.memory.read(int(state["datap"]), size)
         return CoreNote(elf_core.NOTE_LINUX, fmt.NT_RISCV_VECTOR, raw[: fmt.V_REGSET_HEADER] + data)
 
-    def _tagged_addr_ctrl(self, task: int, memory: Memory, layout: Layout) -> CoreNote | None:
+    def _tagged_addr_ctrl(self, task: int, kernel: KernelView) -> CoreNote | None:
         """Return NT_RISCV_TAGGED_ADDR_CTRL; None where the processor cannot do it; get_tagged_addr_ctrl()."""
+        layout = kernel.layout
         envcfg, mm = layout.find_member("task_struct", "thread.envcfg"), layout.find_member("task_struct", "mm")
         pmlen = layout.find_member("mm_struct", "context.pmlen")
         able = [layout.find_symbol(name) for name in ("have_user_pmlen_7", "have_user_pmlen_16")]
         if envcfg is None or mm is None or pmlen is None or None in able:
             return None
-        if not any(memory.read(symbol, 1)[0] for symbol in able if symbol is not None):
+        if not any(kernel.memory.read(symbol, 1)[0] for symbol in able if symbol is not None):
             return None
-        mode = int.from_bytes(memory.read(task + envcfg.offset, 8), "little") & fmt.ENVCFG_PMM
-        owner = int.from_bytes(memory.read(task + mm.offset, 8), "little")
-        enabled = memory.read(owner + pmlen.offset, 1)[0] != 0
+        mode = kernel.uint(task + envcfg.offset, 8) & fmt.ENVCFG_PMM
+        owner = kernel.uint(task + mm.offset, 8)
+        enabled = kernel.memory.read(owner + pmlen.offset, 1)[0] != 0
         value = fmt.ENVCFG_PMLEN.get(mode, 0) << fmt.PR_PMLEN_SHIFT | (fmt.PR_TAGGED_ADDR_ENABLE if enabled else 0)
         return CoreNote(elf_core.NOTE_LINUX, fmt.NT_RISCV_TAGGED_ADDR_CTRL, value.to_bytes(8, "little"))
 

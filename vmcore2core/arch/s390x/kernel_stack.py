@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
 from vmcore2core.arch.spec import CpuNote
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 
 R14 = 8
 """Among the registers that a frame has, r6 to r15."""
@@ -26,20 +26,19 @@ class S390xUnwinder(KernelUnwinder):
     """See ``KernelUnwinder``; ``sp`` of a frame is where its function's callees save their registers.
 
     Args:
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
 
     Raises:
         LayoutUnknown: the layout does not tell of stack frames.
     """
 
-    def __init__(self, memory: Memory, layout: Layout) -> None:
-        self._memory = memory
-        self._ksp = layout.member("task_struct", "thread.ksp").offset
-        self._back_chain = layout.member("stack_frame", "back_chain").offset
-        self._r14 = layout.member("stack_frame", "gprs").offset + 8 * R14
-        self._overhead, self._pt_regs = layout.size("stack_frame"), layout.size("pt_regs")
-        self._psw, self._gprs = (layout.member("pt_regs", name).offset for name in ("psw", "gprs"))
+    def __init__(self, kernel: KernelView) -> None:
+        self._kernel = kernel
+        self._ksp = kernel.layout.member("task_struct", "thread.ksp").offset
+        self._back_chain = kernel.layout.member("stack_frame", "back_chain").offset
+        self._r14 = kernel.layout.member("stack_frame", "gprs").offset + 8 * R14
+        self._overhead, self._pt_regs = kernel.layout.size("stack_frame"), kernel.layout.size("pt_regs")
+        self._psw, self._gprs = (kernel.layout.member("pt_regs", name).offset for name in ("psw", "gprs"))
 
     def switched_out(self, task: KernelAddr) -> KernelFrame:
         """See ``KernelUnwinder.switched_out``."""
@@ -64,25 +63,24 @@ class S390xUnwinder(KernelUnwinder):
         return KernelFrame(pc, self._word(regs + self._gprs + 8 * 15), "exception frame", exact=True)
 
     def _word(self, address: int) -> int:
-        return int.from_bytes(self._memory.read(address & WORD, 8), "big")
+        return self._kernel.uint(address & WORD, 8)
 
 
-def system_call(regs: Mapping[str, int], pt_regs: int, memory: Memory, layout: Layout) -> SystemCall | None:
+def system_call(regs: Mapping[str, int], pt_regs: int, kernel: KernelView) -> SystemCall | None:
     """Return the system call that a thread is in; None where it is in none, or that is not known.
 
     Args:
         regs: its user registers.
         pt_regs: address of its ``struct pt_regs``.
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
 
     Raises:
         MemoryFault: it cannot be read.
     """
-    flags, code = (layout.find_member("pt_regs", name) for name in ("flags", "int_code"))
+    flags, code = (kernel.layout.find_member("pt_regs", name) for name in ("flags", "int_code"))
     if flags is None or code is None:
         return None
-    if not int.from_bytes(memory.read(pt_regs + flags.offset, 8), "big") & PIF_SYSCALL:
+    if not kernel.uint(pt_regs + flags.offset, 8) & PIF_SYSCALL:
         return None
-    number = int.from_bytes(memory.read(pt_regs + code.offset, 4), "big") & 0xFFFF
+    number = kernel.uint(pt_regs + code.offset, 4) & 0xFFFF
     return SystemCall(number, (regs["orig_r2"], *(regs[f"r{i}"] for i in range(3, 8))))

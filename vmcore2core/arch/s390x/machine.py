@@ -34,7 +34,7 @@ from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView, Layout
 
 EM_S390 = 22
 IMAGE_MAX = 256 << 20
@@ -167,14 +167,14 @@ class S390x(Arch):
         else:
             yield {"KERNELOFFSET": f"{moved:x}", "KERNELOFFPHYS": f"{moved - (address - paddr):x}"}
 
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
         """See ``Arch.user_page_table``; the first entry tells the top table's kind, as for pgd_offset_raw().
 
         Raises:
             LayoutInvalid: it is zero, which no entry is.
         """
-        pgd = int.from_bytes(memory.read(mm + layout.member("mm_struct", "pgd").offset, 8), "big")
-        first = int.from_bytes(memory.read(pgd, 8), "big")
+        pgd = kernel.uint(mm + kernel.layout.member("mm_struct", "pgd").offset, 8)
+        first = kernel.uint(pgd, 8)
         if first == 0:
             raise LayoutInvalid(f"the first entry of the page table at {pgd:#x} is 0, expected one with its type")
         return SPECS[(first & fmt.ENTRY_TYPE_MASK) >> fmt.TYPE_SHIFT]
@@ -185,31 +185,31 @@ class S390x(Arch):
         """See ``Arch.swap_entry``."""
         return swap_entry(entries, sizes)
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """See ``Arch.vmemmap``; VMCOREINFO has the value of ``vmemmap``, kallsyms its address, in the image."""
+        layout = kernel.layout
         found, stext = layout.find_symbol("vmemmap"), layout.find_symbol("_stext")
         if found is not None and stext is not None and stext <= found < stext + IMAGE_MAX:
-            return int.from_bytes(memory.read(found, 8), "big")
+            return kernel.uint(found, 8)
         return found
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/s390/include/asm/processor.h, __peek_user().
 
         In a system call, the PSW's address is behind the svc, r2 is -ENOSYS or, in older kernels, still the first
         argument, which orig_r2 has. The kernel's own core has -ERESTART* in r2, of the signal that ends a process.
         """
-        found = self._saved_frame(stack, memory, layout)
+        found = self._saved_frame(stack, kernel)
         return None if found is None else _peek(found[1])
 
-    def _saved_frame(self, stack: int, memory: Memory, layout: Layout) -> tuple[int, Mapping[str, int]] | None:
+    def _saved_frame(self, stack: int, kernel: KernelView) -> tuple[int, Mapping[str, int]] | None:
         """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode, and its address."""
+        layout = kernel.layout
         size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
         for top in stack_sizes(layout, fmt.THREAD_SIZES):
             address = stack + top - size
             try:
-                raw = memory.read(address, fmt.pt_regs.itemsize)
+                raw = kernel.memory.read(address, fmt.pt_regs.itemsize)
             except MemoryFault:
                 continue
             record = np.frombuffer(raw, fmt.pt_regs)[0]
@@ -218,12 +218,12 @@ class S390x(Arch):
                 return address, regs
         return None
 
-    def _frame_of(self, task: int, memory: Memory, layout: Layout) -> tuple[int, Mapping[str, int]] | None:
+    def _frame_of(self, task: int, kernel: KernelView) -> tuple[int, Mapping[str, int]] | None:
         """Return the same of a ``struct task_struct *``."""
-        found = layout.find_member("task_struct", "stack")
+        found = kernel.layout.find_member("task_struct", "stack")
         if found is None:
             return None
-        return self._saved_frame(int.from_bytes(memory.read(task + found.offset, 8), "big"), memory, layout)
+        return self._saved_frame(kernel.uint(task + found.offset, 8), kernel)
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:
         """Tell whether an interruption saved this in user mode."""
@@ -266,26 +266,27 @@ class S390x(Arch):
             regs["cr1"] = int.from_bytes(ctrs[fmt.CR1_OFFSET : fmt.CR1_OFFSET + 8], "big")
         return CpuNote(number, number + 1, regs, user_mode, cpu_regsets(more))
 
-    def note_of(self, cpu: int, notes: Sequence[CpuNote], memory: Memory, layout: Layout) -> CpuNote | None:
+    def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
         """See ``Arch.note_of``: each CPU has its lowcore at the address in its prefix register."""
+        layout = kernel.layout
         table, size = layout.find_symbol("lowcore_ptr"), layout.find_constant("lowcore_ptr") or NR_CPUS_MAX
         if table is None or not all("prefix" in note.regs for note in notes):
-            return super().note_of(cpu, notes, memory, layout)
+            return super().note_of(cpu, notes, kernel)
         if not 0 <= cpu < min(size, NR_CPUS_MAX):
             return None
-        lowcore = int.from_bytes(memory.read(table + 8 * cpu, 8), "big") & fmt.LOWCORE_ADDRESS
+        lowcore = kernel.uint(table + 8 * cpu, 8) & fmt.LOWCORE_ADDRESS
         return next((note for note in notes if note.regs["prefix"] == lowcore), None) if lowcore else None
 
-    def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
+    def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
         """See ``Arch.thread_bases``: the access registers, of which the first two have the thread pointer.
 
         And orig_r2, which is no register, but what the kernel keeps of the last system call, on a CPU or off it.
         """
-        frame, found = self._frame_of(task, memory, layout), layout.find_member("task_struct", "thread.acrs")
+        frame, found = self._frame_of(task, kernel), kernel.layout.find_member("task_struct", "thread.acrs")
         kept = {} if frame is None else {"orig_r2": frame[1]["orig_r2"]}
         if found is None:
             return {**dict.fromkeys(fmt.ACRS), **kept}
-        record = np.frombuffer(memory.read(task + found.offset, fmt.acrs.itemsize), fmt.acrs)[0]
+        record = np.frombuffer(kernel.memory.read(task + found.offset, fmt.acrs.itemsize), fmt.acrs)[0]
         return {name: int(record[name]) for name in fmt.ACRS} | kept
 
     def note_bases(self, note: CpuNote) -> Mapping[str, int]:
@@ -315,43 +316,43 @@ class S390x(Arch):
         return CoreMachine(EM_S390, 64, self.greg_names)
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``; s390_regsets in arch/s390/kernel/ptrace.c.
 
         What thread.system_call has is of the last signal, maybe of the thread that this one was forked from, until a
         signal is delivered: NT_S390_SYSTEM_CALL is what arch_do_signal_or_restart() would put there.
         """
-        frame = self._frame_of(task, memory, layout)
+        frame = self._frame_of(task, kernel)
         if frame is None:
             return None
         address, saved = frame
-        flags = layout.find_member("pt_regs", "flags")
+        flags = kernel.layout.find_member("pt_regs", "flags")
         if flags is None:
             system_call = None
         else:
-            inside = int.from_bytes(memory.read(address + flags.offset, 8), "big") & fmt.PIF_SYSCALL
+            inside = kernel.uint(address + flags.offset, 8) & fmt.PIF_SYSCALL
             system_call = saved["int_code"] if inside else 0
-        return saved_regsets(Thread(task, memory, layout), saved["int_code"], system_call)
+        return saved_regsets(Thread(task, kernel), saved["int_code"], system_call)
 
     def note_regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
         """See ``Arch.note_regsets``; in the kernel, vector registers may be the kernel's own."""
         if not note.user_mode:
             return (), None
-        return live_regsets(Thread(task, memory, layout), note.regsets)
+        return live_regsets(Thread(task, kernel), note.regsets)
 
-    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
         """See ``Arch.kernel_unwinder``."""
-        return S390xUnwinder(memory, layout)
+        return S390xUnwinder(kernel)
 
     def system_call(
-        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
         """See ``Arch.system_call``."""
-        found = self._saved_frame(stack, memory, layout)
-        return None if found is None else system_call(regs, found[0], memory, layout)
+        found = self._saved_frame(stack, kernel)
+        return None if found is None else system_call(regs, found[0], kernel)
 
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
         """See ``Arch.unwind_spec``; ELF ABI s390x supplement, 1.6.1: frames have no pointers to each other."""

@@ -14,7 +14,6 @@ from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
-from vmcore2core.interfaces import Layout, Memory
 
 LAYOUT_KEYS = (
     *(
@@ -32,13 +31,10 @@ LOST = "the address of its last branch was in the processor"
 class Thread(ThreadStruct):
     """``struct thread_struct`` of a task."""
 
-    def __init__(self, task: int, memory: Memory, layout: Layout) -> None:
-        super().__init__(task, memory, layout, "big")
-
     def pointed(self, member: str, size: int) -> bytes | None:
         """Return bytes that a member points to; None where it is NULL, too."""
         raw = self.raw(member, 8)
-        return self.memory.read(int.from_bytes(raw, "big"), size) if raw is not None and any(raw) else None
+        return self.kernel.memory.read(int.from_bytes(raw, "big"), size) if raw is not None and any(raw) else None
 
     def has_vx(self) -> bool:
         """Tell whether the machine has vector registers: cpu_has_vx()."""
@@ -46,7 +42,7 @@ class Thread(ThreadStruct):
         if found is None:
             return False
         byte, bit = divmod(fmt.FACILITY_VX, 8)
-        return bool(self.memory.read(found + byte, 1)[0] & 0x80 >> bit)
+        return bool(self.kernel.memory.read(found + byte, 1)[0] & 0x80 >> bit)
 
 
 def saved_regsets(thread: Thread, int_code: int, system_call: int | None) -> tuple[CoreNote, ...] | None:

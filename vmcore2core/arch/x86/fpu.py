@@ -16,7 +16,7 @@ import numpy as np
 
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import x86_fpu as fmt
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView, Layout, Memory
 
 LAYOUT_KEYS = (
     *(f"SYMBOL({name})" for name in ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")),
@@ -83,7 +83,7 @@ def _bits(mask: int) -> list[int]:
     return [i for i in range(XFEATURES_MAX) if mask >> i & 1]
 
 
-def find_geometry(memory: Memory, layout: Layout) -> XsaveGeometry | None:
+def find_geometry(kernel: KernelView) -> XsaveGeometry | None:
     """Return the geometry, or None where the layout does not know where the kernel keeps it.
 
     Raises:
@@ -91,11 +91,12 @@ def find_geometry(memory: Memory, layout: Layout) -> XsaveGeometry | None:
         LayoutInvalid: it cannot be true.
     """
     # Where it is not known, as many as there may be are read: only those that are in use are looked at.
+    layout = kernel.layout
     number = layout.find_constant("XFEATURE_MAX") or XFEATURES_MAX
     addresses = [
         layout.find_symbol(name) for name in ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")
     ]
-    sizes_known = user_size(memory, layout)
+    sizes_known = user_size(kernel)
     offsets_at, sizes_at, sw_at, init_at = addresses
     if sizes_known is None:
         return None
@@ -106,16 +107,16 @@ def find_geometry(memory: Memory, layout: Layout) -> XsaveGeometry | None:
     seen_size, user_features = sizes_known
     regs = layout.find_member("fpstate", "regs")
     flags_at, compacted_at = layout.find_symbol("xstate_flags"), layout.find_symbol("xstate_comp_offsets")
-    flags = _ints(memory, flags_at, number) if flags_at is not None else (0,) * number
+    flags = _ints(kernel.memory, flags_at, number) if flags_at is not None else (0,) * number
     geometry = XsaveGeometry(
-        offsets=_ints(memory, offsets_at, number),
-        sizes=_ints(memory, sizes_at, number),
+        offsets=_ints(kernel.memory, offsets_at, number),
+        sizes=_ints(kernel.memory, sizes_at, number),
         aligned=sum(1 << i for i, flag in enumerate(flags) if flag & fmt.XSTATE_FLAG_ALIGNED64),
-        compacted_offsets=_ints(memory, compacted_at, number) if compacted_at is not None else None,
+        compacted_offsets=_ints(kernel.memory, compacted_at, number) if compacted_at is not None else None,
         user_size=seen_size,
         user_features=user_features,
-        sw_reserved=memory.read(sw_at, fmt.SW_RESERVED.stop - fmt.SW_RESERVED.start),
-        init=memory.read(init_at + (regs.offset if regs is not None else 0), fmt.FXSAVE_SIZE),
+        sw_reserved=kernel.memory.read(sw_at, fmt.SW_RESERVED.stop - fmt.SW_RESERVED.start),
+        init=kernel.memory.read(init_at + (regs.offset if regs is not None else 0), fmt.FXSAVE_SIZE),
         has_layout_note=layout.find_symbol("elf_coredump_extra_notes_write") is not None,
     )
     _check(geometry)
@@ -126,24 +127,25 @@ def _ints(memory: Memory, address: int, count: int) -> tuple[int, ...]:
     return tuple(np.frombuffer(memory.read(address, 4 * count), "<i4").tolist())
 
 
-def user_size(memory: Memory, layout: Layout) -> tuple[int, int] | None:
+def user_size(kernel: KernelView) -> tuple[int, int] | None:
     """Return (bytes of the standard form, its components) as processes see them; None where it is not known.
 
     Raises:
         MemoryFault: it cannot be read.
     """
+    layout = kernel.layout
     config = layout.find_symbol("fpu_user_cfg")
     max_size = layout.find_member("fpu_state_config", "max_size")
     max_features = layout.find_member("fpu_state_config", "max_features")
     if config is not None and max_size is not None and max_features is not None:
-        size = int.from_bytes(memory.read(config + max_size.offset, 4), "little")
-        return size, int.from_bytes(memory.read(config + max_features.offset, 8), "little")
+        size = kernel.uint(config + max_size.offset, 4)
+        return size, kernel.uint(config + max_features.offset, 8)
     # Before Linux kernel commit 2bd264bce238 ("x86/fpu: Move xstate size to fpu_*_cfg") (in v5.16).
     size_at, sw_at = layout.find_symbol("fpu_user_xstate_size"), layout.find_symbol("xstate_fx_sw_bytes")
     if size_at is None or sw_at is None:
         return None
-    size = int.from_bytes(memory.read(size_at, 4), "little")
-    return size, int.from_bytes(memory.read(sw_at, 8), "little")
+    size = kernel.uint(size_at, 4)
+    return size, kernel.uint(sw_at, 8)
 
 
 def _check(geometry: XsaveGeometry) -> None:
@@ -177,14 +179,13 @@ def _check(geometry: XsaveGeometry) -> None:
 
 
 def find_image(
-    task: int, memory: Memory, layout: Layout, *, word: int = 8, at_least: int = fmt.XSAVE_EXTENDED_OFFSET
+    task: int, kernel: KernelView, *, word: int = 8, at_least: int = fmt.XSAVE_EXTENDED_OFFSET
 ) -> FpuImage | None:
     """Return a task's state in memory, or None where the layout does not know where it is.
 
     Args:
         task: ``struct task_struct *``; it must be off the CPU, else its registers are there.
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
         word: bytes of a pointer.
         at_least: bytes of the state: less than an XSAVE image has where the processor knows no XSAVE.
 
@@ -192,15 +193,16 @@ def find_image(
         MemoryFault: it cannot be read.
         LayoutInvalid: it is not where the layout says.
     """
+    layout = kernel.layout
     pkru_member = layout.find_member("task_struct", "thread.pkru")
-    pkru = int.from_bytes(memory.read(task + pkru_member.offset, 4), "little") if pkru_member is not None else None
+    pkru = kernel.uint(task + pkru_member.offset, 4) if pkru_member is not None else None
     inline = layout.find_member("task_struct", "thread.fpu.state")
     if inline is not None:  # before Linux 5.16
         size_at = layout.find_symbol("fpu_kernel_xstate_size")
         if size_at is None:
             return None
-        size = int.from_bytes(memory.read(size_at, 4), "little")
-        data = _image(memory, task + inline.offset, size, at_least)
+        size = kernel.uint(size_at, 4)
+        data = _image(kernel.memory, task + inline.offset, size, at_least)
         return FpuImage(data, (1 << XFEATURES_MAX) - 1, pkru)
     fpu = _fpu(task, layout)
     pointer, own = layout.find_member("fpu", "fpstate"), layout.find_member("fpu", "__fpstate")
@@ -208,13 +210,13 @@ def find_image(
     members = [found for name in names if (found := layout.find_member("fpstate", name)) is not None]
     if fpu is None or pointer is None or own is None or len(members) != len(names):
         return None
-    fpstate = int.from_bytes(memory.read(fpu + pointer.offset, word), "little")
+    fpstate = kernel.uint(fpu + pointer.offset, word)
     # Larger ones, for AMX, are allocated apart; their size says so.
-    size = int.from_bytes(memory.read(fpstate + members[0].offset, 4), "little")
+    size = kernel.uint(fpstate + members[0].offset, 4)
     if fpstate != fpu + own.offset and size <= 4096:
         raise LayoutInvalid(f"fpu.fpstate at {fpu:#x} is {fpstate:#x}, expected {fpu + own.offset:#x}")
-    user = int.from_bytes(memory.read(fpstate + members[1].offset, 8), "little")
-    return FpuImage(_image(memory, fpstate + members[2].offset, size, at_least), user, pkru)
+    user = kernel.uint(fpstate + members[1].offset, 8)
+    return FpuImage(_image(kernel.memory, fpstate + members[2].offset, size, at_least), user, pkru)
 
 
 def _fpu(task: int, layout: Layout) -> int | None:

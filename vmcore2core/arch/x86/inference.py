@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from vmcore2core.formats import x86_fpu as fmt
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView, Memory
 
 MEMBERS = (
     ("fpu", "fpstate"),
@@ -24,7 +24,7 @@ FPU_HEAD = 128  # bytes in which the pointer to its own state must be
 OWN_STATE_MAX = 1024  # how far that may be behind the beginning
 
 
-def infer(tasks: Sequence[int], memory: Memory, layout: Layout) -> Mapping[tuple[str, str], int]:
+def infer(tasks: Sequence[int], kernel: KernelView) -> Mapping[tuple[str, str], int]:
     """Return offsets of ``MEMBERS``; none where anything does not agree.
 
     struct fpstate and struct fpu_state_config are read as Linux 7.2 has them; what is there must be the same in every
@@ -32,12 +32,12 @@ def infer(tasks: Sequence[int], memory: Memory, layout: Layout) -> Mapping[tuple
 
     Args:
         tasks: ``struct task_struct *`` of user threads, off the CPU.
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
 
     Raises:
         MemoryFault: they cannot be read.
     """
+    layout = kernel.layout
     size, init, config = (
         layout.find_size("task_struct"),
         layout.find_symbol("init_fpstate"),
@@ -45,14 +45,18 @@ def infer(tasks: Sequence[int], memory: Memory, layout: Layout) -> Mapping[tuple
     )
     if size is None or init is None or config is None or not tasks:
         return {}
-    expected = _expected(memory, init, config)
+    expected = _expected(kernel.memory, init, config)
     if expected is None:
         return {}
     candidates: set[tuple[int, int]] | None = None
     for task in tasks:
-        here = set(_own_states(task + size, memory))
+        here = set(_own_states(task + size, kernel.memory))
         candidates = here if candidates is None else candidates & here
-    good = [found for found in candidates or () if all(_is_state(t + size + found[1], expected, memory) for t in tasks)]
+    good = [
+        found
+        for found in candidates or ()
+        if all(_is_state(t + size + found[1], expected, kernel.memory) for t in tasks)
+    ]
     if len(good) != 1:
         return {}
     pointer, own = good[0]

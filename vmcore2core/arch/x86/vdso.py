@@ -6,24 +6,24 @@ References: arch/x86/include/asm/vdso.h: struct vdso_image; arch/x86/include/asm
 from __future__ import annotations
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.interfaces import Layout, Memory
+from vmcore2core.interfaces import KernelView
 
 
-def vdso_image(mm: int, memory: Memory, layout: Layout, word: int) -> KernelAddr | None:
+def vdso_image(mm: int, kernel: KernelView, word: int) -> KernelAddr | None:
     """Return the image's address, see ``Arch.vdso_image``.
 
     Args:
         mm: ``struct mm_struct *``.
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
         word: bytes of a pointer.
 
     Raises:
         MemoryFault: what tells it cannot be read.
     """
+    layout = kernel.layout
     context = layout.find_member("mm_struct", "context.vdso_image")
     data = layout.find_member("vdso_image", "data")
     if context is None or data is None:
         return None
-    image = int.from_bytes(memory.read(mm + context.offset, word), "little")
-    return KernelAddr(int.from_bytes(memory.read(image + data.offset, word), "little")) if image else None
+    image = kernel.uint(mm + context.offset, word)
+    return KernelAddr(kernel.uint(image + data.offset, word)) if image else None

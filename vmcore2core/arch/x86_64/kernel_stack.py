@@ -20,7 +20,7 @@ from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnw
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
-from vmcore2core.interfaces import Layout, Member, Memory
+from vmcore2core.interfaces import KernelView, Member, Memory
 
 NOTHING, PREV_SP, SP, BP, SP_INDIRECT, BP_INDIRECT = "undefined", "prev sp", "sp", "bp", "sp indirect", "bp indirect"
 REGISTERS = (NOTHING, "rax", "rdx", SP, BP, "rdi", "r10", "r13", PREV_SP, SP_INDIRECT, BP_INDIRECT)
@@ -115,8 +115,7 @@ class OrcUnwinder(KernelUnwinder):
     """See ``KernelUnwinder``.
 
     Args:
-        memory: kernel virtual memory.
-        layout: of the kernel.
+        kernel: the dumped one.
         modules: the loaded ones.
 
     Raises:
@@ -124,16 +123,23 @@ class OrcUnwinder(KernelUnwinder):
         LayoutInvalid, MemoryFault: they cannot be used.
     """
 
-    def __init__(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> None:
-        self._memory, self._layout, self._modules = memory, layout, modules
-        start, stop = layout.symbol("__start_orc_unwind_ip"), layout.symbol("__stop_orc_unwind_ip")
-        self._text = range(layout.symbol("_stext"), layout.symbol("_etext"))
-        self._init_text = range(layout.find_symbol("_sinittext") or 0, layout.find_symbol("_einittext") or 0)
-        self._core = OrcTable(memory, start, layout.symbol("__start_orc_unwind"), (stop - start) // 4)
+    def __init__(self, kernel: KernelView, modules: Sequence[ModuleText]) -> None:
+        self._kernel, self._layout, self._modules = kernel, kernel.layout, modules
+        start, stop = kernel.layout.symbol("__start_orc_unwind_ip"), kernel.layout.symbol("__stop_orc_unwind_ip")
+        self._text = range(kernel.layout.symbol("_stext"), kernel.layout.symbol("_etext"))
+        self._init_text = range(
+            kernel.layout.find_symbol("_sinittext") or 0, kernel.layout.find_symbol("_einittext") or 0
+        )
+        self._core = OrcTable(kernel.memory, start, kernel.layout.symbol("__start_orc_unwind"), (stop - start) // 4)
         self._of_modules: dict[int, OrcTable | None] = {}
-        members = {name: layout.member("orc_entry", name) for name in ("sp_offset", "bp_offset", "sp_reg", "bp_reg")}
-        self._members, self._type = members, layout.member("orc_entry", "type")
-        self._signal, self._end = layout.find_member("orc_entry", "signal"), layout.find_member("orc_entry", "end")
+        members = {
+            name: kernel.layout.member("orc_entry", name) for name in ("sp_offset", "bp_offset", "sp_reg", "bp_reg")
+        }
+        self._members, self._type = members, kernel.layout.member("orc_entry", "type")
+        self._signal, self._end = (
+            kernel.layout.find_member("orc_entry", "signal"),
+            kernel.layout.find_member("orc_entry", "end"),
+        )
 
     def switched_out(self, task: KernelAddr) -> OrcFrame:
         """See ``KernelUnwinder.switched_out``: ``struct inactive_task_frame`` is where thread.sp points to."""
@@ -197,7 +203,7 @@ class OrcUnwinder(KernelUnwinder):
     def _calls(self, place: int, function: int) -> bool:
         """Tell whether a call of a function ends at a place: e8 and the distance."""
         try:
-            raw = self._memory.read((place - 5) & WORD, 5)
+            raw = self._kernel.memory.read((place - 5) & WORD, 5)
         except MemoryFault:
             return False
         return raw[0] == CALL_REL32 and (place + int.from_bytes(raw[1:], "little", signed=True)) & WORD == function
@@ -231,7 +237,7 @@ class OrcUnwinder(KernelUnwinder):
         return self._word(regs + _PT_REGS[name])
 
     def _word(self, address: int) -> int:
-        return int.from_bytes(self._memory.read(address & WORD, 8), "little")
+        return self._kernel.uint(address & WORD, 8)
 
     def _entry(self, pc: int) -> OrcEntry | None:
         """Return the entry of a place; None where no table has it."""
@@ -251,8 +257,8 @@ class OrcUnwinder(KernelUnwinder):
         names = ("orc_unwind_ip", "orc_unwind")
         try:
             ips, orcs = (self._word(module + self._layout.member("module", f"arch.{name}").offset) for name in names)
-            count = self._memory.read(module + self._layout.member("module", "arch.num_orcs").offset, 4)
-            return OrcTable(self._memory, ips, orcs, int.from_bytes(count, "little"))
+            count = self._kernel.memory.read(module + self._layout.member("module", "arch.num_orcs").offset, 4)
+            return OrcTable(self._kernel.memory, ips, orcs, int.from_bytes(count, "little"))
         except (LayoutInvalid, LayoutUnknown, MemoryFault):
             return None
 

@@ -35,7 +35,7 @@ from vmcore2core.arch.x86.unwind import UNWIND_64, UNWIND_X32, unwind_32
 from vmcore2core.arch.x86_64.kernel_stack import OrcUnwinder
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
-from vmcore2core.interfaces import ByteOrder, Layout, Memory
+from vmcore2core.interfaces import ByteOrder, KernelView, Layout
 
 EM_386, EM_X86_64 = 3, 62
 
@@ -137,7 +137,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             for enabled in (0, 1) if level_5 is None else (level_5,):
                 yield {"NUMBER(phys_base)": str(base), "NUMBER(pgtable_l5_enabled)": str(enabled)}
 
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, memory: Memory, layout: Layout) -> PageTableSpec:
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
         """See ``Arch.user_page_table``: user and kernel tables have one form."""
         return kernel_map.spec
 
@@ -147,26 +147,25 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         """See ``Arch.swap_entry``."""
         return swap_entry(entries)
 
-    def vmemmap(self, memory: Memory, layout: Layout) -> int | None:
+    def vmemmap(self, kernel: KernelView) -> int | None:
         """See ``Arch.vmemmap``: its base is random; VMCOREINFO's SYMBOL(vmemmap) is that (since Linux 5.13)."""
+        layout = kernel.layout
         found = layout.find_symbol("vmemmap_base")
         if found is not None:
-            return int.from_bytes(memory.read(found, 8), "little")
+            return kernel.uint(found, 8)
         return layout.find_symbol("vmemmap")
 
-    def user_regs(
-        self, task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
-    ) -> Mapping[str, int] | None:
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """See ``Arch.user_regs``; task_pt_regs() in arch/x86/include/asm/processor.h.
 
         TOP_OF_KERNEL_STACK_PADDING is 16 with CONFIG_X86_FRED in newer kernels and 0 before; the saved selectors
         tell which: no other word pair of a frame reads as user CS and SS.
         """
-        for size in stack_sizes(layout, fmt.THREAD_SIZES):
+        for size in stack_sizes(kernel.layout, fmt.THREAD_SIZES):
             for padding in (0, 16):
                 top = stack + size - padding
                 try:
-                    raw = memory.read(top - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize)
+                    raw = kernel.memory.read(top - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize)
                 except MemoryFault:
                     continue
                 regs = self._plausible(raw)
@@ -202,7 +201,7 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             result.append(CpuNote(number, pid, regs, user_mode=regs["cs"] & 3 == 3))
         return tuple(result)
 
-    def thread_bases(self, task: KernelAddr, memory: Memory, layout: Layout) -> Mapping[str, int | None]:
+    def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
         """See ``Arch.thread_bases``; current_save_fsgs() in arch/x86/kernel/process_64.c keeps them at each switch."""
         bases: dict[str, int | None] = {}
         for reg, member, size in (
@@ -213,8 +212,8 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             ("fs", "fsindex", 2),
             ("gs", "gsindex", 2),
         ):
-            found = layout.find_member("task_struct", f"thread.{member}")
-            bases[reg] = int.from_bytes(memory.read(task + found.offset, size), "little") if found else None
+            found = kernel.layout.find_member("task_struct", f"thread.{member}")
+            bases[reg] = kernel.uint(task + found.offset, size) if found else None
         return bases
 
     def implausible(self, regs: Mapping[str, int]) -> str | None:
@@ -228,19 +227,19 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
                 return f"{name} is {selector:#x}, a selector beyond the GDT"
         return None
 
-    def infer(self, tasks: Sequence[KernelAddr], memory: Memory, layout: Layout) -> Mapping[tuple[str, str], int]:
+    def infer(self, tasks: Sequence[KernelAddr], kernel: KernelView) -> Mapping[tuple[str, str], int]:
         """See ``Arch.infer``."""
-        return inference.infer(tasks, memory, layout)
+        return inference.infer(tasks, kernel)
 
     def regsets(
-        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, memory: Memory, layout: Layout
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
         """See ``Arch.regsets``."""
-        return registers.regsets(task, regs, machine.e_machine == EM_X86_64, memory, layout)
+        return registers.regsets(task, regs, machine.e_machine == EM_X86_64, kernel)
 
-    def process_notes(self, memory: Memory, layout: Layout) -> tuple[CoreNote, ...]:
+    def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
         """See ``Arch.process_notes``."""
-        return registers.process_notes(memory, layout)
+        return registers.process_notes(kernel)
 
     def note_bases(self, note: CpuNote) -> Mapping[str, int]:
         """See ``Arch.note_bases``; in the kernel, swapgs has put the user's gs_base into MSR_KERNEL_GS_BASE.
@@ -264,15 +263,16 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         root = note.regs["cr3"] & fmt.PTE_PFN_MASK
         return pgd in (root, root & ~(1 << 12))
 
-    def note_of(self, cpu: int, notes: Sequence[CpuNote], memory: Memory, layout: Layout) -> CpuNote | None:
+    def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
         """See ``Arch.note_of``; sadump's notes are by APIC ID: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""
+        layout = kernel.layout
         if not any("apic_id" in note.regs for note in notes):
-            return super().note_of(cpu, notes, memory, layout)
+            return super().note_of(cpu, notes, kernel)
         table, offsets = layout.find_symbol("x86_cpu_to_apicid"), layout.find_symbol("__per_cpu_offset")
         if table is None or offsets is None:
             return None
-        offset = int.from_bytes(memory.read(offsets + 8 * cpu, 8), "little")
-        apic_id = int.from_bytes(memory.read((table + offset) & (1 << 64) - 1, 2), "little")
+        offset = kernel.uint(offsets + 8 * cpu, 8)
+        apic_id = kernel.uint((table + offset) & (1 << 64) - 1, 2)
         return next((note for note in notes if note.regs["apic_id"] == apic_id), None)
 
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
@@ -286,20 +286,21 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         tcb = read_user(value, 24)
         return tcb is not None and tcb[:8] == tcb[16:24] == value.to_bytes(8, "little")
 
-    def gate_vma(self, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def gate_vma(self, kernel: KernelView) -> KernelAddr | None:
         """See ``Arch.gate_vma``; get_gate_vma() in arch/x86/entry/vsyscall/vsyscall_64.c."""
+        layout = kernel.layout
         address, mode = layout.find_symbol("gate_vma"), layout.find_symbol("vsyscall_mode")
         if address is None or mode is None:
             return None
         try:
-            value = int.from_bytes(memory.read(mode, 4), "little")
+            value = kernel.uint(mode, 4)
         except MemoryFault:
             return None
         return KernelAddr(address) if value in fmt.VSYSCALL_MAPPED else None
 
-    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, memory: Memory, layout: Layout) -> KernelAddr | None:
+    def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
         """See ``Arch.vdso_image``; struct vdso_image in arch/x86/include/asm/vdso.h."""
-        return vdso.vdso_image(mm, memory, layout, self.pointer_size)
+        return vdso.vdso_image(mm, kernel, self.pointer_size)
 
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
         """See ``Arch.core_machine``: what a process is does not change when it runs code of the other kind (wine does).
@@ -318,12 +319,12 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         known = {(EM_386, 32): _UNWIND_32, (EM_X86_64, 32): UNWIND_X32, (EM_X86_64, 64): UNWIND_64}
         return known.get((machine.e_machine, machine.elf_class))
 
-    def kernel_unwinder(self, memory: Memory, layout: Layout, modules: Sequence[ModuleText]) -> KernelUnwinder:
+    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
         """See ``Arch.kernel_unwinder``: CONFIG_UNWINDER_ORC, as all distributions have it."""
-        return OrcUnwinder(memory, layout, modules)
+        return OrcUnwinder(kernel, modules)
 
     def system_call(
-        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, memory: Memory, layout: Layout
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
         """See ``Arch.system_call``: orig_rax is -1 after an interrupt or an exception."""
         number = regs.get("orig_rax", -1) & 0xFFFF_FFFF
