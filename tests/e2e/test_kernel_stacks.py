@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.commands.test_document import check
-from tests.e2e.guests import FIXTURES, bundled, rows, tasks
+from tests.e2e.guests import FIXTURES, bundled, convert_all, rows, tasks
 
 TRUTH = FIXTURES / "waits-6.12" / "truth"
 MOVED_ON = re.compile(r"^(kworker|ksoftirqd|kcompactd|rcu_|init$|kthreadd|b-kernel|migration|jbd2)")
@@ -216,7 +216,23 @@ def test_forms_do_not_mix(dump: Path) -> None:
     assert result.stderr.startswith("vmcore-tasks: --group, --folded, --speedscope and --json are different forms")
 
 
-def test_a_kernel_without_types_says_so() -> None:
-    result = tasks("bt", "-k", "--all", FIXTURES / "debian-6.1-amd64" / "vmcore")
-    assert result.returncode == 1
-    assert "__start_orc_unwind" in result.stderr or "is not in the dump" in result.stderr or "excluded" in result.stderr
+def test_without_pages_of_the_orc_table_each_stack_says_where_it_ends() -> None:
+    result = tasks("bt", "-k", "--pid", "86", FIXTURES / "debian-6.1-amd64" / "vmcore")
+    assert (result.returncode, result.stderr) == (3, "")
+    ends = [line for line in result.stdout.splitlines() if line.startswith("kernel stopped: ")]
+    assert len(ends) == 6
+    assert all("not in the dump" in line for line in ends)
+
+
+def test_the_index_has_what_bt_has(dump: Path, stacks: dict[int, Any], tmp_path: Path) -> None:
+    assert convert_all(dump, "--exclude", "init", "--no-companions", "-o", tmp_path / "cores").returncode == 0
+    index = json.loads((tmp_path / "cores" / "index.json").read_text())
+    threads = [thread for process in index["processes"] for thread in process["threads"]]
+    assert len(threads) > 20
+    assert any(thread["system_call"] is not None and thread["system_call"]["name"] == "futex" for thread in threads)
+    for thread in threads:
+        stack = stacks[thread["tid"]]
+        for frame in stack["kernel"]["frames"]:
+            del frame["number"]
+        assert thread["kernel"] == {"frames": stack["kernel"]["frames"], "end": None}
+        assert thread["system_call"] == stack["system_call"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vmcore2core.addresses import AddressRange, KernelAddr
 from vmcore2core.arch.spec import CpuNote
-from vmcore2core.errors import MemoryFault
+from vmcore2core.errors import CorruptStructure, MemoryFault
 
 LIMIT = 256
 
@@ -89,6 +89,7 @@ class KernelUnwinder(ABC):
 
         Raises:
             MemoryFault: it cannot be read.
+            CorruptStructure: what tells the way from there is damaged.
         """
 
     def trace(self, first: KernelFrame, limit: int = LIMIT) -> KernelTrace:
@@ -104,6 +105,8 @@ class KernelUnwinder(ABC):
                 following = self.caller(frames[-1])
             except MemoryFault as fault:
                 following = KernelStackEnd(complete=False, why=f"the stack cannot be read: {fault}")
+            except CorruptStructure as error:
+                following = KernelStackEnd(complete=False, why=str(error))
             if isinstance(following, KernelStackEnd):
                 return KernelTrace(tuple(frames), following)
             if (following.pc, following.sp) in seen:

@@ -9,13 +9,14 @@ from typing import Any
 
 from vmcore2core.arch.base import Arch
 from vmcore2core.errors import CorruptStructure, Vmcore2coreError
-from vmcore2core.kernel import mm
+from vmcore2core.kernel import mm, sched
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.elf import Read
 from vmcore2core.process.identity import Identity
+from vmcore2core.process.kernelbt import KernelFrameRow, KernelStacks, NamedCall
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.process.threads import ThreadRow
@@ -24,6 +25,7 @@ from vmcore2core.unwind.stacks import FrameRow, StackRow, backtraces
 
 FRAMES_MAX = 64
 IMAGES_MAX = 4096
+_NOT_LOOKED = {"kernel": None, "system_call": None}
 
 _SWAPPED = frozenset(
     {
@@ -47,7 +49,12 @@ _NAMES = {
 
 
 def process_entry(
-    identity: Identity, captured: Captured, arch: Arch, rows: list[ThreadRow], files: Files | None = None
+    identity: Identity,
+    captured: Captured,
+    arch: Arch,
+    rows: list[ThreadRow],
+    files: Files | None = None,
+    kernel_stacks: KernelStacks | None = None,
 ) -> dict[str, Any]:
     """Return what the index says of a process, without what the writing of its core tells.
 
@@ -57,11 +64,13 @@ def process_entry(
         arch: of the kernel.
         rows: its threads.
         files: where stacks look for what memory does not have.
+        kernel_stacks: the kernel's stacks of the dump's threads, or None where they are not wanted.
     """
+    in_kernel = {} if kernel_stacks is None else _in_kernel(captured, kernel_stacks)
     return {
         **identity_entry(identity, captured.snapshot),
         "rss_kib": captured.rss_kib(),
-        "threads": list(_threads(captured, arch, rows, files)),
+        "threads": [{**one, **in_kernel.get(one["tid"], _NOT_LOOKED)} for one in _threads(captured, arch, rows, files)],
         "vmas": _vmas(captured),
         "images": list(_images(captured)),
     }
@@ -107,6 +116,38 @@ def _threads(captured: Captured, arch: Arch, rows: list[ThreadRow], files: Files
             "end": _end(stack) if stack is not None else why,
             "wanted": [asdict(file) for file in stack.wanted] if stack is not None else [],
         }
+
+
+def _in_kernel(captured: Captured, kernel_stacks: KernelStacks) -> dict[int, dict[str, Any]]:
+    """Return what each thread was doing in the kernel, by its TID."""
+    found = {}
+    for task, answer in captured.answers:
+        registers = None if isinstance(answer, str) else answer.regs
+        try:
+            tid = sched.task_pid(task)
+            stack, call = kernel_stacks.with_call(task, registers)
+        except Vmcore2coreError:  # likewise
+            continue
+        frames = [_kernel_frame(frame) for frame in stack.frames]
+        kernel = {"frames": frames, "end": None if stack.complete else stack.end}
+        found[tid] = {"kernel": kernel, "system_call": None if call is None else _call(call)}
+    return found
+
+
+def _kernel_frame(frame: KernelFrameRow) -> dict[str, Any]:
+    return {
+        "address": f"{frame.address:#x}",
+        "function": frame.function,
+        "offset": None if frame.offset is None else f"{frame.offset:#x}",
+        "size": None if frame.size is None else f"{frame.size:#x}",
+        "module": frame.module,
+        "found_by": frame.found_by,
+    }
+
+
+def _call(call: NamedCall) -> dict[str, Any]:
+    arguments = [{"name": one.name, "value": f"{one.value:#x}", "text": one.text} for one in call.arguments]
+    return {"number": call.number, "name": call.name, "arguments": arguments}
 
 
 def _frame(frame: FrameRow) -> dict[str, Any]:

@@ -28,6 +28,10 @@ A process::
                               "function_from", "source": {"function", "file", "line"} or null,
                               "inlined": [likewise, the innermost first]}], innermost first: as of vmcore-tasks bt,
                   "end": why the stack ends before its outermost frame, or null,
+                  "kernel": {"frames": [{"address", "function", "offset", "size", "module", "found_by"}, innermost
+                             first], "end": likewise} or null,
+                  "system_call": {"number", "name", "arguments": [{"name", "value", "text": as a person reads it}]} or
+                                 null,
                   "wanted": [{"path", "build_id"} of files that would tell more]}],
      "vmas": [{"start", "end", "permissions", "file_pages_offset", "name", "in_core": "yes", "first page" or "no",
                "pages": {state: pages}}],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vmcore2core.handover.callers import WithoutCfi
     from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import Finder, MappedFiles
+    from vmcore2core.process.kernelbt import KernelStacks
     from vmcore2core.unwind.originals import Files
 
 KEPT_VMAS = 1 << 16
@@ -141,6 +142,8 @@ class Conversion:
         """Load what each worker would load: it is to be shared with those that are forked from this process."""
         if self.manner.indexed:
             import vmcore2core.handover.entry  # noqa: F401
+
+            _ = self._kernel_stacks
         self.measure(job)
 
     def measure(self, job: Job) -> Outcome:
@@ -172,7 +175,7 @@ class Conversion:
                 progress=self.bar(Path(job.target).name),
                 compression=manner.compression,
             )
-            entry = index_entry(session, leader, result, self._stack_files) if manner.indexed else None
+            entry = self._index_entry(leader, result) if manner.indexed else None
         except Exception as error:  # even a fault of ours must not cost the other processes their cores
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
@@ -193,6 +196,11 @@ class Conversion:
             complete=result.complete,
         )
         return self._told(outcome)
+
+    def _index_entry(self, leader: StructView, result: CoreResult) -> dict[str, Any]:
+        """Return what the index says of a process whose core was written."""
+        said = described(self.session, leader, result.captured, self._stack_files, self._kernel_stacks)
+        return {**said, "core": core_entry(result)}
 
     def _sentences(self, result: CoreResult) -> list[str]:
         container = self.session.container
@@ -260,6 +268,17 @@ class Conversion:
         except (LayoutUnknown, MemoryFault):
             return None  # ``Companions`` says it, once
 
+    @cached_property
+    def _kernel_stacks(self) -> KernelStacks | None:
+        """The kernel's stacks of threads, for the index: a run's processes share the tables that they unwind by."""
+        from vmcore2core.process.kernelbt import KernelStacks
+
+        try:
+            return KernelStacks(self.session.kernel, self.session.processes.cpus, needed=False)
+        except Vmcore2coreError as error:
+            log.info("the index has no kernel stacks: %s", error)
+            return None
+
     def _told(self, outcome: Outcome) -> Outcome:
         """Return what came of a job, with what is known of the dump as a whole by now."""
         session = self.session
@@ -287,12 +306,13 @@ class Conversion:
         return Files(found)
 
 
-def index_entry(session: Session, leader: StructView, result: CoreResult, files: Files) -> dict[str, Any]:
-    """Return what an index says of a process whose core was written; see ``described``."""
-    return {**described(session, leader, result.captured, files), "core": core_entry(result)}
-
-
-def described(session: Session, leader: StructView, captured: Captured, files: Files) -> dict[str, Any]:
+def described(
+    session: Session,
+    leader: StructView,
+    captured: Captured,
+    files: Files,
+    kernel_stacks: KernelStacks | None = None,
+) -> dict[str, Any]:
     """Return what an index says of a process, without its core.
 
     Args:
@@ -300,11 +320,12 @@ def described(session: Session, leader: StructView, captured: Captured, files: F
         leader: ``struct task_struct`` of its thread group's leader.
         captured: the same process.
         files: where stacks look for what memory does not have.
+        kernel_stacks: the kernel's stacks of the dump's threads, or None where they are not wanted.
     """
     from vmcore2core.handover.entry import process_entry  # unwinding, which a single core does without
 
     rows = list(thread_rows(captured.answers))
-    return process_entry(identify(session.processes, leader), captured, session.kernel.arch, rows, files)
+    return process_entry(identify(session.processes, leader), captured, session.kernel.arch, rows, files, kernel_stacks)
 
 
 def core_entry(result: CoreResult) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tests.builders.kernelimage import TEXT, KernelImage, Table
 from vmcore2core.addresses import AddressRange, KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelTrace, ModuleText
 from vmcore2core.arch.x86_64.kernel_stack import OrcFrame, OrcUnwinder
+from vmcore2core.containers.base import PageState
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.interfaces import Member, MemoryAndLayout, SymbolAt
 from vmcore2core.layout.resolver import KernelLayout
@@ -65,6 +66,7 @@ class Stack:
         }
         self.at = self.image.alloc(4096, 4096)
         self.modules: list[ModuleText] = []
+        self.excluded: int | None = None
 
     def tables(self, entries: Sequence[Entry]) -> tuple[int, int, int]:
         """Put a pair of tables into memory: places, entries, count."""
@@ -89,7 +91,8 @@ class Stack:
         return self
 
     def unwinder(self) -> OrcUnwinder:
-        kernel = self.image.kernel()
+        states = {} if self.excluded is None else {(self.excluded - TEXT) // 4096: PageState.EXCLUDED}
+        kernel = self.image.kernel(states=states)
         return OrcUnwinder(MemoryAndLayout(kernel.memory, _layout(self.image.table, self.fields)), self.modules)
 
     def trace(self, pc: int = FUNCTION + 5, *, bp: int = 0, limit: int = 64) -> KernelTrace:
@@ -276,6 +279,46 @@ def test_a_table_that_is_none_is_refused() -> None:
     del stack.image.table.symbols["__start_orc_unwind"]
     with pytest.raises(LayoutUnknown):
         stack.unwinder()
+
+
+def damaged(stack: Stack, number: int, word: int) -> Stack:
+    """Give the kernel's table another word."""
+    stack.image.write(stack.image.table.symbols["__start_orc_unwind_ip"] + 4 * number, struct.pack("<i", word))
+    return stack
+
+
+def long_table(nr_functions: int) -> Stack:
+    """A kernel of functions of 16 bytes, each of which has 8 bytes on the stack; behind them is the outermost."""
+    functions = ((FUNCTION + 16 * i, 16, 0, SP, 0, 2) for i in range(nr_functions))
+    return Stack().kernel_table(*functions, (FUNCTION + 16 * nr_functions, 0, 0, 0, 0, 1))
+
+
+INNER, DAMAGED, OUTER = (FUNCTION + 16 * i + 9 for i in (8, 20, 40))
+
+
+@pytest.mark.parametrize("word", [0x7FFF_FFFF, -0x8000_0000, 0])
+def test_of_a_damaged_table_what_is_whole_is_used(word: int) -> None:
+    stack = damaged(long_table(40), 21, word)
+    stack.image.words(stack.at, 0, INNER, 0, OUTER)
+    trace = stack.trace(INNER)
+    assert (places(trace), trace.end.complete) == ([INNER, INNER, OUTER], True)
+    stack.image.words(stack.at, 0, DAMAGED, 0, OUTER)
+    trace = stack.trace(INNER)
+    assert (places(trace), trace.end.complete) == ([INNER, DAMAGED], False)
+    assert "not in the order of addresses" in trace.end.why
+    stack.image.words(stack.at, 0, OUTER)
+    # Whether the entry in front of it reaches to there is not known, as where the damaged one began is not.
+    assert not stack.trace(DAMAGED - 16).end.complete
+    assert stack.trace(DAMAGED + 16).end.complete
+
+
+def test_entries_whose_pages_are_not_in_the_dump_are_not_known() -> None:
+    stack, lost = long_table(3000), FUNCTION + 16 * 1500
+    stack.excluded = stack.image.table.symbols["__start_orc_unwind_ip"] // 4096 * 4096 + 4096
+    stack.image.words(stack.at, 0, INNER, 0, lost)
+    trace = stack.trace(INNER)
+    assert places(trace) == [INNER, INNER, lost]
+    assert "not in the dump" in trace.end.why
 
 
 def test_registers_have_other_numbers_since() -> None:

@@ -9,16 +9,18 @@ struct orc_entry; arch/x86/include/asm/switch_to.h: struct inactive_task_frame (
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
 from vmcore2core.arch.spec import CpuNote
-from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
+from vmcore2core.errors import CorruptStructure, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import KernelView, Member, Memory
 
@@ -33,6 +35,9 @@ TYPES = (UNDEFINED, END_OF_STACK, CALL, REGS, REGS_PARTIAL)
 TYPES_BEFORE_6_4 = (CALL, REGS, REGS_PARTIAL, UNDEFINED)
 SIZEOF_ORC_ENTRY = 6
 ORCS_MAX = 1 << 22
+DAMAGED_PART = 16
+"""A table of which more than one in so many entries are out of order is none."""
+PAGE_SIZE = 4096
 CALL_REL32 = 0xE8
 CALL_SEARCH = 4096
 """Bytes of a stack in which a call is looked for."""
@@ -79,7 +84,7 @@ class OrcFrame(KernelFrame):
 
 
 class OrcTable:
-    """One pair of tables.
+    """One pair of tables; of one that is damaged, what is whole.
 
     Args:
         memory: kernel virtual memory.
@@ -89,26 +94,74 @@ class OrcTable:
 
     Raises:
         LayoutInvalid: it is no such table.
-        MemoryFault: it cannot be read.
+        MemoryFault: none of it can be read.
     """
 
     def __init__(self, memory: Memory, ips: int, orcs: int, count: int) -> None:
         if not 0 < count <= ORCS_MAX:
             raise LayoutInvalid(f"an ORC table at {ips:#x} has {count:#x} entries, expected 1 to {ORCS_MAX:#x}")
-        try:
-            raw = memory.read(ips, 4 * count)
-        except MemoryFault as fault:
-            raise fault.reading(f"an ORC table of {count} entries") from None
-        offsets = np.frombuffer(raw, "<i4").astype(np.int64)
-        places = (offsets + 4 * np.arange(count)).view(np.uint64) + np.uint64(ips)
+        offsets, numbers = _readable_words(memory, ips, count)
+        places = (offsets.astype(np.int64) + 4 * numbers).view(np.uint64) + np.uint64(ips)
         if not (places[1:] >= places[:-1]).all():
-            raise LayoutInvalid(f"the ORC table at {ips:#x} is not in the order of addresses")
-        self._memory, self._places, self._orcs = memory, places, orcs
+            ordered = _ascending(places.tolist())
+            if DAMAGED_PART * (len(places) - len(ordered)) > len(places):
+                raise LayoutInvalid(f"the ORC table at {ips:#x} is not in the order of addresses")
+            places, numbers = places[ordered], numbers[ordered]
+        self._memory, self._ips, self._orcs, self._count = memory, ips, orcs, count
+        self._places, self._numbers = places, numbers
 
     def find(self, pc: int) -> bytes | None:
-        """Return the entry of a place as it is in memory."""
+        """Return the entry of a place as it is in memory.
+
+        Raises:
+            CorruptStructure: it is among those that are damaged or not in the dump.
+            MemoryFault: it cannot be read.
+        """
         at = int(np.searchsorted(self._places, np.uint64(pc), "right")) - 1
-        return None if at < 0 else self._memory.read(self._orcs + SIZEOF_ORC_ENTRY * at, SIZEOF_ORC_ENTRY)
+        number = int(self._numbers[at]) if at >= 0 else -1
+        following = int(self._numbers[at + 1]) if at + 1 < len(self._numbers) else self._count
+        if following != number + 1:
+            what = f"not in the dump or not in the order of addresses, so that of {pc:#x} is not known"
+            raise CorruptStructure(what, self._ips + 4 * (number + 1), "an ORC table's entry")
+        return None if at < 0 else self._memory.read(self._orcs + SIZEOF_ORC_ENTRY * number, SIZEOF_ORC_ENTRY)
+
+
+def _readable_words(memory: Memory, start: int, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return int32[n] of an array, as far as memory has it, page by page, and int64[n] which they are.
+
+    Raises:
+        MemoryFault: it has none of them.
+    """
+    end, found, lost = start + 4 * count, list[bytes](), None
+    numbers = list[NDArray[np.int64]]()
+    try:
+        return np.frombuffer(memory.read(start, 4 * count), "<i4"), np.arange(count, dtype=np.int64)
+    except MemoryFault as fault:
+        lost = fault.reading(f"an ORC table of {count} entries")
+    for at in range(start & -PAGE_SIZE, end, PAGE_SIZE):
+        low, high = max(at, start), min(at + PAGE_SIZE, end)
+        try:
+            found.append(memory.read(low, high - low))
+        except MemoryFault:
+            continue
+        numbers.append(np.arange((low - start) // 4, (high - start) // 4, dtype=np.int64))
+    if not found:
+        raise lost from None
+    return np.frombuffer(b"".join(found), "<i4"), np.concatenate(numbers)
+
+
+def _ascending(places: Sequence[int]) -> NDArray[np.intp]:
+    """Return which places are left when as few as possible are taken out so that the others are in order."""
+    lasts, ends = list[int](), list[int]()  # of each length: the lowest last place of so many in order, and its index
+    before = np.full(len(places), -1, np.intp)
+    for i, place in enumerate(places):
+        length = len(lasts) if not lasts or place >= lasts[-1] else bisect_right(lasts, place)
+        before[i] = ends[length - 1] if length else -1
+        lasts[length : length + 1], ends[length : length + 1] = [place], [i]
+    kept = [ends[-1]] if ends else []
+    while kept and before[kept[-1]] >= 0:
+        kept.append(int(before[kept[-1]]))
+    return np.array(kept[::-1], np.intp)
 
 
 class OrcUnwinder(KernelUnwinder):
