@@ -74,6 +74,8 @@ def test_vmcore2core(dump: Path, pid: str, tmp_path: Path) -> None:
         text = (tmp_path / "cores" / name).read_text()
         assert clean(text)
         assert "<b>" not in text or name == "index.json"
+    for path in (tmp_path / "cores" / "index.data").iterdir():
+        assert clean(path.read_text("ascii"))
     verified = convert("verify", core)
     assert verified.returncode == 0
     assert clean(verified.stdout)

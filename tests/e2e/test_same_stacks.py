@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import page_data
 from tests.builders.stacks_only import bundled_stacks_only
 from tests.e2e.guests import PROGRAMS, bundled, convert_all, rows, tasks, unpacked_sysroot
 from tests.needs import need
@@ -78,12 +79,9 @@ def test_bt_index_page_and_gdb_agree(converted: Case, number: int) -> None:
     )
     stacks = {stack["tid"]: stack for stack in shown}
     assert all(stack["complete"] for stack in shown)
-    # The index, and the page, whose data it is.
+    # The index, and the page's data.
     threads = {thread["tid"]: thread for thread in entry["threads"]}
-    page = (cores / "index.html").read_text()
-    block = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
-    assert block is not None
-    assert json.loads(block[1])["processes"] == index["processes"]
+    assert page_data(cores, str(entry["pid"]))["threads"] == entry["threads"]
     assert threads.keys() == stacks.keys()
     for tid, thread in threads.items():
         assert places(thread["frames"], "function") == places(stacks[tid]["frames"], "function")

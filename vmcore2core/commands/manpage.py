@@ -101,7 +101,8 @@ PAGES = (
                 "core.COMM.PID",
                 "A core in the directory that --output names; --all also writes the following beside it.",
             ),
-            ("index.json, index.html", "What the directory has, for machines and for a browser."),
+            ("index.json", "What the directory has, for machines."),
+            ("index.html, index.data", "The same for a browser: the page, and what it loads of each process."),
             ("sysroot", "Programs and libraries as far as they are whole in the dump."),
             ("core.COMM.PID.gdb, core.COMM.PID.lldb", "Start scripts for debuggers."),
             (

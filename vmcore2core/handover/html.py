@@ -1,45 +1,131 @@
-"""``index.html``: the index as one page that opens from disk, without network and without other files.
+"""``index.html``: the index as a page that opens from disk, without network.
 
-Strings from the dump are data: they are in a JSON block, and the script puts them into the page as text alone. A
-content security policy lets no other script or style run than the template's own.
+The page itself has its script, its style and what is to be said of the machine; however large that is, it is small.
+What there is of the processes lies in ``index.data``: ``processes.js``, a table of all, and ``PID.js`` of each, which
+is loaded when somebody looks at it. A browser lets no page read a file from disk, but it lets it run one as a script,
+so each is a call with JSON text.
+
+Strings from the dump are data: they are JSON, and the script puts them into the page as text alone. A content security
+policy lets no other script run than the template's own and these files, no other style, and asks nothing of a network;
+where the browser knows trusted types, no text can become markup either.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import os
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.corefile.atomic import atomic_file, new_file
+from vmcore2core.errors import OutputError
+from vmcore2core.folders import opened_below, opened_folder
+from vmcore2core.handover.page_data import Entry, ProcessTable, process_data
+from vmcore2core.handover.tree import PAGE_DATA_NAME
+from vmcore2core.printable import to_json
 
 HTML_NAME = "index.html"
-TEMPLATE = "index.template.html"
+SCRIPTS = ("words", "data", "rows", "search", "machine", "process", "main")
+"""In the order in which they are run, as one."""
+NO_NAME = ("", "(none)")
+"""What a kernel has as its nodename that was never told one."""
+_PROCESS_FILE = re.compile(r"\d+\.js")
 _IN_SCRIPTS = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
+_IN_QUOTES = {ord("\\"): "\\\\", ord("'"): "\\'"}
 
 
-def page(document: str) -> str:
-    """Return the page of an index.
+def page(head: dict[str, Any]) -> str:
+    """Return the page.
 
     Args:
-        document: the index, JSON in ASCII.
+        head: the index without "processes" and "errors".
     """
-    template = files("vmcore2core.handover").joinpath(TEMPLATE).read_text("utf-8")
-    for tag in ("script", "style"):
-        source = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
-        digest = hashlib.sha256(source[1].encode() if source else b"").digest()
-        template = template.replace(f"@{tag.upper()}_HASH@", f"sha256-{base64.b64encode(digest).decode()}")
-    # "<" and the like are in JSON's strings alone, where such an escape says the same.
-    return template.replace("@INDEX@", document.translate(_IN_SCRIPTS))
+    parts = {"TITLE": html.escape(_title(head)), "HEAD": to_json(head).translate(_IN_SCRIPTS), **_assets()}
+    return re.sub(r"@([A-Z_]+)@", lambda found: parts[found[1]], _asset("page.html"))
 
 
-def write_html(path: Path, document: str) -> None:
-    """Write the page; it appears whole.
+@cache
+def _assets() -> dict[str, str]:
+    script = "".join(_asset(f"{name}.js") for name in SCRIPTS)
+    style = _asset("page.css")
+    return {"SCRIPT": script, "STYLE": style, "SCRIPT_HASH": _source(script), "STYLE_HASH": _source(style)}
+
+
+def _asset(name: str) -> str:
+    return files("vmcore2core.handover").joinpath("page", name).read_text("utf-8")
+
+
+def _source(text: str) -> str:
+    """Return what a content security policy has for an inline script or style."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _title(head: dict[str, Any]) -> str:
+    name: str = head["kernel"].get("nodename") or ""
+    return name if name not in NO_NAME else next((file["name"] for file in head["dump"]["files"]), "Cores")
+
+
+def write_page(directory: Path, head: dict[str, Any], processes: Iterable[Entry]) -> None:
+    """Write the page and its data, the page last; each file appears whole.
+
+    Args:
+        directory: of the cores.
+        head: the index without "processes".
+        processes: of the index.
 
     Raises:
-        OutputError: the system refuses.
+        OutputError: the system refuses, or a process is not as any index has it.
     """
-    with atomic_file(path, force=True) as fd, os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
-        file.write(page(document))
+    table, written = ProcessTable(), set()
+    with _data_folder(directory) as data:
+        for entry in processes:
+            try:
+                table.add(entry)
+                found = process_data(entry)
+            except (KeyError, TypeError, AttributeError) as error:  # of an index that --resume took over
+                raise OutputError(f"{directory}: the index says of {entry['pid']} what none does: {error}") from error
+            written.add(_write(data, str(entry["pid"]), found))
+        written.add(_write(data, "processes", {**table.document(), "errors": head["errors"]}))
+        _remove_others(data, written)
+    text = page({name: value for name, value in head.items() if name != "errors"})
+    with atomic_file(directory / HTML_NAME, force=True) as fd, os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextmanager
+def _data_folder(directory: Path) -> Iterator[int]:
+    """Give a descriptor of the folder of the page's data, which is made where it is not there."""
+    shown = f"{directory}/{PAGE_DATA_NAME}"
+    try:
+        with opened_folder(directory) as above, opened_below(above, PAGE_DATA_NAME, shown, make=True) as data:
+            yield data
+    except OSError as error:
+        raise OutputError(f"{shown} cannot be written: {error.strerror or error}") from error
+
+
+def _write(data: int, name: str, value: object) -> str:
+    """Write one file of the page's data, and return its name."""
+    text = to_json(value, separators=(",", ":")).translate(_IN_QUOTES)
+    with new_file(data, f"{name}.js", ".", force=True) as fd, os.fdopen(os.dup(fd), "w", encoding="ascii") as file:
+        file.write(f"loaded('{name}','{text}')\n")
+    return f"{name}.js"
+
+
+def _remove_others(data: int, written: set[str]) -> None:
+    """Remove what an earlier run wrote of processes that this one does not have."""
+    readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=data)
+    try:
+        with os.scandir(readable) as found:
+            names = sorted(entry.name for entry in found)
+    finally:
+        os.close(readable)
+    for name in (name for name in names if _PROCESS_FILE.fullmatch(name) and name not in written):
+        with suppress(IsADirectoryError):
+            os.unlink(name, dir_fd=data)

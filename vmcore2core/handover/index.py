@@ -55,7 +55,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ from vmcore2core import __version__
 from vmcore2core.corefile.atomic import atomic_file, remove_partial
 from vmcore2core.errors import OutputError
 from vmcore2core.folders import open_own_file, opened_folder
-from vmcore2core.handover.tree import SYSROOT_NAME
+from vmcore2core.handover.tree import PAGE_DATA_NAME, SYSROOT_NAME
 from vmcore2core.printable import to_json
 
 FORMAT, VERSION = "vmcore2core-index", 1
@@ -127,15 +127,20 @@ class Index:
 
     def document(self, *, finished: bool = False) -> str:
         """Return the index as JSON, a process a line."""
-        head = {**self.head, "started": self._started, "finished": now() if finished else None}
-        rest = {"warnings": self.warnings, "errors": sorted(self.errors, key=lambda error: error["pid"] or 0)}
         entries = ",\n".join(self._entries[pid] for pid in sorted(self._entries))
-        top = ",\n".join(f"{to_json(name)}: {to_json(value)}" for name, value in {**head, **self._hide(rest)}.items())
+        top = ",\n".join(f"{to_json(name)}: {to_json(value)}" for name, value in self.top(finished=finished).items())
         return f'{{{top},\n"processes": [\n{entries}\n]}}\n'
 
-    def entries(self) -> list[Entry]:
-        """Return what it says of each process, by PID."""
-        return [json.loads(self._entries[pid]) for pid in sorted(self._entries)]
+    def top(self, *, finished: bool = False) -> dict[str, Any]:
+        """Return the index without its processes."""
+        head = {**self.head, "started": self._started, "finished": now() if finished else None}
+        rest = {"warnings": self.warnings, "errors": sorted(self.errors, key=lambda error: error["pid"] or 0)}
+        return {**head, **self._hide(rest)}
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what it says of each process, by PID."""
+        for pid in sorted(self._entries):
+            yield json.loads(self._entries[pid])
 
     def resume(self) -> bool:
         """Take over what a run before this one had finished, and remove what it had begun.
@@ -149,7 +154,7 @@ class Index:
         before = read_index(self.path)
         if before is not None:
             self._check(before)
-        self.remove_parts(self._sysroots())
+        self.remove_parts(self._folders())
         if before is None:
             return False
         for entry in before["processes"]:
@@ -186,8 +191,8 @@ class Index:
             if before.get(part) != json.loads(to_json(self.head[part])):
                 raise OutputError(f"{self.path} is of {words}, so its cores cannot be kept; --force replaces them")
 
-    def _sysroots(self) -> list[str]:
-        found = self.directory.glob(f"{SYSROOT_NAME}*")
+    def _folders(self) -> list[str]:
+        found = (*self.directory.glob(f"{SYSROOT_NAME}*"), self.directory / PAGE_DATA_NAME)
         return [path.name for path in found if path.is_dir() and not path.is_symlink()]
 
     def drop(self, pid: int) -> None:

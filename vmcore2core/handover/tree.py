@@ -25,7 +25,9 @@ from vmcore2core.process.secrets import Search, Secrets
 
 SYSROOT_NAME = "sysroot"
 """How the names of such folders begin."""
-_TREE = re.compile(rf"{SYSROOT_NAME}(\.\d+)?(\.incomplete)?")
+PAGE_DATA_NAME = "index.data"
+"""The folder of what the page loads."""
+_TREE = re.compile(rf"{SYSROOT_NAME}(\.\d+)?(\.incomplete)?|{re.escape(PAGE_DATA_NAME)}")
 NAME_MAX = 255
 LEVELS_MAX = 256
 COMPARE_SIZE = 1 << 20

@@ -379,13 +379,13 @@ class Extraction:
     def _close_directory(self, *, finished: bool) -> None:
         if self.index is None:
             return
-        from vmcore2core.handover.html import HTML_NAME, write_html
+        from vmcore2core.handover.html import write_page
 
         if finished:
             self.index.remove_parts()
         self.index.warnings = list(self.warnings)
         self.index.write(finished=finished)
-        write_html(self.directory / HTML_NAME, self.index.document(finished=finished))
+        write_page(self.directory, self.index.top(finished=finished), self.index.entries())
 
     def _manner(self) -> Manner:
         request = self.request

@@ -1,0 +1,93 @@
+// The processes: what is looked for, and in which order they stand. `table` has a column a list, as page_data.py says.
+
+let table = null;
+let haystack = [], order = null;
+
+function prepare(data) {
+  table = data;
+  const { names } = table;
+  haystack = table.pid.map((pid, i) => [
+    pid, ...table.nspid[i], table.comm[i], table.command[i], table.exe[i], table.containers[i].join(" "), table.cgroup[i],
+    ...table.threads[i].map(([tid, name]) => tid + " " + names[name]),
+  ].join("\n").toLowerCase());
+  table.search = table.functions.map((name) => name.toLowerCase());
+}
+// Which stacks have a function with these letters: there are far fewer of them than threads.
+function stacksWith(word) {
+  const hit = table.search.map((name) => name.includes(word));
+  return table.stacks.map((stack) => stack.find((number) => hit[number]));
+}
+function matching(words, show, only) {
+  const tests = words.map((word) => {
+    const stacks = stacksWith(word);
+    return (i) => haystack[i].includes(word) || table.threads[i].some(([, , stack]) => stacks[stack] !== undefined);
+  });
+  const shown = SHOWN[show] ? SHOWN[show][1] : () => true;
+  const found = [];
+  for (let i = 0; i < table.pid.length; i++)
+    if (shown(i) && (only === null || table.threads[i].some(([, , stack]) => stack === only)) && tests.every((test) => test(i)))
+      found.push(i);
+  return found;
+}
+// What has no name is its address, as page_data.py says.
+const named = (number) => !table.functions[number].startsWith("0x");
+// The function to show of a process: the one that was looked for, else the innermost with a name.
+function functionOf(i, words) {
+  const ways = table.threads[i].map(([, , stack]) => table.stacks[stack]).filter((stack) => stack.length);
+  for (const word of words)
+    for (const stack of ways) {
+      const hit = stack.find((number) => table.search[number].includes(word));
+      if (hit !== undefined) return table.functions[hit];
+    }
+  for (const stack of ways) {
+    const first = stack.find(named);
+    if (first !== undefined) return table.functions[first];
+  }
+  return ways.length ? table.functions[ways[0][0]] : "";
+}
+const SHOWN = {
+  "": ["all", () => true],
+  incomplete: ["incomplete", (i) => !table.complete[i]],
+  complete: ["complete", (i) => table.complete[i]],
+  blocked: ["with a thread in uninterruptible sleep", (i) => table.states[i].includes("D")],
+  running: ["with a thread running or runnable", (i) => table.states[i].includes("R")],
+  contained: ["in a container", (i) => table.containers[i].length],
+};
+const group = (i) => table.containers[i].length ? table.containers[i][0].slice(0, 12) : table.cgroup[i];
+const contents = (i) => table.complete[i] ? "complete" : table.missing[i] ? plural(table.missing[i], "page") + " missing" : "incomplete";
+const COLUMNS = [
+  { name: "pid", title: "PID", kind: "number", of: (i) => table.pid[i] },
+  { name: "comm", title: "Name", of: (i) => table.comm[i] },
+  { name: "state", title: "S", of: (i) => table.states[i] },
+  { name: "command", title: "Command", of: (i) => table.command[i] || table.exe[i] },
+  { name: "in", title: "In", of: (i) => functionOf(i, []) },
+  { name: "contents", title: "Contents", of: (i) => table.complete[i] ? -1 : table.missing[i] },
+  { name: "rss", title: "RSS", kind: "number", of: (i) => table.rss[i], shown: amount },
+  { name: "threads", title: "Threads", kind: "number", of: (i) => table.threads[i].length },
+  { name: "group", title: "Container or group", of: group },
+  { name: "uid", title: "UID", kind: "number", of: (i) => table.uid[i] === null ? -1 : table.uid[i], shown: (n) => n < 0 ? "?" : String(n) },
+  { name: "core", title: "Core", kind: "number", of: (i) => table.size[i], shown: amount },
+].map((column) => ({ ...column, sort: true }));
+
+function sort(found, number, direction, words) {
+  const { of } = COLUMNS[number];
+  const keys = new Map(found.map((i) => {
+    const key = of(i);
+    return [i, typeof key === "string" ? key.toLowerCase() : key];
+  }));
+  // Whoever types a number looks for this very process or thread.
+  const exact = new Set(words.length === 1 && /^\d+$/.test(words[0])
+    ? found.filter((i) => table.threads[i].some(([tid]) => String(tid) === words[0])) : []);
+  return found.sort((a, b) => exact.has(b) - exact.has(a)
+    || direction * (keys.get(a) < keys.get(b) ? -1 : keys.get(a) > keys.get(b) ? 1 : 0) || table.pid[a] - table.pid[b]);
+}
+// Threads with equal stacks, most first: [number of the stack, [[row, tid]]].
+function equalStacks() {
+  const found = new Map();
+  table.threads.forEach((threads, i) => threads.forEach(([tid, , stack]) => {
+    if (!table.stacks[stack].length) return;
+    if (!found.has(stack)) found.set(stack, []);
+    found.get(stack).push([i, tid]);
+  }));
+  return [...found].filter(([, who]) => who.length > 1).sort((a, b) => b[1].length - a[1].length);
+}

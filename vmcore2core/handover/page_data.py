@@ -1,0 +1,148 @@
+"""What the page shows, as data for its script: a table of all processes, and of each process what its panel has.
+
+Both are made from entries of the index. The table is small, for a browser has it whole; what is said often stands once,
+in a list, and numbers name its place there::
+
+    {"pid", "nspid", "comm", "command", "exe", "uid", "states": letters of all threads, "containers", "cgroup",
+     "rss": bytes, "size": of the core, "missing": pages, "complete", "threads": [[tid, name, stack], ...]
+         each of these a list with an item a process,
+     "names": [names of threads], "functions": [names],
+     "stacks": [[functions of a stack, innermost first], ...],
+     "errors": as in the index}
+
+A process is its entry without the time of its core, and with the mappings in rows::
+
+    {..., "vmas": {"names": [...], "permissions": [...],
+                   "rows": [[start, end, permissions, name, in the core, {state: pages}], ...]}}
+
+where 0, 1 and 2 say that a mapping is not in the core, is, or its first page alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from pathlib import PurePosixPath
+from typing import Any, Generic, TypeVar
+
+Entry = dict[str, Any]
+Item = TypeVar("Item", bound=Hashable)
+
+_IN_CORE = {"no": 0, "yes": 1, "first page": 2}
+
+
+class Numbered(Generic[Item]):
+    """Items that are said once, and named by their number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Item, int] = {}
+
+    def number(self, item: Item) -> int:
+        """Return the number of an item."""
+        return self._numbers.setdefault(item, len(self._numbers))
+
+    @property
+    def items(self) -> list[Item]:
+        """The items, in the order of their numbers."""
+        return list(self._numbers)
+
+
+class ProcessTable:
+    """The table of all processes."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Any]] = {}
+        self._names: Numbered[str] = Numbered()
+        self._functions: Numbered[str] = Numbered()
+        self._stacks: Numbered[tuple[int, ...]] = Numbered()
+
+    def add(self, entry: Entry) -> None:
+        """Add a process.
+
+        Raises:
+            KeyError, TypeError, AttributeError: it is not as any index has it.
+        """
+        for name, value in self._row(entry).items():
+            self._columns.setdefault(name, []).append(value)
+
+    def document(self) -> dict[str, Any]:
+        """Return the table, without what could not be converted."""
+        columns = self._columns or {name: [] for name in self._row(_NOT_KNOWN)}
+        said_once = {"names": self._names.items, "functions": self._functions.items, "stacks": self._stacks.items}
+        return {**columns, **said_once}
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        entry = {**_NOT_KNOWN, **entry}
+        core = {**_NOT_KNOWN["core"], **entry["core"]}
+        return {
+            "pid": entry["pid"],
+            "nspid": (entry["nspid"] or [])[1:],
+            "comm": entry["comm"],
+            "command": entry["command_line"] or "",
+            "exe": entry["exe"] or "",
+            "uid": entry["uid"],
+            "states": "".join(dict.fromkeys((entry["state"], *(thread["state"] for thread in entry["threads"])))),
+            "containers": entry["containers"],
+            "cgroup": next(iter(entry["cgroups"] or ()), ""),
+            "rss": entry["rss_kib"] * 1024,
+            "size": core["size"],
+            "missing": core["missing"],
+            "complete": core["complete"],
+            "threads": [
+                [thread["tid"], self._names.number(thread["comm"]), self._stack(thread)] for thread in entry["threads"]
+            ],
+        }
+
+    def _stack(self, thread: dict[str, Any]) -> int:
+        return self._stacks.number(tuple(map(self._functions.number, functions(thread))))
+
+
+_NOT_KNOWN: Entry = {
+    **dict.fromkeys(("pid", "nspid", "comm", "command_line", "exe", "uid", "cgroups")),
+    "state": "",
+    "containers": [],
+    "rss_kib": 0,
+    "threads": [],
+    "core": {"size": 0, "missing": 0, "complete": True},
+}
+
+
+def functions(thread: dict[str, Any]) -> Iterator[str]:
+    """Yield the functions of a thread of the index, innermost first: the kernel's, then the program's.
+
+    One without a name is its address and file, so that only the very same one is equal.
+    """
+    kernel = thread.get("kernel") or {}
+    for frame in (*kernel.get("frames", ()), *thread["frames"]):
+        for one in frame.get("inlined", ()):
+            yield one["function"] or "?"
+        yield frame["function"] or _place(frame)
+
+
+def _place(frame: dict[str, Any]) -> str:
+    if frame.get("signal_trampoline"):
+        return "<signal trampoline>"
+    file = frame.get("file")
+    return f"{frame['address']} ({PurePosixPath(file).name})" if file else frame["address"]
+
+
+def process_data(entry: Entry) -> Entry:
+    """Return what the panel of a process has.
+
+    Raises:
+        KeyError, TypeError, AttributeError: it is not as any index has it.
+    """
+    names: Numbered[str] = Numbered()
+    permissions: Numbered[str] = Numbered()
+    rows = [
+        [
+            vma["start"].removeprefix("0x"),
+            vma["end"].removeprefix("0x"),
+            permissions.number(vma["permissions"]),
+            names.number(vma["name"] or ""),
+            _IN_CORE[vma["in_core"]],
+            vma["pages"],
+        ]
+        for vma in entry.get("vmas", ())
+    ]
+    core = {name: value for name, value in entry["core"].items() if name != "mtime_ns"}
+    return {**entry, "core": core, "vmas": {"names": names.items, "permissions": permissions.items, "rows": rows}}
