@@ -12,7 +12,10 @@ function address(more) {
   return "#" + all;
 }
 // Each place is a step that "back" returns from; what is typed into the search is none.
-function go(more) { location.hash = address(more); }
+function go(more) {
+  history.pushState(null, "", address(more));
+  return arrive();
+}
 function stay(more) {
   history.replaceState(null, "", address(more));
   view = new URLSearchParams(location.hash.slice(1));
@@ -125,7 +128,7 @@ function pressed(event) {
   else if (event.key === "ArrowUp" && event.target.closest("#table")) step(-1);
   else if (event.key === "Enter" && inSearch) { if (found.length) go({ pid: table.pid[found[0]], tid: null, tab: null, view: null }); }
   else if (/^Arrow(Left|Right)$/.test(event.key) && tabs(event)) ;
-  else if (event.key === "/" && !typing) { if (document.body.dataset.view === "machine") go({ view: "processes" }); find("#search").focus(); find("#search").select(); }
+  else if (event.key === "/" && !typing) { if (!find("#list").offsetHeight) go({ pid: null, tid: null, tab: null, view: "processes" }); find("#search").focus(); find("#search").select(); }
   else if (event.key === "?" && !typing) find("#keys").showModal();
   else return;
   event.preventDefault();
