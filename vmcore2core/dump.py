@@ -19,6 +19,7 @@ from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.user import READ_MAX
+from vmcore2core.overrides import override
 from vmcore2core.printable import text
 from vmcore2core.process.binaries import Binaries
 from vmcore2core.process.capture import Captured
@@ -140,6 +141,7 @@ class Process:
     def __init__(self, session: Session, leader: StructView) -> None:
         self._session, self._leader = session, leader
 
+    @override
     def __repr__(self) -> str:
         return f"<Process {self.pid} ({self.comm})>"
 

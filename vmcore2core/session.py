@@ -298,7 +298,7 @@ def _read_as_zeros(container: DumpContainer) -> None:
 def _vmlinux_sources(
     vmlinux: Path | None, info: VmcoreInfo, symbols: LayoutSource, types: LayoutSource
 ) -> Sequence[LayoutSource]:
-    """See ``layout.vmlinux.vmlinux_sources``: imported where there is a vmlinux at all."""
+    """Call ``layout.vmlinux.vmlinux_sources``, which is imported only if there is a vmlinux."""
     if vmlinux is None and not any(path.is_file() for path in usual_places(info)):
         return ()
     from vmcore2core.layout.vmlinux import vmlinux_sources

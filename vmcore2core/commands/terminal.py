@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from vmcore2core.errors import OutputError, UsageError, sentence_of
+from vmcore2core.overrides import override
 from vmcore2core.printable import lines
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ class _Stdout(io.TextIOWrapper):
         super().__init__(plain.buffer, plain.encoding, "backslashreplace", write_through=plain.write_through)
         self._plain = plain  # which closes the buffer when it goes
 
+    @override
     def write(self, shown: str, /) -> int:
         with _refusals():
             return super().write(lines(shown))
 
+    @override
     def flush(self) -> None:
         with _refusals():
             super().flush()
@@ -81,6 +84,7 @@ def _refusals() -> Iterator[None]:
 class _Formatter(logging.Formatter):
     """Formats what modules log, as ``say`` does; tracebacks are for --debug."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
         if not _debug:
             record.exc_info = None

@@ -20,6 +20,7 @@ from vmcore2core.containers.lime import RANGES_MAX, LimeRange, end_warning, read
 from vmcore2core.containers.segmented import SegmentedContainer, segment_table
 from vmcore2core.errors import CodecError, FormatError
 from vmcore2core.formats import lime as fmt
+from vmcore2core.overrides import override
 
 
 class _SnappyFrames(BlockFile):
@@ -84,6 +85,7 @@ class _SnappyFrames(BlockFile):
             raise FormatError(f"size {size:#x} of a range's snappy frames", at, f"{at - found.data_offset:#x}")
         return True
 
+    @override
     def _decode(self, index: int, size: int) -> bytes:
         at = self._chunk_offsets[index]
         length = int.from_bytes(self.inner.read(at + 1, fmt.SNAPPY_CHUNK_HEADER - 1), "little")
@@ -171,6 +173,7 @@ class AvmlContainer(SegmentedContainer):
         self._set_segments(segment_table(frames.segments), "its headers")
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with AVML's magic number."""
         return f.read(len(fmt.AVML_MAGIC)) == fmt.AVML_MAGIC

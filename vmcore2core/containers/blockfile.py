@@ -10,6 +10,7 @@ import numpy as np
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.containers.dumpfile import DumpFile, LayeredFile
 from vmcore2core.errors import CodecError
+from vmcore2core.overrides import override
 
 CACHE_BYTES = 128 << 20
 """Decoded blocks that are kept, whatever their size."""
@@ -69,8 +70,9 @@ class BlockFile(LayeredFile):
     def _end(self, index: int) -> int:
         return int(self._starts[index + 1]) if index + 1 < len(self._starts) else self.size
 
+    @override
     def read(self, offset: int, size: int) -> bytes:
-        """See ``DumpFile.read``.
+        """Return the bytes, decoded.
 
         Raises:
             CodecError: a block does not decode.
@@ -89,8 +91,9 @@ class BlockFile(LayeredFile):
             index += 1
         return b"".join(chunks)
 
+    @override
     def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> list[int]:
-        """See ``DumpFile.gather``; blocks are decoded in their order, each once."""
+        """Blocks are decoded in their order, each once."""
         page_size = out.shape[1]
         bad = []
         for i in np.argsort(offsets, kind="stable").tolist():

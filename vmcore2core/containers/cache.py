@@ -27,6 +27,7 @@ from pathlib import Path
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import DumpError, OutputError
 from vmcore2core.folders import open_own_file, opened_folder
+from vmcore2core.overrides import override
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,9 @@ class CachedFile(DumpFile):
         handle: its descriptor.
     """
 
+    @override
     def changed(self) -> str | None:
-        """See ``DumpFile.changed``: it is the user's own, and its time is that of its last use."""
+        """It is the user's own, and its time is that of its last use."""
         return None
 
 

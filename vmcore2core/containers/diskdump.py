@@ -30,6 +30,7 @@ from vmcore2core.formats.diskdump import (
     KDUMP_SIGNATURE,
     SIG_LEN,
 )
+from vmcore2core.overrides import override
 
 
 class DiskDumpContainer(DumpContainer):
@@ -75,14 +76,17 @@ class DiskDumpContainer(DumpContainer):
         return CODEC_NAMES.get(self.header.status & DUMP_DH_CODECS)
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with the signature of kdump or diskdump."""
         return f.read(SIG_LEN) in (KDUMP_SIGNATURE, DISK_DUMP_SIGNATURE)
 
+    @override
     def memory_ranges(self) -> tuple[AddressRange, ...]:
         """Return the runs of RAM in the first bitmap."""
         return self._parts[0].memory_ranges()
 
+    @override
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame."""
         pfns = np.asarray(pfns, dtype=np.uint64)
@@ -98,6 +102,7 @@ class DiskDumpContainer(DumpContainer):
             mine = (pfns[rows] >= np.uint64(part.start_pfn)) & (pfns[rows] < np.uint64(part.end_pfn))
             yield part, rows[mine]
 
+    @override
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Decode page frames into ``out``."""
         pfns = np.asarray(pfns, dtype=np.uint64)
@@ -111,6 +116,7 @@ class DiskDumpContainer(DumpContainer):
             part.read(descs, rows, out, states)
         return states
 
+    @override
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
         """Decode one page frame; see ``DumpContainer.read_page``."""
         state = self._parts[0].outline_page(pfn)
@@ -119,6 +125,7 @@ class DiskDumpContainer(DumpContainer):
             return part.read_page(pfn)
         return bytes(self.page_size), state
 
+    @override
     def close(self) -> None:
         """Release the files."""
         for part in self._parts:

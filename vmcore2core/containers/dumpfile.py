@@ -17,6 +17,7 @@ import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.errors import DumpError, FormatError, UsageError
+from vmcore2core.overrides import override
 
 HEAD_SIZE = 8192
 """Bytes that detection sees."""
@@ -205,17 +206,20 @@ class LayeredFile(DumpFile):
         self.size = 0
         self.cut_off = inner.cut_off
 
+    @override
     def read(self, offset: int, size: int) -> bytes:
-        """See ``DumpFile.read``."""
         raise NotImplementedError
 
+    @override
     def _fill(self, offset: int, left: memoryview) -> None:
         left[:] = self.read_exactly(offset, len(left), "a page")
 
+    @override
     def changed(self) -> str | None:
-        """See ``DumpFile.changed``: what the file below says."""
+        """What the file below says."""
         return self.inner.changed()
 
+    @override
     def close(self) -> None:
         """Close the file below."""
         self.inner.close()

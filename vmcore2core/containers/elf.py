@@ -45,6 +45,7 @@ from vmcore2core.formats.elf import (
 )
 from vmcore2core.formats.elf_core import NT_AUXV, NT_FILE, NT_PRPSINFO
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.overrides import override
 
 PHNUM_MAX = 1 << 20
 """More program headers than any machine has memory ranges; keeps hostile tables from filling memory."""
@@ -128,6 +129,7 @@ class ElfContainer(SegmentedContainer):
         return tuple(notes)
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with an ELF header of type ET_CORE."""
         ident = f.read(EI_NIDENT)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vmcore2core.containers.dumpfile import DumpFile, LayeredFile
 from vmcore2core.errors import FormatError
 from vmcore2core.formats import flattened as fmt
+from vmcore2core.overrides import override
 
 PIECES_MAX = 1 << 26
 
@@ -75,8 +76,9 @@ class FlattenedFile(LayeredFile):
             at += size
         return _disjoint(pieces)
 
+    @override
     def read(self, offset: int, size: int) -> bytes:
-        """See ``DumpFile.read``; what no piece describes reads as zeros, as in the file it would be written to."""
+        """What no piece describes reads as zeros, as in the file it would be written to."""
         end = min(offset + size, self.size)
         chunks = []
         index = max(int(np.searchsorted(self._starts, offset, side="right")) - 1, 0)

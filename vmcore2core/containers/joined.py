@@ -8,6 +8,7 @@ import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.overrides import override
 
 ALIGN = 4096
 """Where a file may begin: none of their pages are in two."""
@@ -30,8 +31,9 @@ class JoinedFile(DumpFile):
             self.starts.append(self.starts[-1] + -(-file.size // ALIGN) * ALIGN)
         self.size = self.starts.pop()
 
+    @override
     def read(self, offset: int, size: int) -> bytes:
-        """See ``DumpFile.read``; between two files there are zeros."""
+        """Between two files there are zeros."""
         out = bytearray(max(0, min(size, self.size - offset)))
         for start, file in zip(self.starts, self.files, strict=True):
             first = max(offset, start)
@@ -39,8 +41,8 @@ class JoinedFile(DumpFile):
             out[first - offset : first - offset + len(piece)] = piece
         return bytes(out)
 
+    @override
     def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> list[int]:
-        """See ``DumpFile.gather``."""
         bad: list[int] = []
         which = np.searchsorted(np.array(self.starts, np.uint64), offsets, side="right") - 1
         for i in np.unique(which).tolist():
@@ -48,10 +50,11 @@ class JoinedFile(DumpFile):
             bad += self.files[i].gather(offsets[mine] - np.uint64(self.starts[i]), rows[mine], out)
         return bad
 
+    @override
     def changed(self) -> str | None:
-        """See ``DumpFile.changed``."""
         return next((what for file in self.files if (what := file.changed()) is not None), None)
 
+    @override
     def close(self) -> None:
         """Close the files."""
         for file in self.files:

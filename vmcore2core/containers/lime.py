@@ -15,6 +15,7 @@ from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.segmented import PHYS_BITS, SegmentedContainer, segment_table
 from vmcore2core.errors import FormatError
 from vmcore2core.formats import lime as fmt
+from vmcore2core.overrides import override
 
 RANGES_MAX = 1 << 20
 """Ranges of one image: AVML makes one of each 16 MiB, so that is 16 TiB."""
@@ -103,6 +104,7 @@ class LimeContainer(SegmentedContainer):
         self._set_segments(segment_table(segments), "its headers")
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with LiME's magic number."""
         return f.read(len(fmt.LIME_MAGIC)) == fmt.LIME_MAGIC

@@ -15,6 +15,7 @@ from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.streams import Problem, Stream
 from vmcore2core.errors import FormatError
 from vmcore2core.formats import packed as fmt
+from vmcore2core.overrides import override
 
 _EXPANSION_MAX = 255
 """Bytes that one byte of a block decodes to at most: one more byte of a match's length."""
@@ -40,8 +41,8 @@ class Lz4Stream(Stream):
         self._decompress = cramjam.lz4.decompress_block_into
         self._error: type[Exception] = cramjam.DecompressionError
 
+    @override
     def pieces(self) -> Iterator[bytes]:
-        """See ``Stream.pieces``."""
         while self.position < self.file.size and self.problem is None:
             magic = self.file.read(self.position, len(fmt.LZ4_MAGIC))
             if magic == fmt.LZ4_MAGIC:

@@ -23,6 +23,7 @@ from vmcore2core.containers.vmstate import DeviceStates
 from vmcore2core.errors import FormatError
 from vmcore2core.formats import qemu_migration as fmt
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.overrides import override
 
 
 class QemuMigrationContainer(DumpContainer):
@@ -94,11 +95,13 @@ class QemuMigrationContainer(DumpContainer):
             )
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins as a migration stream, or with libvirt's header of one."""
         head = f.read(len(fmt.LIBVIRT_MAGIC))
         return head.startswith(fmt.QEMU_VM_FILE_MAGIC) or head in (fmt.LIBVIRT_MAGIC, fmt.LIBVIRT_PARTIAL_MAGIC)
 
+    @override
     def memory_ranges(self) -> tuple[AddressRange, ...]:
         """Return where the machine's memory is."""
         return tuple(AddressRange(start, start + size) for start, _, size in self._pieces)
@@ -127,10 +130,12 @@ class QemuMigrationContainer(DumpContainer):
             first += block.nr_pages
         return places
 
+    @override
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame; memory that the file ends before is ``TRUNCATED``."""
         return self._places(pfns)[1]
 
+    @override
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Copy page frames from the file into ``out``."""
         places, states = self._places(pfns)
@@ -142,6 +147,7 @@ class QemuMigrationContainer(DumpContainer):
         states[bad] = PageState.DAMAGED
         return states
 
+    @override
     def close(self) -> None:
         """Release the file."""
         self._blocks = ()

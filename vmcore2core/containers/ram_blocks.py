@@ -9,6 +9,7 @@ import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.formats.qemu_migration import TARGET_PAGE_SIZE
+from vmcore2core.overrides import override
 
 NOT_SEEN, ZERO = 0, 1
 """Places of pages that are not in the file; no page begins so near its beginning."""
@@ -50,12 +51,12 @@ class SentBlock(RamBlock):
         super().__init__(name, size)
         self.pages: U64Array = np.zeros(self.nr_pages, np.uint64)
 
+    @override
     def places(self, index: U64Array) -> U64Array:
-        """See ``RamBlock.places``."""
         return self.pages[index.astype(np.intp)]
 
+    @override
     def missing(self) -> int:
-        """See ``RamBlock.missing``."""
         return int((self.pages == NOT_SEEN).sum())
 
 
@@ -75,16 +76,16 @@ class MappedBlock(RamBlock):
         self._bitmap, self._pages_offset = bitmap, pages_offset
         self._nr_there = max(0, file_size - pages_offset) // TARGET_PAGE_SIZE
 
+    @override
     def places(self, index: U64Array) -> U64Array:
-        """See ``RamBlock.places``."""
         bits = self._bitmap[(index >> np.uint64(3)).astype(np.intp)] >> (index & np.uint64(7)).astype(np.uint8) & 1
         places = np.uint64(self._pages_offset) + index * np.uint64(TARGET_PAGE_SIZE)
         places[index >= np.uint64(self._nr_there)] = NOT_SEEN
         places[bits == 0] = ZERO
         return places
 
+    @override
     def missing(self) -> int:
-        """See ``RamBlock.missing``."""
         if self._nr_there >= self.nr_pages:
             return 0
         first = self._nr_there

@@ -19,6 +19,7 @@ from vmcore2core.containers.dumpfile import DumpFile, os_error
 from vmcore2core.containers.joined import JoinedFile
 from vmcore2core.containers.segmented import PHYS_BITS, SegmentedContainer, segment_table
 from vmcore2core.errors import FormatError, UsageError
+from vmcore2core.overrides import override
 
 IDENTITY = "raw"
 """The map of a file that is memory from physical address 0 on."""
@@ -66,7 +67,8 @@ class RawContainer(SegmentedContainer):
         self._set_segments(segment_table(segments), "--map's ranges")
 
     @classmethod
-    def detect(cls, f: BinaryIO) -> bool:  # noqa: ARG003 - of the contract
+    @override
+    def detect(cls, f: BinaryIO) -> bool:
         """Return False: any bytes may be memory."""
         return False
 

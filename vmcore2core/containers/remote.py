@@ -19,6 +19,7 @@ from urllib.parse import unquote, unquote_plus
 from vmcore2core.containers.blockfile import BlockFile
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import DumpError
+from vmcore2core.overrides import override
 
 BLOCK = 64 << 10
 """Bytes of a request: kernel structures lie together, and a page alone would take as long."""
@@ -56,6 +57,7 @@ class Url(PosixPath):
         if sys.version_info >= (3, 12):
             super().__init__(_public(text))
 
+    @override
     def __str__(self) -> str:
         return _public(self.text)
 
@@ -121,8 +123,9 @@ class _WholeRemoteFile(DumpFile):
         strong = isinstance(self._tag, str) and self._tag.startswith('"')
         return {"headers": {"If-Match": self._tag}} if strong and protocols & {"http", "https"} else {}
 
+    @override
     def changed(self) -> str | None:
-        """See ``DumpFile.changed``: what its server says of its size and version."""
+        """What its server says of its size and version."""
         try:
             info = self._system.info(self._name)
         except Exception as error:
@@ -153,8 +156,8 @@ class _WholeRemoteFile(DumpFile):
         what = _ANY_URL.sub(lambda found: _public(found[0]), what)
         return DumpError(f"{self.path} cannot be read: {what}")
 
+    @override
     def read(self, offset: int, size: int) -> bytes:
-        """See ``DumpFile.read``."""
         size = max(0, min(size, self.size - offset))
         try:
             self._remote.seek(offset)
@@ -165,10 +168,12 @@ class _WholeRemoteFile(DumpFile):
             raise DumpError(f"{self.path}: {len(raw):#x} bytes came of {size:#x} at {offset:#x}: it has changed")
         return raw
 
+    @override
     def identity(self) -> str | None:
         """Return what changes with its content, where the server has such a thing."""
         return None if self._tag is None else f"{self.path} {self._tag} {self.size}"
 
+    @override
     def close(self) -> None:
         """Close the connection."""
         self._remote.close()
@@ -193,19 +198,23 @@ class RemoteFile(BlockFile):
         self.size = remote.size
         self._next, self._at_once = 0, 1
 
+    @override
     def identity(self) -> str | None:
-        """See ``DumpFile.identity``."""
         return self.inner.identity()
 
+    @override
     def _find(self, offset: int) -> int:
         return offset // BLOCK
 
+    @override
     def _start(self, index: int) -> int:
         return index * BLOCK
 
+    @override
     def _end(self, index: int) -> int:
         return min((index + 1) * BLOCK, self.size)
 
+    @override
     def _decode(self, index: int, size: int) -> bytes:
         self._at_once = min(2 * self._at_once, BLOCKS_AT_ONCE_MAX) if index == self._next else 1
         raw = self.inner.read(index * BLOCK, self._at_once * BLOCK)

@@ -24,6 +24,7 @@ from vmcore2core.formats import s390x
 from vmcore2core.formats.elf import EM_S390
 from vmcore2core.formats.elf_core import NOTE_CORE, NOTE_LINUX, NT_FPREGSET, NT_PRSTATUS
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.overrides import override
 
 SEGMENTS_MAX = 1 << 20
 """Segments of one dump: they have a MiB and more."""
@@ -62,6 +63,7 @@ class S390DumpContainer(SegmentedContainer):
         self.notes: tuple[Note, ...] = tuple(self._cpu_notes(header))
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with one of the magic numbers."""
         return int.from_bytes(f.read(8), "big") in (fmt.DF_S390_MAGIC, fmt.DF_S390_MAGIC_EXT)
@@ -117,14 +119,17 @@ class S390DumpContainer(SegmentedContainer):
                 return size, found, at
         raise FormatError(f"more than {SEGMENTS_MAX} segments", at, "a stop_marker")
 
+    @override
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame; what no segment has was zeros, or no memory at all."""
         return _zeros(super().page_states(pfns))
 
+    @override
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Copy page frames from the file into ``out``."""
         return _zeros(super().read_pages(pfns, out))
 
+    @override
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
         """Read one page frame; see ``DumpContainer.read_page``."""
         page, state = super().read_page(pfn)

@@ -22,6 +22,7 @@ from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.formats import sadump as fmt
 from vmcore2core.formats.elf import EM_386, EM_X86_64
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.overrides import override
 from vmcore2core.printable import counted
 
 DISKS_MAX = 16
@@ -89,6 +90,7 @@ class SadumpContainer(DumpContainer):
         self.notes = tuple(_notes(states)) if self.e_machine == EM_X86_64 else ()
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with the header of a partition, or one is behind a block."""
         head = f.read(fmt.BLOCK_SIZE + len(fmt.SADUMP_PART_SIGNATURE))
@@ -153,14 +155,17 @@ class SadumpContainer(DumpContainer):
                 )
             reached += pages
 
+    @override
     def memory_ranges(self) -> tuple[AddressRange, ...]:
         """Return the runs of RAM in the first bitmap."""
         return _ranges(self._ram, self._end)
 
+    @override
     def dumped_ranges(self) -> tuple[AddressRange, ...]:
         """Return the runs of pages in the second."""
         return _ranges(self._dumped.bitmap, self._end)
 
+    @override
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame."""
         return self._locate(np.asarray(pfns, np.uint64))[0]
@@ -187,6 +192,7 @@ class SadumpContainer(DumpContainer):
                 states[rows[at + np.uint64(self.page_size) <= np.uint64(disk.file.size)]] = PageState.PRESENT
         return states, offsets, extents
 
+    @override
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Copy page frames from the files into ``out``."""
         states, offsets, extents = self._locate(np.asarray(pfns, np.uint64))
@@ -217,6 +223,7 @@ class SadumpContainer(DumpContainer):
             if any(state):
                 yield number, np.frombuffer(state, layout)[0]
 
+    @override
     def close(self) -> None:
         """Release the files."""
         for file in self._files:

@@ -12,6 +12,7 @@ from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.segments import PageRuns, page_runs
 from vmcore2core.errors import CodecError
+from vmcore2core.overrides import override
 from vmcore2core.printable import counted
 
 PAGE_SIZE = 4096
@@ -56,14 +57,17 @@ class SegmentedContainer(DumpContainer):
                 f"{'lies' if missing == 1 else 'lie'} behind that"
             )
 
+    @override
     def memory_ranges(self) -> tuple[AddressRange, ...]:
         """Return the ranges that the segments describe."""
         return self._runs.memory
 
+    @override
     def dumped_ranges(self) -> tuple[AddressRange, ...]:
         """Return the ranges of the segments that have bytes in the file."""
         return self._runs.dumped(self._file.size)
 
+    @override
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame; a frame that is only partly described is ``MISSING``."""
         return self._located(pfns)[0]
@@ -74,6 +78,7 @@ class SegmentedContainer(DumpContainer):
             states[states == PageState.EXCLUDED] = PageState.ZERO
         return states, offsets
 
+    @override
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Copy page frames from the file into ``out``."""
         states, offsets = self._located(pfns)
@@ -85,6 +90,7 @@ class SegmentedContainer(DumpContainer):
         states[bad] = PageState.DAMAGED
         return states
 
+    @override
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
         """Read one page frame; see ``DumpContainer.read_page``."""
         state, offset = self._runs.locate_page(pfn, self._file.size)
@@ -97,6 +103,7 @@ class SegmentedContainer(DumpContainer):
             state = PageState.ZERO
         return bytes(self.page_size), state
 
+    @override
     def close(self) -> None:
         """Release the file."""
         self._file.close()

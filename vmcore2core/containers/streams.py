@@ -19,6 +19,7 @@ from vmcore2core.containers.xz_blocks import MEMORY_MAX
 from vmcore2core.containers.zstd_frames import WINDOW_MAX, ZstdIndex
 from vmcore2core.errors import CodecError
 from vmcore2core.formats import packed as fmt
+from vmcore2core.overrides import override
 
 PIECE = 1 << 20
 """Bytes that are given at once."""
@@ -127,8 +128,8 @@ class MemberStream(Stream):
         self.position += len(data)
         return data
 
+    @override
     def pieces(self) -> Iterator[bytes]:
-        """See ``Stream.pieces``."""
         data = self._more()
         while data:
             decoder = self._new()
@@ -211,8 +212,8 @@ class ZstdStream(Stream):
         self.position += len(data)
         return data
 
+    @override
     def pieces(self) -> Iterator[bytes]:
-        """See ``Stream.pieces``."""
         import zstandard
 
         context = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX)

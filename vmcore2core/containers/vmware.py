@@ -19,6 +19,7 @@ from vmcore2core.containers.segmented import PAGE_SIZE, PHYS_BITS, SegmentedCont
 from vmcore2core.containers.x86_cpus import CPUS_MAX, cpu_notes
 from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.formats import vmware as fmt
+from vmcore2core.overrides import override
 from vmcore2core.printable import text
 
 GROUPS_MAX = 1 << 10
@@ -145,10 +146,12 @@ class VmwareContainer(SegmentedContainer):
             self.warnings.append(f"{state.path}: the registers of its CPUs cannot be read: {error}")
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with one of the magic numbers of a checkpoint."""
         return _is_checkpoint(f.read(4))
 
+    @override
     def close(self) -> None:
         """Release the files."""
         for file in self._files:

@@ -25,6 +25,7 @@ from vmcore2core.errors import FormatError, UnknownFormat
 from vmcore2core.formats import xen as fmt
 from vmcore2core.formats.elf import EI_CLASS, EI_DATA, ELFMAG, EM_X86_64, ET_CORE, Ehdr, Shdr
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.overrides import override
 
 PAGES_MAX = 1 << 32
 
@@ -84,6 +85,7 @@ class XenContainer(SegmentedContainer):
             self.notes += cpu_notes(list(self._cpus(sections[fmt.SECTION_PRSTATUS], nr_vcpus)))
 
     @classmethod
+    @override
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with an ELF header of a core that has sections and no segments."""
         return is_xen_core(f.read(Ehdr[64, "little"].sizeof()))

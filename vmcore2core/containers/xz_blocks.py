@@ -15,6 +15,7 @@ from vmcore2core.containers.blockfile import BlockFile
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import CodecError
 from vmcore2core.formats import packed as fmt
+from vmcore2core.overrides import override
 
 MEMORY_MAX = 2 << 30
 """Bytes that liblzma may take: dictionaries of up to 1.5 GiB."""
@@ -136,6 +137,7 @@ class XzBlocks(BlockFile):
         self.size = int(ends[-1])
         self._starts = np.concatenate((np.zeros(1, np.uint64), ends[:-1]))
 
+    @override
     def _decode(self, index: int, size: int) -> bytes:
         block = self._blocks[index]
         where = f"the xz block at file offset {block.offset:#x}"

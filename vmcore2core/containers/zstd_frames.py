@@ -14,6 +14,7 @@ from vmcore2core.containers.blockfile import BlockFile
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import CodecError, FormatError
 from vmcore2core.formats import packed as fmt
+from vmcore2core.overrides import override
 
 WINDOW_MAX = 1 << 31
 """zstd --long=31; the library takes that memory only as far as it is written to."""
@@ -119,6 +120,7 @@ class ZstdFrames(BlockFile):
         elif index.end < inner.size:
             self.cut_off = f"the zstd file has something other than a frame at {index.end:#x}, which is left out"
 
+    @override
     def _decode(self, index: int, size: int) -> bytes:
         at, packed = self._index.offsets[index], self._index.sizes[index]
         where = f"the zstd frame at file offset {at:#x}"

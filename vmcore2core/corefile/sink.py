@@ -66,14 +66,14 @@ class FileSink:
         os.ftruncate(fd, size)
 
     def write(self, data: memoryview, offset: int) -> None:
-        """See ``Sink.write``."""
+        """Write bytes at an offset of the file."""
         offset = pwrite_all(self._fd, data, offset)
         if offset - self._begun >= WRITEBACK_EVERY:
             _start_writeback(self._fd, self._begun, offset - self._begun)
             self._begun = offset
 
     def finish(self, size: int) -> None:
-        """See ``Sink.finish``."""
+        """Give the file its size."""
         os.ftruncate(self._fd, size)
 
 
@@ -109,7 +109,7 @@ class ZstdSink:
         self._at = 0
 
     def write(self, data: memoryview, offset: int) -> None:
-        """See ``Sink.write``."""
+        """Compress bytes at an offset, which never decreases."""
         data = data.cast("B")
         self._skip(offset)
         while data:
@@ -120,7 +120,7 @@ class ZstdSink:
             self._advance(count)
 
     def finish(self, size: int) -> None:
-        """See ``Sink.finish``; the last frame is as short as it is."""
+        """Write what is left, as a shorter last frame, and the seek table."""
         self._skip(size)
         rest = self._filled
         if rest:

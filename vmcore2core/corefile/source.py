@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vmcore2core.errors import DumpError
+from vmcore2core.overrides import override
 
 
 class CoreSource(Protocol):
@@ -52,14 +53,14 @@ class FileSource:
         self.size = os.fstat(self._file.fileno()).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """See ``CoreSource.read``."""
+        """Return up to ``size`` bytes of the file."""
         try:
             return os.pread(self._file.fileno(), size, offset)
         except (OSError, OverflowError) as error:
             raise DumpError(f"{self._path} cannot be read at {offset:#x}: {error}") from error
 
     def close(self) -> None:
-        """See ``CoreSource.close``."""
+        """Close the file."""
         self._file.close()
 
 
@@ -69,18 +70,22 @@ class SourceFile(io.RawIOBase):
     def __init__(self, source: CoreSource) -> None:
         self._source, self._at = source, 0
 
+    @override
     def readable(self) -> bool:
         """Tell that it is."""
         return True
 
+    @override
     def seekable(self) -> bool:
         """Tell that it is."""
         return True
 
+    @override
     def tell(self) -> int:
         """Return where it is."""
         return self._at
 
+    @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go somewhere."""
         self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence] + offset
@@ -88,6 +93,7 @@ class SourceFile(io.RawIOBase):
             raise ValueError(f"{self._at} is before the file's beginning")
         return self._at
 
+    @override
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill a buffer as far as there are bytes."""
         found = self._source.read(self._at, len(buffer))

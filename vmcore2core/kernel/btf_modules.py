@@ -18,6 +18,7 @@ from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.btf import BtfSource, validate_btf
 from vmcore2core.layout.resolver import KernelLayout
+from vmcore2core.overrides import override
 
 BTF_SIZE_MAX = 64 << 20
 MODULE_NAME_LEN = 64
@@ -52,15 +53,19 @@ class _Known(LayoutSource):
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
+    @override
     def member(self, struct: str, path: str) -> Member | None:
         return self._layout.find_member(struct, path)
 
+    @override
     def size(self, struct: str) -> int | None:
         return self._layout.find_size(struct)
 
+    @override
     def symbol(self, name: str) -> int | None:
         return self._layout.find_symbol(name)
 
+    @override
     def constant(self, name: str) -> int | None:
         return self._layout.find_constant(name)
 

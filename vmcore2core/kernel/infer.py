@@ -24,6 +24,7 @@ from vmcore2core.layout.base import LayoutSource
 from vmcore2core.memory.pagetable import translate
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.overrides import override
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ class InferredSource(LayoutSource):
             for member in members:
                 self._pending[member] = infer
 
+    @override
     def member(self, struct: str, path: str) -> Member | None:
-        """See ``LayoutSource.member``."""
         infer = self._pending.pop((struct, path), None)
         if infer is not None and (struct, path) not in self._found:
             # Whatever the inference itself asks for must come from another source.

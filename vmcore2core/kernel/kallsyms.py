@@ -13,6 +13,7 @@ from functools import cached_property
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel.module import Module, modules
 from vmcore2core.kernel.struct import Kernel
+from vmcore2core.overrides import override
 from vmcore2core.printable import text
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class KernelSymbol:
     size: int
     module: str | None
 
+    @override
     def __str__(self) -> str:
         return f"{self.name}+{self.offset:#x}/{self.size:#x}" + (f" [{self.module}]" if self.module else "")
 

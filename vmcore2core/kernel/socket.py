@@ -12,6 +12,7 @@ from itertools import islice
 from socket import AF_INET, AF_INET6, inet_ntop
 
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.overrides import override
 from vmcore2core.printable import text
 
 # include/linux/socket.h; those of which ss has names.
@@ -69,6 +70,7 @@ class Socket:
     net_inode: int | None = None
     peer_sock: int | None = None
 
+    @override
     def __str__(self) -> str:
         """Return it as ``ss -a`` has it in a line, without what is not known."""
         queues = (

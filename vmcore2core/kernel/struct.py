@@ -11,6 +11,7 @@ from vmcore2core.arch.spec import PageTableSpec
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.interfaces import Layout, Member
 from vmcore2core.memory.kernel import KernelMemory
+from vmcore2core.overrides import override
 
 WHOLE_MAX = 2048  # bytes of a structure that is read whole
 
@@ -81,6 +82,7 @@ class StructView:
         self.address = address
         self._raw: bytes | None = None
 
+    @override
     def __repr__(self) -> str:
         return f"(struct {self.struct} *){self.address:#x}"
 

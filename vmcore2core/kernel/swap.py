@@ -124,7 +124,7 @@ class Slots:
         self.device, self._cache, self._stores, self._problem = device, cache, stores, problem
 
     def locate(self, offsets: U64Array) -> tuple[U64Array, U8Array]:
-        """See ``SwapSpace.locate``; ``offsets`` ascend. The address of a ``STORED`` page is 0."""
+        """Return (physical addresses, states) of slots; ``offsets`` ascend. The address of a ``STORED`` page is 0."""
         paddr = np.zeros(len(offsets), np.uint64)
         state = np.full(len(offsets), UserPageState.SWAP_UNREADABLE, np.uint8)
         try:
@@ -203,7 +203,7 @@ class KernelSwap:
             self.problems.append(sentence)
 
     def entries(self, ptes: U64Array, sizes: U64Array) -> U64Array:
-        """See ``SwapSpace.entries``."""
+        """Return the swp_entry_t of page table entries; 0 where the form is not known."""
         decoded = self._decoded(ptes, sizes)
         if decoded is None:
             return np.zeros(len(ptes), np.uint64)
@@ -211,7 +211,7 @@ class KernelSwap:
         return types << np.uint64(fmt.SWP_TYPE_SHIFT) | offsets
 
     def in_slots(self, ptes: U64Array, sizes: U64Array) -> NDArray[np.bool_] | None:
-        """See ``SwapSpace.in_slots``."""
+        """Tell which entries name a slot of a swap device; None where the form is not known."""
         decoded = self._decoded(ptes, sizes)
         return None if decoded is None else decoded[0] < np.uint64(self._nr_swapfiles)
 
@@ -219,7 +219,7 @@ class KernelSwap:
         return self.kernel.arch.swap_entry(ptes, sizes, self._page_size, self.kernel.layout)
 
     def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:
-        """See ``SwapSpace.locate``; no page has slot 0 of a device, so that 0 is an entry that is not known."""
+        """Return (physical addresses, states); entry 0 is not known, because no page has slot 0 of device 0."""
         paddr = np.zeros(len(entries), np.uint64)
         state = np.full(len(entries), UserPageState.SWAPPED, np.uint8)
         types, offsets = entries >> np.uint64(fmt.SWP_TYPE_SHIFT), entries & np.uint64(fmt.SWP_OFFSET_MASK)
@@ -281,7 +281,7 @@ class KernelSwap:
         return self._slots[number]
 
     def read(self, entries: U64Array) -> tuple[U8Array, U8Array]:
-        """See ``SwapSpace.read``."""
+        """Return the pages that are ``STORED``, and which of them could be read."""
         pages, good = np.zeros((len(entries), self._page_size), np.uint8), np.zeros(len(entries), np.uint8)
         for i, entry in enumerate(entries.tolist()):
             slots = self._slots_of(entry >> fmt.SWP_TYPE_SHIFT)

@@ -20,6 +20,7 @@ from vmcore2core.formats import swap as fmt
 from vmcore2core.kernel.bounds import PFN_END, bit_number, struct_size
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
+from vmcore2core.overrides import override
 
 FOLIO_PAGES_MAX = 1 << 13  # a folio of 512 MiB, in pages of 64 KiB
 BITS_PER_BYTE = 8
@@ -134,8 +135,8 @@ class XArrayCache(SwapCache):
         self._spaces, self._nr_spaces, self._zeromap = spaces, nr_spaces, zeromap
         self._size = struct_size(pages.kernel.layout, "address_space", STRUCT_MAX)
 
+    @override
     def lookup(self, offsets: U64Array) -> Iterator[tuple[int, int]]:
-        """See ``SwapCache.lookup``."""
         space_of = offsets >> np.uint64(fmt.SWAP_ADDRESS_SPACE_SHIFT)
         for number in np.unique(space_of).tolist():
             if number >= self._nr_spaces:
@@ -156,8 +157,9 @@ class XArrayCache(SwapCache):
                         if slot in wanted:
                             yield wanted[slot], run.entry
 
+    @override
     def zeros(self, offsets: U64Array) -> Iterator[int]:
-        """See ``SwapCache.zeros``; swap_info_struct.zeromap is there since Linux 6.12."""
+        """swap_info_struct.zeromap is there since Linux 6.12."""
         yield from _set_bits(self.pages.kernel, self._zeromap, offsets)
 
 
@@ -208,16 +210,18 @@ class TableCache(SwapCache):
                 words[here] = table[(offsets[here] % np.uint64(self._slots)).astype(np.intp)]
         return words
 
+    @override
     def lookup(self, offsets: U64Array) -> Iterator[tuple[int, int]]:
-        """See ``SwapCache.lookup``; a word is a shadow (bit 0), a page frame (bits 10), or a pointer to a folio."""
+        """A word is a shadow (bit 0), a page frame (bits 10), or a pointer to a folio."""
         for i, word in enumerate(self._entries(offsets).tolist()):
             if word & fmt.SWP_TB_PFN_MARK_MASK == fmt.SWP_TB_PFN_MARK:
                 yield i, self.pages.page_of((word & fmt.SWP_TB_PFN_MASK) >> fmt.SWP_TB_PFN_SHIFT)
             elif word and word != fmt.SWP_TB_BAD and not word & fmt.SWP_TB_POINTER_MASK:
                 yield i, word
 
+    @override
     def zeros(self, offsets: U64Array) -> Iterator[int]:
-        """See ``SwapCache.zeros``; until Linux 7.1 in swap_info_struct.zeromap."""
+        """Until Linux 7.1 in swap_info_struct.zeromap."""
         if self._zeromap is not None:
             yield from _set_bits(self.pages.kernel, self._zeromap, offsets)
         elif self._bitmap is None:

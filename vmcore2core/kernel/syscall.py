@@ -16,6 +16,7 @@ from vmcore2core.arch.kernel_stack import SystemCall
 from vmcore2core.errors import LayoutError, MemoryFault
 from vmcore2core.kernel.kallsyms import KernelNames
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.overrides import override
 from vmcore2core.printable import text
 
 NUMBERS_MAX = 1 << 13
@@ -56,6 +57,7 @@ class NamedCall:
     name: str | None
     arguments: tuple[Argument, ...]
 
+    @override
     def __str__(self) -> str:
         name = self.name or f"system call {self.number}"
         return (

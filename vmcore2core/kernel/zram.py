@@ -85,7 +85,7 @@ class Zram:
         return int.from_bytes(handle, order), int.from_bytes(flags, order)
 
     def find(self, offset: int) -> UserPageState:
-        """See ``Store.find``."""
+        """Tell whether zram has the block, and if not, why not."""
         if offset >= self._nr_entries:
             raise CorruptStructure(f"block {offset:#x}, expected {self._nr_entries:#x}", self._zram.address, "zram")
         handle, flags = self._entry(offset)
@@ -98,7 +98,7 @@ class Zram:
         return UserPageState.STORED
 
     def read(self, offset: int) -> bytes:
-        """See ``Store.read``."""
+        """Return the page of a block, decompressed."""
         handle, flags = self._entry(offset)
         if flags & self._same:
             word = self._kernel.arch.pointer_size

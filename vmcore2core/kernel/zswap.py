@@ -46,7 +46,7 @@ class Zswap:
         self._nr_trees = None if lengths is None else kernel.uint(lengths + number * 4, 4)
 
     def find(self, offset: int) -> UserPageState | None:
-        """See ``Store.find``."""
+        """Return ``STORED`` if zswap has the slot, else None."""
         entry = self._entry(offset)
         if entry is None:
             return None
@@ -58,7 +58,7 @@ class Zswap:
         return UserPageState.STORED
 
     def read(self, offset: int) -> bytes:
-        """See ``Store.read``."""
+        """Return the page of a slot, decompressed."""
         entry = self._entry(offset)
         if entry is None:
             raise CorruptStructure(f"slot {offset:#x} is not there any more", self._trees, "zswap_trees")

@@ -38,6 +38,7 @@ from vmcore2core.layout.two_kernels import second_kernel
 from vmcore2core.layout.uts import UtsName
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource
 from vmcore2core.memory.kernel import KernelMemory
+from vmcore2core.overrides import override
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,9 @@ class LazySource(LayoutSource):
         self._is_open = False
         self._source: LayoutSource | None = None
 
+    @override
     def forget(self) -> None:
-        """See ``LayoutSource.forget``: it is opened again when it is asked again."""
+        """It is opened again when it is asked again."""
         if self._source is not None:
             self._source, self._is_open = None, False
 
@@ -91,28 +93,28 @@ class LazySource(LayoutSource):
                 log.info("%s", self.name)
         return self._source or _NOTHING
 
+    @override
     def member(self, struct: str, path: str) -> Member | None:
-        """See ``LayoutSource.member``."""
         return self._opened().member(struct, path)
 
+    @override
     def size(self, struct: str) -> int | None:
-        """See ``LayoutSource.size``."""
         return self._opened().size(struct)
 
+    @override
     def symbol(self, name: str) -> int | None:
-        """See ``LayoutSource.symbol``."""
         return self._opened().symbol(name)
 
+    @override
     def all_symbols(self, name: str) -> tuple[int, ...]:
-        """See ``LayoutSource.all_symbols``."""
         return self._opened().all_symbols(name)
 
+    @override
     def symbol_at(self, address: int) -> SymbolAt | None:
-        """See ``LayoutSource.symbol_at``."""
         return self._opened().symbol_at(address)
 
+    @override
     def constant(self, name: str) -> int | None:
-        """See ``LayoutSource.constant``."""
         return self._opened().constant(name)
 
 

@@ -21,6 +21,7 @@ from vmcore2core.formats import btf as fmt
 from vmcore2core.formats.btf import BtfKind
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
+from vmcore2core.overrides import override
 
 DEPTH_MAX = 32  # typedef chains: kernel/bpf/btf.c allows 32 as well
 ANONYMOUS_MAX = 256  # anonymous structures within one
@@ -256,8 +257,8 @@ class BtfSource(LayoutSource):
             self._structs[name] = self.btf.find(name)
         return self._structs[name]
 
+    @override
     def member(self, struct: str, path: str) -> Member | None:
-        """See ``LayoutSource.member``."""
         inside = self._struct(struct)
         bits, type_id, bit_size = 0, 0, 0
         for name in path.split("."):
@@ -326,13 +327,14 @@ class BtfSource(LayoutSource):
             return self._type_name(found.size_or_type, depth + 1)
         return _TAGS.get(found.kind, "") + (self.btf.name(found.name_off) or "(anonymous)")
 
+    @override
     def size(self, struct: str) -> int | None:
-        """See ``LayoutSource.size``."""
         found = self._struct(struct)
         return found.size_or_type if found is not None and found.kind in _COMPOUND else None
 
+    @override
     def constant(self, name: str) -> int | None:
-        """See ``LayoutSource.constant``: an enumerator."""
+        """An enumerator."""
         for form, places, names in self._enumerators:
             position = names.find(name)
             if position is not None:

@@ -26,6 +26,7 @@ from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.dwarf_info import ULEB, VmlinuxDwarf, uleb
 from vmcore2core.layout.vmlinux_file import VmlinuxFile
+from vmcore2core.overrides import override
 
 log = logging.getLogger(__name__)
 
@@ -107,16 +108,16 @@ class DwarfSource(LayoutSource):
         self._structs: dict[str, DIE | None] = {}
         self._warned = False
 
+    @override
     def member(self, struct: str, path: str) -> Member | None:
-        """See ``LayoutSource.member``."""
         try:
             return self._path_in(struct, path)
         except BROKEN as error:
             self._broken(f"struct {struct}", error)
             return None
 
+    @override
     def size(self, struct: str) -> int | None:
-        """See ``LayoutSource.size``."""
         try:
             found = self._struct(struct)
             return None if found is None else _number(found, "DW_AT_byte_size")
@@ -124,8 +125,9 @@ class DwarfSource(LayoutSource):
             self._broken(f"struct {struct}", error)
             return None
 
+    @override
     def constant(self, name: str) -> int | None:
-        """See ``LayoutSource.constant``: an enumerator."""
+        """An enumerator."""
         for unit in self._units:
             try:
                 if name in unit.enumerators:

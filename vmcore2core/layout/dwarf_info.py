@@ -18,6 +18,7 @@ from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFI
 from elftools.dwarf.structs import DWARFStructs
 
 from vmcore2core.layout.vmlinux_file import Section, VmlinuxFile
+from vmcore2core.overrides import override
 
 BUFFER = 64 << 10
 
@@ -36,17 +37,21 @@ class _SectionReader(io.RawIOBase):
         self._section = section
         self._at = 0
 
+    @override
     def readable(self) -> bool:
         return True
 
+    @override
     def seekable(self) -> bool:
         return True
 
+    @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._at = max(0, offset + (0, self._at, self._section.sh_size)[whence])
         return self._at
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - typeshed's WriteableBuffer
+    @override
+    def readinto(self, buffer: Any) -> int:
         size = min(len(buffer), max(0, self._section.sh_size - self._at))
         buffer[:size] = self._file.pread(self._section.sh_offset + self._at, size)
         self._at += size
@@ -70,6 +75,7 @@ class _LazyAbbrevTable(AbbrevTable):
         self._places: dict[int, int] = {}
         self._decoded: dict[int, AbbrevDecl] = {}
 
+    @override
     def get_abbrev(self, code: int) -> AbbrevDecl:
         """Return an abbreviation; raises KeyError where there is none."""
         if code not in self._decoded:
@@ -96,6 +102,7 @@ class VmlinuxDwarf(DWARFInfo):
         super().__init__(DwarfConfig(file.byte_order == "little", "", file.elf_class // 8), **sections)
         self._abbreviations = self.debug_abbrev_sec.stream.read() if self.debug_abbrev_sec else b""
 
+    @override
     def get_abbrev_table(self, offset: int) -> AbbrevTable:
         """Return the abbreviations at an offset of .debug_abbrev."""
         if offset not in self._tables:

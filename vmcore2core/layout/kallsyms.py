@@ -22,6 +22,7 @@ from vmcore2core.interfaces import ByteOrder, Memory, SymbolAt
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.kallsyms_names import SymbolNames, read_tokens
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
+from vmcore2core.overrides import override
 
 NAME = "kallsyms in the dump"
 SYMBOLS_MAX = 1 << 24
@@ -142,16 +143,18 @@ class KallsymsSource(LayoutSource):
         told = ", ".join(f"{name}={witnesses[name]:#x}" for name in heard or witnesses)
         raise LayoutInvalid(f"kallsyms at {self._tables.names:#x} does not agree with VMCOREINFO ({told})")
 
+    @override
     def symbol(self, name: str) -> int | None:
-        """See ``LayoutSource.symbol``; of static symbols of one name, the first."""
+        """Of static symbols of one name, the first."""
         return next(iter(self.all_symbols(name)), None)
 
+    @override
     def all_symbols(self, name: str) -> tuple[int, ...]:
-        """See ``LayoutSource.all_symbols``."""
         return tuple(self._address(index, self.form) for index in self._names.indices(name))
 
+    @override
     def symbol_at(self, address: int) -> SymbolAt | None:
-        """See ``LayoutSource.symbol_at``; get_symbol_pos() in kernel/kallsyms.c."""
+        """Follows get_symbol_pos() in kernel/kallsyms.c."""
         addresses, indices = self._by_address
         after = int(np.searchsorted(addresses, np.uint64(address), "right"))
         if not after:

@@ -34,6 +34,7 @@ from vmcore2core.errors import DumpError, OutputError
 from vmcore2core.folders import opened_folder
 from vmcore2core.interfaces import Member, SymbolAt
 from vmcore2core.layout.base import LayoutSource
+from vmcore2core.overrides import override
 
 log = logging.getLogger(__name__)
 
@@ -163,32 +164,34 @@ class RememberedSource(LayoutSource):
         self.name = self._answers.name = self._source.name
         return answer
 
+    @override
     def forget(self) -> None:
-        """See ``LayoutSource.forget``."""
         self._source.forget()
 
+    @override
     def member(self, struct: str, path: str) -> Member | None:
-        """See ``LayoutSource.member``."""
         return self._answers.member(f"{struct}.{path}", lambda: self._named(self._source.member(struct, path)))
 
+    @override
     def size(self, struct: str) -> int | None:
-        """See ``LayoutSource.size``."""
         return self._answers.number(f"SIZE({struct})", lambda: self._named(self._source.size(struct)))
 
+    @override
     def symbol(self, name: str) -> int | None:
-        """See ``LayoutSource.symbol``."""
         return self._answers.number(f"SYMBOL({name})", lambda: self._named(self._source.symbol(name)))
 
+    @override
     def all_symbols(self, name: str) -> tuple[int, ...]:
-        """See ``LayoutSource.all_symbols``; seldom asked, so not remembered."""
+        """Seldom asked, so not remembered."""
         return self._named(self._source.all_symbols(name))
 
+    @override
     def symbol_at(self, address: int) -> SymbolAt | None:
-        """See ``LayoutSource.symbol_at``; not remembered."""
+        """Not remembered."""
         return self._named(self._source.symbol_at(address))
 
+    @override
     def constant(self, name: str) -> int | None:
-        """See ``LayoutSource.constant``."""
         return self._answers.number(f"NUMBER({name})", lambda: self._named(self._source.constant(name)))
 
 

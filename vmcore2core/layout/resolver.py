@@ -71,7 +71,7 @@ class KernelLayout:
         return None
 
     def find_member(self, struct: str, member: str) -> Member | None:
-        """See ``Layout.find_member``."""
+        """Return a member; None if no source knows it."""
         key = struct, member
         try:
             return self._members[key]
@@ -81,7 +81,11 @@ class KernelLayout:
             return found
 
     def member(self, struct: str, *names: str) -> Member:
-        """See ``Layout.member``."""
+        """Return the first of the members that a source knows.
+
+        Raises:
+            LayoutUnknown: no source knows any of them.
+        """
         for name in names:
             found = self._members.get((struct, name)) or self.find_member(struct, name)
             if found is not None:
@@ -94,31 +98,39 @@ class KernelLayout:
         return self._numbers[item]
 
     def find_size(self, struct: str) -> int | None:
-        """See ``Layout.find_size``."""
+        """Return the size of a structure; None if no source knows it."""
         return self._find_number(f"SIZE({struct})", lambda source: source.size(struct))
 
     def size(self, struct: str) -> int:
-        """See ``Layout.size``."""
+        """Return the size of a structure.
+
+        Raises:
+            LayoutUnknown: no source knows it.
+        """
         return self._known(f"SIZE({struct})", self.find_size(struct))
 
     def find_symbol(self, name: str) -> int | None:
-        """See ``Layout.find_symbol``."""
+        """Return the address of a symbol; None if no source knows it."""
         return self._find_number(f"SYMBOL({name})", lambda source: source.symbol(name))
 
     def find_symbols(self, name: str) -> tuple[int, ...]:
-        """See ``Layout.find_symbols``."""
+        """Return all addresses that a name has, of the first source that knows any."""
         return self._ask(f"SYMBOL({name})", lambda source: source.all_symbols(name) or None) or ()
 
     def find_symbol_at(self, address: int) -> SymbolAt | None:
-        """See ``Layout.find_symbol_at``."""
+        """Return the symbol that holds an address; None if no source knows one."""
         return next((found for source in self._sources if (found := source.symbol_at(address)) is not None), None)
 
     def symbol(self, name: str) -> int:
-        """See ``Layout.symbol``."""
+        """Return the address of a symbol.
+
+        Raises:
+            LayoutUnknown: no source knows it.
+        """
         return self._known(f"SYMBOL({name})", self.find_symbol(name))
 
     def find_constant(self, name: str) -> int | None:
-        """See ``Layout.find_constant``."""
+        """Return a constant; None if no source knows it."""
         return self._find_number(f"NUMBER({name})", lambda source: source.constant(name))
 
     def _known(self, item: str, value: int | None) -> int:

@@ -29,6 +29,7 @@ from vmcore2core.formats.elf_dynamic import (
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.layout.vmlinux_file import Section, VmlinuxFile
+from vmcore2core.overrides import override
 
 NAME = "vmlinux .symtab"
 PERCPU = ".data..percpu"
@@ -131,8 +132,9 @@ class SymtabSource(LayoutSource):
     def _moved(self, shndx: int) -> bool:
         return shndx != SHN_ABS and shndx not in self._fixed_sections
 
+    @override
     def symbol(self, name: str) -> int | None:
-        """See ``LayoutSource.symbol``; None also where several static symbols have this name."""
+        """None also where several static symbols have this name."""
         found = self._find(name)
         found = [symbol for symbol in found if not symbol[2]] or found
         values = {self._address(value, shndx) for value, shndx, _ in found}

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
+from vmcore2core.overrides import override
 
 _LINE = re.compile(rb"([A-Za-z0-9_-]+(?:\([\x21-\x27\x2a-\x7e]+\))?)=([\x20-\x7e]*)")
 _RELEASE = re.compile(r"\d+\.\d+")
@@ -176,24 +177,26 @@ class VmcoreInfoSource(LayoutSource):
         self.info = info
         self.name = name
 
+    @override
     def member(self, struct: str, path: str) -> Member | None:
-        """See ``LayoutSource.member``; the key has no type, so only the very path that it names is known.
+        """The key has no type, so only the very path that it names is known.
 
         The kernel tells no sizes of members; a file that ``vmcore-tasks layout`` wrote does.
         """
         offset = self.info.offset(struct, path)
         return None if offset is None else Member(offset, self.name, self.info.size(f"{struct}.{path}"))
 
+    @override
     def size(self, struct: str) -> int | None:
-        """See ``LayoutSource.size``."""
         return self.info.size(struct)
 
+    @override
     def symbol(self, name: str) -> int | None:
-        """See ``LayoutSource.symbol``."""
         return self.info.symbol(name)
 
+    @override
     def constant(self, name: str) -> int | None:
-        """See ``LayoutSource.constant``: NUMBER(), else LENGTH(); and PAGESIZE."""
+        """NUMBER(), else LENGTH(); and PAGESIZE."""
         if name == "PAGESIZE":
             return self.info.page_size
         value = self.info.number(name)

@@ -72,7 +72,7 @@ class Window:
     searched: tuple[LinearMapping, ...]
 
     def read(self, address: int, size: int) -> bytes:
-        """See ``Memory.read``."""
+        """Return ``size`` bytes of physical memory."""
         return self.physical.read(address, size)
 
 

@@ -31,7 +31,7 @@ class DecodedPages:
         self._next = 0
 
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
-        """See ``DumpContainer.read_pages``."""
+        """Read pages; those that were decoded before are copied."""
         rows = np.array([self._row_of.get(pfn, -1) for pfn in pfns.tolist()], np.intp)
         unknown = rows < 0
         if unknown.all():
@@ -48,7 +48,7 @@ class DecodedPages:
         return states
 
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
-        """See ``DumpContainer.read_page``."""
+        """Read one page; likewise."""
         row = self._row_of.get(pfn)
         if row is not None:
             return self._pages[row].tobytes(), PageState.PRESENT

@@ -184,7 +184,7 @@ class UserMemory:
         return count
 
     def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[U64Array, U8Array]]:
-        """See ``PageStream.batches``; a range may span regions."""
+        """Yield (addresses, pages) of the ranges; a range may span regions."""
         for group, pieces in itertools.groupby(self._pieces(ranges), self._plain_group):
             if group is not None:
                 yield from self._read_in_batches(*self._resolve_group(group, list(pieces)), None)

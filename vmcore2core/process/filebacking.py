@@ -129,7 +129,7 @@ class FileBacking:
             return None
 
     def lookup(self, first: int, last: int) -> Pages:
-        """See ``Backing.lookup``."""
+        """Return the pages of the file that are in the page cache."""
         try:
             pages = self.cache.lookup(self.file, first, last)
         except (CorruptStructure, MemoryFault, LayoutUnknown) as error:

@@ -14,6 +14,7 @@ from vmcore2core.kernel import fdinfo, files, fs, sched
 from vmcore2core.kernel.files import Descriptor
 from vmcore2core.kernel.socket import Socket, socket_of
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.overrides import override
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
 
@@ -41,6 +42,7 @@ class Holder:
     fd: int
     access: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.pid} ({self.comm}) fd {self.fd}"
 

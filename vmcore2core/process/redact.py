@@ -375,7 +375,7 @@ class BlankedStream:
         self.stream, self.blanked, self.page = stream, blanked, page_size
 
     def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[U64Array, U8Array]]:
-        """See ``PageStream.batches``."""
+        """Yield the pages with the blanked ranges zeroed."""
         blanked = list(self.blanked)
         for vaddr, pages in self.stream.batches(ranges):
             within = _within(blanked, int(vaddr[0]), int(vaddr[-1]) + self.page) if blanked and len(vaddr) else []

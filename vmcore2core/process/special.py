@@ -28,7 +28,7 @@ class SpecialBacking:
         self._cache, self._mapping = cache, mapping
 
     def lookup(self, first: int, last: int) -> Pages:
-        """See ``Backing.lookup``."""
+        """Return the pages that the special mapping lists."""
         kernel, found = self._mapping.kernel, []
         array, word = self._mapping.pointer("pages"), kernel.arch.pointer_size
         for index in range(first, min(last + 1, PAGES_MAX)):

@@ -173,14 +173,14 @@ class FileStore:
         )
 
     def find(self, offset: int) -> UserPageState | None:
-        """See ``Store.find``."""
+        """Tell whether the file has the slot."""
         if self.swap.read(offset) is None:
             return UserPageState.SWAP_CUT_OFF
         self.nr_found += 1
         return UserPageState.STORED
 
     def read(self, offset: int) -> bytes:
-        """See ``Store.read``."""
+        """Return the page of a slot."""
         page = self.swap.read(offset)
         if page is None:
             raise CorruptStructure(f"slot {offset:#x} lies behind the end of {self.swap.file.path}", offset, "swap")

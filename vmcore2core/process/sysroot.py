@@ -47,12 +47,12 @@ class OriginalFile:
         self.size = path.stat().st_size
 
     def has(self, indices: U64Array) -> NDArray[np.bool_]:
-        """See ``Original.has``."""
+        """Tell which pages lie within the file."""
         found: NDArray[np.bool_] = indices < np.uint64(-(-self.size // self._page_size))
         return found
 
     def read(self, indices: U64Array) -> tuple[U8Array, NDArray[np.bool_]]:
-        """See ``Original.read``; behind the file's end, its last page is zero."""
+        """Return the pages, and which of them were read; behind the file's end, its last page is zero."""
         pages = np.zeros((len(indices), self._page_size), np.uint8)
         good = np.zeros(len(indices), np.bool_)
         try:

@@ -61,7 +61,7 @@ class VdsoBacking:
         return None
 
     def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
-        """See ``Backing.lookup``; the index counts pages from the start of the mapping."""
+        """Return the pages of the image; the index counts pages from the start of the mapping."""
         count = 0 if self._first is None else last - first + 1
         index = np.arange(first, first + count, dtype=np.uint64)
         paddr: U64Array = (index * np.uint64(self.page_size)) + np.uint64(self._first or 0)

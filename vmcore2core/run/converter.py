@@ -240,7 +240,7 @@ class Conversion:
         )
 
     def _files(self, job: Job, captured: Captured | None = None) -> _Files:
-        """See ``Outcome.files``, ``Outcome.images`` and ``Outcome.without_cfi``."""
+        """Return what ``Outcome`` has of files, images and call frame information."""
         from vmcore2core.handover.callers import stacks_without_cfi
         from vmcore2core.handover.images import images_of
 

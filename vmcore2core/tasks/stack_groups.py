@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vmcore2core.overrides import override
 from vmcore2core.process.kernelbt import KernelFrameRow
 from vmcore2core.unwind.stacks import FrameRow, StackRow
 
@@ -32,6 +33,7 @@ class Step:
     file: str | None
     kind: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.name} ({self.file})" if self.file and self.kind != "inlined" else self.name
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from vmcore2core.formats import dwarf_cfi as fmt
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.overrides import override
 from vmcore2core.unwind.cfi import EhFrame
 
 
@@ -26,6 +27,6 @@ class DebugFrame(EhFrame):
         super().__init__(lambda at, size: data[at : at + size] if at + size <= len(data) else None, order, word)
         self.bias = bias
 
+    @override
     def cie_address(self, at: int, distance: int) -> int:
-        """See ``EhFrame.cie_address``."""
         return distance

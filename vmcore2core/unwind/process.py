@@ -71,7 +71,7 @@ class UserSpace:
 
     @property
     def read(self) -> Read:
-        """See ``Space.read``."""
+        """What reads the process's memory."""
         return self._read
 
     def original(self, vma: Vma) -> Original | None:
@@ -83,7 +83,7 @@ class UserSpace:
         return None if file is None else file.original
 
     def instructions(self, address: int, size: int) -> bytes | None:
-        """See ``Space.instructions``."""
+        """Return code from memory, else from the mapped file; None where neither has it."""
         found = self._read(address, size)
         if found is None and (image := self.image(address)) is not None:
             found = image.read(address, size)
@@ -97,22 +97,22 @@ class UserSpace:
         return self.snapshot.vmas[at]
 
     def executable(self, address: int) -> bool:
-        """See ``Space.executable``."""
+        """Tell whether an address lies in an executable mapping."""
         vma = self.vma(address)
         return vma is not None and bool(vma.p_flags & PF_X)
 
     def generated(self, address: int) -> bool:
-        """See ``Space.generated``."""
+        """Tell whether an address lies in code that the program generated (JIT)."""
         vma = self.vma(address)
         return vma is not None and bool(vma.p_flags & PF_X) and vma.path is None and self.image(address) is None
 
     def same_mapping(self, first: int, second: int) -> bool:
-        """See ``Space.same_mapping``."""
+        """Tell whether two addresses lie in one mapping."""
         vma = self.vma(first)
         return vma is not None and vma is self.vma(second)
 
     def image(self, address: int) -> Image | None:
-        """See ``Space.image``."""
+        """Return the ELF image that has the code at an address; None if there is none."""
         vma = self.vma(address)
         if vma is None or not vma.p_flags & PF_X:
             return None

@@ -11,6 +11,7 @@ import numpy as np
 from vmcore2core.containers.base import PageState
 from vmcore2core.memory.region import Backing, UserPageState
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.overrides import override
 from vmcore2core.unwind.cursor import Read
 
 CACHED_PAGES = 2048
@@ -33,7 +34,7 @@ class PagedRead:
         self._pages: OrderedDict[int, bytes | None] = OrderedDict()
 
     def __call__(self, address: int, size: int) -> bytes | None:
-        """See ``Read``; a size that no honest structure has is not known either."""
+        """Return the bytes; None where memory lacks them, or for a size that no honest structure has."""
         if not 0 <= size <= READ_MAX or not 0 <= address <= ADDRESS_END - size:
             return None
         page = self.page_size
@@ -117,8 +118,8 @@ class EitherRead(PagedRead):
         self.first, self.second = first, second
         self.second_used = False
 
+    @override
     def __call__(self, address: int, size: int) -> bytes | None:
-        """See ``Read``."""
         found = self.first(address, size)
         if found is None:
             found = super().__call__(address, size)

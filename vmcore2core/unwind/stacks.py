@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from vmcore2core.arch.base import Arch
 from vmcore2core.errors import TaskError
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.overrides import override
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.kernelbt import KernelStack, NamedCall
@@ -28,6 +29,7 @@ class SourcePlace:
     file: str | None
     line: int | None
 
+    @override
     def __str__(self) -> str:
         return (self.file or "??") if self.line is None else f"{self.file or '??'}:{self.line}"
 
@@ -103,6 +105,7 @@ class WantedFile:
     path: str
     build_id: str | None
 
+    @override
     def __str__(self) -> str:
         return f"{self.path} ({'build ID not in memory' if self.build_id is None else f'build ID {self.build_id}'})"
 

@@ -20,6 +20,7 @@ from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import arm as fmt
 from vmcore2core.formats import elf_core
 from vmcore2core.interfaces import ByteOrder, KernelView
+from vmcore2core.overrides import override
 
 WORD = 4
 IMAGE_STEP = 2 << 20  # the kernel's mappings of itself are in steps of this
@@ -60,12 +61,14 @@ class Arm(Arch):
         *registers.LAYOUT_KEYS,
     )
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: CONFIG_ARM_LPAE is all that arch_crash_save_vmcoreinfo() of 32-bit ARM has."""
+        """CONFIG_ARM_LPAE is all that arch_crash_save_vmcoreinfo() of 32-bit ARM has."""
         return vmcoreinfo.string("CONFIG_ARM_LPAE") == "y"
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``; the direct map ends where nothing tells, so that all goes through the page table.
+        """The direct map ends where nothing tells, so that all goes through the page table.
 
         Raises:
             LayoutUnknown: VMCOREINFO lacks a key that this needs.
@@ -89,12 +92,14 @@ class Arm(Arch):
         spec = paging.LPAE if vmcoreinfo.string("CONFIG_ARM_LPAE") == "y" else paging.TWO_LEVELS
         return KernelMap(spec=spec, root=PhysAddr(pgd + offset), linear=(), image=(image,))
 
+    @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """See ``Arch.located_keys``: __pv_offset is PHYS_OFFSET less PAGE_OFFSET."""
+        """__pv_offset is PHYS_OFFSET less PAGE_OFFSET."""
         yield {self.image_keys[0]: str(paddr - address)}
 
+    @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """See ``Arch.vmemmap``: there is none; FLATMEM's array begins with the first page of memory (PHYS_OFFSET)."""
+        """There is none; FLATMEM's array begins with the first page of memory (PHYS_OFFSET)."""
         layout = kernel.layout
         first, size = layout.find_symbol("__pv_phys_pfn_offset"), layout.find_size("page")
         array = mem_map(kernel, WORD)
@@ -102,8 +107,9 @@ class Arm(Arch):
             return None
         return array - kernel.uint(first, WORD) * size
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() in arch/arm/include/asm/processor.h.
+        """Follows task_pt_regs() in arch/arm/include/asm/processor.h.
 
         In a system call, pc is behind the svc, and r0 is still the first argument. The kernel's own core has pc at
         the svc: the signal that ends a process prepares its restart (do_signal() in arch/arm/kernel/signal.c).
@@ -138,8 +144,9 @@ class Arm(Arch):
             and regs["sp"] < self.user_end
         )
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``; QEMU's arm_cpu_write_elf32_note() has the CPU's NT_ARM_VFP behind each.
+        """QEMU's arm_cpu_write_elf32_note() has the CPU's NT_ARM_VFP behind each.
 
         It leaves orig_r0 zero: in user mode, a CPU that stopped for the kernel has -1 there.
         """
@@ -160,30 +167,33 @@ class Arm(Arch):
             result.append(CpuNote(len(result), pid, regs, user_mode, tuple(further)))
         return tuple(result)
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``."""
         return registers.Regsets(task, kernel).notes()
 
+    @override
     def note_regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
-        """See ``Arch.note_regsets``."""
         return registers.Regsets(task, kernel).live(note.regsets, user_mode=note.user_mode), None
 
+    @override
     def gate_vma(self, kernel: KernelView) -> KernelAddr | None:
-        """See ``Arch.gate_vma``: with CONFIG_KUSER_HELPERS; get_gate_vma() in arch/arm/kernel/process.c."""
+        """With CONFIG_KUSER_HELPERS; get_gate_vma() in arch/arm/kernel/process.c."""
         found = kernel.layout.find_symbol("gate_vma")
         return None if found is None else KernelAddr(found)
 
+    @override
     def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """See ``Arch.vdso_image``; vdso_init() in arch/arm/kernel/vdso.c."""
+        """Follows vdso_init() in arch/arm/kernel/vdso.c."""
         found = kernel.layout.find_symbol("vdso_start")
         return None if found is None else KernelAddr(found)
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``: there is but one kind of process."""
+        """There is but one kind of process."""
         return CoreMachine(fmt.EM_ARM, 32, fmt.REGS)
 
 

@@ -14,6 +14,7 @@ from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnw
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
 
 FRAME_META_TYPE_FINAL, FRAME_META_TYPE_PT_REGS = 1, 2
 KERNEL_BIT = 1 << 55
@@ -30,7 +31,7 @@ class RecordFrame(KernelFrame):
 
 
 class Arm64Unwinder(KernelUnwinder):
-    """See ``KernelUnwinder``.
+    """Unwinds kernel stacks by frame records.
 
     Args:
         kernel: the dumped one.
@@ -50,17 +51,17 @@ class Arm64Unwinder(KernelUnwinder):
         # With 52 bits, code is where kernels with 48 have it.
         self._tag = WORD & ~((1 << min(bits or VA_BITS_MIN, VA_BITS_MIN)) - 1)
 
+    @override
     def switched_out(self, task: KernelAddr) -> RecordFrame:
-        """See ``KernelUnwinder.switched_out``."""
         pc, fp, sp = (self._word(task + self._context[name].offset) for name in ("pc", "fp", "sp"))
         return RecordFrame(self._code(pc), sp, "switch frame", exact=False, fp=fp)
 
+    @override
     def running(self, note: CpuNote) -> RecordFrame:
-        """See ``KernelUnwinder.running``."""
         return RecordFrame(note.regs["pc"], note.regs["sp"], "crash note", exact=True, fp=note.regs["x29"])
 
+    @override
     def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
-        """See ``KernelUnwinder.caller``."""
         assert isinstance(frame, RecordFrame)  # noqa: S101 - of this class's own methods
         fp = frame.fp
         if fp % 8 or not fp & KERNEL_BIT:

@@ -34,6 +34,7 @@ from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
 from vmcore2core.interfaces import ByteOrder, KernelView, Layout
+from vmcore2core.overrides import override
 
 EM_ARM, EM_AARCH64 = 40, 183
 ADDRESS_MASK = (1 << 64) - 1
@@ -120,12 +121,14 @@ class Arm64(Arch):
         *registers.LAYOUT_KEYS,
     )
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: these keys are in arch/arm64/kernel/vmcore_info.c alone."""
+        """These keys are in arch/arm64/kernel/vmcore_info.c alone."""
         return any(vmcoreinfo.number(key) is not None for key in ("kimage_voffset", "TCR_EL1_T1SZ"))
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``; all from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
+        """All from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
 
         No range is ``linear``: VMCOREINFO does not tell where the image ends, and vmalloc's addresses follow.
         """
@@ -161,8 +164,9 @@ class Arm64(Arch):
         size = vmcoreinfo.string("PAGESIZE")
         return PAGE_SHIFTS.get(int(size)) if size is not None and size.isascii() and size.isdigit() else None
 
+    @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """See ``Arch.located_keys``: kimage_voffset, and how many bits addresses have."""
+        """kimage_voffset, and how many bits addresses have."""
         offset = (address - paddr) & ADDRESS_MASK
         known, told = vmcoreinfo.number("kimage_voffset"), vmcoreinfo.number("VA_BITS")
         t1sz = vmcoreinfo.number("TCR_EL1_T1SZ")
@@ -179,14 +183,15 @@ class Arm64(Arch):
                     "NUMBER(TCR_EL1_T1SZ)": f"{64 - actual:#x}",
                 }
 
+    @override
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
     ) -> tuple[U64Array, U64Array] | None:
-        """See ``Arch.swap_entry``."""
         return paging.swap_entry(entries, layout)
 
+    @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """See ``Arch.vmemmap``; ``vmemmap`` in arch/arm64/include/asm/pgtable.h, which VMCOREINFO of 6.1 has in parts.
+        """Follows ``vmemmap`` in arch/arm64/include/asm/pgtable.h, which VMCOREINFO of 6.1 has in parts.
 
         VMEMMAP_START is the page structure of the first memory that there is (memstart_addr, a signed number).
         """
@@ -201,12 +206,13 @@ class Arm64(Arch):
         signed = ((first & ADDRESS_MASK) ^ 1 << 63) - (1 << 63)
         return (start - signed // page * size) & ADDRESS_MASK
 
+    @override
     def tag_spec(self, kernel: KernelView) -> TagSpec | None:
-        """See ``Arch.tag_spec``."""
         return features.tag_spec(kernel)
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() in arch/arm64/include/asm/processor.h.
+        """Follows task_pt_regs() in arch/arm64/include/asm/processor.h.
 
         In a system call, pc is behind the svc, and x0 is still the first argument. The kernel's own core has pc at
         the svc: the signal that ends a process prepares its restart (do_signal() in arch/arm64/kernel/signal.c).
@@ -245,8 +251,9 @@ class Arm64(Arch):
             masked = pstate & fmt.PSR_DAIF
         return not masked and regs["pc"] % align == 0 and 0 < regs["pc"] < limit and sp < limit
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``; QEMU's arm_cpu_write_elf64_note() and the kernel's crash_save_cpu() write the same.
+        """QEMU's arm_cpu_write_elf64_note() and the kernel's crash_save_cpu() write the same.
 
         QEMU has the CPU's NT_FPREGSET, NT_ARM_SVE behind each.
         """
@@ -266,35 +273,38 @@ class Arm64(Arch):
             result.append(CpuNote(len(result), pid, regs, user_mode=user, regsets=tuple(further)))
         return tuple(result)
 
+    @override
     def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """See ``Arch.vdso_image``; vdso_info[] in arch/arm64/kernel/vdso.c."""
+        """Follows vdso_info[] in arch/arm64/kernel/vdso.c."""
         found = kernel.layout.find_symbol("vdso_start" if machine.elf_class == 64 else "vdso32_start")
         return None if found is None else KernelAddr(found)
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``; a 32-bit process has TASK_SIZE_32, and PSTATE.M[4] set."""
+        """A 32-bit process has TASK_SIZE_32, and PSTATE.M[4] set."""
         small = task_size <= fmt.TASK_SIZE_32_MAX if task_size is not None else None
         if small if small is not None else regs.get("pstate", 0) & fmt.PSR_MODE32_BIT:
             return CoreMachine(EM_ARM, 32, fmt.COMPAT_REGS)
         return CoreMachine(EM_AARCH64, 64, fmt.user_pt_regs.names or ())
 
+    @override
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
-        """See ``Arch.gregs``; compat_get_user_reg() in arch/arm64/kernel/ptrace.c for 32-bit processes."""
+        """Follows compat_get_user_reg() in arch/arm64/kernel/ptrace.c for 32-bit processes."""
         if machine.elf_class == 32 and regs.get("pstate", 0) & fmt.PSR_AA32_DIT_BIT:
             regs = {**regs, "pstate": regs["pstate"] & ~fmt.PSR_AA32_DIT_BIT | fmt.COMPAT_PSR_DIT_BIT}
         return super().gregs(regs, machine)
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``."""
         thread = self._thread(task, regs, kernel)
         return compat.regsets(thread) if machine.elf_class == 32 else registers.regsets(thread)
 
+    @override
     def note_regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
-        """See ``Arch.note_regsets``."""
         if not note.user_mode or not note.regsets:
             return (), None
         if regs.get("pstate", 0) & fmt.PSR_MODE32_BIT:
@@ -309,19 +319,20 @@ class Arm64(Arch):
         bits = layout.find_constant("VA_BITS") if t1sz is None else 64 - t1sz
         return registers.Thread(task, regs, bits or 48, kernel)
 
+    @override
     def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
-        """See ``Arch.kernel_unwinder``."""
         return Arm64Unwinder(kernel)
 
+    @override
     def system_call(
         self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
-        """See ``Arch.system_call``."""
         frame = self._saved_frame(stack, kernel)
         return None if frame is None else system_call(frame)
 
+    @override
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """See ``Arch.unwind_spec``; Procedure Call Standard for the Arm 64-bit Architecture, 6.1.1 and 6.4.6."""
+        """Follows Procedure Call Standard for the Arm 64-bit Architecture, 6.1.1 and 6.4.6."""
         return _UNWIND if machine.elf_class == 64 else None
 
 

@@ -32,6 +32,7 @@ from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import i386 as fmt
 from vmcore2core.formats.elf import EM_386
 from vmcore2core.interfaces import ByteOrder, KernelView
+from vmcore2core.overrides import override
 
 WORD = 4
 IMAGE_STEP = 2 << 20  # the kernel image begins in a page of this size
@@ -71,12 +72,14 @@ class I386(Arch):
         *x86_registers.LAYOUT_KEYS,
     )
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: CONFIG_X86_PAE is all that arch_crash_save_vmcoreinfo() of i386 has without NUMA."""
+        """CONFIG_X86_PAE is all that arch_crash_save_vmcoreinfo() of i386 has without NUMA."""
         return vmcoreinfo.string("CONFIG_X86_PAE") == "y"
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``; the direct map ends where nothing tells, so that all goes through the page table.
+        """The direct map ends where nothing tells, so that all goes through the page table.
 
         Raises:
             LayoutUnknown: VMCOREINFO lacks a key that this needs.
@@ -100,17 +103,20 @@ class I386(Arch):
         # mm->pgd and swapper_pg_dir are the kernel's copies with page-table isolation too; the user's is at +4096.
         return KernelMap(spec=spec, root=PhysAddr(pgd - page_offset), linear=(), image=(image,))
 
+    @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """See ``Arch.located_keys``: PAGE_OFFSET; KASLR moves the image in the direct map, virtual and physical."""
+        """PAGE_OFFSET; KASLR moves the image in the direct map, virtual and physical."""
         if address - paddr in fmt.PAGE_OFFSETS:
             yield {"NUMBER(PAGE_OFFSET)": str(address - paddr)}
 
+    @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """See ``Arch.vmemmap``: there is none; FLATMEM's array begins with page frame 0."""
+        """There is none; FLATMEM's array begins with page frame 0."""
         return mem_map(kernel, WORD)
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() in arch/x86/include/asm/processor.h.
+        """Follows task_pt_regs() in arch/x86/include/asm/processor.h.
 
         The saved selectors tell the padding: no other word pair of a frame reads as user CS and SS.
         """
@@ -150,8 +156,9 @@ class I386(Arch):
         )
         return regs if user else None
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``; a "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
+        """A "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
         result = []
         for number, desc, control in each_cpu(notes, fmt.PRSTATUS_SIZE):
             record = np.frombuffer(desc, fmt.pt_regs, 1, fmt.PRSTATUS_REGS)[0]
@@ -163,41 +170,45 @@ class I386(Arch):
             result.append(CpuNote(number, pid, regs, user_mode=user_mode))
         return tuple(result)
 
+    @override
     def note_bases(self, note: CpuNote) -> Mapping[str, int]:
-        """See ``Arch.note_bases``: the user's gs, unless the kernel has its own there (before Linux 5.13).
+        """The user's gs, unless the kernel has its own there (before Linux 5.13).
 
         The kernel's has privilege level 0.
         """
         gs = note.regs["gs"]
         return {"gs": gs} if gs & 3 == 3 or gs == 0 else {}
 
+    @override
     def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
-        """See ``Arch.note_uses_pgd``: with page-table isolation, bit 12 of CR3 selects the user's copy."""
+        """With page-table isolation, bit 12 of CR3 selects the user's copy."""
         if "cr3" not in note.regs:
             return None
         root = note.regs["cr3"] & fmt.CR3_ROOT_MASK
         return pgd in (root, root & ~(1 << 12))
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``."""
         return x86_registers.regsets_of_32_bit(task, kernel)
 
+    @override
     def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
-        """See ``Arch.process_notes``."""
         return x86_registers.process_notes(kernel)
 
+    @override
     def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """See ``Arch.vdso_image``; struct vdso_image in arch/x86/include/asm/vdso.h."""
+        """The image is a ``struct vdso_image`` in arch/x86/include/asm/vdso.h."""
         return vdso.vdso_image(mm, kernel, WORD)
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``: there is but one kind of process."""
+        """There is but one kind of process."""
         return CoreMachine(EM_386, 32, self.greg_names)
 
+    @override
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """See ``Arch.unwind_spec``."""
         return _UNWIND
 
 

@@ -32,6 +32,7 @@ from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import loongarch64 as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView, Layout
+from vmcore2core.overrides import override
 
 EM_LOONGARCH = 258
 IMAGE_ALIGN = 2 << 20
@@ -104,13 +105,15 @@ class Loongarch64(Arch):
         *LAYOUT_KEYS,
     )
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: no other kernel's image is in this window."""
+        """No other kernel's image is in this window."""
         pgd = vmcoreinfo.symbol("swapper_pg_dir")
         return pgd is not None and fmt.CACHE_BASE <= pgd < LINEAR_END
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``: the window is physical 0 on in every kernel, wherever it was loaded.
+        """The window is physical 0 on in every kernel, wherever it was loaded.
 
         Nothing in VMCOREINFO tells how many levels the kernel's page table has: it is the first that there may be.
         Entries of a level do not pass for another's, so that a wrong number finds nothing, and not other memory.
@@ -148,8 +151,9 @@ class Loongarch64(Arch):
             )
         return address
 
+    @override
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
-        """See ``Arch.user_page_table``: a kernel has an invalid table for each level but the first, by its name."""
+        """A kernel has an invalid table for each level but the first, by its name."""
         found = [kernel.layout.find_symbol(name) for name in INVALID_TABLES]
         known = tuple(address for address in found if address is not None)
         if not known:
@@ -157,15 +161,16 @@ class Loongarch64(Arch):
         levels = max(i for i, address in enumerate(found) if address is not None) + 2
         return page_table_spec(kernel_map.spec.page_size, levels, known)
 
+    @override
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
     ) -> tuple[U64Array, U64Array]:
-        """See ``Arch.swap_entry``."""
         types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
         return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() in arch/loongarch/include/asm/processor.h, gpr_get().
+        """Follows task_pt_regs() in arch/loongarch/include/asm/processor.h, gpr_get().
 
         In a system call, a0 is -ENOSYS or still the first argument until it returns; the kernel's own core has what
         the signal that ended the process made of it.
@@ -189,12 +194,13 @@ class Loongarch64(Arch):
             and regs["sp"] < self.user_end
         )
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``.
+        """The program counter is known in kdump's notes only, not in QEMU's.
 
-        The kernel's crash_save_cpu() writes the CSRs, too, and era is the program counter. QEMU's
-        loongarch_cpu_write_elf64_note() leaves them zero and puts the CSR itself into era: where the last exception
-        came from, and not where the CPU is. So that is not known. The stack pointer tells the mode.
+        The kernel's crash_save_cpu() also writes the CSRs, and its era is the program counter. QEMU's
+        loongarch_cpu_write_elf64_note() leaves the CSRs zero and writes the CSR itself into era: the place of the last
+        exception, not of the CPU. The stack pointer tells the mode.
         """
         result: list[CpuNote] = []
         for name, n_type, desc in notes:
@@ -221,29 +227,33 @@ class Loongarch64(Arch):
                 del regs[name]
         return CpuNote(number, pid, regs, user_mode)
 
+    @override
     def note_number(self, cpu: int, kernel: KernelView) -> int:
-        """See ``Arch.note_number``: ``__cpu_logical_map`` has the hardware's numbers (int)."""
+        """``__cpu_logical_map`` has the hardware's numbers (int)."""
         table = kernel.layout.find_symbol("__cpu_logical_map")
         return cpu if table is None else kernel.uint(table + 4 * cpu, 4)
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``: these kernels run no 32-bit processes."""
+        """These kernels run no 32-bit processes."""
         return CoreMachine(EM_LOONGARCH, 64, self.greg_names)
 
+    @override
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec:
-        """See ``Arch.unwind_spec``; ladwarf.adoc and lapcs.adoc ("Register Convention")."""
+        """Follows ladwarf.adoc and lapcs.adoc ("Register Convention")."""
         return _UNWIND
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``."""
         return Regsets(task, kernel).notes()
 
+    @override
     def note_regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
-        """See ``Arch.note_regsets``: a thread gets the FPU when it first uses it after it came to the CPU.
+        """A thread gets the FPU when it first uses it after it came to the CPU.
 
         Until then its registers are in memory, and QEMU's NT_FPREGSET has another thread's.
         """

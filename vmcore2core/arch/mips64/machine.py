@@ -34,6 +34,7 @@ from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView, Layout
+from vmcore2core.overrides import override
 
 IMAGE_ALIGN = 64 << 10
 IMAGE_MAX = 256 << 20
@@ -118,8 +119,9 @@ class Mips64(Arch):
     def _order(self) -> str:
         return "<" if self.byte_order == "little" else ">"
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: x86-64 and riscv64 have their images at such addresses, too, and keys of their own."""
+        """x86-64 and riscv64 have their images at such addresses, too, and keys of their own."""
         if any(vmcoreinfo.number(key) is not None for key in OWN_KEYS):
             return True
         pgd = vmcoreinfo.symbol("swapper_pg_dir")
@@ -127,8 +129,9 @@ class Mips64(Arch):
             return False
         return all(vmcoreinfo.number(key) is None for key in OTHERS_KEYS)
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``: the segments are the same in every kernel, wherever it was loaded.
+        """The segments are the same in every kernel, wherever it was loaded.
 
         Nothing in VMCOREINFO tells how many levels the kernel's page table has: they are the fewest that there may be.
         Entries of a level do not pass for another's, so that a wrong number finds nothing, and not other memory.
@@ -164,8 +167,9 @@ class Mips64(Arch):
             )
         return paddr
 
+    @override
     def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
-        """See ``Arch.whole_map``: the invalid tables tell how many levels there are."""
+        """The invalid tables tell how many levels there are."""
         invalid = self._invalid_tables(kernel_map, kernel)
         levels = len(invalid) + 1 if invalid else None
         form = table_form(kernel_map.spec.page_size, levels, None, kernel.layout.find_constant)
@@ -197,8 +201,9 @@ class Mips64(Arch):
             return ()
         return tuple(reversed(found))
 
+    @override
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
-        """See ``Arch.user_page_table``.
+        """The invalid tables and ``mm_struct.task_size`` tell the number of levels.
 
         Raises:
             LayoutUnknown: nothing tells where page frame numbers are in an entry.
@@ -215,19 +220,21 @@ class Mips64(Arch):
         form = table_form(page_size, len(invalid) + 1 if invalid else None, task_size, layout.find_constant)
         return page_table_spec(form, self._order, invalid)
 
+    @override
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
     ) -> tuple[U64Array, U64Array]:
-        """See ``Arch.swap_entry``."""
         types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
         return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
 
+    @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """See ``Arch.vmemmap``: kernels with CONFIG_FLATMEM have an array, from physical page 0 on."""
+        """Kernels with CONFIG_FLATMEM have an array, from physical page 0 on."""
         return mem_map(kernel, self.pointer_size)
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() in arch/mips/include/asm/processor.h.
+        """Follows task_pt_regs() in arch/mips/include/asm/processor.h.
 
         A system call saves some registers alone (SAVE_SOME): $s0 to $s7 and $fp are as the kernel's functions saved
         them, and are left out where those do not tell. $at, $t0 to $t3, $t8, hi and lo are older there, as they are in
@@ -277,8 +284,9 @@ class Mips64(Arch):
             and regs["sp"] < self.user_end
         )
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``; crash_save_cpu() writes them, QEMU dumps no MIPS machine."""
+        """crash_save_cpu() writes them, QEMU dumps no MIPS machine."""
         result: list[CpuNote] = []
         declared = fmt.elf_gregset(self._order)
         for name, n_type, desc in notes:
@@ -290,18 +298,20 @@ class Mips64(Arch):
                 result.append(CpuNote(len(result), pid, regs, user_mode))
         return tuple(result)
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``: of a 32-bit process, ``process_machine`` tells the ABI."""
+        """Of a 32-bit process, ``process_machine`` tells the ABI."""
         if task_size is None or task_size > fmt.TASK_SIZE32:
             return _MACHINES["n64"]
         return CoreMachine(
             fmt.EM_MIPS, 32, fmt.ELF_GREGS_64, "a 32-bit process of n32 or o32: nothing tells which of these"
         )
 
+    @override
     def process_machine(
         self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, kernel: KernelView
     ) -> CoreMachine:
-        """See ``Arch.process_machine``: thread_info's flags tell (SET_PERSONALITY2())."""
+        """thread_info's flags tell (SET_PERSONALITY2())."""
         flags = self._thread_flags(task, kernel)
         if flags is None:
             return self.core_machine(regs, task_size)
@@ -319,25 +329,27 @@ class Mips64(Arch):
         record = np.frombuffer(kernel.memory.read(stack, declared.itemsize), declared)[0]
         return int(record["flags"]) if int(record["task"]) == task else None
 
+    @override
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
-        """See ``Arch.gregs``; mips_dump_regs64(), mips_dump_regs32()."""
+        """Follows mips_dump_regs64(), mips_dump_regs32()."""
         return super().gregs({**regs, "zero": 0, "k0": 0, "k1": 0}, machine)
 
+    @override
     def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """See ``Arch.vdso_image``; ``struct mips_vdso_image`` begins with its address."""
+        """``struct mips_vdso_image`` begins with its address."""
         found = kernel.layout.find_symbol(_VDSO_IMAGES[abi_of(machine)])
         if found is None:
             return None
         return KernelAddr(kernel.uint(found, 8))
 
+    @override
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec:
-        """See ``Arch.unwind_spec``."""
         return unwind_spec(abi_of(machine), self.byte_order)
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``."""
         flags = self._thread_flags(task, kernel)
         if flags is None:
             return None

@@ -33,7 +33,7 @@ def ends_with_call(code: bytes, byte_order: ByteOrder) -> bool:
 def frames_by_code(
     read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool, *, order: ByteOrder, width: int
 ) -> Iterator[CodeFrame]:
-    """See ``FramesByCode``; without a start, only a function that has made a frame and saved $ra is told."""
+    """A ``FramesByCode``; without ``start``, it finds only a function that has made a frame and saved $ra."""
     found = _frame_by_code(read, pc, start, exact, order, width)
     if found is not None:
         yield found

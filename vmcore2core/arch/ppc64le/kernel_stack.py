@@ -12,6 +12,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
 
 LR_SAVE = 16
 REGS_MARKERS = (0x5347_4552, 0x7265_6773_6865_7265)
@@ -24,7 +25,7 @@ WORD = (1 << 64) - 1
 
 
 class Ppc64leUnwinder(KernelUnwinder):
-    """See ``KernelUnwinder``.
+    """Unwinds kernel stacks by back chains.
 
     Args:
         kernel: the dumped one.
@@ -38,17 +39,18 @@ class Ppc64leUnwinder(KernelUnwinder):
         self._ksp = kernel.layout.member("task_struct", "thread.ksp").offset
         self._regs = {name: kernel.layout.member("pt_regs", name).offset for name in ("nip", "msr", "gpr")}
 
+    @override
     def switched_out(self, task: KernelAddr) -> KernelFrame:
-        """See ``KernelUnwinder.switched_out``: _switch() has a frame of its own, and saves LR in its caller's."""
+        """_switch() has a frame of its own, and saves LR in its caller's."""
         sp = self._word(self._word(task + self._ksp))
         return KernelFrame(self._word(sp + LR_SAVE), sp, "switch frame", exact=False)
 
+    @override
     def running(self, note: CpuNote) -> KernelFrame:
-        """See ``KernelUnwinder.running``."""
         return KernelFrame(note.regs["nip"], note.regs["r1"], "crash note", exact=True)
 
+    @override
     def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
-        """See ``KernelUnwinder.caller``."""
         regs = next((frame.sp + at for marker, at in INT_FRAMES if self._is_marked(frame.sp + marker)), None)
         if regs is not None:
             if self._word(regs + self._regs["msr"]) & MSR_PR:

@@ -38,6 +38,7 @@ from vmcore2core.errors import LayoutError, LayoutInvalid, LayoutUnknown, Memory
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView, Layout
+from vmcore2core.overrides import override
 
 EM_PPC, EM_PPC64 = 20, 21
 IMAGE_MAX = 256 << 20
@@ -108,12 +109,14 @@ class Ppc64le(Arch):
         *VMEMMAP_KEYS,
     )
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: these keys are in arch/powerpc/kexec/vmcore_info.c alone."""
+        """These keys are in arch/powerpc/kexec/vmcore_info.c alone."""
         return vmcoreinfo.number("RADIX_MMU") is not None or vmcoreinfo.symbol("mmu_psize_defs") is not None
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``: 0xc000000000000000 is physical 0 in every kernel, wherever it was loaded.
+        """0xc000000000000000 is physical 0 in every kernel, wherever it was loaded.
 
         Raises:
             LayoutInvalid: the page size is none that these kernels have, or a symbol is not in the linear mapping.
@@ -134,8 +137,9 @@ class Ppc64le(Arch):
         root = PhysAddr(pgd - fmt.PAGE_OFFSET)
         return KernelMap(spec=kernel_spec(size, radix_mmu), root=root, linear=(linear,), image=(image,))
 
+    @override
     def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
-        """See ``Arch.whole_map``: with the hash MMU, the kernel's variables tell the form of its page table, too.
+        """With the hash MMU, the kernel's variables tell the form of its page table, too.
 
         Where they do not, what is beyond the linear mapping stays unknown.
         """
@@ -165,25 +169,28 @@ class Ppc64le(Arch):
             )
         return address
 
+    @override
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
-        """See ``Arch.user_page_table``: one form for all processes."""
+        """One form for all processes."""
         return user_spec(kernel_map.spec.page_size, kernel)
 
+    @override
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
     ) -> tuple[U64Array, U64Array]:
-        """See ``Arch.swap_entry``."""
         return swap_entry(entries, page_size)
 
+    @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """See ``Arch.vmemmap``; VMCOREINFO has the value of ``vmemmap`` (since Linux 5.13), kallsyms its address."""
+        """VMCOREINFO has the value of ``vmemmap`` (since Linux 5.13), kallsyms its address."""
         found = kernel.layout.find_symbol("vmemmap")
         if found is not None and fmt.PAGE_OFFSET <= found < fmt.LINEAR_END_HASH_4K:
             return kernel.uint(found, 8)
         return found
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() is ``thread.regs``, NULL in a kernel thread; gpr_get().
+        """task_pt_regs() is ``thread.regs``, NULL in a kernel thread; gpr_get().
 
         They end where the stack ends, in all versions. In a system call, r3 is still the first argument, or -ERESTART*
         once a signal has interrupted it; trap tells that it is one.
@@ -219,12 +226,13 @@ class Ppc64le(Arch):
         )
         return regs | {"softe": fmt.SOFTE_USER} if user else None
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``.
+        """QEMU's notes may have another byte order than the kernel.
 
-        QEMU writes them, headers and registers, in the byte order that interrupts have in its first CPU, which may be
-        big where the kernel is little-endian; MSR tells. Its NT_PRSTATUS has neither pr_pid nor what is not a
-        register, such as trap, and is followed by further notes, which kdump's has not.
+        QEMU writes headers and registers in the byte order in which its first CPU takes interrupts. That may be
+        big-endian although the kernel is little-endian; MSR tells. QEMU's NT_PRSTATUS has no pr_pid and nothing that is
+        not a register, such as trap. Further notes follow it, unlike kdump's.
         """
         cpus: list[tuple[bytes, dict[int, bytes]]] = []
         for name, n_type, desc in notes:
@@ -247,8 +255,9 @@ class Ppc64le(Arch):
             regs["softe"] = fmt.SOFTE_USER
         return CpuNote(number, pid, regs, user_mode, qemu_regsets(more, order) if by_qemu else ())
 
+    @override
     def note_number(self, cpu: int, kernel: KernelView) -> int:
-        """See ``Arch.note_number``: 0 may be whichever CPU booted, and paca_struct has the hardware's number.
+        """0 may be whichever CPU booted, and paca_struct has the hardware's number.
 
         smp_setup_cpu_maps() in arch/powerpc/kernel/setup-common.c.
         """
@@ -267,42 +276,45 @@ class Ppc64le(Arch):
             return cpu
         return sum(1 for number in numbers if number is not None and number < own)
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``; a compat process runs with MSR's SF clear, and has TASK_SIZE_USER32."""
+        """A compat process runs with MSR's SF clear, and has TASK_SIZE_USER32."""
         small = task_size <= fmt.TASK_SIZE_32_MAX if task_size is not None else not regs.get("msr", fmt.MSR_SF) >> 63
         if small:
             return CoreMachine(EM_PPC, 32, self.greg_names, "a 32-bit (ppc) process, which is not supported")
         return CoreMachine(EM_PPC64, 64, self.greg_names)
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``; native_regsets in arch/powerpc/kernel/ptrace/ptrace-view.c.
+        """Follows native_regsets in arch/powerpc/kernel/ptrace/ptrace-view.c.
 
         Not made: NT_PPC_TM_* (of a thread in a transaction), NT_PPC_PKEY (with the hash MMU), NT_PPC_DEXCR and
         NT_PPC_HASHKEYR (Power10; of the former, a half is in the processor alone).
         """
         return saved_regsets(Thread(task, kernel))
 
+    @override
     def note_regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
-        """See ``Arch.note_regsets``; a CPU that is in the kernel has them as long as the thread's MSR says so."""
+        """A CPU that is in the kernel has them as long as the thread's MSR says so."""
         msr = regs.get("msr", fmt.MSR_FP | fmt.MSR_VEC)
         return live_regsets(Thread(task, kernel), msr, note.regsets), LOST
 
+    @override
     def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
-        """See ``Arch.kernel_unwinder``."""
         return Ppc64leUnwinder(kernel)
 
+    @override
     def system_call(
         self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
-        """See ``Arch.system_call``."""
         return system_call(regs)
 
+    @override
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """See ``Arch.unwind_spec``."""
         return _UNWIND if machine.elf_class == 64 else None
 
 

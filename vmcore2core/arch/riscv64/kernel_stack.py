@@ -14,6 +14,7 @@ from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnw
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.interfaces import KernelView, Memory
+from vmcore2core.overrides import override
 
 STACKFRAME = 16
 """sizeof(struct stackframe)"""
@@ -38,7 +39,7 @@ class PointerFrame(KernelFrame):
 
 
 class Riscv64Unwinder(KernelUnwinder):
-    """See ``KernelUnwinder``.
+    """Unwinds kernel stacks by frame pointers.
 
     Args:
         kernel: the dumped one.
@@ -64,18 +65,18 @@ class Riscv64Unwinder(KernelUnwinder):
         members = {name: kernel.layout.find_member("pt_regs", name) for name in names}
         self._regs = {name: member.offset for name, member in members.items() if member is not None}
 
+    @override
     def switched_out(self, task: KernelAddr) -> PointerFrame:
-        """See ``KernelUnwinder.switched_out``."""
         pc, sp, fp = (self._word(task + self._thread[name]) for name in ("ra", "sp", "s"))
         return PointerFrame(pc, sp, "switch frame", exact=False, fp=fp)
 
+    @override
     def running(self, note: CpuNote) -> PointerFrame:
-        """See ``KernelUnwinder.running``."""
         regs = note.regs
         return PointerFrame(regs["pc"], regs["sp"], "crash note", exact=True, fp=regs["s0"], ra=regs["ra"])
 
+    @override
     def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
-        """See ``KernelUnwinder.caller``."""
         assert isinstance(frame, PointerFrame)  # noqa: S101 - of this class's own methods
         if frame.pc in self._entry and len(self._regs) == 5:
             return self._interrupted(frame.sp)

@@ -34,6 +34,7 @@ from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView, Layout
+from vmcore2core.overrides import override
 
 EM_RISCV = 243
 ADDRESS_MASK = (1 << 64) - 1
@@ -133,12 +134,14 @@ class Riscv64(Arch):
         "OFFSET(task_struct.mm_cid)",
     )
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: these keys are in arch/riscv/kernel/vmcore_info.c alone."""
+        """These keys are in arch/riscv/kernel/vmcore_info.c alone."""
         return any(vmcoreinfo.number(key) is not None for key in ("va_kernel_pa_offset", "phys_ram_base"))
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``; all from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
+        """All from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
 
         No range is ``linear``: VMCOREINFO does not tell where the image ends.
         """
@@ -178,26 +181,29 @@ class Riscv64(Arch):
         told = vmcoreinfo.number("VA_BITS") if mode is None else mode
         return told if told in LEVELS else None
 
+    @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """See ``Arch.located_keys``: va_kernel_pa_offset, and how many levels there are."""
+        """va_kernel_pa_offset, and how many levels there are."""
         offset = (address - paddr) & ADDRESS_MASK
         known, va_bits = vmcoreinfo.number("va_kernel_pa_offset"), self._va_bits(vmcoreinfo)
         if known is None or known & ADDRESS_MASK == offset:
             for bits in LEVELS if va_bits is None else (va_bits,):
                 yield {"NUMBER(va_kernel_pa_offset)": f"{offset:#x}", "NUMBER(VA_BITS)": str(bits)}
 
+    @override
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
     ) -> tuple[U64Array, U64Array] | None:
-        """See ``Arch.swap_entry``.
+        """Only the form of Linux 6.3 and later is known.
 
-        Since Linux kernel commit 51a1007d4113 ("riscv/mm: support __HAVE_ARCH_PTE_SWP_EXCLUSIVE") (in v6.3), an entry
-        has the form that is known here. Nothing tells it but what else is as old: task_struct.mm_cid.
+        It came with Linux kernel commit 51a1007d4113 ("riscv/mm: support __HAVE_ARCH_PTE_SWP_EXCLUSIVE") (in v6.3).
+        The entry itself does not tell its form, so a member of the same age does: task_struct.mm_cid.
         """
         return None if layout.find_member("task_struct", "mm_cid") is None else swap_entry(entries)
 
+    @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """See ``Arch.vmemmap``; ``vmemmap`` in arch/riscv/include/asm/pgtable.h.
+        """Follows ``vmemmap`` in arch/riscv/include/asm/pgtable.h.
 
         Since Linux kernel commit f754f27e98f8 ("riscv: mm: Fix the out of bound issue of vmemmap address") (in v6.14
         and stable kernels), the page at VMEMMAP_START is that of vmemmap_start_pfn; since a11dd49dcb93 ("riscv:
@@ -230,8 +236,9 @@ class Riscv64(Arch):
             first = (base & ADDRESS_MASK) >> fmt.PAGE_SHIFT
         return (start - first * size) & ADDRESS_MASK
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() in arch/riscv/include/asm/processor.h.
+        """Follows task_pt_regs() in arch/riscv/include/asm/processor.h.
 
         In a system call, pc is behind the ecall, and a0 is -ENOSYS or, in older kernels, still the first argument.
         The kernel's own core has pc at the ecall and a0 = orig_a0: the signal that ends a process prepares its restart
@@ -270,8 +277,9 @@ class Riscv64(Arch):
             and regs["sp"] < self.user_end
         )
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``; QEMU's riscv_cpu_write_elf64_note() and the kernel's crash_save_cpu() write the same.
+        """QEMU's riscv_cpu_write_elf64_note() and the kernel's crash_save_cpu() write the same.
 
         Neither tells the privilege mode; the kernel's addresses are in the upper half.
         """
@@ -285,38 +293,43 @@ class Riscv64(Arch):
             result.append(CpuNote(len(result), pid, regs, user_mode=regs["pc"] < self.user_end))
         return tuple(result)
 
+    @override
     def note_number(self, cpu: int, kernel: KernelView) -> int:
-        """See ``Arch.note_number``: CPU 0 is whichever hart came first; arch/riscv/kernel/smp.c, setup_smp()."""
+        """CPU 0 is whichever hart came first; arch/riscv/kernel/smp.c, setup_smp()."""
         table = kernel.layout.find_symbol("__cpuid_to_hartid_map")
         return cpu if table is None else kernel.uint(table + 8 * cpu, 8)
 
+    @override
     def assumed_user_pc(self, note: CpuNote) -> int | None:
-        """See ``Arch.assumed_user_pc``: machine mode runs at low addresses, too."""
+        """Machine mode runs at low addresses, too."""
         return note.regs["pc"] if note.user_mode else None
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``; a compat process has TASK_SIZE_32."""
+        """A compat process has TASK_SIZE_32."""
         if task_size is not None and task_size <= fmt.TASK_SIZE_32_MAX:
             return CoreMachine(EM_RISCV, 32, self.greg_names, "a 32-bit (rv32) process, which is not supported")
         return CoreMachine(EM_RISCV, 64, self.greg_names)
 
+    @override
     def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
-        """See ``Arch.kernel_unwinder``."""
         return Riscv64Unwinder(kernel)
 
+    @override
     def system_call(
         self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
-        """See ``Arch.system_call``."""
         found = next(self._saved_frames(stack, kernel), None)
         return None if found is None else system_call(found[1], found[0], kernel)
 
+    @override
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """See ``Arch.unwind_spec``; riscv-cc.adoc ("Register Convention", "Frame Pointer Convention"), psABI 1.0."""
+        """Follows riscv-cc.adoc ("Register Convention", "Frame Pointer Convention"), psABI 1.0."""
         return _UNWIND if machine.elf_class == 64 else None
 
+    @override
     def core_flags(self, mm: KernelAddr, kernel: KernelView) -> int:
-        """See ``Arch.core_flags``: those of the executable, as the kernel keeps them for its own cores.
+        """Those of the executable, as the kernel keeps them for its own cores.
 
         Since Linux kernel commit 8c94db0ae97c ("binfmt_elf: preserve original ELF e_flags for core dumps") (in v6.18);
         cores of kernels before have 0.
@@ -324,10 +337,11 @@ class Riscv64(Arch):
         found = kernel.layout.find_member("mm_struct", "saved_e_flags")
         return 0 if found is None else kernel.uint(mm + found.offset, 8) & 0xFFFF_FFFF
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``; riscv_user_regset in arch/riscv/kernel/ptrace.c.
+        """Follows riscv_user_regset in arch/riscv/kernel/ptrace.c.
 
         Not made: NT_RISCV_USER_CFI.
         """

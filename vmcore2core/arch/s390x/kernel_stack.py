@@ -12,6 +12,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
 
 R14 = 8
 """Among the registers that a frame has, r6 to r15."""
@@ -23,7 +24,7 @@ WORD = (1 << 64) - 1
 
 
 class S390xUnwinder(KernelUnwinder):
-    """See ``KernelUnwinder``; ``sp`` of a frame is where its function's callees save their registers.
+    """Unwinds kernel stacks by back chains; ``sp`` of a frame is where its function's callees save their registers.
 
     Args:
         kernel: the dumped one.
@@ -40,17 +41,17 @@ class S390xUnwinder(KernelUnwinder):
         self._overhead, self._pt_regs = kernel.layout.size("stack_frame"), kernel.layout.size("pt_regs")
         self._psw, self._gprs = (kernel.layout.member("pt_regs", name).offset for name in ("psw", "gprs"))
 
+    @override
     def switched_out(self, task: KernelAddr) -> KernelFrame:
-        """See ``KernelUnwinder.switched_out``."""
         sp = self._word(task + self._ksp)
         return KernelFrame(self._word(sp + self._r14), sp, "switch frame", exact=False)
 
+    @override
     def running(self, note: CpuNote) -> KernelFrame:
-        """See ``KernelUnwinder.running``."""
         return KernelFrame(note.regs["pswa"], note.regs["r15"], "crash note", exact=True)
 
+    @override
     def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
-        """See ``KernelUnwinder.caller``."""
         sp = self._word(frame.sp + self._back_chain)
         if sp:
             return KernelFrame(self._word(sp + self._r14), sp, "back chain", exact=False)

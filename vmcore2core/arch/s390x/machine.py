@@ -35,6 +35,7 @@ from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView, Layout
+from vmcore2core.overrides import override
 
 EM_S390 = 22
 IMAGE_MAX = 256 << 20
@@ -102,12 +103,14 @@ class S390x(Arch):
         *LAYOUT_KEYS,
     )
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: this is in arch/s390/kernel/vmcore_info.c (older: machine_kexec.c) alone."""
+        """This is in arch/s390/kernel/vmcore_info.c (older: machine_kexec.c) alone."""
         return vmcoreinfo.symbol("lowcore_ptr") is not None
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``; arch_crash_save_vmcoreinfo().
+        """Follows arch_crash_save_vmcoreinfo().
 
         Since Linux kernel commit c98d2ecae08f ("s390/mm: Uncouple physical vs virtual address spaces") (in v6.10),
         the image's physical and virtual addresses differ, and KERNELOFFPHYS tells how; before, they are the same.
@@ -159,16 +162,18 @@ class S390x(Arch):
         except ValueError:
             raise LayoutInvalid(f"{key} is {text[:32]!r} in VMCOREINFO, expected a hexadecimal number") from None
 
+    @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """See ``Arch.located_keys``: how far the image was moved, which is linked to where its text follows 1 MiB."""
+        """How far the image was moved, which is linked to where its text follows 1 MiB."""
         moved = self._symbol(vmcoreinfo, "_stext") - fmt.TEXT_OFFSET
         if address == paddr:
             yield {}
         else:
             yield {"KERNELOFFSET": f"{moved:x}", "KERNELOFFPHYS": f"{moved - (address - paddr):x}"}
 
+    @override
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
-        """See ``Arch.user_page_table``; the first entry tells the top table's kind, as for pgd_offset_raw().
+        """The first entry tells the top table's kind, as for pgd_offset_raw().
 
         Raises:
             LayoutInvalid: it is zero, which no entry is.
@@ -179,22 +184,24 @@ class S390x(Arch):
             raise LayoutInvalid(f"the first entry of the page table at {pgd:#x} is 0, expected one with its type")
         return SPECS[(first & fmt.ENTRY_TYPE_MASK) >> fmt.TYPE_SHIFT]
 
+    @override
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
     ) -> tuple[U64Array, U64Array]:
-        """See ``Arch.swap_entry``."""
         return swap_entry(entries, sizes)
 
+    @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """See ``Arch.vmemmap``; VMCOREINFO has the value of ``vmemmap``, kallsyms its address, in the image."""
+        """VMCOREINFO has the value of ``vmemmap``, kallsyms its address, in the image."""
         layout = kernel.layout
         found, stext = layout.find_symbol("vmemmap"), layout.find_symbol("_stext")
         if found is not None and stext is not None and stext <= found < stext + IMAGE_MAX:
             return kernel.uint(found, 8)
         return found
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() in arch/s390/include/asm/processor.h, __peek_user().
+        """Follows task_pt_regs() in arch/s390/include/asm/processor.h, __peek_user().
 
         In a system call, the PSW's address is behind the svc, r2 is -ENOSYS or, in older kernels, still the first
         argument, which orig_r2 has. The kernel's own core has -ERESTART* in r2, of the signal that ends a process.
@@ -235,8 +242,9 @@ class S390x(Arch):
             and regs["pswa"] < self.user_end
         )
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``; QEMU's s390_cpu_write_elf64_note(), kdump's fill_cpu_elf_notes().
+        """QEMU's s390_cpu_write_elf64_note(), kdump's fill_cpu_elf_notes().
 
         In both, pr_pid is the position of the note, from 1; QEMU's is in its host's byte order. Both have further
         notes behind each CPU's NT_PRSTATUS.
@@ -266,8 +274,9 @@ class S390x(Arch):
             regs["cr1"] = int.from_bytes(ctrs[fmt.CR1_OFFSET : fmt.CR1_OFFSET + 8], "big")
         return CpuNote(number, number + 1, regs, user_mode, cpu_regsets(more))
 
+    @override
     def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
-        """See ``Arch.note_of``: each CPU has its lowcore at the address in its prefix register."""
+        """Each CPU has its lowcore at the address in its prefix register."""
         layout = kernel.layout
         table, size = layout.find_symbol("lowcore_ptr"), layout.find_constant("lowcore_ptr") or NR_CPUS_MAX
         if table is None or not all("prefix" in note.regs for note in notes):
@@ -277,8 +286,9 @@ class S390x(Arch):
         lowcore = kernel.uint(table + 8 * cpu, 8) & fmt.LOWCORE_ADDRESS
         return next((note for note in notes if note.regs["prefix"] == lowcore), None) if lowcore else None
 
+    @override
     def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
-        """See ``Arch.thread_bases``: the access registers, of which the first two have the thread pointer.
+        """The access registers, of which the first two have the thread pointer.
 
         And orig_r2, which is no register, but what the kernel keeps of the last system call, on a CPU or off it.
         """
@@ -289,36 +299,41 @@ class S390x(Arch):
         record = np.frombuffer(kernel.memory.read(task + found.offset, fmt.acrs.itemsize), fmt.acrs)[0]
         return {name: int(record[name]) for name in fmt.ACRS} | kept
 
+    @override
     def note_bases(self, note: CpuNote) -> Mapping[str, int]:
-        """See ``Arch.note_bases``: the kernel leaves the access registers alone."""
+        """The kernel leaves the access registers alone."""
         return {name: note.regs[name] for name in fmt.ACRS}
 
+    @override
     def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
-        """See ``Arch.note_uses_pgd``: user code runs in the primary address space."""
+        """User code runs in the primary address space."""
         if "cr1" not in note.regs:
             return None
         return note.user_mode and note.regs["cr1"] & fmt.ASCE_ORIGIN == pgd
 
+    @override
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
-        """See ``Arch.thread_pointer``."""
         high, low = regs.get("acr0"), regs.get("acr1")
         return None if high is None or low is None else high << 32 | low
 
+    @override
     def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
-        """See ``Arch.is_thread_pointer``: glibc's tcbhead_t begins with its own address."""
+        """Glibc's tcbhead_t begins with its own address."""
         return value != 0 and value % 8 == 0 and read_user(value, 8) == value.to_bytes(8, "big")
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``; a 31-bit process runs with the PSW's EA clear, and has 2 GiB."""
+        """A 31-bit process runs with the PSW's EA clear, and has 2 GiB."""
         small = task_size <= fmt.TASK_SIZE_31 if task_size is not None else not regs.get("pswm", -1) & fmt.PSW_MASK_EA
         if small:
             return CoreMachine(EM_S390, 32, self.greg_names, "a 31-bit process, which is not supported")
         return CoreMachine(EM_S390, 64, self.greg_names)
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``; s390_regsets in arch/s390/kernel/ptrace.c.
+        """Follows s390_regsets in arch/s390/kernel/ptrace.c.
 
         What thread.system_call has is of the last signal, maybe of the thread that this one was forked from, until a
         signal is delivered: NT_S390_SYSTEM_CALL is what arch_do_signal_or_restart() would put there.
@@ -335,39 +350,43 @@ class S390x(Arch):
             system_call = saved["int_code"] if inside else 0
         return saved_regsets(Thread(task, kernel), saved["int_code"], system_call)
 
+    @override
     def note_regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[CoreNote, ...], str | None]:
-        """See ``Arch.note_regsets``; in the kernel, vector registers may be the kernel's own."""
+        """In the kernel, vector registers may be the kernel's own."""
         if not note.user_mode:
             return (), None
         return live_regsets(Thread(task, kernel), note.regsets)
 
+    @override
     def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
-        """See ``Arch.kernel_unwinder``."""
         return S390xUnwinder(kernel)
 
+    @override
     def system_call(
         self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
-        """See ``Arch.system_call``."""
         found = self._saved_frame(stack, kernel)
         return None if found is None else system_call(regs, found[0], kernel)
 
+    @override
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """See ``Arch.unwind_spec``; ELF ABI s390x supplement, 1.6.1: frames have no pointers to each other."""
+        """ELF ABI s390x supplement, 1.6.1: frames have no pointers to each other."""
         return _UNWIND if machine.elf_class == 64 else None
 
+    @override
     def unwind_registers(self, notes: Sequence[CoreNote]) -> Mapping[str, int]:
-        """See ``Arch.unwind_registers``: a leaf function may save general registers in floating-point ones."""
+        """A leaf function may save general registers in floating-point ones."""
         for note in notes:
             if note.n_type == elf_core.NT_FPREGSET and len(note.desc) == fmt.FPREGSET_SIZE:
                 record = np.frombuffer(note.desc, fmt.s390_fp_regs)[0]
                 return {name: int(record[name]) for name in fmt.FREGS}
         return {}
 
+    @override
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
-        """See ``Arch.gregs``: access registers have four bytes."""
+        """Access registers have four bytes."""
         record = np.zeros(1, fmt.s390_regs)
         for name in self.greg_names:
             record[name] = regs.get(name, 0)

@@ -131,7 +131,7 @@ class Way:
 
 
 def frames_by_code(read: Read, pc: int, start: int | None, exact: bool) -> Iterator[CodeFrame]:  # noqa: ARG001 - as others
-    """See ``FramesByCode``; nothing where capstone is not installed."""
+    """A ``FramesByCode``; it yields nothing if capstone is not installed."""
     code = _Code(read)
     todo, seen, returns = deque([Way(pc)]), {pc}, 0
     for _ in range(STEPS_MAX):

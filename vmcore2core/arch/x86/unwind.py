@@ -16,7 +16,7 @@ from vmcore2core.formats import x86_64 as fmt
 def _frames_by_code(
     read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
 ) -> Iterator[CodeFrame]:
-    """See ``FramesByCode``."""
+    """A ``FramesByCode``."""
     from vmcore2core.arch.x86.code import frames_by_code  # which conversions do without
 
     return frames_by_code(read, pc, start, exact)

@@ -23,6 +23,7 @@ from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import KernelView, Member, Memory
+from vmcore2core.overrides import override
 
 NOTHING, PREV_SP, SP, BP, SP_INDIRECT, BP_INDIRECT = "undefined", "prev sp", "sp", "bp", "sp indirect", "bp indirect"
 REGISTERS = (NOTHING, "rax", "rdx", SP, BP, "rdi", "r10", "r13", PREV_SP, SP_INDIRECT, BP_INDIRECT)
@@ -165,7 +166,7 @@ def _ascending(places: Sequence[int]) -> NDArray[np.intp]:
 
 
 class OrcUnwinder(KernelUnwinder):
-    """See ``KernelUnwinder``.
+    """Unwinds kernel stacks by the kernel's ORC tables.
 
     Args:
         kernel: the dumped one.
@@ -194,8 +195,9 @@ class OrcUnwinder(KernelUnwinder):
             kernel.layout.find_member("orc_entry", "end"),
         )
 
+    @override
     def switched_out(self, task: KernelAddr) -> OrcFrame:
-        """See ``KernelUnwinder.switched_out``: ``struct inactive_task_frame`` is where thread.sp points to."""
+        """``struct inactive_task_frame`` is where thread.sp points to."""
         sp = self._word(task + self._layout.member("task_struct", "thread.sp").offset)
         places = {name: self._in_frame(name) for name in INACTIVE_TASK_FRAME}
         size = self._layout.find_size("inactive_task_frame") or INACTIVE_TASK_FRAME["ret_addr"] + 8
@@ -207,13 +209,13 @@ class OrcUnwinder(KernelUnwinder):
         found = self._layout.find_member("inactive_task_frame", name)
         return INACTIVE_TASK_FRAME[name] if found is None else found.offset
 
+    @override
     def running(self, note: CpuNote) -> OrcFrame:
-        """See ``KernelUnwinder.running``."""
         regs = note.regs
         return OrcFrame(regs["rip"], regs["rsp"], "crash note", exact=True, bp=regs["rbp"], known=regs)
 
+    @override
     def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
-        """See ``KernelUnwinder.caller``."""
         assert isinstance(frame, OrcFrame)  # noqa: S101 - of this class's own methods
         orc, found_by = self._entry(frame.lookup_pc), "ORC"
         if orc is None:

@@ -36,6 +36,7 @@ from vmcore2core.arch.x86_64.kernel_stack import OrcUnwinder
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView, Layout
+from vmcore2core.overrides import override
 
 EM_386, EM_X86_64 = 3, 62
 
@@ -97,12 +98,14 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         {"fsbase": 0, "gsbase": 8, "es": -8, "ds": -6, "fsindex": -4, "gsindex": -2}
     )
 
+    @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """See ``Arch.claims``: these two keys are in arch/x86/kernel/vmcore_info_64.c alone."""
+        """These two keys are in arch/x86/kernel/vmcore_info_64.c alone."""
         return vmcoreinfo.symbol("init_top_pgt") is not None or vmcoreinfo.number("pgtable_l5_enabled") is not None
 
+    @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """See ``Arch.kernel_map``; all from arch_crash_save_vmcoreinfo() of x86-64."""
+        """All from arch_crash_save_vmcoreinfo() of x86-64."""
         phys_base = vmcoreinfo.number("phys_base")
         pgd = vmcoreinfo.symbol("swapper_pg_dir") or vmcoreinfo.symbol("init_top_pgt")
         stext = vmcoreinfo.symbol("_stext")
@@ -129,34 +132,38 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         # mm->pgd and swapper_pg_dir are the kernel's copies with page-table isolation too; the user's is at +4096.
         return KernelMap(spec=spec, root=PhysAddr(pgd + to_phys), linear=(image,))
 
+    @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """See ``Arch.located_keys``: phys_base, and whether there is a fifth level."""
+        """phys_base, and whether there is a fifth level."""
         base = paddr - (address - fmt.START_KERNEL_MAP)
         known, level_5 = vmcoreinfo.number("phys_base"), vmcoreinfo.number("pgtable_l5_enabled")
         if known in (None, base):
             for enabled in (0, 1) if level_5 is None else (level_5,):
                 yield {"NUMBER(phys_base)": str(base), "NUMBER(pgtable_l5_enabled)": str(enabled)}
 
+    @override
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
-        """See ``Arch.user_page_table``: user and kernel tables have one form."""
+        """User and kernel tables have one form."""
         return kernel_map.spec
 
+    @override
     def swap_entry(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
     ) -> tuple[U64Array, U64Array]:
-        """See ``Arch.swap_entry``."""
         return swap_entry(entries)
 
+    @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """See ``Arch.vmemmap``: its base is random; VMCOREINFO's SYMBOL(vmemmap) is that (since Linux 5.13)."""
+        """Its base is random; VMCOREINFO's SYMBOL(vmemmap) is that (since Linux 5.13)."""
         layout = kernel.layout
         found = layout.find_symbol("vmemmap_base")
         if found is not None:
             return kernel.uint(found, 8)
         return layout.find_symbol("vmemmap")
 
+    @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """See ``Arch.user_regs``; task_pt_regs() in arch/x86/include/asm/processor.h.
+        """Follows task_pt_regs() in arch/x86/include/asm/processor.h.
 
         TOP_OF_KERNEL_STACK_PADDING is 16 with CONFIG_X86_FRED in newer kernels and 0 before; the saved selectors
         tell which: no other word pair of a frame reads as user CS and SS.
@@ -190,8 +197,9 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         )
         return regs if user else None
 
+    @override
     def cpu_notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """See ``Arch.cpu_notes``; a "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
+        """A "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
         result = []
         for number, desc, control in each_cpu(notes, fmt.PRSTATUS_SIZE):
             record = np.frombuffer(desc, fmt.user_regs_struct, 1, fmt.PRSTATUS_REGS)[0]
@@ -201,8 +209,9 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             result.append(CpuNote(number, pid, regs, user_mode=regs["cs"] & 3 == 3))
         return tuple(result)
 
+    @override
     def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
-        """See ``Arch.thread_bases``; current_save_fsgs() in arch/x86/kernel/process_64.c keeps them at each switch."""
+        """Follows current_save_fsgs() in arch/x86/kernel/process_64.c keeps them at each switch."""
         bases: dict[str, int | None] = {}
         for reg, member, size in (
             ("fs_base", "fsbase", 8),
@@ -216,8 +225,9 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             bases[reg] = kernel.uint(task + found.offset, size) if found else None
         return bases
 
+    @override
     def implausible(self, regs: Mapping[str, int]) -> str | None:
-        """See ``Arch.implausible``: no instruction loads a base that is not canonical, or a selector beyond the GDT."""
+        """No instruction loads a base that is not canonical, or a selector beyond the GDT."""
         for name in ("fs_base", "gs_base"):
             if regs.get(name, 0) >> fmt.CANONICAL_SHIFT not in fmt.CANONICAL_TOPS:
                 return f"{name} is {regs[name]:#x}, which is not canonical"
@@ -227,22 +237,23 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
                 return f"{name} is {selector:#x}, a selector beyond the GDT"
         return None
 
+    @override
     def infer(self, tasks: Sequence[KernelAddr], kernel: KernelView) -> Mapping[tuple[str, str], int]:
-        """See ``Arch.infer``."""
         return inference.infer(tasks, kernel)
 
+    @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[CoreNote, ...] | None:
-        """See ``Arch.regsets``."""
         return registers.regsets(task, regs, machine.e_machine == EM_X86_64, kernel)
 
+    @override
     def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
-        """See ``Arch.process_notes``."""
         return registers.process_notes(kernel)
 
+    @override
     def note_bases(self, note: CpuNote) -> Mapping[str, int]:
-        """See ``Arch.note_bases``; in the kernel, swapgs has put the user's gs_base into MSR_KERNEL_GS_BASE.
+        """In the kernel, swapgs has put the user's gs_base into MSR_KERNEL_GS_BASE.
 
         kdump's notes repeat ``thread.fsbase`` (ELF_CORE_COPY_REGS in arch/x86/include/asm/elf.h); QEMU's are live.
         """
@@ -256,15 +267,17 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             bases |= {name: note.regs[name] & 0xFFFF for name in ("ds", "es", "fs", "gs")}
         return bases
 
+    @override
     def note_uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
-        """See ``Arch.note_uses_pgd``: CR3 without PCID; with page-table isolation, bit 12 selects the user's copy."""
+        """CR3 without PCID; with page-table isolation, bit 12 selects the user's copy."""
         if "cr3" not in note.regs:
             return None
         root = note.regs["cr3"] & fmt.PTE_PFN_MASK
         return pgd in (root, root & ~(1 << 12))
 
+    @override
     def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
-        """See ``Arch.note_of``; sadump's notes are by APIC ID: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""
+        """Sadump's notes are by APIC ID: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""
         layout = kernel.layout
         if not any("apic_id" in note.regs for note in notes):
             return super().note_of(cpu, notes, kernel)
@@ -275,19 +288,21 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         apic_id = kernel.uint((table + offset) & (1 << 64) - 1, 2)
         return next((note for note in notes if note.regs["apic_id"] == apic_id), None)
 
+    @override
     def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
-        """See ``Arch.thread_pointer``."""
         return regs.get("fs_base")
 
+    @override
     def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
-        """See ``Arch.is_thread_pointer``: a TCB's first and third words point to itself (tcbhead_t of all libcs)."""
+        """A TCB's first and third words point to itself (tcbhead_t of all libcs)."""
         if value % 8 or not 0x1000 <= value < self.user_end:
             return False
         tcb = read_user(value, 24)
         return tcb is not None and tcb[:8] == tcb[16:24] == value.to_bytes(8, "little")
 
+    @override
     def gate_vma(self, kernel: KernelView) -> KernelAddr | None:
-        """See ``Arch.gate_vma``; get_gate_vma() in arch/x86/entry/vsyscall/vsyscall_64.c."""
+        """Follows get_gate_vma() in arch/x86/entry/vsyscall/vsyscall_64.c."""
         layout = kernel.layout
         address, mode = layout.find_symbol("gate_vma"), layout.find_symbol("vsyscall_mode")
         if address is None or mode is None:
@@ -298,12 +313,14 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             return None
         return KernelAddr(address) if value in fmt.VSYSCALL_MAPPED else None
 
+    @override
     def vdso_image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """See ``Arch.vdso_image``; struct vdso_image in arch/x86/include/asm/vdso.h."""
+        """The image is a ``struct vdso_image`` in arch/x86/include/asm/vdso.h."""
         return vdso.vdso_image(mm, kernel, self.pointer_size)
 
+    @override
     def core_machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """See ``Arch.core_machine``: what a process is does not change when it runs code of the other kind (wine does).
+        """What a process is does not change when it runs code of the other kind (wine does).
 
         An x32 process has 64-bit registers in an address space that ends at 4 GiB.
         """
@@ -314,19 +331,21 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
             return CoreMachine(EM_X86_64, 32, self.greg_names, greg_size=8)
         return CoreMachine(EM_386, 32, fmt.user_regs_struct32.names or ())
 
+    @override
     def unwind_spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """See ``Arch.unwind_spec``."""
         known = {(EM_386, 32): _UNWIND_32, (EM_X86_64, 32): UNWIND_X32, (EM_X86_64, 64): UNWIND_64}
         return known.get((machine.e_machine, machine.elf_class))
 
+    @override
     def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
-        """See ``Arch.kernel_unwinder``: CONFIG_UNWINDER_ORC, as all distributions have it."""
+        """CONFIG_UNWINDER_ORC, as all distributions have it."""
         return OrcUnwinder(kernel, modules)
 
+    @override
     def system_call(
         self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
-        """See ``Arch.system_call``: orig_rax is -1 after an interrupt or an exception."""
+        """orig_rax is -1 after an interrupt or an exception."""
         number = regs.get("orig_rax", -1) & 0xFFFF_FFFF
         if number >> 31:
             return None
@@ -336,8 +355,9 @@ class X86_64(Arch):  # noqa: N801 - the architecture's own spelling
         arguments = tuple(regs[name] for name in fmt.SYSCALL_ARGUMENTS)
         return SystemCall(number & ~fmt.X32_SYSCALL_BIT, arguments, native=not number & fmt.X32_SYSCALL_BIT)
 
+    @override
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
-        """See ``Arch.gregs``; genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes, but x32 ones."""
+        """Follows genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes, but x32 ones."""
         if machine.e_machine == EM_386:
             regs = {name: regs.get(fmt.REG32.get(name, name), 0) for name in machine.greg_names}
         return super().gregs(regs, machine)
