@@ -16,7 +16,7 @@ from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Keeping, ProgressBar, progress_bar
 from vmcore2core.containers.remote import located
 from vmcore2core.corefile.plan import Segment, build_plan
-from vmcore2core.corefile.writer import PagesChanged, Progress, WriteReport, write_core
+from vmcore2core.corefile.writer import PagesChanged, Progress, Writer, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid, UsageError
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import resource, sched
@@ -199,6 +199,7 @@ class Session:
         force: bool = False,
         progress: Progress | None = None,
         compression: Compression | None = None,
+        write: Writer = write_core,
     ) -> CoreResult:
         """Write the core of one process.
 
@@ -211,6 +212,7 @@ class Session:
             force: replace what is there.
             progress: called with (bytes done, bytes in all).
             compression: of the core.
+            write: writes it: ``write_core``, or what makes another format of the same memory.
 
         Raises:
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
@@ -231,7 +233,7 @@ class Session:
             if secrets is not None:
                 captured, secrets = without_secrets(secrets, self.processes, leader, captured)
             try:
-                report = write_core(
+                report = write(
                     captured.snapshot,
                     BlankedStream(memory, captured.snapshot.blanked, captured.snapshot.page_size),
                     output,

@@ -30,7 +30,7 @@ from pathlib import Path
 from vmcore2core.run import converter as conversion
 from vmcore2core.corefile import writer
 
-def die_once(*arguments, plain=writer._write_pages):
+def die_once(*arguments, plain=writer.write_pages):
     try:
         Path("die").unlink()
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def die_of_one(self, job, plain=conversion.Conversion.convert):
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(self, job)
 
-writer._write_pages = die_once
+writer.write_pages = die_once
 conversion.Conversion.convert = die_of_one
 """
 

@@ -139,6 +139,15 @@ def vmcore2core(
             rich_help_panel=WRITTEN,
         ),
     ] = None,
+    minidump: Annotated[
+        bool,
+        typer.Option(
+            "--minidump",
+            help="Write minidumps (core.COMM.PID.dmp), as breakpad's and rust-minidump's tools read them, in place of "
+            "cores; of x86-64, i386, arm64 and arm processes.",
+            rich_help_panel=WRITTEN,
+        ),
+    ] = False,
     companions: Annotated[
         bool,
         typer.Option(
@@ -209,6 +218,8 @@ def vmcore2core(
         raise typer.BadParameter("--check requires --resume")
     if executor is not None and jobs > 1:
         raise typer.BadParameter("--jobs starts workers here, --executor uses a cluster's: expected one of them")
+    if minidump and (resume or compress is not None):
+        raise typer.BadParameter("--minidump goes neither with --resume nor with --compress")
     mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
     from vmcore2core.choose import Choice
@@ -255,6 +266,7 @@ def vmcore2core(
         debug_directory=str(debug_directory.absolute()),
         debuginfod=debuginfod,
         verbose=bool(dump.verbose),
+        minidump=minidump,
         options={
             "filter": None if mask is None else f"{mask:#x}",
             # What is secret is not to stand in the index.

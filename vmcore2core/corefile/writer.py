@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -42,6 +42,27 @@ class WriteReport(NamedTuple):
     present_pages: int
     zero_pages: int
     segments: int
+
+
+class Writer(Protocol):
+    """Writes a file of a process: ``write_core``, or ``minidump.write_minidump``."""
+
+    def __call__(
+        self,
+        snapshot: ProcessSnapshot,
+        stream: PageStream,
+        output: Path,
+        *,
+        force: bool = False,
+        inputs: Sequence[Path] = (),
+        origin: dict[str, str | None] | None = None,
+        progress: Progress | None = None,
+        still_valid: Callable[[], bool] = lambda: True,
+        compression: Compression | None = None,
+        secrets: Secrets | None = None,
+    ) -> WriteReport:
+        """See ``write_core``."""
+        ...
 
 
 def write_core(
@@ -111,7 +132,7 @@ def _write(target: Sink, plan: CorePlan, stream: PageStream, page_size: int, pro
         places = offsets[which] + (vaddr - starts[which])
         if nr_full:
             whole = nr_full == len(vaddr)
-            _write_pages(target, places if whole else places[full], pages if whole else pages[full])
+            write_pages(target, places if whole else places[full], pages if whole else pages[full])
         done = int(places[-1]) if len(vaddr) else told
         if progress is not None and done - told >= PROGRESS_EVERY:
             told = done
@@ -125,7 +146,7 @@ def _write(target: Sink, plan: CorePlan, stream: PageStream, page_size: int, pro
     return WriteReport(plan.file_size, written, present, zero, len(plan.segments))
 
 
-def _write_pages(target: Sink, places: U64Array, pages: U8Array) -> None:
+def write_pages(target: Sink, places: U64Array, pages: U8Array) -> None:
     """Write pages to offsets of the file, those that adjoin in one call."""
     breaks = np.flatnonzero(np.diff(places) != pages.shape[1]) + 1
     firsts = [0, *breaks.tolist()]

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from vmcore2core.corefile.writer import Progress
+from vmcore2core.corefile.writer import Progress, Writer, write_core
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError, sentence_of
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel.struct import StructView
@@ -55,6 +55,7 @@ class Manner:
         debug_directory: debug packages' tree, for the stacks in the index.
         debuginfod: ask the servers in $DEBUGINFOD_URLS for files, likewise.
         verbose: say more.
+        minidump: write minidumps in place of cores.
     """
 
     dump_filter: DumpFilter | None = None
@@ -66,6 +67,7 @@ class Manner:
     debug_directory: str = str(DEBUG_TREE)
     debuginfod: bool = False
     verbose: bool = False
+    minidump: bool = False
 
     @property
     def torn_text(self) -> bool:
@@ -174,6 +176,7 @@ class Conversion:
                 force=manner.force,
                 progress=self.bar(Path(job.target).name),
                 compression=manner.compression,
+                write=self._writer(leader, captured),
             )
             entry = self._index_entry(leader, result) if manner.indexed else None
         except Exception as error:  # even a fault of ours must not cost the other processes their cores
@@ -201,6 +204,13 @@ class Conversion:
         """Return what the index says of a process whose core was written."""
         said = described(self.session, leader, result.captured, self._stack_files, self._kernel_stacks)
         return {**said, "core": core_entry(result)}
+
+    def _writer(self, leader: StructView, captured: Captured) -> Writer:
+        if not self.manner.minidump:
+            return write_core
+        from vmcore2core.run.minidump import minidump_writer
+
+        return minidump_writer(self.session, leader, captured)
 
     def _sentences(self, result: CoreResult) -> list[str]:
         container = self.session.container

@@ -58,6 +58,7 @@ class Request:
         verbose: say more.
         options: what changes the cores, as the index remembers it.
         elsewhere: workers on other machines and how they open the dump, or None.
+        minidump: minidumps in place of cores, without an index.
     """
 
     output: Path | None = None
@@ -76,6 +77,7 @@ class Request:
     verbose: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     elsewhere: tuple[Cluster, Opening] | None = None
+    minidump: bool = False
 
 
 class Extraction:
@@ -132,7 +134,7 @@ class Extraction:
         jobs = [self._job(one) for one in chosen]
         self._check_patterns(jobs)
         left = jobs
-        if self.request.indexed or len(jobs) > 1:
+        if (self.request.indexed or len(jobs) > 1) and not self.request.minidump:
             left = self._open_directory(chosen)
         elif jobs and not self._is_file:
             self._make_directory()
@@ -264,8 +266,15 @@ class Extraction:
     def _job(self, one: Chosen) -> Job:
         target = self.directory
         if not self._is_file:
-            target /= core_name(one.leader) + (".zst" if self.request.compression else "")
+            target /= core_name(one.leader) + self._suffix
         return Job(one.identity.pid, text(one.identity.comm), int(one.leader.address), os.fspath(target))
+
+    @property
+    def _suffix(self) -> str:
+        """What follows core.COMM.PID in the name of a file."""
+        if self.request.minidump:
+            return ".dmp"
+        return ".zst" if self.request.compression else ""
 
     def _make_directory(self) -> None:
         try:
@@ -399,6 +408,7 @@ class Extraction:
             debug_directory=request.debug_directory,
             debuginfod=request.debuginfod,
             verbose=request.verbose,
+            minidump=request.minidump,
         )
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 from vmcore2core.choose import pattern_hint
 from vmcore2core.errors import MemoryFault
@@ -14,6 +15,7 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
+from vmcore2core.process.model import Vma
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
 
@@ -109,19 +111,28 @@ def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[
         counts: Counter[UserPageState] = Counter()
         if pages and vma.start in regions:
             counts = captured.memory.survey(regions[vma.start]).counts
-        rows.append(
-            MapRow(
-                start=vma.start,
-                end=vma.end,
-                permissions=mm.vma_permissions(vma.vm_flags),
-                offset=None if vma.pgoff is None else vma.pgoff * captured.snapshot.page_size,
-                device=vma.device,
-                inode=vma.inode,
-                name=_map_name(vma.proc_path) if vma.proc_path is not None else vma.name,
-                pages={state.name.lower(): n for state, n in counts.items() if n},
-            )
-        )
+        rows.append(map_row(vma, captured.snapshot.page_size, counts))
     return rows, captured
+
+
+def map_row(vma: Vma, page_size: int, counts: Mapping[UserPageState, int] = MappingProxyType({})) -> MapRow:
+    """Return the line of a mapping.
+
+    Args:
+        vma: the mapping.
+        page_size: bytes of a page.
+        counts: its pages by what they are.
+    """
+    return MapRow(
+        start=vma.start,
+        end=vma.end,
+        permissions=mm.vma_permissions(vma.vm_flags),
+        offset=None if vma.pgoff is None else vma.pgoff * page_size,
+        device=vma.device,
+        inode=vma.inode,
+        name=_map_name(vma.proc_path) if vma.proc_path is not None else vma.name,
+        pages={state.name.lower(): n for state, n in counts.items() if n},
+    )
 
 
 def _map_name(path: bytes) -> str:

@@ -1,0 +1,142 @@
+"""Writing a minidump of a process, for what reads those: crash reporters' servers, and stackwalkers.
+
+It has the memory that a core would have, but for what a process never touched of very large mappings: as these would
+be bytes of the file. First comes each thread's stack, as readers that know no MDMemory64List take it from there. Bytes
+that are not known are in no range of memory; what is missing and why is told by our own note, in the comment.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vmcore2core.addresses import align_down, align_up
+from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.corefile.contexts import ContextForm, form_of
+from vmcore2core.corefile.minidump_head import Facts, Memory, Range, head_of
+from vmcore2core.corefile.plan import segments_of
+from vmcore2core.corefile.sink import FileSink
+from vmcore2core.corefile.stored import StoredMemory
+from vmcore2core.corefile.writer import PROGRESS_EVERY, PagesChanged, Progress, WriteReport, write_pages
+from vmcore2core.errors import OutputError
+from vmcore2core.interfaces import Compression, PageStream
+from vmcore2core.printable import text
+from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.secrets import Secrets, merged
+
+
+def write_minidump(
+    facts: Facts,
+    snapshot: ProcessSnapshot,
+    stream: PageStream,
+    output: Path,
+    *,
+    force: bool = False,
+    inputs: Sequence[Path] = (),
+    origin: dict[str, str | None] | None = None,
+    progress: Progress | None = None,
+    still_valid: Callable[[], bool] = lambda: True,
+    compression: Compression | None = None,
+    secrets: Secrets | None = None,
+) -> WriteReport:
+    """Write the minidump of a process; it appears under its name only when it is whole.
+
+    Args:
+        facts: what is not in the snapshot.
+        snapshot: the process.
+        stream: its pages.
+        output: the file's name.
+        force: replace an existing file.
+        inputs: files that must never be replaced: the dump's.
+        origin: what our own note says of the dump.
+        progress: called with (bytes done, bytes in all) of the file.
+        still_valid: asked when all pages were read: whether ``snapshot.vmas`` still says rightly which are absent.
+        compression: None; readers take no others.
+        secrets: what is blanked in text, or None.
+
+    Raises:
+        OutputError: minidumps have no form for the machine's registers; or it cannot be written.
+        PagesChanged: ``still_valid`` said no.
+    """
+    form = form_of(snapshot.e_machine, snapshot.elf_class)
+    if form is None:
+        raise OutputError(
+            f"{snapshot.tgid} ({text(snapshot.comm)}) gets no minidump: there is no form for registers of e_machine "
+            f"{snapshot.e_machine}, class ELF{snapshot.elf_class}, expected an x86-64, i386, arm64 or arm process"
+        )
+    if compression is not None:
+        raise OutputError(f"{output}: a minidump is not compressed here")
+    memory = memory_of(snapshot, form)
+    head = head_of(facts, snapshot, StoredMemory(snapshot, stream), form, memory, origin or {}, secrets)
+    base = align_up(len(head), snapshot.page_size)
+    with atomic_file(output, force=force, inputs=inputs) as fd:
+        target = FileSink(fd, base + memory.size)
+        target.write(memoryview(head), 0)
+        present, zero = _write_memory(target, stream, memory, base, progress)
+        target.finish(base + memory.size)
+        if not still_valid():
+            raise PagesChanged
+    written = len(head) + (present - zero) * snapshot.page_size
+    return WriteReport(base + memory.size, written, present, zero, len(memory.ranges))
+
+
+def memory_of(snapshot: ProcessSnapshot, form: ContextForm) -> Memory:
+    """Return which memory goes into the minidump of a process."""
+    segments = [s for s in segments_of(snapshot) if s.filesz and not s.shared]
+    stored = merged((segment.start, segment.start + segment.filesz) for segment in segments)
+    stacks = merged(_stack_ranges(snapshot, form, stored))
+    rest = tuple(part for start, end in stored for part in _gaps(stacks, start, end))
+    return Memory(tuple(stacks), rest)
+
+
+def _stack_ranges(snapshot: ProcessSnapshot, form: ContextForm, stored: Sequence[Range]) -> Iterator[Range]:
+    """Yield each thread's stack: from its stack pointer on, as far as the mapping is known in one piece."""
+    ends = [int(vma.end) for vma in snapshot.vmas]
+    for thread in snapshot.threads:
+        pointer = form.registers(thread)[form.stack_pointer]
+        low = align_down(max(0, pointer - form.red_zone), snapshot.page_size)
+        number = bisect_right(ends, pointer)
+        vma = snapshot.vmas[number] if number < len(ends) else None
+        piece = stored[max(0, bisect_right(stored, pointer, key=lambda one: one[0]) - 1)] if stored else (0, 0)
+        if vma is not None and vma.start <= pointer and piece[0] <= pointer < piece[1]:
+            yield max(low, piece[0], int(vma.start)), min(piece[1], int(vma.end))
+
+
+def _gaps(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
+    """Yield what of ``[start, end)`` is in none of the ranges."""
+    for low, high in ranges:
+        if low < end and high > start:
+            if start < low:
+                yield start, low
+            start = high
+    if start < end:
+        yield start, end
+
+
+def _write_memory(
+    target: FileSink, stream: PageStream, memory: Memory, base: int, progress: Progress | None
+) -> tuple[int, int]:
+    """Write the pages; return how many there were, and how many of them hold only zeros."""
+    present = zero = told = 0
+    size = base + memory.size
+    for ranges in (memory.stacks, memory.rest):
+        starts = np.array([start for start, _ in ranges], np.uint64)
+        sizes = np.array([end - start for start, end in ranges], np.uint64)
+        offsets = np.uint64(base) + np.cumsum(sizes, dtype=np.uint64) - sizes
+        for vaddr, pages in stream.batches(ranges):
+            full = pages.view(np.bool_).any(axis=1)
+            present, zero = present + len(vaddr), zero + int(np.count_nonzero(~full))
+            which = np.searchsorted(starts, vaddr, side="right") - 1
+            places = offsets[which] + (vaddr - starts[which])
+            if full.any():
+                write_pages(target, places[full], pages[full])
+            if progress is not None and len(places) and int(places[-1]) - told >= PROGRESS_EVERY:
+                told = int(places[-1])
+                progress(told, size)
+        base += int(sizes.sum())
+    if progress is not None:
+        progress(size, size)
+    return present, zero

@@ -1,0 +1,280 @@
+"""What a minidump has before memory: the header, the directory of streams, and the streams.
+
+References: google/breakpad's src/client/linux/minidump_writer/minidump_writer.cc (August 2026) for which streams there
+are, and what is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmcore2core.addresses import align_up
+from vmcore2core.corefile.contexts import ContextForm
+from vmcore2core.corefile.modules import Module, modules_of
+from vmcore2core.corefile.notes import provenance
+from vmcore2core.corefile.stored import StoredMemory
+from vmcore2core.errors import OutputError
+from vmcore2core.formats import minidump as fmt
+from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
+from vmcore2core.process.secrets import Secrets
+
+STRINGS_MAX = 1 << 24
+"""Bytes of arguments, and of environment: more than execve(2) takes."""
+ALIGN = 16
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a minidump says of a process and is not in its snapshot; None is "not known".
+
+    Attributes:
+        system: what uname(1) would print.
+        time: of the dump, in seconds since 1970.
+        arguments: where the command line's strings are.
+        environment: where those of the environment are.
+        maps: as /proc/PID/maps has it.
+        status: as /proc/PID/status has it.
+    """
+
+    system: str = ""
+    time: int | None = None
+    arguments: Range | None = None
+    environment: Range | None = None
+    maps: bytes = b""
+    status: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What of the process's memory goes into the file, ``[start, end)`` each.
+
+    Attributes:
+        stacks: ascending and disjoint; they come first.
+        rest: likewise.
+    """
+
+    stacks: tuple[Range, ...]
+    rest: tuple[Range, ...]
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """All, in the file's order."""
+        return *self.stacks, *self.rest
+
+    @property
+    def size(self) -> int:
+        """Bytes of all."""
+        return sum(end - start for start, end in self.ranges)
+
+
+class Head:
+    """What comes before memory: the header, the directory, and what they lead to.
+
+    Args:
+        streams: how many there may be.
+    """
+
+    def __init__(self, streams: int) -> None:
+        self._directory_at = fmt.MDRawHeader.sizeof()
+        self._bytes = bytearray(self._directory_at + streams * fmt.MDRawDirectory.sizeof())
+        self._streams: list[dict[str, object]] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return len(self._bytes)
+
+    def put(self, data: bytes) -> dict[str, int]:
+        """Add bytes, and return their MDLocationDescriptor."""
+        self._bytes += bytes(-len(self._bytes) % ALIGN)
+        rva = len(self._bytes)
+        self._bytes += data
+        if len(self._bytes) >= fmt.RVA_END:
+            raise OutputError("a minidump cannot hold this process: what it says of threads and files is too large")
+        return {"data_size": len(data), "rva": rva}
+
+    def string(self, shown: str) -> int:
+        """Add an MDString, and return where it is."""
+        raw = shown.encode("utf-16-le", "replace")
+        return self.put(fmt.MDStringHead.build(len(raw)) + raw + b"\0\0")["rva"]
+
+    def stream(self, stream_type: int, data: bytes) -> int:
+        """Add a stream, and return where it is."""
+        location = self.put(data)
+        self._streams.append({"stream_type": stream_type, "location": location})
+        return location["rva"]
+
+    def finish(self, time: int, flags: int) -> bytearray:
+        """Return all of it, with the header and the directory."""
+        directory = b"".join(map(fmt.MDRawDirectory.build, self._streams))
+        header = fmt.MDRawHeader.build(
+            {
+                "signature": fmt.SIGNATURE,
+                "version": fmt.VERSION,
+                "stream_count": len(self._streams),
+                "stream_directory_rva": self._directory_at,
+                "checksum": 0,
+                "time_date_stamp": time & 0xFFFF_FFFF,
+                "flags": flags,
+            }
+        )
+        self._bytes[: len(header)] = header
+        self._bytes[self._directory_at : self._directory_at + len(directory)] = directory
+        return self._bytes
+
+
+def head_of(
+    facts: Facts,
+    snapshot: ProcessSnapshot,
+    stored: StoredMemory,
+    form: ContextForm,
+    memory: Memory,
+    origin: dict[str, str | None],
+    secrets: Secrets | None,
+) -> bytearray:
+    """Return what comes before memory."""
+    head = Head(streams=13)
+    hidden: Callable[[bytes], bytes] = (lambda data: data) if secrets is None else secrets.hidden
+
+    def name(raw: bytes) -> str:
+        return hidden(raw).decode("utf-8", "replace")
+
+    head.stream(fmt.SYSTEM_INFO_STREAM, _system_info(form, head.string(facts.system)))
+    head.stream(fmt.MISC_INFO_STREAM, _misc_info(snapshot.tgid))
+    modules = [_module(module, head, name(module.path)) for module in modules_of(snapshot, stored.read)]
+    head.stream(fmt.MODULE_LIST_STREAM, _list(modules))
+    names = [
+        fmt.MDRawThreadName.build({"thread_id": t.tid, "thread_name_rva": head.string(name(t.comm))})
+        for t in snapshot.threads
+    ]
+    head.stream(fmt.THREAD_NAME_LIST_STREAM, _list(names))
+    texts = (
+        (fmt.LINUX_PROC_STATUS, facts.status),
+        (fmt.LINUX_MAPS, facts.maps),
+        (fmt.LINUX_CMD_LINE, _strings(stored, facts.arguments)),
+        (fmt.LINUX_ENVIRON, _strings(stored, facts.environment)),
+    )
+    for stream_type, content in texts:
+        if content:
+            head.stream(stream_type, hidden(content))
+    if snapshot.auxv is not None:
+        head.stream(fmt.LINUX_AUXV, snapshot.auxv)
+    head.stream(fmt.COMMENT_STREAM_A, provenance(snapshot, origin, secrets) + b"\0")
+    contexts = [head.put(form.context(thread)) for thread in snapshot.threads]
+    for thread, context in zip(snapshot.threads, contexts, strict=True):
+        if thread.pr_cursig:
+            head.stream(fmt.EXCEPTION_STREAM, _exception(thread, context))
+            break
+    _threads_and_memory(head, snapshot, form, memory, contexts)
+    return head.finish(facts.time or 0, fmt.WITH_FULL_MEMORY)
+
+
+def _threads_and_memory(
+    head: Head, snapshot: ProcessSnapshot, form: ContextForm, memory: Memory, contexts: Sequence[dict[str, int]]
+) -> None:
+    """Add the last streams: how large they are is known before, and so where memory begins."""
+    sizes = np.array([end - start for start, end in memory.ranges], np.uint64)
+    table = np.zeros(len(sizes), fmt.MEMORY_RANGE_DTYPE)
+    table["start_of_memory_range"] = [start for start, _ in memory.ranges]
+    table["data_size"] = sizes
+    list_size = fmt.MDMemory64List.sizeof() + table.nbytes
+    threads_size = fmt.COUNT.sizeof() + len(snapshot.threads) * fmt.MDRawThread.sizeof()
+    at = align_up(align_up(head.size, ALIGN) + threads_size, ALIGN)
+    base = align_up(at + list_size, snapshot.page_size)
+    places = dict(zip(memory.stacks, (base + np.cumsum(sizes) - sizes).tolist(), strict=False))
+    threads = [
+        _thread(thread, form, places, context) for thread, context in zip(snapshot.threads, contexts, strict=True)
+    ]
+    head.stream(fmt.THREAD_LIST_STREAM, _list(threads))
+    start = fmt.MDMemory64List.build({"number_of_memory_ranges": len(table), "base_rva": base})
+    head.stream(fmt.MEMORY_64_LIST_STREAM, start + table.tobytes())
+
+
+def _list(records: Sequence[bytes]) -> bytes:
+    return fmt.COUNT.build(len(records)) + b"".join(records)
+
+
+def _thread(thread: ThreadSnapshot, form: ContextForm, places: dict[Range, int], context: dict[str, int]) -> bytes:
+    """Return MDRawThread; of a stack that lies where no RVA leads, its address alone."""
+    pointer = form.registers(thread)[form.stack_pointer]
+    start, place, size = pointer, 0, 0
+    for (low, high), rva in places.items():
+        if low <= pointer < high and rva + high - low < fmt.RVA_END:
+            start, place, size = low, rva, high - low
+    return fmt.MDRawThread.build(
+        {
+            "thread_id": thread.tid,
+            "suspend_count": 0,
+            "priority_class": 0,
+            "priority": 0,
+            "teb": 0,
+            "stack": {"start_of_memory_range": start, "memory": {"data_size": size, "rva": place}},
+            "thread_context": context,
+        }
+    )
+
+
+def _module(module: Module, head: Head, name: str) -> bytes:
+    """Return MDRawModule, with the build ID where it is known."""
+    record = {"data_size": 0, "rva": 0}
+    if module.build_id is not None:
+        record = head.put(fmt.COUNT.build(fmt.CVINFOELF_SIGNATURE) + module.build_id)
+    return fmt.MDRawModule.build(
+        {
+            "base_of_image": module.start,
+            "size_of_image": min(module.end - module.start, 0xFFFF_FFFF),
+            "checksum": 0,
+            "time_date_stamp": 0,
+            "module_name_rva": head.string(name),
+            "version_info": None,
+            "cv_record": record,
+            "misc_record": None,
+            "reserved": None,
+        }
+    )
+
+
+def _system_info(form: ContextForm, csd_version_rva: int) -> bytes:
+    names = ("processor_level", "processor_revision", "number_of_processors", "product_type", "suite_mask")
+    return fmt.MDRawSystemInfo.build(
+        {
+            **dict.fromkeys((*names, "major_version", "minor_version", "build_number"), 0),
+            "processor_architecture": form.architecture,
+            "platform_id": fmt.OS_LINUX,
+            "csd_version_rva": csd_version_rva,
+            "cpu": None,
+        }
+    )
+
+
+def _misc_info(pid: int) -> bytes:
+    times = ("process_create_time", "process_user_time", "process_kernel_time")
+    size = fmt.MDRawMiscInfo.sizeof()
+    return fmt.MDRawMiscInfo.build(
+        {**dict.fromkeys(times, 0), "size_of_info": size, "flags1": fmt.MISC_INFO_PROCESS_ID, "process_id": pid}
+    )
+
+
+def _exception(thread: ThreadSnapshot, context: dict[str, int]) -> bytes:
+    """Return MDRawExceptionStream of the signal that a thread has; what is not known of it is zero."""
+    names = ("exception_flags", "exception_record", "exception_address", "number_parameters")
+    return fmt.MDRawExceptionStream.build(
+        {
+            **dict.fromkeys(names, 0),
+            "thread_id": thread.tid,
+            "exception_code": thread.pr_cursig,
+            "thread_context": context,
+        }
+    )
+
+
+def _strings(stored: StoredMemory, where: Range | None) -> bytes | None:
+    """Return arguments or environment with their NULs; None where a byte of them is not in the minidump either."""
+    if where is None or not 0 < where[1] - where[0] <= STRINGS_MAX or stored.is_blanked(*where):
+        return None
+    return stored.read(where[0], where[1] - where[0])

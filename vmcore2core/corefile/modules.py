@@ -1,0 +1,72 @@
+"""The programs and libraries that a process runs code of, as a minidump lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from vmcore2core.process.elf import Read
+from vmcore2core.process.linkmap import program_path
+from vmcore2core.process.model import ProcessSnapshot, Vma
+from vmcore2core.process.sysroot import DELETED, build_id
+
+PF_X = 1
+VDSO_NAME = b"linux-gate.so"
+"""What breakpad calls the vDSO, as symbol servers do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One file, mapped.
+
+    Attributes:
+        path: as the process sees it.
+        start: address of its first mapping.
+        end: of its last one.
+        build_id: or None where it has none, or memory does not tell.
+    """
+
+    path: bytes
+    start: int
+    end: int
+    build_id: bytes | None = None
+
+
+def modules_of(snapshot: ProcessSnapshot, read: Read) -> list[Module]:
+    """Return the files that a process runs code of, the program first, then by address.
+
+    Args:
+        snapshot: the process.
+        read: its memory by address.
+    """
+    program = program_path(snapshot)
+    found = [_identified(module, snapshot, read) for module in _mapped(snapshot)]
+    return sorted(found, key=lambda module: (module.path != (program or b"").removesuffix(DELETED), module.start))
+
+
+def _mapped(snapshot: ProcessSnapshot) -> Iterator[Module]:
+    """Yield each file's mappings that are one loading of it: one after the other, at growing offsets."""
+    loading: list[Vma] = []
+    for vma in (*snapshot.vmas, None):
+        follows = (
+            vma is not None
+            and loading
+            and (vma.path, vma.name) == (loading[0].path, loading[0].name)
+            and (vma.pgoff or 0) >= max(loading[-1].pgoff or 0, 1)
+        )
+        if not follows:
+            if any(one.p_flags & PF_X for one in loading):
+                name = VDSO_NAME if loading[0].path is None else loading[0].path.removesuffix(DELETED)
+                yield Module(name, loading[0].start, loading[-1].end)
+            loading = []
+        if vma is not None and (vma.path is not None or vma.name == "[vdso]"):
+            loading.append(vma)
+
+
+def _identified(module: Module, snapshot: ProcessSnapshot, read: Read) -> Module:
+    """Return a module with its build ID; the ELF headers are where it begins."""
+
+    def at(offset: int, size: int) -> bytes | None:
+        return read(module.start + offset, size) if offset + size <= module.end - module.start else None
+
+    return replace(module, build_id=build_id(at, snapshot.elf_class, snapshot.byte_order))
