@@ -1,8 +1,8 @@
-"""Which processes are wanted: of one kind any, of several kinds all must fit, as pgrep(1) has it."""
+"""Which processes a command is for: of one condition any word, of several conditions all must fit, as in pgrep(1)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
@@ -11,8 +11,9 @@ from vmcore2core.interfaces import Layout
 from vmcore2core.kernel.cgroup import NEEDED as CGROUP_NEEDED
 from vmcore2core.kernel.pid import NSPID_NEEDED
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
-from vmcore2core.process.identity import Identity, identify
+from vmcore2core.process.identity import Identity
 
 COMM_LEN = 15
 """TASK_COMM_LEN without its NUL."""
@@ -80,37 +81,38 @@ class Choice:
 
     def takes(self, identity: Identity) -> bool:
         """Tell whether a process is wanted; its PID was looked at already."""
-        comm = identity.comm.decode("utf-8", "replace")
-        exe = identity.exe.decode("utf-8", "replace") if identity.exe is not None else None
-        paths = [path.decode("utf-8", "replace") for path in identity.cgroups or ()]
+        comm = text(identity.comm)
         return (
-            (not self.comm or _matches(comm, self.comm))
-            and (not self.exe or (exe is not None and _matches(exe, self.exe)))
+            self.names(comm)
+            and (not self.exe or (identity.exe is not None and _matches(text(identity.exe), self.exe)))
             and (not self.uid or identity.uid in self.uid)
-            and (not self.cgroup or any(_matches(path, self.cgroup) for path in paths))
+            and (not self.cgroup or any(_matches(text(path), self.cgroup) for path in identity.cgroups or ()))
             and (not self.container or any(c.startswith(tuple(self.container)) for c in identity.containers))
             and (not self.nspid or any(n in self.nspid for n in (identity.nspids or ())[1:]))
             and (not self.state or any(letter in self.state for letter in identity.states))
             and not _matches(comm, self.exclude)
         )
 
-
-def _matches(text: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(text, pattern) for pattern in patterns)
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A process that is wanted: its leader, and who it is."""
-
-    leader: StructView
-    identity: Identity
+    def names(self, comm: str) -> bool:
+        """Tell whether a printable name is one that is asked for."""
+        return not self.comm or _matches(comm, self.comm)
 
 
-def choose(processes: Processes, choice: Choice) -> tuple[list[Chosen], list[tuple[int | None, Vmcore2coreError]]]:
-    """Return the wanted processes in the dump's order; and what is to be said of those that there are not, by PID.
+def _matches(shown: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(shown, pattern) for pattern in patterns)
+
+
+def choose(
+    processes: Processes, choice: Choice, among: Callable[[], Iterable[StructView]] | None = None
+) -> tuple[list[Identity], list[tuple[int | None, Vmcore2coreError]]]:
+    """Return the wanted processes in the dump's order, and errors: of PIDs that no task has, or that nothing fits.
 
     A PID that is named by itself stands for the process even where this has no memory, so that its conversion says why.
+
+    Args:
+        processes: of the dump.
+        choice: which of them.
+        among: yields the leaders of those that are looked at where no PID is named; None for all with user memory.
 
     Raises:
         LayoutError: the layout does not tell what is asked.
@@ -124,11 +126,12 @@ def choose(processes: Processes, choice: Choice) -> tuple[list[Chosen], list[tup
             leaders[int(leader.address)] = leader
         except Vmcore2coreError as error:
             errors.append((number, error))
-    everybody = list(_identified(processes, choice, list(leaders.values())))
-    found = [one for one in everybody if choice.by_pid_alone or choice.takes(one.identity)]
+    candidates = leaders.values() if choice.pid else (among or processes.with_mm)()
+    everybody = list(_readable(processes, choice, candidates))
+    found = everybody if choice.by_pid_alone else [one for one in everybody if choice.takes(one)]
     if not found and not (choice.pid and errors):
-        why = _why_none(choice, [one.identity for one in everybody])
-        errors.append((None, TaskError(0, f"no process with user memory matches{why}")))
+        what = "process with user memory" if among is None else "process"
+        errors.append((None, TaskError(0, f"no {what} matches{_why_none(choice, everybody)}")))
     return found, errors
 
 
@@ -153,12 +156,13 @@ def pattern_hint(kind: str, patterns: Sequence[str]) -> str:
     return ""
 
 
-def _identified(processes: Processes, choice: Choice, named: list[StructView]) -> Iterator[Chosen]:
-    """Yield the processes that may be wanted: those that are named, or all."""
-    for leader in named if choice.pid else processes.with_mm():
+def _readable(processes: Processes, choice: Choice, leaders: Iterable[StructView]) -> Iterator[Identity]:
+    """Yield who the processes are; of one that cannot be read, a warning says so."""
+    for leader in leaders:
         try:
-            identity = identify(processes, leader)
+            one = Identity(processes, leader)
+            _ = choice.state and one.states
         except MemoryFault as fault:
             processes.warn(f"the task at {leader.address:#x} cannot be read: {fault}")
             continue
-        yield Chosen(leader, identity)
+        yield one

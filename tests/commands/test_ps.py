@@ -11,9 +11,9 @@ import pytest
 
 from tests.e2e.guests import FIXTURES, tasks, tasks_json
 from tests.fuzz.overlay import poked
+from vmcore2core.choose import Choice, choose
 from vmcore2core.commands.tasks.columns import ALIASES, COLUMNS, command
 from vmcore2core.session import Session
-from vmcore2core.tasks.maps import Selection
 from vmcore2core.tasks.ps import Part, TaskRow, processes
 
 FOLDER = FIXTURES / "debian-6.1-amd64"
@@ -92,7 +92,9 @@ def test_ids_are_the_effective_ones_and_those_with_an_r_the_real_ones() -> None:
         wanted = {"uid": 1, "gid": 2, "suid": 3, "sgid": 4, "euid": 5, "egid": 6, "fsuid": 7, "fsgid": 8}
         to_phys = session.kernel.memory.to_phys
         pokes = {int(to_phys(cred.addr_of(name))): struct.pack("<I", number) for name, number in wanted.items()}
-        (row,) = processes(poked(session, pokes), Selection(pids=(int(STATIC),)), Part.IDS)
+        changed = poked(session, pokes)
+        chosen, _ = choose(changed.processes, Choice(pid=(int(STATIC),)))
+        (row,) = processes(changed, chosen, Part.IDS)
     assert (row.uid, row.gid, row.ruid, row.rgid) == (5, 6, 1, 2)
 
 

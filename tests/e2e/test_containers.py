@@ -76,7 +76,7 @@ def test_a_container_is_its_processes_alone(session: Session, name: str) -> None
         Choice(cgroup=(CGROUPS[name],)),
         Choice(cgroup=(f"*{IDS[name][:12]}*",), exclude=("lab-conmon",)),
     ):
-        assert {one.identity.pid for one in choose(session.processes, choice)[0]} == inside
+        assert {one.pid for one in choose(session.processes, choice)[0]} == inside
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -84,15 +84,15 @@ def test_a_pid_in_containers_is_that_of_each(session: Session, number: int) -> N
     expected = that(lambda said: number in numbers(said["NSpid"])[1:])
     assert len(expected) == len(IN_CONTAINERS)
     found, _ = choose(session.processes, Choice(nspid=(number,)))
-    assert {one.identity.pid for one in found} == expected
+    assert {one.pid for one in found} == expected
     found, _ = choose(session.processes, Choice(nspid=(number,), container=(IDS["pod"],)))
-    assert [one.identity.pid for one in found] == [APPS["pod"] + number - 1]
+    assert [one.pid for one in found] == [APPS["pod"] + number - 1]
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_a_user_is_its_processes(session: Session, uid: int) -> None:
     expected = that(lambda said: numbers(said["Uid"])[0] == uid)
-    assert {one.identity.pid for one in choose(session.processes, Choice(uid=(uid,)))[0]} == expected
+    assert {one.pid for one in choose(session.processes, Choice(uid=(uid,)))[0]} == expected
 
 
 def test_the_index_says_who_each_was(processes: dict[int, dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -166,10 +167,26 @@ def test_a_scan_of_a_dump_whose_lists_are_whole_finds_the_same(tmp_path: Path) -
     assert json.loads(result.stdout)["cores"][0]["found_by"] == "task list"
 
 
-@pytest.mark.parametrize("command", ["bt", "files"])
-def test_a_condition_that_nothing_fits_is_said(tmp_path: Path, command: str) -> None:
-    result = tasks(command, bundled("debian-6.1-amd64", tmp_path), "--comm", "lab-stati")
-    assert result.returncode == 1
-    assert result.stderr == (
-        "vmcore-tasks: nothing fits --comm lab-stati; a pattern is of the whole name: '*lab-stati*' fits a part of it\n"
+@pytest.mark.parametrize("command", ["convert", "bt", "files", "ps", "ps -L", "waits"])
+def test_each_command_says_alike_what_it_did_not_find(tmp_path: Path, command: str) -> None:
+    dump = bundled("debian-6.1-amd64", tmp_path)
+    if command == "waits":
+        dump = bundled("waits-6.12", tmp_path)  # whose kernel tells of open files
+    name, *options = command.split()
+    run = partial(convert, dump, "-o", tmp_path) if name == "convert" else partial(tasks, name, dump, *options)
+    memory = " with user memory" if name in ("convert", "bt") else ""
+    result = run("--comm", "lab-stati")
+    whole_name = "a pattern is of the whole name: '*lab-stati*' fits a part of it"
+    said = f"no process{memory} matches: --comm lab-stati fits none; {whole_name}\n"
+    assert (result.returncode, result.stderr.partition(": ")[2]) == (1, said)
+    result = run("--pid", "1", "--pid", "4999")
+    assert (result.returncode, result.stderr.partition(": ")[2]) == (1, "no task has PID 4999 in this dump\n")
+    assert "init" in result.stdout
+
+
+def test_a_thread_that_is_in_no_such_state_is_said(tmp_path: Path) -> None:
+    result = tasks("bt", bundled("debian-6.1-amd64", tmp_path), "--tid", "1", "--state", "Z")
+    assert (result.returncode, result.stderr.partition(": ")[2]) == (
+        1,
+        "no process with user memory matches: --state Z fits none\n",
     )

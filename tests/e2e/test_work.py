@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.guests import FIXTURES
-from vmcore2core.choose import Choice
+from vmcore2core.choose import Choice, choose
 from vmcore2core.commands.progress import progress_bars
 from vmcore2core.containers.diskdump_part import DiskDumpPart
 from vmcore2core.kernel.struct import StructView
@@ -69,7 +69,8 @@ def test_a_core_decodes_each_of_its_pages_once(work: Counter[str], tmp_path: Pat
 def test_ps_walks_no_process(work: Counter[str]) -> None:
     with Session([DUMP]) as session:
         before = Counter(work)
-        rows = list(processes(session))
+        chosen, _ = choose(session.processes, Choice(), session.processes.leaders)
+        rows = list(processes(session, chosen))
     work.subtract(before)
     assert [row.pid for row in rows if row.command is not None] == [1, 86, 92]
     assert all(row.rss_kib for row in rows if row.command is not None)

@@ -12,11 +12,12 @@ import zstandard
 from tests.fuzz.harness import Choices, Harness, Parts
 from tests.fuzz.overlay import poked
 from tests.fuzz.poke import DUMP, core_digest, recorded
+from vmcore2core.choose import Choice, choose
 from vmcore2core.kernel import printk, sched
 from vmcore2core.session import Session
+from vmcore2core.tasks import ps
 from vmcore2core.tasks.crash import cause
 from vmcore2core.tasks.maps import threads
-from vmcore2core.tasks.ps import EVERYTHING, processes
 from vmcore2core.unwind.stacks import backtraces
 
 GUESTS = ("debian-6.1-amd64", "debian-7.2-s390x")
@@ -43,8 +44,13 @@ def guest(number: int) -> tuple[Session, tuple[int, ...], tuple[int, ...]]:
     with recorded(fresh) as words:
         for pid in numbers:
             core_digest(fresh, pid)
-        list(processes(fresh, parts=EVERYTHING, threads=True))
+        look_at_all(fresh)
     return session, numbers, tuple(words)
+
+
+def look_at_all(session: Session) -> None:
+    chosen, _ = choose(session.processes, Choice(), session.processes.leaders)
+    list(ps.threads(session, chosen, ps.EVERYTHING))
 
 
 def run(data: bytes) -> str:
@@ -60,7 +66,7 @@ def run(data: bytes) -> str:
             old = int.from_bytes(session.kernel.memory.physical.read(words[choices.below(len(words))], 8), order)
         pokes[at] = choices.word(old).to_bytes(8, order)
     changed = poked(session, pokes)
-    list(processes(changed, parts=EVERYTHING, threads=True))
+    look_at_all(changed)
     cause(printk.read_messages(changed.kernel)[0])
     with parts.one():
         core_digest(changed, victim)

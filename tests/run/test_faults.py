@@ -86,10 +86,7 @@ def run(directory: Path, pids: Sequence[int], mode: str) -> Run:
     """Convert processes into a directory."""
     session: Any = SimpleNamespace(warnings=[], notices=[], inputs=(), remembered=None)
     request = Request(output=directory, indexed=True, force=mode == "--force", resume=mode == "--resume")
-    chosen: list[Any] = [
-        SimpleNamespace(identity=SimpleNamespace(pid=pid, comm=b"p"), leader=SimpleNamespace(address=pid))
-        for pid in pids
-    ]
+    chosen: list[Any] = [SimpleNamespace(pid=pid, comm=b"p", leader=SimpleNamespace(address=pid)) for pid in pids]
     with (
         mock.patch.object(extraction, "index_head", return_value=HEAD),
         mock.patch.object(extraction, "core_name", lambda leader: f"core.p.{leader.address}"),

@@ -18,12 +18,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from vmcore2core.capture.config import Config, Limits, Wanted
-from vmcore2core.choose import Chosen, choose
+from vmcore2core.choose import choose
 from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
 from vmcore2core.handover.entry import identity_entry
 from vmcore2core.handover.index import Index
 from vmcore2core.printable import text
 from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.process.identity import Identity
 from vmcore2core.process.redact import Redaction
 from vmcore2core.run.converter import core_entry, described
 from vmcore2core.run.run import index_head
@@ -115,13 +116,13 @@ class Room:
 class Target:
     """One process that is wanted."""
 
-    chosen: Chosen
+    chosen: Identity
     stacks_only: bool
 
     @property
     def who(self) -> str:
         """Its PID and name, for people."""
-        return f"{self.chosen.identity.pid} ({text(self.chosen.identity.comm)})"
+        return f"{self.chosen.pid} ({text(self.chosen.comm)})"
 
 
 def targets(session: Session, wanted: Sequence[Wanted], say: Say) -> list[Target]:
@@ -136,7 +137,7 @@ def targets(session: Session, wanted: Sequence[Wanted], say: Say) -> list[Target
         for _, error in errors:
             say(f"[[process]] number {number}: {error}")
         for process in chosen:
-            found.setdefault(process.identity.pid, Target(process, one.stacks_only))
+            found.setdefault(process.pid, Target(process, one.stacks_only))
     return list(found.values())
 
 
@@ -205,7 +206,7 @@ class Capture:
         try:
             self._refuse(target, 0)
             result = self._extract(target, dump_filter=STACKS, redaction=redaction)
-            identity = identity_entry(target.chosen.identity, result.snapshot)
+            identity = identity_entry(target.chosen, result.snapshot)
         except Exception as error:  # one process must not cost the others their cores
             self._failed(target, sentence_of(error))
             return
@@ -218,7 +219,7 @@ class Capture:
         """Replace a process's core of stacks by the whole one, if there is room."""
         if target.stacks_only:
             return
-        pid = target.chosen.identity.pid
+        pid = target.chosen.pid
         try:
             captured = self.session.processes.capture(target.chosen.leader, dump_filter=self.config.dump_filter)
             self._refuse(target, core_size(captured).on_disk)
@@ -233,7 +234,7 @@ class Capture:
 
     def _describe(self, target: Target) -> None:
         """Add the stacks with names, the mappings and the build IDs to the index."""
-        leader, pid = target.chosen.leader, target.chosen.identity.pid
+        leader, pid = target.chosen.leader, target.chosen.pid
         try:
             captured = self.session.processes.capture(leader, dump_filter=self.config.dump_filter)
             self._index.amend(pid, **described(self.session, leader, captured, Files()))
@@ -245,31 +246,31 @@ class Capture:
         path = self.directory / (core_name(leader) + (".zst" if compression else ""))
         how = {"dump_filter": self.config.dump_filter, "compression": compression, **how}
         result = self.session.extract(leader, path, force=force, progress=self._room.watch, **how)
-        self._sizes[target.chosen.identity.pid] = path.stat().st_blocks * STAT_BLOCK
+        self._sizes[target.chosen.pid] = path.stat().st_blocks * STAT_BLOCK
         return result
 
     def _refuse(self, target: Target, needed: int) -> None:
         """Raise ``OutputError`` where a core of ``needed`` bytes has no room; its own core of stacks goes then."""
-        written = sum(size for pid, size in self._sizes.items() if pid != target.chosen.identity.pid)
+        written = sum(size for pid, size in self._sizes.items() if pid != target.chosen.pid)
         reason = self._room.refusal(needed, written)
         if reason is not None:
             raise OutputError(reason)
 
     def _keep_stacks(self, target: Target, reason: str) -> None:
         self._say(f"{target.who} keeps its stacks alone: {reason}")
-        self._index.amend(target.chosen.identity.pid, capture=_kept("stacks", reason))
+        self._index.amend(target.chosen.pid, capture=_kept("stacks", reason))
 
     def _failed(self, target: Target, reason: str) -> None:
         self._say(f"{target.who} has no core: {reason}")
-        identity = target.chosen.identity
+        identity = target.chosen
         self._index.errors.append({"pid": identity.pid, "comm": text(identity.comm), "error": reason})
         self.nothing.append(target)
 
     def _left_over(self, wanted: Sequence[Target], reason: str) -> None:
         """Say of each process whose turn did not come what there is of it."""
-        done = {target.chosen.identity.pid for target in (*self.whole, *self.stacks, *self.nothing)}
+        done = {target.chosen.pid for target in (*self.whole, *self.stacks, *self.nothing)}
         for target in wanted:
-            if target.chosen.identity.pid not in done:
+            if target.chosen.pid not in done:
                 self._failed(target, reason)
         for target in self.stacks:
             if not target.stacks_only:

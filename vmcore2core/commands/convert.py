@@ -45,21 +45,8 @@ app = typer.Typer(
 @takes_dump
 def vmcore2core(
     *,
-    pid: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--pid",
-            "-p",
-            help="Process to convert, by its PID or that of any of its threads; may repeat.",
-            rich_help_panel=options.WHICH,
-        ),
-    ] = None,
-    comm: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Convert processes whose name matches this shell pattern; may repeat.", rich_help_panel=options.WHICH
-        ),
-    ] = None,
+    pid: options.Pids = None,
+    comm: options.Comms = None,
     everything: Annotated[
         bool,
         typer.Option("--all", "-a", help="Convert every process that has user memory.", rich_help_panel=options.WHICH),

@@ -109,6 +109,19 @@ AnySize = Annotated[
         rich_help_panel=OPENING,
     ),
 ]
+Pids = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--pid",
+        "-p",
+        help="The process with this PID, or with a thread that has it; may repeat.",
+        rich_help_panel=WHICH,
+    ),
+]
+Comms = Annotated[
+    list[str] | None,
+    typer.Option("--comm", help="Processes whose name matches this shell pattern; may repeat.", rich_help_panel=WHICH),
+]
 Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.", show_default=False)
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from vmcore2core.errors import CorruptStructure, KernelThread, LayoutUnknown, MemoryFault, NoUserMemory
 from vmcore2core.kernel import fs, pid, sched
@@ -25,38 +26,80 @@ _NAMED_GROUP = re.compile(rb"[\w+.-]+(?<!\.slice)(?<!\.scope)(?<!\.service)(?<!\
 _BESIDE = re.compile(rb"(?:libpod|crio)-conmon-")
 
 
-class Identity(NamedTuple):
-    """Who a process is; None is "not known".
+class Identity:
+    """Who a process is; what is asked is looked up once, and None is "not known".
+
+    Args:
+        processes: of the dump.
+        leader: ``struct task_struct`` of its thread group's leader.
 
     Attributes:
+        leader: the same.
         pid: of the thread group, in the initial PID namespace.
         comm: the leader's.
-        states: the letters of its threads, the leader's first.
-        uid: real user ID, as the initial user namespace numbers it.
-        exe: path of ``mm->exe_file``, as /proc/PID/exe has it outside a chroot.
-        cgroups: paths of its control groups, the unified hierarchy's first.
-        nspids: its number in each PID namespace, from the initial one to its own.
+
+    Raises:
+        MemoryFault: the leader itself cannot be read.
     """
 
-    pid: int
-    comm: bytes
-    states: tuple[str, ...]
-    uid: int | None = None
-    exe: bytes | None = None
-    cgroups: tuple[bytes, ...] | None = None
-    nspids: tuple[int, ...] | None = None
+    def __init__(self, processes: Processes, leader: StructView) -> None:
+        self._processes, self.leader = processes, leader
+        self.pid = sched.task_tgid(leader)
+        self.comm = sched.task_comm(leader)
+
+    @cached_property
+    def states(self) -> tuple[str, ...]:
+        """The letters of its threads, the leader's first.
+
+        Raises:
+            MemoryFault: the leader's cannot be read.
+        """
+        letters = [sched.task_state_char(self.leader)]
+        threads = self._processes.threads(self.leader)
+        letters += [letter for task in threads if (letter := _known(sched.task_state_char, task))]
+        return tuple(dict.fromkeys(letters))
+
+    @cached_property
+    def uid(self) -> int | None:
+        """Real user ID, as the initial user namespace numbers it."""
+        ids = _known(sched.task_ids, self.leader)
+        return ids["pr_uid"] if ids is not None else None
+
+    @cached_property
+    def exe(self) -> bytes | None:
+        """Path of ``mm->exe_file``, as /proc/PID/exe has it outside a chroot."""
+        return _known(partial(_exe, self._processes), self.leader)
+
+    @cached_property
+    def cgroups(self) -> tuple[bytes, ...] | None:
+        """Paths of its control groups, the unified hierarchy's first."""
+        return _known(task_cgroup_paths, self.leader)
+
+    @cached_property
+    def nspids(self) -> tuple[int, ...] | None:
+        """Its number in each PID namespace, from the initial one to its own."""
+        return _known(pid.task_nspids, self.leader)
 
     @property
     def containers(self) -> tuple[str, ...]:
         """IDs of the containers that it is in, the innermost first."""
-        found: dict[str, None] = {}
-        for path in self.cgroups or ():
-            names = path.split(b"/")
-            for above, name in reversed(list(pairwise(names))):
-                container_id = _container_id(above, name)
-                if container_id is not None:
-                    found.setdefault(container_id.decode())
-        return tuple(found)
+        return container_ids(self.cgroups or ())
+
+
+def container_ids(cgroups: Sequence[bytes]) -> tuple[str, ...]:
+    """Return the IDs of the containers that control groups are of, the innermost first.
+
+    Args:
+        cgroups: their paths.
+    """
+    found: dict[str, None] = {}
+    for path in cgroups:
+        names = path.split(b"/")
+        for above, name in reversed(list(pairwise(names))):
+            container_id = _container_id(above, name)
+            if container_id is not None:
+                found.setdefault(container_id.decode())
+    return tuple(found)
 
 
 def _container_id(above: bytes, name: bytes) -> bytes | None:
@@ -67,30 +110,6 @@ def _container_id(above: bytes, name: bytes) -> bytes | None:
     if match is not None:
         return match[1]
     return name if above.endswith(b".slice") and _NAMED_GROUP.fullmatch(name) else None
-
-
-def identify(processes: Processes, leader: StructView) -> Identity:
-    """Return who a process is.
-
-    Args:
-        processes: of the dump.
-        leader: ``struct task_struct`` of its thread group's leader.
-
-    Raises:
-        MemoryFault: the leader itself cannot be read.
-    """
-    states = [sched.task_state_char(leader)]
-    states += [letter for task in processes.threads(leader) if (letter := _known(sched.task_state_char, task))]
-    ids = _known(sched.task_ids, leader)
-    return Identity(
-        pid=sched.task_tgid(leader),
-        comm=sched.task_comm(leader),
-        states=tuple(dict.fromkeys(states)),
-        uid=ids["pr_uid"] if ids is not None else None,
-        exe=_known(lambda task: _exe(processes, task), leader),
-        cgroups=_known(task_cgroup_paths, leader),
-        nspids=_known(pid.task_nspids, leader),
-    )
 
 
 def _known(ask: Callable[[StructView], T], task: StructView) -> T | None:

@@ -17,7 +17,7 @@ from vmcore2core.printable import text
 from vmcore2core.process.binaries import DEBUG_TREE, binaries
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
-from vmcore2core.process.identity import identify
+from vmcore2core.process.identity import Identity
 from vmcore2core.process.redact import Redaction
 from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.threads import thread_rows
@@ -335,7 +335,7 @@ def described(
     from vmcore2core.handover.entry import process_entry  # unwinding, which a single core does without
 
     rows = list(thread_rows(captured.answers))
-    return process_entry(identify(session.processes, leader), captured, session.kernel.arch, rows, files, kernel_stacks)
+    return process_entry(Identity(session.processes, leader), captured, session.kernel.arch, rows, files, kernel_stacks)
 
 
 def core_entry(result: CoreResult) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmcore2core.choose import Choice, Chosen, choose
+from vmcore2core.choose import Choice, choose
 from vmcore2core.containers.remote import Url
 from vmcore2core.corefile.atomic import check_output
 from vmcore2core.corefile.writer import Progress
@@ -21,6 +21,7 @@ from vmcore2core.kernel import printk
 from vmcore2core.printable import counted, text
 from vmcore2core.process.binaries import DEBUG_TREE
 from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.process.identity import Identity
 from vmcore2core.process.redact import Redaction
 from vmcore2core.report import ErrorEntry, core_line
 from vmcore2core.run.converter import Conversion, Manner
@@ -100,7 +101,7 @@ class Extraction:
         self._bar: Bar = lambda _label: None
         self._heard: list[Outcome] = []
 
-    def choose(self, choice: Choice) -> list[Chosen]:
+    def choose(self, choice: Choice) -> list[Identity]:
         """Return the processes asked for; what there is to say of others is said."""
         chosen, errors = choose(self.session.processes, choice)
         for number, error in errors:
@@ -114,14 +115,14 @@ class Extraction:
         if self.index is not None:
             self.index.errors.append({"pid": number, "comm": comm, "error": error})
 
-    def plan(self, chosen: Sequence[Chosen]) -> Iterator[tuple[Job, CoreSize]]:
+    def plan(self, chosen: Sequence[Identity]) -> Iterator[tuple[Job, CoreSize]]:
         """Yield what would be written, and how large; processes that cannot be converted are said."""
         jobs = [self._job(one) for one in chosen]
         self._check_patterns(jobs)
         with self._workers(jobs) as workers:
             yield from self._measured(workers, jobs)
 
-    def run(self, chosen: Sequence[Chosen], bars: Callable[[int], Any]) -> None:
+    def run(self, chosen: Sequence[Identity], bars: Callable[[int], Any]) -> None:
         """Write the cores; one that fails does not stop the others.
 
         Args:
@@ -263,11 +264,11 @@ class Extraction:
         """Where the cores go."""
         return self.request.output or Path()
 
-    def _job(self, one: Chosen) -> Job:
+    def _job(self, one: Identity) -> Job:
         target = self.directory
         if not self._is_file:
             target /= core_name(one.leader) + self._suffix
-        return Job(one.identity.pid, text(one.identity.comm), int(one.leader.address), os.fspath(target))
+        return Job(one.pid, text(one.comm), int(one.leader.address), os.fspath(target))
 
     @property
     def _suffix(self) -> str:
@@ -283,7 +284,7 @@ class Extraction:
         except OSError as error:
             raise OutputError(f"{self.directory}: {error.strerror}, expected a directory for the cores") from error
 
-    def _open_directory(self, chosen: Sequence[Chosen]) -> list[Job]:
+    def _open_directory(self, chosen: Sequence[Identity]) -> list[Job]:
         """Make the directory; return the jobs that are left."""
         from vmcore2core.handover.html import HTML_NAME  # a single core has no page
         from vmcore2core.handover.tree import check_trees
@@ -323,7 +324,7 @@ class Extraction:
         self.index.write()
         return sized
 
-    def _damage(self, one: Chosen, job: Job, entry: Entry) -> str | None:
+    def _damage(self, one: Identity, job: Job, entry: Entry) -> str | None:
         """Return a sentence where a core that an earlier run had finished is not what it was."""
         from vmcore2core.corefile.inspect import problems  # and the readers of ELF that it has
         from vmcore2core.verification import compare, open_core

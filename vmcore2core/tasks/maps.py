@@ -1,16 +1,13 @@
-"""What ``vmcore-tasks`` shows of processes, as plain records: processes, threads, mappings."""
+"""The threads and the mappings of a process as ``vmcore-tasks threads``, ``regs`` and ``maps`` show them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from vmcore2core.choose import pattern_hint
-from vmcore2core.errors import MemoryFault
-from vmcore2core.kernel import mm, sched
+from vmcore2core.kernel import mm
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
@@ -18,46 +15,6 @@ from vmcore2core.process.capture import Captured
 from vmcore2core.process.model import Vma
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which tasks are wanted; an empty part does not restrict."""
-
-    pids: tuple[int, ...] = ()
-    comms: tuple[str, ...] = ()
-    states: tuple[str, ...] = ()
-
-    def fits_nothing(self) -> str:
-        """Return the sentence for when nothing is as is wanted."""
-        asked = [f"--pid {pid}" for pid in self.pids] + [f"--comm {comm}" for comm in self.comms]
-        asked += [f"--state {''.join(self.states)}"] if self.states else []
-        return f"nothing fits {' '.join(asked)}{pattern_hint('comm', self.comms)}"
-
-
-def chosen_leaders(
-    session: Session, pids: Sequence[int], comms: Sequence[str], every: Callable[[], Iterable[StructView]]
-) -> Iterator[StructView]:
-    """Yield the leader of each process that is wanted, once.
-
-    Args:
-        session: the dump.
-        pids: of the processes, or of any of their threads; empty for all.
-        comms: patterns, one of which the name matches; empty for any.
-        every: yields all that there are, in the order of the task list.
-
-    Raises:
-        TaskNotFound: no task has one of the PIDs.
-    """
-    found = {leader.address: leader for leader in map(session.processes.find, pids)}.values() if pids else every()
-    for leader in found:
-        try:
-            comm = text(sched.task_comm(leader)) if comms else ""
-        except MemoryFault as error:
-            session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")
-            continue
-        if not comms or any(fnmatchcase(comm, pattern) for pattern in comms):
-            yield leader
 
 
 def threads(session: Session, leader: StructView) -> Iterator[ThreadRow]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Flag, auto
-from fnmatch import fnmatchcase
 
 from vmcore2core.errors import (
     CorruptStructure,
@@ -21,10 +20,9 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.timekeeping import clock
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
-from vmcore2core.process.identity import identify
+from vmcore2core.process.identity import Identity
 from vmcore2core.process.statm import ELF_PRARGSZ, Statm, statm
 from vmcore2core.session import Session
-from vmcore2core.tasks.maps import Selection
 
 
 class Part(Flag):
@@ -36,7 +34,6 @@ class Part(Flag):
     PLACES = auto()
 
 
-EVERY = Selection()
 EVERYTHING = Part.MEMORY | Part.IDS | Part.TIMES | Part.PLACES
 
 
@@ -88,36 +85,44 @@ class TaskRow:
     containers: tuple[str, ...] | None = None
 
 
-def processes(
-    session: Session, selection: Selection = EVERY, parts: Part = Part.MEMORY, *, threads: bool = False
-) -> Iterator[TaskRow]:
-    """Yield a row for each process that is wanted.
+def processes(session: Session, chosen: Sequence[Identity], parts: Part = Part.MEMORY) -> Iterator[TaskRow]:
+    """Yield a row for each process.
 
     Args:
         session: the dump.
-        selection: which; by PID and state of any of a process's threads.
+        chosen: the processes.
         parts: what is looked up.
-        threads: yield a row for each of its threads instead.
     """
-    for leader in session.processes.leaders():
+    return _rows(session, chosen, parts, lambda row, _group: [row])
+
+
+def threads(
+    session: Session, chosen: Sequence[Identity], parts: Part = Part.MEMORY, states: Sequence[str] = ()
+) -> Iterator[TaskRow]:
+    """Yield a row for each thread of processes.
+
+    Args:
+        session: the dump.
+        chosen: the processes.
+        parts: what is looked up.
+        states: letters of which a thread must have one; empty for any.
+    """
+    return _rows(session, chosen, parts, lambda row, group: _thread_rows(session, row, group, states, parts))
+
+
+def _rows(
+    session: Session,
+    chosen: Sequence[Identity],
+    parts: Part,
+    of: Callable[[TaskRow, list[StructView]], Iterable[TaskRow]],
+) -> Iterator[TaskRow]:
+    """Yield what ``of`` makes of the row of each process, and of its threads."""
+    for leader in (one.leader for one in chosen):
         try:
             group = list(session.processes.threads(leader))
-            if not _takes(selection, leader, group):
-                continue
-            row = _with_parts(session, leader, group, parts, _row(session, leader, len(group)))
-            yield from _thread_rows(session, row, group, selection.states, parts) if threads else [row]
+            yield from of(_with_parts(session, leader, group, parts, _row(session, leader, len(group))), group)
         except (MemoryFault, LayoutUnknown) as error:
             session.processes.warn(f"the task at {leader.address:#x} cannot be read: {error}")
-
-
-def _takes(selection: Selection, leader: StructView, group: list[StructView]) -> bool:
-    """Tell whether a process is wanted."""
-    comm, all_of_it = text(sched.task_comm(leader)), [leader, *group]
-    return (
-        (not selection.pids or any(sched.task_pid(task) in selection.pids for task in all_of_it))
-        and (not selection.comms or any(fnmatchcase(comm, pattern) for pattern in selection.comms))
-        and (not selection.states or any(sched.task_state_char(task) in selection.states for task in all_of_it))
-    )
 
 
 def _row(session: Session, leader: StructView, threads: int) -> TaskRow:
@@ -228,7 +233,7 @@ def _with_times(session: Session, tasks: list[StructView], leader: StructView | 
 
 def _with_places(session: Session, leader: StructView, row: TaskRow) -> TaskRow:
     try:
-        who = identify(session.processes, leader)
+        who = Identity(session.processes, leader)
     except MemoryFault:
         return row
     cgroups = None if who.cgroups is None else tuple(text(path) for path in who.cgroups)

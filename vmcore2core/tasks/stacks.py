@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from vmcore2core.errors import KernelThread, MemoryFault, NoUserMemory, UsageError, Vmcore2coreError
+from vmcore2core.errors import KernelThread, MemoryFault, NoUserMemory, Vmcore2coreError
 from vmcore2core.kernel import runqueue, sched
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.process.identity import Identity
 from vmcore2core.process.kernelbt import KernelStacks
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
-from vmcore2core.tasks.maps import Selection, chosen_leaders
 from vmcore2core.unwind.frames import LIMIT
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import StackRow, backtraces
@@ -27,48 +27,46 @@ class ProcessStacks:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which stacks are wanted, and how.
+    """Which stacks of the chosen processes are wanted, and how.
 
     Attributes:
-        selection: which processes, by PID (of any thread) and name; and which of their threads, by state.
+        states: letters of which a thread must have one; empty for any.
         tid: the only thread.
-        every: all processes that have user memory; with the kernel's stacks, all.
+        idle: with the kernel's frames, the idle tasks of the CPUs as well.
         limit: most frames of a thread.
         files: where files are looked for that tell what memory does not.
         kernel: with the kernel's frames.
     """
 
-    selection: Selection = field(default_factory=Selection)
+    states: tuple[str, ...] = ()
     tid: int | None = None
-    every: bool = False
+    idle: bool = False
     limit: int = LIMIT
     files: Files | None = None
     kernel: bool = False
 
 
-def stacks(session: Session, wanted: Wanted) -> Iterator[ProcessStacks]:
-    """Yield the stacks of processes, in the order of the task list.
+def stacks(session: Session, chosen: Sequence[Identity], wanted: Wanted) -> Iterator[ProcessStacks]:
+    """Yield the stacks of processes.
+
+    Args:
+        session: the dump.
+        chosen: the processes.
+        wanted: which of their stacks.
 
     Raises:
-        UsageError: nothing says which.
         LayoutUnknown, LayoutInvalid: the kernel's stacks are wanted, and how they unwind is not known.
-        TaskNotFound, TaskError, MemoryFault, LayoutError: the only process that was asked for has no stacks.
+        TaskError, MemoryFault, LayoutError: the only process has no stacks.
     """
-    chosen = wanted.selection
-    if wanted.tid is None and not wanted.every and not (chosen.pids or chosen.comms or chosen.states):
-        raise UsageError("say which process: --pid PID, --tid TID, --comm PATTERN, --state LETTER or --all")
     kernel_stacks = KernelStacks(session.kernel, session.processes.cpus) if wanted.kernel else None
-    pids = (wanted.tid,) if wanted.tid is not None else chosen.pids
-    every = session.processes.leaders if wanted.kernel else session.processes.with_mm
-    named = list(chosen_leaders(session, pids, chosen.comms, every))
-    for leader in named:
+    for process in chosen:
         try:
-            yield _stacks_of(session, leader, wanted, kernel_stacks)
+            yield _stacks_of(session, process.leader, wanted, kernel_stacks)
         except Vmcore2coreError as error:
-            if len(named) == 1:
+            if len(chosen) == 1:
                 raise
             yield ProcessStacks((), (str(error),))
-    if kernel_stacks is not None and wanted.every and wanted.tid is None:
+    if kernel_stacks is not None and wanted.idle:
         yield ProcessStacks(tuple(_of_idle_cpus(session, wanted, kernel_stacks)))
 
 
@@ -110,8 +108,7 @@ def _stacks_of(
 
 
 def _is_wanted(row: ThreadRow, wanted: Wanted) -> bool:
-    states = wanted.selection.states
-    return (wanted.tid is None or row.tid == wanted.tid) and (not states or row.state in states)
+    return (wanted.tid is None or row.tid == wanted.tid) and (not wanted.states or row.state in wanted.states)
 
 
 def _thread_rows(

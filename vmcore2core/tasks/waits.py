@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vmcore2core.choose import Choice, choose
 from vmcore2core.errors import KernelThread, LayoutUnknown, MemoryFault, NoUserMemory, Vmcore2coreError
 from vmcore2core.kernel import files, runqueue, sched
 from vmcore2core.kernel.struct import StructView
@@ -73,6 +74,22 @@ def waits(session: Session) -> WaitReport:
             warnings.append(str(error))
     releasers = {row.tid: row.wait.holders for row in rows if row.wait is not None and row.wait.all_known}
     return WaitReport(tuple(rows), tuple(map(tuple, cycles(releasers))), tuple(warnings))
+
+
+def chosen_rows(report: WaitReport, session: Session, choice: Choice) -> tuple[list[WaitRow], list[Vmcore2coreError]]:
+    """Return the threads of the processes that are asked for, or that have such a name themselves; and errors.
+
+    Args:
+        report: all threads that sleep.
+        session: the dump.
+        choice: by PID and name.
+    """
+    named, errors = choose(session.processes, Choice(pid=choice.pid), session.processes.leaders)
+    whole = {one.pid: choice.takes(one) for one in named}
+    rows = [row for row in report.rows if row.pid in whole and (whole[row.pid] or choice.names(row.comm))]
+    if not rows:
+        _, errors = choose(session.processes, choice, session.processes.leaders)
+    return rows, [error for _, error in errors]
 
 
 class _Found:

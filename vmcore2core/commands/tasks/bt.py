@@ -25,20 +25,12 @@ if TYPE_CHECKING:
 @takes_dump
 def bt(
     *,
-    pid: Annotated[
-        list[int] | None,
-        typer.Option("--pid", "-p", help="All threads of this process; may repeat.", rich_help_panel=options.WHICH),
-    ] = None,
+    pid: options.Pids = None,
     tid: Tid = None,
     every: Annotated[
         bool, typer.Option("--all", "-a", help="The threads of all processes.", rich_help_panel=options.WHICH)
     ] = False,
-    comm: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Those of processes whose name matches this pattern; may repeat.", rich_help_panel=options.WHICH
-        ),
-    ] = None,
+    comm: options.Comms = None,
     state: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,22 +69,30 @@ def bt(
     """Show the user stacks of threads: from what is in memory, and from the programs' files where these are given."""
     show = _form(group=group, folded=folded, speedscope=speedscope, as_json=as_json)
     letters = options.states(state)
+    if tid is None and not (every or pid or comm or letters):
+        raise UsageError("say which process: --pid PID, --tid TID, --comm PATTERN, --state LETTER or --all")
+    choice_pids = (tid,) if tid is not None else tuple(pid or ())
     with opened(dump) as session:
+        from vmcore2core.choose import Choice, choose
         from vmcore2core.process import binaries
         from vmcore2core.process import debuginfod as client
-        from vmcore2core.tasks.maps import Selection
         from vmcore2core.tasks.stacks import Wanted, stacks
         from vmcore2core.unwind.originals import Files
 
         servers = client.debuginfod() if debuginfod else None
         files = Files(binaries.binaries(session.container.paths[0], sysroot or (), (debug_directory,), servers))
-        selection = Selection(tuple(pid or ()), tuple(comm or ()), letters)
-        wanted = Wanted(selection, tid=tid, every=every, limit=limit, files=files, kernel=kernel)
-        complete = _show_stacks(stacks(session, wanted), show)
+        choice = Choice(pid=choice_pids, comm=tuple(comm or ()), state=letters)
+        chosen, errors = choose(session.processes, choice, session.processes.leaders if kernel else None)
+        wanted = Wanted(letters, tid=tid, idle=every and tid is None, limit=limit, files=files, kernel=kernel)
+        complete = _show_stacks(stacks(session, chosen, wanted), show)
         for notice in files.notices:
             say(notice)
-        if complete is None and selection != Selection():
-            say(selection.fits_nothing())
+        for number, error in errors:
+            if complete is None or number is not None:  # where no process fits, a CPU's idle task may
+                say(str(error))
+        if complete is None and not errors:
+            say(f"no thread fits --tid {tid} --state {''.join(letters)}")
+        if complete is None or any(number is not None for number, _ in errors):
             raise typer.Exit(Exit.ERROR)
     if complete is False:
         raise typer.Exit(Exit.INCOMPLETE)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vmcore2core.commands import options
 from vmcore2core.commands.document import hexadecimal, print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
+from vmcore2core.commands.tasks.shown import chosen
 from vmcore2core.commands.terminal import Exit, say
 
 if TYPE_CHECKING:
@@ -18,28 +19,19 @@ if TYPE_CHECKING:
 @takes_dump
 def files(
     *,
-    pid: Annotated[
-        list[int] | None,
-        typer.Option("--pid", "-p", help="Only those of this process; may repeat.", rich_help_panel=options.WHICH),
-    ] = None,
-    comm: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only those of processes whose name matches this pattern; may repeat.", rich_help_panel=options.WHICH
-        ),
-    ] = None,
+    pid: options.Pids = None,
+    comm: options.Comms = None,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
     """Show the open files of processes as /proc/PID/fd and fdinfo have them, and sockets as ss(8) does."""
     with opened(dump) as session:
-        from vmcore2core.tasks.maps import Selection
+        from vmcore2core.choose import Choice
         from vmcore2core.tasks.openfiles import open_files
 
-        selection = Selection(tuple(pid or ()), tuple(comm or ()))
-        tables = list(open_files(session, selection))
-        if not tables and selection != Selection():
-            say(selection.fits_nothing())
+        found, all_found = chosen(session, Choice(pid=tuple(pid or ()), comm=tuple(comm or ())))
+        tables = list(open_files(session, found, without_any=bool(pid or comm)))
+        if not found:
             raise typer.Exit(Exit.ERROR)
         if not session.processes.mounts.known:
             say("mounts are not known: paths begin at the root of their file system")
@@ -50,6 +42,8 @@ def files(
             print_document("vmcore-tasks-files", processes=[_document(table) for table in tables])
         else:
             _print(tables)
+    if not all_found:
+        raise typer.Exit(Exit.ERROR)
     if warnings:
         raise typer.Exit(Exit.INCOMPLETE)
 

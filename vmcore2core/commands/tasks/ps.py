@@ -12,6 +12,7 @@ from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
 from vmcore2core.commands.tasks.columns import COLUMNS, Column, columns, parts
+from vmcore2core.commands.tasks.shown import chosen
 from vmcore2core.commands.terminal import Exit, say
 from vmcore2core.times import iso
 
@@ -22,19 +23,8 @@ if TYPE_CHECKING:
 @takes_dump
 def ps(
     *,
-    pid: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--pid",
-            "-p",
-            help="Only the process that has this PID, or a thread with it; may repeat.",
-            rich_help_panel=options.WHICH,
-        ),
-    ] = None,
-    comm: Annotated[
-        list[str] | None,
-        typer.Option(help="Only names that match this pattern; may repeat.", rich_help_panel=options.WHICH),
-    ] = None,
+    pid: options.Pids = None,
+    comm: options.Comms = None,
     state: options.State = None,
     threads: Annotated[bool, typer.Option("--threads", "-L", help="A line for each thread.")] = False,
     output: Annotated[
@@ -56,18 +46,21 @@ def ps(
     if tree and threads:
         raise typer.BadParameter("--tree is of processes, --threads of threads: expected one of them")
     with opened(replace(dump, scan=scan)) as session:
-        from vmcore2core.tasks.maps import Selection
-        from vmcore2core.tasks.ps import EVERYTHING, processes, tree_order
+        from vmcore2core.choose import Choice
+        from vmcore2core.tasks import ps
 
-        selection = Selection(tuple(pid or ()), tuple(comm or ()), letters)
-        rows = list(processes(session, selection, EVERYTHING if as_json else parts(shown), threads=threads))
+        found, all_found = chosen(session, Choice(pid=tuple(pid or ()), comm=tuple(comm or ()), state=letters))
+        looked_up = ps.EVERYTHING if as_json else parts(shown)
+        rows = list(
+            ps.threads(session, found, looked_up, letters) if threads else ps.processes(session, found, looked_up)
+        )
         if tree and rows and all(row.ppid is None for row in rows):
             say("no parents are known: this kernel's layout has no task_struct.real_parent; listed without a tree")
         if as_json:
             print_document("vmcore-tasks-ps", tasks=[_document(row) for row in rows])
-        for line in () if as_json else _lines(tree_order(rows) if tree else [(0, row) for row in rows], shown):
+        for line in () if as_json else _lines(ps.tree_order(rows) if tree else [(0, row) for row in rows], shown):
             print(line)
-    if not rows:
+    if not rows or not all_found:
         raise typer.Exit(Exit.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""What the commands of ``vmcore-tasks`` share: which process, and a thread in JSON."""
+"""What the commands of ``vmcore-tasks`` share: which processes, and a thread in JSON."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,9 +7,13 @@ import typer
 
 from vmcore2core.commands import options
 from vmcore2core.commands.document import hexadecimal
+from vmcore2core.commands.terminal import say
 
 if TYPE_CHECKING:
+    from vmcore2core.choose import Choice
+    from vmcore2core.process.identity import Identity
     from vmcore2core.process.threads import ThreadRow
+    from vmcore2core.session import Session
 
 Pid = Annotated[
     int,
@@ -20,6 +24,19 @@ Pid = Annotated[
 Tid = Annotated[
     int | None, typer.Option("--tid", "-t", help="Only the thread with this ID.", rich_help_panel=options.WHICH)
 ]
+
+
+def chosen(session: "Session", choice: "Choice") -> "tuple[list[Identity], bool]":
+    """Return the processes that are asked for, kernel threads among them, and whether all were found.
+
+    What was not found is said.
+    """
+    from vmcore2core.choose import choose
+
+    found, errors = choose(session.processes, choice, session.processes.leaders)
+    for _, error in errors:
+        say(str(error))
+    return found, not errors
 
 
 def thread_document(row: "ThreadRow") -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """``vmcore-tasks waits``."""
 
 from dataclasses import asdict
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,32 +17,29 @@ if TYPE_CHECKING:
 @takes_dump
 def waits(
     *,
-    pid: Annotated[
-        list[int] | None, typer.Option("--pid", "-p", help="Only threads of this process; may repeat.")
-    ] = None,
-    comm: Annotated[
-        list[str] | None, typer.Option(help="Only threads whose name matches this pattern; may repeat.")
-    ] = None,
+    pid: options.Pids = None,
+    comm: options.Comms = None,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show what threads of processes wait for, since when, and which of them wait for each other."""
-    with opened(dump) as session:
-        from vmcore2core.tasks.waits import waits as found
+    """Show what threads of processes wait for, since when, and which of them wait for each other.
 
-        report = found(session)
-        for warning in report.warnings:
-            say(warning)
-        rows = [
-            row
-            for row in report.rows
-            if (not pid or row.pid in pid or row.tid in pid)
-            and (not comm or any(fnmatchcase(row.comm, pattern) for pattern in comm))
-        ]
+    --comm takes threads by their own names, too.
+    """
+    with opened(dump) as session:
+        from vmcore2core.choose import Choice
+        from vmcore2core.tasks import waits
+
+        report = waits.waits(session)
+        rows, errors = waits.chosen_rows(report, session, Choice(pid=tuple(pid or ()), comm=tuple(comm or ())))
+        for sentence in (*report.warnings, *map(str, errors)):
+            say(sentence)
         if as_json:
             print_document("vmcore-tasks-waits", threads=[_document(row) for row in rows], deadlocks=report.deadlocks)
         else:
             _print(rows, report)
+    if errors:
+        raise typer.Exit(Exit.ERROR)
     if report.warnings:
         raise typer.Exit(Exit.INCOMPLETE)
 
