@@ -113,7 +113,7 @@ FORBIDDEN = {"pickle", "marshal", "shelve", "subprocess", "socket", "urllib", "h
 CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "spawnv", "execv", "execvp", "fork"}
 NETWORK = {
     (PACKAGE / "containers" / "remote.py", "http"),
-    (PACKAGE / "handover" / "debugger_files.py", "urllib.request"),
+    (PACKAGE / "handover" / "debugger_download.py", "urllib.request"),
     *((PACKAGE / "process" / "debuginfod.py", name) for name in ("http.client", "urllib.error", "urllib.request")),
     (PACKAGE / "capture" / "journal.py", "socket"),
     (PACKAGE / "kernel" / "socket.py", "socket"),

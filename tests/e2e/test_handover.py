@@ -18,6 +18,7 @@ import pytest
 
 from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, convert, rows
 from tests.needs import need
+from vmcore2core.handover.scripts import HELPERS
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 
@@ -97,7 +98,7 @@ def test_the_index_names_every_file_beside_the_sysroot(undisturbed: Path) -> Non
     processes = index_of(undisturbed)["processes"]
     named = {p["core"]["file"] for p in processes} | {name for p in processes for name in p["debug"]["scripts"]}
     there = {path.name for path in undisturbed.iterdir() if path.is_file()}
-    assert named | {"index.json", "index.html", "debugger_files.py", "debugger_frames.py"} == there
+    assert named | {"index.json", "index.html", *HELPERS} == there
     for process in processes:
         debug = process["debug"]
         assert (undisturbed / debug["sysroot"] / debug["program"].lstrip("/")).read_bytes()[:4] == b"\x7fELF"

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import grp
 import http.server
 import os
+import pwd
 import shutil
 import struct
 import subprocess
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.e2e.guests import FIXTURES
-from vmcore2core.handover.debugger_files import (
-    Found,
-    Places,
-    Wanted,
-    below,
-    download,
-    facts_of,
-    is_ours,
-    missing,
-    taken_by_path,
-)
+from vmcore2core.handover.debugger_download import download, is_ours
+from vmcore2core.handover.debugger_files import Found, Places, Wanted, below, facts_of, missing, taken_by_path
 
 PROGRAM = FIXTURES / "sysroot/bin/lab-dynamic"
 BUILD_ID = "8727f96cdf9d6e8eda964dd86cb03cde126c398a"
@@ -167,7 +162,8 @@ def shared_umask() -> Iterator[None]:
 @pytest.mark.usefixtures("shared_umask")
 def test_servers_of_debuginfod_are_asked_once(server: str, tmp_path: Path) -> None:
     environ = {"DEBUGINFOD_URLS": f"file:///x http://127.0.0.1:1 {server}/", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    found = Places(tmp_path, [], {**environ, "VMCORE2CORE_SYSROOT": ""}).find(WANTED)
+    ask = partial(download, environ=environ)
+    found = Places(tmp_path, [], {"VMCORE2CORE_SYSROOT": ""}, ask).find(WANTED)
     assert found is not None
     assert found.path == tmp_path / f"cache/debuginfod_client/{BUILD_ID}/executable"
     assert download(BUILD_ID, {**environ, "DEBUGINFOD_URLS": "http://127.0.0.1:1"}) == found.path
@@ -176,7 +172,33 @@ def test_servers_of_debuginfod_are_asked_once(server: str, tmp_path: Path) -> No
     assert list((tmp_path / "cache/debuginfod_client" / ("00" * 20)).iterdir()) == []
 
 
-def test_what_others_could_have_put_into_the_cache_is_not_taken(tmp_path: Path) -> None:
+def set_group(monkeypatch: pytest.MonkeyPatch, name: str, *members: str) -> None:
+    """Have every file be of one group, and the user be "me"."""
+    monkeypatch.setattr(grp, "getgrgid", lambda _number: SimpleNamespace(gr_name=name, gr_mem=list(members)))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _number: SimpleNamespace(pw_name="me"))
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "good"),
+    [("me", (), True), ("me", ("me",), True), ("me", ("me", "you"), False), ("staff", (), False)],
+)
+def test_a_group_of_one_user_is_nobody_else(
+    group: str, members: tuple[str, ...], good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian gives each user a group of that name, and many have a umask of 002."""
+    kept = put(tmp_path, f"{BUILD_ID}/executable")
+    kept.chmod(0o664)
+    kept.parent.chmod(0o775)
+    set_group(monkeypatch, group, *members)
+    assert (download(BUILD_ID, {"DEBUGINFOD_URLS": "x", "DEBUGINFOD_CACHE_PATH": str(tmp_path)}) == kept) == good
+    kept.parent.chmod(0o777)
+    assert not is_ours(kept)
+
+
+def test_what_others_could_have_put_into_the_cache_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_group(monkeypatch, "staff")
     cache = tmp_path / "cache"
     kept = put(cache, f"{BUILD_ID}/executable")
     environ = {"DEBUGINFOD_URLS": "http://127.0.0.1:1", "DEBUGINFOD_CACHE_PATH": str(cache)}

@@ -278,3 +278,10 @@ def test_a_file_that_lacks_pages_gets_its_debug_file(sysroot: Path, tmp_path: Pa
     assert f"/bin/lab-dynamic (build ID {identity}; in part)" in output
     assert "programs/victim.c:" in output
     check(stacks, output, "lab-dynamic")
+
+
+def test_lldb_says_once_where_it_guesses(cores: Path, sysroot: Path) -> None:
+    name = script(cores, "lab-dynamic", "lldb")
+    guess = "vmcore2core: no call frame information for /bin/lab-dynamic, /lib/libc.so.6"
+    assert lldb_stacks(cores, name)[1].count(guess) == 1
+    assert "lldb guesses" not in lldb_stacks(cores, name, sysroot)[1]

@@ -156,7 +156,9 @@ def test_the_scripts_say_what_a_debugger_needs() -> None:
         'settings set target.exec-search-paths "sysroot/lib"',
         'target create --core core.app.1 "sysroot/usr/bin/app"',
         "command script import --relative-to-command-file debugger_files.py",
-        f"script debugger_files.in_lldb([{wanted}])",
+        "command script import --relative-to-command-file debugger_frames.py",
+        "command script import --relative-to-command-file debugger_download.py",
+        f"script debugger_frames.in_lldb(debugger_files.in_lldb([{wanted}], debugger_download.download), [])",
     ]
     assert "sysroot" not in gdb_script(CORE, None).text
     assert "core-file core.app.1\n" in gdb_script(Path("/x/core.app.1.zst"), None).text

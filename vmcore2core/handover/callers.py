@@ -68,6 +68,11 @@ class WithoutCfi:
     callers: tuple[Caller, ...] = ()
     last: tuple[LastFrame, ...] = ()
 
+    @property
+    def paths(self) -> set[bytes]:
+        """Of the files whose code these frames run."""
+        return {one.path for one in self.callers} | {one.path for one in self.last}
+
 
 def stacks_without_cfi(captured: Captured, arch: Arch) -> WithoutCfi:
     """Return what was found of a process's stacks without call frame information; of x86-64 alone."""

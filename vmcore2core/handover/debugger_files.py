@@ -2,12 +2,11 @@
 
 Start scripts load this file from the folder of the cores. Files are looked for in ``sysroot`` beside the core; below
 each folder of $VMCORE2CORE_SYSROOT (DIR:DIR; "/" where it is not set), at their path and in .build-id trees; in the
-debugger's own folders of debug files; and at the servers of $DEBUGINFOD_URLS. Where a file is nowhere, what of it was
-in memory is taken, from ``sysroot.incomplete``. A file with another build ID is never
-loaded, and one line says which are wanted and not found.
+debugger's own folders of debug files; and by debuginfod. Where a file is nowhere, what of it was in memory is taken,
+from ``sysroot.incomplete``. A file with another build ID is never loaded, and one line says which are wanted and not
+found.
 
-References: System V gABI, "Program Header" and "Note Section"; debuginfod(8), "WEBAPI"; debuginfod_find_debuginfo(3),
-"FILES".
+Reference: System V gABI, "Program Header" and "Note Section".
 """
 
 from __future__ import annotations
@@ -15,26 +14,22 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-import stat
 import struct
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 PT_LOAD, PT_NOTE, PF_X = 1, 4, 1
-SHT_NOTE = 7
-NT_GNU_BUILD_ID = 3
+SHT_NOTE, NT_GNU_BUILD_ID = 7, 3
 HEADERS_MAX = 1 << 14
 NOTES_MAX = 1 << 16
 LINKS_MAX = 40
 PAGE_MAX = 1 << 16
-DOWNLOAD_MAX = 1 << 30  # bytes of one file
-DOWNLOAD_SECONDS = 90  # of one file
+
+Download = Callable[[str], "Path | None"]
 
 
 class Wanted(NamedTuple):
@@ -64,10 +59,10 @@ class Wanted(NamedTuple):
     size: int | None = None
     mtime: int | None = None
 
-    def is_as_large_and_old(self, path: Path) -> bool:
-        """Tell whether a file has the size and the time of this one, both of which are known."""
+    def is_as_large_and_old(self, path: Path, *, any_time: bool) -> bool:
+        """Tell whether a file has the known size of this one, and the known time, unless any will do."""
         status = path.stat()
-        return None not in (self.size, self.mtime) and (status.st_size, int(status.st_mtime)) == (self.size, self.mtime)
+        return self.size == status.st_size and (any_time or self.mtime == int(status.st_mtime))
 
 
 class Facts(NamedTuple):
@@ -193,11 +188,18 @@ class Places:
     Args:
         folder: of the cores.
         debug_folders: the debugger's own, each with a .build-id tree.
-        environ: $VMCORE2CORE_SYSROOT, $DEBUGINFOD_URLS and those that say where debuginfod's cache is.
+        environ: $VMCORE2CORE_SYSROOT.
+        download: returns the file that has a build ID, by debuginfod, or None.
     """
 
-    def __init__(self, folder: Path, debug_folders: Iterable[str], environ: Mapping[str, str] = os.environ) -> None:
-        self.folder, self.environ = folder, environ
+    def __init__(
+        self,
+        folder: Path,
+        debug_folders: Iterable[str],
+        environ: Mapping[str, str] = os.environ,
+        download: Download = lambda _build_id: None,
+    ) -> None:
+        self.folder, self.download = folder, download
         self.debug_folders = [Path(name) for name in debug_folders if name]
         self.roots = [Path(root) for root in environ.get("VMCORE2CORE_SYSROOT", "/").split(":") if root]
 
@@ -225,15 +227,11 @@ class Places:
 
         The time of one beside the core was compared when it was copied there.
         """
-        here = None if wanted.here is None else self.folder / wanted.here
-        facts = None if here is None else facts_of(here)
-        bias = None if facts is None else facts.bias(wanted)
-        if here is not None and bias is not None and here.stat().st_size == wanted.size:
-            return Found(here.absolute(), bias, partial=False, by_path=True)
-        for path in (below(root, wanted.path) for root in self.roots):
+        here = [] if wanted.here is None else [self.folder / wanted.here]
+        for path in (*here, *(below(root, wanted.path) for root in self.roots)):
             facts = facts_of(path)
             bias = None if facts is None else facts.bias(wanted)
-            if bias is not None and wanted.is_as_large_and_old(path):
+            if bias is not None and wanted.is_as_large_and_old(path, any_time=path in here):
                 return Found(path.absolute(), bias, partial=False, by_path=True)
         return None
 
@@ -254,80 +252,9 @@ class Places:
                 yield below(root, name + tree)
         for folder in self.debug_folders:
             yield folder / tree
-        downloaded = download(build_id, self.environ)
+        downloaded = self.download(build_id)
         if downloaded is not None:
             yield downloaded
-
-
-def download(build_id: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return an executable that a server of $DEBUGINFOD_URLS has, or that was downloaded before."""
-    urls = environ.get("DEBUGINFOD_URLS", "").split()
-    if not urls:
-        return None
-    home = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = environ.get("DEBUGINFOD_CACHE_PATH") or Path(home) / "debuginfod_client"
-    target = Path(cache) / build_id / "executable"
-    if is_ours(target) and target.stat().st_size:
-        return target
-    for url in urls:
-        if url.startswith(("http://", "https://")):
-            try:
-                _fetch(f"{url.rstrip('/')}/buildid/{build_id}/executable", target)
-            except (OSError, ValueError):
-                continue
-            return target
-    return None
-
-
-def is_ours(path: Path) -> bool:
-    """Tell whether nobody else can have put a file or a folder there: as vmcore2core's ``folders`` has it.
-
-    It belongs, with each folder above it, to the user, to root, or to whoever called sudo, and others cannot write to
-    it; to a folder above that has the sticky bit they may. It is no link, and no FIFO or device.
-    """
-    caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
-    owners = {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
-    try:
-        links = [one.lstat() for one in (path, *path.parent.resolve().parents, path.parent.resolve())]
-    except OSError:
-        return False
-    own, *above = links
-    shared = stat.S_IWGRP | stat.S_IWOTH
-    return (
-        (stat.S_ISREG(own.st_mode) or stat.S_ISDIR(own.st_mode))
-        and not own.st_mode & shared
-        and all(one.st_uid in owners for one in links)
-        and all(not one.st_mode & shared or one.st_mode & stat.S_ISVTX for one in above)
-    )
-
-
-def _fetch(url: str, target: Path) -> None:
-    """Download a file of bounded size in bounded time; it appears whole.
-
-    Raises:
-        OSError, ValueError: it cannot be had, or is too large or too slow.
-    """
-    for folder in (*reversed(target.parent.parents), target.parent):  # each is the user's alone, whatever the umask
-        if not folder.exists():
-            folder.mkdir(mode=0o700, exist_ok=True)
-    if not is_ours(target.parent):
-        raise OSError(f"others can write to {target.parent}")
-    fd, part = tempfile.mkstemp(dir=target.parent)
-    try:
-        with os.fdopen(fd, "wb") as file, urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as answer:  # noqa: S310
-            _copy(answer, file)
-        Path(part).replace(target)
-    except BaseException:
-        Path(part).unlink()
-        raise
-
-
-def _copy(answer: IO[bytes], file: IO[bytes]) -> None:
-    end = time.monotonic() + DOWNLOAD_SECONDS
-    while piece := answer.read(1 << 20):
-        if file.tell() + len(piece) > DOWNLOAD_MAX or time.monotonic() > end:
-            raise ValueError("too large or too slow")
-        file.write(piece)
 
 
 def missing(wanted: list[Wanted]) -> str:
@@ -347,8 +274,15 @@ def _known_by(wanted: Wanted) -> str:
 
 def taken_by_path(paths: list[str]) -> str:
     """Return one line about files that were taken though their build ID is not known."""
-    named = ", ".join(quote(path, safe="/+=@,:~") for path in paths)
-    return f"vmcore2core: by path, size and time, as the dump does not have the build ID: {named}"
+    known = "by path, size and time, as the dump does not have the build ID"
+    return f"vmcore2core: {known}: {', '.join(quote(path, safe='/+=@,:~') for path in paths)}"
+
+
+def said(lost: list[Wanted], by_path: list[str]) -> set[str]:
+    """Print what there is to say of files, and return the paths of those that were not found."""
+    for line in [missing(lost)] * bool(lost) + [taken_by_path(by_path)] * bool(by_path):
+        print(line, flush=True)
+    return {one.path for one in lost}
 
 
 class Gdb:
@@ -357,21 +291,23 @@ class Gdb:
     Args:
         folder: of the cores.
         wanted: the files.
+        download: see ``Places``.
     """
 
-    def __init__(self, folder: str, wanted: list[tuple[Any, ...]]) -> None:
+    def __init__(self, folder: str, wanted: list[tuple[Any, ...]], download: Download) -> None:
         import gdb
 
         self.gdb: Any = gdb
         self.partial_program: int | None = None  # what is added to the addresses of a program that lacks pages
         self.wanted = [Wanted(*one) for one in wanted]
-        self.places = Places(Path(folder), str(gdb.parameter("debug-file-directory") or "").split(":"))
+        self.places = Places(
+            Path(folder), str(gdb.parameter("debug-file-directory") or "").split(":"), download=download
+        )
 
     def program(self) -> None:
         """Load the program, before the core: with it, gdb follows the dynamic linker's list."""
         for wanted in self.wanted:
-            found = self.places.find(wanted) if wanted.program else None
-            if found is not None:
+            if wanted.program and (found := self.places.find(wanted)) is not None:
                 self.partial_program = found.bias if found.partial else None
                 self.gdb.execute(f"file {_quoted(found.path)}", to_string=True)
 
@@ -381,9 +317,9 @@ class Gdb:
         Returns:
             Paths of the files that are not there, or not whole.
         """
-        there = [objfile for objfile in self.gdb.objfiles() if objfile.owner is None]
-        loaded = [objfile.build_id for objfile in there if objfile.build_id]
-        names = {os.path.realpath(objfile.filename) for objfile in there if objfile.filename}
+        there = [one for one in self.gdb.objfiles() if one.owner is None]
+        loaded = [one.build_id for one in there if one.build_id]
+        names = {os.path.realpath(one.filename) for one in there if one.filename}
         lost, by_path = [], []
         for wanted in self.wanted:
             if wanted.build_id in loaded:
@@ -395,16 +331,11 @@ class Gdb:
             found = self.places.find(wanted)
             lost += [wanted] if found is None or found.partial else []
             by_path += [wanted.path] if found is not None and found.by_path else []
-            if found is None or (found.by_path and os.path.realpath(found.path) in names):
-                continue
-            self._add(found.path, found.bias)
-            if found.partial:
-                self._add_debug_file(wanted, found.bias)
-        if lost:
-            print(missing(lost))
-        if by_path:
-            print(taken_by_path(by_path))
-        return {wanted.path for wanted in lost}
+            if found is not None and not (found.by_path and os.path.realpath(found.path) in names):
+                self._add(found.path, found.bias)
+                if found.partial:
+                    self._add_debug_file(wanted, found.bias)
+        return said(lost, by_path)
 
     def _add(self, path: Path, bias: int) -> None:
         self.gdb.execute(f"add-symbol-file {_quoted(path)} -o {'-' * (bias < 0)}{abs(bias):#x}", to_string=True)
@@ -430,26 +361,26 @@ def _quoted(path: Path) -> str:
     return '"' + "".join("\\" + char if char in '"\\' else char for char in os.fspath(path)) + '"'
 
 
-def in_lldb(wanted: list[tuple[Any, ...]]) -> None:
-    """Load each file that lldb lacks, and take away those with another build ID that it found on this machine."""
+def in_lldb(wanted: list[tuple[Any, ...]], download: Download) -> set[str]:
+    """Load each file that lldb lacks, and take away those with another build ID that it found on this machine.
+
+    Returns:
+        Paths of the files that are not there, or not whole.
+    """
     import lldb
 
     files = [Wanted(*one) for one in wanted]
     target = lldb.debugger.GetSelectedTarget()
     folders = lldb.debugger.GetInternalVariableValue("target.debug-file-search-paths", lldb.debugger.GetInstanceName())
     debug = [folders.GetStringAtIndex(i) for i in range(folders.GetSize())]
-    places = Places(Path(__file__).absolute().parent, [*debug, "/usr/lib/debug"])
+    places = Places(Path(__file__).absolute().parent, [*debug, "/usr/lib/debug"], download=download)
     own = {one.build_id for one in files}
     for module in list(target.modules):
         if _build_id(module) not in own and not module.file.basename.startswith("["):
             target.RemoveModule(module)
     lost = [one for one in files if not _load_in_lldb(target, places, one)]
     by_path = [one.path for one in files if one.build_id is None and one not in lost]
-    if lost:
-        print(missing(lost))
-    if by_path:
-        print(taken_by_path(by_path))
-    sys.stdout.flush()
+    return said(lost, by_path)
 
 
 def _build_id(module: Any) -> str:  # noqa: ANN401

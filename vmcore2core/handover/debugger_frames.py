@@ -1,7 +1,7 @@
-"""Runs inside gdb: gives it the callers that were found without call frame information, and says which are guesses.
+"""Runs inside gdb and lldb: says which frames they guess, and gives gdb those that are known better.
 
-Where call frame information is missing, gdb goes on by guesses, and does not say so. gdb's start scripts load this file
-from the folder of the cores.
+Where call frame information is missing, debuggers go on by guesses, and do not say so. Callers that were found without
+it are given to gdb; lldb takes none. Start scripts load this file from the folder of the cores.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 NO_FILE = "code of no file"
+NONE_FOR = "vmcore2core: no call frame information for"
 THREADS_SHOWN = 8
 
 
@@ -60,19 +61,31 @@ def use(lost: set[str], callers: list[tuple[Any, ...]], last: list[tuple[Any, ..
         print(line)
 
 
+def in_lldb(lost: set[str], without: list[str]) -> None:
+    """Say once which frames lldb guesses: it takes no callers from elsewhere.
+
+    Args:
+        lost: paths of the files that are not there, or not whole.
+        without: paths of those whose frames were found without call frame information, or not at all.
+    """
+    guessed = {path for path in without if not path or path in lost}
+    if guessed:
+        print(f"{NONE_FOR} {_files(guessed)}: lldb guesses frames there, and some may be missing", flush=True)
+
+
 def notices(taken: list[Caller], ends: list[LastFrame]) -> list[str]:
     """Return a line for each way by which frames come without call frame information."""
     by_code = {one.path for one in taken if one.found_by == "instructions"}
     others = {one.path for one in taken if one.found_by != "instructions"}
-    lines, none_for = [], "vmcore2core: no call frame information for"
+    lines = []
     if by_code:
-        lines.append(f"{none_for} {_files(by_code)}: frames come from the instructions")
+        lines.append(f"{NONE_FOR} {_files(by_code)}: frames come from the instructions")
     if others:
-        lines.append(f"{none_for} {_files(others)}: frames come from frame pointers, and some may be missing")
+        lines.append(f"{NONE_FOR} {_files(others)}: frames come from frame pointers, and some may be missing")
     if ends:
         shown = ", ".join(f"{one.tid} from {one.pc:#x} on" for one in ends[:THREADS_SHOWN])
         more = f" and {len(ends) - THREADS_SHOWN} more" if len(ends) > THREADS_SHOWN else ""
-        lines.append(f"{none_for} {_files({e.path for e in ends})}: gdb guesses the frames of thread {shown}{more}")
+        lines.append(f"{NONE_FOR} {_files({e.path for e in ends})}: gdb guesses the frames of thread {shown}{more}")
     return lines
 
 

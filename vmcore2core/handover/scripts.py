@@ -26,7 +26,8 @@ from vmcore2core.process.sysroot import DELETED
 
 HELPER_NAME = "debugger_files.py"
 FRAMES_NAME = "debugger_frames.py"
-HELPERS = (HELPER_NAME, FRAMES_NAME)
+DOWNLOAD_NAME = "debugger_download.py"
+HELPERS = (HELPER_NAME, FRAMES_NAME, DOWNLOAD_NAME)
 # Neither quotes, backslashes, control characters nor what separates commands, paths or options.
 _PLAIN = re.compile(r"[A-Za-z0-9._+,=@~%/ -]+")
 _GOES_THERE = """\
@@ -62,7 +63,8 @@ def _vmcore2core_helper(name):
     return helper
 try:
     _vmcore2core_use = _vmcore2core_helper({frames!r})["use"]
-    _vmcore2core = _vmcore2core_helper({helper!r})["Gdb"](os.getcwd(), [{wanted}])
+    _vmcore2core_download = _vmcore2core_helper({download!r})["download"]
+    _vmcore2core = _vmcore2core_helper({helper!r})["Gdb"](os.getcwd(), [{wanted}], _vmcore2core_download)
 except (OSError, SyntaxError) as error:
     print("vmcore2core: only what the dynamic linker's list leads to is loaded: " + str(error))
   end
@@ -109,7 +111,7 @@ def write_scripts(
         OutputExists, OutputError: they cannot be written.
     """
     paths = []
-    for script in (gdb_script(core, recovered, images, without_cfi), lldb_script(core, recovered, images)):
+    for script in (make(core, recovered, images, without_cfi) for make in (gdb_script, lldb_script)):
         if secrets is not None and secrets.spans(os.fsencode(script.text)):
             raise OutputError(f"{core} gets no start scripts: they would have a secret that --redact looks for")
         _write(script.path, script.text, force=force)
@@ -145,7 +147,8 @@ def gdb_script(
     name = _name(core)
     path = core.with_name(f"{name}.gdb")
     there = _There(core, recovered)
-    lines = [_GOES_THERE.format(script=path.name, frames=FRAMES_NAME, helper=HELPER_NAME, wanted=there.wanted(images))]
+    helpers = {"frames": FRAMES_NAME, "helper": HELPER_NAME, "download": DOWNLOAD_NAME}
+    lines = [_GOES_THERE.format(script=path.name, **helpers, wanted=there.wanted(images))]
     if recovered is not None:
         lines.append(f"set sysroot {there.root}")
         folders = there.folders(recovered)
@@ -163,7 +166,12 @@ def gdb_script(
     return Script(path, "\n".join(lines) + "\n")
 
 
-def lldb_script(core: Path, recovered: RecoveredFiles | None, images: Sequence[Image] = ()) -> Script:
+def lldb_script(
+    core: Path,
+    recovered: RecoveredFiles | None,
+    images: Sequence[Image] = (),
+    without_cfi: WithoutCfi | None = None,
+) -> Script:
     """Return lldb's script."""
     name = _name(core)
     path = core.with_name(f"{name}.lldb")
@@ -180,8 +188,10 @@ def lldb_script(core: Path, recovered: RecoveredFiles | None, images: Sequence[I
             lines.append(
                 f'# without Python: target modules add "{file}"; target modules load --file "{file}" --slide {bias:#x}'
             )
-    lines.append(f"command script import --relative-to-command-file {HELPER_NAME}")
-    lines.append(f"script {HELPER_NAME.removesuffix('.py')}.in_lldb([{there.wanted(images)}])")
+    lines += [f"command script import --relative-to-command-file {helper}" for helper in HELPERS]
+    files, frames, download = (helper.removesuffix(".py") for helper in HELPERS)
+    lost = f"{files}.in_lldb([{there.wanted(images)}], {download}.download)"
+    lines.append(f"script {frames}.in_lldb({lost}, [{_paths(without_cfi or WithoutCfi())}])")
     return Script(path, "\n".join(lines) + "\n")
 
 
@@ -242,6 +252,12 @@ def _caller(caller: Caller) -> str:
 def _last(frame: LastFrame) -> str:
     """Return ``debugger_frames.LastFrame`` as Python text."""
     return f"({_literal(os.fsdecode(frame.path.removesuffix(DELETED)))}, {frame.pc:#x}, {frame.tid})"
+
+
+def _paths(found: WithoutCfi) -> str:
+    """Return the files whose frames lack call frame information, as Python text."""
+    paths = sorted({path.removesuffix(DELETED) for path in found.paths})
+    return ", ".join(_literal(os.fsdecode(path)) for path in paths)
 
 
 def _literal(name: str) -> str:
