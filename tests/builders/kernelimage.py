@@ -360,7 +360,7 @@ class KernelImage(PhysicalImage):
     ) -> Kernel:
         """Return the kernel as the walkers take it."""
         container = FlatContainer(bytes(self.data), states)
-        memory = KernelMemory(PhysicalMemory(container), ARCH.kernel_map(Keys(**numbers)))
+        memory = KernelMemory(PhysicalMemory(container), ARCH.paging.kernel_map(Keys(**numbers)))
         layout = KernelLayout([self.table])
         kernel = Kernel(ARCH, memory, layout)
         for source in more:

@@ -71,7 +71,7 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, blank: bytes) -> None:
     if blank == b"kernel_tokens":
         with open_container([DUMP]) as container:
             symbols = parse_vmcoreinfo(container.vmcoreinfo or b"")
-            memory = KernelMemory(PhysicalMemory(container), ARCH.kernel_map(symbols))
+            memory = KernelMemory(PhysicalMemory(container), ARCH.paging.kernel_map(symbols))
             blank = memory.read(symbols.symbol("kallsyms_token_index") or 0, 512)
     with pytest.raises(DumpError, match="neither the text was found nor a kernel's symbol table") as refused:
         core(without_text(DUMP, tmp_path / "vmcore", blank), tmp_path)
@@ -82,7 +82,7 @@ def test_a_page_table_that_does_not_fit_proves_nothing(tmp_path: Path) -> None:
     """The kernel's own top table is zeros: each step before it succeeds."""
     with open_container([DUMP]) as container:
         info = parse_vmcoreinfo(container.vmcoreinfo or b"")
-        memory = KernelMemory(PhysicalMemory(container), ARCH.kernel_map(info))
+        memory = KernelMemory(PhysicalMemory(container), ARCH.paging.kernel_map(info))
         table = memory.read(info.symbol("init_top_pgt") or 0, PAGE_SIZE)
     with pytest.raises(DumpError, match="that a page table proves"):
         core(without_text(DUMP, tmp_path / "vmcore", table), tmp_path)

@@ -35,7 +35,7 @@ def run(data: bytes) -> str:
     for arch in all_archs():
         with parts.one():
             arch.claims(info)
-            arch.kernel_map(info)
+            arch.paging.kernel_map(info)
     return parts.result
 
 

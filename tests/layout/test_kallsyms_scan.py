@@ -37,7 +37,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> KernelMemory:
     container = open_container([bundled("debian-5.10-amd64", tmp_path_factory.mktemp("dump"))])
-    return KernelMemory(PhysicalMemory(container), ARCH.kernel_map(parse_vmcoreinfo(text)))
+    return KernelMemory(PhysicalMemory(container), ARCH.paging.kernel_map(parse_vmcoreinfo(text)))
 
 
 def test_it_agrees_with_symbols_that_it_was_not_checked_against(memory: KernelMemory, text: bytes) -> None:
@@ -55,7 +55,7 @@ def test_it_agrees_with_symbols_that_it_was_not_checked_against(memory: KernelMe
 def test_newer_forms_are_where_vmcoreinfo_says(tmp_path: Path, guest: str) -> None:
     with open_container([bundled(f"debian-{guest}", tmp_path)]) as container:
         info = parse_vmcoreinfo(container.vmcoreinfo or b"")
-        (tables,) = find_kallsyms(KernelMemory(PhysicalMemory(container), ARCH.kernel_map(info)), "little")
+        (tables,) = find_kallsyms(KernelMemory(PhysicalMemory(container), ARCH.paging.kernel_map(info)), "little")
     assert dataclasses.asdict(tables) == {
         name: info.symbol(f"kallsyms_{name}")
         for name in ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
@@ -78,7 +78,7 @@ def test_memory_full_of_what_looks_like_tokens_takes_a_bounded_time(tmp_path: Pa
     memory = (tokens * 4000)[: 4 << 20]
     (tmp_path / "vmcore").write_bytes(build_elf_vmcore([Load(0, memory)]))
     with open_container([tmp_path / "vmcore"]) as container:
-        spec = ARCH.kernel_map(VmcoreInfo({"NUMBER(phys_base)": "0", **SYMBOLS})).spec
+        spec = ARCH.paging.kernel_map(VmcoreInfo({"NUMBER(phys_base)": "0", **SYMBOLS})).spec
         everything = LinearMapping(AddressRange(0, len(memory)), PhysAddr(0))
         begin = time.process_time()
         kernel = KernelMemory(PhysicalMemory(container), KernelMap(spec, PhysAddr(0), (everything,)))

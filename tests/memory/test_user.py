@@ -33,7 +33,7 @@ class Keys:
         return None
 
 
-SPEC = ARCH.kernel_map(Keys()).spec
+SPEC = ARCH.paging.kernel_map(Keys()).spec
 
 
 def user_memory(

@@ -427,8 +427,9 @@ def test_a_gate_vma_that_cannot_be_one_does_not_cost_the_core(start: int, end: i
 def test_a_readable_gate_is_in_the_core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As 32-bit ARM's vectors, which a process's page table has."""
     scene, start = simple(), 0x8000_0000_0000
-    for name, value in (("gate_readable", True), ("user_end", start)):
-        monkeypatch.setattr(type(scene.image.kernel().arch), name, value)
+    arch = scene.image.kernel().arch
+    monkeypatch.setattr(type(arch.gate), "readable", True)
+    monkeypatch.setattr(type(arch), "user_end", start)
     gate = scene.image.make("vm_area_struct", vm_start=start, vm_end=start + 0x1000, vm_flags=5)
     scene.image.table.symbols |= {"gate_vma": gate, "vsyscall_mode": scene.image.alloc(8)}
     last = scene.capture().snapshot.vmas[-1]

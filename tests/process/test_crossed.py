@@ -240,7 +240,7 @@ def test_writing_that_the_protection_lets_and_the_flags_do_not_is_said(session: 
     shared = mm.VM_SHARED | mm.VM_WRITE
     vma = next(v for v in vmas_of(session) if v.pointer("vm_file") and v.ulong("vm_flags") & shared == shared)
     assert flags_said(session, vma, vma.ulong("vm_flags") & ~flag, "but vm_page_prot is 0x")
-    prot = with_member(session, vma, "vm_page_prot", vma.ulong("vm_page_prot") & ~session.kernel.arch.pte_write)
+    prot = with_member(session, vma, "vm_page_prot", vma.ulong("vm_page_prot") & ~session.kernel.arch.paging.pte_write)
     assert captured(prot, DYNAMIC).warnings == ()
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.builders.kernelimage import TEXT, KernelImage
 from tests.process.scene import prstatus, user_regs
 from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.capabilities import KernelStacks as KernelStacksOf
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.arch.x86_64.machine import X86_64
@@ -33,18 +34,23 @@ class OneFrame(KernelUnwinder):
         return KernelStackEnd(complete=True, why="the end of the stack")
 
 
+class OneFrameStacks(KernelStacksOf):
+    """Kernel stacks of one frame."""
+
+    def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        return OneFrame()
+
+
 class Machine(X86_64):
     """A machine with such stacks."""
 
-    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
-        return OneFrame()
+    kernel_stacks = OneFrameStacks()  # type: ignore[assignment]
 
 
 class Unknown(X86_64):
     """A machine of which it is not known how its stacks unwind."""
 
-    def kernel_unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder | None:  # type: ignore[override]
-        return None
+    kernel_stacks = None  # type: ignore[assignment]
 
 
 def stack_of(notes: tuple[tuple[str, int, bytes], ...] = (), **members: int) -> KernelStack:

@@ -12,6 +12,7 @@ import pytest
 from tests.builders.kernelimage import EXPORT, MORE, KernelImage, Table
 from tests.corefile.snapshots import PAGE, vma
 from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.arch.capabilities import Tags as TagsOfMachine
 from vmcore2core.arch.spec import PageTableSpec, TagSpec
 from vmcore2core.arch.x86_64.machine import X86_64
 from vmcore2core.interfaces import KernelView
@@ -26,13 +27,20 @@ START = 0x7F00_0000_0000
 PRESENT, STORED = UserPageState.PRESENT, UserPageState.STORED
 
 
+class TagsOf(TagsOfMachine):
+    """Tags as told."""
+
+    def __init__(self, spec: TagSpec | None) -> None:
+        self._spec = spec
+
+    def spec(self, kernel: KernelView) -> TagSpec | None:
+        return self._spec
+
+
 class Tagging(X86_64):
     """An architecture with tags: the fake kernel is of x86-64."""
 
-    spec: TagSpec | None = TagSpec(VM_MTE, PG_ARCH_2)
-
-    def tag_spec(self, kernel: KernelView) -> TagSpec | None:
-        return self.spec
+    tags = TagsOf(TagSpec(VM_MTE, PG_ARCH_2))
 
 
 @dataclass
@@ -117,7 +125,7 @@ def test_memory_of_other_mappings_has_no_tags() -> None:
     assert machine.tags(in_memory(3), vma(START, START + PAGE, vm_flags=3)).notice is None
     not_dumped = vma(START, START + PAGE, vm_flags=VM_MTE | 3, dumped=False)
     assert machine.tags(in_memory(3), not_dumped).notice is None
-    machine.arch.spec = None
+    machine.arch.tags = TagsOf(None)
     assert machine.tags(in_memory(3)).notice is None
 
 
@@ -126,7 +134,7 @@ def test_where_nothing_tells_a_page_counts_as_tagged() -> None:
     huge = vma(START, START + PAGE, vm_flags=VM_MTE | VM_HUGETLB | 3)
     assert machine.tags(in_memory(5, 6), huge).nr_lost == 2
     assert machine.tags(in_memory(5, 1 << 30)).nr_lost == 1  # no page structure is there
-    machine.arch.spec = TagSpec(VM_MTE, None)
+    machine.arch.tags = TagsOf(TagSpec(VM_MTE, None))
     assert machine.tags(in_memory(5, 6)).nr_lost == 2
 
 

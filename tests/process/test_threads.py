@@ -22,8 +22,9 @@ from tests.process.scene import (
     user_regs,
 )
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.base import Arch
-from vmcore2core.arch.x86_64.machine import X86_64
+from vmcore2core.arch.parts import Cpus
+from vmcore2core.arch.x86_64.cpus import X86_64Cpus
+from vmcore2core.arch.x86_64.registers import X86_64Registers
 from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel.sched import PF_KTHREAD, task_cpu
 from vmcore2core.process.threads import ThreadRegs
@@ -313,7 +314,7 @@ def test_without_on_cpu_a_thread_that_a_user_mode_cpu_may_have_run_has_no_regist
 
 def test_a_thread_pointer_alone_is_of_more_than_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork has its parent's: a note that does not tell whose memory the CPU used is neither taken nor passed over."""
-    monkeypatch.setattr(X86_64, "note_uses_pgd", Arch.note_uses_pgd)
+    monkeypatch.setattr(X86_64Cpus, "uses_pgd", Cpus.uses_pgd)
     assert one(export_scene(), *qemu((LIVE, ROOT))) == f"{MAY_BE}CPU 0 was in user mode, maybe with this thread{OLDER}"
 
 
@@ -328,8 +329,8 @@ def test_a_thread_pointer_alone_is_of_more_than_one_process(monkeypatch: pytest.
 def test_a_reserved_thread_pointer_tells_the_thread_if_one_alone_has_it(
     base: int, asleep: int, whose: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(X86_64, "note_uses_pgd", Arch.note_uses_pgd)
-    monkeypatch.setattr(X86_64, "tp_register", "fs_base")
+    monkeypatch.setattr(X86_64Cpus, "uses_pgd", Cpus.uses_pgd)
+    monkeypatch.setattr(X86_64Registers, "tp_register", "fs_base")
     scene = export_scene()
     other = scene.task(200, members={"thread.fsbase": base}, __state=asleep)
     scene.group(other, mm=scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC)))
@@ -346,8 +347,8 @@ def test_a_reserved_thread_pointer_tells_the_thread_if_one_alone_has_it(
 
 def test_a_reserved_thread_pointer_tells_nothing_where_a_task_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that ran may be on the torn list's other side, or the one that cannot be read."""
-    monkeypatch.setattr(X86_64, "note_uses_pgd", Arch.note_uses_pgd)
-    monkeypatch.setattr(X86_64, "tp_register", "fs_base")
+    monkeypatch.setattr(X86_64Cpus, "uses_pgd", Cpus.uses_pgd)
+    monkeypatch.setattr(X86_64Registers, "tp_register", "fs_base")
     in_doubt = f"{MAY_BE}CPU 0 was in user mode, maybe with this thread{OLDER}"
     torn = export_scene()
     lost = torn.task(200)
@@ -357,14 +358,14 @@ def test_a_reserved_thread_pointer_tells_nothing_where_a_task_may_be_lost(monkey
     unread = export_scene()
     other = unread.task(200)
     unread.group(other, mm=unread.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC)))
-    plain = X86_64.thread_bases
+    plain = X86_64Registers.thread_bases
 
-    def bases(arch: X86_64, task: KernelAddr, *more: Any) -> Any:
+    def bases(arch: X86_64Registers, task: KernelAddr, *more: Any) -> Any:
         if task == other:
             raise MemoryFault(task)
         return plain(arch, task, *more)
 
-    monkeypatch.setattr(X86_64, "thread_bases", bases)
+    monkeypatch.setattr(X86_64Registers, "thread_bases", bases)
     assert one(unread, *qemu((LIVE, ROOT))) == in_doubt
 
 
@@ -372,20 +373,20 @@ def test_a_stack_that_is_not_in_the_dump_does_not_lose_the_registers_of_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where its thread pointer is looked for on the stack."""
-    monkeypatch.setattr(X86_64, "tp_register", "fs_base")
-    monkeypatch.setattr(X86_64, "thread_bases", lambda *_: {})
+    monkeypatch.setattr(X86_64Registers, "tp_register", "fs_base")
+    monkeypatch.setattr(X86_64Registers, "thread_bases", lambda *_: {})
 
     def gone(*_: Any) -> None:
         raise MemoryFault(0x1000)
 
-    monkeypatch.setattr(X86_64, "user_regs", gone)
+    monkeypatch.setattr(X86_64Registers, "user_regs", gone)
     assert regs_of(export_scene(), ("CORE", 1, prstatus(100, LIVE))).source == "crash note of a CPU"
 
 
 def test_without_the_number_of_its_cpu_a_thread_on_one_has_no_registers_if_any_was_in_user_mode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(X86_64, "note_uses_pgd", Arch.note_uses_pgd)
+    monkeypatch.setattr(X86_64Cpus, "uses_pgd", Cpus.uses_pgd)
     scene = scene_of(on_cpu=1)
     del scene.image.table.offsets["task_struct"]["thread_info.cpu"]
     assert one(scene, *qemu((LIVE, ROOT))) == (

@@ -43,7 +43,7 @@ def compile_c(source: str, target: Path, *options: str) -> Path:
 
 
 def spec() -> UnwindSpec:
-    found = ARCH.unwind_spec(CoreMachine(62, 64, ()))
+    found = ARCH.unwind.spec(CoreMachine(62, 64, ()))
     assert found is not None
     return found
 

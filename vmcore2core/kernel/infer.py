@@ -54,9 +54,9 @@ class InferredSource(LayoutSource):
             (_SPECIAL, self._sample.special_mapping),
             (_PAGE_CACHE, self._sample.page_cache),
             ((("address_space", "a_ops"),), self._sample.a_ops),
-            (tuple(("task_struct", f"thread.{m}") for m in kernel.arch.thread_members), self._sample.thread),
+            (tuple(("task_struct", f"thread.{m}") for m in kernel.arch.registers.thread_members), self._sample.thread),
             ((_ON_CPU,), self._sample.on_cpu),
-            (kernel.arch.inferable, self._sample.of_arch),
+            (kernel.arch.inference.members if kernel.arch.inference is not None else (), self._sample.of_arch),
         ):
             for member in members:
                 self._pending[member] = infer
@@ -227,7 +227,7 @@ class _Sample:
         """
         layout = self.kernel.layout
         vmemmap, sizeof_page = (
-            self.kernel.arch.vmemmap(self.kernel),
+            self.kernel.arch.paging.vmemmap(self.kernel),
             layout.size("page"),
         )
         if vmemmap is None:
@@ -300,13 +300,17 @@ class _Sample:
             user = UserMemory(kernel.memory.physical, kernel.user_page_table(owner), root, vmas)
             for task in pid.for_each_thread(leader):
                 words = self._words(task.address, size // self.word)
-                here = {i * self.word for i, value in enumerate(words) if arch.is_thread_pointer(value, user.read)}
+                here = {
+                    i * self.word for i, value in enumerate(words) if arch.registers.is_thread_pointer(value, user.read)
+                }
                 if here:  # a process without a TCB says nothing
                     candidates = here if candidates is None else candidates & here
         if not candidates or len(candidates) != 1:
             return {}
         base = candidates.pop()
-        return {("task_struct", f"thread.{name}"): base + delta for name, delta in arch.thread_members.items()}
+        return {
+            ("task_struct", f"thread.{name}"): base + delta for name, delta in arch.registers.thread_members.items()
+        }
 
     def on_cpu(self) -> dict[tuple[str, str], int]:
         """on_cpu has a byte that is 1 in the tasks that are the CPUs' current ones, and 0 in all others.
@@ -344,7 +348,8 @@ class _Sample:
         """What only the architecture can tell, by the threads that are off the CPU."""
         threads = (thread for leader, _ in self._leaders() for thread in pid.for_each_thread(leader))
         tasks = [thread.address for thread in islice(threads, SAMPLE_TASKS) if sched.task_on_cpu(thread) is False]
-        return dict(self.kernel.arch.infer(tasks, self.kernel))
+        inference = self.kernel.arch.inference
+        return {} if inference is None else dict(inference.infer(tasks, self.kernel))
 
     def _word(self, address: int) -> int:
         return self.kernel.uint(address, self.word)

@@ -187,7 +187,7 @@ def _is_special(vma: StructView) -> bool:
 
 def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
     """Tell whether vm_page_prot allows access where vm_flags does not, or the other way round (protection_map[])."""
-    valid, noexec = mm.kernel.arch.prot_valid, mm.kernel.arch.prot_noexec
+    valid, noexec = mm.kernel.arch.paging.prot_valid, mm.kernel.arch.paging.prot_noexec
     if not valid or not vma.has("vm_page_prot"):
         return False
     prot, access = vma.ulong("vm_page_prot"), flags & VM_ACCESS_FLAGS
@@ -197,7 +197,7 @@ def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
         differs = bool(prot & valid) != bool(access)
         forbids = flags & VM_EXEC and prot & noexec
         # Only shared memory is writable without a page fault; shadow stacks are by their own rules.
-        writable = prot & mm.kernel.arch.pte_write and not flags & mm.kernel.arch.vm_shadow_stack
+        writable = prot & mm.kernel.arch.paging.pte_write and not flags & mm.kernel.arch.paging.vm_shadow_stack
         differs |= bool(forbids or (writable and ~flags & (VM_SHARED | VM_WRITE))) and _is_no_driver_s(vma)
     return differs and is_settled(mm)
 

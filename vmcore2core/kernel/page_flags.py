@@ -28,7 +28,7 @@ class PageFlags:
     """
 
     def __init__(self, kernel: Kernel) -> None:
-        vmemmap = kernel.arch.vmemmap(kernel)
+        vmemmap = kernel.arch.paging.vmemmap(kernel)
         if vmemmap is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         self._kernel, self._vmemmap = kernel, vmemmap

@@ -76,7 +76,7 @@ class PageStructs:
 
     def __init__(self, kernel: Kernel) -> None:
         layout = kernel.layout
-        vmemmap = kernel.arch.vmemmap(kernel)
+        vmemmap = kernel.arch.paging.vmemmap(kernel)
         if vmemmap is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         self._kernel, self._mask = kernel, np.uint64((1 << 8 * kernel.arch.pointer_size) - 1)

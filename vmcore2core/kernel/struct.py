@@ -34,7 +34,7 @@ class Kernel:
 
     def user_page_table(self, mm: StructView) -> PageTableSpec:
         """Return the form of the page table of a ``struct mm_struct``."""
-        return self.arch.user_page_table(self.memory.kernel_map, mm.address, self)
+        return self.arch.paging.user_page_table(self.memory.kernel_map, mm.address, self)
 
     def uint(self, address: int, size: int) -> int:
         """Return an unsigned integer of ``size`` bytes in the kernel's byte order."""

@@ -216,7 +216,8 @@ class KernelSwap:
         return None if decoded is None else decoded[0] < np.uint64(self._nr_swapfiles)
 
     def _decoded(self, ptes: U64Array, sizes: U64Array) -> tuple[U64Array, U64Array] | None:
-        return self.kernel.arch.swap_entry(ptes, sizes, self._page_size, self.kernel.layout)
+        known = self.kernel.arch.swap_entries
+        return None if known is None else known.type_and_offset(ptes, sizes, self._page_size, self.kernel.layout)
 
     def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:
         """Return (physical addresses, states); entry 0 is not known, because no page has slot 0 of device 0."""

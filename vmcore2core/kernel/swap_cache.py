@@ -42,7 +42,7 @@ class CachePages:
         layout, self.kernel = kernel.layout, kernel
         self.page_size = kernel.memory.kernel_map.spec.page_size
         self.sizeof_page = struct_size(layout, "page", STRUCT_PAGE_MAX)
-        vmemmap = kernel.arch.vmemmap(kernel)
+        vmemmap = kernel.arch.paging.vmemmap(kernel)
         if vmemmap is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         self.vmemmap = vmemmap

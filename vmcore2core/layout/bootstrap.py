@@ -191,7 +191,7 @@ def without_types(
         arch, memory, info = opened.arch, opened.memory, opened.vmcoreinfo
         kallsyms = LazySource("kallsyms in the dump", lambda: _kallsyms_source(memory, info, arch))  # noqa: B023
         layout = KernelLayout([VmcoreInfoSource(info), kallsyms])
-        memory.kernel_map = arch.whole_map(memory.kernel_map, arch.view(memory, layout))
+        memory.kernel_map = arch.paging.whole_map(memory.kernel_map, arch.view(memory, layout))
         return arch, memory, layout, info
     assert refused is not None  # noqa: S101 - there is always a way
     raise refused
@@ -216,7 +216,7 @@ def _booted(
     more = more_sources(vmcoreinfo, kallsyms, btf) if more_sources is not None else ()
     layout = KernelLayout([*first, VmcoreInfoSource(vmcoreinfo), kallsyms, btf, *more])
     check_required(layout)
-    memory.kernel_map = arch.whole_map(memory.kernel_map, arch.view(memory, layout))
+    memory.kernel_map = arch.paging.whole_map(memory.kernel_map, arch.view(memory, layout))
     notices = [*opened.notices, *check_init_task(memory, layout, arch.pointer_size, arch.byte_order)]
     notices += check_exported_abi(vmcoreinfo, arch.exported_abi)
     other = second_kernel(container, opened, layout)

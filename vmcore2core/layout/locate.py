@@ -46,9 +46,9 @@ def proved(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo, address: int,
     Raises:
         LayoutError: it lacks more than the architecture's own keys.
     """
-    for keys in arch.located_keys(info, address, paddr):
+    for keys in arch.paging.located_keys(info, address, paddr):
         whole = VmcoreInfo({**info.values, **keys}, info.truncated_line, info.ignored)
-        kernel_map = arch.kernel_map(whole)
+        kernel_map = arch.paging.kernel_map(whole)
         try:
             base, size = translate(physical, kernel_map.spec, kernel_map.root, address)
         except MemoryFault:

@@ -180,7 +180,7 @@ def _kernel_memory(
         raise LayoutUnknown("OSRELEASE", ("VMCOREINFO",))
     if not _has_image_keys(vmcoreinfo, arch):
         vmcoreinfo = locate_image(physical, arch, vmcoreinfo)
-    memory = KernelMemory(physical, arch.kernel_map(vmcoreinfo))
+    memory = KernelMemory(physical, arch.paging.kernel_map(vmcoreinfo))
     uts_ns = vmcoreinfo.symbol("init_uts_ns")
     if uts_ns is None:
         raise LayoutUnknown("SYMBOL(init_uts_ns)", ("VMCOREINFO",))
@@ -211,7 +211,7 @@ def _is_mapped_there(physical: PhysicalMemory, memory: KernelMemory, address: in
 
 
 def _has_image_keys(vmcoreinfo: VmcoreInfo, arch: Arch) -> bool:
-    return all(vmcoreinfo.string(key) is not None for key in arch.image_keys)
+    return all(vmcoreinfo.string(key) is not None for key in arch.paging.image_keys)
 
 
 def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None = None) -> Arch:
@@ -244,7 +244,7 @@ def _claiming(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: Physic
 def _has_top_table(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
     """Tell whether the kernel's top page table has nothing that no entry of this architecture can be."""
     try:
-        kernel_map = arch.kernel_map(vmcoreinfo)
+        kernel_map = arch.paging.kernel_map(vmcoreinfo)
         spec = kernel_map.spec
         raw = physical.read(kernel_map.root, spec.entry_dtype.itemsize << spec.levels[0].bits)
     except (LayoutError, MemoryFault):
@@ -256,7 +256,7 @@ def _has_top_table(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory)
 def _is_proved(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
     """Tell whether a kernel of this architecture maps itself to where memory has its name."""
     try:
-        return bool(arch.image_keys) and _has_image_keys(locate_image(physical, arch, vmcoreinfo), arch)
+        return bool(arch.paging.image_keys) and _has_image_keys(locate_image(physical, arch, vmcoreinfo), arch)
     except LayoutError:
         return False
 

@@ -145,7 +145,7 @@ def _told(window: Window, arch: Arch, tables: KallsymsTables, names: list[Name])
                     told = _info(symbols, tables, name, offset, shift)
                     info = _proved(window.physical, arch, told, shift[0] + uts_ns + offset, name.paddr)
                     if info is not None:
-                        memory = KernelMemory(window.physical, arch.kernel_map(info))
+                        memory = KernelMemory(window.physical, arch.paging.kernel_map(info))
                         yield VmcoreInfo({**info.values, **_more(memory, arch, symbols, shift[0])})
 
 

@@ -68,7 +68,7 @@ class Accounting:
         word = self.kernel.arch.pointer_size
         counted = {"total_vm": sum(size for _, size in mappings) // page, "exec_vm": 0, "stack_vm": 0, "data_vm": 0}
         # Shadow stacks are counted as stacks since Linux 6.10, as data before.
-        shadow = any(flags & self.kernel.arch.vm_shadow_stack for flags, _ in mappings)
+        shadow = any(flags & self.kernel.arch.paging.vm_shadow_stack for flags, _ in mappings)
         for flags, size in mappings:
             kind = _kind(flags)
             if kind is not None:
@@ -80,7 +80,7 @@ class Accounting:
 
     def _of_tables(self, owner: StructView, walked: Walked, busy: int, elsewhere: bool) -> Iterator[CorruptStructure]:
         """Yield what is wrong if the page tables are not those that are counted; ``elsewhere`` tells of more tables."""
-        word, own = self.kernel.arch.pointer_size, self.kernel.arch.own_tables
+        word, own = self.kernel.arch.pointer_size, self.kernel.arch.paging.own_tables
         counted = owner.find_uint("pgtables_bytes", word)
         if counted is None or word != WORD or (own and owner.find_uint(own, word)):
             return

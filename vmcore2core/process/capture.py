@@ -326,7 +326,7 @@ class _Capture:
             warnings=tuple(self.warnings),
             notices=tuple(self.notices),
             tags=tuple(tags.runs),
-            e_flags=machine.e_flags | self.kernel.arch.core_flags(self.mm.address, self.kernel),
+            e_flags=machine.e_flags | self.kernel.arch.cores.flags(self.mm.address, self.kernel),
             greg_size=machine.greg_size,
             uid_size=machine.uid_size,
             on_disk=tuple(left),
@@ -382,7 +382,7 @@ class _Capture:
         """Return what the process's core is, by one of its threads."""
         arch = self.kernel.arch
         task_size = self.mm.find_uint("task_size", arch.pointer_size)
-        machine = arch.process_machine(task.address, regs, task_size, self.kernel)
+        machine = arch.cores.process_machine(task.address, regs, task_size, self.kernel)
         if machine.unsupported is not None:
             raise TaskError(sched.task_tgid(self.leader), f"PID {describe(self.leader)} is {machine.unsupported}")
         return machine
@@ -391,20 +391,20 @@ class _Capture:
         self, task: StructView, regs: ThreadRegs, machine: CoreMachine, group: list[StructView], warnings: list[str]
     ) -> ThreadSnapshot:
         notes, unknown = regsets(self.kernel, task, regs, machine, warnings)
-        spec = self.kernel.arch.unwind_spec(machine)
+        spec = self.kernel.arch.unwind.spec(machine)
         if spec is not None and spec.registers[spec.return_address] in regs.unknown:
             warnings.append(f"the program counter of thread {describe(task)} is not known: {regs.source} lacks it")
         lost = [] if spec is None else [n for n in regs.unknown if n in {spec.registers[i] for i in spec.preserved}]
         if lost:
             warnings.append(f"{', '.join(lost)} of thread {describe(task)} are not known: {regs.source} lacks them")
         warnings += [] if regs.doubt is None else [regs.doubt]
-        wrong = self.kernel.arch.implausible(regs.regs)
+        wrong = self.kernel.arch.registers.implausible(regs.regs)
         if wrong is not None:
             warnings.append(f"registers of thread {describe(task)} ({regs.source}): {wrong}")
         return ThreadSnapshot(
             tid=sched.task_pid(task),
             comm=sched.task_comm(task),
-            gregs=self.kernel.arch.gregs(regs.regs, machine),
+            gregs=self.kernel.arch.cores.gregs(regs.regs, machine),
             gregs_source=regs.source,
             regsets=notes,
             gregs_unknown=tuple(name for name in regs.unknown if name in machine.greg_names),
@@ -416,8 +416,9 @@ class _Capture:
         return UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions), self.processes.swap.space)
 
     def _vdso_image(self, machine: CoreMachine) -> KernelAddr | None:
+        vdso = self.kernel.arch.vdso
         try:
-            return self.kernel.arch.vdso_image(self.mm.address, machine, self.kernel)
+            return None if vdso is None else vdso.image(self.mm.address, machine, self.kernel)
         except MemoryFault:
             return None
 

@@ -199,7 +199,7 @@ class Consistency:
         if found is None or self.kernel.arch.name != "x86_64":
             return
         vmemmap, size = (
-            self.kernel.arch.vmemmap(self.kernel),
+            self.kernel.arch.paging.vmemmap(self.kernel),
             layout.find_size("page"),
         )
         if vmemmap is None or not size:

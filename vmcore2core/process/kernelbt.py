@@ -94,10 +94,9 @@ class KernelStacks:
     def _opened(self) -> KernelUnwinder:
         kernel = self._kernel
         texts = [ModuleText(one.text, one.view.address) for one in self.names.modules]
-        unwinder = kernel.arch.kernel_unwinder(kernel, texts)
-        if unwinder is None:
+        if kernel.arch.kernel_stacks is None:
             raise TaskError(0, f"how the kernel's own stacks of {kernel.arch.name} unwind is not known yet")
-        return unwinder
+        return kernel.arch.kernel_stacks.unwinder(kernel, texts)
 
     def of(self, task: StructView, limit: int = LIMIT) -> KernelStack:
         """Return the kernel's frames of a thread.
@@ -134,9 +133,11 @@ class KernelStacks:
 
     def _call(self, task: StructView, registers: Mapping[str, int]) -> NamedCall | None:
         kernel, address = self._kernel, KernelAddr(task.address)
+        if kernel.arch.kernel_stacks is None:
+            return None
         try:
             base, _ = kernel_stack(task)
-            call = kernel.arch.system_call(registers, address, base, kernel)
+            call = kernel.arch.kernel_stacks.system_call(registers, address, base, kernel)
         except (MemoryFault, CorruptStructure):
             return None
         return None if call is None else self._calls.named(call)
@@ -153,7 +154,7 @@ class KernelStacks:
             where = "a CPU" if cpu is None else f"CPU {cpu}"
             return KernelStackEnd(complete=False, why=f"it was running on {where}, whose registers the dump lacks")
         if note.user_mode and sched.is_kthread(task):
-            pc = self._kernel.arch.assumed_user_pc(note)
+            pc = self._kernel.arch.cpus.assumed_user_pc(note)
             where = "" if pc is None else f" at {pc:#x}"
             return KernelStackEnd(complete=False, why=f"{self._cpus.cpu_of(note, task)} was{where} in firmware")
         if note.user_mode:

@@ -29,8 +29,8 @@ def kernel_stack(task: StructView) -> tuple[KernelAddr, CorruptStructure | None]
     told, area = task.pointer("stack"), _area(task)
     if area is not None and (area ^ told) & ADDRESS_MASK == 0:
         return told, None
-    kernel, name = task.kernel, f"thread.{task.kernel.arch.saved_sp}"
-    saved = task.find_uint(name, kernel.arch.pointer_size) if kernel.arch.saved_sp else None
+    kernel, name = task.kernel, f"thread.{task.kernel.arch.registers.saved_sp}"
+    saved = task.find_uint(name, kernel.arch.pointer_size) if kernel.arch.registers.saved_sp else None
     if saved is None:
         return told, None
     size = max(stack_sizes(kernel.layout, (THREAD_SIZE_MAX,)))

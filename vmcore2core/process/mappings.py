@@ -232,8 +232,8 @@ class Mappings:
     def gate(self, elf_class: int) -> Vma | None:
         """Return the mapping that is in no mm (x86: vsyscall; ARM: vectors)."""
         arch = self.kernel.arch
-        address = arch.gate_vma(self.kernel)
-        if address is None or elf_class != 8 * arch.pointer_size:
+        address = None if arch.gate is None else arch.gate.vma(self.kernel)
+        if arch.gate is None or address is None or elf_class != 8 * arch.pointer_size:
             return None
         view = self.kernel.view("vm_area_struct", address)
         try:
@@ -244,7 +244,7 @@ class Mappings:
         page_size = self.kernel.memory.kernel_map.spec.page_size
         if (start | end) % page_size or not max(arch.user_end, self.vmas[-1].end if self.vmas else 0) <= start < end:
             return None
-        return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name=arch.gate_name, dumped=arch.gate_readable)
+        return Vma(start, end, vma_p_flags(flags), vm_flags=flags, name=arch.gate.name, dumped=arch.gate.readable)
 
 
 def _mapped_file(file: StructView) -> MappedFile:

@@ -135,7 +135,7 @@ class PageIndex:
 
     def _written(self, kept: Mapped, starts: U64Array, vaddr: U64Array, entries: U64Array) -> Iterator[tuple[int, int]]:
         """Yield which mappings that nobody may write have a page that can be written, and its entry."""
-        writes = entries & np.uint64(self.kernel.arch.pte_write) != 0
+        writes = entries & np.uint64(self.kernel.arch.paging.pte_write) != 0
         rows = np.flatnonzero(writes)
         vma, first = np.unique(np.searchsorted(starts, vaddr[rows], side="right") - 1, return_index=True)
         for at, row in zip(vma.tolist(), first.tolist(), strict=True):

@@ -256,7 +256,7 @@ class _OfProcess:
         may have a stack of its own. Any other mapping may be a heap or an arena in which a stack lies.
         """
         arch = self.processes.kernel.arch
-        if arch.unwind_spec(self._machine()) is None:
+        if arch.unwind.spec(self._machine()) is None:
             raise TaskError(self.snapshot.tgid, f"which memory is stacks is not known on {arch.name}")
         threads = list(self.frames(self.captured))
         stacks: Ranges = []

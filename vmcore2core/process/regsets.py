@@ -27,7 +27,7 @@ def regsets(
     address, arch = KernelAddr(task.address), kernel.arch
     if regs.note is not None:
         try:
-            live, missing = arch.note_regsets(address, regs.regs, regs.note, kernel)
+            live, missing = arch.cpus.regsets(address, regs.regs, regs.note, kernel)
         except (MemoryFault, LayoutInvalid) as error:
             return _broken(task, error, warnings)
         if live:
@@ -38,7 +38,7 @@ def regsets(
     if on_cpu:
         return (), "its floating-point registers were in the processor, which the dump does not have"
     try:
-        notes = arch.regsets(address, regs.regs, machine, kernel)
+        notes = arch.cores.regsets(address, regs.regs, machine, kernel)
     except (MemoryFault, LayoutInvalid) as error:
         return _broken(task, error, warnings)
     if notes is None:
@@ -55,7 +55,7 @@ def _broken(task: StructView, error: Exception, warnings: list[str]) -> tuple[tu
 def last_notes(kernel: Kernel, warnings: list[str]) -> tuple[RegSetData, ...]:
     """Return the notes that the architecture's cores have once; none where they cannot be read, with a warning."""
     try:
-        notes = kernel.arch.process_notes(kernel)
+        notes = kernel.arch.cores.process_notes(kernel)
     except (MemoryFault, LayoutInvalid) as error:
         warnings.append(f"the notes of the whole process cannot be read: {error}")
         return ()

@@ -145,7 +145,7 @@ class SwappedPages:
         return stores
 
     def _vmemmap(self) -> int:
-        found = self.kernel.arch.vmemmap(self.kernel)
+        found = self.kernel.arch.paging.vmemmap(self.kernel)
         if found is None:
             raise LayoutUnknown("SYMBOL(vmemmap)")
         return found

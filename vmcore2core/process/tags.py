@@ -46,7 +46,7 @@ class Tags:
         self.problem: str | None = None
         self.broken: str | None = None
         try:
-            spec = kernel.arch.tag_spec(kernel)
+            spec = kernel.arch.tags.spec(kernel) if kernel.arch.tags is not None else None
             regions = _tagged_regions(spec, vmas, memory) if spec is not None else []
             if spec is not None and regions:
                 _Search(kernel, spec, memory, self).run(regions)

@@ -70,7 +70,7 @@ class CpuNotes:
 
     def __init__(self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...]) -> None:
         self.kernel = kernel
-        self.notes = kernel.arch.cpu_notes(notes)
+        self.notes = kernel.arch.cpus.notes(notes)
         self._found: dict[int, int | None] = {}  # number of a note -> address of the task
         # QEMU numbers the notes; should kdump's be of tasks with just these PIDs, they are on just these CPUs.
         self.by_cpu = all(note.pr_pid == note.number + 1 for note in self.notes)
@@ -94,7 +94,7 @@ class CpuNotes:
         kept = [
             (cpu, note)
             for cpu, found in crash_notes(self.kernel)
-            for note in arch.cpu_notes(((found.name, found.n_type, found.desc),))
+            for note in arch.cpus.notes(((found.name, found.n_type, found.desc),))
         ]
         for note in self.notes:
             same = [cpu for cpu, other in kept if (other.pr_pid, other.regs) == (note.pr_pid, note.regs)]
@@ -134,12 +134,12 @@ class CpuNotes:
         for note in self.notes:
             if not note.user_mode or thread_base is None or self._pointer(note) != thread_base:
                 continue
-            if (pgd is not None and self.kernel.arch.note_uses_pgd(note, pgd)) or self._ran(note) == task.address:
+            if (pgd is not None and self.kernel.arch.cpus.uses_pgd(note, pgd)) or self._ran(note) == task.address:
                 return note
         return None
 
     def _pointer(self, note: CpuNote) -> int | None:
-        return self.kernel.arch.thread_pointer(note.regs)
+        return self.kernel.arch.registers.thread_pointer(note.regs)
 
     def _ran(self, note: CpuNote) -> int | None:
         """Return the address of the only task that a CPU in user mode can have been running, or None.
@@ -148,10 +148,10 @@ class CpuNotes:
         process that was forked has the thread pointer of its parent. Where programs can change the thread pointer
         without a system call, it tells nothing.
         """
-        if not self.kernel.arch.tp_register:
+        if not self.kernel.arch.registers.tp_register:
             return None
         if note.number not in self._found:
-            pc, pointer = self.kernel.arch.assumed_user_pc(note), self._pointer(note)
+            pc, pointer = self.kernel.arch.cpus.assumed_user_pc(note), self._pointer(note)
             same = [task for task, own in self._runnable if own == pointer] if pointer is not None else []
             fits = [task for task in same if pc is None or _is_code(task, pc)]
             self._found[note.number] = fits[0].address if len(fits) == 1 else None
@@ -174,7 +174,7 @@ class CpuNotes:
             return ()
 
     def bases(self, note: CpuNote, task: StructView, saved: Mapping[str, int | None]) -> dict[str, int | None]:
-        """Return the registers of ``Arch.thread_bases`` of a task that was on a note's CPU; None for what is not known.
+        """Return the registers of ``thread_bases`` of a task that was on a note's CPU; None for what is not known.
 
         In context_switch(), two tasks are on a CPU, and it has the registers of one. Until __switch_to() makes the
         next the current one, that one's are what it last had; afterwards, those of the task that leaves are saved.
@@ -185,7 +185,7 @@ class CpuNotes:
             task: ``struct task_struct``.
             saved: of its ``thread_struct``.
         """
-        live = self.kernel.arch.note_bases(note)
+        live = self.kernel.arch.cpus.bases(note)
         cpu = task_cpu(task)
         try:
             if live and not note.user_mode and cpu is not None:
@@ -202,7 +202,7 @@ class CpuNotes:
     def _is_on_stack(self, note: CpuNote, task: StructView) -> bool:
         """Tell whether a CPU is known to have had a task's kernel stack."""
         size = max(stack_sizes(self.kernel.layout, (THREAD_SIZE_MIN,)))
-        return 0 <= note.regs.get(self.kernel.arch.note_sp, 0) - task.pointer("stack") < size
+        return 0 <= note.regs.get(self.kernel.arch.cpus.sp, 0) - task.pointer("stack") < size
 
     def cpu_of(self, note: CpuNote, task: StructView) -> str:
         """Return "CPU 3" for messages, or "a CPU" where its number is not known.
@@ -262,18 +262,18 @@ class CpuNotes:
 
     def _note_of(self, cpu: int) -> CpuNote | None:
         """Return the note of a CPU, where the architecture can tell which it is."""
-        return self.kernel.arch.note_of(cpu, self.notes, self.kernel)
+        return self.kernel.arch.cpu_numbers.note_of(cpu, self.notes, self.kernel)
 
     def _is_anothers(self, note: CpuNote, pgd: int | None) -> bool:
         """Tell whether a note says that its CPU used another page table than the one at physical ``pgd``."""
-        return pgd is not None and self.kernel.arch.note_uses_pgd(note, pgd) is False
+        return pgd is not None and self.kernel.arch.cpus.uses_pgd(note, pgd) is False
 
     def _may_be_of(self, note: CpuNote, task: StructView, pgd: int | None, others: Set[int | None]) -> bool:
         """Tell whether a CPU's note may be that of a task: where it says neither whose memory nor whose thread."""
         arch = self.kernel.arch
         if not note.user_mode or self._is_anothers(note, pgd) or self._ran(note) not in (None, task.address):
             return False
-        pc, pointer = arch.assumed_user_pc(note), arch.thread_pointer(note.regs)
+        pc, pointer = arch.cpus.assumed_user_pc(note), arch.registers.thread_pointer(note.regs)
         if pc is not None and not _is_code(task, pc):
             return False
         return pointer is None or pointer not in others
@@ -312,16 +312,16 @@ def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], 
         MemoryFault: they cannot be read.
     """
     arch = kernel.arch
-    saved = arch.thread_bases(KernelAddr(task.address), kernel)
-    pointer = arch.thread_pointer({name: value for name, value in saved.items() if value is not None})
+    saved = arch.registers.thread_bases(KernelAddr(task.address), kernel)
+    pointer = arch.registers.thread_pointer({name: value for name, value in saved.items() if value is not None})
     # It is asked for where the layout does not tell who was on which CPU.
-    if pointer is None and arch.tp_register and (task_on_cpu(task) is None or task_cpu(task) is None):
+    if pointer is None and arch.registers.tp_register and (task_on_cpu(task) is None or task_cpu(task) is None):
         try:
             stack, _ = kernel_stack(task)
-            found = arch.user_regs(KernelAddr(task.address), stack, kernel)
+            found = arch.registers.user_regs(KernelAddr(task.address), stack, kernel)
         except (CorruptStructure, MemoryFault):
             return saved, None  # who needs the registers there says so
-        pointer = None if found is None else arch.thread_pointer(found)
+        pointer = None if found is None else arch.registers.thread_pointer(found)
     return saved, pointer
 
 
@@ -352,11 +352,11 @@ def thread_regs(
     doubt = None
     if note is not None:
         saved = cpus.bases(note, task, saved)
-        hidden = [name for name in arch.note_bases(note) if saved[name] is None]
+        hidden = [name for name in arch.cpus.bases(note) if saved[name] is None]
         if hidden:
             doubt = f"{', '.join(hidden)} of thread {describe(task)} not known: {cpu} was switching from or to it"
     if note is not None and note.user_mode:
-        pc = arch.assumed_user_pc(note)
+        pc = arch.cpus.assumed_user_pc(note)
         if pc is not None and not _is_code(task, pc):
             return f"{cpu}, which was running it, was at {pc:#x}: firmware, none of the process's code"
         regs, source = {**note.regs}, label
@@ -368,7 +368,7 @@ def thread_regs(
             stack, _ = kernel_stack(task)
         except CorruptStructure as error:
             return f"its kernel stack is not known: {error}"
-        found = arch.user_regs(KernelAddr(task.address), stack, kernel)
+        found = arch.registers.user_regs(KernelAddr(task.address), stack, kernel)
         if found is None:
             if task_flags(task) & PF_EXITING:
                 return "it is exiting, and its user registers are gone"
@@ -377,8 +377,8 @@ def thread_regs(
         if note is not None:
             source += f", running in the kernel on {cpu}"
     regs |= {name: value for name, value in saved.items() if value is not None}
-    unknown = tuple(name for name in arch.greg_names if name not in regs)
-    known = {name: regs[name] for name in arch.greg_names if name in regs}
+    unknown = tuple(name for name in arch.registers.names if name not in regs)
+    known = {name: regs[name] for name in arch.registers.names if name in regs}
     return ThreadRegs(known, source, unknown, note, label, doubt)
 
 

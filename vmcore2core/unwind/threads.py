@@ -13,7 +13,7 @@ from vmcore2core.unwind.process import UserSpace
 
 def spec_of(snapshot: ProcessSnapshot, arch: Arch) -> UnwindSpec | None:
     """Return how a process's stacks unwind, or None where that is not known."""
-    return arch.unwind_spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
+    return arch.unwind.spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
 
 
 class ThreadUnwinder:
@@ -40,5 +40,5 @@ class ThreadUnwinder:
             registers: its general registers, by native name.
             limit: most frames.
         """
-        more = self._arch.unwind_registers(self._notes.get(tid, ()))
+        more = self._arch.unwind.registers(self._notes.get(tid, ()))
         return self._unwinder.backtrace({**more, **registers}, limit)

@@ -36,7 +36,7 @@ def frame(regs: dict[str, int]) -> bytes:
 
 def user_regs(top: bytes, size: int = 8192, sizes: dict[str, int] | None = None) -> dict[str, int] | None:
     memory = Bytes({STACK: (top + bytes(8)).rjust(size, b"\0")})
-    found = ARCH.user_regs(TASK, STACK, ARCH.view(memory, KernelLayout([Table({}, sizes=sizes)])))
+    found = ARCH.registers.user_regs(TASK, STACK, ARCH.view(memory, KernelLayout([Table({}, sizes=sizes)])))
     return None if found is None else dict(found)
 
 
@@ -67,7 +67,9 @@ def test_what_can_be_user_registers_is_taken(changed: dict[str, int], taken: boo
 
 
 def test_a_stack_that_is_not_there_has_none() -> None:
-    assert ARCH.user_regs(TASK, KernelAddr(0xC900_0000), ARCH.view(Bytes({}), KernelLayout([Table({})]))) is None
+    assert (
+        ARCH.registers.user_regs(TASK, KernelAddr(0xC900_0000), ARCH.view(Bytes({}), KernelLayout([Table({})]))) is None
+    )
 
 
 def prstatus(pid: int, regs: dict[str, int]) -> bytes:
@@ -89,7 +91,7 @@ def test_the_notes_of_qemu_have_the_cpus_registers() -> None:
         ("CORE", 1, b"short"),
         ("CORE", 1, prstatus(3, USER)),
     )
-    first, second, third = ARCH.cpu_notes(notes)
+    first, second, third = ARCH.cpus.notes(notes)
     # QEMU does not write orig_r0 (struct arm_user_regs: 17 registers and padding).
     without = {name: value for name, value in USER.items() if name != "orig_r0"}
     assert (first.number, first.pr_pid, first.user_mode, first.regsets) == (
@@ -101,11 +103,11 @@ def test_the_notes_of_qemu_have_the_cpus_registers() -> None:
 
 
 def test_a_core_has_the_registers_in_their_order() -> None:
-    machine = ARCH.core_machine({}, 0xBF00_0000)
+    machine = ARCH.cores.machine({}, 0xBF00_0000)
     assert (machine.e_machine, machine.elf_class) == (40, 32)
-    assert ARCH.gregs(USER, machine) == frame(USER)
+    assert ARCH.cores.gregs(USER, machine) == frame(USER)
     assert arch_for_machine(40) is ARCH
-    assert ARCH.core_flags(TASK, ARCH.view(Bytes({}), KernelLayout([]))) == 0
+    assert ARCH.cores.flags(TASK, ARCH.view(Bytes({}), KernelLayout([]))) == 0
 
 
 # struct thread_info in task_struct: fpstate at 0x70, vfpstate at 0x100; struct vfp_hard_struct: fpregs, fpexc, fpscr,
@@ -140,13 +142,13 @@ def thread(last_cpu: int = 4, owners: tuple[int, int] = (0, 0), *, registers: in
     return Bytes({TASK: bytes(info), STACK: bytes(info), OWNERS: struct.pack("<2I", *owners)})
 
 
-MACHINE = ARCH.core_machine({}, None)
+MACHINE = ARCH.cores.machine({}, None)
 SAVED = (CoreNote("CORE", 2, FPA), CoreNote("LINUX", 0x400, VFP))
 HALF = struct.pack("<32QI", *(0xD000 + i for i in range(16)), *bytes(16), 0x0300_0010)
 
 
 def notes(memory: Bytes, of: Layout) -> tuple[CoreNote, ...] | None:
-    return ARCH.regsets(TASK, {}, MACHINE, ARCH.view(memory, of))
+    return ARCH.cores.regsets(TASK, {}, MACHINE, ARCH.view(memory, of))
 
 
 def test_a_thread_off_the_cpu_has_the_kernels_notes() -> None:
@@ -219,14 +221,14 @@ def test_a_running_threads_registers_are_where_the_kernel_left_them(
     expected: tuple[CoreNote, ...],
 ) -> None:
     note = CpuNote(CURRENT_CPU, 2, USER, user_mode, of_cpu)
-    assert ARCH.note_regsets(TASK, USER, note, ARCH.view(thread(last_cpu, owners), layout())) == (expected, None)
+    assert ARCH.cpus.regsets(TASK, USER, note, ARCH.view(thread(last_cpu, owners), layout())) == (expected, None)
 
 
 def test_where_nothing_tells_who_owns_the_processors_registers_there_are_none() -> None:
     note = CpuNote(CURRENT_CPU, 2, USER, True, (LIVE,))
-    assert ARCH.note_regsets(TASK, USER, note, ARCH.view(thread(), layout("vfp_current_hw_state"))) == ((), None)
+    assert ARCH.cpus.regsets(TASK, USER, note, ARCH.view(thread(), layout("vfp_current_hw_state"))) == ((), None)
     without = {name: place for name, place in MEMBERS["task_struct"].items() if name != "thread_info.cpu"}
-    assert ARCH.note_regsets(TASK, USER, note, ARCH.view(thread(), layout(task_struct=without))) == ((), None)
+    assert ARCH.cpus.regsets(TASK, USER, note, ARCH.view(thread(), layout(task_struct=without))) == ((), None)
 
 
 def test_page_frames_count_from_the_first_of_memory() -> None:
@@ -234,17 +236,19 @@ def test_page_frames_count_from_the_first_of_memory() -> None:
     memory = Bytes({MEM_MAP: struct.pack("<I", 0xC7EF_6000), PFN_OFFSET: struct.pack("<I", 0x4_0000)})
     symbols = {"mem_map": MEM_MAP, "__pv_phys_pfn_offset": PFN_OFFSET}
     table = Table({}, sizes={"page": 32}, symbols=symbols)
-    assert ARCH.vmemmap(ARCH.view(memory, KernelLayout([table]))) == 0xC7EF_6000 - 32 * 0x4_0000
+    assert ARCH.paging.vmemmap(ARCH.view(memory, KernelLayout([table]))) == 0xC7EF_6000 - 32 * 0x4_0000
     for missing in symbols:
         rest = {name: place for name, place in symbols.items() if name != missing}
-        assert ARCH.vmemmap(ARCH.view(memory, KernelLayout([Table({}, sizes={"page": 32}, symbols=rest)]))) is None
+        assert (
+            ARCH.paging.vmemmap(ARCH.view(memory, KernelLayout([Table({}, sizes={"page": 32}, symbols=rest)]))) is None
+        )
 
 
 def test_the_gate_and_the_vdso_are_where_the_layout_says() -> None:
     table = Table({}, symbols={"gate_vma": 0xC170_1000, "vdso_start": 0xC0F0_0000})
-    assert ARCH.gate_vma(ARCH.view(Bytes({}), KernelLayout([table]))) == 0xC170_1000
+    assert ARCH.gate.vma(ARCH.view(Bytes({}), KernelLayout([table]))) == 0xC170_1000
     assert (
-        ARCH.vdso_image(TASK, ARCH.core_machine({}, None), ARCH.view(Bytes({}), KernelLayout([table]))) == 0xC0F0_0000
+        ARCH.vdso.image(TASK, ARCH.cores.machine({}, None), ARCH.view(Bytes({}), KernelLayout([table]))) == 0xC0F0_0000
     )
-    assert ARCH.gate_vma(ARCH.view(Bytes({}), KernelLayout([]))) is None
-    assert ARCH.vdso_image(TASK, ARCH.core_machine({}, None), ARCH.view(Bytes({}), KernelLayout([]))) is None
+    assert ARCH.gate.vma(ARCH.view(Bytes({}), KernelLayout([]))) is None
+    assert ARCH.vdso.image(TASK, ARCH.cores.machine({}, None), ARCH.view(Bytes({}), KernelLayout([]))) is None

@@ -36,7 +36,7 @@ def info(
     return parse_vmcoreinfo((text + (f"NUMBER(__pv_offset)={offset}\n" if offset is not None else "")).encode())
 
 
-TWO_LEVELS, LPAE = ARCH.kernel_map(info()).spec, ARCH.kernel_map(info(LPAE_KEY)).spec
+TWO_LEVELS, LPAE = ARCH.paging.kernel_map(info()).spec, ARCH.paging.kernel_map(info(LPAE_KEY)).spec
 
 
 def test_the_levels_decode_32_bits() -> None:
@@ -187,7 +187,7 @@ def test_a_table_that_leads_back_ends_as_broken(entry: int) -> None:
 
 
 def kernel_map(more: str = "", **where: int) -> KernelMap:
-    return ARCH.kernel_map(info(more, **where))
+    return ARCH.paging.kernel_map(info(more, **where))
 
 
 def test_the_kernel_is_where_pv_offset_puts_it() -> None:
@@ -205,7 +205,7 @@ def test_the_kernel_is_where_pv_offset_puts_it() -> None:
 def test_a_missing_key_is_named(key: str) -> None:
     values = {name: value for name, value in info().values.items() if name != key}
     with pytest.raises(LayoutUnknown) as caught:
-        ARCH.kernel_map(VmcoreInfo(values))
+        ARCH.paging.kernel_map(VmcoreInfo(values))
     assert key in str(caught.value)
 
 
@@ -234,7 +234,7 @@ def test_pv_offset_is_found_in_memory_and_proved_there(page_offset: int, paddr: 
     physical = PhysicalMemory(FlatContainer(bytes(data)))
     found = locate_image(physical, ARCH, info(pgd=base + 0x4000, stext=base, offset=None))
     assert found.number("__pv_offset") == 2 * MIB - page_offset
-    memory = KernelMemory(physical, ARCH.kernel_map(found))
+    memory = KernelMemory(physical, ARCH.paging.kernel_map(found))
     assert memory.read(base + 0x1234, 5) == b"Linux"
     for address in (1 << 32, -1, base + MIB):
         with pytest.raises(NotMapped):

@@ -10,7 +10,8 @@ from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
-from vmcore2core.arch.arm64.machine import ARCH, ends_with_call
+from vmcore2core.arch.arm64.machine import ARCH
+from vmcore2core.arch.arm64.unwind import ends_with_call
 from vmcore2core.arch.spec import CoreNote, CpuNote
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.layout.resolver import KernelLayout
@@ -112,8 +113,8 @@ class Machine:
                 **self.places,
             }
         )
-        machine = ARCH.core_machine(USER, None)
-        found = ARCH.regsets(
+        machine = ARCH.cores.machine(USER, None)
+        found = ARCH.cores.regsets(
             TASK, {**USER, "syscallno": 115, **regs}, machine, ARCH.view(memory, KernelLayout([self.table]))
         )
         assert found is not None
@@ -262,7 +263,7 @@ def test_a_cpus_note_of_a_wrong_size_is_left_out(fpregset: int, vectors: bytes, 
     task = bytearray(5000)
     struct.pack_into("<II", task, THREAD + 592, 64, 32)
     memory = Bytes({TASK: bytes(task), INIT: struct.pack("<Q", 1 << 16), FTR: bytes(4096)})
-    found, _ = ARCH.note_regsets(
+    found, _ = ARCH.cpus.regsets(
         TASK,
         USER,
         CpuNote(0, 1, USER, user_mode=True, regsets=notes),
@@ -275,13 +276,13 @@ def test_a_cpus_note_of_a_wrong_size_is_left_out(fpregset: int, vectors: bytes, 
 def test_registers_that_may_be_older_are_not_shown() -> None:
     """Without fp_type and TIF_SVE, nothing tells whether fpsimd_state or sve_state has the thread's registers."""
     without = {name: at for name, at in MEMBERS.items() if name != "thread.fp_type"}
-    machine = ARCH.core_machine(USER, None)
+    machine = ARCH.cores.machine(USER, None)
     memory = Bytes({TASK: bytes(5000), INIT: struct.pack("<Q", 1 << 16)})
     layout = KernelLayout([Table({"task_struct": without}, symbols={"init_task": INIT})])
-    assert ARCH.regsets(TASK, USER, machine, ARCH.view(memory, layout)) is not None
+    assert ARCH.cores.regsets(TASK, USER, machine, ARCH.view(memory, layout)) is not None
     del without["thread_info.flags"]
     layout = KernelLayout([Table({"task_struct": without}, symbols={"init_task": INIT})])
-    assert ARCH.regsets(TASK, USER, machine, ARCH.view(memory, layout)) is None
+    assert ARCH.cores.regsets(TASK, USER, machine, ARCH.view(memory, layout)) is None
 
 
 def test_a_note_of_a_newer_kernel_is_passed_over() -> None:
@@ -302,19 +303,19 @@ def test_of_a_thread_on_a_cpu_only_what_the_kernel_alone_changes_comes_from_memo
     note = CpuNote(0, 1, USER, user_mode=True, regsets=live)
     machine.notes()
     memory = Bytes({TASK: bytes(5000), INIT: struct.pack("<Q", 1 << 16), FTR: bytes(4096)})
-    found, why = ARCH.note_regsets(TASK, USER, note, ARCH.view(memory, KernelLayout([machine.table])))
+    found, why = ARCH.cpus.regsets(TASK, USER, note, ARCH.view(memory, KernelLayout([machine.table])))
     assert [n.n_type for n in found] == [2, 0x405, 0x409]
     assert why is not None
     assert "thread pointer" in why
     kernel = CpuNote(0, 1, USER, user_mode=False, regsets=live)
-    assert ARCH.note_regsets(TASK, USER, kernel, ARCH.view(memory, KernelLayout([machine.table]))) == ((), None)
+    assert ARCH.cpus.regsets(TASK, USER, kernel, ARCH.view(memory, KernelLayout([machine.table]))) == ((), None)
 
 
 def saved(regs: dict[str, int], size: int = 16384, tail: int = 320, **table: dict[str, int]) -> dict[str, int] | None:
     """Return what is read from a stack of ``size`` bytes whose struct pt_regs is ``tail`` bytes."""
     raw = struct.pack("<34Q", *(regs[name] for name in NAMES)) + struct.pack("<Qi", 0x77, 115)
     stack = bytes(size - tail) + raw.ljust(tail, b"\0")
-    found = ARCH.user_regs(TASK, STACK, ARCH.view(Bytes({STACK: stack}), KernelLayout([Table(**table)])))  # type: ignore[arg-type]
+    found = ARCH.registers.user_regs(TASK, STACK, ARCH.view(Bytes({STACK: stack}), KernelLayout([Table(**table)])))  # type: ignore[arg-type]
     return None if found is None else dict(found)
 
 
@@ -347,18 +348,18 @@ def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
 
 
 def test_registers_are_struct_user_pt_regs() -> None:
-    machine = ARCH.core_machine(USER, None)
+    machine = ARCH.cores.machine(USER, None)
     assert (machine.e_machine, machine.elf_class) == (183, 64)
-    assert ARCH.gregs(USER, machine) == struct.pack("<34Q", *(USER[name] for name in NAMES))
+    assert ARCH.cores.gregs(USER, machine) == struct.pack("<34Q", *(USER[name] for name in NAMES))
     assert arch_for_machine(183) is ARCH
 
 
 def test_a_32_bit_process_has_r0_to_r15_cpsr_and_orig_r0() -> None:
     regs = {**USER, "pstate": 1 << 24 | 0x10, "pc": 0x1_0000, "orig_x0": 0x55}
-    machine = ARCH.core_machine(regs, None)
+    machine = ARCH.cores.machine(regs, None)
     assert (machine.e_machine, machine.elf_class) == (40, 32)
-    assert ARCH.core_machine({}, 1 << 32).elf_class == 32
-    raw = struct.unpack("<18I", ARCH.gregs(regs, machine))
+    assert ARCH.cores.machine({}, 1 << 32).elf_class == 32
+    raw = struct.unpack("<18I", ARCH.cores.gregs(regs, machine))
     assert raw[:15] == tuple(USER[f"x{i}"] for i in range(15))
     assert raw[15:] == (0x1_0000, 1 << 21 | 0x10, 0x55)  # DIT is bit 21 of CPSR
 
@@ -376,20 +377,20 @@ def test_a_thread_of_a_32_bit_process_has_its_vfp_registers(fpsr: int, fpcr: int
     raw, expected = compat_note(fpsr, fpcr)
     task = bytearray(5000)
     task[THREAD + 16 : THREAD + 16 + 528] = raw
-    memory, machine = Bytes({TASK: bytes(task)}), ARCH.core_machine(regs, None)
+    memory, machine = Bytes({TASK: bytes(task)}), ARCH.cores.machine(regs, None)
     layout = KernelLayout([Table({"task_struct": MEMBERS})])
-    found = ARCH.regsets(TASK, regs, machine, ARCH.view(memory, layout))
+    found = ARCH.cores.regsets(TASK, regs, machine, ARCH.view(memory, layout))
     assert found is not None
     assert [(note.name, note.n_type, note.desc) for note in found] == [expected]
-    assert ARCH.regsets(TASK, regs, machine, ARCH.view(memory, KernelLayout([Table()]))) is None
+    assert ARCH.cores.regsets(TASK, regs, machine, ARCH.view(memory, KernelLayout([Table()]))) is None
     # On a CPU, QEMU's note has them, AArch64's names and all.
     notes = (CoreNote("CORE", 2, raw), CoreNote("LINUX", 0x405, b"s" * 2224))
     live = CpuNote(0, 1, regs, user_mode=True, regsets=notes)
-    found, lost = ARCH.note_regsets(TASK, regs, live, ARCH.view(memory, layout))
+    found, lost = ARCH.cpus.regsets(TASK, regs, live, ARCH.view(memory, layout))
     assert [(note.name, note.n_type, note.desc) for note in found] == [expected]
     assert lost is None
     short = CpuNote(0, 1, regs, user_mode=True, regsets=(CoreNote("CORE", 2, raw[:-1]),))
-    assert ARCH.note_regsets(TASK, regs, short, ARCH.view(memory, layout)) == ((), None)
+    assert ARCH.cpus.regsets(TASK, regs, short, ARCH.view(memory, layout)) == ((), None)
 
 
 def test_cpu_notes_carry_the_vectors_behind_them() -> None:
@@ -405,7 +406,7 @@ def test_cpu_notes_carry_the_vectors_behind_them() -> None:
         ("VMCOREINFO", 0, b"x"),
         ("CORE", 1, desc[:300]),
     )
-    first, second = ARCH.cpu_notes(notes)
+    first, second = ARCH.cpus.notes(notes)
     assert (first.number, first.pr_pid, first.user_mode, dict(first.regs)) == (0, 2, True, USER)
     assert [(note.name, note.n_type) for note in first.regsets] == [("CORE", 2), ("LINUX", 0x405)]
     assert (second.number, second.user_mode, second.regsets) == (1, False, ())
@@ -417,12 +418,12 @@ def info(*without: str, **changed: str) -> VmcoreInfo:
 
 
 def test_the_page_table_and_the_image_are_where_kimage_voffset_says() -> None:
-    found = ARCH.kernel_map(info())
+    found = ARCH.paging.kernel_map(info())
     assert found.root == 0xFFFF_98CC_8CF0_3000 - 0xFFFF_98CC_4A80_0000
     (image,) = found.image
     assert (image.range.start, image.paddr) == (0xFFFF_98CC_8AA0_0000, 0x4020_0000)
     assert [level.name for level in found.spec.levels] == ["pgd", "p4d", "pud", "pmd", "pte"]
-    assert [level.name for level in ARCH.kernel_map(info(TCR_EL1_T1SZ="0x10")).spec.levels][1] == "pud"
+    assert [level.name for level in ARCH.paging.kernel_map(info(TCR_EL1_T1SZ="0x10")).spec.levels][1] == "pud"
     assert ARCH.claims(info())
     assert not ARCH.claims(info("kimage", "TCR"))
 
@@ -430,21 +431,21 @@ def test_the_page_table_and_the_image_are_where_kimage_voffset_says() -> None:
 @pytest.mark.parametrize("key", ["kimage_voffset", "swapper_pg_dir", "_stext", "PAGESIZE", "VA_BITS"])
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(LayoutUnknown, match=key):
-        ARCH.kernel_map(info(key))
+        ARCH.paging.kernel_map(info(key))
 
 
 @pytest.mark.parametrize("changed", [{"TCR_EL1_T1SZ": "0x0"}, {"TCR_EL1_T1SZ": "0x2c"}, {"VA_BITS": "50"}])
 def test_a_size_of_addresses_that_there_is_not_is_refused(changed: dict[str, str]) -> None:
     with pytest.raises(LayoutUnknown):
-        ARCH.kernel_map(info(**changed))
+        ARCH.paging.kernel_map(info(**changed))
 
 
 def test_what_a_text_lacks_is_offered_for_each_size_of_addresses() -> None:
-    offered = list(ARCH.located_keys(info("kimage", "VA_BITS", "TCR"), 0xFFFF_98CC_8AA1_0000, 0x4021_0000))
+    offered = list(ARCH.paging.located_keys(info("kimage", "VA_BITS", "TCR"), 0xFFFF_98CC_8AA1_0000, 0x4021_0000))
     assert {found["NUMBER(kimage_voffset)"] for found in offered} == {"0xffff98cc4a800000"}
     sizes = [(found["NUMBER(VA_BITS)"], found["NUMBER(TCR_EL1_T1SZ)"]) for found in offered]
     assert sizes == [("39", "0x19"), ("48", "0x10"), ("52", "0xc"), ("52", "0x10")]
-    assert list(ARCH.located_keys(info(), 0x1000, 0)) == []
+    assert list(ARCH.paging.located_keys(info(), 0x1000, 0)) == []
 
 
 def test_calls() -> None:
@@ -466,7 +467,7 @@ def tagging(ids: dict[int, int], **constants: int) -> tuple[int, int | None] | N
     table = b"".join(struct.pack("<IIQ", number, 0, FTR_REGS + 64 * i) for i, number in enumerate(sorted(machine.ids)))
     values = b"".join(bytes(24) + struct.pack("<Q", machine.ids[n]) + bytes(32) for n in sorted(machine.ids))
     memory = Bytes({FTR: table.ljust(4096, b"\0"), FTR_REGS: values})
-    found = ARCH.tag_spec(ARCH.view(memory, KernelLayout([machine.table])))
+    found = ARCH.tags.spec(ARCH.view(memory, KernelLayout([machine.table])))
     return None if found is None else (found.vm_flag, found.page_flag)
 
 
@@ -496,10 +497,12 @@ def test_the_memory_map_begins_with_the_first_page_that_there_is(first: int, pag
     told = {"VMEMMAP_START": 0xFFFF_FC00_0000_0000, "PHYS_OFFSET": first, "PAGESIZE": page}
     for missing in (None, *told):
         constants = {name: value for name, value in told.items() if name != missing}
-        found = ARCH.vmemmap(ARCH.view(Bytes({}), KernelLayout([Table(sizes={"page": 64}, constants=constants)])))
+        found = ARCH.paging.vmemmap(
+            ARCH.view(Bytes({}), KernelLayout([Table(sizes={"page": 64}, constants=constants)]))
+        )
         assert found == (expected if missing is None else None)
     both = Table(sizes={"page": 64}, constants=told, symbols={"vmemmap": 0xFFFF_C1FF_BF00_0000})
-    assert ARCH.vmemmap(ARCH.view(Bytes({}), KernelLayout([both]))) == 0xFFFF_C1FF_BF00_0000
+    assert ARCH.paging.vmemmap(ARCH.view(Bytes({}), KernelLayout([both]))) == 0xFFFF_C1FF_BF00_0000
 
 
 def test_the_page_size_is_a_constant_of_vmcoreinfo() -> None:

@@ -195,7 +195,7 @@ def swapped(entries: list[int], symbols: dict[str, int], constants: dict[str, in
     """Return type and offset of each entry."""
     layout = KernelLayout([Table(symbols=symbols, constants=constants)])
     raw = np.array(entries, np.uint64)
-    found = ARCH.swap_entry(raw, np.full(len(raw), 4096, np.uint64), 4096, layout)
+    found = ARCH.swap_entries.type_and_offset(raw, np.full(len(raw), 4096, np.uint64), 4096, layout)
     return None if found is None else list(zip(found[0].tolist(), found[1].tolist(), strict=True))
 
 

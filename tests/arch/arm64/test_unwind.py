@@ -18,7 +18,7 @@ BLR_X1 = 0xD63F_0020
 
 
 def spec() -> UnwindSpec:
-    found = ARCH.unwind_spec(CoreMachine(183, 64, ()))
+    found = ARCH.unwind.spec(CoreMachine(183, 64, ()))
     assert isinstance(found, UnwindSpec)
     return found
 
@@ -40,7 +40,7 @@ def test_dwarf_numbers_are_aadwarf64s() -> None:
     # AAPCS64, 6.1.1: x19 to x28 are the caller's, and x29.
     assert spec().preserved == set(range(19, 30))
     assert (spec().stack_pointer, spec().frame_pointer, spec().link_register) == (31, 29, 30)
-    assert ARCH.unwind_spec(CoreMachine(40, 32, ())) is None
+    assert ARCH.unwind.spec(CoreMachine(40, 32, ())) is None
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def user_regs(
 ) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0"), TASK + GS_AT: struct.pack("<I", gs or 0)})
     table = Table(WITH_GS if gs is not None else {}, sizes=sizes)
-    found = ARCH.user_regs(TASK, STACK, ARCH.view(memory, KernelLayout([table])))
+    found = ARCH.registers.user_regs(TASK, STACK, ARCH.view(memory, KernelLayout([table])))
     return None if found is None else dict(found)
 
 
@@ -117,16 +117,19 @@ def test_a_system_calls_number_is_no_selector(orig_eax: int) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert user_regs(b"") is None
     assert user_regs(b"\xff" * 8192) is None
-    assert ARCH.user_regs(TASK, KernelAddr(0xC800_0000), ARCH.view(Bytes({}), KernelLayout([Table(WITH_GS)]))) is None
+    assert (
+        ARCH.registers.user_regs(TASK, KernelAddr(0xC800_0000), ARCH.view(Bytes({}), KernelLayout([Table(WITH_GS)])))
+        is None
+    )
 
 
 def test_gregs_are_struct_user_regs_struct() -> None:
     theirs = {"ds": "xds", "es": "xes", "fs": "xfs", "gs": "xgs", "cs": "xcs", "ss": "xss"}
     at, size = fields("user_regs_struct", tuple(theirs.get(name, name) for name in PT_REGS), "sys/user.h", 32)
-    machine = ARCH.core_machine(USER, None)
+    machine = ARCH.cores.machine(USER, None)
     assert (machine.e_machine, machine.elf_class, machine.unsupported) == (3, 32, None)
     values = {name: 0x1000_0000 + i for i, name in enumerate(PT_REGS)}
-    raw = ARCH.gregs(values, machine)
+    raw = ARCH.cores.gregs(values, machine)
     assert len(raw) == size
     found = {name: int.from_bytes(raw[offset : offset + width], "little") for name, (offset, width) in at.items()}
     assert found == {theirs.get(name, name): value for name, value in values.items()}
@@ -166,7 +169,7 @@ def test_a_note_tells_registers_pid_and_mode() -> None:
         ("QEMU", 0, qemu_note(0x3000_4FE0)),
         ("QEMU", 0, qemu_note(0x3000_5000)),
     )
-    user, kernel = ARCH.cpu_notes(notes)
+    user, kernel = ARCH.cpus.notes(notes)
     assert {name: user.regs[name] for name in PT_REGS} == USER
     assert (user.number, user.pr_pid, user.user_mode, user.regs["cr3"]) == (0, 1, True, 0x3000_4FE0)
     assert (kernel.number, kernel.pr_pid, kernel.user_mode) == (1, 2, False)
@@ -175,19 +178,19 @@ def test_a_note_tells_registers_pid_and_mode() -> None:
 
 def test_virtual_8086_mode_is_user_mode_whatever_cs_is() -> None:
     """SDM volume 1, 3.4.3: EFLAGS.VM is bit 17."""
-    (note,) = ARCH.cpu_notes((("CORE", 1, prstatus(1, {**USER, "cs": 0x1230, "eflags": 0x2_0246})),))
+    (note,) = ARCH.cpus.notes((("CORE", 1, prstatus(1, {**USER, "cs": 0x1230, "eflags": 0x2_0246})),))
     assert note.user_mode
 
 
 @pytest.mark.parametrize("size", [0, 8, 143])
 def test_a_note_too_short_for_registers_is_passed_over(size: int) -> None:
-    assert ARCH.cpu_notes((("CORE", 1, prstatus(1, USER)[:size]),)) == ()
+    assert ARCH.cpus.notes((("CORE", 1, prstatus(1, USER)[:size]),)) == ()
 
 
 def test_kdumps_notes_have_no_control_registers() -> None:
-    (note,) = ARCH.cpu_notes((("CORE", 1, prstatus(812, USER)),))
+    (note,) = ARCH.cpus.notes((("CORE", 1, prstatus(812, USER)),))
     assert note.pr_pid == 812
-    assert not ARCH.note_uses_pgd(note, 0)
+    assert not ARCH.cpus.uses_pgd(note, 0)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +202,8 @@ def test_kdumps_notes_have_no_control_registers() -> None:
     ],
 )
 def test_gs_in_the_kernel_is_the_users_but_for_the_canarys(gs: int, known: dict[str, int]) -> None:
-    (note,) = ARCH.cpu_notes((("CORE", 1, prstatus(1, {**KERNEL, "gs": gs})),))
-    assert ARCH.note_bases(note) == known
+    (note,) = ARCH.cpus.notes((("CORE", 1, prstatus(1, {**KERNEL, "gs": gs})),))
+    assert ARCH.cpus.bases(note) == known
 
 
 @pytest.mark.parametrize(
@@ -215,7 +218,7 @@ def test_gs_in_the_kernel_is_the_users_but_for_the_canarys(gs: int, known: dict[
 )
 def test_cr3_tells_whose_page_table_a_cpu_uses(cr3: int, uses: bool) -> None:
     note = CpuNote(0, 1, {"cr3": cr3}, user_mode=True)
-    assert ARCH.note_uses_pgd(note, 0x3000_4FE0) is uses
+    assert ARCH.cpus.uses_pgd(note, 0x3000_4FE0) is uses
 
 
 # Floating point, thread-local storage, I/O ports.
@@ -260,7 +263,7 @@ def regsets(
     names = ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")
     symbols = {"fpu_user_cfg": CONFIG, **{name: 0xC181_0000 + i * 0x1_0000 for i, name in enumerate(names)}}
     layout = KernelLayout([Table(FPU_MEMBERS, symbols=symbols, constants={"XFEATURE_MAX": 10})])
-    return ARCH.regsets(TASK, USER, ARCH.core_machine(USER, None), ARCH.view(Bytes(places), layout))
+    return ARCH.cores.regsets(TASK, USER, ARCH.cores.machine(USER, None), ARCH.view(Bytes(places), layout))
 
 
 def fxsave(fcs: int = 0x73, fos: int = 0x7B) -> bytes:
@@ -325,8 +328,8 @@ def test_thread_local_storage_begins_at_entry_6_and_ports_come_last() -> None:
 
 
 def test_without_the_layout_of_the_state_there_are_no_notes() -> None:
-    machine = ARCH.core_machine(USER, None)
-    assert ARCH.regsets(TASK, USER, machine, ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
+    machine = ARCH.cores.machine(USER, None)
+    assert ARCH.cores.regsets(TASK, USER, machine, ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
 
 
 # Others.
@@ -334,11 +337,11 @@ def test_without_the_layout_of_the_state_there_are_no_notes() -> None:
 
 def test_flatmems_array_is_what_mem_map_points_to() -> None:
     layout = KernelLayout([Table(symbols={"mem_map": 0xC1A0_0000})])
-    assert ARCH.vmemmap(ARCH.view(Bytes({0xC1A0_0000: struct.pack("<I", 0xC7EF_E000)}), layout)) == 0xC7EF_E000
-    assert ARCH.vmemmap(ARCH.view(Bytes({0xC1A0_0000: bytes(4)}), layout)) is None  # SPARSEMEM leaves it NULL
-    assert ARCH.vmemmap(ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
+    assert ARCH.paging.vmemmap(ARCH.view(Bytes({0xC1A0_0000: struct.pack("<I", 0xC7EF_E000)}), layout)) == 0xC7EF_E000
+    assert ARCH.paging.vmemmap(ARCH.view(Bytes({0xC1A0_0000: bytes(4)}), layout)) is None  # SPARSEMEM leaves it NULL
+    assert ARCH.paging.vmemmap(ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
     with pytest.raises(MemoryFault):
-        ARCH.vmemmap(ARCH.view(Bytes({}), layout))
+        ARCH.paging.vmemmap(ARCH.view(Bytes({}), layout))
 
 
 def test_the_vdsos_image_is_found_by_pointers_of_four_bytes() -> None:
@@ -346,20 +349,20 @@ def test_the_vdsos_image_is_found_by_pointers_of_four_bytes() -> None:
     places = {0xC200_0010: struct.pack("<2I", 0xC180_0000, 0xBAD), 0xC180_0000: struct.pack("<2I", 0xC181_0000, 0xBAD)}
     layout = KernelLayout([table])
     assert (
-        ARCH.vdso_image(KernelAddr(0xC200_0000), ARCH.core_machine({}, None), ARCH.view(Bytes(places), layout))
+        ARCH.vdso.image(KernelAddr(0xC200_0000), ARCH.cores.machine({}, None), ARCH.view(Bytes(places), layout))
         == 0xC181_0000
     )
     assert (
-        ARCH.vdso_image(
+        ARCH.vdso.image(
             KernelAddr(0xC200_0000),
-            ARCH.core_machine({}, None),
+            ARCH.cores.machine({}, None),
             ARCH.view(Bytes({0xC200_0010: bytes(8)}), layout),
         )
         is None
     )
     assert (
-        ARCH.vdso_image(
-            KernelAddr(0xC200_0000), ARCH.core_machine({}, None), ARCH.view(Bytes({}), KernelLayout([Table()]))
+        ARCH.vdso.image(
+            KernelAddr(0xC200_0000), ARCH.cores.machine({}, None), ARCH.view(Bytes({}), KernelLayout([Table()]))
         )
         is None
     )
@@ -367,7 +370,7 @@ def test_the_vdsos_image_is_found_by_pointers_of_four_bytes() -> None:
 
 def test_unwinding_knows_registers_by_their_own_names() -> None:
     """psABI i386 1.1, table 2.14."""
-    spec = ARCH.unwind_spec(ARCH.core_machine(USER, None))
+    spec = ARCH.unwind.spec(ARCH.cores.machine(USER, None))
     assert spec is not None
     assert spec.registers == ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "eip")
     assert (spec.word, spec.stack_pointer, spec.frame_pointer, spec.return_address) == (4, 4, 5, 8)

@@ -28,7 +28,7 @@ CONFIG_PAE = "CONFIG_X86_PAE=y\n"
 
 
 def kernel_map(more: str = "", pgd: int = 0xC1F0_0000, stext: int = 0xC100_0000) -> KernelMap:
-    return ARCH.kernel_map(parse_vmcoreinfo((SYMBOLS.format(pgd=pgd, stext=stext) + more).encode()))
+    return ARCH.paging.kernel_map(parse_vmcoreinfo((SYMBOLS.format(pgd=pgd, stext=stext) + more).encode()))
 
 
 TWO_LEVELS, PAE = kernel_map().spec, kernel_map(CONFIG_PAE).spec
@@ -231,7 +231,7 @@ def test_a_kernel_that_is_nowhere_is_refused(more: str, pgd: int, stext: int) ->
 def test_a_missing_symbol_is_named(key: str) -> None:
     lines = [line for line in SYMBOLS.format(pgd=0xC1F0_0000, stext=0xC100_0000).splitlines() if key not in line]
     with pytest.raises(LayoutUnknown, match=key):
-        ARCH.kernel_map(parse_vmcoreinfo("\n".join([*lines, ""]).encode()))
+        ARCH.paging.kernel_map(parse_vmcoreinfo("\n".join([*lines, ""]).encode()))
 
 
 def image(page_offset: int, paddr: int) -> tuple[bytearray, bytes]:
@@ -252,7 +252,7 @@ def test_page_offset_is_found_in_memory_and_proved_there(page_offset: int, paddr
     physical = PhysicalMemory(FlatContainer(bytes(data)))
     info = locate_image(physical, ARCH, parse_vmcoreinfo(text))
     assert info.number("PAGE_OFFSET") == page_offset
-    memory = KernelMemory(physical, ARCH.kernel_map(info))
+    memory = KernelMemory(physical, ARCH.paging.kernel_map(info))
     assert memory.read(page_offset + paddr + 0x1234, 5) == b"Linux"
 
 
@@ -284,7 +284,7 @@ def test_where_nothing_tells_the_machine_the_page_table_proves_it() -> None:
 def test_addresses_end_at_4_gib(address: int) -> None:
     """The tables would decode the low 32 bits of any number."""
     data, text = image(0xC000_0000, 0x40_0000)
-    memory = KernelMemory(PhysicalMemory(FlatContainer(bytes(data))), ARCH.kernel_map(parse_vmcoreinfo(text)))
+    memory = KernelMemory(PhysicalMemory(FlatContainer(bytes(data))), ARCH.paging.kernel_map(parse_vmcoreinfo(text)))
     assert memory.read(0xC040_1234, 5) == b"Linux"
     with pytest.raises(NotMapped):
         memory.read(address, 5)

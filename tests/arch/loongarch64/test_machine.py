@@ -13,7 +13,8 @@ from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
-from vmcore2core.arch.loongarch64.machine import ARCH, ends_with_call
+from vmcore2core.arch.loongarch64.machine import ARCH
+from vmcore2core.arch.loongarch64.unwind import ends_with_call
 from vmcore2core.arch.spec import KernelMap, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
@@ -40,11 +41,13 @@ def info(text: str = TEXT) -> VmcoreInfo:
 
 
 def kernel_map(page_size: int = 16384) -> KernelMap:
-    return ARCH.kernel_map(info(TEXT.replace("16384", str(page_size))))
+    return ARCH.paging.kernel_map(info(TEXT.replace("16384", str(page_size))))
 
 
 def user_spec(page_size: int = 16384, **symbols: int) -> PageTableSpec:
-    return ARCH.user_page_table(kernel_map(page_size), MM, ARCH.view(Bytes({}), KernelLayout([Table(symbols=symbols)])))
+    return ARCH.paging.user_page_table(
+        kernel_map(page_size), MM, ARCH.view(Bytes({}), KernelLayout([Table(symbols=symbols)]))
+    )
 
 
 def decoded(entry: int, level: str = "pte", page_size: int = 16384) -> tuple[int, int]:
@@ -145,7 +148,7 @@ def test_the_kernel_is_in_its_window() -> None:
 def test_a_missing_key_is_named(key: str) -> None:
     text = "".join(line for line in TEXT.splitlines(keepends=True) if not line.startswith(key))
     with pytest.raises(LayoutUnknown) as caught:
-        ARCH.kernel_map(info(text))
+        ARCH.paging.kernel_map(info(text))
     assert key in str(caught.value)
 
 
@@ -158,7 +161,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 )
 def test_what_no_kernel_has_is_an_error(old: str, new: str, says: str) -> None:
     with pytest.raises(LayoutInvalid, match=says):
-        ARCH.kernel_map(info(TEXT.replace(old, new)))
+        ARCH.paging.kernel_map(info(TEXT.replace(old, new)))
 
 
 def test_the_text_is_known_for_what_it_is() -> None:
@@ -170,7 +173,7 @@ def test_the_text_is_known_for_what_it_is() -> None:
 
 def test_a_swap_entry_names_type_and_offset() -> None:
     entries, sizes = np.array([0x1234 << 24 | 1 << 23 | 3 << 16], np.uint64), np.array([16384], np.uint64)
-    types, offsets = ARCH.swap_entry(entries, sizes, 16384, KernelLayout([]))
+    types, offsets = ARCH.swap_entries.type_and_offset(entries, sizes, 16384, KernelLayout([]))
     assert (types.tolist(), offsets.tolist()) == ([3], [0x1234])
 
 
@@ -226,7 +229,7 @@ def frame(regs: dict[str, int], prmd: int = 7) -> bytes:
 
 def saved(top: bytes, size: int = 16384) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([Table()])))
+    found = ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([Table()])))
     return None if found is None else dict(found)
 
 
@@ -234,7 +237,7 @@ def test_user_registers_are_at_the_top_of_the_kernel_stack() -> None:
     for size in (16384, 65536):
         found = saved(frame(USER), size)
         assert found is not None
-        raw = ARCH.gregs(found, ARCH.core_machine({}, None))
+        raw = ARCH.cores.gregs(found, ARCH.cores.machine({}, None))
         # struct user_pt_regs: regs[32], orig_a0, csr_era, csr_badv, reserved[10].
         assert raw == struct.pack("<45Q", *(USER[name] for name in GREGS), *[0] * 10)
     assert saved(frame(USER, prmd=0xF)) == saved(frame(USER))  # watchpoints are on
@@ -257,7 +260,7 @@ def test_what_cannot_be_user_registers_is_none(raw: bytes) -> None:
 
 
 def test_a_lost_stack_has_no_registers() -> None:
-    assert ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
+    assert ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
 
 
 def cpu_note(pid: int, regs: dict[str, int], *csrs: int) -> bytes:
@@ -280,18 +283,18 @@ def test_qemus_notes_do_not_have_the_program_counter() -> None:
         ("CORE", 1, bytes(479)),
         ("LINUX", 1, bytes(480)),
     )
-    first, second = ARCH.cpu_notes(notes)
+    first, second = ARCH.cpus.notes(notes)
     assert (first.number, first.pr_pid, first.user_mode) == (0, 1, False)
     assert (second.number, second.pr_pid, second.user_mode) == (1, 2, True)
     assert {"csr_era", "orig_a0"}.isdisjoint(second.regs)
     assert {name: second.regs[name] for name in GREGS[1:32]} == {name: USER[name] for name in GREGS[1:32]}
     assert [(note.n_type, note.desc) for note in second.regsets] == [(2, floats)]
-    assert ARCH.thread_pointer(second.regs) == USER["tp"]
+    assert ARCH.registers.thread_pointer(second.regs) == USER["tp"]
 
 
 def test_kdumps_notes_have_it() -> None:
     """loongarch_dump_regs64(): csr_crmd, csr_prmd, csr_euen, csr_ecfg, csr_estat behind csr_badv."""
-    user, kernel = ARCH.cpu_notes(
+    user, kernel = ARCH.cpus.notes(
         (("CORE", 1, cpu_note(97, USER, 0xB0, 7, 0, 1, 2)), ("CORE", 1, cpu_note(0, USER, 0xB0, 4, 0, 1, 2)))
     )
     assert (user.user_mode, user.regs["csr_era"], user.regs["orig_a0"]) == (True, USER["csr_era"], USER["orig_a0"])
@@ -302,8 +305,8 @@ def test_kdumps_notes_have_it() -> None:
 def test_a_note_is_of_the_processor_that_has_the_number() -> None:
     layout = KernelLayout([Table(symbols={"__cpu_logical_map": 0x5000})])
     memory = Bytes({0x5000: struct.pack("<3i", 2, 0, 1)})
-    assert [ARCH.note_number(cpu, ARCH.view(memory, layout)) for cpu in range(3)] == [2, 0, 1]
-    assert ARCH.note_number(1, ARCH.view(memory, KernelLayout([Table()]))) == 1
+    assert [ARCH.cpu_numbers.number(cpu, ARCH.view(memory, layout)) for cpu in range(3)] == [2, 0, 1]
+    assert ARCH.cpu_numbers.number(1, ARCH.view(memory, KernelLayout([Table()]))) == 1
 
 
 @pytest.mark.parametrize(
@@ -323,7 +326,7 @@ def test_calls_are_what_writes_ra(code: str, call: bool) -> None:
 
 
 def test_dwarf_numbers_and_the_signal_frame() -> None:
-    spec = ARCH.unwind_spec(ARCH.core_machine({}, None))
+    spec = ARCH.unwind.spec(ARCH.cores.machine({}, None))
     assert [spec.registers[i] for i in (0, 1, 2, 3, 4, 11, 12, 20, 21, 22, 23, 31, 64)] == (
         "zero ra tp sp a0 a7 t0 t8 u0 fp s0 s8 csr_era".split()
     )

@@ -60,8 +60,8 @@ def user_spec(
     table = Table({"mm_struct": {"task_size": (48, 8)}}, symbols=INVALID if symbols is None else symbols)
     layout = KernelLayout([Numbers(numbers), table])
     memory = Bytes({MM: bytes(48) + struct.pack(f"{order(arch)}Q", task_size)})
-    kernel_map = arch.kernel_map(info(TEXT.replace("4096", str(page_size))))
-    return arch.user_page_table(kernel_map, MM, arch.view(memory, layout))
+    kernel_map = arch.paging.kernel_map(info(TEXT.replace("4096", str(page_size))))
+    return arch.paging.user_page_table(kernel_map, MM, arch.view(memory, layout))
 
 
 class Numbers(Table):
@@ -190,14 +190,14 @@ def test_the_kernels_page_table_tells_the_invalid_tables(arch: Arch, levels: int
     places[before] = bytes(4096)
     layout = KernelLayout([Numbers({"_CACHE_SHIFT": 11}), Table({"mm_struct": {"task_size": (48, 8)}})])
     memory = Bytes({**places, MM: bytes(48) + struct.pack(form, 1 << 40)})
-    kernel_map = arch.kernel_map(info())
-    spec = arch.user_page_table(kernel_map, MM, arch.view(memory, layout))
+    kernel_map = arch.paging.kernel_map(info())
+    spec = arch.paging.user_page_table(kernel_map, MM, arch.view(memory, layout))
     assert len(spec.levels) == levels
     names = [level.name for level in spec.levels]
     assert [read_entry(spec, name, table) for name, table in zip(names, tables, strict=False)] == [(NONE, 0)] * (
         levels - 1
     )
-    assert len(arch.whole_map(kernel_map, arch.view(memory, layout)).spec.levels) == levels
+    assert len(arch.paging.whole_map(kernel_map, arch.view(memory, layout)).spec.levels) == levels
 
 
 def test_the_exports_keys_tell_the_levels() -> None:
@@ -207,7 +207,7 @@ def test_the_exports_keys_tell_the_levels() -> None:
 
 @BOTH
 def test_the_kernel_is_in_its_segments(arch: Arch) -> None:
-    made = arch.kernel_map(info())
+    made = arch.paging.kernel_map(info())
     assert made.root == 0x2A5_0000
     assert made.spec.entry_dtype == np.dtype(f"{order(arch)}u8")
     windows = {mapping.range.start: (mapping.range.size, mapping.paddr) for mapping in made.linear}
@@ -222,7 +222,7 @@ def test_the_kernel_is_in_its_segments(arch: Arch) -> None:
 
 def test_whole_map_takes_the_levels_of_the_symbols() -> None:
     layout = KernelLayout([Table(symbols=dict.fromkeys((PTE, PMD, PUD), 0xFFFF_FFFF_82A5_0000))])
-    made = LITTLE.whole_map(LITTLE.kernel_map(info()), LITTLE.view(Bytes({}), layout))
+    made = LITTLE.paging.whole_map(LITTLE.paging.kernel_map(info()), LITTLE.view(Bytes({}), layout))
     assert [level.name for level in made.spec.levels] == ["pgd", "pud", "pmd", "pte"]
 
 
@@ -230,7 +230,7 @@ def test_whole_map_takes_the_levels_of_the_symbols() -> None:
 def test_a_missing_key_is_named(key: str) -> None:
     text = "".join(line for line in TEXT.splitlines(keepends=True) if not line.startswith(key))
     with pytest.raises(LayoutUnknown) as caught:
-        LITTLE.kernel_map(info(text))
+        LITTLE.paging.kernel_map(info(text))
     assert key in str(caught.value)
 
 
@@ -244,7 +244,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 )
 def test_what_no_kernel_has_is_an_error(old: str, new: str, says: str) -> None:
     with pytest.raises(LayoutInvalid, match=says):
-        LITTLE.kernel_map(info(TEXT.replace(old, new)))
+        LITTLE.paging.kernel_map(info(TEXT.replace(old, new)))
 
 
 def test_the_text_is_known_for_what_it_is() -> None:
@@ -279,15 +279,15 @@ def test_where_no_file_tells_the_byte_order_the_kernels_page_table_does(arch: Ar
 def test_a_swap_entry_names_type_and_offset() -> None:
     """__swp_type(), __swp_offset(); bit 23 is exclusive since Linux 6.3."""
     entries, sizes = np.array([0x1234 << 24 | 1 << 23 | 3 << 16], np.uint64), np.array([4096], np.uint64)
-    types, offsets = LITTLE.swap_entry(entries, sizes, 4096, KernelLayout([]))
+    types, offsets = LITTLE.swap_entries.type_and_offset(entries, sizes, 4096, KernelLayout([]))
     assert (types.tolist(), offsets.tolist()) == ([3], [0x1234])
 
 
 def test_page_structures_are_an_array() -> None:
     layout = KernelLayout([Table(symbols={"mem_map": 0xFFFF_FFFF_82A8_7388})])
     where = {0xFFFF_FFFF_82A8_7388: struct.pack("<Q", 0x9000_0000_0FC0_0000)}
-    assert LITTLE.vmemmap(LITTLE.view(Bytes(where), layout)) == 0x9000_0000_0FC0_0000
-    assert LITTLE.vmemmap(LITTLE.view(Bytes({}), KernelLayout([]))) is None
+    assert LITTLE.paging.vmemmap(LITTLE.view(Bytes(where), layout)) == 0x9000_0000_0FC0_0000
+    assert LITTLE.paging.vmemmap(LITTLE.view(Bytes({}), KernelLayout([]))) is None
 
 
 # Walks: the pgd is at physical 0x4000 (two pages), the pmd at 0x6000, the pte at 0x7000, the invalid ones behind them.
@@ -344,7 +344,7 @@ def frame(arch: Arch, octeon: bool = False, **changed: int) -> bytes:
 def saved(arch: Arch, top: bytes, size: int = 16384, page_size: int = 4096) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0")})
     layout = KernelLayout([Numbers({"PAGESIZE": page_size})])
-    found = arch.user_regs(TASK, KernelAddr(STACK), arch.view(memory, layout))
+    found = arch.registers.user_regs(TASK, KernelAddr(STACK), arch.view(memory, layout))
     return None if found is None else dict(found)
 
 
@@ -355,7 +355,7 @@ def machine(arch: Arch, flags: int, task_size: int | None = 0x7FFF_8000) -> Core
         STACK: struct.pack(f"{order(arch)}2Q", TASK, flags),
     }
     layout = KernelLayout([Table({"task_struct": {"stack": (8, 8)}})])
-    return arch.process_machine(TASK, {}, task_size, arch.view(Bytes(places), layout))
+    return arch.cores.process_machine(TASK, {}, task_size, arch.view(Bytes(places), layout))
 
 
 N64, N32, O32 = 0, 0x90_0020, 0xD0_0020
@@ -368,7 +368,7 @@ def test_registers_are_where_the_kernels_core_has_them(arch: Arch) -> None:
     for top, size, page_size in ((frame(arch), 16384, 4096), (frame(arch, octeon=True), 65536, 65536)):
         found = saved(arch, top, size, page_size)
         assert found is not None
-        assert arch.greg_names == (*GPRS, "lo", "hi", "epc", "badvaddr", "status", "cause")
+        assert arch.registers.names == (*GPRS, "lo", "hi", "epc", "badvaddr", "status", "cause")
         expected = [0, *(USER[name] for name in GPRS[1:26]), 0, 0, *(USER[name] for name in GPRS[28:])]
         expected += [USER[name] for name in ("lo", "hi", "epc", "badvaddr", "status", "cause")]
         for flags, raw in (
@@ -376,7 +376,7 @@ def test_registers_are_where_the_kernels_core_has_them(arch: Arch) -> None:
             (N32, struct.pack(f"{order(arch)}45Q", *expected, *[0] * 7)),
             (O32, struct.pack(f"{order(arch)}45I", *[0] * 6, *(value & 0xFFFF_FFFF for value in expected), 0)),
         ):
-            assert arch.gregs(found, machine(arch, flags)) == raw
+            assert arch.cores.gregs(found, machine(arch, flags)) == raw
 
 
 @BOTH
@@ -392,7 +392,8 @@ def test_the_abi_is_what_the_threads_flags_say(arch: Arch) -> None:
 def test_where_the_flags_are_not_known_no_32_bit_core_is_made() -> None:
     layout = KernelLayout([Table()])
     small, large, unknown = (
-        LITTLE.process_machine(TASK, {}, size, LITTLE.view(Bytes({}), layout)) for size in (0x7FFF_8000, 1 << 40, None)
+        LITTLE.cores.process_machine(TASK, {}, size, LITTLE.view(Bytes({}), layout))
+        for size in (0x7FFF_8000, 1 << 40, None)
     )
     assert "n32 or o32" in (small.unsupported or "")
     assert (large.elf_class, unknown.elf_class) == (64, 64)
@@ -419,7 +420,7 @@ def test_in_a_system_call_what_the_kernels_functions_keep_is_not_made_up() -> No
     """Cause.ExcCode is 8: handle_sys() does SAVE_SOME, and what pt_regs has of $16 to $23 and $30 is older."""
     found = saved(LITTLE, frame(LITTLE, cause=0x1080_0020))
     assert found is not None
-    assert {*LITTLE.greg_names} - {*found} == {*GPRS[16:24], "fp"}
+    assert {*LITTLE.registers.names} - {*found} == {*GPRS[16:24], "fp"}
 
 
 @BOTH
@@ -430,7 +431,7 @@ def test_crash_notes_tell_pid_and_mode(arch: Arch) -> None:
         head = (bytes(32) + struct.pack(f"{order(arch)}I", 97)).ljust(112, b"\0")
         return head + struct.pack(f"{order(arch)}45Q8x", *values, status, 0, *[0] * 7)
 
-    user, kernel = arch.cpu_notes(
+    user, kernel = arch.cpus.notes(
         (("CORE", 1, note(0x500_A4F3)), ("CORE", 1, note(0x500_A4E3)), ("CORE", 1, bytes(479)), ("X", 1, bytes(480)))
     )
     assert (user.pr_pid, user.user_mode, user.regs["epc"], user.regs["s0"]) == (97, True, 0x1_2000_555C, USER["s0"])
@@ -444,9 +445,10 @@ def test_the_vdsos_image_is_the_abis(arch: Arch) -> None:
     symbols = {name: 0xFFFF_FFFF_8266_9E00 + 64 * i for i, name in enumerate(names)}
     memory = Bytes({at: struct.pack(f"{order(arch)}Q", at + 0x1000) for at in symbols.values()})
     layout = KernelLayout([Table(symbols=symbols)])
+    assert arch.vdso is not None
     for name, flags in names.items():
-        assert arch.vdso_image(MM, machine(arch, flags), arch.view(memory, layout)) == symbols[name] + 0x1000
-    assert arch.vdso_image(MM, machine(arch, N64), arch.view(memory, KernelLayout([]))) is None
+        assert arch.vdso.image(MM, machine(arch, flags), arch.view(memory, layout)) == symbols[name] + 0x1000
+    assert arch.vdso.image(MM, machine(arch, N64), arch.view(memory, KernelLayout([]))) is None
 
 
 @pytest.mark.parametrize(
@@ -465,7 +467,7 @@ def test_the_vdsos_image_is_the_abis(arch: Arch) -> None:
 )
 @BOTH
 def test_a_return_address_is_behind_a_call_and_its_delay_slot(arch: Arch, code: int, call: bool) -> None:
-    spec = arch.unwind_spec(machine(arch, N64))
+    spec = arch.unwind.spec(machine(arch, N64))
     assert spec is not None
     raw = struct.pack(f"{order(arch)}2I", code, 0)
     assert (spec.ends_with_call(raw), spec.ends_with_call(raw[4:])) == (call, False)
@@ -476,7 +478,7 @@ def test_signal_frames_are_where_the_kernel_puts_them(arch: Arch) -> None:
     """Offsets of arch/mips/kernel/signal*.c: struct rt_sigframe, rt_sigframe_n32, rt_sigframe32 and sigframe32."""
     found = {}
     for abi, flags in (("n64", N64), ("n32", N32), ("o32", O32)):
-        spec = arch.unwind_spec(machine(arch, flags))
+        spec = arch.unwind.spec(machine(arch, flags))
         assert spec is not None
         found[abi] = {
             (struct.unpack(f"{order(arch)}2I", one.code), one.entry): (

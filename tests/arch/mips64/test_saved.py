@@ -209,7 +209,7 @@ def asleep(
     for i, n in enumerate((*range(16, 24), 29, 30, 31)):
         struct.pack_into(f"{order}Q", task, 0x100 + 8 * i, saved[n])
     memory = Bytes({**places, STACK: stack, TASK: bytes(task)})
-    found = arch.user_regs(
+    found = arch.registers.user_regs(
         TASK, KernelAddr(STACK), arch.view(memory, KernelLayout([Table(MEMBERS, sizes={"pt_regs": 304})]))
     )
     return None if found is None else {name: found[name] for name in (*GPRS[16:24], "fp") if name in found}

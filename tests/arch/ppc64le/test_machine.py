@@ -112,7 +112,7 @@ def memory(
 
 def user_regs(mem: Memory, *without: str, pt_regs: int = 384) -> dict[str, int] | None:
     layout = KernelLayout([table(*without, pt_regs=pt_regs)])
-    found = ARCH.user_regs(KernelAddr(TASK), KernelAddr(STACK), ARCH.view(mem, layout))
+    found = ARCH.registers.user_regs(KernelAddr(TASK), KernelAddr(STACK), ARCH.view(mem, layout))
     return None if found is None else dict(found)
 
 
@@ -123,7 +123,7 @@ def test_user_registers_are_where_thread_regs_says() -> None:
     found = user_regs(memory(USER))
     assert found is not None
     assert {name: found[name] for name in PT_REGS} == {**USER, "softe": 1}
-    raw = ARCH.gregs(found, ARCH.core_machine(found, None))
+    raw = ARCH.cores.gregs(found, ARCH.cores.machine(found, None))
     assert raw == frame({**USER, "softe": 1}) + bytes(32)
 
 
@@ -164,14 +164,14 @@ def test_a_kernel_thread_has_none_and_a_wild_pointer_is_not_followed() -> None:
 
 
 def test_registers_and_notes_are_as_the_c_headers_have_them(tmp_path: Path) -> None:
-    names = list(ARCH.greg_names)
+    names = list(ARCH.registers.names)
     where = [f"offsetof(struct pt_regs, {f'gpr[{n[1:]}]' if n[1:].isdigit() else n})" for n in names[:44]]
     sizes = ["sizeof(elf_gregset_t)", "sizeof(elf_fpregset_t)", "sizeof(elf_vrregset_t)", "sizeof(struct elf_prstatus)"]
     sizes += ["offsetof(struct elf_prstatus, pr_pid)", "offsetof(struct elf_prstatus, pr_reg)"]
     *offsets, gregset, fpregset, _, prstatus, pid, reg = cross_numbers(
         CC, tmp_path, [*where, *sizes], "asm/ptrace.h", "asm/elf.h", "sys/procfs.h"
     )
-    raw = ARCH.gregs({name: 0x100 + i for i, name in enumerate(names)}, ARCH.core_machine({}, None))
+    raw = ARCH.cores.gregs({name: 0x100 + i for i, name in enumerate(names)}, ARCH.cores.machine({}, None))
     assert (len(raw), gregset, fpregset) == (384, 384, 264)
     found = [int.from_bytes(raw[at : at + 8], "little") for at in offsets]
     assert found == [0x100 + i for i in range(44)]
@@ -179,10 +179,10 @@ def test_registers_and_notes_are_as_the_c_headers_have_them(tmp_path: Path) -> N
 
 
 def test_a_32_bit_process_is_named() -> None:
-    assert ARCH.core_machine({"msr": 0xD033}, None).unsupported == "a 32-bit (ppc) process, which is not supported"
-    assert ARCH.core_machine({}, 0xFFFF_F000).unsupported is not None
-    assert ARCH.core_machine({"msr": SF_PR}, 1 << 52).unsupported is None
-    assert (ARCH.core_machine({}, None).e_machine, ARCH.core_machine({}, None).elf_class) == (21, 64)
+    assert ARCH.cores.machine({"msr": 0xD033}, None).unsupported == "a 32-bit (ppc) process, which is not supported"
+    assert ARCH.cores.machine({}, 0xFFFF_F000).unsupported is not None
+    assert ARCH.cores.machine({"msr": SF_PR}, 1 << 52).unsupported is None
+    assert (ARCH.cores.machine({}, None).e_machine, ARCH.cores.machine({}, None).elf_class) == (21, 64)
 
 
 def test_the_text_and_the_machine_number_are_known() -> None:
@@ -194,10 +194,10 @@ def test_the_text_and_the_machine_number_are_known() -> None:
 
 def test_vmemmap_is_a_value_in_vmcoreinfo_and_a_variable_in_kallsyms() -> None:
     value = KernelLayout([Table(symbols={"vmemmap": 0xC00C << 48})])
-    assert ARCH.vmemmap(ARCH.view(NOTHING, value)) == 0xC00C << 48
+    assert ARCH.paging.vmemmap(ARCH.view(NOTHING, value)) == 0xC00C << 48
     variable = KernelLayout([Table(symbols={"vmemmap": CPU_SPEC})])
-    assert ARCH.vmemmap(ARCH.view(Bytes({CPU_SPEC: struct.pack("<Q", 0xF000 << 48)}), variable)) == 0xF000 << 48
-    assert ARCH.vmemmap(ARCH.view(NOTHING, KernelLayout([Table()]))) is None
+    assert ARCH.paging.vmemmap(ARCH.view(Bytes({CPU_SPEC: struct.pack("<Q", 0xF000 << 48)}), variable)) == 0xF000 << 48
+    assert ARCH.paging.vmemmap(ARCH.view(NOTHING, KernelLayout([Table()]))) is None
 
 
 # Notes of the CPUs.
@@ -234,7 +234,7 @@ LIVE = {
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_qemus_notes_are_read_in_either_byte_order(order: str) -> None:
     """QEMU writes what the first CPU's interrupts have; big where this very kernel is little."""
-    first, second = ARCH.cpu_notes((*qemu(KERNEL, order), *qemu({**USER, "msr": SF_PR | FP | VEC | VSX}, order)))
+    first, second = ARCH.cpus.notes((*qemu(KERNEL, order), *qemu({**USER, "msr": SF_PR | FP | VEC | VSX}, order)))
     assert [(note.number, note.pr_pid, note.user_mode) for note in (first, second)] == [(0, 1, False), (1, 2, True)]
     names = [name for name in PT_REGS if name not in ("orig_gpr3", "softe", "trap", "dar", "dsisr", "result")]
     assert {name: first.regs[name] for name in names} == {name: KERNEL[name] for name in names}
@@ -252,12 +252,12 @@ def test_kdumps_notes_carry_the_pid_and_every_register() -> None:
         ("CORE", 1, bytes(503)),
         ("LINUX", 1, prstatus(USER, "<")),
     )
-    first, second = ARCH.cpu_notes(notes)
+    first, second = ARCH.cpus.notes(notes)
     assert (first.pr_pid, first.user_mode, first.regsets) == (1234, True, ())
     assert {name: first.regs[name] for name in PT_REGS} == {**USER, "softe": 1}
     assert (second.pr_pid, second.user_mode, second.number) == (0, False, 1)
-    assert ARCH.cpu_notes(()) == ()
-    assert not ARCH.cpu_notes((("CORE", 1, bytes(504)),))[0].user_mode
+    assert ARCH.cpus.notes(()) == ()
+    assert not ARCH.cpus.notes((("CORE", 1, bytes(504)),))[0].user_mode
 
 
 def test_a_note_is_of_the_cpu_that_the_kernel_gave_the_number() -> None:
@@ -271,8 +271,8 @@ def test_a_note_is_of_the_cpu_that_the_kernel_gave_the_number() -> None:
     }
     places |= {PACAS + 256 * (i + 1): struct.pack("<10xH", ids[i]) for i in range(4)}
     layout = KernelLayout([source])
-    assert [ARCH.note_number(cpu, ARCH.view(Bytes(places), layout)) for cpu in range(5)] == [2, 0, 1, 3, 4]
-    assert ARCH.note_number(1, ARCH.view(NOTHING, KernelLayout([Table()]))) == 1
+    assert [ARCH.cpu_numbers.number(cpu, ARCH.view(Bytes(places), layout)) for cpu in range(5)] == [2, 0, 1, 3, 4]
+    assert ARCH.cpu_numbers.number(1, ARCH.view(NOTHING, KernelLayout([Table()]))) == 1
 
 
 # Floating-point, vector and special registers.
@@ -280,14 +280,14 @@ def test_a_note_is_of_the_cpu_that_the_kernel_gave_the_number() -> None:
 
 def saved(mem: Memory, *without: str) -> list[CoreNote] | None:
     layout = KernelLayout([table(*without)])
-    found = ARCH.regsets(KernelAddr(TASK), {}, ARCH.core_machine({}, None), ARCH.view(mem, layout))
+    found = ARCH.cores.regsets(KernelAddr(TASK), {}, ARCH.cores.machine({}, None), ARCH.view(mem, layout))
     return None if found is None else list(found)
 
 
 def notes_of(note: CpuNote, msr: int, **thread: int) -> dict[tuple[str, int], bytes]:
     """Return the notes of a thread that was on a CPU."""
     layout, mem = KernelLayout([table()]), memory(USER, **thread)
-    made, missing = ARCH.note_regsets(KernelAddr(TASK), {"msr": msr}, note, ARCH.view(mem, layout))
+    made, missing = ARCH.cpus.regsets(KernelAddr(TASK), {"msr": msr}, note, ARCH.view(mem, layout))
     assert missing is not None
     return {(n.name, n.n_type): n.desc for n in made}
 
@@ -335,11 +335,13 @@ def test_without_the_members_nothing_is_made_up() -> None:
     narrow = table()
     narrow.offsets["task_struct"]["thread.fp_state.fpr"] = (0x80, 256)  # without CONFIG_VSX
     with pytest.raises(LayoutInvalid, match="256 bytes"):
-        ARCH.regsets(KernelAddr(TASK), {}, ARCH.core_machine({}, None), ARCH.view(memory(USER), KernelLayout([narrow])))
+        ARCH.cores.regsets(
+            KernelAddr(TASK), {}, ARCH.cores.machine({}, None), ARCH.view(memory(USER), KernelLayout([narrow]))
+        )
 
 
 def test_msr_tells_which_registers_a_running_thread_has_in_the_cpu() -> None:
-    _, note = ARCH.cpu_notes((*qemu(KERNEL, ">"), *qemu(USER, ">")))
+    _, note = ARCH.cpus.notes((*qemu(KERNEL, ">"), *qemu(USER, ">")))
     high = HIGH + bytes(8)
     assert notes_of(note, SF_PR) == {("CORE", 2): high, ("LINUX", 0x100): VMX, ("LINUX", 0x102): LOW}
     assert notes_of(note, SF_PR | FP) == {
@@ -349,5 +351,5 @@ def test_msr_tells_which_registers_a_running_thread_has_in_the_cpu() -> None:
     }
     assert notes_of(note, SF_PR | VEC)[("LINUX", 0x100)] == LIVE[0x100]
     assert notes_of(note, SF_PR | FP, used_vsr=0, used_vr=0) == {("CORE", 2): LIVE[2]}
-    (kdump,) = ARCH.cpu_notes((("CORE", 1, prstatus({**USER, "msr": SF_PR | FP | VEC}, "<", pid=7)),))
+    (kdump,) = ARCH.cpus.notes((("CORE", 1, prstatus({**USER, "msr": SF_PR | FP | VEC}, "<", pid=7)),))
     assert notes_of(kdump, SF_PR | FP | VEC) == {}

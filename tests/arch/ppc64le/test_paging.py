@@ -52,7 +52,7 @@ def info(*without: str, **changed: str) -> VmcoreInfo:
 
 
 def kernel_map(*without: str, **changed: str) -> KernelMap:
-    return ARCH.kernel_map(info(*without, **changed))
+    return ARCH.paging.kernel_map(info(*without, **changed))
 
 
 class Words:
@@ -76,7 +76,7 @@ def user(sizes: tuple[int, ...], val_bits: int, page_size: str = "4096", radix_m
     memory = Words(dict(zip(symbols.values(), (*sizes, val_bits), strict=True)))
     table = Table(symbols=symbols, constants={} if radix_mmu is None else {"RADIX_MMU": radix_mmu})
     made = kernel_map(PAGESIZE=page_size, RADIX_MMU="" if radix_mmu is None else str(radix_mmu))
-    return ARCH.user_page_table(made, MM, ARCH.view(memory, KernelLayout([table])))
+    return ARCH.paging.user_page_table(made, MM, ARCH.view(memory, KernelLayout([table])))
 
 
 RADIX_4K, RADIX_64K = kernel_map().spec, kernel_map(PAGESIZE="65536").spec
@@ -135,7 +135,9 @@ def test_a_radix_entry_reads_as_the_isa_says(level: str, entry: int, kind: int, 
     ],
 )
 def test_a_swap_entry_names_type_and_offset(page: int, entry: int, kind: int, offset: int) -> None:
-    types, offsets = ARCH.swap_entry(np.array([entry], np.uint64), np.array([page], np.uint64), page, KernelLayout([]))
+    types, offsets = ARCH.swap_entries.type_and_offset(
+        np.array([entry], np.uint64), np.array([page], np.uint64), page, KernelLayout([])
+    )
     assert (types.tolist(), offsets.tolist()) == ([kind], [offset])
 
 
@@ -230,7 +232,7 @@ def test_variables_that_cannot_be_true_are_refused(
 def test_without_the_variables_the_hash_mmus_levels_are_not_known() -> None:
     made = kernel_map(RADIX_MMU="0")
     with pytest.raises(LayoutUnknown, match="__pte_index_size"):
-        ARCH.user_page_table(made, MM, ARCH.view(Words({}), KernelLayout([Table(constants={"RADIX_MMU": 0})])))
+        ARCH.paging.user_page_table(made, MM, ARCH.view(Words({}), KernelLayout([Table(constants={"RADIX_MMU": 0})])))
 
 
 def test_the_linear_mapping_is_at_physical_0_and_the_image_where_it_was_loaded() -> None:

@@ -53,7 +53,7 @@ def kernel(backing: Sequence[tuple[int, int]], *, shift: int = 16, index: int = 
     table = Table(OFFSETS, sizes={"mmu_psize_def": 96}, symbols=symbols, constants={"RADIX_MMU": 0})
     made = kernel_map(swapper_pg_dir="c000000000010000", RADIX_MMU="0")
     memory = KernelMemory(PhysicalMemory(FlatContainer(bytes(data))), made)
-    memory.kernel_map = ARCH.whole_map(made, ARCH.view(memory, KernelLayout([table])))
+    memory.kernel_map = ARCH.paging.whole_map(made, ARCH.view(memory, KernelLayout([table])))
     return memory
 
 

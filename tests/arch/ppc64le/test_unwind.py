@@ -11,7 +11,8 @@ import pytest
 
 from tests.arch.cross import cross_numbers
 from tests.arch.ppc64le.test_machine import CC
-from vmcore2core.arch.ppc64le.machine import ARCH, ends_with_call
+from vmcore2core.arch.ppc64le.machine import ARCH
+from vmcore2core.arch.ppc64le.unwind import ends_with_call
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi import CfaRule, Row
@@ -23,7 +24,7 @@ SIGTRAMP = struct.pack("<3I", 0x3821_0080, 0x3800_00AC, 0x4400_0002)  # addi r1,
 
 
 def spec() -> UnwindSpec:
-    found = ARCH.unwind_spec(CoreMachine(21, 64, ()))
+    found = ARCH.unwind.spec(CoreMachine(21, 64, ()))
     assert isinstance(found, UnwindSpec)
     return found
 

@@ -18,7 +18,7 @@ from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.riscv64.machine import ARCH
 from vmcore2core.arch.spec import CpuNote, KernelMap
-from vmcore2core.arch.x86_64.machine import X86_64
+from vmcore2core.arch.x86_64.cpus import X86_64Cpus
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, parse_vmcoreinfo
@@ -53,7 +53,7 @@ def info(*without: str, **changed: str) -> VmcoreInfo:
 
 
 def kernel_map(*without: str, **changed: str) -> KernelMap:
-    return ARCH.kernel_map(info(*without, **changed))
+    return ARCH.paging.kernel_map(info(*without, **changed))
 
 
 SV57 = kernel_map(satp="0xa000000000082507")
@@ -61,7 +61,7 @@ SV57 = kernel_map(satp="0xa000000000082507")
 
 def decoded(entry: int, level: str = "pte", made: KernelMap = SV57) -> tuple[int, int]:
     """Return kind and physical address."""
-    spec = ARCH.user_page_table(made, MM, ARCH.view(Bytes({}), KernelLayout([])))
+    spec = ARCH.paging.user_page_table(made, MM, ARCH.view(Bytes({}), KernelLayout([])))
     return read_entry(spec, level, entry)
 
 
@@ -115,7 +115,9 @@ def test_a_pte_reads_as_the_specification_says(entry: int, kind: int, paddr: int
 def test_a_swap_entry_names_type_and_offset(entry: int, kind: int, offset: int) -> None:
     table = Table({"task_struct": {"mm_cid": (0x5C0, 4)}})
     for size in (1 << 12, 1 << 21):
-        found = ARCH.swap_entry(np.array([entry], np.uint64), np.array([size], np.uint64), 4096, KernelLayout([table]))
+        found = ARCH.swap_entries.type_and_offset(
+            np.array([entry], np.uint64), np.array([size], np.uint64), 4096, KernelLayout([table])
+        )
         assert found is not None
         assert (found[0].tolist(), found[1].tolist()) == ([kind], [offset])
 
@@ -123,7 +125,9 @@ def test_a_swap_entry_names_type_and_offset(entry: int, kind: int, offset: int) 
 def test_a_kernel_before_6_3_has_other_swap_entries() -> None:
     """Its type began at bit 6 or 2: slot 0x1234 would pass for slot 0x91a of the same device."""
     entries = np.array([0x1234 << 11], np.uint64)
-    assert ARCH.swap_entry(entries, np.array([4096], np.uint64), 4096, KernelLayout([Table()])) is None
+    assert (
+        ARCH.swap_entries.type_and_offset(entries, np.array([4096], np.uint64), 4096, KernelLayout([Table()])) is None
+    )
 
 
 @pytest.mark.parametrize("bit", range(54, 59))
@@ -219,13 +223,13 @@ def test_nonsense_in_the_text_stays_within_physical_addresses() -> None:
 
 
 def test_what_a_text_lacks_is_offered_for_each_mode() -> None:
-    keys = list(ARCH.located_keys(info("satp", "VA_BITS", "va_kernel"), 0xFFFF_FFFF_8200_DD88, 0x8220_DD88))
+    keys = list(ARCH.paging.located_keys(info("satp", "VA_BITS", "va_kernel"), 0xFFFF_FFFF_8200_DD88, 0x8220_DD88))
     assert keys == [
         {"NUMBER(va_kernel_pa_offset)": "0xfffffffeffe00000", "NUMBER(VA_BITS)": bits} for bits in ("39", "48", "57")
     ]
-    keys = list(ARCH.located_keys(info("va_kernel"), 0xFFFF_FFFF_8200_DD88, 0x8220_DD88))
+    keys = list(ARCH.paging.located_keys(info("va_kernel"), 0xFFFF_FFFF_8200_DD88, 0x8220_DD88))
     assert [key["NUMBER(VA_BITS)"] for key in keys] == ["48"]
-    assert list(ARCH.located_keys(info("VA_BITS"), 0xFFFF_FFFF_8200_DD88, 0x8240_DD88)) == []
+    assert list(ARCH.paging.located_keys(info("VA_BITS"), 0xFFFF_FFFF_8200_DD88, 0x8240_DD88)) == []
 
 
 def test_the_text_is_known_for_what_it_is() -> None:
@@ -313,7 +317,7 @@ def frame(regs: dict[str, int]) -> bytes:
 
 def saved(top: bytes, size: int = 16384, table: Table | None = None) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([table or Table()])))
+    found = ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([table or Table()])))
     return None if found is None else dict(found)
 
 
@@ -354,15 +358,15 @@ def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert saved(b"") is None
     assert saved(b"\xff" * 16384) is None
-    assert ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
+    assert ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
 
 
 def test_registers_are_struct_user_regs_struct(tmp_path: Path) -> None:
-    names = list(ARCH.greg_names)
+    names = list(ARCH.registers.names)
     assert names == GREGS
     expressions = [f"offsetof(struct user_regs_struct, {name})" for name in names]
     *offsets, size = cross_numbers(CC, tmp_path, [*expressions, "sizeof(struct user_regs_struct)"], "asm/ptrace.h")
-    raw = ARCH.gregs({name: 0x100 + i for i, name in enumerate(names)}, ARCH.core_machine({}, None))
+    raw = ARCH.cores.gregs({name: 0x100 + i for i, name in enumerate(names)}, ARCH.cores.machine({}, None))
     assert len(raw) == size
     found = {name: int.from_bytes(raw[at : at + 8], "little") for name, at in zip(names, offsets, strict=True)}
     assert found == {name: 0x100 + i for i, name in enumerate(names)}
@@ -389,31 +393,31 @@ def test_cpu_notes_carry_number_and_registers() -> None:
         ("CORE", 1, bytes(375)),
         ("LINUX", 0x901, bytes(376)),
     )
-    first, second = ARCH.cpu_notes(notes)
+    first, second = ARCH.cpus.notes(notes)
     assert (first.number, first.pr_pid, first.user_mode, dict(first.regs)) == (0, 1, True, LIVE)
     assert (second.number, second.pr_pid, second.user_mode, dict(second.regs)) == (1, 2, False, IN_KERNEL)
-    assert (ARCH.assumed_user_pc(first), ARCH.assumed_user_pc(second)) == (0x1000, None)
-    assert (dict(ARCH.note_bases(first)), ARCH.note_uses_pgd(first, 0)) == ({}, None)
-    assert dict(ARCH.thread_bases(TASK, ARCH.view(Bytes({}), KernelLayout([Table()])))) == {}
-    assert ARCH.thread_pointer(first.regs) == 0x1008
+    assert (ARCH.cpus.assumed_user_pc(first), ARCH.cpus.assumed_user_pc(second)) == (0x1000, None)
+    assert (dict(ARCH.cpus.bases(first)), ARCH.cpus.uses_pgd(first, 0)) == ({}, None)
+    assert dict(ARCH.registers.thread_bases(TASK, ARCH.view(Bytes({}), KernelLayout([Table()])))) == {}
+    assert ARCH.registers.thread_pointer(first.regs) == 0x1008
 
 
 def test_a_note_is_of_the_hart_that_the_kernel_gave_the_number() -> None:
     layout = KernelLayout([Table(symbols={"__cpuid_to_hartid_map": 0x5000})])
     memory = Bytes({0x5000: struct.pack("<3Q", 2, 0, 1)})
-    assert [ARCH.note_number(cpu, ARCH.view(memory, layout)) for cpu in range(3)] == [2, 0, 1]
-    assert ARCH.note_number(1, ARCH.view(memory, KernelLayout([Table()]))) == 1
+    assert [ARCH.cpu_numbers.number(cpu, ARCH.view(memory, layout)) for cpu in range(3)] == [2, 0, 1]
+    assert ARCH.cpu_numbers.number(1, ARCH.view(memory, KernelLayout([Table()]))) == 1
     with pytest.raises(NotMapped):
-        ARCH.note_number(3, ARCH.view(memory, layout))
+        ARCH.cpu_numbers.number(3, ARCH.view(memory, layout))
 
 
 def on_cpu(monkeypatch: pytest.MonkeyPatch, pc: int) -> ThreadRegs | str:
     """Return the registers of a thread that runs at ``pc``, of an architecture whose notes do not tell the mode."""
 
-    def assumed(_: X86_64, note: CpuNote) -> int:
+    def assumed(_: X86_64Cpus, note: CpuNote) -> int:
         return note.regs["rip"]
 
-    monkeypatch.setattr(X86_64, "assumed_user_pc", assumed)
+    monkeypatch.setattr(X86_64Cpus, "assumed_user_pc", assumed)
     scene = Scene()
     mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC), (CODE + 0x1000, CODE + 0x2000, VM_READ))
     scene.group(scene.task(100, on_cpu=1), mm=mm)
@@ -476,7 +480,7 @@ def thread_notes(
         }
     )
     layout = KernelLayout([Table(*tables, symbols=SYMBOLS)])
-    found = ARCH.regsets(TASK, {}, ARCH.core_machine({}, None), ARCH.view(memory, layout))
+    found = ARCH.cores.regsets(TASK, {}, ARCH.cores.machine({}, None), ARCH.view(memory, layout))
     return None if found is None else [(note.name, note.n_type, note.desc) for note in found]
 
 
@@ -542,16 +546,16 @@ def test_nt_riscv_tagged_addr_ctrl(envcfg: int, pmlen: int, value: int, able: by
 def test_e_flags_are_those_that_the_kernel_saved() -> None:
     memory = Bytes({OWNER: bytes(0x28) + struct.pack("<Q", 0xDEAD_0000_0000_0005)})
     layout = KernelLayout([Table(OFFSETS)])
-    assert ARCH.core_flags(KernelAddr(OWNER), ARCH.view(memory, layout)) == 5
-    assert ARCH.core_flags(KernelAddr(OWNER), ARCH.view(memory, KernelLayout([Table()]))) == 0
+    assert ARCH.cores.flags(KernelAddr(OWNER), ARCH.view(memory, layout)) == 5
+    assert ARCH.cores.flags(KernelAddr(OWNER), ARCH.view(memory, KernelLayout([Table()]))) == 0
     with pytest.raises(NotMapped):
-        ARCH.core_flags(KernelAddr(OWNER + 0x1000), ARCH.view(memory, layout))
+        ARCH.cores.flags(KernelAddr(OWNER + 0x1000), ARCH.view(memory, layout))
 
 
 def test_a_compat_process_is_not_supported_and_says_so() -> None:
-    assert ARCH.core_machine({}, 0x8000_0000).unsupported == "a 32-bit (rv32) process, which is not supported"
+    assert ARCH.cores.machine({}, 0x8000_0000).unsupported == "a 32-bit (rv32) process, which is not supported"
     for task_size in (None, 1 << 38, 1 << 47, 1 << 56):
-        machine = ARCH.core_machine({}, task_size)
+        machine = ARCH.cores.machine({}, task_size)
         assert (machine.e_machine, machine.elf_class, machine.unsupported) == (243, 64, None)
 
 
@@ -562,7 +566,7 @@ START = 0xFFFF_8D80_0000_0000
 
 def vmemmap(symbols: dict[str, int], places: dict[int, bytes], text: VmcoreInfo | None = None) -> int | None:
     layout = KernelLayout([VmcoreInfoSource(text or info()), Table(symbols=symbols, sizes={"page": 64})])
-    return ARCH.vmemmap(ARCH.view(Bytes(places), layout))
+    return ARCH.paging.vmemmap(ARCH.view(Bytes(places), layout))
 
 
 def test_vmemmap_begins_at_the_first_page_of_memory() -> None:

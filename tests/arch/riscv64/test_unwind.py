@@ -11,7 +11,8 @@ import pytest
 
 from tests.arch.cross import cross_numbers
 from tests.arch.riscv64.test_machine import CC
-from vmcore2core.arch.riscv64.machine import ARCH, ends_with_call
+from vmcore2core.arch.riscv64.machine import ARCH
+from vmcore2core.arch.riscv64.unwind import ends_with_call
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86_64.machine import ARCH as X86
 from vmcore2core.interfaces import ByteOrder
@@ -23,7 +24,7 @@ RA, SP, S0, PC = 1, 2, 8, 64
 
 
 def spec(arch: Any = ARCH, e_machine: int = 243) -> UnwindSpec:
-    found = arch.unwind_spec(CoreMachine(e_machine, 64, ()))
+    found = arch.unwind.spec(CoreMachine(e_machine, 64, ()))
     assert isinstance(found, UnwindSpec)
     return found
 

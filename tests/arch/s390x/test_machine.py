@@ -22,7 +22,7 @@ ACRS = [f"acr{i}" for i in range(16)]
 GREGS = ["pswm", "pswa", *GPRS, *ACRS, "orig_r2"]
 TASK = KernelAddr(0x8123_4000)
 STACK = 0x37F_FE40_0000
-MACHINE = ARCH.core_machine({}, None)
+MACHINE = ARCH.cores.machine({}, None)
 
 # PSW: DAT, I/O, external and machine-check interrupts enabled, problem state, condition code 1, 64-bit addresses.
 USER_MASK = 0x0705_1001_8000_0000
@@ -34,10 +34,10 @@ ACCESS = {name: 0x3FF + i for i, name in enumerate(ACRS)}
 def test_registers_are_s390_regs(tmp_path: Path) -> None:
     """psw_t psw; unsigned long gprs[16]; unsigned int acrs[16]; unsigned long orig_gpr2."""
     values = {name: 0x100 + i for i, name in enumerate(GREGS)}
-    raw = ARCH.gregs(values, MACHINE)
+    raw = ARCH.cores.gregs(values, MACHINE)
     assert raw == struct.pack(">18Q16IQ", *values.values())
     assert list(MACHINE.greg_names) == GREGS
-    assert ARCH.gregs({"pswa": 0x1234}, MACHINE) == struct.pack(">QQ200x", 0, 0x1234)
+    assert ARCH.cores.gregs({"pswa": 0x1234}, MACHINE) == struct.pack(">QQ200x", 0, 0x1234)
     expressions = ["sizeof(s390_regs)", *(f"offsetof(s390_regs, {m})" for m in ("psw", "gprs", "acrs", "orig_gpr2"))]
     assert cross_numbers(CC, tmp_path, expressions, "asm/ptrace.h") == [len(raw), 0, 16, 144, 208]
 
@@ -53,7 +53,7 @@ def frame(regs: dict[str, int], flags: int = 1, size: int = 192) -> bytes:
 
 def saved(top: bytes, table: Table | None = None, size: int = 16384) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([table or Table()])))
+    found = ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([table or Table()])))
     return None if found is None else dict(found)
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert saved(b"") is None
     assert saved(b"\xff" * 16384) is None
-    assert ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
+    assert ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(Bytes({}), KernelLayout([Table()]))) is None
 
 
 # Notes of the CPUs.
@@ -140,7 +140,7 @@ NOTES: tuple[tuple[str, int, bytes], ...] = (
 
 
 def cpus() -> tuple[CpuNote, CpuNote]:
-    first, second = ARCH.cpu_notes(NOTES)
+    first, second = ARCH.cpus.notes(NOTES)
     return first, second
 
 
@@ -157,26 +157,26 @@ def test_cpu_notes_carry_mode_and_registers() -> None:
         ("LINUX", 0x30B, GS),
     ]
     assert idle.regsets == ()
-    assert dict(ARCH.note_bases(live)) == {name: LIVE[name] for name in ACRS}
+    assert dict(ARCH.cpus.bases(live)) == {name: LIVE[name] for name in ACRS}
 
 
 def test_a_page_table_is_in_use_in_user_mode_only() -> None:
     """The primary ASCE, CR1: the table's origin, and bits that say how long it is."""
     idle, live = cpus()
-    assert ARCH.note_uses_pgd(live, 0x37D0_1000)
-    assert not ARCH.note_uses_pgd(live, 0x37D0_2000)
-    assert not ARCH.note_uses_pgd(idle, 0)
-    (in_kernel,) = ARCH.cpu_notes((NOTES[0], *NOTES[5:]))
+    assert ARCH.cpus.uses_pgd(live, 0x37D0_1000)
+    assert not ARCH.cpus.uses_pgd(live, 0x37D0_2000)
+    assert not ARCH.cpus.uses_pgd(idle, 0)
+    (in_kernel,) = ARCH.cpus.notes((NOTES[0], *NOTES[5:]))
     assert in_kernel.regs["cr1"] == live.regs["cr1"]
-    assert not ARCH.note_uses_pgd(in_kernel, 0x37D0_1000)
+    assert not ARCH.cpus.uses_pgd(in_kernel, 0x37D0_1000)
 
 
 def test_notes_of_a_wrong_size_are_left_out() -> None:
     notes = [*NOTES[4:5], ("CORE", 2, FPREGSET[:-1]), ("LINUX", 0x305, b"\0"), ("LINUX", 0x304, CTRS[:8])]
-    (note,) = ARCH.cpu_notes(tuple(notes))
+    (note,) = ARCH.cpus.notes(tuple(notes))
     assert note.regsets == ()
     assert not {"prefix", "cr1"} & note.regs.keys()
-    assert not ARCH.note_uses_pgd(note, 0)
+    assert not ARCH.cpus.uses_pgd(note, 0)
 
 
 def test_a_note_is_of_the_cpu_whose_lowcore_its_prefix_register_names() -> None:
@@ -186,13 +186,13 @@ def test_a_note_is_of_the_cpu_whose_lowcore_its_prefix_register_names() -> None:
     def number(cpu: int, base: int = 0, **length: int) -> int | None:
         pointers = struct.pack(">4Q", base + 0x63_A000, base + 0xFC6_4000, 0, base + 0x5555_5000)
         table = Table(symbols={"lowcore_ptr": 0x5000}, constants=length)
-        found = ARCH.note_of(cpu, notes, ARCH.view(Bytes({0x5000: pointers}), KernelLayout([table])))
+        found = ARCH.cpu_numbers.note_of(cpu, notes, ARCH.view(Bytes({0x5000: pointers}), KernelLayout([table])))
         return None if found is None else found.number
 
     assert [number(cpu) for cpu in range(4)] == [1, 0, None, None]
     assert [number(cpu, 0x180_8000_0000) for cpu in range(2)] == [1, 0]
     assert [number(cpu, lowcore_ptr=1) for cpu in range(4)] == [1, None, None, None]
-    notes = ARCH.cpu_notes((NOTES[0], ("LINUX", 0x305, bytes(4))))
+    notes = ARCH.cpus.notes((NOTES[0], ("LINUX", 0x305, bytes(4))))
     assert number(2) is None  # no CPU of that number
     assert number(-1) is None
     assert number(1 << 40) is None
@@ -201,11 +201,11 @@ def test_a_note_is_of_the_cpu_whose_lowcore_its_prefix_register_names() -> None:
 
 
 def test_without_prefix_registers_notes_are_by_number() -> None:
-    notes = ARCH.cpu_notes((NOTES[0], NOTES[4]))
+    notes = ARCH.cpus.notes((NOTES[0], NOTES[4]))
     layout = KernelLayout([Table(symbols={"lowcore_ptr": 0x5000})])
-    assert ARCH.note_of(1, notes, ARCH.view(Bytes({}), layout)) is notes[1]
-    assert ARCH.note_of(1, cpus(), ARCH.view(Bytes({}), KernelLayout([Table()]))) == cpus()[1]
-    assert ARCH.note_of(2, notes, ARCH.view(Bytes({}), layout)) is None
+    assert ARCH.cpu_numbers.note_of(1, notes, ARCH.view(Bytes({}), layout)) is notes[1]
+    assert ARCH.cpu_numbers.note_of(1, cpus(), ARCH.view(Bytes({}), KernelLayout([Table()]))) == cpus()[1]
+    assert ARCH.cpu_numbers.note_of(2, notes, ARCH.view(Bytes({}), layout)) is None
 
 
 # Threads.
@@ -247,7 +247,7 @@ def layout_of(*without: str) -> KernelLayout:
 
 
 def thread_notes(memory: Bytes, *without: str) -> list[tuple[str, int, bytes]] | None:
-    found = ARCH.regsets(TASK, {}, MACHINE, ARCH.view(memory, layout_of(*without)))
+    found = ARCH.cores.regsets(TASK, {}, MACHINE, ARCH.view(memory, layout_of(*without)))
     return None if found is None else [(note.name, note.n_type, note.desc) for note in found]
 
 
@@ -257,11 +257,14 @@ VECTORS = [("LINUX", 0x309, LOW_HALVES), ("LINUX", 0x30A, WHOLE)]
 
 
 def test_the_access_registers_have_the_thread_pointer() -> None:
-    bases = ARCH.thread_bases(TASK, ARCH.view(memory_of(frame(USER)), layout_of()))
+    bases = ARCH.registers.thread_bases(TASK, ARCH.view(memory_of(frame(USER)), layout_of()))
     assert dict(bases) == {**ACCESS, "orig_r2": 0x0101}
-    assert ARCH.thread_pointer({name: value for name, value in bases.items() if value is not None}) == 0x3FF_0000_0400
-    assert ARCH.thread_pointer({"acr0": 1}) is None
-    unknown = ARCH.thread_bases(TASK, ARCH.view(memory_of(b""), layout_of("thread.acrs")))
+    assert (
+        ARCH.registers.thread_pointer({name: value for name, value in bases.items() if value is not None})
+        == 0x3FF_0000_0400
+    )
+    assert ARCH.registers.thread_pointer({"acr0": 1}) is None
+    unknown = ARCH.registers.thread_bases(TASK, ARCH.view(memory_of(b""), layout_of("thread.acrs")))
     assert dict(unknown) == dict.fromkeys(ACRS)
 
 
@@ -269,9 +272,9 @@ def test_a_thread_control_block_begins_with_its_address() -> None:
     def read_user(address: int, size: int) -> bytes | None:
         return struct.pack(">Q", 0x3FF_940F_B8C0) if (address, size) == (0x3FF_940F_B8C0, 8) else None
 
-    assert ARCH.is_thread_pointer(0x3FF_940F_B8C0, read_user)
-    assert not ARCH.is_thread_pointer(0x3FF_940F_B8C8, read_user)
-    assert not ARCH.is_thread_pointer(0, lambda *_: bytes(8))
+    assert ARCH.registers.is_thread_pointer(0x3FF_940F_B8C0, read_user)
+    assert not ARCH.registers.is_thread_pointer(0x3FF_940F_B8C8, read_user)
+    assert not ARCH.registers.is_thread_pointer(0, lambda *_: bytes(8))
 
 
 def test_the_notes_of_a_thread_are_in_the_kernels_order() -> None:
@@ -321,7 +324,7 @@ def test_notes_that_cannot_be_found_are_none() -> None:
 
 
 def live_notes(note: CpuNote, memory: Bytes) -> tuple[list[tuple[str, int, bytes]], str | None]:
-    notes, why = ARCH.note_regsets(TASK, {}, note, ARCH.view(memory, layout_of()))
+    notes, why = ARCH.cpus.regsets(TASK, {}, note, ARCH.view(memory, layout_of()))
     return [(made.name, made.n_type, made.desc) for made in notes], why
 
 
@@ -333,9 +336,9 @@ def test_a_thread_on_a_cpu_has_the_cpus_registers() -> None:
     assert why == "the address of its last branch was in the processor"
     notes, _ = live_notes(live, memory_of(frame(USER), vx=False))
     assert notes == [("CORE", 2, FPREGSET), zero]
-    (in_kernel,) = ARCH.cpu_notes((NOTES[0], *NOTES[5:]))
+    (in_kernel,) = ARCH.cpus.notes((NOTES[0], *NOTES[5:]))
     assert (len(in_kernel.regsets), live_notes(in_kernel, memory_of(frame(USER)))) == (4, ([], None))
-    (bare,) = ARCH.cpu_notes(NOTES[4:5])
+    (bare,) = ARCH.cpus.notes(NOTES[4:5])
     assert live_notes(bare, memory_of(frame(USER))) == ([], None)
 
 
@@ -360,8 +363,8 @@ def test_the_sizes_of_notes_are_the_compilers(tmp_path: Path) -> None:
 
 
 def test_a_31_bit_process_is_not_supported_and_says_so() -> None:
-    for machine in (ARCH.core_machine({}, 0x8000_0000), ARCH.core_machine({"pswm": 0x0705_0000_8000_0000}, None)):
+    for machine in (ARCH.cores.machine({}, 0x8000_0000), ARCH.cores.machine({"pswm": 0x0705_0000_8000_0000}, None)):
         assert (machine.elf_class, machine.unsupported) == (32, "a 31-bit process, which is not supported")
     for regs, task_size in (({}, None), (USER, None), ({}, 1 << 42), ({}, 1 << 53), ({}, (1 << 64) - 4096)):
-        machine = ARCH.core_machine(regs, task_size)
+        machine = ARCH.cores.machine(regs, task_size)
         assert (machine.e_machine, machine.elf_class, machine.unsupported) == (22, 64, None)

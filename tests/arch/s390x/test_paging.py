@@ -48,13 +48,13 @@ def info(*without: str, **changed: str) -> VmcoreInfo:
 
 
 def kernel_map(*without: str, **changed: str) -> KernelMap:
-    return ARCH.kernel_map(info(*without, **changed))
+    return ARCH.paging.kernel_map(info(*without, **changed))
 
 
 def user_spec(first: int) -> PageTableSpec:
     """Return the form of a process's page table whose first entry this is."""
     memory = Bytes({MM: struct.pack(">QQ", 0, 0x9000_0000), 0x9000_0000: struct.pack(">Q", first)})
-    return ARCH.user_page_table(
+    return ARCH.paging.user_page_table(
         kernel_map(), MM, ARCH.view(memory, KernelLayout([Table({"mm_struct": {"pgd": (8, 8)}})]))
     )
 
@@ -150,7 +150,9 @@ def test_an_upper_entry_reads_as_the_principles_of_operation_say(level: str, ent
     ],
 )
 def test_a_swap_entry_names_type_and_offset(size: int, entry: int, kind: int, offset: int) -> None:
-    types, offsets = ARCH.swap_entry(np.array([entry], np.uint64), np.array([size], np.uint64), 4096, KernelLayout([]))
+    types, offsets = ARCH.swap_entries.type_and_offset(
+        np.array([entry], np.uint64), np.array([size], np.uint64), 4096, KernelLayout([])
+    )
     assert (types.tolist(), offsets.tolist()) == ([kind], [offset])
 
 
@@ -294,7 +296,7 @@ def test_vmemmap_is_a_value_in_the_text_and_an_address_in_kallsyms() -> None:
     def vmemmap(symbol: int | None, *places: int) -> int | None:
         symbols = {"_stext": 0x3FF_FE4A_8000} | ({} if symbol is None else {"vmemmap": symbol})
         memory = Bytes({place: struct.pack(">Q", 0x372_0000_0000) for place in places})
-        return ARCH.vmemmap(ARCH.view(memory, KernelLayout([Table(symbols=symbols)])))
+        return ARCH.paging.vmemmap(ARCH.view(memory, KernelLayout([Table(symbols=symbols)])))
 
     assert vmemmap(0x372_0000_0000) == 0x372_0000_0000
     assert vmemmap(0x3FF_FFF5_C280, 0x3FF_FFF5_C280) == 0x372_0000_0000

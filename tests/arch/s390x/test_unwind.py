@@ -11,7 +11,8 @@ import pytest
 
 from tests.arch.cross import cross_numbers
 from tests.arch.s390x.test_machine import CC
-from vmcore2core.arch.s390x.machine import ARCH, ends_with_call
+from vmcore2core.arch.s390x.machine import ARCH
+from vmcore2core.arch.s390x.unwind import ends_with_call
 from vmcore2core.arch.spec import CoreMachine, CoreNote, UnwindSpec
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi import CfaRule, InRegister, Offset, Row, Rule, Undefined
@@ -22,7 +23,7 @@ R11, R14, R15, F0, F2, PSWA = 11, 14, 15, 16, 17, 65
 
 
 def spec() -> UnwindSpec:
-    found = ARCH.unwind_spec(CoreMachine(22, 64, ()))
+    found = ARCH.unwind.spec(CoreMachine(22, 64, ()))
     assert isinstance(found, UnwindSpec)
     return found
 
@@ -61,7 +62,7 @@ def test_dwarf_numbers_are_the_abis() -> None:
     assert names[64:] == ("pswm", "pswa")
     assert {names[i] for i in spec().preserved} == {*(f"r{i}" for i in range(6, 14)), *(f"f{i}" for i in range(8, 16))}
     assert (spec().stack_pointer, spec().link_register, spec().return_address) == (15, 14, 65)
-    assert ARCH.unwind_spec(CoreMachine(22, 32, ())) is None
+    assert ARCH.unwind.spec(CoreMachine(22, 32, ())) is None
 
 
 class Space:
@@ -147,10 +148,10 @@ def test_a_function_may_keep_registers_in_floating_point_registers() -> None:
     known = {"pswa": LEAF, "r15": STACK, "r14": OUTER + 6, "r11": 5}
     assert "the stack pointer is not known" in backtrace(Space(rows, {}), **known).end
     note = CoreNote("CORE", 2, struct.pack(">I4x16Q", 0x88_0000, 11, 0, STACK + 8, *range(13)))
-    floats = ARCH.unwind_registers([CoreNote("LINUX", 0x307, bytes(4)), note])
+    floats = ARCH.unwind.registers([CoreNote("LINUX", 0x307, bytes(4)), note])
     found = backtrace(Space(rows, {}), **known, **floats)
     assert (found.frames[1].sp, found.frames[1].registers[R11]) == (STACK + 8, 11)
-    assert ARCH.unwind_registers([CoreNote("CORE", 2, note.desc[:-1])]) == {}
+    assert ARCH.unwind.registers([CoreNote("CORE", 2, note.desc[:-1])]) == {}
 
 
 def test_without_cfi_nothing_leads_to_the_caller() -> None:

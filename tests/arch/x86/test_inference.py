@@ -8,7 +8,8 @@ import pytest
 
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
-from vmcore2core.arch.x86.inference import MEMBERS, infer
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.x86.inference import MEMBERS, FpuInference
 from vmcore2core.interfaces import MemoryAndLayout
 from vmcore2core.layout.resolver import KernelLayout
 
@@ -39,7 +40,11 @@ class Machine:
     def infer(self) -> dict[tuple[str, str], int]:
         places = {INIT: struct.pack("<IIQQ", *self.init), CONFIG: struct.pack("<IIQQ", *self.config)}
         places |= {task + SIZE: bytes(fpu) for task, fpu in zip(TASKS, self.fpus, strict=True)}
-        return dict(infer(TASKS, MemoryAndLayout(Bytes(places), KernelLayout([self.table]))))
+        return dict(
+            FpuInference().infer(
+                [KernelAddr(task) for task in TASKS], MemoryAndLayout(Bytes(places), KernelLayout([self.table]))
+            )
+        )
 
 
 def test_all_offsets_are_told() -> None:
@@ -90,4 +95,4 @@ def test_without_the_symbols_nothing_is_told(missing: str) -> None:
     machine = Machine()
     del machine.table.symbols[missing]
     assert machine.infer() == {}
-    assert infer([], MemoryAndLayout(Bytes({}), KernelLayout([Machine().table]))) == {}
+    assert FpuInference().infer([], MemoryAndLayout(Bytes({}), KernelLayout([Machine().table]))) == {}

@@ -25,7 +25,7 @@ HEADERS = """
 
 
 def unwind(elf_class: int) -> UnwindSpec:
-    spec = ARCH.unwind_spec(CoreMachine(3 if elf_class == 32 else 62, elf_class, ()))
+    spec = ARCH.unwind.spec(CoreMachine(3 if elf_class == 32 else 62, elf_class, ()))
     assert spec is not None
     return spec
 
@@ -156,7 +156,7 @@ def test_every_form_of_call_is_one(code: str) -> None:
 
 def test_x32_is_64_bit_code_with_a_signal_frame_of_its_own(tmp_path: Path) -> None:
     """struct rt_sigframe_x32 of arch/x86/include/asm/sigframe.h; struct sigcontext is that of 64-bit processes."""
-    spec = ARCH.unwind_spec(CoreMachine(62, 32, ()))
+    spec = ARCH.unwind.spec(CoreMachine(62, 32, ()))
     assert spec is not None
     assert (spec.word, spec.registers, spec.return_address) == (8, unwind(64).registers, 16)
     assert {trampoline.mcontext for trampoline in spec.trampolines} == {24}

@@ -36,12 +36,12 @@ NUMBER(sme_mask)={sme_mask}
 def kernel_map(phys_base: int = 0, l5: int = 0, sme_mask: int = 0, without: str = "") -> KernelMap:
     text = TEXT.format(phys_base=phys_base, l5=l5, sme_mask=sme_mask)
     lines = [line for line in text.splitlines(keepends=True) if not (without and without in line)]
-    return ARCH.kernel_map(parse_vmcoreinfo("".join(lines).encode()))
+    return ARCH.paging.kernel_map(parse_vmcoreinfo("".join(lines).encode()))
 
 
 def decoded(entry: int, level: str = "pte", made: KernelMap | None = None) -> tuple[int, int]:
     """Return kind and physical address."""
-    spec = ARCH.user_page_table(made or kernel_map(l5=1), MM, ARCH.view(Stack(b""), KernelLayout([])))
+    spec = ARCH.paging.user_page_table(made or kernel_map(l5=1), MM, ARCH.view(Stack(b""), KernelLayout([])))
     return read_entry(spec, level, entry)
 
 
@@ -114,7 +114,7 @@ def test_accessed_and_dirty_alone_are_an_empty_entry(level: str) -> None:
 
 
 def test_many_entries_are_decoded_each_for_itself() -> None:
-    spec = ARCH.user_page_table(kernel_map(), MM, ARCH.view(Stack(b""), KernelLayout([])))
+    spec = ARCH.paging.user_page_table(kernel_map(), MM, ARCH.view(Stack(b""), KernelLayout([])))
     entries = np.array([0, 0x5067, 0x2, 0x000F_FFFE_DCBA_9160, NX | 0x7001], np.uint64)
     kinds, paddrs = spec.decode(entries, 3)
     assert kinds.tolist() == [NONE, LEAF, NOT_PRESENT, LEAF, LEAF]
@@ -142,7 +142,7 @@ def test_the_memory_encryption_bit_is_no_address() -> None:
 )
 def test_a_swap_entry_names_type_and_offset(entry: int, kind: int, offset: int) -> None:
     entries, sizes = np.array([entry], np.uint64), np.array([4096], np.uint64)
-    types, offsets = ARCH.swap_entry(entries, sizes, 4096, KernelLayout([]))
+    types, offsets = ARCH.swap_entries.type_and_offset(entries, sizes, 4096, KernelLayout([]))
     assert (types.tolist(), offsets.tolist()) == ([kind], [offset])
 
 
@@ -188,7 +188,7 @@ def test_a_kernel_image_of_512_mib_ends_there() -> None:
     text = (
         TEXT.format(phys_base=0, l5=0, sme_mask=0).replace("1073741824", "536870912").replace("ffffffffa", "ffffffff8")
     )
-    (image,) = ARCH.kernel_map(parse_vmcoreinfo(text.encode())).linear
+    (image,) = ARCH.paging.kernel_map(parse_vmcoreinfo(text.encode())).linear
     assert image.range.end == 0xFFFF_FFFF_A000_0000
 
 
@@ -208,7 +208,7 @@ def test_a_missing_key_is_named(key: str, item: str) -> None:
 
 def test_init_top_pgt_is_swapper_pg_dir_by_another_name() -> None:
     text = TEXT.format(phys_base=0, l5=0, sme_mask=0).replace("swapper_pg_dir", "init_top_pgt")
-    assert ARCH.kernel_map(parse_vmcoreinfo(text.encode())).root == 0x25A2_0000
+    assert ARCH.paging.kernel_map(parse_vmcoreinfo(text.encode())).root == 0x25A2_0000
 
 
 # Registers.
@@ -249,7 +249,9 @@ class Stack:
 
 def user_regs(top: bytes, size: int = 16384, **constants: int) -> dict[str, int] | None:
     memory = Stack(top.rjust(size, b"\0"))
-    found = ARCH.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([Table(constants=constants)])))
+    found = ARCH.registers.user_regs(
+        TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([Table(constants=constants)]))
+    )
     return None if found is None else dict(found)
 
 
@@ -288,7 +290,10 @@ def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
     assert user_regs(b"") is None
     assert user_regs(b"\xff" * 16384) is None
-    assert ARCH.user_regs(TASK, KernelAddr(STACK + (1 << 30)), ARCH.view(Stack(b""), KernelLayout([Table()]))) is None
+    assert (
+        ARCH.registers.user_regs(TASK, KernelAddr(STACK + (1 << 30)), ARCH.view(Stack(b""), KernelLayout([Table()])))
+        is None
+    )
 
 
 def test_a_frame_elsewhere_in_the_stack_is_not_taken() -> None:
@@ -313,7 +318,7 @@ def cc_names(bits: int) -> dict[str, str]:
 def test_gregs_are_struct_user_regs_struct(bits: int, names: list[str]) -> None:
     theirs = cc_names(bits)
     at, size = fields("user_regs_struct", tuple(theirs.get(name, name) for name in names), "sys/user.h", bits)
-    machine = ARCH.core_machine({"cs": 0x33 if bits == 64 else 0x23}, None)
+    machine = ARCH.cores.machine({"cs": 0x33 if bits == 64 else 0x23}, None)
     assert (machine.e_machine, machine.elf_class) == ((62, 64) if bits == 64 else (3, 32))
     long_names = {"eip": "rip", "eflags": "eflags", "orig_eax": "orig_rax"}
     values = {name: 0x1000_0000 + i for i, name in enumerate(names)}
@@ -323,7 +328,7 @@ def test_gregs_are_struct_user_regs_struct(bits: int, names: list[str]) -> None:
     }
     if bits == 32:
         native["es"] = values["es"]
-    raw = ARCH.gregs(native, machine)
+    raw = ARCH.cores.gregs(native, machine)
     assert len(raw) == size
     found = {name: int.from_bytes(raw[offset : offset + width], "little") for name, (offset, width) in at.items()}
     assert found == {theirs.get(name, name): value for name, value in values.items()}
@@ -331,8 +336,8 @@ def test_gregs_are_struct_user_regs_struct(bits: int, names: list[str]) -> None:
 
 def test_compat_registers_keep_the_low_word() -> None:
     """genregs32_get(): the upper halves are not the process's."""
-    machine = ARCH.core_machine({"cs": 0x23}, None)
-    raw = ARCH.gregs({"rax": 0xFFFF_FFFF_0000_0005, "orig_rax": (1 << 64) - 1, "cs": 0x23}, machine)
+    machine = ARCH.cores.machine({"cs": 0x23}, None)
+    raw = ARCH.cores.gregs({"rax": 0xFFFF_FFFF_0000_0005, "orig_rax": (1 << 64) - 1, "cs": 0x23}, machine)
     words = dict(zip(USER_REGS_STRUCT32, struct.unpack("<17I", raw), strict=True))
     assert (words["eax"], words["orig_eax"], words["cs"], words["ebx"]) == (5, 0xFFFF_FFFF, 0x23, 0)
 
@@ -354,16 +359,16 @@ def test_compat_registers_keep_the_low_word() -> None:
 def test_the_core_is_of_the_machine_of_the_process(
     regs: dict[str, int], task_size: int | None, e_machine: int, elf_class: int
 ) -> None:
-    machine = ARCH.core_machine(regs, task_size)
+    machine = ARCH.cores.machine(regs, task_size)
     assert (machine.e_machine, machine.elf_class) == (e_machine, elf_class)
 
 
 def test_an_x32_process_is_no_i386_process() -> None:
     """64-bit code in a 32-bit address space: an EM_386 core would lose r8 to r15."""
-    machine = ARCH.core_machine({"cs": 0x33, "r8": 1}, 0xFFFF_E000)
+    machine = ARCH.cores.machine({"cs": 0x33, "r8": 1}, 0xFFFF_E000)
     assert (machine.e_machine, machine.elf_class, machine.unsupported) == (62, 32, None)
     regs = {name: 0x1_0000_0000 + i for i, name in enumerate(USER_REGS_STRUCT)}
-    assert struct.unpack("<27Q", ARCH.gregs(regs, machine)) == tuple(regs.values())
+    assert struct.unpack("<27Q", ARCH.cores.gregs(regs, machine)) == tuple(regs.values())
 
 
 # Notes of the CPUs.
@@ -400,12 +405,12 @@ def test_kdump_notes_carry_pid_and_registers() -> None:
         ("CORE", 3, bytes(136)),
         ("LINUX", 0x202, bytes(600)),
     )
-    first, second = ARCH.cpu_notes(notes)
+    first, second = ARCH.cpus.notes(notes)
     assert (first.number, first.pr_pid, first.user_mode) == (0, 812, True)
     assert dict(first.regs) == LIVE_USER
     assert (second.number, second.pr_pid, second.user_mode) == (1, 0, False)
-    assert dict(ARCH.note_bases(first)) == {}
-    assert not ARCH.note_uses_pgd(first, 0)
+    assert dict(ARCH.cpus.bases(first)) == {}
+    assert not ARCH.cpus.uses_pgd(first, 0)
 
 
 def test_qemu_notes_add_control_registers_and_live_bases() -> None:
@@ -416,16 +421,16 @@ def test_qemu_notes_add_control_registers_and_live_bases() -> None:
         ("QEMU", 0, qemu_note(0x1_2345_6000, 0x7F00_1000, 0x7F00_2000, 0xFFFF_8880_0000_0000)),
         ("QEMU", 0, qemu_note(0x2_3456_7000, 0x7F00_3000, 0xFFFF_8880_0001_0000, 0x7F00_4000)),
     )
-    user, kernel = ARCH.cpu_notes(notes)
+    user, kernel = ARCH.cpus.notes(notes)
     assert [note.pr_pid for note in (user, kernel)] == [1, 2]
     assert [note.regs["cr3"] for note in (user, kernel)] == [0x1_2345_6000, 0x2_3456_7000]
     # In user mode gs_base is the user's; in the kernel, swapgs has put it aside.
-    assert {name: ARCH.note_bases(user)[name] for name in ("fs_base", "gs_base")} == {
+    assert {name: ARCH.cpus.bases(user)[name] for name in ("fs_base", "gs_base")} == {
         "fs_base": 0x7F00_1000,
         "gs_base": 0x7F00_2000,
     }
-    assert dict(ARCH.note_bases(kernel)) == {"fs_base": 0x7F00_3000, "gs_base": 0x7F00_4000}
-    assert ARCH.note_bases(user)["ds"] == LIVE_USER["ds"]
+    assert dict(ARCH.cpus.bases(kernel)) == {"fs_base": 0x7F00_3000, "gs_base": 0x7F00_4000}
+    assert ARCH.cpus.bases(user)["ds"] == LIVE_USER["ds"]
 
 
 def test_a_qemu_note_may_end_before_kernel_gs_base() -> None:
@@ -436,19 +441,19 @@ def test_a_qemu_note_may_end_before_kernel_gs_base() -> None:
         ("QEMU", 0, qemu_note(0x1000, 0x7F00_1000, 0x7F00_2000, 0)[:-8]),
         ("QEMU", 0, qemu_note(0x2000, 0x7F00_3000, 0xFFFF_8880_0001_0000, 0)[:-8]),
     )
-    user, kernel = ARCH.cpu_notes(notes)
-    assert ARCH.note_bases(user)["gs_base"] == 0x7F00_2000
-    assert dict(ARCH.note_bases(kernel)) == {"fs_base": 0x7F00_3000}
+    user, kernel = ARCH.cpus.notes(notes)
+    assert ARCH.cpus.bases(user)["gs_base"] == 0x7F00_2000
+    assert dict(ARCH.cpus.bases(kernel)) == {"fs_base": 0x7F00_3000}
 
 
 @pytest.mark.parametrize("size", [0, 8, 335])
 def test_a_note_too_short_for_registers_is_passed_over(size: int) -> None:
-    assert ARCH.cpu_notes((("CORE", 1, prstatus(1, LIVE)[:size]),)) == ()
+    assert ARCH.cpus.notes((("CORE", 1, prstatus(1, LIVE)[:size]),)) == ()
 
 
 def test_qemu_notes_that_do_not_match_the_cpus_are_not_used() -> None:
     notes = (("CORE", 1, prstatus(1, LIVE)), ("CORE", 1, prstatus(2, LIVE)), ("QEMU", 0, qemu_note(0x1000, 1, 2, 3)))
-    assert all("cr3" not in note.regs for note in ARCH.cpu_notes(notes))
+    assert all("cr3" not in note.regs for note in ARCH.cpus.notes(notes))
 
 
 @pytest.mark.parametrize(
@@ -463,7 +468,7 @@ def test_qemu_notes_that_do_not_match_the_cpus_are_not_used() -> None:
     ],
 )
 def test_whether_a_cpu_uses_a_page_table(cr3: int, uses: bool) -> None:
-    assert ARCH.note_uses_pgd(CpuNote(0, 1, {"cr3": cr3}, user_mode=True), 0x1_2345_6000) is uses
+    assert ARCH.cpus.uses_pgd(CpuNote(0, 1, {"cr3": cr3}, user_mode=True), 0x1_2345_6000) is uses
 
 
 def test_thread_bases_are_those_of_thread_struct_or_not_known() -> None:
@@ -480,7 +485,7 @@ def test_thread_bases_are_those_of_thread_struct_or_not_known() -> None:
             }
         }
     )
-    assert ARCH.thread_bases(KernelAddr(STACK), ARCH.view(Stack(raw), KernelLayout([table]))) == {
+    assert ARCH.registers.thread_bases(KernelAddr(STACK), ARCH.view(Stack(raw), KernelLayout([table]))) == {
         "es": 1,
         "ds": 2,
         "fs": 0x63,
@@ -488,7 +493,10 @@ def test_thread_bases_are_those_of_thread_struct_or_not_known() -> None:
         "fs_base": 0x7F00_0000_1740,
         "gs_base": None,
     }
-    assert {name: ARCH.thread_members[name] - ARCH.thread_members["es"] for name in ARCH.thread_members} == {
+    assert {
+        name: ARCH.registers.thread_members[name] - ARCH.registers.thread_members["es"]
+        for name in ARCH.registers.thread_members
+    } == {
         "es": 0,
         "ds": 2,
         "fsindex": 4,
@@ -503,24 +511,26 @@ def test_a_thread_pointer_is_known_by_what_it_points_to() -> None:
     value = 0x7F00_0000_1740
 
     def at(content: bytes | None) -> bool:
-        return ARCH.is_thread_pointer(value, lambda address, size: content if (address, size) == (value, 24) else None)
+        return ARCH.registers.is_thread_pointer(
+            value, lambda address, size: content if (address, size) == (value, 24) else None
+        )
 
     assert at(struct.pack("<3Q", value, 7, value))
     assert not at(struct.pack("<3Q", value, 7, 0))
     assert not at(struct.pack("<3Q", 0, 7, value))
     assert not at(None)
-    assert not ARCH.is_thread_pointer(0, lambda _, size: bytes(size))
-    assert not ARCH.is_thread_pointer(value + 1, lambda _, __: struct.pack("<3Q", value + 1, 7, value + 1))
+    assert not ARCH.registers.is_thread_pointer(0, lambda _, size: bytes(size))
+    assert not ARCH.registers.is_thread_pointer(value + 1, lambda _, __: struct.pack("<3Q", value + 1, 7, value + 1))
 
 
 @pytest.mark.parametrize(("mode", "mapped"), [(0, True), (1, True), (2, False), (0xFFFF_FFFF, False)])
 def test_the_gate_vma_is_there_unless_vsyscall_is_off(mode: int, mapped: bool) -> None:
     """enum { EMULATE, XONLY, NONE } vsyscall_mode; get_gate_vma() gives none with NONE."""
     table = Table(symbols={"gate_vma": 0xFFFF_FFFF_8200_0000, "vsyscall_mode": STACK})
-    found = ARCH.gate_vma(ARCH.view(Stack(struct.pack("<I", mode)), KernelLayout([table])))
+    found = ARCH.gate.vma(ARCH.view(Stack(struct.pack("<I", mode)), KernelLayout([table])))
     assert found == (0xFFFF_FFFF_8200_0000 if mapped else None)
-    assert ARCH.gate_vma(ARCH.view(Stack(b""), KernelLayout([table]))) is None
-    assert ARCH.gate_vma(ARCH.view(Stack(struct.pack("<I", mode)), KernelLayout([Table()]))) is None
+    assert ARCH.gate.vma(ARCH.view(Stack(b""), KernelLayout([table]))) is None
+    assert ARCH.gate.vma(ARCH.view(Stack(struct.pack("<I", mode)), KernelLayout([Table()]))) is None
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,29 @@ arch/arm/mm/proc-v7-2level.S, proc-v7-3level.S: cpu_v7_set_pte_ext() (Linux 6.1)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.parts import Paging
+from vmcore2core.arch.spec import (
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+)
+from vmcore2core.arch.task import mem_map
+from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.formats import arm as fmt
+from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
+
+WORD = 4
+IMAGE_STEP = 2 << 20  # the kernel's mappings of itself are in steps of this
+MASK_32 = 0xFFFF_FFFF
 
 # Linux's pgd has half as many entries, of two words each: a pair leads to the two halves of one page of tables.
 _LEVELS = (PageTableLevel("pgd", 20, 12), PageTableLevel("pte", 12, 8))
@@ -86,3 +104,51 @@ TWO_LEVELS = PageTableSpec(
     levels=_LEVELS, entry_dtype=np.dtype("<u4"), decode=decode_2level, address_bits=supersection_bits
 )
 LPAE = PageTableSpec(levels=_LEVELS_LPAE, entry_dtype=np.dtype("<u8"), decode=decode_lpae)
+
+
+class ArmPaging(Paging):
+    """How addresses of 32-bit ARM become physical ones."""
+
+    # No kernel exports it, as each finds out where it was loaded.
+    image_keys = ("NUMBER(__pv_offset)",)
+
+    @override
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """The direct map ends where nothing tells, so that all goes through the page table.
+
+        Raises:
+            LayoutUnknown: VMCOREINFO lacks a key that this needs.
+            LayoutInvalid: the kernel is at none of the addresses where one may be.
+        """
+        pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")
+        offset = vmcoreinfo.number("__pv_offset")
+        for item, value in (("SYMBOL(swapper_pg_dir)", pgd), ("SYMBOL(_stext)", stext), (self.image_keys[0], offset)):
+            if value is None:
+                raise LayoutUnknown(item, ("VMCOREINFO",))
+        assert pgd is not None and stext is not None and offset is not None  # noqa: S101, PT018 - for mypy
+        start = stext & ~(IMAGE_STEP - 1)
+        if min(pgd, stext) < fmt.PAGE_OFFSETS[-1] or max(pgd, stext) > MASK_32 or min(pgd, start) + offset < 0:
+            raise LayoutInvalid(
+                f"SYMBOL(_stext) is {stext:#x} and SYMBOL(swapper_pg_dir) {pgd:#x}, expected both from "
+                f"{max(fmt.PAGE_OFFSETS[-1], -offset):#x} to {MASK_32:#x}"
+            )
+        image = LinearMapping(
+            AddressRange(start, min(start + fmt.KERNEL_IMAGE_SIZE, MASK_32 + 1)), PhysAddr(start + offset)
+        )
+        spec = LPAE if vmcoreinfo.string("CONFIG_ARM_LPAE") == "y" else TWO_LEVELS
+        return KernelMap(spec=spec, root=PhysAddr(pgd + offset), linear=(), image=(image,))
+
+    @override
+    def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
+        """__pv_offset is PHYS_OFFSET less PAGE_OFFSET."""
+        yield {self.image_keys[0]: str(paddr - address)}
+
+    @override
+    def vmemmap(self, kernel: KernelView) -> int | None:
+        """There is none; FLATMEM's array begins with the first page of memory (PHYS_OFFSET)."""
+        layout = kernel.layout
+        first, size = layout.find_symbol("__pv_phys_pfn_offset"), layout.find_size("page")
+        array = mem_map(kernel, WORD)
+        if first is None or size is None or array is None:
+            return None
+        return array - kernel.uint(first, WORD) * size

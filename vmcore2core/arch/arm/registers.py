@@ -1,147 +1,61 @@
-"""32-bit ARM: the register notes besides NT_PRSTATUS.
-
-References: arch/arm/kernel/ptrace.c: arm_regsets[], fpa_get(), vfp_get(); arch/arm/vfp/vfpmodule.c:
-vfp_state_in_hw(), vfp_notifier(); arch/arm/include/asm/{thread_info,fpstate}.h (Linux 4.18 to 6.1).
-"""
+"""32-bit ARM: the general registers of a thread, where the kernel saved them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
-from vmcore2core.arch.spec import CoreNote
-from vmcore2core.errors import LayoutInvalid
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.parts import Registers
+from vmcore2core.arch.task import stack_sizes
+from vmcore2core.errors import MemoryFault
 from vmcore2core.formats import arm as fmt
-from vmcore2core.formats import elf_core
 from vmcore2core.interfaces import KernelView
-
-WORD = 4
-LAYOUT_KEYS = (
-    "OFFSET(task_struct.thread_info.cpu)",
-    "OFFSET(task_struct.thread_info.fpstate)",
-    "OFFSET(task_struct.thread_info.vfpstate)",
-    "OFFSET(thread_info.cpu)",
-    "OFFSET(thread_info.fpstate)",
-    "OFFSET(thread_info.vfpstate)",
-    "OFFSET(vfp_hard_struct.fpregs)",
-    "OFFSET(vfp_hard_struct.fpscr)",
-    "OFFSET(vfp_hard_struct.cpu)",
-    "SYMBOL(vfp_current_hw_state)",
-    "SYMBOL(vfp_sync_hwstate)",
-)
+from vmcore2core.overrides import override
 
 
-def vfp_note(fpregs: bytes, fpscr: int) -> CoreNote:
-    """Return NT_ARM_VFP.
+class ArmRegisters(Registers):
+    """General registers of 32-bit ARM's threads."""
 
-    Args:
-        fpregs: d0 to d15 or d31, 8 bytes each; the note has 32.
-        fpscr: status and control.
-    """
-    note = np.zeros(1, fmt.user_vfp)
-    count = min(len(fpregs) // 8, fmt.VFP_REGS)
-    note["fpregs"][0, :count] = np.frombuffer(fpregs, "<u8", count)
-    note["fpscr"] = fpscr
-    return CoreNote(elf_core.NOTE_LINUX, fmt.NT_ARM_VFP, note.tobytes())
+    names = fmt.REGS
+    thread_members: Mapping[str, int] = MappingProxyType({})
 
+    @override
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
+        """Follows task_pt_regs() in arch/arm/include/asm/processor.h.
 
-@dataclass(frozen=True)
-class Regsets:
-    """What ``struct thread_info`` of a task of a 32-bit kernel has."""
-
-    task: int
-    kernel: KernelView
-
-    def _thread_info(self, member: str) -> int | None:
-        """Return the address of a member.
-
-        Since Linux kernel commit 18ed1c01a7dd ("ARM: smp: Enable THREAD_INFO_IN_TASK") (in v5.16), thread_info is in
-        the task_struct. Before that, and where it is not enabled, at the lowest address of the kernel stack.
+        In a system call, pc is behind the svc, and r0 is still the first argument. The kernel's own core has pc at
+        the svc: the signal that ends a process prepares its restart (do_signal() in arch/arm/kernel/signal.c).
         """
-        inside = self.kernel.layout.find_member("task_struct", f"thread_info.{member}")
-        if inside is not None:
-            return self.task + inside.offset
-        found = self.kernel.layout.find_member("thread_info", member)
-        stack = self.kernel.layout.find_member("task_struct", "stack")
-        return None if found is None or stack is None else self._uint(self.task + stack.offset) + found.offset
+        for size in stack_sizes(kernel.layout, fmt.THREAD_SIZES):
+            try:
+                raw = kernel.memory.read(
+                    stack + size - fmt.THREAD_START_SP - fmt.pt_regs.itemsize, fmt.pt_regs.itemsize
+                )
+            except MemoryFault:
+                continue
+            regs = self.regs(raw)
+            if self._plausible(regs):
+                return regs
+        return None
 
-    def _uint(self, address: int) -> int:
-        return self.kernel.uint(address, WORD)
+    @staticmethod
+    def regs(raw: bytes) -> dict[str, int]:
+        """Return the registers of ``struct pt_regs``."""
+        record = np.frombuffer(raw, fmt.pt_regs, 1)[0]
+        return {name: int(record[name]) for name in fmt.REGS}
 
-    def _fpa(self) -> CoreNote | None:
-        address = self._thread_info("fpstate")
-        if address is None:
-            return None
-        return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, self.kernel.memory.read(address, fmt.USER_FP_SIZE))
+    def _plausible(self, regs: Mapping[str, int]) -> bool:
+        """Tell whether an exception saved this in user mode; valid_user_regs() in arch/arm/include/asm/ptrace.h.
 
-    def _vfp(self) -> CoreNote | None:
-        address = self._thread_info("vfpstate")
-        fpregs, fpscr = (self.kernel.layout.find_member("vfp_hard_struct", name) for name in ("fpregs", "fpscr"))
-        if address is None or fpregs is None or fpscr is None:
-            return None
-        # One with 16 registers has them in half the room.
-        size = fpregs.size or min(fpscr.offset - fpregs.offset, 8 * fmt.VFP_REGS) & ~0x7F
-        registers = self.kernel.memory.read(address + fpregs.offset, min(size, 8 * fmt.VFP_REGS))
-        return vfp_note(registers, self._uint(address + fpscr.offset))
-
-    @property
-    def has_vfp(self) -> bool:
-        """Whether the kernel was built with CONFIG_VFP."""
-        return any(
-            self.kernel.layout.find_symbol(name) is not None for name in ("vfp_current_hw_state", "vfp_sync_hwstate")
+        Code of the kernel's at the vectors (kuser helpers) runs in user mode, too.
+        """
+        cpsr, pc = regs["cpsr"], regs["pc"]
+        return (
+            cpsr & (fmt.PSR_MODE_MASK | fmt.PSR_I_BIT | fmt.PSR_F_BIT) == fmt.PSR_USR_MODE
+            and pc % (2 if cpsr & fmt.PSR_T_BIT else 4) == 0
+            and (0 < pc < fmt.PAGE_OFFSETS[0] or 0 <= pc - fmt.GATE_START < fmt.GATE_SIZE)
+            and regs["sp"] < fmt.PAGE_OFFSETS[0]
         )
-
-    def in_processor(self) -> bool | None:
-        """Tell whether the newest VFP registers are in a processor: vfp_state_in_hw(); None where nothing tells."""
-        owners, state = self.kernel.layout.find_symbol("vfp_current_hw_state"), self._thread_info("vfpstate")
-        if owners is None or state is None:
-            return None
-        last = self.kernel.layout.find_member("vfp_hard_struct", "cpu")
-        if last is None:  # without CONFIG_SMP there is one
-            return self._uint(owners) == state
-        running = self._thread_info("cpu")
-        if running is None:
-            return None
-        cpu = self._uint(running)
-        return self._uint(state + last.offset) == cpu and self._uint(owners + WORD * cpu) == state
-
-    def saved(self) -> tuple[CoreNote, ...] | None:
-        """Return the notes as memory has them; None where the layout does not know where they are."""
-        notes = (self._fpa(), *((self._vfp(),) if self.has_vfp else ()))
-        return tuple(note for note in notes if note is not None) if None not in notes else None
-
-    def notes(self) -> tuple[CoreNote, ...] | None:
-        """Return the notes of a thread that is off the CPU.
-
-        Raises:
-            LayoutInvalid: the processor had its registers still.
-        """
-        # With CONFIG_SMP they are saved whenever a thread leaves its CPU, else when another thread needs the VFP.
-        if (
-            self.has_vfp
-            and self.kernel.layout.find_member("vfp_hard_struct", "cpu") is None
-            and self.in_processor()
-            in (
-                None,
-                True,
-            )
-        ):
-            raise LayoutInvalid("they may be in the processor: this kernel, without CONFIG_SMP, saves them late")
-        return self.saved()
-
-    def live(self, of_cpu: tuple[CoreNote, ...], *, user_mode: bool) -> tuple[CoreNote, ...]:
-        """Return the notes of a thread that was on a CPU; none where its registers were lost with the processor.
-
-        A thread gets the VFP when it first uses it after it came to the CPU. Until then, its registers are in memory,
-        and the processor has another thread's.
-
-        Args:
-            of_cpu: what the CPU's note has besides NT_PRSTATUS.
-            user_mode: whether the CPU was executing user code: the kernel may have been loading registers.
-        """
-        owner = self.in_processor() if self.has_vfp else False
-        if owner is False:
-            return self.saved() or ()
-        fpa = self._fpa()
-        return (fpa, *of_cpu) if owner and user_mode and of_cpu and fpa is not None else ()

@@ -9,8 +9,8 @@ References: arch/arm64/kernel/ptrace.c: task_user_regset_view(), aarch32_regsets
 
 from __future__ import annotations
 
-from vmcore2core.arch.arm.registers import vfp_note
-from vmcore2core.arch.arm64.registers import Thread
+from vmcore2core.arch.arm.regsets import vfp_note
+from vmcore2core.arch.arm64.regsets import Thread
 from vmcore2core.arch.spec import CoreNote
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core

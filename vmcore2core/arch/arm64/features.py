@@ -168,7 +168,7 @@ def checked_vl(length: int, what: str) -> int:
 
 
 def tag_spec(kernel: KernelView) -> TagSpec | None:
-    """Return how memory with tags is told, see ``Arch.tag_spec``: VM_MTE, and PG_mte_tagged, which is PG_arch_2."""
+    """Return how memory with tags is told, see ``Tags.spec``: VM_MTE, and PG_mte_tagged, which is PG_arch_2."""
     layout = kernel.layout
     if not Features(kernel).has("mte2"):
         return None

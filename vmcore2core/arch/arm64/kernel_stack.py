@@ -6,12 +6,16 @@ arch/arm64/include/asm/stacktrace/frame.h; arch/arm64/include/asm/pointer_auth.h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
-from vmcore2core.arch.spec import CpuNote
+from vmcore2core.arch.arm64.registers import Arm64Registers
+from vmcore2core.arch.capabilities import KernelStacks
+from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText, SystemCall
+from vmcore2core.arch.spec import (
+    CpuNote,
+)
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
@@ -112,3 +116,21 @@ def system_call(frame: Mapping[str, int]) -> SystemCall | None:
     names = ("x1", "x2", "x3", "x4", "x5")
     arguments = (frame["orig_x0"], *(frame[name] for name in names))
     return SystemCall(number, arguments, "compat_sys_call_table" if compat else "sys_call_table", native=not compat)
+
+
+class Arm64KernelStacks(KernelStacks):
+    """Kernel stacks of arm64."""
+
+    def __init__(self, registers: Arm64Registers) -> None:
+        self.registers = registers
+
+    @override
+    def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        return Arm64Unwinder(kernel)
+
+    @override
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
+    ) -> SystemCall | None:
+        frame = self.registers.saved_frame(stack, kernel)
+        return None if frame is None else system_call(frame)

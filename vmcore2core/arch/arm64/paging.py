@@ -6,15 +6,32 @@ pgtable-prot.h, pgtable.h (Linux 7.2).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.capabilities import SwapEntries
+from vmcore2core.arch.parts import Paging
+from vmcore2core.arch.spec import (
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+)
+from vmcore2core.errors import LayoutUnknown
 from vmcore2core.formats import arm64 as fmt
-from vmcore2core.interfaces import Layout
+from vmcore2core.interfaces import KernelView, Layout
+from vmcore2core.overrides import override
+
+ADDRESS_MASK = (1 << 64) - 1
+PHYS_MASK = (1 << 52) - 1
+IMAGE_ALIGN = 2 << 20
+IMAGE_MAX = 256 << 20
 
 LAYOUT_KEYS = ("SYMBOL(execmem_alloc)", "SYMBOL(module_alloc)", "NUMBER(PG_anon_exclusive)", "NUMBER(PG_uptodate)")
 PAGE_SHIFTS = {4096: 12, 16384: 14, 65536: 16}
@@ -122,7 +139,7 @@ def address(entries: U64Array, form: TableForm) -> U64Array:
 
 
 def swap_entry(entries: U64Array, layout: Layout) -> tuple[U64Array, U64Array] | None:
-    """Return type and offset, see ``Arch.swap_entry``; the same at all levels, __pmd_to_swp_entry().
+    """Return type and offset (``SwapEntries``); the same at all levels, __pmd_to_swp_entry().
 
     Nothing tells the form but what else is as old.
     """
@@ -145,3 +162,97 @@ def swap_entry(entries: U64Array, layout: Layout) -> tuple[U64Array, U64Array] |
         return None  # a kernel that has execmem_alloc() alone, or none of its entries
     types: U64Array = entries >> np.uint64(shifts[0]) & np.uint64(fmt.SWP_TYPE_MASK)
     return types, entries >> np.uint64(shifts[1]) & np.uint64(fmt.SWP_OFFSET_MASK)
+
+
+class Arm64Paging(Paging):
+    """How addresses of arm64 become physical ones."""
+
+    prot_valid = 1 << 0
+    prot_noexec = 1 << 54  # PTE_UXN
+    pte_write = 1 << 51
+    vm_shadow_stack = 1 << 38  # VM_HIGH_ARCH_6
+    image_keys = ("NUMBER(kimage_voffset)", "NUMBER(VA_BITS)")
+
+    @override
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """All from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
+
+        No range is ``linear``: VMCOREINFO does not tell where the image ends, and vmalloc's addresses follow.
+        """
+        offset, va_bits = vmcoreinfo.number("kimage_voffset"), vmcoreinfo.number("VA_BITS")
+        pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")
+        page_shift = self._page_shift(vmcoreinfo)
+        for item, value in (
+            ("NUMBER(kimage_voffset)", offset),
+            ("SYMBOL(swapper_pg_dir)", pgd),
+            ("SYMBOL(_stext)", stext),
+            ("PAGESIZE", page_shift),
+            ("NUMBER(VA_BITS)", va_bits if va_bits in VA_BITS.get(page_shift or 0, ()) else None),
+        ):
+            if value is None:
+                raise LayoutUnknown(item, ("VMCOREINFO",))
+        assert offset is not None and pgd is not None and stext is not None  # noqa: S101, PT018 - for mypy
+        assert page_shift is not None and va_bits is not None  # noqa: S101, PT018
+        # Since Linux kernel commit bbdbc11804ff ("arm64/crash_core: Export TCR_EL1.T1SZ in vmcoreinfo") (in v5.9),
+        # VMCOREINFO tells what the processor does of VA_BITS.
+        t1sz = vmcoreinfo.number("TCR_EL1_T1SZ")
+        actual = va_bits if t1sz is None else 64 - t1sz
+        if not page_shift + 9 < actual <= va_bits:
+            raise LayoutUnknown("NUMBER(TCR_EL1_T1SZ)", ("VMCOREINFO",))
+        start = stext & ADDRESS_MASK & ~(IMAGE_ALIGN - 1)
+        image = LinearMapping(
+            AddressRange(start, min(start + IMAGE_MAX, 1 << 64)), PhysAddr((start - offset) & PHYS_MASK)
+        )
+        spec = page_table_spec(TableForm(page_shift, va_bits, actual))
+        return KernelMap(spec=spec, root=PhysAddr((pgd - offset) & PHYS_MASK), linear=(), image=(image,))
+
+    @staticmethod
+    def _page_shift(vmcoreinfo: LayoutKeys) -> int | None:
+        size = vmcoreinfo.string("PAGESIZE")
+        return PAGE_SHIFTS.get(int(size)) if size is not None and size.isascii() and size.isdigit() else None
+
+    @override
+    def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
+        """kimage_voffset, and how many bits addresses have."""
+        offset = (address - paddr) & ADDRESS_MASK
+        known, told = vmcoreinfo.number("kimage_voffset"), vmcoreinfo.number("VA_BITS")
+        t1sz = vmcoreinfo.number("TCR_EL1_T1SZ")
+        if known is not None and known & ADDRESS_MASK != offset:
+            return
+        page_shift = self._page_shift(vmcoreinfo)
+        for va_bits in VA_BITS.get(page_shift or 0, ()) if told is None else (told,):
+            # A kernel for 52 bits on a processor for 48 or, with 16 KiB pages, 47.
+            fewer = (47 if page_shift == 14 else 48,) if va_bits == 52 else ()
+            for actual in (va_bits, *fewer) if t1sz is None else (64 - t1sz,):
+                yield {
+                    "NUMBER(kimage_voffset)": f"{offset:#x}",
+                    "NUMBER(VA_BITS)": str(va_bits),
+                    "NUMBER(TCR_EL1_T1SZ)": f"{64 - actual:#x}",
+                }
+
+    @override
+    def vmemmap(self, kernel: KernelView) -> int | None:
+        """Follows ``vmemmap`` in asm/pgtable.h, which VMCOREINFO of 6.1 has in parts.
+
+        VMEMMAP_START is the page structure of the first memory that there is (memstart_addr, a signed number).
+        """
+        layout = kernel.layout
+        found = layout.find_symbol("vmemmap")
+        if found is not None:
+            return found
+        start, first, page = (layout.find_constant(name) for name in ("VMEMMAP_START", "PHYS_OFFSET", "PAGESIZE"))
+        size = layout.find_size("page")
+        if start is None or first is None or not page or not size:
+            return None
+        signed = ((first & ADDRESS_MASK) ^ 1 << 63) - (1 << 63)
+        return (start - signed // page * size) & ADDRESS_MASK
+
+
+class Arm64SwapEntries(SwapEntries):
+    """Page-table entries of arm64 that name swap."""
+
+    @override
+    def type_and_offset(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array] | None:
+        return swap_entry(entries, layout)

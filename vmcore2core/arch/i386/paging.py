@@ -6,15 +6,31 @@ and 4.4.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.parts import Paging
+from vmcore2core.arch.spec import (
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+)
+from vmcore2core.arch.task import mem_map
 from vmcore2core.arch.x86 import paging as x86_paging
+from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.formats import i386 as fmt
 from vmcore2core.formats import x86_64 as x86
+from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
+
+WORD = 4
+IMAGE_STEP = 2 << 20  # the kernel image begins in a page of this size
 
 _LEVELS = (PageTableLevel("pgd", 22, 10), PageTableLevel("pte", 12, 10))
 _LEVELS_PAE = (PageTableLevel("pgd", 30, 2), PageTableLevel("pmd", 21, 9), PageTableLevel("pte", 12, 9))
@@ -49,3 +65,47 @@ PAE = PageTableSpec(
     entry_dtype=np.dtype("<u8"),
     decode=partial(x86_paging.decode, levels=_LEVELS_PAE, pfn_mask=x86.PTE_PFN_MASK),
 )
+
+
+class I386Paging(Paging):
+    """How addresses of i386 become physical ones."""
+
+    # No kernel exports it, as PAGE_OFFSET is fixed when it is built.
+    image_keys = ("NUMBER(PAGE_OFFSET)",)
+
+    @override
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """The direct map ends where nothing tells, so that all goes through the page table.
+
+        Raises:
+            LayoutUnknown: VMCOREINFO lacks a key that this needs.
+            LayoutInvalid: the kernel is below each PAGE_OFFSET that there may be.
+        """
+        pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")
+        if pgd is None or stext is None:
+            raise LayoutUnknown(f"SYMBOL({'swapper_pg_dir' if pgd is None else '_stext'})", ("VMCOREINFO",))
+        page_offset = vmcoreinfo.number("PAGE_OFFSET")
+        if page_offset is None:
+            page_offset = next((at for at in fmt.PAGE_OFFSETS if at <= stext), 0)
+        if not 0 < page_offset <= min(pgd, stext) or max(pgd, stext) >> 32:
+            raise LayoutInvalid(
+                f"SYMBOL(_stext) is {stext:#x} and SYMBOL(swapper_pg_dir) {pgd:#x}, expected both from PAGE_OFFSET "
+                f"{page_offset:#x} to 0xffffffff"
+            )
+        start = stext & ~(IMAGE_STEP - 1)
+        end = min(page_offset + fmt.KERNEL_IMAGE_SIZE, 1 << 32)
+        image = LinearMapping(AddressRange(start, max(start, end)), PhysAddr(start - page_offset))
+        spec = PAE if vmcoreinfo.string("CONFIG_X86_PAE") == "y" else TWO_LEVELS
+        # mm->pgd and swapper_pg_dir are the kernel's copies with page-table isolation too; the user's is at +4096.
+        return KernelMap(spec=spec, root=PhysAddr(pgd - page_offset), linear=(), image=(image,))
+
+    @override
+    def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
+        """PAGE_OFFSET; KASLR moves the image in the direct map, virtual and physical."""
+        if address - paddr in fmt.PAGE_OFFSETS:
+            yield {"NUMBER(PAGE_OFFSET)": str(address - paddr)}
+
+    @override
+    def vmemmap(self, kernel: KernelView) -> int | None:
+        """There is none; FLATMEM's array begins with page frame 0."""
+        return mem_map(kernel, WORD)

@@ -13,9 +13,26 @@ from functools import partial
 
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.capabilities import SwapEntries
+from vmcore2core.arch.parts import Paging
+from vmcore2core.arch.spec import (
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+)
+from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.formats import loongarch64 as fmt
+from vmcore2core.interfaces import KernelView, Layout
+from vmcore2core.overrides import override
+
+IMAGE_ALIGN = 2 << 20
+IMAGE_MAX = 256 << 20
+INVALID_TABLES = ("invalid_pte_table", "invalid_pmd_table", "invalid_pud_table")
+LINEAR_END = fmt.CACHE_BASE + (1 << fmt.DMW_PABITS)
 
 _NAMES = {2: ("pgd", "pte"), 3: ("pgd", "pmd", "pte"), 4: ("pgd", "pud", "pmd", "pte")}
 
@@ -81,3 +98,68 @@ def _pfn_mask(page_size: int) -> np.uint64:
 def _has(entries: U64Array, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = (entries & np.uint64(bits)) != 0
     return found
+
+
+class Loongarch64Paging(Paging):
+    """How addresses of LoongArch become physical ones."""
+
+    @override
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """The window is physical 0 on in every kernel, wherever it was loaded.
+
+        Nothing in VMCOREINFO tells how many levels the kernel's page table has: it is the first that there may be.
+        Entries of a level do not pass for another's, so that a wrong number finds nothing, and not other memory.
+
+        Raises:
+            LayoutInvalid: the page size is none that these kernels have, or a symbol is not in the window.
+        """
+        pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
+        page_size = vmcoreinfo.string("PAGESIZE")
+        if page_size is None:
+            raise LayoutUnknown("PAGESIZE", ("VMCOREINFO",))
+        size = {str(size): size for size in fmt.PGTABLE_LEVELS}.get(page_size)
+        if size is None:
+            raise LayoutInvalid(f"PAGESIZE is {page_size} in VMCOREINFO, expected 4096, 16384 or 65536")
+        start = stext & ~(IMAGE_ALIGN - 1)
+        image = LinearMapping(
+            AddressRange(start, min(start + IMAGE_MAX, LINEAR_END)), PhysAddr(start & fmt.TO_PHYS_MASK)
+        )
+        return KernelMap(
+            spec=page_table_spec(size, fmt.PGTABLE_LEVELS[size][0]),
+            root=PhysAddr(pgd & fmt.TO_PHYS_MASK),
+            linear=(LinearMapping(AddressRange(fmt.CACHE_BASE, LINEAR_END), PhysAddr(0)),),
+            image=(image,),
+        )
+
+    @staticmethod
+    def _linear(vmcoreinfo: LayoutKeys, name: str) -> int:
+        address = vmcoreinfo.symbol(name)
+        if address is None:
+            raise LayoutUnknown(f"SYMBOL({name})", ("VMCOREINFO",))
+        if not fmt.CACHE_BASE <= address < LINEAR_END:
+            raise LayoutInvalid(
+                f"{name} is at {address:#x} in VMCOREINFO, "
+                f"expected {fmt.CACHE_BASE:#x} to {LINEAR_END:#x} (the direct-mapped window)"
+            )
+        return address
+
+    @override
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
+        """A kernel has an invalid table for each level but the first, by its name."""
+        found = [kernel.layout.find_symbol(name) for name in INVALID_TABLES]
+        known = tuple(address for address in found if address is not None)
+        if not known:
+            return kernel_map.spec
+        levels = max(i for i, address in enumerate(found) if address is not None) + 2
+        return page_table_spec(kernel_map.spec.page_size, levels, known)
+
+
+class Loongarch64SwapEntries(SwapEntries):
+    """Page-table entries of LoongArch that name swap."""
+
+    @override
+    def type_and_offset(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array]:
+        types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
+        return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)

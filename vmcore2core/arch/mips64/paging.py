@@ -14,9 +14,34 @@ from functools import partial
 
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.spec import EntryKind, PageTableLevel, PageTableSpec
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.capabilities import SwapEntries
+from vmcore2core.arch.mips64.registers import Mips64Registers
+from vmcore2core.arch.parts import Paging
+from vmcore2core.arch.spec import (
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+)
+from vmcore2core.arch.task import mem_map
+from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import mips64 as fmt
+from vmcore2core.interfaces import KernelView, Layout
+from vmcore2core.overrides import override
+
+IMAGE_ALIGN = 64 << 10
+IMAGE_MAX = 256 << 20
+_CKSEGS = tuple(
+    LinearMapping(AddressRange(start, start + fmt.CKSEG_SIZE), PhysAddr(0)) for start in (fmt.CKSEG0, fmt.CKSEG1)
+)
+_XKPHYS = tuple(
+    LinearMapping(AddressRange(start, start + (1 << fmt.XKPHYS_PABITS)), PhysAddr(0))
+    for start in (fmt.XKPHYS | cca << fmt.XKPHYS_CCA_SHIFT for cca in range(fmt.XKPHYS_CCAS))
+)
+LINEAR = (*_CKSEGS, *_XKPHYS)
 
 INVALID_TABLES = ("invalid_pte_table", "invalid_pmd_table", "invalid_pud_table")
 LAYOUT_KEYS = (
@@ -161,3 +186,127 @@ def _frames(
     address = pfn << np.uint64(form.page_shift)
     good = (pfn < np.uint64(1 << fmt.XKPHYS_PABITS - form.page_shift)) & (address & np.uint64((1 << shift) - 1) == 0)
     return address, good
+
+
+def linear_paddr(address: int) -> int | None:
+    """Return the physical address of one in a segment that needs no page table, or None for others."""
+    for mapping in LINEAR:
+        if mapping.range.start <= address < mapping.range.end:
+            return mapping.paddr + address - mapping.range.start
+    return None
+
+
+class Mips64Paging(Paging):
+    """How addresses of MIPS64 become physical ones."""
+
+    def __init__(self, registers: Mips64Registers) -> None:
+        self.registers = registers
+
+    @override
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """The segments are the same in every kernel, wherever it was loaded.
+
+        Nothing in VMCOREINFO tells how many levels the kernel's page table has: they are the fewest that there may be.
+        Entries of a level do not pass for another's, so that a wrong number finds nothing, and not other memory.
+
+        Raises:
+            LayoutInvalid: the page size is none that these kernels have, or a symbol is in none of the segments.
+        """
+        pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
+        page_size = vmcoreinfo.string("PAGESIZE")
+        if page_size is None:
+            raise LayoutUnknown("PAGESIZE", ("VMCOREINFO",))
+        size = {str(size): size for size in fmt.PGTABLE_LEVELS}.get(page_size)
+        if size is None:
+            known = ", ".join(map(str, fmt.PGTABLE_LEVELS))
+            raise LayoutInvalid(f"PAGESIZE is {page_size} in VMCOREINFO, expected one of {known}")
+        start = (vmcoreinfo.symbol("_stext") or 0) & ~(IMAGE_ALIGN - 1)
+        paddr = stext & ~(IMAGE_ALIGN - 1)
+        image = LinearMapping(AddressRange(start, start + min(IMAGE_MAX, fmt.CKSEG_SIZE - paddr)), PhysAddr(paddr))
+        form = table_form(size, None, None, vmcoreinfo.number)
+        return KernelMap(
+            spec=page_table_spec(form, self.registers.order), root=PhysAddr(pgd), linear=LINEAR, image=(image,)
+        )
+
+    @staticmethod
+    def _linear(vmcoreinfo: LayoutKeys, name: str) -> int:
+        """Return the physical address of a symbol."""
+        address = vmcoreinfo.symbol(name)
+        if address is None:
+            raise LayoutUnknown(f"SYMBOL({name})", ("VMCOREINFO",))
+        paddr = linear_paddr(address)
+        if paddr is None or paddr >= fmt.CKSEG_SIZE:
+            raise LayoutInvalid(
+                f"{name} is at {address:#x} in VMCOREINFO, expected {fmt.CKSEG0:#x} to {fmt.CKSEG1:#x} (CKSEG0) or "
+                f"as low in XKPHYS; 32-bit kernels are not read"
+            )
+        return paddr
+
+    @override
+    def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
+        """The invalid tables tell how many levels there are."""
+        invalid = self._invalid_tables(kernel_map, kernel)
+        levels = len(invalid) + 1 if invalid else None
+        form = table_form(kernel_map.spec.page_size, levels, None, kernel.layout.find_constant)
+        spec = page_table_spec(form, self.registers.order)
+        return KernelMap(spec, kernel_map.root, kernel_map.linear, kernel_map.image)
+
+    def _invalid_tables(self, kernel_map: KernelMap, kernel: KernelView) -> tuple[int, ...]:
+        """Return the addresses of the tables that stand for "nothing": one for each level but the first.
+
+        Where no symbol tells, the kernel's page table does: most of it leads to nothing.
+        """
+        named = [kernel.layout.find_symbol(name) for name in INVALID_TABLES]
+        if any(address is not None for address in named):
+            return tuple(address for address in named if address is not None)
+        spec = kernel_map.spec
+        found: list[int] = []
+        table, size = fmt.CKSEG0 + kernel_map.root, 8 << spec.levels[0].bits
+        try:
+            for _ in INVALID_TABLES:
+                entries, counts = np.unique(
+                    np.frombuffer(kernel.memory.read(table, size), spec.entry_dtype), return_counts=True
+                )
+                table = int(entries[counts.argmax()])
+                if 2 * counts.max() <= size // 8 or linear_paddr(table) is None or table % spec.page_size:
+                    break
+                found.append(table)
+                size = spec.page_size
+        except MemoryFault:
+            return ()
+        return tuple(reversed(found))
+
+    @override
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
+        """The invalid tables and ``mm_struct.task_size`` tell the number of levels.
+
+        Raises:
+            LayoutUnknown: nothing tells where page frame numbers are in an entry.
+        """
+        layout = kernel.layout
+        page_size = kernel_map.spec.page_size
+        if find_cache_shift(page_size, layout.find_constant) is None:
+            raise LayoutUnknown("NUMBER(_CACHE_SHIFT)")
+        member = layout.find_member("mm_struct", "task_size")
+        task_size = None
+        if member is not None:
+            task_size = kernel.uint(mm + member.offset, 8)
+        invalid = self._invalid_tables(kernel_map, kernel)
+        form = table_form(page_size, len(invalid) + 1 if invalid else None, task_size, layout.find_constant)
+        return page_table_spec(form, self.registers.order, invalid)
+
+    @override
+    def vmemmap(self, kernel: KernelView) -> int | None:
+        """Kernels with CONFIG_FLATMEM have an array, from physical page 0 on."""
+        return mem_map(kernel, 8)
+
+
+class Mips64SwapEntries(SwapEntries):
+    """Page-table entries of MIPS64 that name swap."""
+
+    @override
+    def type_and_offset(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array]:
+        types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
+        return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)

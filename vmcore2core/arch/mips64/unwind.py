@@ -14,14 +14,28 @@ from typing import Literal
 import numpy as np
 
 from vmcore2core.arch.mips64.code import BEFORE, BEHIND, frame_at, frame_at_call, is_call
-from vmcore2core.arch.spec import CodeFrame, SignalTrampoline, UnwindSpec
+from vmcore2core.arch.parts import Unwind
+from vmcore2core.arch.spec import (
+    CodeFrame,
+    CoreMachine,
+    SignalTrampoline,
+    UnwindSpec,
+)
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import ByteOrder
+from vmcore2core.overrides import override
 
 Abi = Literal["n64", "n32", "o32"]
 PIECE = 4096
 
 _NAMES: Mapping[str, str] = MappingProxyType({"epc": "pc", **{name: name for name in fmt.GPRS}})
+
+
+def abi_of(machine: CoreMachine) -> Abi:
+    """Return which ABI a core's machine is."""
+    if machine.elf_class == 64:
+        return "n64"
+    return "n32" if machine.e_flags & fmt.EF_MIPS_ABI2 else "o32"
 
 
 def ends_with_call(code: bytes, byte_order: ByteOrder) -> bool:
@@ -115,3 +129,14 @@ def _trampolines(abi: Abi, byte_order: ByteOrder) -> list[SignalTrampoline]:
         for number, mcontext, registers in ways[abi]
         for entry in (0, 4)
     ]
+
+
+class Mips64Unwind(Unwind):
+    """How user stacks of MIPS64 unwind."""
+
+    def __init__(self, byte_order: ByteOrder) -> None:
+        self.byte_order = byte_order
+
+    @override
+    def spec(self, machine: CoreMachine) -> UnwindSpec:
+        return unwind_spec(abi_of(machine), self.byte_order)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from vmcore2core.arch.mips64.cores import Mips64Cores
+from vmcore2core.arch.mips64.cpus import Mips64Cpus
 from vmcore2core.arch.mips64.machine import Mips64
+from vmcore2core.arch.mips64.paging import Mips64Paging
+from vmcore2core.arch.mips64.registers import Mips64Registers
+from vmcore2core.arch.mips64.unwind import Mips64Unwind
 from vmcore2core.arch.spec import ArchDoc
 from vmcore2core.interfaces import ByteOrder
 
@@ -27,6 +32,11 @@ class Mips64el(Mips64):
     name = "mips64el"
     byte_order: ByteOrder = "little"
     machine_names = ("mips64",)
+    registers = Mips64Registers(byte_order)
+    paging = Mips64Paging(registers)
+    cpus = Mips64Cpus(registers)
+    cores = Mips64Cores(registers)
+    unwind = Mips64Unwind(byte_order)
 
 
 ARCH = Mips64el()

@@ -6,11 +6,14 @@ arch/powerpc/include/asm/ptrace.h: STACK_INT_FRAME_MARKER, STACK_FRAME_REGS_MARK
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
-from vmcore2core.arch.spec import CpuNote
+from vmcore2core.arch.capabilities import KernelStacks
+from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText, SystemCall
+from vmcore2core.arch.spec import (
+    CpuNote,
+)
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
 
@@ -74,3 +77,17 @@ def system_call(regs: Mapping[str, int]) -> SystemCall | None:
     if regs.get("trap", 0) & ~0xF not in SYSTEM_CALL_TRAPS:
         return None
     return SystemCall(regs["r0"], (regs["orig_gpr3"], *(regs[f"r{i}"] for i in range(4, 9))))
+
+
+class Ppc64leKernelStacks(KernelStacks):
+    """Kernel stacks of POWER."""
+
+    @override
+    def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        return Ppc64leUnwinder(kernel)
+
+    @override
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
+    ) -> SystemCall | None:
+        return system_call(regs)

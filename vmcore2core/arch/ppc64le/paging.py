@@ -9,15 +9,29 @@ arch/powerpc/mm/book3s64/{radix_pgtable,hash_utils}.c (Linux 4.7 to 7.2); Power 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
-from vmcore2core.arch.spec import EntryKind, LinearMapping, PageTableLevel, PageTableSpec
-from vmcore2core.errors import LayoutInvalid
+from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.capabilities import SwapEntries
+from vmcore2core.arch.parts import Paging
+from vmcore2core.arch.spec import (
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+)
+from vmcore2core.errors import LayoutError, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import ppc64le as fmt
-from vmcore2core.interfaces import KernelView, Memory
+from vmcore2core.interfaces import KernelView, Layout, Memory
+from vmcore2core.overrides import override
+
+IMAGE_MAX = 256 << 20
+IMAGE_ALIGN = 64 << 10  # of a kernel that is not loaded to 0: at least the page size
 
 BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
@@ -105,7 +119,7 @@ def _decode(
 
 
 def swap_entry(entries: U64Array, page_size: int) -> tuple[U64Array, U64Array]:
-    """Return type and offset, see ``Arch.swap_entry``; the same with both MMUs and at all levels."""
+    """Return type and offset (``SwapEntries``); the same with both MMUs and at all levels."""
     pages = (entries & np.uint64(fmt.PTE_RPN_MASK)) // np.uint64(page_size)
     return entries & np.uint64(fmt.SWP_TYPE_MASK), pages
 
@@ -218,3 +232,85 @@ def user_spec(page_size: int, kernel: KernelView) -> PageTableSpec:
     levels = _levels(page_size, sizes)
     decode = partial(decode_hash, levels=levels, val_bits=val_bits)
     return PageTableSpec(levels, np.dtype(">u8"), decode, page_size)
+
+
+class Ppc64lePaging(Paging):
+    """How addresses of POWER become physical ones."""
+
+    @override
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """0xc000000000000000 is physical 0 in every kernel, wherever it was loaded.
+
+        Raises:
+            LayoutInvalid: the page size is none that these kernels have, or a symbol is not in the linear mapping.
+        """
+        pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
+        page_size = vmcoreinfo.string("PAGESIZE")
+        if page_size is None:
+            raise LayoutUnknown("PAGESIZE", ("VMCOREINFO",))
+        size = {str(size): size for size in fmt.RADIX_INDEX_SIZES}.get(page_size)
+        if size is None:
+            raise LayoutInvalid(f"PAGESIZE is {page_size} in VMCOREINFO, expected 4096 or 65536")
+        radix_mmu = vmcoreinfo.number("RADIX_MMU")
+        # Where the MMU is not known, what is beyond the smaller mapping is in the radix MMU's page table as well.
+        end = fmt.LINEAR_END_HASH_4K if radix_mmu != 1 and size == 4096 else fmt.LINEAR_END
+        linear = LinearMapping(AddressRange(fmt.PAGE_OFFSET, end), PhysAddr(0))
+        start = stext & ~(IMAGE_ALIGN - 1)
+        image = LinearMapping(AddressRange(start, min(start + IMAGE_MAX, end)), PhysAddr(start - fmt.PAGE_OFFSET))
+        root = PhysAddr(pgd - fmt.PAGE_OFFSET)
+        return KernelMap(spec=kernel_spec(size, radix_mmu), root=root, linear=(linear,), image=(image,))
+
+    @override
+    def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
+        """With the hash MMU, the kernel's variables tell the form of its page table, too.
+
+        Where they do not, what is beyond the linear mapping stays unknown.
+        """
+        if kernel.layout.find_constant("RADIX_MMU") == 1:
+            return kernel_map
+        try:
+            spec = user_spec(kernel_map.spec.page_size, kernel)
+        except (LayoutError, MemoryFault):
+            return kernel_map
+        if spec.levels == kernel_map.spec.levels:  # radix, which has vmemmap in it
+            return kernel_map
+        try:
+            backing = vmemmap_backing(kernel)
+        except (LayoutError, MemoryFault):
+            backing = ()
+        return replace(kernel_map, spec=spec, linear=(*kernel_map.linear, *backing))
+
+    @staticmethod
+    def _linear(vmcoreinfo: LayoutKeys, name: str) -> int:
+        address = vmcoreinfo.symbol(name)
+        if address is None:
+            raise LayoutUnknown(f"SYMBOL({name})", ("VMCOREINFO",))
+        if not fmt.PAGE_OFFSET <= address < fmt.LINEAR_END_HASH_4K:
+            raise LayoutInvalid(
+                f"{name} is at {address:#x} in VMCOREINFO, "
+                f"expected {fmt.PAGE_OFFSET:#x} to {fmt.LINEAR_END_HASH_4K:#x} (the linear mapping)"
+            )
+        return address
+
+    @override
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
+        """One form for all processes."""
+        return user_spec(kernel_map.spec.page_size, kernel)
+
+    @override
+    def vmemmap(self, kernel: KernelView) -> int | None:
+        """VMCOREINFO has the value of ``vmemmap`` (since Linux 5.13), kallsyms its address."""
+        found = kernel.layout.find_symbol("vmemmap")
+        if found is not None and fmt.PAGE_OFFSET <= found < fmt.LINEAR_END_HASH_4K:
+            return kernel.uint(found, 8)
+        return found
+
+
+class Ppc64leSwapEntries(SwapEntries):
+    """Page-table entries of POWER that name swap."""
+
+    @override
+    def type_and_offset(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array]:
+        return swap_entry(entries, page_size)

@@ -6,12 +6,16 @@ References: arch/riscv/kernel/stacktrace.c: walk_stackframe(); arch/riscv/kernel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
-from vmcore2core.arch.spec import CpuNote
+from vmcore2core.arch.capabilities import KernelStacks
+from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText, SystemCall
+from vmcore2core.arch.riscv64.registers import Riscv64Registers
+from vmcore2core.arch.spec import (
+    CpuNote,
+)
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.interfaces import KernelView, Memory
 from vmcore2core.overrides import override
@@ -129,3 +133,21 @@ def system_call(regs: Mapping[str, int], pt_regs: int, kernel: KernelView) -> Sy
 
 def _at(memory: Memory, address: int) -> int:
     return int.from_bytes(memory.read(address & WORD, 8), "little")
+
+
+class Riscv64KernelStacks(KernelStacks):
+    """Kernel stacks of RISC-V."""
+
+    def __init__(self, registers: Riscv64Registers) -> None:
+        self.registers = registers
+
+    @override
+    def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        return Riscv64Unwinder(kernel)
+
+    @override
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
+    ) -> SystemCall | None:
+        found = next(self.registers.saved_frames(stack, kernel), None)
+        return None if found is None else system_call(found[1], found[0], kernel)

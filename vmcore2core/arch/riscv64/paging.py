@@ -6,11 +6,32 @@ References: the privileged specification, "Sv39" to "Svpbmt"; arch/riscv/include
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.arch.spec import EntryKind, PageTableLevel
+from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
+from vmcore2core.arch.capabilities import SwapEntries
+from vmcore2core.arch.parts import Paging
+from vmcore2core.arch.spec import (
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+)
+from vmcore2core.arch.task import mem_map
+from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import riscv64 as fmt
+from vmcore2core.interfaces import KernelView, Layout
+from vmcore2core.overrides import override
+
+ADDRESS_MASK = (1 << 64) - 1
+PHYS_MASK = (1 << 56) - 1
+PMD_SIZE = 2 << 20
+IMAGE_MAX = 256 << 20
 
 LEVELS = {
     39: (PageTableLevel("pgd", 30, 9), PageTableLevel("pmd", 21, 9), PageTableLevel("pte", 12, 9)),
@@ -70,7 +91,7 @@ def napot_address_bits(entries: U64Array, index: int, *, levels: tuple[PageTable
 
 
 def swap_entry(entries: U64Array) -> tuple[U64Array, U64Array]:
-    """Return type and offset, see ``Arch.swap_entry``; the same at all levels, __pmd_to_swp_entry()."""
+    """Return type and offset (``SwapEntries``); the same at all levels, __pmd_to_swp_entry()."""
     types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
     return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
 
@@ -78,3 +99,113 @@ def swap_entry(entries: U64Array) -> tuple[U64Array, U64Array]:
 def _has(entries: U64Array, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = (entries & np.uint64(bits)) != 0
     return found
+
+
+class Riscv64Paging(Paging):
+    """How addresses of RISC-V become physical ones."""
+
+    prot_valid = 1 << 0
+    pte_write = 1 << 2
+    vm_shadow_stack = 1 << 37  # VM_HIGH_ARCH_5
+    image_keys = ("NUMBER(va_kernel_pa_offset)", "NUMBER(VA_BITS)")
+
+    @override
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """All from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
+
+        No range is ``linear``: VMCOREINFO does not tell where the image ends.
+        """
+        offset = vmcoreinfo.number("va_kernel_pa_offset")
+        pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")
+        va_bits = self._va_bits(vmcoreinfo)
+        for item, value in (
+            ("NUMBER(va_kernel_pa_offset)", offset),
+            ("SYMBOL(swapper_pg_dir)", pgd),
+            ("SYMBOL(_stext)", stext),
+            ("NUMBER(VA_BITS)", va_bits),
+        ):
+            if value is None:
+                raise LayoutUnknown(item, ("VMCOREINFO",))
+        assert offset is not None and pgd is not None and stext is not None  # noqa: S101, PT018 - for mypy
+        assert va_bits is not None  # noqa: S101
+        levels = LEVELS[va_bits]
+        spec = PageTableSpec(
+            levels=levels,
+            entry_dtype=np.dtype("<u8"),
+            decode=partial(decode, levels=levels),
+            address_bits=partial(napot_address_bits, levels=levels),
+        )
+        start = stext & ADDRESS_MASK & ~(PMD_SIZE - 1)
+        end = min(start + IMAGE_MAX, 1 << 64)
+        image = LinearMapping(AddressRange(start, end), PhysAddr((start - offset) & PHYS_MASK))
+        return KernelMap(spec=spec, root=PhysAddr((pgd - offset) & PHYS_MASK), linear=(), image=(image,))
+
+    @staticmethod
+    def _va_bits(vmcoreinfo: LayoutKeys) -> int | None:
+        """Return the bits of a virtual address: 39, 48, 57, or None.
+
+        Newer kernels tell NUMBER(satp), too; VA_BITS is as old as the text, and says the same.
+        """
+        satp = vmcoreinfo.number("satp")
+        mode = None if satp is None else fmt.SATP_VA_BITS.get((satp & ADDRESS_MASK) >> fmt.SATP_MODE_SHIFT)
+        told = vmcoreinfo.number("VA_BITS") if mode is None else mode
+        return told if told in LEVELS else None
+
+    @override
+    def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
+        """va_kernel_pa_offset, and how many levels there are."""
+        offset = (address - paddr) & ADDRESS_MASK
+        known, va_bits = vmcoreinfo.number("va_kernel_pa_offset"), self._va_bits(vmcoreinfo)
+        if known is None or known & ADDRESS_MASK == offset:
+            for bits in LEVELS if va_bits is None else (va_bits,):
+                yield {"NUMBER(va_kernel_pa_offset)": f"{offset:#x}", "NUMBER(VA_BITS)": str(bits)}
+
+    @override
+    def vmemmap(self, kernel: KernelView) -> int | None:
+        """Follows ``vmemmap`` in arch/riscv/include/asm/pgtable.h.
+
+        Since Linux kernel commit f754f27e98f8 ("riscv: mm: Fix the out of bound issue of vmemmap address") (in v6.14
+        and stable kernels), the page at VMEMMAP_START is that of vmemmap_start_pfn; since a11dd49dcb93 ("riscv:
+        Sparse-Memory/vmemmap out-of-bounds fix") (in v6.8 and stable kernels), that of phys_ram_base; before that,
+        that of page 0, so that nothing is mapped there where no memory is at physical 0. A kernel with CONFIG_FLATMEM
+        has mem_map instead, whose first page is that of phys_ram_base.
+        """
+        layout = kernel.layout
+        start, size = layout.find_constant("VMEMMAP_START"), layout.find_size("page")
+        array, base = mem_map(kernel, 8), layout.find_constant("phys_ram_base")
+        if array is not None:
+            if not size or base is None:
+                return None
+            return (array - ((base & ADDRESS_MASK) >> fmt.PAGE_SHIFT) * size) & ADDRESS_MASK
+        if start is None:
+            return layout.find_symbol("vmemmap")
+        if not size:
+            return None
+        start &= ADDRESS_MASK
+        variable = layout.find_symbol("vmemmap_start_pfn")
+        if variable is not None:
+            first = kernel.uint(variable, 8)
+        else:
+            try:
+                kernel.memory.read(start, 1)
+            except MemoryFault:
+                return start
+            if base is None:
+                return None
+            first = (base & ADDRESS_MASK) >> fmt.PAGE_SHIFT
+        return (start - first * size) & ADDRESS_MASK
+
+
+class Riscv64SwapEntries(SwapEntries):
+    """Page-table entries of RISC-V that name swap."""
+
+    @override
+    def type_and_offset(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array] | None:
+        """Only the form of Linux 6.3 and later is known.
+
+        It came with Linux kernel commit 51a1007d4113 ("riscv/mm: support __HAVE_ARCH_PTE_SWP_EXCLUSIVE") (in v6.3).
+        The entry itself does not tell its form, so a member of the same age does: task_struct.mm_cid.
+        """
+        return None if layout.find_member("task_struct", "mm_cid") is None else swap_entry(entries)

@@ -6,11 +6,15 @@ struct stack_frame (Linux 5.10 to 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, SystemCall
-from vmcore2core.arch.spec import CpuNote
+from vmcore2core.arch.capabilities import KernelStacks
+from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText, SystemCall
+from vmcore2core.arch.s390x.registers import S390xRegisters
+from vmcore2core.arch.spec import (
+    CpuNote,
+)
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
 
@@ -85,3 +89,21 @@ def system_call(regs: Mapping[str, int], pt_regs: int, kernel: KernelView) -> Sy
         return None
     number = kernel.uint(pt_regs + code.offset, 4) & 0xFFFF
     return SystemCall(number, (regs["orig_r2"], *(regs[f"r{i}"] for i in range(3, 8))))
+
+
+class S390xKernelStacks(KernelStacks):
+    """Kernel stacks of s390x."""
+
+    def __init__(self, registers: S390xRegisters) -> None:
+        self.registers = registers
+
+    @override
+    def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        return S390xUnwinder(kernel)
+
+    @override
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
+    ) -> SystemCall | None:
+        found = self.registers.saved_frame(stack, kernel)
+        return None if found is None else system_call(regs, found[0], kernel)

@@ -1,140 +1,96 @@
-"""Floating-point, vector and further registers of IBM Z, as the kernel's cores have them.
-
-The floating-point registers are the high halves of the first sixteen vector registers, where there are such.
-
-References: arch/s390/kernel/ptrace.c: s390_regsets[] and its get functions; arch/s390/include/asm/fpu-types.h
-(Linux 7.2).
-"""
+"""s390x: the general registers of a thread, where the kernel saved them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
-from vmcore2core.arch.spec import CoreNote
-from vmcore2core.arch.task import ThreadStruct
-from vmcore2core.formats import elf_core
+import numpy as np
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.parts import Registers
+from vmcore2core.arch.task import stack_sizes
+from vmcore2core.errors import MemoryFault
 from vmcore2core.formats import s390x as fmt
-
-LAYOUT_KEYS = (
-    *(
-        f"OFFSET(task_struct.thread.{name})"
-        for name in (
-            *("acrs", "ufpu.fpc", "ufpu.vxrs", "last_break", "trap_tdb"),
-            *("gs_cb", "gs_bc_cb", "ri_cb"),
-        )
-    ),
-    "SYMBOL(stfle_fac_list)",
-)
-LOST = "the address of its last branch was in the processor"
+from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
 
 
-class Thread(ThreadStruct):
-    """``struct thread_struct`` of a task."""
-
-    def pointed(self, member: str, size: int) -> bytes | None:
-        """Return bytes that a member points to; None where it is NULL, too."""
-        raw = self.raw(member, 8)
-        return self.kernel.memory.read(int.from_bytes(raw, "big"), size) if raw is not None and any(raw) else None
-
-    def has_vx(self) -> bool:
-        """Tell whether the machine has vector registers: cpu_has_vx()."""
-        found = self.layout.find_symbol("stfle_fac_list")
-        if found is None:
-            return False
-        byte, bit = divmod(fmt.FACILITY_VX, 8)
-        return bool(self.kernel.memory.read(found + byte, 1)[0] & 0x80 >> bit)
+def peek_user(regs: Mapping[str, int]) -> dict[str, int]:
+    """Return the registers but for the access registers, with the PSW's mask as ptrace shows it; __peek_user()."""
+    mask = regs["pswm"] & (fmt.PSW_MASK_USER | fmt.PSW_MASK_RI) | fmt.PSW_USER_BITS
+    return {name: regs[name] for name in ("pswa", *fmt.GPRS, "orig_r2")} | {"pswm": mask}
 
 
-def saved_regsets(thread: Thread, int_code: int, system_call: int | None) -> tuple[CoreNote, ...] | None:
-    """Return all notes of a thread that is off the CPU, in the kernel's order; None where they cannot be found.
+class S390xRegisters(Registers):
+    """General registers of s390x's threads."""
 
-    Since Linux 6.9, thread.ufpu has the vector registers, of machines without them the floating-point ones there.
+    names = fmt.s390_regs.names or ()
+    saved_sp = "ksp"
+    thread_members: Mapping[str, int] = MappingProxyType({"acrs": 0})
 
-    Args:
-        thread: its ``struct thread_struct``.
-        int_code: of its ``struct pt_regs``.
-        system_call: the same where it is in a system call, else 0; None where this is not known.
-    """
-    fpc, vxrs = thread.raw("ufpu.fpc", 4), thread.raw("ufpu.vxrs", fmt.NR_VXRS * fmt.VXR_SIZE)
-    if fpc is None or vxrs is None:
+    @override
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
+        """Follows task_pt_regs() in arch/s390/include/asm/processor.h, __peek_user().
+
+        In a system call, the PSW's address is behind the svc, r2 is -ENOSYS or, in older kernels, still the first
+        argument, which orig_r2 has. The kernel's own core has -ERESTART* in r2, of the signal that ends a process.
+        """
+        found = self.saved_frame(stack, kernel)
+        return None if found is None else peek_user(found[1])
+
+    def saved_frame(self, stack: int, kernel: KernelView) -> tuple[int, Mapping[str, int]] | None:
+        """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode, and its address."""
+        layout = kernel.layout
+        size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
+        for top in stack_sizes(layout, fmt.THREAD_SIZES):
+            address = stack + top - size
+            try:
+                raw = kernel.memory.read(address, fmt.pt_regs.itemsize)
+            except MemoryFault:
+                continue
+            record = np.frombuffer(raw, fmt.pt_regs)[0]
+            regs = {name: int(record[name]) for name in fmt.pt_regs.names or ()}
+            if self._plausible(regs):
+                return address, regs
         return None
-    registers = [vxrs[at : at + fmt.VXR_SIZE] for at in range(0, len(vxrs), fmt.VXR_SIZE)]
-    floats = b"".join(register[:8] for register in registers[: fmt.NR_FPRS])
-    notes = [CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, fpc.ljust(8, b"\0") + floats)]
-    if thread.has_vx():
-        low = b"".join(register[8:] for register in registers[: fmt.NR_FPRS])
-        notes.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_VXRS_LOW, low))
-        notes.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_VXRS_HIGH, b"".join(registers[fmt.NR_FPRS :])))
-    last_break = thread.raw("last_break", 8)
-    if last_break is not None:
-        notes.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_LAST_BREAK, last_break))
-    tdb = thread.raw("trap_tdb", fmt.TDB_SIZE)
-    if tdb is not None and int_code & fmt.INT_CODE_TDB:
-        notes.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_TDB, tdb))
-    if system_call is not None:
-        notes.append(_system_call(system_call))
-    return in_order((*notes, *_pointed(thread)))
 
+    def frame_of(self, task: int, kernel: KernelView) -> tuple[int, Mapping[str, int]] | None:
+        """Return the same of a ``struct task_struct *``."""
+        found = kernel.layout.find_member("task_struct", "stack")
+        if found is None:
+            return None
+        return self.saved_frame(kernel.uint(task + found.offset, 8), kernel)
 
-def _system_call(number: int) -> CoreNote:
-    return CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_SYSTEM_CALL, number.to_bytes(4, "big"))
+    def _plausible(self, regs: Mapping[str, int]) -> bool:
+        """Tell whether an interruption saved this in user mode."""
+        mask = regs["pswm"]
+        return (
+            mask & fmt.PSW_USER_BITS == fmt.PSW_USER_BITS
+            and not mask & (fmt.PSW_RESERVED | fmt.PSW_MASK_WAIT)
+            and bool(mask & fmt.PSW_MASK_BA)
+            and regs["pswa"] < fmt.TASK_SIZE_MAX
+        )
 
+    @override
+    def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
+        """The access registers, of which the first two have the thread pointer.
 
-def _pointed(thread: Thread) -> Iterator[CoreNote]:
-    """Yield what a thread has that uses guarded storage or runtime instrumentation."""
-    for member, n_type, size in (
-        ("gs_cb", fmt.NT_S390_GS_CB, fmt.GS_CB_SIZE),
-        ("gs_bc_cb", fmt.NT_S390_GS_BC, fmt.GS_CB_SIZE),
-        ("ri_cb", fmt.NT_S390_RI_CB, fmt.RI_CB_SIZE),
-    ):
-        raw = thread.pointed(member, size)
-        if raw is not None:
-            yield CoreNote(elf_core.NOTE_LINUX, n_type, raw)
+        And orig_r2, which is no register, but what the kernel keeps of the last system call, on a CPU or off it.
+        """
+        frame, found = self.frame_of(task, kernel), kernel.layout.find_member("task_struct", "thread.acrs")
+        kept = {} if frame is None else {"orig_r2": frame[1]["orig_r2"]}
+        if found is None:
+            return {**dict.fromkeys(fmt.ACRS), **kept}
+        record = np.frombuffer(kernel.memory.read(task + found.offset, fmt.acrs.itemsize), fmt.acrs)[0]
+        return {name: int(record[name]) for name in fmt.ACRS} | kept
 
+    @override
+    def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
+        high, low = regs.get("acr0"), regs.get("acr1")
+        return None if high is None or low is None else high << 32 | low
 
-def in_order(notes: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
-    """Return notes as s390_regsets[] has them."""
-    order = (
-        *(elf_core.NT_FPREGSET, fmt.NT_S390_SYSTEM_CALL, fmt.NT_S390_LAST_BREAK, fmt.NT_S390_TDB),
-        *(fmt.NT_S390_VXRS_LOW, fmt.NT_S390_VXRS_HIGH),
-        *(fmt.NT_S390_GS_CB, fmt.NT_S390_GS_BC, fmt.NT_S390_RI_CB),
-    )
-    return tuple(sorted(notes, key=lambda note: order.index(note.n_type)))
-
-
-def cpu_regsets(notes: Mapping[int, bytes]) -> tuple[CoreNote, ...]:
-    """Return a CPU's notes that a core has, too; of another size than the kernel's they are left out.
-
-    Args:
-        notes: type -> descriptor, of the CPU.
-    """
-    sizes = {
-        elf_core.NT_FPREGSET: fmt.FPREGSET_SIZE,
-        fmt.NT_S390_VXRS_LOW: fmt.VXRS_LOW_SIZE,
-        fmt.NT_S390_VXRS_HIGH: fmt.VXRS_HIGH_SIZE,
-        fmt.NT_S390_GS_CB: fmt.GS_CB_SIZE,
-    }
-    name = {elf_core.NT_FPREGSET: elf_core.NOTE_CORE}
-    return tuple(
-        CoreNote(name.get(n_type, elf_core.NOTE_LINUX), n_type, notes[n_type])
-        for n_type, size in sizes.items()
-        if len(notes.get(n_type, b"")) == size
-    )
-
-
-def live_regsets(thread: Thread, of_cpu: tuple[CoreNote, ...]) -> tuple[tuple[CoreNote, ...], str | None]:
-    """Return the notes of a thread that was in user mode on a CPU, and what they lack, as ``Arch.note_regsets``.
-
-    Args:
-        thread: its ``struct thread_struct``.
-        of_cpu: as ``cpu_regsets`` returns them.
-    """
-    if not of_cpu:
-        return (), None
-    left_out = set() if thread.has_vx() else {fmt.NT_S390_VXRS_LOW, fmt.NT_S390_VXRS_HIGH}
-    if thread.pointed("gs_cb", fmt.GS_CB_SIZE) is None:
-        left_out.add(fmt.NT_S390_GS_CB)  # the thread does not use it, and the kernel writes none
-    live = tuple(note for note in of_cpu if note.n_type not in left_out)
-    stale = (fmt.NT_S390_GS_CB, fmt.NT_S390_RI_CB)  # what memory has is as it was when the thread last left a CPU
-    saved = tuple(note for note in _pointed(thread) if note.n_type not in stale)
-    return in_order((*live, _system_call(0), *saved)), LOST
+    @override
+    def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
+        """Glibc's tcbhead_t begins with its own address."""
+        return value != 0 and value % 8 == 0 and read_user(value, 8) == value.to_bytes(8, "big")

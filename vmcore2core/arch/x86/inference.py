@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.capabilities import Inference
 from vmcore2core.formats import x86_fpu as fmt
 from vmcore2core.interfaces import KernelView, Memory
+from vmcore2core.overrides import override
 
 MEMBERS = (
     ("fpu", "fpstate"),
@@ -24,47 +27,54 @@ FPU_HEAD = 128  # bytes in which the pointer to its own state must be
 OWN_STATE_MAX = 1024  # how far that may be behind the beginning
 
 
-def infer(tasks: Sequence[int], kernel: KernelView) -> Mapping[tuple[str, str], int]:
-    """Return offsets of ``MEMBERS``; none where anything does not agree.
+class FpuInference(Inference):
+    """Where struct fpu and struct fpstate have what is asked of them."""
 
-    struct fpstate and struct fpu_state_config are read as Linux 7.2 has them; what is there must be the same in every
-    task as in init_fpstate and fpu_user_cfg, and the pointer in struct fpu must lead to the same place in each.
+    members = MEMBERS
 
-    Args:
-        tasks: ``struct task_struct *`` of user threads, off the CPU.
-        kernel: the dumped one.
+    @override
+    def infer(self, tasks: Sequence[KernelAddr], kernel: KernelView) -> Mapping[tuple[str, str], int]:
+        """Return offsets of ``MEMBERS``; none where anything does not agree.
 
-    Raises:
-        MemoryFault: they cannot be read.
-    """
-    layout = kernel.layout
-    size, init, config = (
-        layout.find_size("task_struct"),
-        layout.find_symbol("init_fpstate"),
-        layout.find_symbol("fpu_user_cfg"),
-    )
-    if size is None or init is None or config is None or not tasks:
-        return {}
-    expected = _expected(kernel.memory, init, config)
-    if expected is None:
-        return {}
-    candidates: set[tuple[int, int]] | None = None
-    for task in tasks:
-        here = set(_own_states(task + size, kernel.memory))
-        candidates = here if candidates is None else candidates & here
-    good = [
-        found
-        for found in candidates or ()
-        if all(_is_state(t + size + found[1], expected, kernel.memory) for t in tasks)
-    ]
-    if len(good) != 1:
-        return {}
-    pointer, own = good[0]
-    offsets = (
-        *(pointer, own, _offset(fmt.fpstate, "size"), _offset(fmt.fpstate, "user_xfeatures"), fmt.FPSTATE_REGS),
-        *(_offset(fmt.fpu_state_config, "max_size"), _offset(fmt.fpu_state_config, "max_features")),
-    )
-    return dict(zip(MEMBERS, offsets, strict=True))
+        struct fpstate and struct fpu_state_config are read as Linux 7.2 has them; what is there must be the same in
+        every task as in init_fpstate and fpu_user_cfg, and the pointer in struct fpu must lead to the same place in
+        each.
+
+        Args:
+            tasks: ``struct task_struct *`` of user threads, off the CPU.
+            kernel: the dumped one.
+
+        Raises:
+            MemoryFault: they cannot be read.
+        """
+        layout = kernel.layout
+        size, init, config = (
+            layout.find_size("task_struct"),
+            layout.find_symbol("init_fpstate"),
+            layout.find_symbol("fpu_user_cfg"),
+        )
+        if size is None or init is None or config is None or not tasks:
+            return {}
+        expected = _expected(kernel.memory, init, config)
+        if expected is None:
+            return {}
+        candidates: set[tuple[int, int]] | None = None
+        for task in tasks:
+            here = set(_own_states(task + size, kernel.memory))
+            candidates = here if candidates is None else candidates & here
+        good = [
+            found
+            for found in candidates or ()
+            if all(_is_state(t + size + found[1], expected, kernel.memory) for t in tasks)
+        ]
+        if len(good) != 1:
+            return {}
+        pointer, own = good[0]
+        offsets = (
+            *(pointer, own, _offset(fmt.fpstate, "size"), _offset(fmt.fpstate, "user_xfeatures"), fmt.FPSTATE_REGS),
+            *(_offset(fmt.fpu_state_config, "max_size"), _offset(fmt.fpu_state_config, "max_features")),
+        )
+        return dict(zip(MEMBERS, offsets, strict=True))
 
 
 def _offset(struct: np.dtype[np.void], name: str) -> int:

@@ -45,6 +45,6 @@ def decode(
 
 
 def swap_entry(entries: U64Array) -> tuple[U64Array, U64Array]:
-    """Return type and offset, see ``Arch.swap_entry``; since the L1TF mitigation (v4.19), the offset is inverted."""
+    """Return type and offset (``SwapEntries``); since the L1TF mitigation (v4.19), the offset is inverted."""
     types: U64Array = entries >> np.uint64(64 - fmt.SWP_TYPE_BITS)
     return types, (~entries << np.uint64(fmt.SWP_TYPE_BITS)) >> np.uint64(fmt.SWP_OFFSET_SHIFT)

@@ -18,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
-from vmcore2core.arch.spec import CpuNote
+from vmcore2core.arch.capabilities import KernelStacks
+from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText, SystemCall
+from vmcore2core.arch.spec import (
+    CpuNote,
+)
 from vmcore2core.errors import CorruptStructure, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import KernelView, Member, Memory
@@ -355,3 +358,26 @@ def _bits(raw: bytes, member: Member) -> int:
 
 def _signed(value: int) -> int:
     return value - (1 << 16) if value >> 15 else value
+
+
+class X86_64KernelStacks(KernelStacks):
+    """Kernel stacks of x86-64."""
+
+    @override
+    def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        """CONFIG_UNWINDER_ORC, as all distributions have it."""
+        return OrcUnwinder(kernel, modules)
+
+    @override
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
+    ) -> SystemCall | None:
+        """orig_rax is -1 after an interrupt or an exception."""
+        number = regs.get("orig_rax", -1) & 0xFFFF_FFFF
+        if number >> 31:
+            return None
+        if regs.get("cs") == fmt.USER32_CS:
+            arguments = tuple(regs[name] & 0xFFFF_FFFF for name in fmt.SYSCALL_ARGUMENTS32)
+            return SystemCall(number, arguments, "ia32_sys_call_table", native=False)
+        arguments = tuple(regs[name] for name in fmt.SYSCALL_ARGUMENTS)
+        return SystemCall(number & ~fmt.X32_SYSCALL_BIT, arguments, native=not number & fmt.X32_SYSCALL_BIT)

@@ -58,8 +58,8 @@ def notes(arch: Arch, space: Bytes, fpu: int = MSA, without: str = "") -> dict[i
     if without in known["task_struct"]:
         del known["task_struct"][without]
     layout = KernelLayout([Table(known, symbols=symbols)])
-    machine = arch.process_machine(TASK, {}, None, arch.view(space, layout))
-    found = arch.regsets(TASK, {}, machine, arch.view(space, layout))
+    machine = arch.cores.process_machine(TASK, {}, None, arch.view(space, layout))
+    found = arch.cores.regsets(TASK, {}, machine, arch.view(space, layout))
     if found is None:
         return None
     assert [note.name for note in found] == ["CORE" if note.n_type == 2 else "LINUX" for note in found]

@@ -34,7 +34,7 @@ LAYOUT_KEYS = (
 
 
 def regsets(task: int, regs: Mapping[str, int], is_64: bool, kernel: KernelView) -> tuple[CoreNote, ...] | None:
-    """Return the notes of a thread of a 64-bit kernel besides NT_PRSTATUS, see ``Arch.regsets``.
+    """Return the notes of a thread of a 64-bit kernel besides NT_PRSTATUS, see ``Cores.regsets``.
 
     Args:
         task: its ``struct task_struct *``.
@@ -75,7 +75,7 @@ def _state(task: int, is_64: bool, kernel: KernelView) -> tuple[bytes, list[Core
 
 
 def regsets_of_32_bit(task: int, kernel: KernelView) -> tuple[CoreNote, ...] | None:
-    """Return the notes of a thread of a 32-bit kernel besides NT_PRSTATUS, see ``Arch.regsets``.
+    """Return the notes of a thread of a 32-bit kernel besides NT_PRSTATUS, see ``Cores.regsets``.
 
     A processor without XSAVE has FXSAVE's state, or FSAVE's, and its cores lack the notes of more than that.
     """
@@ -105,7 +105,7 @@ def regsets_of_32_bit(task: int, kernel: KernelView) -> tuple[CoreNote, ...] | N
 
 
 def process_notes(kernel: KernelView) -> tuple[CoreNote, ...]:
-    """Return the notes that a core has once, see ``Arch.process_notes``."""
+    """Return the notes that a core has once, see ``Cores.process_notes``."""
     size = user_size(kernel)
     if size is not None and size[0] <= fmt.FXSAVE_SIZE:
         return ()

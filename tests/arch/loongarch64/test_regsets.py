@@ -63,7 +63,7 @@ def memory(tif: int, *, flags: int = USED_MATH, fixade: int = FIXADE, event: int
 def notes(space: Bytes, *without: str, **changed: object) -> dict[int, bytes] | None:
     members = {**MEMBERS, **changed}
     layout = KernelLayout([Table(members, symbols={k: v for k, v in SYMBOLS.items() if k not in without})])  # type: ignore[arg-type]
-    found = ARCH.regsets(TASK, {}, ARCH.core_machine({}, None), ARCH.view(space, layout))
+    found = ARCH.cores.regsets(TASK, {}, ARCH.cores.machine({}, None), ARCH.view(space, layout))
     if found is None:
         return None
     assert [note.name for note in found] == ["CORE", *["LINUX"] * (len(found) - 1)]
@@ -144,8 +144,8 @@ def test_the_cpus_registers_are_the_owners(tif: int, user_mode: bool, types: lis
     cpu = CoreNote("CORE", 2, b"\x55" * 268)
     note = CpuNote(1, 2, {}, user_mode, (cpu,))
     layout = KernelLayout([Table(MEMBERS, symbols=SYMBOLS)])
-    found, missing = ARCH.note_regsets(TASK, {}, note, ARCH.view(memory(tif), layout))
+    found, missing = ARCH.cpus.regsets(TASK, {}, note, ARCH.view(memory(tif), layout))
     assert [one.n_type for one in found] == types
     assert (cpu in found, missing is not None) == (types == [2], types == [2])
     # Nothing tells who owns them: none.
-    assert ARCH.note_regsets(TASK, {}, note, ARCH.view(memory(tif), KernelLayout([Table(MEMBERS)]))) == ((), None)
+    assert ARCH.cpus.regsets(TASK, {}, note, ARCH.view(memory(tif), KernelLayout([Table(MEMBERS)]))) == ((), None)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
-from vmcore2core.arch.x86.registers import process_notes, regsets
+from vmcore2core.arch.x86.regsets import process_notes, regsets
 from vmcore2core.interfaces import MemoryAndLayout
 from vmcore2core.layout.resolver import KernelLayout
 

@@ -1,0 +1,28 @@
+"""32-bit ARM: what a process's core is, and which notes it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.arm import regsets
+from vmcore2core.arch.parts import Cores
+from vmcore2core.arch.spec import CoreMachine, CoreNote
+from vmcore2core.formats import arm as fmt
+from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
+
+
+class ArmCores(Cores):
+    """What a core of 32-bit ARM has."""
+
+    @override
+    def regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
+    ) -> tuple[CoreNote, ...] | None:
+        return regsets.Regsets(task, kernel).notes()
+
+    @override
+    def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
+        """There is but one kind of process."""
+        return CoreMachine(fmt.EM_ARM, 32, fmt.REGS)

@@ -1,0 +1,19 @@
+"""32-bit ARM: vdso."""
+
+from __future__ import annotations
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.capabilities import Vdso
+from vmcore2core.arch.spec import CoreMachine
+from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
+
+
+class ArmVdso(Vdso):
+    """Where the vDSO's image is, on 32-bit ARM."""
+
+    @override
+    def image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
+        """Follows vdso_init() in arch/arm/kernel/c."""
+        found = kernel.layout.find_symbol("vdso_start")
+        return None if found is None else KernelAddr(found)

@@ -1,0 +1,154 @@
+"""What only some machines have: a machine's attribute is None where it has no such thing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from vmcore2core.addresses import KernelAddr, U64Array
+from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
+from vmcore2core.arch.spec import CoreMachine, CpuNote, TagSpec
+from vmcore2core.interfaces import KernelView, Layout
+
+
+class SwapEntries(ABC):
+    """Page-table entries that name a place in swap."""
+
+    @abstractmethod
+    def type_and_offset(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array] | None:
+        """Return what page-table entries that are not present name: __swp_type() and __swp_offset().
+
+        Args:
+            entries: uint64[n], ``EntryKind.NOT_PRESENT``, of any level.
+            sizes: uint64[n], bytes of memory that each entry stands for: ``page_size`` at the last level.
+            page_size: of the kernel.
+            layout: of the kernel.
+
+        Returns:
+            type, uint64[n]; offset, uint64[n]; None where this is not known of the architecture or of this kernel.
+        """
+
+
+class Tags(ABC):
+    """Memory tags (arm64's MTE)."""
+
+    @abstractmethod
+    def spec(self, kernel: KernelView) -> TagSpec | None:
+        """Return how memory with tags is told; None where the processors have none.
+
+        Raises:
+            MemoryFault, LayoutInvalid: what tells it cannot be read, or is broken.
+        """
+
+
+class Gate(ABC):
+    """The mapping that all processes but compat ones have besides their own (x86's vsyscall page, ARM's vectors).
+
+    Attributes:
+        name: what /proc/PID/maps calls it.
+        readable: whether the kernel's own cores have what is there, which a process's page table tells.
+    """
+
+    name: str
+    readable: bool = False
+
+    @abstractmethod
+    def vma(self, kernel: KernelView) -> KernelAddr | None:
+        """Return the ``struct vm_area_struct`` that all processes but compat ones have besides their own, or None."""
+
+
+class Vdso(ABC):
+    """The image of a process's vDSO in the kernel image."""
+
+    @abstractmethod
+    def image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
+        """Return where the image of a process's vDSO is in the kernel image, or None where nothing tells.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+
+
+class Inference(ABC):
+    """Offsets that contents tell, for kernels without type information.
+
+    Attributes:
+        members: (struct, member) whose offsets ``infer`` may tell.
+    """
+
+    members: tuple[tuple[str, str], ...]
+
+    @abstractmethod
+    def infer(self, tasks: Sequence[KernelAddr], kernel: KernelView) -> Mapping[tuple[str, str], int]:
+        """Return offsets of ``members``, told by what must be true of them; none where anything is amiss.
+
+        Args:
+            tasks: ``struct task_struct *`` of user threads that are off the CPU.
+            kernel: the dumped one.
+
+        Raises:
+            MemoryFault: what tells cannot be read.
+        """
+
+
+class CpuNumbers:
+    """The hardware's numbers of CPUs, by which notes are ordered or marked; this one where they are Linux's."""
+
+    def number(self, cpu: int, kernel: KernelView) -> int:
+        """Return the position of a CPU's note among QEMU's, which are in the order of the hardware's numbers.
+
+        Args:
+            cpu: the kernel's number.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        return cpu
+
+    def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
+        """Return the note of a CPU among those that are numbered, not named by a PID; None where there is none.
+
+        Args:
+            cpu: the kernel's number.
+            notes: of all CPUs.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        number = self.number(cpu, kernel)
+        return next((note for note in notes if note.number == number), None)
+
+
+class KernelStacks(ABC):
+    """The kernel's own stacks, and the system call at the bottom of one."""
+
+    @abstractmethod
+    def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
+        """Return how the kernel's own stacks unwind.
+
+        Args:
+            kernel: the dumped one.
+            modules: the loaded ones.
+
+        Raises:
+            LayoutUnknown: the layout does not tell what it needs.
+            LayoutInvalid, MemoryFault: what the kernel has for it cannot be used.
+        """
+
+    def system_call(
+        self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
+    ) -> SystemCall | None:
+        """Return the system call that a thread is in; None where it is in none, or that is not known.
+
+        Args:
+            regs: its user registers, by native names.
+            task: its ``struct task_struct *``.
+            stack: ``task_struct.stack``, the lowest address of its kernel stack.
+            kernel: the dumped one.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        return None

@@ -1,0 +1,39 @@
+"""i386: what a process's core is, and which notes it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.i386.registers import I386Registers
+from vmcore2core.arch.parts import Cores
+from vmcore2core.arch.spec import (
+    CoreMachine,
+    CoreNote,
+)
+from vmcore2core.arch.x86 import regsets as x86_regsets
+from vmcore2core.formats.elf import EM_386
+from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
+
+
+class I386Cores(Cores):
+    """What a core of i386 has."""
+
+    def __init__(self, registers: I386Registers) -> None:
+        self.registers = registers
+
+    @override
+    def regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
+    ) -> tuple[CoreNote, ...] | None:
+        return x86_regsets.regsets_of_32_bit(task, kernel)
+
+    @override
+    def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
+        return x86_regsets.process_notes(kernel)
+
+    @override
+    def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
+        """There is but one kind of process."""
+        return CoreMachine(EM_386, 32, self.registers.names)

@@ -1,0 +1,264 @@
+"""What every machine has: page tables, registers of threads, registers of CPUs, what a core is, user stacks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.spec import CoreMachine, CoreNote, CpuNote, KernelMap, LayoutKeys, PageTableSpec, UnwindSpec
+from vmcore2core.interfaces import ByteOrder, KernelView
+
+
+class Paging(ABC):
+    """How addresses become physical ones: ``arch/NAME/paging.py``.
+
+    Attributes:
+        image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
+        prot_valid: bit of ``vma->vm_page_prot`` that mappings with any access have, and no others; 0 where none is.
+        prot_noexec: bit of ``vma->vm_page_prot`` that no mapping with VM_EXEC has, but for a driver's; 0 where none is.
+        pte_write: bit of a page-table entry that only pages of mappings with VM_WRITE have; 0 where none is.
+        own_tables: member of ``struct mm_struct`` that is not NULL where the kernel may have page tables of its own in
+            a process's; "" where it never has.
+        vm_shadow_stack: VM_SHADOW_STACK of ``vma->vm_flags``; 0 where there is none.
+    """
+
+    image_keys: tuple[str, ...] = ()
+    prot_valid: int = 0
+    prot_noexec: int = 0
+    pte_write: int = 0
+    own_tables: str = ""
+    vm_shadow_stack: int = 0
+
+    @abstractmethod
+    def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
+        """Return how kernel addresses translate.
+
+        Raises:
+            LayoutUnknown: VMCOREINFO lacks a key that this needs.
+        """
+
+    def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
+        """Yield VMCOREINFO keys that would put ``address`` of the kernel image at physical ``paddr``.
+
+        For a text that lacks them; the caller tries each and believes what the kernel's page table confirms. None are
+        needed where the image is always at the same place.
+        """
+        return iter(({},))
+
+    def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
+        """Return ``kernel_map`` with what memory itself tells of it, where VMCOREINFO does not tell all.
+
+        Args:
+            kernel_map: of the kernel, from ``kernel_map``.
+            kernel: the dumped one, as far as ``kernel_map`` translates it.
+        """
+        return kernel_map
+
+    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
+        """Return the form of a process's page table, whose root is ``mm->pgd``.
+
+        Args:
+            kernel_map: of the kernel.
+            mm: its ``struct mm_struct *``.
+            kernel: the dumped one.
+
+        Raises:
+            MemoryFault, LayoutInvalid: what tells the form cannot be read, or is broken.
+        """
+        return kernel_map.spec
+
+    def vmemmap(self, kernel: KernelView) -> int | None:
+        """Return the address that ``struct page`` of physical page 0 has or would have; None where it is not known.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        return kernel.layout.find_symbol("vmemmap")
+
+
+class Registers(ABC):
+    """General registers of threads, where the kernel saved them: ``arch/NAME/registers.py``.
+
+    Attributes:
+        names: of a native core's general registers, in elf_gregset_t's order.
+        thread_members: members of ``struct thread_struct`` that ``thread_bases`` reads, and where they stand relative
+            to the one that holds the thread pointer, in bytes: for kernels that do not tell.
+        tp_register: general register that the ABI reserves for the thread pointer, so that no function changes it; ""
+            where the thread pointer is elsewhere.
+        saved_sp: member of ``struct thread_struct`` that has the kernel stack pointer of a task off the CPU; "" where
+            that is elsewhere.
+    """
+
+    names: tuple[str, ...]
+    thread_members: Mapping[str, int] = MappingProxyType({})
+    tp_register: str = ""
+    saved_sp: str = ""
+
+    @abstractmethod
+    def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
+        """Return the user registers saved at the top of a kernel stack, without thread-local bases.
+
+        Args:
+            task: ``struct task_struct *``.
+            stack: ``task_struct.stack``, the lowest address of the stack.
+
+        Returns:
+            Register name -> value, or None where what is there cannot be user registers (a task that never was in
+            user mode, or a layout that does not fit).
+        """
+
+    def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
+        """Return the registers kept in ``struct thread_struct`` while a task is off the CPU (x86: fs_base, gs_base)."""
+        return {}
+
+    def thread_pointer(self, regs: Mapping[str, int]) -> int | None:
+        """Return the user-space thread pointer among registers (x86: fs_base), or None."""
+        return regs.get(self.tp_register)
+
+    def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
+        """Tell whether a word must be a thread pointer: what it points to in user memory says so itself."""
+        return False
+
+    def implausible(self, regs: Mapping[str, int]) -> str | None:
+        """Return a sentence about registers that no thread in user mode can have had, or None."""
+        return None
+
+
+class Cpus(ABC):
+    """Registers of the CPUs, from a dump's notes: ``arch/NAME/cpus.py``.
+
+    Attributes:
+        sp: register of a CPU's note that has the stack pointer; "" where this is not asked.
+    """
+
+    sp: str = ""
+
+    @abstractmethod
+    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+        """Return the CPUs' registers from the dump's notes (name, type, descriptor)."""
+
+    def bases(self, note: CpuNote) -> Mapping[str, int]:
+        """Return the registers of ``thread_bases`` that a CPU note has live, for the task that was running there."""
+        return {}
+
+    def uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
+        """Tell whether a CPU was using the page table at physical ``pgd``; None where the note does not tell."""
+        return None
+
+    def regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
+    ) -> tuple[tuple[CoreNote, ...], str | None]:
+        """Return the notes of a thread besides NT_PRSTATUS that was on a CPU.
+
+        Args:
+            task: its ``struct task_struct *``.
+            regs: its general registers.
+            note: the CPU's.
+            kernel: the dumped one.
+
+        Returns:
+            The notes, none where its registers were lost with the processor; and a sentence that says what is not in
+            them, or None.
+
+        Raises:
+            MemoryFault, LayoutInvalid: as ``regsets``.
+        """
+        return note.regsets if note.user_mode else (), None
+
+    def assumed_user_pc(self, note: CpuNote) -> int | None:
+        """Return the program counter of a note that does not tell the CPU's mode; None where it does (most do).
+
+        Its ``user_mode`` is only assumed then: firmware may run at such an address, too.
+        """
+        return None
+
+
+class Cores(ABC):
+    """What the core of a process is, and which notes it has: ``arch/NAME/cores.py``.
+
+    Attributes:
+        byte_order: of cores.
+    """
+
+    byte_order: ByteOrder = "little"
+
+    @abstractmethod
+    def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
+        """Return what the core of a process is: native or compat.
+
+        Args:
+            regs: user registers of one of its threads, by native names; may be empty.
+            task_size: ``mm->task_size``, or None where it is not known.
+        """
+
+    def process_machine(
+        self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, kernel: KernelView
+    ) -> CoreMachine:
+        """Return what the core of a process is, where ``machine`` alone cannot tell.
+
+        Args:
+            task: ``struct task_struct *`` of one of its threads.
+            regs: user registers of one of its threads, by native names; may be empty.
+            task_size: ``mm->task_size``, or None where it is not known.
+            kernel: the dumped one.
+
+        Raises:
+            MemoryFault: what tells it cannot be read.
+        """
+        return self.machine(regs, task_size)
+
+    def flags(self, mm: KernelAddr, kernel: KernelView) -> int:
+        """Return e_flags of a process's core.
+
+        Raises:
+            MemoryFault: what tells them cannot be read.
+        """
+        return 0
+
+    def regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
+    ) -> tuple[CoreNote, ...] | None:
+        """Return the notes of a thread besides NT_PRSTATUS, in the kernel's order.
+
+        Args:
+            task: ``struct task_struct *`` of a task that is off the CPU: else its registers are in the processor.
+            regs: its general registers.
+            machine: of the core.
+            kernel: the dumped one.
+
+        Returns:
+            None where the layout does not know where the kernel keeps them.
+
+        Raises:
+            MemoryFault: they cannot be read.
+            LayoutInvalid: what is there cannot be they.
+        """
+        return None
+
+    def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
+        """Return the notes that this architecture's cores have once, at the end.
+
+        Raises:
+            MemoryFault, LayoutInvalid: as ``regsets``.
+        """
+        return ()
+
+    def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
+        """Return elf_gregset_t of these registers; a register that is not in ``regs`` is zero."""
+        size = machine.greg_size or machine.elf_class // 8
+        mask = (1 << (8 * size)) - 1
+        return b"".join((regs.get(name, 0) & mask).to_bytes(size, self.byte_order) for name in machine.greg_names)
+
+
+class Unwind:
+    """How user stacks unwind: ``arch/NAME/unwind.py``; this one of a machine of which it is not known."""
+
+    def spec(self, machine: CoreMachine) -> UnwindSpec | None:
+        """Return how the stacks of such a process unwind, or None where this is not known yet."""
+        return None
+
+    def registers(self, notes: Sequence[CoreNote]) -> Mapping[str, int]:
+        """Return the registers by ``spec``'s names that a thread's notes have besides NT_PRSTATUS."""
+        return {}

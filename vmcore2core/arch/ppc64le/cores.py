@@ -1,0 +1,44 @@
+"""POWER: what a process's core is, and which notes it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.parts import Cores
+from vmcore2core.arch.ppc64le.registers import Ppc64leRegisters
+from vmcore2core.arch.ppc64le.regsets import Thread, saved_regsets
+from vmcore2core.arch.spec import (
+    CoreMachine,
+    CoreNote,
+)
+from vmcore2core.formats import ppc64le as fmt
+from vmcore2core.formats.elf import EM_PPC, EM_PPC64
+from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
+
+
+class Ppc64leCores(Cores):
+    """What a core of POWER has."""
+
+    def __init__(self, registers: Ppc64leRegisters) -> None:
+        self.registers = registers
+
+    @override
+    def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
+        """A compat process runs with MSR's SF clear, and has TASK_SIZE_USER32."""
+        small = task_size <= fmt.TASK_SIZE_32_MAX if task_size is not None else not regs.get("msr", fmt.MSR_SF) >> 63
+        if small:
+            return CoreMachine(EM_PPC, 32, self.registers.names, "a 32-bit (ppc) process, which is not supported")
+        return CoreMachine(EM_PPC64, 64, self.registers.names)
+
+    @override
+    def regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
+    ) -> tuple[CoreNote, ...] | None:
+        """Follows native_regsets in arch/powerpc/kernel/ptrace/ptrace-view.c.
+
+        Not made: NT_PPC_TM_* (of a thread in a transaction), NT_PPC_PKEY (with the hash MMU), NT_PPC_DEXCR and
+        NT_PPC_HASHKEYR (Power10; of the former, a half is in the processor alone).
+        """
+        return saved_regsets(Thread(task, kernel))

@@ -1,0 +1,64 @@
+"""s390x: what a process's core is, and which notes it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.parts import Cores
+from vmcore2core.arch.s390x.registers import S390xRegisters
+from vmcore2core.arch.s390x.regsets import Thread, saved_regsets
+from vmcore2core.arch.spec import (
+    CoreMachine,
+    CoreNote,
+)
+from vmcore2core.formats import s390x as fmt
+from vmcore2core.formats.elf import EM_S390
+from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
+
+
+class S390xCores(Cores):
+    """What a core of s390x has."""
+
+    def __init__(self, registers: S390xRegisters) -> None:
+        self.registers = registers
+
+    @override
+    def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
+        """A 31-bit process runs with the PSW's EA clear, and has 2 GiB."""
+        small = task_size <= fmt.TASK_SIZE_31 if task_size is not None else not regs.get("pswm", -1) & fmt.PSW_MASK_EA
+        if small:
+            return CoreMachine(EM_S390, 32, self.registers.names, "a 31-bit process, which is not supported")
+        return CoreMachine(EM_S390, 64, self.registers.names)
+
+    @override
+    def regsets(
+        self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
+    ) -> tuple[CoreNote, ...] | None:
+        """Follows s390_regsets in arch/s390/kernel/ptrace.c.
+
+        What thread.system_call has is of the last signal, maybe of the thread that this one was forked from, until a
+        signal is delivered: NT_S390_SYSTEM_CALL is what arch_do_signal_or_restart() would put there.
+        """
+        frame = self.registers.frame_of(task, kernel)
+        if frame is None:
+            return None
+        address, saved = frame
+        flags = kernel.layout.find_member("pt_regs", "flags")
+        if flags is None:
+            system_call = None
+        else:
+            inside = kernel.uint(address + flags.offset, 8) & fmt.PIF_SYSCALL
+            system_call = saved["int_code"] if inside else 0
+        return saved_regsets(Thread(task, kernel), saved["int_code"], system_call)
+
+    @override
+    def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
+        """Access registers have four bytes."""
+        record = np.zeros(1, fmt.s390_regs)
+        for name in self.registers.names:
+            record[name] = regs.get(name, 0)
+        return record.tobytes()
