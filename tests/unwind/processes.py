@@ -22,9 +22,9 @@ from vmcore2core.containers.base import PageState
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import ProcessSnapshot, PsInfo, Vma
-from vmcore2core.unwind.frames import Unwinder
 from vmcore2core.unwind.originals import Files as StackFiles
 from vmcore2core.unwind.process import UserSpace
+from vmcore2core.unwind.unwinder import Unwinder
 
 PAGE = 4096
 HERE = Path(__file__).parent

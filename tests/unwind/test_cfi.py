@@ -13,16 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcore2core.errors import CorruptStructure
-from vmcore2core.unwind.cfi import (
-    CfaRule,
-    EhFrame,
-    Expression,
-    InRegister,
-    Offset,
-    Row,
-    SameValue,
-    Undefined,
-)
+from vmcore2core.unwind.cfi import EhFrame
+from vmcore2core.unwind.cfi_rules import CfaRule, Expression, InRegister, Offset, Row, SameValue, Undefined
 
 SAMPLE = 11  # every eleventh function of libc: all would take half a minute
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.unwind.processes import Recording, Stop, compile_c, record
-from vmcore2core.unwind.frames import Backtrace, Found, Unwinder
+from vmcore2core.unwind.frames import Backtrace, Found
+from vmcore2core.unwind.unwinder import Unwinder
 
 # As libhugetlbfs and some servers do it, but for the size of the pages.
 REMAPPED = r"""

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.unwind.processes import Recording, Stop, compile_c, record, spec
-from vmcore2core.unwind.frames import Found, Unwinder
+from vmcore2core.unwind.frames import Found
+from vmcore2core.unwind.unwinder import Unwinder
 
 # crash() calls address 0; the handler's return address is a trampoline that no call frame information describes.
 SOURCE = r"""

@@ -18,7 +18,8 @@ from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import dwarf_cfi as fmt
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.process.elf import Read
-from vmcore2core.unwind.cfi import Cie, EhFrame, Fde
+from vmcore2core.unwind.cfi import EhFrame
+from vmcore2core.unwind.cfi_rules import Cie, Fde
 
 FDES_MAX = 1 << 19
 HDR_SIZE = 12

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import dwarf_cfi as fmt
-from vmcore2core.unwind.cfi import WHERE, EhFrame
+from vmcore2core.unwind.cfi import EhFrame
+from vmcore2core.unwind.cfi_rules import WHERE
 
 FDES_MAX = 1 << 18
 EH_FRAME_MAX = 1 << 25

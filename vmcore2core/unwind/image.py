@@ -13,7 +13,8 @@ from functools import cached_property
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import dwarf_cfi, elf_dynamic
 from vmcore2core.process.elf import ElfHeaders
-from vmcore2core.unwind.cfi import EhFrame, Fde
+from vmcore2core.unwind.cfi import EhFrame
+from vmcore2core.unwind.cfi_rules import Fde
 from vmcore2core.unwind.cursor import Cursor
 from vmcore2core.unwind.debug_frame import DebugFrame
 from vmcore2core.unwind.eh_index import EhIndex

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import CoreMachine, CoreNote, UnwindSpec
 from vmcore2core.process.model import ProcessSnapshot
-from vmcore2core.unwind.frames import LIMIT, Backtrace, Unwinder
+from vmcore2core.unwind.frames import LIMIT, Backtrace
 from vmcore2core.unwind.process import UserSpace
+from vmcore2core.unwind.unwinder import Unwinder
 
 
 def spec_of(snapshot: ProcessSnapshot, arch: Arch) -> UnwindSpec | None:

@@ -10,8 +10,10 @@ import pytest
 from tests.arch.riscv64.test_unwind import CODE, LEAF, MIDDLE, OUTER, STACK, Space
 from vmcore2core.arch.arm64.machine import ARCH
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
-from vmcore2core.unwind.cfi import CfaRule, EhFrame, Offset, Row, Rule, Undefined
-from vmcore2core.unwind.frames import Backtrace, Found, Unwinder
+from vmcore2core.unwind.cfi import EhFrame
+from vmcore2core.unwind.cfi_rules import CfaRule, Offset, Row, Rule, Undefined
+from vmcore2core.unwind.frames import Backtrace, Found
+from vmcore2core.unwind.unwinder import Unwinder
 
 SP, FP, LR = 31, 29, 30
 BLR_X1 = 0xD63F_0020

@@ -15,8 +15,9 @@ from vmcore2core.arch.ppc64le.machine import ARCH
 from vmcore2core.arch.ppc64le.unwind import ends_with_call
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.unwind.cfi import CfaRule, Row
-from vmcore2core.unwind.frames import Backtrace, Found, Unwinder
+from vmcore2core.unwind.cfi_rules import CfaRule, Row
+from vmcore2core.unwind.frames import Backtrace, Found
+from vmcore2core.unwind.unwinder import Unwinder
 
 CODE, STACK = 0x1000_0000, 0x3FFF_0000
 BL = struct.pack("<I", 0x4800_0001)

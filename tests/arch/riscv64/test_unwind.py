@@ -16,8 +16,10 @@ from vmcore2core.arch.riscv64.unwind import ends_with_call
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86_64.machine import ARCH as X86
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.unwind.cfi import CfaRule, EhFrame, Offset, Row, Rule, Undefined
-from vmcore2core.unwind.frames import Backtrace, Found, Unwinder
+from vmcore2core.unwind.cfi import EhFrame
+from vmcore2core.unwind.cfi_rules import CfaRule, Offset, Row, Rule, Undefined
+from vmcore2core.unwind.frames import Backtrace, Found
+from vmcore2core.unwind.unwinder import Unwinder
 
 CODE, LEAF, MIDDLE, OUTER, BARE, STACK = 0x1_0000, 0x1_0100, 0x1_0200, 0x1_0300, 0x1_0400, 0x7FFF_0000
 RA, SP, S0, PC = 1, 2, 8, 64

@@ -15,8 +15,9 @@ from vmcore2core.arch.s390x.machine import ARCH
 from vmcore2core.arch.s390x.unwind import ends_with_call
 from vmcore2core.arch.spec import CoreMachine, CoreNote, UnwindSpec
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.unwind.cfi import CfaRule, InRegister, Offset, Row, Rule, Undefined
-from vmcore2core.unwind.frames import Backtrace, Found, Unwinder
+from vmcore2core.unwind.cfi_rules import CfaRule, InRegister, Offset, Row, Rule, Undefined
+from vmcore2core.unwind.frames import Backtrace, Found
+from vmcore2core.unwind.unwinder import Unwinder
 
 CODE, LEAF, MIDDLE, OUTER, BARE, STACK = 0x1_0000, 0x1_0100, 0x1_0200, 0x1_0300, 0x1_0400, 0x7FFF_0000
 R11, R14, R15, F0, F2, PSWA = 11, 14, 15, 16, 17, 65
