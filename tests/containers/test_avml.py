@@ -127,5 +127,5 @@ def test_a_compressed_image_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_map_is_refused(tmp_path: Path) -> None:
     dump(tmp_path, build_avml([(0x1000, NOISE)])).close()
-    with pytest.raises(UsageError, match="format AVML, which says itself what is where"):
+    with pytest.raises(UsageError, match="format AVML, which tells itself where memory lies"):
         open_container([tmp_path / "image"], "raw")

@@ -511,4 +511,4 @@ def test_erased_text_that_cannot_be_read_is_still_said(tmp_path: Path) -> None:
     raw = bytearray(build_kdump(PAGES))
     struct.pack_into("<QQ", raw, SUB_HEADER + 64, 1 << 40, 1 << 60)
     with dump(tmp_path, bytes(raw)) as container:
-        assert "where it was: it does not say what" in container.warnings[0]
+        assert "where it was: the dump does not tell what" in container.warnings[0]

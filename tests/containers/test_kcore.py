@@ -64,7 +64,7 @@ def test_ram_is_read_by_its_physical_address(small: DumpContainer) -> None:
 def test_that_the_machine_went_on_is_said(small: DumpContainer) -> None:
     with small:
         (warning,) = small.warnings
-    assert warning.startswith("this is the memory of a running machine (/proc/kcore), which went on while it was read")
+    assert warning.startswith("this is the memory of a running machine (/proc/kcore), which kept running")
 
 
 def test_its_notes_of_a_process_are_no_registers(small: DumpContainer) -> None:

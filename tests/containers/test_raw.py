@@ -118,7 +118,7 @@ def test_a_map_file_that_is_none_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("raw", [build_elf_vmcore([Load(0x1000, page(1))]), build_kdump({1: page(1)})])
 def test_a_map_for_a_file_with_a_header_is_refused(tmp_path: Path, raw: bytes) -> None:
-    with pytest.raises(UsageError, match="says itself what is where: --map is for files without a header"):
+    with pytest.raises(UsageError, match="tells itself where memory lies: --map is for files without a header"):
         dump(tmp_path, raw, "raw")
 
 

@@ -1,6 +1,6 @@
 """Dump formats: from a file to page frames.
 
-A format is one module here that ends in ``CONTAINER = NameContainer``; nothing else has to know of it.
+A format is one module here that ends in ``CONTAINER = NameContainer``; no other file changes for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["all_containers", "open_container"]
 
 
 def each_container() -> Iterator[type[DumpContainer]]:
-    """Yield the class of every dump format, by module name, each imported when it is its turn."""
+    """Yield the class of every dump format in the order of module names; import each when it is its turn."""
     for module in pkgutil.iter_modules(__path__):
         container = getattr(importlib.import_module(f"{__name__}.{module.name}"), "CONTAINER", None)
         if container is not None:
@@ -43,12 +43,12 @@ def open_container(paths: Sequence[Path], memory_map: str | None = None, keeping
     """Open a dump.
 
     Args:
-        paths: the dump's file, or files where the format has several.
-        memory_map: what is where in a file without a header (see ``raw.parse_map``); None for any other file.
-        keeping: how a file is kept that has to be unpacked or comes through a pipe.
+        paths: the dump's file, or its files if the format has several.
+        memory_map: tells where memory lies in a file without a header (``raw.parse_map``); None for other files.
+        keeping: how to keep a file that must be unpacked or comes through a pipe.
 
     Raises:
-        UsageError: no path was given, or more of them than the format has files, or a map for a file that has its own.
+        UsageError: no path was given, or too many for the format, or a map for a file that needs none.
         UnknownFormat: no container claims any of the files; the message says what the first one looks like.
         FormatError: it is broken.
         DumpError: it cannot be read.
@@ -68,7 +68,7 @@ def open_container(paths: Sequence[Path], memory_map: str | None = None, keeping
 
 
 def _refusal(head: bytes) -> str | None:
-    """Return why no dump begins so, as the rest of a sentence; None where one does."""
+    """Return why these first bytes are no dump's, as the rest of a sentence; None if they may be."""
     if is_flattened(io.BytesIO(head)) or any(container.detect(io.BytesIO(head)) for container in each_container()):
         return None
     return describe(io.BytesIO(head))
@@ -84,7 +84,7 @@ def _claimant(files: Sequence[DumpFile]) -> type[DumpContainer] | None:
 
 
 def _check_no_kernel_image(files: Sequence[DumpFile]) -> None:
-    """Check that no file beside the dump is a kernel's, as crash takes vmlinux and vmcore.
+    """Check that no file beside the dump is a kernel: users of crash name vmlinux and vmcore.
 
     Raises:
         UsageError: one is.
@@ -100,8 +100,8 @@ def _mapped(claimant: type[DumpContainer] | None, files: Sequence[DumpFile], mem
         return placed
     if claimant is not None:
         raise UsageError(
-            f"{files[0].path} is a dump of format {claimant.DOC.name}, which says itself what is where: --map is for "
-            f"files without a header"
+            f"{files[0].path} is a dump of format {claimant.DOC.name}, which tells itself where memory lies: "
+            f"--map is for files without a header"
         )
     known = recognise(files[0].head())
     if known is not None:

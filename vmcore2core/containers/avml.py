@@ -1,6 +1,7 @@
-"""AVML's compressed memory images (avml --compress): LiME's headers with snappy frames behind each.
+"""AVML's compressed memory images (avml --compress): LiME's headers, each followed by snappy frames.
 
-The frames are indexed on opening by their headers alone, 64 KiB of memory in each; a page is read by decoding its own.
+On opening, only the frames' headers are read, to index them. A frame has 64 KiB of memory; reading a page decodes
+one frame.
 
 References: AVML src/image.rs, copy_block(), and src/io/snappy.rs (0.14); snappy's framing_format.txt.
 """
@@ -24,12 +25,12 @@ from vmcore2core.overrides import override
 
 
 class _SnappyFrames(BlockFile):
-    """The memory of all ranges, one behind the other.
+    """The memory of all ranges, concatenated.
 
     Attributes:
         segments: (physical address, offset here, bytes) of each range.
         end: offset in the file behind the last whole range.
-        is_whole: the file has all of the last range that it has a header for.
+        is_whole: the last range that has a header is complete.
     """
 
     def __init__(self, inner: DumpFile) -> None:
@@ -110,7 +111,7 @@ def _decoded_size(raw: bytes, length: int, at: int) -> int:
         at: where it is in the file.
 
     Raises:
-        FormatError: it is no chunk of snappy's framing format, or one that cannot be.
+        FormatError: it is not a chunk of snappy's framing format, or an impossible one.
     """
     kind = raw[0]
     if kind not in (fmt.SNAPPY_COMPRESSED, fmt.SNAPPY_UNCOMPRESSED):
@@ -132,7 +133,7 @@ def _decoded_size(raw: bytes, length: int, at: int) -> int:
 
 
 def _varint(raw: bytes) -> int:
-    """Return a little-endian base-128 number, or 0 where it does not end."""
+    """Return a little-endian base-128 number; 0 if it does not end."""
     value = 0
     for index, byte in enumerate(raw):
         value |= (byte & 0x7F) << 7 * index
@@ -149,9 +150,9 @@ class AvmlContainer(SegmentedContainer):
         summary="avml --compress",
         references=("AVML src/image.rs and src/io/snappy.rs", "snappy framing_format.txt"),
         limitations=(
-            "no registers of running tasks, as the machine went on while memory was read",
-            "an image that was cut off exactly between two ranges looks complete",
-            "blocks of 16 MiB that were all zeros are left out by AVML, and the file does not tell: they are missing",
+            "no registers of running tasks, because the machine kept running while its memory was read",
+            "an image that is cut off exactly between two ranges looks complete",
+            "AVML leaves out blocks of 16 MiB that are all zeros, and the file does not tell: their pages are missing",
         ),
     )
     compressed = "snappy"

@@ -1,4 +1,4 @@
-"""What every dump format gives: page frames by number, and the notes that came with them."""
+"""What every dump format provides: page frames by number, and the notes of the dump."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class PageState(IntEnum):
     MISSING = 0
     """Not in the dump: no RAM at that address, or the file does not describe it."""
     PRESENT = 1
-    """The bytes are in the dump."""
+    """Its bytes are in the dump."""
     ZERO = 2
     """Left out because every byte of it was zero (makedumpfile -d 1): reads as zeros."""
     EXCLUDED = 3
     """RAM that was filtered out (makedumpfile -d 2..16): the bytes are unknown."""
     TRUNCATED = 4
-    """The file says that it has the page, but ends before it."""
+    """According to the file it has the page, but the file ends before it."""
     DAMAGED = 5
     """The page's compressed form does not decode."""
 
@@ -54,22 +54,22 @@ class DumpContainer(ABC):
 
     A subclass is one file ``containers/NAME.py`` ending in ``CONTAINER = NameContainer``. Its constructor takes the
     open files (``Sequence[DumpFile]``, at least one, which ``close`` closes), reads header, magic, version, ranges in
-    this order, and raises ``FormatError`` with one clear sentence; whoever called it closes the files then.
+    this order, and raises ``FormatError`` with one clear sentence; then the caller closes the files.
 
     Attributes:
         paths: the file or files, as given.
         page_size: bytes of a page frame as this container counts them.
-        e_machine: ELF machine number (EM_X86_64 = 62), or None where the file does not tell.
-        byte_order: as the container's own headers are; the kernel's may differ (QEMU on ppc64le), or None.
+        e_machine: ELF machine number (EM_X86_64 = 62), or None if the file does not tell.
+        byte_order: of the container's own headers, or None; the kernel's may differ (QEMU on ppc64le).
         notes: all ELF notes, in file order; VMCOREINFO and the CPUs' NT_PRSTATUS are among them.
         dump_level: makedumpfile's -d bits as recorded in the file, or None.
-        compressed: name of the page codec where all pages use one ("zlib"), or None.
-        warnings: sentences about what is odd with the file (truncated, incomplete): they lead to exit status 3.
-        files: all that is read of it.
-        placed_by: what tells where memory lies, in a sentence's words, where the file itself does not; or None.
-        takes_map: whether ``memory_map`` may be given as well, for a file whose memory lies elsewhere.
-        zero_excluded: whether pages that were left out read as zeros, as somebody knows who made the file; None where
-            the format itself tells zero pages from others.
+        compressed: name of the page codec ("zlib") if all pages use one, or None.
+        warnings: sentences on defects of the file (truncated, incomplete); they lead to exit status 3.
+        files: all files of the dump that are read.
+        placed_by: what tells where memory lies if the file does not, as words for a sentence; or None.
+        takes_map: whether the user may give a ``memory_map`` that replaces the file's own.
+        zero_excluded: whether pages that were left out read as zeros because the user said so; None if the format
+            itself tells zero pages from others.
     """
 
     DOC: ClassVar[ContainerDoc]
@@ -94,7 +94,7 @@ class DumpContainer(ABC):
 
     @property
     def vmcoreinfo(self) -> bytes | None:
-        """The VMCOREINFO note's text, or None where the dump came without one."""
+        """The VMCOREINFO note's text, or None if the dump has none."""
         return next((n.desc for n in self.notes if n.name == "VMCOREINFO"), None)
 
     @abstractmethod
@@ -102,9 +102,9 @@ class DumpContainer(ABC):
         """Return the physical address ranges that the dump describes, ascending and disjoint."""
 
     def dumped_ranges(self) -> tuple[AddressRange, ...]:
-        """Return ranges outside of which the file has no page, ascending and disjoint: where to search.
+        """Return the ranges to search: outside of them the file has no page. They ascend and are disjoint.
 
-        They are no larger than the file makes believable, whatever memory it says the machine has.
+        Their size is limited by what the file can hold, not by the memory that it claims the machine has.
         """
         return self.memory_ranges()
 
@@ -129,34 +129,34 @@ class DumpContainer(ABC):
                 ``PRESENT`` nor ``ZERO`` become zeros and must not be used.
 
         Returns:
-            uint8[n], the ``PageState`` of each row. Never raises for what a page's bytes are.
+            uint8[n], the ``PageState`` of each row. A page's bytes never raise an error.
         """
 
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
-        """Read one page frame: kernel structures lie one here, one there, and numpy's overhead is 20 reads of a page.
+        """Read one page frame: kernel structures are scattered, and a call of numpy costs as much as 20 reads.
 
         Args:
             pfn: below ``1 << 64``.
 
         Returns:
-            The bytes that ``read_pages`` gives, zeros where they must not be used, and the state.
+            The bytes that ``read_pages`` gives (zeros if they must not be used), and the state.
         """
         out = np.zeros((1, self.page_size), np.uint8)
         state = self.read_pages(np.array([pfn], np.uint64), out)[0]
         return out.tobytes(), PageState(int(state))
 
     def check_unchanged(self) -> None:
-        """Check that nobody has written to the files since they were opened.
+        """Check that the files were not written to since they were opened.
 
         Raises:
-            DumpError: somebody has, so that what was read of them is of two dumps.
+            DumpError: they were, so the bytes that were read come from two dumps.
         """
         for file in self.files:
             sentence = file.changed()
             if sentence is not None:
                 raise DumpError(sentence)
 
-    def close(self) -> None:  # noqa: B027 - most containers have nothing to do but this hook
+    def close(self) -> None:  # noqa: B027 - most containers have nothing to do here
         """Release the file."""
 
     def __enter__(self) -> DumpContainer:

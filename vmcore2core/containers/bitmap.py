@@ -1,4 +1,4 @@
-"""Bitmaps of page frames that are too large to be looked at as a whole each time.
+"""Bitmaps of page frames, indexed because they are too large to scan for each question.
 
 Bit ``pfn & 7`` of byte ``pfn >> 3`` is page frame ``pfn`` (makedumpfile.h, is_on()).
 """
@@ -58,7 +58,7 @@ class RankedBitmap:
         """Return the number of bits that are set below each page frame, uint64[n]."""
         block = (pfns // np.uint64(RANK_BYTES * 8)).astype(np.intp)
         words = self._blocks[block].view("<u8")
-        # Of each of the 8 words, the bits below the frame: none, all, or some.
+        # In each of the 8 words: the bits below the frame, which are none, all, or some of them.
         bit = (pfns % np.uint64(RANK_BYTES * 8)).astype(np.int64)[:, None] - 64 * np.arange(RANK_BYTES // 8)
         below = np.clip(bit, 0, 63).astype(np.uint64)
         mask = (np.uint64(1) << below) - np.uint64(1)
@@ -83,7 +83,7 @@ class RankedBitmap:
 def bit_runs(bitmap: U8Array, nr_bits: int) -> Iterator[tuple[int, int]]:
     """Yield the runs ``[start, end)`` of set bits among the first ``nr_bits``, ascending.
 
-    A hostile bitmap may have as many as ``nr_bits / 2``: the caller bounds them.
+    A hostile bitmap may have ``nr_bits / 2`` runs, so the caller must bound them.
     """
     start: int | None = None
     for i in range(0, (nr_bits + 7) // 8, CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""Files made of blocks that are compressed each by itself: any byte is read by decoding the one block that has it."""
+"""Files of blocks that are compressed one by one: to read a byte, only its block is decoded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CACHE_BYTES = 128 << 20
 
 
 class BlockFile(LayeredFile):
-    """The bytes that blocks decode to, one after the other.
+    """The decoded bytes of all blocks, concatenated.
 
-    A subclass sets ``_starts`` and ``size`` from an index that it makes on opening without decoding anything.
+    On opening, a subclass makes an index without decoding anything, and sets ``_starts`` and ``size`` from it.
 
     Attributes:
         _starts: uint64[n], where each block begins in the decoded bytes, ascending; the last one ends at ``size``.
@@ -42,7 +42,7 @@ class BlockFile(LayeredFile):
             size: bytes that the index says it decodes to.
 
         Raises:
-            CodecError: it does not decode to that.
+            CodecError: it does not decode to that size.
         """
 
     def _block(self, index: int) -> bytes:

@@ -1,11 +1,11 @@
-"""Dumps that cannot be read where they are, kept below the user's cache directory.
+"""Copies of dumps that cannot be read in place, kept below the user's cache directory.
 
-What is there is whole: a file gets its name when its last byte is written. It is believed if it is a regular file that
-the user, or root, owns and nobody else can write to, in folders of which the same is true (``folders``): a dump that
-somebody else had put there would be another machine's memory. Where a folder is not the user's alone, or with
-``--no-cache``, a file without any name is used, which is gone with the run.
+A file there is complete: it gets its name after its last byte is written. It is trusted only if it is a regular file
+that the user or root owns and nobody else can write to, and if the same holds for its folders (``folders``). Otherwise
+somebody else could put another machine's memory there. If a folder is not the user's alone, or with ``--no-cache``, the
+copy is a file without a name, which disappears at the end of the run.
 
-Each folder keeps ``KEPT_MAX`` bytes: the oldest go, by when they were last used.
+Each folder keeps ``KEPT_MAX`` bytes; files that were not used for the longest time are removed first.
 
 References: XDG Base Directory Specification 0.8, $XDG_CACHE_HOME.
 """
@@ -32,31 +32,31 @@ from vmcore2core.overrides import override
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all, or 0 where that is not known)."""
+"""Called with (bytes done, bytes in all, or 0 if unknown)."""
 
 ProgressBar = Callable[[str], AbstractContextManager[Progress | None]]
-"""Called with what is being done; a bar while it lasts, or None where there is nothing to draw on."""
+"""Called with what is being done; returns a bar for as long as it lasts, or None if there is nowhere to draw one."""
 
 RESERVE = 64 << 20
 """Bytes that are left free on the cache's file system."""
 
 KEPT_MAX = 64 << 30
-"""Bytes on disk that each folder of the cache keeps, beside the file that was written last."""
+"""Bytes on disk that each folder of the cache keeps, in addition to the latest file."""
 
 HOLE = 1 << 16
-"""Zeros from so many bytes on become a hole."""
+"""This many zeros, or more, become a hole."""
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """How a dump is kept that cannot be read where it is.
+    """How to keep a copy of a dump that cannot be read in place.
 
     Attributes:
-        progress: draws a bar while that is done.
-        cache: in the cache, for other runs as well.
-        any_size: whatever size it unpacks to.
-        refusal: tells of the first bytes that a file unpacks to why they are no dump, as the rest of a sentence, or
-            None; where it is None itself, they may be anything.
+        progress: draws a bar meanwhile.
+        cache: keep it in the cache, for later runs.
+        any_size: unpack it to any size.
+        refusal: given the first unpacked bytes, returns why they are no dump, as the rest of a sentence, or None. If
+            it is None itself, the bytes may be anything.
     """
 
     progress: ProgressBar | None = None
@@ -66,28 +66,28 @@ class Keeping:
 
 
 class CachedFile(DumpFile):
-    """A file of the cache in the place of what it was made of: errors name the latter.
+    """A file of the cache; errors name the file that it was made from.
 
     Args:
-        path: what it was made of.
+        path: the file that it was made from.
         handle: its descriptor.
     """
 
     @override
     def changed(self) -> str | None:
-        """It is the user's own, and its time is that of its last use."""
+        """Not checked: it is the user's own file, and its time is that of its last use."""
         return None
 
 
 def cache_folder(path: Path, kind: str) -> Path:
-    """Return where such files are kept.
+    """Return the folder for such copies.
 
     Args:
         path: the dump, for the message.
         kind: what has to be done with it: "unpacked".
 
     Raises:
-        DumpError: the user has no such place.
+        DumpError: the user has no cache directory.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not Path(base).is_absolute():  # the specification: a relative one is to be ignored
@@ -104,9 +104,9 @@ def cache_folder(path: Path, kind: str) -> Path:
 
 
 def find(folder: Path, name: str) -> int | None:
-    """Return a descriptor of a file of the cache, to be read; None where there is none that can be believed.
+    """Return a descriptor for reading a file of the cache; None if there is none that can be trusted.
 
-    What is there and cannot be is said.
+    A file that cannot be trusted is reported.
     """
     try:
         with opened_folder(folder) as directory:
@@ -124,7 +124,7 @@ def find(folder: Path, name: str) -> int | None:
 
 
 def progress_bar(progress: ProgressBar | None, label: str) -> AbstractContextManager[Progress | None]:
-    """Return a bar, where there is something to draw on."""
+    """Return a bar, if there is somewhere to draw one."""
     return contextlib.nullcontext() if progress is None else progress(label)
 
 
@@ -135,11 +135,11 @@ class Store:
     Attributes:
         folder: where it goes.
         name: part of its name until it is whole.
-        why: what it is and that it needs room, the beginning of a sentence.
-        remedy: what else to do where there is no room.
+        why: what it is and why it needs space, as the beginning of a sentence.
+        remedy: what the user can do if there is no space.
         keeping: how it is kept.
         label: what a bar says.
-        done: tells, given the bytes that are written, what ``Progress`` is called with.
+        done: given the bytes written, returns the first argument of ``Progress``.
     """
 
     folder: Path
@@ -151,12 +151,12 @@ class Store:
     done: Callable[[int], tuple[int, int]]
 
     def keep(self, pieces: Iterable[bytes], size: int, name: Callable[[], str]) -> tuple[int, Path | None]:
-        """Write a file, and return its descriptor, to be read; and where it is kept, None for nowhere.
+        """Write a file; return a descriptor for reading it, and its path in the cache or None if it has no name.
 
         Args:
-            pieces: what comes, one behind the other.
-            size: bytes that there will be at least.
-            name: tells its name when all is written.
+            pieces: its bytes, in order.
+            size: the least number of bytes.
+            name: returns its name, called after the last byte is written.
 
         Raises:
             DumpError: it cannot be written.
@@ -171,7 +171,7 @@ class Store:
             raise DumpError(f"{self.why}, and {self.folder}: {error.strerror or error}") from error
 
     def _directory(self, stack: contextlib.ExitStack) -> int | None:
-        """Return a descriptor of the folder, or None where others could change what is there, which is said."""
+        """Return a descriptor of the folder; if others could change files there, report that and return None."""
         try:
             return stack.enter_context(opened_folder(self.folder, make=True))
         except OutputError as error:
@@ -215,7 +215,7 @@ class Store:
             )
 
     def _write(self, pieces: Iterable[bytes], handle: int) -> None:
-        """Write what comes, with holes where it is zeros; stop before the disk is full."""
+        """Write the pieces, with holes for zeros; stop before the disk is full."""
         since_check = at = 0
         with progress_bar(self.keeping.progress, self.label) as update:
             for piece in pieces:
@@ -230,7 +230,7 @@ class Store:
                 if update is not None:
                     update(*self.done(at))
         os.ftruncate(handle, at)
-        # A file that has its name before its bytes are on the disk would be taken as whole after a power cut.
+        # If a file had its name before its bytes are on the disk, it would pass as complete after a power cut.
         os.fsync(handle)
 
 
@@ -247,11 +247,11 @@ def _write_all(handle: int, part: bytes, at: int) -> None:
 
 
 def prune(directory: int, newest: str) -> None:
-    """Remove files of a folder of the cache until it has no more than it may, and what killed runs left.
+    """Remove the files that killed runs left, then old files until the folder is below its limit.
 
     Args:
         directory: a descriptor.
-        newest: a file that stays.
+        newest: a file that must stay.
     """
     kept: list[tuple[int, int, str]] = []
     with contextlib.suppress(OSError):
@@ -275,7 +275,7 @@ def prune(directory: int, newest: str) -> None:
 
 
 def _is_left(directory: int, name: str) -> bool:
-    """Tell whether nobody writes to a file any more."""
+    """Tell whether no process writes to a file any more."""
     try:
         handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:

@@ -1,7 +1,7 @@
-"""Decoders for single compressed pages, each imported when the first page of its kind comes.
+"""Decoders for single compressed pages; each is imported when the first page needs it.
 
-A page of a dump is hostile input: no decoder may return more than a page, or take more memory than a few pages. The
-caller refuses compressed pages that are larger than a page, which bounds what LZO can do.
+A page of a dump is hostile input: a decoder must not return more than a page, nor use more memory than a few pages. The
+caller refuses compressed pages that are larger than a page, which bounds LZO.
 
 References: makedumpfile's write_kdump_pages_cyclic() (1.7.9): zlib streams, LZO1X blocks without a header, raw snappy
 blocks, zstd frames, each holding one page.
@@ -71,7 +71,7 @@ def _zlib_decoder() -> PageDecoder:
             raw = stream.decompress(data, page.nbytes + 1)
         except errors as error:
             raise CodecError(f"a zlib page does not decode: {error}") from error
-        # eof: the checksum was there and was right.
+        # eof: the checksum was there, and it was right.
         if len(raw) != page.nbytes or not stream.eof:
             raise _wrong_size("zlib", len(raw), page)
         page[:] = raw

@@ -1,8 +1,8 @@
 """kdump-compressed dumps: makedumpfile -c/-l/-p/-z and uncompressed, QEMU's dump-guest-memory -z/-l/-s, diskdump.
 
-What a page frame's bits in the two bitmaps say: in the second, the page is in the file; in the first only, it is RAM
-that was filtered out; in neither, there is no RAM. makedumpfile --split writes several files, each with all of both
-bitmaps and the pages of its own range of page frames.
+There are two bitmaps of page frames. A bit in the second: the page is in the file. A bit in the first alone: RAM that
+was filtered out. No bit: no RAM. makedumpfile --split writes several files; each has both bitmaps completely, and the
+pages of its own range of page frames.
 
 References: makedumpfile's diskdump_mod.h, write_kdump_header(), write_kdump_pages_cyclic(), write_kdump_bitmap_file(),
 setup_splitting() (1.7.9); QEMU's dump/dump.c, create_header64(), write_dump_pages().
@@ -42,7 +42,7 @@ class DiskDumpContainer(DumpContainer):
     header_version 1 the file does not tell. The pages of a part of a split dump that was not given are ``TRUNCATED``.
 
     Attributes:
-        header: what the headers say; of a split dump, those of the part with the lowest page frames.
+        header: the headers' values; of a split dump, those of the part with the lowest page frames.
         phys_base: kdump_sub_header.phys_base, or None in a diskdump; QEMU writes a guess.
     """
 
@@ -54,7 +54,7 @@ class DiskDumpContainer(DumpContainer):
             "makedumpfile diskdump_mod.h and IMPLEMENTATION",
             "QEMU include/sysemu/dump.h",
         ),
-        limitations=("what makedumpfile --eppic erased is not known, as the file does not tell",),
+        limitations=("the file does not tell what makedumpfile --eppic erased",),
     )
 
     def __init__(self, files: Sequence[DumpFile]) -> None:
@@ -96,7 +96,7 @@ class DiskDumpContainer(DumpContainer):
         return states
 
     def _dumped_rows(self, pfns: U64Array, states: U8Array) -> Iterator[tuple[DiskDumpPart, NDArray[np.intp]]]:
-        """Yield each part with the rows of the dumped page frames that it has."""
+        """Yield each part with the rows of the dumped page frames that are in it."""
         rows = np.flatnonzero(states == PageState.TRUNCATED)
         for part in self._parts:
             mine = (pfns[rows] >= np.uint64(part.start_pfn)) & (pfns[rows] < np.uint64(part.end_pfn))
@@ -118,7 +118,7 @@ class DiskDumpContainer(DumpContainer):
 
     @override
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
-        """Decode one page frame; see ``DumpContainer.read_page``."""
+        """Decode one page frame."""
         state = self._parts[0].outline_page(pfn)
         part = next((part for part in self._parts if part.start_pfn <= pfn < part.end_pfn), None)
         if state is PageState.TRUNCATED and part is not None:
@@ -133,11 +133,11 @@ class DiskDumpContainer(DumpContainer):
 
 
 def _open_parts(files: Sequence[DumpFile]) -> list[DiskDumpPart]:
-    """Return the parts of a dump, most often one, by page frame.
+    """Return the parts of a dump, by page frame; most dumps have one.
 
     Raises:
         UsageError: the files are not parts of one split dump.
-        FormatError: one of them is broken.
+        FormatError: one of the files is broken.
     """
     if len(files) == 1:
         return [DiskDumpPart(files[0])]

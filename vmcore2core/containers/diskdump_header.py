@@ -1,6 +1,6 @@
-"""The headers of a kdump-compressed dump: which of their variants the file has, and what they say.
+"""The headers of a kdump-compressed dump: which variant the file has, and the values.
 
-Nothing in the file names its word size: of the variants whose fields make sense, the 64-bit one is taken first.
+The file does not name its word size. If both variants make sense, the 64-bit one is taken.
 
 References: makedumpfile's diskdump_mod.h and write_kdump_header() (1.7.9); QEMU's include/sysemu/dump.h.
 """
@@ -76,20 +76,20 @@ _NOWHERE = AddressRange(0, 0)
 
 
 class DiskDumpHeader(NamedTuple):
-    """What ``struct disk_dump_header`` and ``struct kdump_sub_header`` say, checked.
+    """The checked values of ``struct disk_dump_header`` and ``struct kdump_sub_header``.
 
     Attributes:
         is_kdump: the signature is "KDUMP   ", not "DISKDUMP".
         word_size: 64 or 32, of the structures.
         machine: utsname.machine; empty in some of QEMU's files.
         block_size: bytes of a page and of a block.
-        max_mapnr: page frames that the bitmaps describe, from the 64-bit field where there is one.
+        max_mapnr: page frames that the bitmaps describe, from the 64-bit field if there is one.
         bitmap_offset: of the first bitmap in the file.
         bitmap_size: bytes of each bitmap.
         bitmap_count: 2, or 1 in diskdumps without filtering.
         page_desc_offset: of the table of page descriptors.
-        vmcoreinfo: where it is in the file; size 0 if it is not there. So, too, note and eraseinfo.
-        timestamp: seconds and microseconds of when it was written.
+        vmcoreinfo: its place in the file; size 0 if the file has none. Likewise note and eraseinfo.
+        timestamp: when the dump was written, in seconds and microseconds.
         split_pfns: start_pfn and end_pfn of a part of a split dump, or None for a dump in one file.
     """
 
@@ -116,7 +116,7 @@ class DiskDumpHeader(NamedTuple):
 
     @property
     def dump_identity(self) -> tuple[object, ...]:
-        """What all parts of one split dump have in common."""
+        """The values that all parts of one split dump have in common."""
         return (
             *(self.is_kdump, self.header_version, self.word_size, self.byte_order, self.release, self.machine),
             *(self.timestamp, self.block_size, self.max_mapnr, self.bitmap_size, self.phys_base, self.dump_level),
@@ -131,7 +131,7 @@ class DiskDumpHeader(NamedTuple):
 
 
 class _MainHeader(NamedTuple):
-    """``struct disk_dump_header``; max_mapnr_at is where max_mapnr stands."""
+    """``struct disk_dump_header``; max_mapnr_at is the offset of max_mapnr."""
 
     is_kdump: bool
     header_version: int
@@ -165,7 +165,7 @@ class _SubHeader(NamedTuple):
 
 
 def read_header(file: DumpFile) -> DiskDumpHeader:
-    """Read both headers and check that what they describe lies in the file.
+    """Read both headers and check that everything they describe lies in the file.
 
     Raises:
         FormatError: a field is impossible, or the file ends inside headers or bitmaps.
@@ -197,7 +197,7 @@ def _read_disk_dump_header(file: DumpFile) -> _MainHeader:
                 return _parse_disk_dump_header(file, word_size, byte_order)
             except FormatError as problem:
                 problems.append(problem)
-    # The variant that has a block_size is what the file was meant to be.
+    # The variant in which block_size makes sense is the intended one.
     raise next((p for p in problems if not p.what.startswith("block_size")), problems[0])
 
 
@@ -233,7 +233,7 @@ def _parse_disk_dump_header(file: DumpFile, word_size: ElfClass, byte_order: Byt
 
 
 def _read_sub_header(file: DumpFile, main: _MainHeader) -> _SubHeader:
-    """Return the sub-header in the first variant that agrees with the header and the file, or else in the first."""
+    """Return the sub-header in the first variant that agrees with the header and the file, else in the first."""
     abis = SUB_HEADER_ABIS[main.word_size]
     if main.machine in _UTSNAME_MACHINES_32 or main.machine.startswith("arm"):
         # With a 64-bit time_t, the header of a 32-bit makedumpfile looks like the 64-bit one.
@@ -276,7 +276,7 @@ def _is_plausible(header: _SubHeader, main: _MainHeader, file_size: int) -> bool
 
 
 def _place_bitmaps(file: DumpFile, main: _MainHeader, sub: _SubHeader) -> DiskDumpHeader:
-    """Return both headers as one, with the offsets that follow from them.
+    """Return both headers as one record, with the offsets that follow from them.
 
     Of a KDUMP file, bitmap_blocks counts both bitmaps; a diskdump without filtering has only one.
     """

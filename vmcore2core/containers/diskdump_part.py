@@ -1,6 +1,6 @@
-"""One file of a kdump-compressed dump: all of it, or the page frames ``[start_pfn, end_pfn)`` of a split one.
+"""One file of a kdump-compressed dump: the whole dump, or the page frames ``[start_pfn, end_pfn)`` of a split one.
 
-Each part of a split dump has both bitmaps whole, and the descriptors of its own page frames alone.
+Each part of a split dump has both bitmaps completely, and only the descriptors of its own page frames.
 
 References: makedumpfile's write_kdump_pages_cyclic(), write_kdump_bitmap_file(), reassemble_kdump_pages() (1.7.9).
 """
@@ -34,19 +34,19 @@ RANGES_MAX = 1 << 18
 """Ranges of RAM; keeps a hostile bitmap from filling memory."""
 
 DESCS_MAX_COUNTED = 1 << 24
-"""Page descriptors that are looked at to count the missing pages of a file that is cut off (400 MB of table)."""
+"""How many page descriptors are read to count the missing pages of a truncated file (400 MB of table)."""
 
 GAP_MAX = 1 << 13
-"""Bytes between two pages in the file that are read with them: a read more costs as much."""
+"""Largest gap between two pages in the file that is read along with them: another read would cost as much."""
 
 
 class DiskDumpPart:
     """A file with its headers, bitmaps and descriptors.
 
     Attributes:
-        file: where it all is.
-        header: what the headers say.
-        start_pfn: first page frame that it has descriptors for.
+        file: the file.
+        header: the headers' values.
+        start_pfn: first page frame with a descriptor.
         end_pfn: page frame behind the last one.
     """
 
@@ -66,7 +66,7 @@ class DiskDumpPart:
         self._page_descs = PageDescs(file, header, self.nr_pages)
 
     def read_notes(self, warnings: list[str]) -> tuple[Note, ...]:
-        """Return the ELF notes; what is wrong with them goes into ``warnings``."""
+        """Return the ELF notes; defects in them go into ``warnings``."""
         header = self.header
         notes: tuple[Note, ...] = ()
         if header.note.size:
@@ -90,13 +90,11 @@ class DiskDumpPart:
         return raw
 
     def warnings(self) -> list[str]:
-        """Return sentences about what the file says of itself and what it lacks."""
+        """Return sentences on what the file reports of itself, and on what it lacks."""
         found = [] if self.file.cut_off is None else [self.file.cut_off]
         status, is_kdump = self.header.status, self.header.is_kdump
         if status & (DUMP_DH_COMPRESSED_INCOMPLETE if is_kdump else DUMP_HEADER_INCOMPLETED):
-            found.append(
-                "the dump says of itself that it is incomplete: writing it stopped early, as for lack of space"
-            )
+            found.append("the dump is marked as incomplete: writing it stopped early, perhaps for lack of space")
         if is_kdump and status & DUMP_DH_EXCLUDED_VMEMMAP:
             found.append("the kernel's page structures of unused memory were left out of the dump")
         if self.header.eraseinfo.size:
@@ -121,14 +119,14 @@ class DiskDumpPart:
         return lacking
 
     def _is_cut_off(self, descs: NDArray[np.void]) -> NDArray[np.bool_]:
-        """Return which pages the file does not have; a descriptor that was never written is zero."""
+        """Tell which pages are not in the file; a descriptor that was never written is zero."""
         offset = descs["offset"].astype(np.uint64)
         room = np.uint64(self.file.size)
         cut: NDArray[np.bool_] = (offset == 0) | (offset > room) | (descs["size"] > room - np.minimum(offset, room))
         return cut
 
     def is_of_one_dump_with(self, other: DiskDumpPart) -> bool:
-        """Tell whether two parts come from one run of makedumpfile: both have all of both bitmaps."""
+        """Tell whether two parts come from one run of makedumpfile: then their bitmaps are equal."""
         mine, theirs = self.header, other.header
         return (
             mine.dump_identity == theirs.dump_identity
@@ -149,9 +147,9 @@ class DiskDumpPart:
         return ranges
 
     def outline(self, pfns: U64Array) -> U8Array:
-        """Return what the bitmaps say of each page frame: ``MISSING``, ``EXCLUDED``, or ``TRUNCATED`` for dumped.
+        """Return the state of each page frame by the bitmaps: ``MISSING``, ``EXCLUDED``, or ``TRUNCATED`` for dumped.
 
-        That a page is really there is for ``locate`` to say, of the part that has it.
+        Whether a dumped page is really there, ``locate`` of its part tells.
         """
         states = np.full(len(pfns), PageState.MISSING, dtype=np.uint8)
         valid = np.flatnonzero(pfns < np.uint64(self.header.max_mapnr))
@@ -193,7 +191,7 @@ class DiskDumpPart:
             states[copies] = states[source[~first]]
 
     def outline_page(self, pfn: int) -> PageState:
-        """Return what the bitmaps say of one page frame, as ``outline`` does of many."""
+        """Return the state of one page frame by the bitmaps, as ``outline`` does for many."""
         if pfn >= self.header.max_mapnr:
             return PageState.MISSING
         if test_bit(self._dumped.bitmap, pfn):
@@ -201,7 +199,7 @@ class DiskDumpPart:
         return PageState.EXCLUDED if self._ram is not None and test_bit(self._ram, pfn) else PageState.MISSING
 
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
-        """Return the bytes of a dumped page frame of this part, zeros where it has none, and its state."""
+        """Return the bytes of a dumped page frame of this part, zeros if it has none, and its state."""
         size = self.header.block_size
         index = self._dumped.rank_of(pfn) - self._nr_before
         if index >= len(self._page_descs):
@@ -262,9 +260,9 @@ def _near(offsets: list[int], sizes: list[int], span_max: int) -> Iterator[tuple
     """Yield ``(first, last, end)`` of pages that lie near together, to be read at once.
 
     Args:
-        offsets: of pages, most often ascending.
-        sizes: of the same.
-        span_max: bytes that are read at once for more than one page.
+        offsets: of pages in the file, mostly ascending.
+        sizes: of these pages in the file.
+        span_max: largest range that is read at once for several pages.
     """
     first = 0
     while first < len(offsets):

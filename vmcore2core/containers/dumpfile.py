@@ -1,7 +1,7 @@
-"""The bytes of a dump file, each read when it is asked for.
+"""The bytes of a dump file, read on demand.
 
-Nothing is mapped: where a mapped file is cut off meanwhile, or its disk gives an error, the system sends SIGBUS, which
-no Python code survives. A read says so instead.
+The file is not mapped with mmap(). If a mapped file is truncated or its disk fails, the system sends SIGBUS, and Python
+dies. A read reports an error instead.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class DumpFile:
 
     Args:
         path: the file.
-        handle: its descriptor where it is open already, which is closed with it.
+        handle: its descriptor if it is open already; it is closed with this object.
 
     Attributes:
         path: as given.
         size: bytes in the file when it was opened.
-        span_max: bytes that are best read at once where several pages lie near together.
-        cut_off: a sentence, where it is known without looking at the dump that the end is missing.
+        span_max: bytes that are best read at once if several pages lie near each other.
+        cut_off: a sentence if the end is known to be missing without reading the dump, or None.
 
     Raises:
         DumpError: the system cannot open it.
@@ -58,7 +58,7 @@ class DumpFile:
         try:
             self._file = path.open("rb", buffering=0) if handle is None else os.fdopen(handle, "rb", buffering=0)
             self._fd = self._file.fileno()
-            # Of a block device, stat says 0.
+            # For a block device, stat says 0.
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
             self._begun = os.fstat(self._fd)
         except OSError as error:
@@ -68,7 +68,7 @@ class DumpFile:
         """Return the bytes of ``[offset, offset + size)`` that the file has; fewer at its end.
 
         Raises:
-            DumpError: the system cannot read them, or the file was cut off since it was opened.
+            DumpError: the system cannot read them, or the file was truncated since it was opened.
         """
         size = max(0, min(size, self.size - offset))
         chunks = []
@@ -84,7 +84,7 @@ class DumpFile:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def changed(self) -> str | None:
-        """Return a sentence if the file is not what it was when it was opened: written to, or cut off."""
+        """Return a sentence if the file was written to or truncated since it was opened."""
         now, before = os.fstat(self._fd), self._begun
         if not stat.S_ISREG(now.st_mode) or (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
             return None
@@ -124,12 +124,12 @@ class DumpFile:
         """Return ``size`` bytes at ``offset``; the caller has checked that the file has them.
 
         Raises:
-            CodecError: they do not decode, where the file is compressed.
+            CodecError: the file is compressed, and they do not decode.
         """
         return memoryview(self.read(offset, size))
 
     def identity(self) -> str | None:
-        """Return a text that changes with the content, where one is known without reading all of it."""
+        """Return a text that changes with the content, if it is known without reading all of it; else None."""
         return None
 
     def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> list[int]:
@@ -138,12 +138,12 @@ class DumpFile:
         Runs that lie together in the file and in ``out`` are copied as one.
 
         Args:
-            offsets: uint64[n], of any alignment, each with a whole page before the end of the file.
+            offsets: uint64[n], of any alignment; a whole page lies between each and the end of the file.
             rows: uint64[n].
             out: uint8[m, page_size], C-contiguous.
 
         Returns:
-            The rows whose bytes do not decode, where the file is compressed; what is in them must not be used.
+            The rows whose bytes do not decode (of a compressed file); their content must not be used.
         """
         if not len(offsets):
             return []
@@ -158,10 +158,10 @@ class DumpFile:
         return []
 
     def _fill(self, offset: int, left: memoryview) -> None:
-        """Read from ``offset`` on until nothing is left to be filled.
+        """Read from ``offset`` on until the buffers are full.
 
         Raises:
-            DumpError: the file ends before, or the system cannot read it.
+            DumpError: the file ends too early, or the system cannot read it.
         """
         try:
             while (count := os.preadv(self._fd, [left], offset)) != len(left):
@@ -181,7 +181,7 @@ class DumpFile:
 
 
 def only_file(files: Sequence[DumpFile], what: str) -> DumpFile:
-    """Return the file of a format whose dumps are one.
+    """Return the file of a format whose dumps have one file.
 
     Raises:
         UsageError: there are several.
@@ -192,13 +192,13 @@ def only_file(files: Sequence[DumpFile], what: str) -> DumpFile:
 
 
 class LayeredFile(DumpFile):
-    """What another file unwraps to; a subclass sets ``size`` and overrides ``read``.
+    """The content of another file, unwrapped; a subclass sets ``size`` and overrides ``read``.
 
     Attributes:
         inner: the file below, closed with this one.
     """
 
-    span_max = 0  # where a block does not decode, the pages in it alone are lost
+    span_max = 0  # if a block does not decode, only the pages in it are lost
 
     def __init__(self, inner: DumpFile) -> None:  # there is no file of its own to open
         self.path = inner.path
@@ -216,7 +216,7 @@ class LayeredFile(DumpFile):
 
     @override
     def changed(self) -> str | None:
-        """What the file below says."""
+        """The file below tells."""
         return self.inner.changed()
 
     @override

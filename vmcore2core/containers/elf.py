@@ -1,7 +1,7 @@
 """ELF vmcores: /proc/vmcore, /proc/kcore, makedumpfile -E, QEMU's dump-guest-memory and virsh dump --memory-only.
 
-Page frames are found by p_paddr. What p_memsz has beyond p_filesz was left out by makedumpfile; the file does not
-tell whether it was zero, so it is ``EXCLUDED``.
+Page frames are found by p_paddr. makedumpfile left out the memory between p_filesz and p_memsz. The file does not tell
+whether it was zero, so it is ``EXCLUDED``.
 
 References: System V gABI, "Program Header"; fs/proc/vmcore.c (v6.12); makedumpfile's write_elf_pages_cyclic() (1.7.9);
 QEMU's dump/dump.c, write_elf64_phdr_loads().
@@ -48,7 +48,7 @@ from vmcore2core.interfaces import ByteOrder
 from vmcore2core.overrides import override
 
 PHNUM_MAX = 1 << 20
-"""More program headers than any machine has memory ranges; keeps hostile tables from filling memory."""
+"""More than the memory ranges of any machine; keeps hostile tables from filling memory."""
 
 NO_PADDR = (1 << 64) - 1
 """p_paddr of a segment that has no physical address (/proc/kcore's vmalloc area)."""
@@ -85,8 +85,8 @@ class ElfContainer(SegmentedContainer):
             "VirtualBox DBGFCoreWrite.cpp",
         ),
         limitations=(
-            "pages that makedumpfile left out are unknown, even those that were zero",
-            "VirtualBox: built from the description, no file of its own was seen; registers of format 1.6 alone",
+            "pages that makedumpfile left out are unknown, even zero pages",
+            "VirtualBox: built from the description, without a real file; registers of format 1.6 only",
             "/proc/kcore: no registers of running tasks; what the kernel hides (poisoned memory) reads as zeros",
         ),
     )
@@ -144,7 +144,7 @@ class ElfContainer(SegmentedContainer):
 
 
 def _read_header(file: DumpFile) -> _ElfHeader:
-    """Read Ehdr, and Shdr 0 where it has the number of program headers.
+    """Read Ehdr, and Shdr 0 if that has the number of program headers.
 
     QEMU writes 8 into e_ehsize and puts the section headers first, so neither is checked.
     """

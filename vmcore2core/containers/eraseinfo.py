@@ -1,6 +1,6 @@
-"""What makedumpfile --config says that it erased: text such as "erase jiffies size 8", a line for each command.
+"""What makedumpfile --config erased, as the dump tells: text such as "erase jiffies size 8", a line for each command.
 
-It names expressions and not addresses, and of what an eppic macro erased it has nothing at all.
+The text names expressions, not addresses. It does not mention what an eppic macro erased.
 
 References: makedumpfile's erase_info.c, update_filter_info(), update_filter_info_raw(), filter_data_buffer();
 makedumpfile.conf(5) (1.7.9).
@@ -23,13 +23,13 @@ ERASEINFO_SIZE_MAX = 1 << 20
 
 
 def erased(text: bytes) -> str:
-    """Return a sentence that says what of kernel memory is not as it was.
+    """Return a sentence on which kernel memory was changed.
 
     Args:
         text: as the dump has it, at most ``ERASEINFO_SIZE_MAX`` bytes.
     """
     what = list(_expressions(text))
-    named = ", ".join(what[:NAMED_MAX]) or "it does not say what"
+    named = ", ".join(what[:NAMED_MAX]) or "the dump does not tell what"
     more = f" and {len(what) - NAMED_MAX} more" if len(what) > NAMED_MAX else ""
     return (
         f"makedumpfile --config erased kernel memory, which reads as X's (0x58) or as NULL pointers where it was: "
@@ -38,14 +38,14 @@ def erased(text: bytes) -> str:
 
 
 def erased_notes(notes: tuple[Note, ...]) -> Iterator[str]:
-    """Yield the sentence for each note of an ELF dump that has such a text."""
+    """Yield a sentence for each note of an ELF dump that has such a text."""
     for note in notes:
         if note.name == ERASEINFO_NOTE_NAME and note.desc:
             yield erased(note.desc[:ERASEINFO_SIZE_MAX])
 
 
 def _expressions(text: bytes) -> Iterator[str]:
-    """Yield what each command erased, without what a terminal would take for more than text."""
+    """Yield what each command erased, without characters that control a terminal."""
     for line in text.split(b"\n"):
         words = line.split(b"\0", 1)[0].decode("ascii", "replace").split()
         if words[:1] == ["erase"]:

@@ -1,4 +1,4 @@
-"""Opening a dump's file, whatever it is wrapped in."""
+"""Opening a dump's file: plain, compressed, flattened, remote, or from a pipe."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vmcore2core.errors import DumpError
 
 
 def open_dump_file(path: Path, keeping: Keeping = KEPT) -> DumpFile:
-    """Return the file; a compressed one as what it holds, and a flattened one as the dump that it describes.
+    """Return the file; if it is compressed, its content; if it is flattened, the dump that it describes.
 
     Args:
         path: the file, or a ``Url``; a pipe, or - for standard input, is kept in the cache.
-        keeping: how that is done, or a compressed file is unpacked.
+        keeping: how to keep a copy in the cache.
 
     Raises:
-        FormatError, CodecError: it is a broken compressed or flattened file.
+        FormatError, CodecError: the compressed or flattened file is broken.
         DumpError: it cannot be read, or there is no place to unpack it to.
     """
     file = RemoteFile(path) if isinstance(path, Url) else _local(path, keeping)

@@ -1,6 +1,6 @@
 """Flattened dumps (makedumpfile -F, QEMU's kdump formats): a seekable file under any other container.
 
-The pieces are indexed once, by their headers alone; where two pieces overlap, the later one counts, as it would if the
+Only the headers of the pieces are read, once, to index them. If two pieces overlap, the later one counts, as if the
 stream were written to a file.
 
 References: makedumpfile 1.7.9: rearrange_dumpdata(); libkdumpfile's flatmap.c.
@@ -31,10 +31,10 @@ def is_flattened(f: BinaryIO) -> bool:
 
 
 class FlattenedFile(LayeredFile):
-    """The dump that a flattened file describes, as ``DumpFile`` gives any other.
+    """The dump that a flattened file describes, as a ``DumpFile``.
 
     Attributes:
-        size: bytes of the described dump, as far as the file goes.
+        size: bytes of the described dump up to the last piece in the file.
         cut_off: sentence about a missing end, or None.
     """
 
@@ -78,7 +78,7 @@ class FlattenedFile(LayeredFile):
 
     @override
     def read(self, offset: int, size: int) -> bytes:
-        """What no piece describes reads as zeros, as in the file it would be written to."""
+        """Bytes that no piece describes read as zeros, as in a file with holes."""
         end = min(offset + size, self.size)
         chunks = []
         index = max(int(np.searchsorted(self._starts, offset, side="right")) - 1, 0)
@@ -116,7 +116,7 @@ def _disjoint(pieces: list[tuple[int, int, int]]) -> tuple[NDArray[np.int64], ND
 
 
 def _without_hidden(pieces: list[tuple[int, int, int]]) -> NDArray[np.int64]:
-    """Return disjoint pieces; the border list makes this linear in pieces times overlaps, which are few."""
+    """Return disjoint pieces. The list of borders makes this linear in pieces times overlaps, and overlaps are few."""
     events = sorted((start, rank) for rank, (start, _, _) in enumerate(pieces))
     borders = sorted({edge for start, end, _ in pieces for edge in (start, end)})
     active: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""What a file is that no container claims, in words that help.
+"""Words for a file that no container claims: what it is, and what to do.
 
 References: the magic numbers of file(1); crash's xendump.h; dissect.hypervisor's
 c_hyperv.py.
@@ -47,7 +47,7 @@ _KERNEL_IMAGE = (
 )
 
 _LOOKED_AT = 4096
-"""Bytes that tell what kind of file it is, where no signature does."""
+"""Bytes that tell the kind of a file without a signature."""
 
 _MAP = "if it is memory without any header, say what is where with --map"
 
@@ -55,13 +55,13 @@ _ET_NAMES = {1: "object file", 2: "executable", 3: "executable or shared library
 
 
 def is_kernel_image(f: BinaryIO) -> bool:
-    """Tell whether a file is a kernel as a boot loader takes it."""
+    """Tell whether a file is a kernel in the form that boot loaders load."""
     head = f.read()
     return any(head[at:].startswith(magic) for at, magic in _KERNEL_IMAGES)
 
 
 def recognise(f: BinaryIO) -> str | None:
-    """Return what a file with the signature in ``f`` is, the rest of a sentence; None if there is no signature."""
+    """Return what the signature in ``f`` stands for, as the rest of a sentence; None if there is no signature."""
     head = f.read()
     for magic, what in _DUMPS:
         if head.startswith(magic):
@@ -77,7 +77,7 @@ def recognise(f: BinaryIO) -> str | None:
 
 
 def describe(f: BinaryIO) -> str:
-    """Return what a file that begins as ``f`` does looks like: the rest of a sentence after its name."""
+    """Return what the first bytes in ``f`` look like, as the rest of a sentence after the file's name."""
     head = f.read(_LOOKED_AT)
     if not head:
         return "is empty"

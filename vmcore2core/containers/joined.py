@@ -1,4 +1,4 @@
-"""Several files of memory as one: a vendor's ramdump has a file for each bank."""
+"""Several files of memory as one: a vendor's ramdump has one file for each bank of memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.overrides import override
 
 ALIGN = 4096
-"""Where a file may begin: none of their pages are in two."""
+"""Files begin at multiples of this, so no page lies in two files."""
 
 
 class JoinedFile(DumpFile):
-    """Files one behind the other, each from a multiple of ``ALIGN`` on.
+    """Files, concatenated; each begins at a multiple of ``ALIGN``.
 
     Args:
         files: at least one; they are closed with this one.

@@ -16,8 +16,8 @@ _CORE = "CORE"
 _FNAME = b"vmlinux"
 
 LIVE = (
-    "this is the memory of a running machine (/proc/kcore), which went on while it was read: what belongs together may "
-    "be of different moments"
+    "this is the memory of a running machine (/proc/kcore), which kept running while its memory was read: related data "
+    "may come from different moments"
 )
 
 
@@ -27,5 +27,5 @@ def is_kcore(notes: tuple[Note, ...]) -> bool:
 
 
 def kernel_notes(notes: tuple[Note, ...]) -> tuple[Note, ...]:
-    """Return the notes that say something: those of a process have no register of any CPU in them."""
+    """Return the notes without those of the process that read /proc/kcore: these have no CPU's registers."""
     return tuple(note for note in notes if note.name != _CORE)

@@ -1,4 +1,4 @@
-"""LiME memory images (format=lime), and those of AVML without --compress: ranges of memory, each behind a header.
+"""LiME memory images (format=lime), and those of AVML without --compress: ranges of memory, each after a header.
 
 References: LiME src/lime.h and src/main.c, write_lime_header(), write_range(); AVML src/image.rs (0.14).
 """
@@ -18,7 +18,7 @@ from vmcore2core.formats import lime as fmt
 from vmcore2core.overrides import override
 
 RANGES_MAX = 1 << 20
-"""Ranges of one image: AVML makes one of each 16 MiB, so that is 16 TiB."""
+"""Most ranges of one image. AVML makes one of each 16 MiB, so these are 16 TiB."""
 
 
 class LimeRange(NamedTuple):
@@ -36,7 +36,7 @@ class LimeRange(NamedTuple):
 
 
 def read_range_header(file: DumpFile, at: int) -> LimeRange | None:
-    """Return the header at ``at``, or None where the file ends before or inside it.
+    """Return the header at ``at``; None if the file ends before or inside it.
 
     Raises:
         FormatError: a field has an impossible value.
@@ -58,7 +58,7 @@ def read_range_header(file: DumpFile, at: int) -> LimeRange | None:
 
 
 def end_warning(file: DumpFile, at: int) -> list[str]:
-    """Return a sentence where the file ends inside a header at ``at``, else none."""
+    """Return a sentence if the file ends inside a header at ``at``; else no sentence."""
     left = file.size - at
     if left <= 0 or file.cut_off is not None:
         return []
@@ -73,9 +73,9 @@ class LimeContainer(SegmentedContainer):
         summary="LiME format=lime, AVML without --compress; its raw and padded formats are read with --map",
         references=("LiME src/lime.h and src/main.c", "AVML src/image.rs"),
         limitations=(
-            "no registers of running tasks, as the machine went on while memory was read",
-            "memory that LiME could not read is zeros in the file, and reads as such",
-            "an image that was cut off exactly between two ranges looks complete",
+            "no registers of running tasks, because the machine kept running while its memory was read",
+            "memory that LiME could not read is zeros in the file, and reads as zeros",
+            "an image that is cut off exactly between two ranges looks complete",
         ),
     )
 

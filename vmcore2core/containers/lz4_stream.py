@@ -1,6 +1,6 @@
-"""lz4 files, in the frame format or in the legacy one, from their first byte to their last.
+"""lz4 files, in the frame format or in the legacy format, decoded from start to end.
 
-The library decodes blocks; frames are taken apart here, as it has no decoder that gives a bounded piece at a time.
+The library decodes blocks. The frames are parsed here, because the library has no decoder that returns bounded pieces.
 
 References: LZ4's doc/lz4_Frame_format.md (1.6.2) and doc/lz4_Block_format.md; programs/lz4io.c,
 LZ4IO_decodeLegacyStream() (1.9.4), for where a legacy frame ends.
@@ -18,11 +18,11 @@ from vmcore2core.formats import packed as fmt
 from vmcore2core.overrides import override
 
 _EXPANSION_MAX = 255
-"""Bytes that one byte of a block decodes to at most: one more byte of a match's length."""
+"""Most bytes that one byte of a block decodes to: it adds up to 255 to a match's length."""
 
 
 class _Descriptor(NamedTuple):
-    """What FLG and BD say of a frame, and its content size where it is there."""
+    """What FLG and BD say of a frame, and its content size if it has one."""
 
     block_max: int
     linked: bool
@@ -57,7 +57,7 @@ class Lz4Stream(Stream):
                 self.problem = Problem.TRAILING
 
     def _descriptor(self) -> _Descriptor | None:
-        """Take a frame's header; None where the file ends inside it."""
+        """Read a frame's header; None if the file ends inside it."""
         raw = self.file.read(self.position, fmt.LZ4_DESCRIPTOR + fmt.LZ4_CONTENT_SIZE + fmt.LZ4_HC)
         if len(raw) < fmt.LZ4_DESCRIPTOR:
             self.problem = Problem.CUT_OFF
@@ -105,17 +105,17 @@ class Lz4Stream(Stream):
         if checksum is not None:
             expected = self._number()
             if expected is not None and checksum.digest() != expected:
-                raise self._broken("a frame does not have its checksum")
+                raise self._broken("a frame does not match its checksum")
         if frame.content_size not in (None, size):
             raise self._broken(f"a frame decodes to {size:#x} bytes, expected {frame.content_size:#x}")
 
     def _block(self, packed_size: int, frame: _Descriptor, before: bytes) -> bytes | None:
-        """Return what a block decodes to, or None where the file ends inside it or its checksum.
+        """Return a block's decoded bytes; None if the file ends inside it or its checksum.
 
         Args:
             packed_size: its size as it is written, with the bit for a block that is stored.
-            frame: that it is of.
-            before: the bytes that it may refer to.
+            frame: the block's frame.
+            before: the decoded bytes that the block may refer to.
         """
         size = packed_size & ~fmt.LZ4_UNCOMPRESSED
         if size > frame.block_max:
@@ -129,11 +129,11 @@ class Lz4Stream(Stream):
             if expected is None:
                 return None
             if _xxh32(data) != expected:
-                raise self._broken("a block does not have its checksum")
+                raise self._broken("a block does not match its checksum")
         return data if packed_size & fmt.LZ4_UNCOMPRESSED else self._decoded(data, frame.block_max, before)
 
     def _legacy(self) -> Iterator[bytes]:
-        """Yield the blocks of a legacy frame, which ends at what cannot be a block's size, or with the file."""
+        """Yield the blocks of a legacy frame, which ends with the file or at an impossible block size."""
         self.position += len(fmt.LZ4_LEGACY_MAGIC)
         while self.position < self.file.size:
             size = self._number()
@@ -148,7 +148,7 @@ class Lz4Stream(Stream):
             yield self._decoded(data, fmt.LZ4_LEGACY_BLOCK, b"")
 
     def _take(self, size: int) -> bytes | None:
-        """Return the next bytes, or None where the file ends before or inside them."""
+        """Return the next bytes; None if the file ends before or inside them."""
         data = self.file.read(self.position, size)
         if len(data) < size:
             self.problem = Problem.CUT_OFF
@@ -164,7 +164,7 @@ class Lz4Stream(Stream):
         if not before:
             return self._raw(data, block_max, 0)
         block = self._raw(_as_prefix(before, 0x00) + data, block_max, _PREFIX_DECODED)
-        # A match that reaches back behind the frame's first byte would take what fills the prefix.
+        # A match that reaches back before the frame's first byte would copy the prefix's filling.
         if len(before) < fmt.LZ4_OFFSET_MAX and block != self._raw(
             _as_prefix(before, 0xFF) + data, block_max, _PREFIX_DECODED
         ):
@@ -172,10 +172,10 @@ class Lz4Stream(Stream):
         return block
 
     def _raw(self, data: bytes, block_max: int, skip: int) -> bytes:
-        """Return what ``data`` decodes to without the first ``skip`` bytes, ``block_max`` at most.
+        """Return the decoded bytes of ``data`` without the first ``skip``, at most ``block_max``.
 
         Raises:
-            CodecError: it does not decode to that.
+            CodecError: it does not decode, or to more.
         """
         out = bytearray(skip + min(block_max, len(data) * _EXPANSION_MAX))
         try:
@@ -190,10 +190,10 @@ _PREFIX_DECODED = _PREFIX_TAIL + fmt.LZ4_OFFSET_MAX
 
 
 def _as_prefix(before: bytes, fill: int) -> bytes:
-    """Return an lz4 sequence that decodes to 4 bytes, filling, and ``before``, so that what follows may refer to it.
+    """Return an lz4 sequence that decodes to 4 bytes, filling, and ``before``, so that the next ones may refer to it.
 
-    A sequence is literals and then a match of at least 4 bytes. With the last 4 bytes of what is wanted as the first
-    4 literals, the match that copies those completes it. It is filled so far that no match reaches the 4 bytes.
+    A sequence is literals, then a match of at least 4 bytes. The first 4 literals are the last 4 bytes of ``before``;
+    the match copies them to the end. The filling is so long that no later match reaches the first 4 bytes.
     """
     wanted = bytes([fill]) * (fmt.LZ4_OFFSET_MAX - len(before)) + before
     rest = len(wanted) - fmt.LZ4_RUN_MASK
@@ -202,7 +202,7 @@ def _as_prefix(before: bytes, fill: int) -> bytes:
 
 
 class _Xxh32:
-    """XXH32 with seed 0, taken from behind what lz4's encoder makes of the data: no dependency has it by itself."""
+    """XXH32 with seed 0: lz4's encoder writes it behind the data that it encodes. No dependency offers it by itself."""
 
     def __init__(self) -> None:
         import cramjam
@@ -211,7 +211,7 @@ class _Xxh32:
 
     def update(self, data: bytes) -> None:
         self._encoder.compress(data)
-        self._encoder.flush()  # what it has made so far is not wanted
+        self._encoder.flush()  # the encoder's output is not needed
 
     def digest(self) -> int:
         return int.from_bytes(bytes(self._encoder.finish())[-fmt.LZ4_CHECKSUM :], "little")

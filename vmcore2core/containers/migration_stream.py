@@ -1,8 +1,8 @@
 """QEMU's migration stream up to the end of memory: where each page is.
 
-Sections have no length, so each that comes before memory's end is read: memory's, and what else is saved in turns with
-it (s390's storage attributes, pseries' hash page table). Headers alone are read; numpy tells runs of pages and of zero
-pages.
+Sections have no length, so every section before the end of memory is read: memory's, and those that are saved in turns
+with it (s390's storage attributes, pseries' hash page table). Only headers are read; numpy finds runs of pages and of
+zero pages.
 
 References: see ``formats.qemu_migration``; QEMU's docs/devel/migration/main.rst, mapped-ram.rst.
 """
@@ -22,9 +22,9 @@ from vmcore2core.interfaces import ByteOrder
 
 BLOCKS_MAX = 1 << 10
 RECORDS_MIN = 4
-"""A stream has a record of each page, of 9 bytes at least; what is left of one that is cut off, a quarter of that."""
+"""A stream has a record of at least 9 bytes for each page; a truncated stream may have a quarter of them."""
 RUN = 1 << 12
-"""Records that are told to be a run at once."""
+"""How many records are tested at once for being a run."""
 CONFIGURATION_MAX = 1 << 10
 CAPABILITIES_MAX = 1 << 8
 BITS_PER_LONG = 64
@@ -32,7 +32,7 @@ OFFSET_MAX = 1 << 62
 
 
 class Reader:
-    """Big-endian numbers and names, one behind the other.
+    """Reads big-endian numbers and names in sequence.
 
     Attributes:
         at: offset of the next byte.
@@ -45,7 +45,7 @@ class Reader:
         """Return the next bytes.
 
         Raises:
-            EOFError: the file ends before.
+            EOFError: the file ends too early.
         """
         raw = self.file.read(self.at, size)
         if len(raw) < size:
@@ -54,13 +54,13 @@ class Reader:
         return raw
 
     def skip(self, size: int) -> None:
-        """Pass over bytes, as ``take`` does."""
+        """Skip bytes; errors as of ``take``."""
         if self.at + size > self.file.size:
             raise EOFError
         self.at += size
 
     def number(self, size: int) -> int:
-        """Return the next number of so many bytes."""
+        """Return the next number, which has ``size`` bytes."""
         return int.from_bytes(self.take(size), "big")
 
     def name(self) -> bytes:
@@ -75,12 +75,12 @@ class MigrationStream(Reader):
         file: of the stream.
         start: where in it the stream begins.
         host_order: of the host's bitmaps.
-        early_size: tells the bytes of a device's state that comes before memory, by name and instance.
+        early_size: given name and instance, returns the size of a device's state that comes before memory.
 
     Attributes:
         blocks: by name.
-        machine: QEMU's name of the machine's type, b"" where it is not told.
-        complete: memory's section came to its end, which is at ``at``.
+        machine: QEMU's name of the machine's type; b"" if the stream does not tell.
+        complete: the section of memory is complete; it ends at ``at``.
         cut_off: the file ends before that.
     """
 
@@ -169,7 +169,7 @@ class MigrationStream(Reader):
             self._page_sizes = int.from_bytes(argument[:8], "big")
 
     def _early(self, name: bytes, instance: int, at: int) -> None:
-        """Pass over a device's state that is saved before memory, as far as the description at the end knows it."""
+        """Skip a device's state that is saved before memory, if the description at the end has its size."""
         size = self._early_size(name, instance)
         if size is None:
             what = f"the state of {name.decode('latin-1')!r} before memory's"
@@ -177,7 +177,7 @@ class MigrationStream(Reader):
         self.skip(size)
 
     def _live(self, name: bytes, at: int) -> None:
-        """Read a section of what is saved in turns."""
+        """Read a section of a device that is saved in turns with memory."""
         if name == fmt.RAM_SECTION:
             self._pages()
         elif name == fmt.STATTR_SECTION:
@@ -186,7 +186,7 @@ class MigrationStream(Reader):
             self._hash_page_table()
         else:
             what = f"the state of {name.decode('latin-1')!r} before memory's"
-            raise FormatError(what, at, "memory first: what else moves while it is saved cannot be skipped")
+            raise FormatError(what, at, "memory first: other devices that are saved in turns with it cannot be skipped")
 
     def _storage_attributes(self) -> None:
         while True:
@@ -207,7 +207,7 @@ class MigrationStream(Reader):
             self.skip(valid * fmt.HASH_PTE_SIZE_64)
 
     def _pages(self) -> None:
-        """Read a section's records up to the one that says that there are no more."""
+        """Read a section's records up to the one that ends it."""
         while True:
             at, word = self.at, self.number(8)
             flags, offset = word & fmt.RAM_FLAGS_MASK, word & ~fmt.RAM_FLAGS_MASK
@@ -239,13 +239,13 @@ class MigrationStream(Reader):
             if self._has_page_size():
                 self.number(8)
             if fmt.IGNORE_SHARED in self._capabilities:
-                self.number(8)  # the block's own idea of its address
+                self.number(8)  # an address by the block's own reckoning
             mapped = fmt.MAPPED_RAM in self._capabilities
             self.blocks[name] = self._mapped_block(name, size) if mapped else RamBlock(name, size)
             total -= size
 
     def _has_page_size(self) -> bool:
-        """Tell whether a block's page size follows: with postcopy-ram, where it is not the host's smallest.
+        """Tell whether a block's page size follows: with postcopy-ram, if it is not the host's smallest.
 
         No name and no record begins with such a number.
         """
@@ -255,7 +255,7 @@ class MigrationStream(Reader):
         return follows.bit_count() == 1 and bool(follows & self._page_sizes)
 
     def _mapped_block(self, name: bytes, size: int) -> RamBlock:
-        """Read mapped-ram's header of a block, and pass over its pages."""
+        """Read mapped-ram's header of a block, and skip its pages."""
         at, version, page_size = self.at, self.number(4), self.number(8)
         if (version, page_size) != (fmt.MAPPED_RAM_HDR_VERSION, fmt.TARGET_PAGE_SIZE):
             what = f"mapped-ram version {version} with pages of {page_size:#x} bytes"
@@ -279,7 +279,7 @@ class MigrationStream(Reader):
         return MappedBlock(name, size, bitmap, pages_offset, self.file.size)
 
     def _select(self, flags: int, at: int) -> None:
-        """Take the block of a page: that of the page before, or the one that is named."""
+        """Select a page's block: the block of the previous page, or the named one."""
         if not flags & fmt.RAM_SAVE_FLAG_CONTINUE:
             name = self.name()
             block = self.blocks.get(name)
@@ -290,7 +290,7 @@ class MigrationStream(Reader):
             raise FormatError("a page of the same RAM block", at, "a block's name first")
 
     def _sent(self, block: RamBlock, at: int) -> SentBlock:
-        """Return the block with room for the places of its pages."""
+        """Return the block, with space for the places of its pages."""
         if isinstance(block, SentBlock):
             return block
         room = self.file.size * RECORDS_MIN // fmt.ZERO_RECORD * fmt.TARGET_PAGE_SIZE
@@ -309,7 +309,7 @@ class MigrationStream(Reader):
         self._block[index] = place
 
     def _run(self, flag: int, record: int) -> None:
-        """Take the records of one kind that follow in the same block, as far as they go."""
+        """Read the run of records of one kind in the same block."""
         block = self._block
         assert block is not None  # noqa: S101 - for mypy
         while (count := min(RUN, (self.file.size - self.at) // record)) > 0:

@@ -1,4 +1,4 @@
-"""ELF notes of a dump, as PT_NOTE segments and kdump-compressed sub-headers hold them.
+"""ELF notes of a dump, from PT_NOTE segments and kdump-compressed sub-headers.
 
 References: System V gABI, "Note Section"; fs/proc/vmcore.c (v6.12), update_note_header_size_elf64(), which ends a
 CPU's notes at the first one without a name.
@@ -14,18 +14,18 @@ from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
 from vmcore2core.interfaces import ByteOrder
 
 NOTES_SIZE_MAX = 256 << 20
-"""Bytes of notes that are read from one dump: 8192 CPUs with some 20 KiB of registers each are 160 MiB."""
+"""Most bytes of notes that are read from one dump: 8192 CPUs with some 20 KiB of registers each have 160 MiB."""
 
 NOTES_MAX = 1 << 17
-"""Notes that are read from one dump; 8192 CPUs with a dozen each are fewer."""
+"""Most notes that are read from one dump; 8192 CPUs with a dozen each have fewer."""
 
 _NOT_ZERO = re.compile(rb"[^\0]")
 
 
 def parse_notes(raw: bytes, byte_order: ByteOrder, offset: int) -> tuple[tuple[Note, ...], str | None]:
-    """Return the notes in ``raw`` and, where it is broken, a sentence that says so.
+    """Return the notes in ``raw``, and a sentence if they are broken.
 
-    Zeros between notes are padding. After a broken note nothing more is believed.
+    Zeros between notes are padding. Notes after a broken one are ignored.
 
     Args:
         raw: the note segment.

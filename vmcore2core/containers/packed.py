@@ -1,4 +1,4 @@
-"""Compressed files around any dump: read in place where their blocks are small, else unpacked to the cache once.
+"""Compressed files around any dump: read in place if their blocks are small, else unpacked to the cache once.
 
 References: see ``formats.packed``.
 """
@@ -15,7 +15,7 @@ from vmcore2core.containers.zstd_frames import ZstdFrames, index_frames
 from vmcore2core.formats import packed as fmt
 
 ZSTD_IN_PLACE_MAX = 16 << 20
-"""Bytes of the largest frame of a file that is read in place: 20 ms for a page that is not cached."""
+"""Largest frame, decoded, of a file that is read in place: a page that is not cached takes 20 ms."""
 
 XZ_IN_PLACE_MAX = 4 << 20
 """The same for xz, which is slower: 50 ms."""
@@ -24,7 +24,7 @@ KEPT = Keeping()
 
 
 def unwrapped(file: DumpFile, keeping: Keeping = KEPT) -> DumpFile:
-    """Return what a compressed file holds, or the file itself where it is none.
+    """Return the content of a compressed file; any other file as it is.
 
     Raises:
         FormatError, CodecError: it is broken.

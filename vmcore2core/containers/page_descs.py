@@ -1,6 +1,6 @@
 """The page descriptors of a kdump-compressed dump: 24 bytes a page, 6 GB for 1 TiB of memory.
 
-Only those parts of the table are read that have a descriptor that is asked for, and the latest are kept.
+Only those parts of the table are read in which a descriptor is needed; the latest parts are kept.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.formats.diskdump import PAGE_DESC_DTYPE
 
 DESCS_PER_PART = 1 << 12
-"""Page descriptors that are read at once. Those at the end of the table tell whether the file is cut off: pages are
-written in order."""
+"""How many page descriptors are read at once. As pages are written in order, the last ones tell whether the file is
+truncated."""
 
 DESCS_TAKEN = 1 << 9
-"""Page descriptors that are read where one of them is asked for: 12 KiB."""
+"""Page descriptors of one part of the table: 12 KiB."""
 
 PARTS_KEPT = 1 << 9
 """How many such parts are kept: 6 MiB."""
 
 
 class PageDescs:
-    """The part of the table that the file has.
+    """The table, as far as the file has it.
 
     Args:
         file: the dump.
-        header: what its headers say.
-        nr_pages: descriptors that there should be.
+        header: its headers.
+        nr_pages: how many descriptors there should be.
     """
 
     def __init__(self, file: DumpFile, header: DiskDumpHeader, nr_pages: int) -> None:
@@ -46,7 +46,7 @@ class PageDescs:
         return self._count
 
     def part(self, start: int, end: int) -> NDArray[np.void]:
-        """Return the descriptors ``[start, end)``, as many of them as there are."""
+        """Return the descriptors ``[start, end)``, as far as the file has them."""
         size = self._dtype.itemsize
         count = max(0, min(end, self._count) - start)
         return self._file.array(self._offset + start * size, count * size, "the page descriptors").view(self._dtype)

@@ -1,6 +1,7 @@
 """Dumps that come through a pipe, such as ``ssh machine makedumpfile -F ... | vmcore2core - --pid 812``.
 
-A dump is read here and there, and a pipe only once: what comes is kept in the cache, and can be named from then on.
+Reading a dump needs seeks, and a pipe can be read only once. So its content is kept in the cache; later runs can name
+that file.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from vmcore2core.errors import UsageError
 log = logging.getLogger(__name__)
 
 STDIN = Path("-")
-"""What stands for standard input."""
+"""The word for standard input."""
 
 STDIN_FD = 0
 PIECE = 1 << 20
 
 
 def open_plain(path: Path, keeping: Keeping) -> DumpFile:
-    """Open a file, or what comes through a pipe.
+    """Open a file, or a copy of what comes through a pipe.
 
     Args:
         path: the file; a FIFO; ``STDIN``.
-        keeping: how what comes through a pipe is kept.
+        keeping: how to keep the copy.
 
     Raises:
-        DumpError: it cannot be read, or there is no place to keep it.
+        DumpError: it cannot be read, or there is no space for the copy.
         UsageError: standard input is a terminal.
     """
     if path == STDIN:
@@ -76,7 +77,7 @@ def _received(path: Path, handle: int, keeping: Keeping) -> DumpFile:
 
 
 def _read(path: Path, handle: int) -> bytes:
-    """Return what there is, b"" at the end; errors of the pipe are not the cache's."""
+    """Return the next bytes, b"" at the end; errors name the pipe, not the cache."""
     try:
         return os.read(handle, PIECE)
     except OSError as error:

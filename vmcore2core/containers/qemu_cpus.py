@@ -1,4 +1,4 @@
-"""The registers of a saved QEMU machine's CPUs, as the notes that QEMU's dump-guest-memory writes of them.
+"""The CPUs' registers of a saved QEMU machine, in the form of notes that QEMU's dump-guest-memory writes.
 
 References: QEMU's target/{i386,arm,riscv,s390x,ppc}/machine.c: vmstate_x86_cpu, vmstate_arm_cpu, vmstate_vfp,
 vmstate_riscv_cpu, vmstate_s390_cpu, vmstate_ppc_cpu; target/{i386,arm,riscv,s390x,ppc}/arch_dump.c (7.2 to 11.1).
@@ -19,14 +19,14 @@ Fields = Mapping[str, bytes]
 """Name -> bytes, all numbers big-endian."""
 
 PRSTATUS_PID = 32
-"""Of struct elf_prstatus with 64 bits, on every machine."""
+"""In a 64-bit struct elf_prstatus of every machine."""
 
 
 def saved_cpu_notes(devices: DeviceStates, at: int) -> tuple[Note, ...]:
-    """Return the CPUs' notes, in the order of their numbers; none where one of them is not found whole.
+    """Return the CPUs' notes in the order of their numbers; no notes if one CPU's state is incomplete.
 
     Args:
-        devices: all of the stream.
+        devices: all devices of the stream.
         at: the end of memory.
     """
     instances = devices.instances(fmt.CPU)
@@ -94,7 +94,7 @@ def _prstatus(number: int, size: int, at: int, registers: bytes, order: str = "<
 
 
 def _arm64(number: int, cpu: Fields) -> tuple[Note, ...]:
-    """Return a CPU's notes; no NT_FPREGSET where it has SVE, whose registers are longer, and how long is not told."""
+    """Return a CPU's notes; no NT_FPREGSET if it has SVE, because the stream does not tell its registers' size."""
     registers = (*_numbers(cpu, "env.xregs", 32), *_numbers(cpu, "env.pc"), *_numbers(cpu, "cpsr", size=4))
     prstatus = _prstatus(number, arm64.PRSTATUS_SIZE, arm64.PRSTATUS_REGS, struct.pack("<34Q", *registers))
     if fmt.ARM64_SVE in cpu or fmt.ARM64_FPSCR not in cpu or fmt.ARM64_FPCR in cpu:
@@ -111,7 +111,7 @@ def _riscv64(number: int, cpu: Fields) -> tuple[Note, ...]:
 
 
 def _ppc64(number: int, cpu: Fields) -> tuple[Note, ...]:
-    """Return a CPU's notes as QEMU writes them where interrupts are big-endian, as the fields are."""
+    """Return a CPU's notes as QEMU writes them for big-endian interrupts; the fields are big-endian, too."""
     spr = _numbers(cpu, "env.spr", fmt.PPC64_NR_SPR)
     ccr = 0
     for field in _numbers(cpu, "env.crf", 8, 4):

@@ -1,6 +1,6 @@
-"""What QEMU's migration to a file leaves: migrate file:, virsh save, virsh managedsave.
+"""QEMU's migration to a file: migrate file:, virsh save, virsh managedsave.
 
-The stream is read once on opening, by its headers alone: where the last copy of each page is.
+On opening, only the headers of the stream are read, to find the last copy of each page.
 
 References: see ``formats.qemu_migration``; QEMU's docs/devel/migration/main.rst.
 """
@@ -31,7 +31,7 @@ class QemuMigrationContainer(DumpContainer):
 
     Args:
         files: one file.
-        memory_map: see ``raw.parse_map``, with offsets in the machine's main memory; None for where its type has it.
+        memory_map: see ``raw.parse_map``, with offsets in main memory; None for the map of the machine's type.
     """
 
     DOC = ContainerDoc(
@@ -79,7 +79,7 @@ class QemuMigrationContainer(DumpContainer):
         self.notes = saved_cpu_notes(devices, stream.at)
 
     def _warn_of_missing(self, stream: MigrationStream) -> None:
-        """Warn of a file that is cut off; a page that a whole stream leaves out was free (free-page-hint).
+        """Warn if the file is truncated; a page that a complete stream leaves out was free (free-page-hint).
 
         Raises:
             FormatError: the file has no page of the machine's memory.
@@ -87,7 +87,7 @@ class QemuMigrationContainer(DumpContainer):
         pages, missing = sum(block.nr_pages for block in self._blocks), sum(block.missing() for block in self._blocks)
         if stream.complete and missing == pages:
             what = f"no page of RAM block {self._blocks[0].name.decode('latin-1')!r}"
-            expected = "memory in the stream: what x-ignore-shared leaves out is the backend's file, for --map"
+            expected = "memory in the stream: x-ignore-shared leaves it in the backend's file, which --map reads"
             raise FormatError(what, stream.at, expected)
         if stream.cut_off:
             self.warnings.append(
@@ -97,7 +97,7 @@ class QemuMigrationContainer(DumpContainer):
     @classmethod
     @override
     def detect(cls, f: BinaryIO) -> bool:
-        """Tell whether the file begins as a migration stream, or with libvirt's header of one."""
+        """Tell whether the file begins with a migration stream, or with libvirt's header."""
         head = f.read(len(fmt.LIBVIRT_MAGIC))
         return head.startswith(fmt.QEMU_VM_FILE_MAGIC) or head in (fmt.LIBVIRT_MAGIC, fmt.LIBVIRT_PARTIAL_MAGIC)
 
@@ -120,7 +120,7 @@ class QemuMigrationContainer(DumpContainer):
         return places, states
 
     def _of_blocks(self, index: U64Array) -> U64Array:
-        """Return the places of pages of main memory, whose blocks lie one behind the other."""
+        """Return the places of pages of main memory, whose blocks are concatenated."""
         if len(self._blocks) == 1:
             return self._blocks[0].places(index)
         places, first = np.full(len(index), NOT_SEEN, np.uint64), 0
@@ -132,7 +132,7 @@ class QemuMigrationContainer(DumpContainer):
 
     @override
     def page_states(self, pfns: U64Array) -> U8Array:
-        """Return the ``PageState`` of each page frame; memory that the file ends before is ``TRUNCATED``."""
+        """Return the ``PageState`` of each page frame; memory behind the end of the file is ``TRUNCATED``."""
         return self._places(pfns)[1]
 
     @override
@@ -155,12 +155,12 @@ class QemuMigrationContainer(DumpContainer):
 
 
 def _start(file: DumpFile) -> tuple[int, ByteOrder]:
-    """Return where the stream begins, and the host's byte order as far as it is known.
+    """Return where the stream begins, and the host's byte order if it is known.
 
-    Behind libvirt's header and the machine's XML, where there is one.
+    The stream follows libvirt's header and the machine's XML, if the file has them.
 
     Raises:
-        FormatError: libvirt has compressed it, or was not done.
+        FormatError: libvirt has compressed the stream, or has not finished it.
     """
     raw = file.read(0, fmt.libvirt_save_header.itemsize)
     if not raw.startswith((fmt.LIBVIRT_MAGIC, fmt.LIBVIRT_PARTIAL_MAGIC)):

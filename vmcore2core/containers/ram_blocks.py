@@ -1,4 +1,4 @@
-"""Where the pages of a saved machine's RAM blocks are in the file.
+"""The places of the pages of a saved machine's RAM blocks in the file.
 
 References: see ``formats.qemu_migration``; QEMU's docs/devel/migration/mapped-ram.rst.
 """
@@ -12,11 +12,11 @@ from vmcore2core.formats.qemu_migration import TARGET_PAGE_SIZE
 from vmcore2core.overrides import override
 
 NOT_SEEN, ZERO = 0, 1
-"""Places of pages that are not in the file; no page begins so near its beginning."""
+"""Values for pages that are not in the file; no page begins so near to the file's start."""
 
 
 class RamBlock:
-    """A RAM block without any page in the file.
+    """A RAM block that has no page in the file.
 
     Args:
         name: QEMU's.
@@ -36,12 +36,12 @@ class RamBlock:
         return np.full(len(index), NOT_SEEN, np.uint64)
 
     def missing(self) -> int:
-        """Return how many pages are not seen."""
+        """Return how many pages the file lacks."""
         return self.nr_pages
 
 
 class SentBlock(RamBlock):
-    """A block whose pages come one by one, each maybe again.
+    """A block whose pages come one by one; a page may come again.
 
     Attributes:
         pages: uint64[nr_pages], the place of the last copy of each.
@@ -61,14 +61,14 @@ class SentBlock(RamBlock):
 
 
 class MappedBlock(RamBlock):
-    """A block that the file has as it is (mapped-ram), with a bitmap of the pages that are not zero.
+    """A block whose pages lie in the file at fixed places (mapped-ram), with a bitmap of the pages that are not zero.
 
     Args:
         name: QEMU's.
         size: bytes.
         bitmap: uint8[at least a bit a page], the lowest bit first.
         pages_offset: of page 0 in the file.
-        file_size: a page behind it is not seen.
+        file_size: pages behind it are lacking.
     """
 
     def __init__(self, name: bytes, size: int, bitmap: U8Array, pages_offset: int, file_size: int) -> None:

@@ -1,7 +1,7 @@
-"""Physical memory as it is, without any header: dd of /dev/mem, QEMU's pmemsave, LiME's raw and padded formats, .vmem.
+"""Physical memory without any header: dd of /dev/mem, QEMU's pmemsave, LiME's raw and padded formats, .vmem.
 
-Vendors' ramdumps are several such files, one for each bank of memory. Nothing in such a file says so, nor what is
-where: the user does, with ``--map``, or with crash's FILE@START. It is never guessed.
+Vendors' ramdumps are several such files, one for each bank of memory. Nothing in the file tells that it is memory, nor
+from which address: the user says so with ``--map`` or with crash's FILE@START. The code never guesses.
 
 References: LiME's README, "format=raw", "format=padded"; QEMU's hmp-commands.hx, pmemsave; crash's help, "RAM dump".
 """
@@ -25,7 +25,7 @@ IDENTITY = "raw"
 """The map of a file that is memory from physical address 0 on."""
 
 MAP_SIZE_MAX = 1 << 20
-"""Bytes of a map in a file."""
+"""Most bytes of a file with a map."""
 
 _NUMBER = r"(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})[KMGT]?"
 _ENTRY = re.compile(rf"\s*({_NUMBER}):({_NUMBER})(?:@(?:(.+):)?({_NUMBER}))?\s*")
@@ -43,12 +43,12 @@ class RawContainer(SegmentedContainer):
 
     DOC = ContainerDoc(
         name="raw",
-        summary="memory without any header, with --map saying what is where",
+        summary="memory without any header; --map says where it lies",
         references=("LiME README, format=raw and format=padded", "QEMU hmp-commands.hx, pmemsave"),
         limitations=(
             "never detected: --map is needed",
             "no registers of running tasks",
-            "what is no RAM in the file's ranges reads as the file has it, most often as zeros",
+            "addresses without RAM read as the file has them, most often as zeros",
         ),
     )
 
@@ -74,17 +74,17 @@ class RawContainer(SegmentedContainer):
 
 
 Given = Sequence[tuple[Path, int, int]]
-"""A dump's files: path, where it begins among them all, bytes."""
+"""A dump's files: path, offset of its first byte in all of them, bytes."""
 
 
 def banks(words: Sequence[Path], memory_map: str | None) -> tuple[list[Path], str | None]:
-    """Return a dump's files and the map that they are given with, where it is crash's: FILE@START for each.
+    """Return a dump's files, and the map if the user wrote it as crash does: FILE@START for each file.
 
-    Several may stand in one word, with commas. A file that has such a name is that file.
+    One word may have several, with commas. If a file has such a name, the word means that file.
 
     Args:
-        words: what was given as the dump.
-        memory_map: what was given as its map, which goes before.
+        words: the words for the dump.
+        memory_map: the map that the user gave by itself; it wins.
 
     Raises:
         UsageError: some of the files have an address, and others do not.
@@ -102,7 +102,7 @@ def banks(words: Sequence[Path], memory_map: str | None) -> tuple[list[Path], st
 
 
 def _pieces(word: Path) -> list[Path] | None:
-    """Return what crash takes a word with commas for; None where it is a file, or not all have an address."""
+    """Return what crash understands by a word with commas; None if it is a file, or if some part has no address."""
     pieces = str(word).split(",")
     return None if word.exists() or not all(map(_BANK.fullmatch, pieces)) else [Path(piece) for piece in pieces]
 
@@ -119,7 +119,7 @@ def parse_map(text: str, files: Given) -> list[tuple[int, int, int]]:
         files: the dump's.
 
     Raises:
-        UsageError: the text is no such map, or its ranges overlap.
+        UsageError: the text is not such a map, or its ranges overlap.
     """
     if text == IDENTITY and len(files) == 1:
         return [(0, 0, files[0][2])]
@@ -177,7 +177,7 @@ def _entries(text: str, files: Given) -> Iterator[tuple[int, int, int]]:
 
 
 def _file(name: str | None, files: Given, entry: str) -> tuple[Path, int, int]:
-    """Return the file that an entry names by the end of its path, the only one where it names none."""
+    """Return the file that an entry names by the end of its path; if it names none, the only file."""
     parts = Path(name or "").parts
     found = [file for file in files if name is None or file[0].parts[-len(parts) :] == parts]
     if len(found) != 1:

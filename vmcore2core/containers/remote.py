@@ -1,7 +1,7 @@
-"""Dumps on another machine, by a URL of anything that fsspec opens: https://, s3://, ssh://.
+"""Dumps on another machine, by a URL that fsspec opens: https://, s3://, ssh://.
 
-What is read are the blocks that are needed, each once while the cache has room. fsspec and what it needs for a protocol
-are imported when the first URL comes.
+Only the blocks that are needed are read, once each while the cache has space. fsspec and the packages of protocols are
+imported when the first URL comes.
 
 References: fsspec's documentation, "API Reference": fsspec.core.url_to_fs(), AbstractFileSystem.open() (2026.9).
 """
@@ -22,13 +22,13 @@ from vmcore2core.errors import DumpError
 from vmcore2core.overrides import override
 
 BLOCK = 64 << 10
-"""Bytes of a request: kernel structures lie together, and a page alone would take as long."""
+"""Bytes of a request: kernel structures lie together, and a single page would take as long."""
 
 BLOCKS_AT_ONCE_MAX = 64
-"""Blocks of a request where they are asked for one behind the other: 4 MiB."""
+"""Most blocks of a request if they are needed in sequence: 4 MiB."""
 
 SECRET_MIN = 4
-"""Characters of the shortest part of a URL that is looked for in what a server says."""
+"""Shortest part of a URL, in characters, that is searched for in a server's message."""
 
 PACKAGES = "pip install fsspec, and what its protocol needs, such as aiohttp for https, s3fs for s3"
 
@@ -37,9 +37,9 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Url(PosixPath):
-    """A URL where a path is expected; a ``Path`` itself would make one slash of two.
+    """A URL in the place of a path; a ``Path`` would turn two slashes into one.
 
-    As text it is scheme, host and path alone: the rest may be a password, or a signature that is as good as one.
+    As text it has only scheme, host and path: the rest may be a password, or a signature that works like one.
 
     Attributes:
         text: all of it.
@@ -70,7 +70,7 @@ def _public(text: str) -> str:
 
 
 def _secrets(text: str) -> Iterator[str]:
-    """Yield what of a URL must not be shown, the longest first, as it is written and as it is meant."""
+    """Yield the parts of a URL that must not be shown, as written and decoded; the longest first."""
     authority, _, query = text.partition("://")[2].partition("?")
     authority = authority.partition("/")[0].rpartition("@")[0]
     query, _, fragment = query.partition("#")
@@ -81,15 +81,15 @@ def _secrets(text: str) -> Iterator[str]:
 
 
 def located(text: str) -> Path:
-    """Return what a command line's word says of a dump: a path, or a ``Url``."""
+    """Return the path or the ``Url`` that a word of the command line stands for."""
     return Url(text) if _URL.match(text) else Path(text)
 
 
 class _WholeRemoteFile(DumpFile):
-    """Reads what it is asked for, each time.
+    """Reads from the server at each call, without a cache.
 
     Raises:
-        DumpError: it cannot be read; the sentence says what would help.
+        DumpError: it cannot be read; the sentence says what helps.
     """
 
     def __init__(self, url: Url) -> None:  # there is no file of this machine to open
@@ -103,11 +103,11 @@ class _WholeRemoteFile(DumpFile):
             self.size = int(info.get("size") or 0)
             self._tag = _tag(info)
             self._remote = self._system.open(self._name, "rb", cache_type="none", **self._only_this_version())
-            # A server that gives no parts says so when it is asked for one, not before.
+            # A server that does not send parts of a file says so at the first such request, not before.
             self._remote.seek(max(0, self.size - 1))
             self._remote.read(1)
         except Exception as error:
-            # Not from it: what --debug shows of it has all of the URL.
+            # Not "from error": what --debug shows of that has the whole URL.
             raise self._failed(error) from None
         if info.get("type") == "directory":
             raise DumpError(f"{url} is a directory, not a dump file")
@@ -115,9 +115,9 @@ class _WholeRemoteFile(DumpFile):
             raise DumpError(f"{url}: its server does not say how large it is; copy the dump to a file")
 
     def _only_this_version(self) -> dict[str, Any]:
-        """Return how to ask a web server for parts of the file that it has now, and of no later one (RFC 9110, 13.1.1).
+        """Return the request header that accepts only the present version of the file (RFC 9110, 13.1.1).
 
-        A weak tag ("W/...") fits none.
+        A weak tag ("W/...") never matches.
         """
         protocols = {self._system.protocol} if isinstance(self._system.protocol, str) else set(self._system.protocol)
         strong = isinstance(self._tag, str) and self._tag.startswith('"')
@@ -125,7 +125,7 @@ class _WholeRemoteFile(DumpFile):
 
     @override
     def changed(self) -> str | None:
-        """What its server says of its size and version."""
+        """The server tells its size and version."""
         try:
             info = self._system.info(self._name)
         except Exception as error:
@@ -135,11 +135,11 @@ class _WholeRemoteFile(DumpFile):
         return f"{self.path} has changed while it was read: its server has another version of it now"
 
     def _failed(self, error: Exception) -> DumpError:
-        """Return the sentence; each protocol's package has exceptions of its own, and no base for them."""
+        """Return the sentence. Each protocol's package has its own exceptions, without a common base class."""
         if isinstance(error, ImportError):
             return DumpError(f"{self.path} needs a Python package that is not installed ({error}): {PACKAGES}")
         if isinstance(error, FileNotFoundError):
-            # fsspec's http says so of everything that fails, and raises it from what did.
+            # fsspec's http raises this for every failure; its cause tells the real one.
             if error.__cause__ is None or getattr(error.__cause__, "status", None) == HTTPStatus.NOT_FOUND:
                 return DumpError(f"{self.path} cannot be read: there is no such file")
             error = cast("Exception", error.__cause__)
@@ -170,7 +170,7 @@ class _WholeRemoteFile(DumpFile):
 
     @override
     def identity(self) -> str | None:
-        """Return what changes with its content, where the server has such a thing."""
+        """Return a text that changes with the content, if the server has one."""
         return None if self._tag is None else f"{self.path} {self._tag} {self.size}"
 
     @override
@@ -182,14 +182,14 @@ class _WholeRemoteFile(DumpFile):
 
 
 def _tag(info: dict[str, Any]) -> object:
-    """Return what a server says of a file's version, or None."""
+    """Return the server's tag of a file's version, or None."""
     return next((info[key] for key in ("ETag", "Last-Modified", "mtime") if info.get(key)), None)
 
 
 class RemoteFile(BlockFile):
-    """A file on another machine; its blocks are kept as those of a compressed file are.
+    """A file on another machine; its blocks are cached as those of a compressed file.
 
-    Blocks that are asked for one behind the other come more and more at once, as in a core's large mappings.
+    If blocks are needed in sequence, as for a core's large mappings, requests grow.
     """
 
     def __init__(self, url: Url) -> None:

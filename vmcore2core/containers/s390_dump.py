@@ -1,6 +1,6 @@
-"""s390 stand-alone dumps, as the dump tools of zipl leave them and ``zgetdump -f s390`` writes them.
+"""s390 stand-alone dumps: written by zipl's dump tools and by ``zgetdump -f s390``.
 
-The registers of each CPU are in its lowcore, where the dump tool had them stored.
+The registers of each CPU are in its lowcore, because the dump tool made the CPU store them there.
 
 Built from the description alone: no file of a dump tool's own was seen.
 
@@ -27,7 +27,7 @@ from vmcore2core.interfaces import ByteOrder
 from vmcore2core.overrides import override
 
 SEGMENTS_MAX = 1 << 20
-"""Segments of one dump: they have a MiB and more."""
+"""Most segments of one dump; a segment has a MiB or more."""
 
 
 class S390DumpContainer(SegmentedContainer):
@@ -40,7 +40,7 @@ class S390DumpContainer(SegmentedContainer):
         limitations=(
             "built from the description: no file of a dump tool's own was seen",
             "one volume, not compressed, 64 bits: zgetdump -f elf converts the others",
-            "memory that the machine did not have reads as zeros, as the file has it or leaves it out",
+            "addresses without memory read as zeros, whether the file has them or not",
         ),
     )
 
@@ -90,10 +90,10 @@ class S390DumpContainer(SegmentedContainer):
         return header
 
     def _segments(self, size: int) -> tuple[int, list[tuple[int, int, int]], int]:
-        """Return how much memory is described, (physical address, file offset, bytes) of each segment, and their end.
+        """Return the size of memory, (physical address, file offset, bytes) of each segment, and where they end.
 
         Raises:
-            FormatError: one is cut off before its memory, or describes memory that the machine does not have.
+            FormatError: a segment has no memory in the file, or lies beyond the machine's memory.
         """
         found: list[tuple[int, int, int]] = []
         at, reached = fmt.DF_S390_HDR_SIZE, 0
@@ -107,7 +107,7 @@ class S390DumpContainer(SegmentedContainer):
                 raise FormatError("the first df_s390_dump_segm_hdr is cut off", at, f"{layout.itemsize} bytes")
             header = np.frombuffer(raw, layout)[0]
             start, length = int(header["start"]), int(header["len"])
-            # Where nothing was found to be dumped, both are 0.
+            # If there was nothing to dump, both are 0.
             if (length and not reached <= start < start + length <= size) or (start | length) % PAGE_SIZE:
                 what = f"df_s390_dump_segm_hdr with start {start:#x} and len {length:#x}"
                 raise FormatError(what, at, f"pages from {reached:#x} to mem_size {size:#x}")
@@ -121,7 +121,7 @@ class S390DumpContainer(SegmentedContainer):
 
     @override
     def page_states(self, pfns: U64Array) -> U8Array:
-        """Return the ``PageState`` of each page frame; what no segment has was zeros, or no memory at all."""
+        """Return the ``PageState`` of each page frame; frames in no segment were zeros, or had no memory."""
         return _zeros(super().page_states(pfns))
 
     @override
@@ -131,19 +131,19 @@ class S390DumpContainer(SegmentedContainer):
 
     @override
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
-        """Read one page frame; see ``DumpContainer.read_page``."""
+        """Read one page frame."""
         page, state = super().read_page(pfn)
         return page, PageState.ZERO if state is PageState.EXCLUDED else state
 
     def _memory(self, paddr: int, size: int) -> bytes | None:
-        """Return memory, None where it is not in the file; both of whole pages."""
+        """Return memory, in whole pages; None if it is not in the file."""
         out = np.zeros((size // PAGE_SIZE, PAGE_SIZE), np.uint8)
         first = paddr // PAGE_SIZE
         states = self.read_pages(np.arange(first, first + len(out), dtype=np.uint64), out)
         return out.tobytes() if np.isin(states, (PageState.PRESENT, PageState.ZERO)).all() else None
 
     def _cpu_notes(self, header: np.void) -> Iterator[Note]:
-        """Yield the registers of the CPUs, as QEMU's notes have them, and warn of those that are not there."""
+        """Yield the CPUs' registers in the form of QEMU's notes, and warn of CPUs without registers."""
         if (self._memory(0, PAGE_SIZE) or b"").startswith(fmt.LIVE_MAGIC):
             self.warnings.append(LIVE)
             return
@@ -169,7 +169,7 @@ class S390DumpContainer(SegmentedContainer):
         if raw is not None:
             vxrs = raw[wide % PAGE_SIZE :][: fmt.VECTOR_SAVE_AREA_SIZE]
             low, high = vxrs[: len(vxrs) // 2], vxrs[len(vxrs) // 2 :]
-            # The floating-point registers are the other halves: else this is not of the same moment.
+            # Vector registers contain the floating-point registers; if these differ, they are from different moments.
             if b"".join(low[at : at + 8] for at in range(0, len(low), 16)) == floats:
                 halves = b"".join(low[at + 8 : at + 16] for at in range(0, len(low), 16))
                 yield Note(NOTE_LINUX, s390x.NT_S390_VXRS_LOW, halves)
@@ -182,7 +182,7 @@ def _zeros(states: U8Array) -> U8Array:
 
 
 LIVE = (
-    "this is the memory of a running machine, which went on while it was read: what belongs together may be of "
+    "this is the memory of a running machine, which kept running while its memory was read: related data may come from "
     "different moments, and there are no registers of running tasks"
 )
 

@@ -1,6 +1,6 @@
 """sadump: a partition, a set of disks, a backup of one.
 
-Built from what makedumpfile, crash and libkdumpfile read: no file of its own was seen.
+Built from the readers in makedumpfile, crash and libkdumpfile, without a real file.
 
 References: see ``formats.sadump``.
 """
@@ -29,12 +29,12 @@ DISKS_MAX = 16
 """SADUMP_MAX_DISK_SET_NUM."""
 RUNS_MAX = 1 << 20
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8).reshape(-1, 1), axis=1)[:, ::-1], axis=1).ravel()
-"""Each byte with its bits the other way round: here, bit 7 is the first page frame."""
+"""Each byte with its bits reversed: in this format, bit 7 is the first page frame."""
 
 
 @dataclass
 class _Disk:
-    """One file: where its part of the dump begins, its number in its set, and where its pages are."""
+    """One file: where its part of the dump begins, its number in the set, and where its pages are."""
 
     file: DumpFile
     number: int
@@ -47,7 +47,7 @@ class _Disk:
 class SadumpContainer(DumpContainer):
     """A dump of sadump.
 
-    A page that is RAM and was not dumped is ``EXCLUDED``: the file does not tell whether it was zeros.
+    A RAM page that was not dumped is ``EXCLUDED``: the file does not tell whether it was zeros.
     """
 
     DOC = ContainerDoc(
@@ -55,8 +55,8 @@ class SadumpContainer(DumpContainer):
         summary="sadump of Fujitsu's firmware: a partition, a set of disks given together in any order, a backup",
         references=("makedumpfile sadump_mod.h and sadump_info.c", "crash sadump.c", "libkdumpfile sadump.c"),
         limitations=(
-            "built from those readers: no file of its own was seen; blocks of 4 KiB, a backup in one file",
-            "fs_base and gs_base of a thread that was running are what the kernel last saved",
+            "built from those readers, without a real file; blocks of 4 KiB, a backup in one file",
+            "fs_base and gs_base of a running thread are the values that the kernel last saved",
         ),
     )
 
@@ -97,7 +97,7 @@ class SadumpContainer(DumpContainer):
         return head.startswith(fmt.SADUMP_PART_SIGNATURE) or head[fmt.BLOCK_SIZE :] == fmt.SADUMP_PART_SIGNATURE
 
     def _disk_count(self, first: _Disk) -> int:
-        """Return how many disks the set has, and pass over its header."""
+        """Return how many disks the set has, and skip its header."""
         if not first.identity:
             return 1
         raw = first.file.read_exactly(first.at, fmt.sadump_disk_set_header.itemsize, "sadump_disk_set_header")
@@ -127,10 +127,10 @@ class SadumpContainer(DumpContainer):
         return int(header["max_mapnr_64" if int(header["header_version"]) else "max_mapnr"])
 
     def _place(self, disks: dict[int, _Disk], count: int) -> None:
-        """Set where pages are: a run of them for each disk, the last one without an end; and warn of what is missing.
+        """Set where the pages are: one run for each disk, the last one open-ended. Warn of missing pages.
 
         Raises:
-            FormatError: a disk is said to have less than its headers.
+            FormatError: a disk is smaller than its headers, as it says.
         """
         self._extents: list[tuple[_Disk | None, int]] = []
         reached, total = 0, self._dumped.count_below(self._end)
@@ -162,7 +162,7 @@ class SadumpContainer(DumpContainer):
 
     @override
     def dumped_ranges(self) -> tuple[AddressRange, ...]:
-        """Return the runs of pages in the second."""
+        """Return the runs of pages in the second bitmap."""
         return _ranges(self._dumped.bitmap, self._end)
 
     @override
@@ -207,7 +207,7 @@ class SadumpContainer(DumpContainer):
         return states
 
     def _cpu_states(self, file: DumpFile, header: np.void) -> Iterator[tuple[int, np.void]]:
-        """Yield each CPU's APIC ID and registers, of those that have any."""
+        """Yield APIC ID and registers of each CPU that has any."""
         count = int(header["nr_cpus"])
         if not int(header["sub_hdr_size"]) or not 0 < count <= CPUS_MAX:
             return
@@ -231,10 +231,10 @@ class SadumpContainer(DumpContainer):
 
 
 def _disks(files: Sequence[DumpFile]) -> Iterator[_Disk]:
-    """Yield each file as a disk; a partition by itself is disk 1 of a set without an identity.
+    """Yield each file as a disk; a single partition is disk 1 of a set without an identity.
 
     Raises:
-        FormatError: a header is none.
+        FormatError: a header is broken.
         UsageError: the files do not belong together.
     """
     seen: dict[int, _Disk] = {}
@@ -267,10 +267,10 @@ def _disks(files: Sequence[DumpFile]) -> Iterator[_Disk]:
 
 
 def _check_media(file: DumpFile, part: np.void) -> None:
-    """Check that the header of a backup is of this dump, and that it is the first one.
+    """Check that the header of a backup belongs to this dump, and is its first one.
 
     Raises:
-        FormatError: it is not.
+        FormatError: it does not, or is not.
     """
     media = np.frombuffer(file.read_exactly(0, fmt.BLOCK_SIZE, "sadump_media_header"), fmt.sadump_media_header, 1)[0]
     if any(media[name].tobytes() != part[name].tobytes() for name in ("sadump_id", "disk_set_id")):
@@ -296,7 +296,7 @@ def _ranges(bitmap: U8Array, end: int) -> tuple[AddressRange, ...]:
 
 
 def _notes(states: Sequence[tuple[int, np.void]]) -> Iterator[Note]:
-    """Yield each CPU's NT_PRSTATUS, then its state as it is."""
+    """Yield each CPU's NT_PRSTATUS, then its unchanged state."""
     for position, (_, state) in enumerate(states):
         regs = {name.lower(): int(state[name]) for name in fmt.GENERAL}
         regs |= {name.lower(): int(state[name]) & 0xFFFF for name in fmt.SEGMENTS}

@@ -1,4 +1,4 @@
-"""Where a saved QEMU machine's main memory is: which RAM blocks it is in, and at what physical addresses.
+"""Where a saved QEMU machine's main memory is: in which RAM blocks, and at which physical addresses.
 
 References: QEMU's hw/i386/{pc,pc_piix,pc_q35,microvm}.c: pc_memory_init(), pc_init1(), pc_q35_init(),
 microvm_memory_init(); hw/arm/virt.c, hw/riscv/virt.c, hw/s390x/s390-virtio-ccw.c, hw/ppc/spapr.c,
@@ -20,7 +20,8 @@ from vmcore2core.formats import qemu_migration as fmt
 def main_blocks(blocks: Mapping[bytes, RamBlock]) -> tuple[RamBlock, ...]:
     """Return the blocks of main memory in the order of their addresses.
 
-    The nodes' with NUMA; else the one with a machine's name for it, which may be smaller than flash; else the largest.
+    With NUMA, the nodes' blocks. Else the block with the machine's name for it, which may be smaller than flash. Else
+    the largest.
     """
     nodes = {int(match[1]): blocks[name] for name in blocks if (match := re.fullmatch(fmt.NODE_RAM, name))}
     if nodes:
@@ -37,10 +38,10 @@ def main_memory(
     Args:
         blocks: of main memory.
         machine: QEMU's name of its type.
-        cmos: the memory of a PC's clock, which tells the firmware what is below 4 GiB, as far as it is known.
+        cmos: the memory of a PC's clock, if known; it tells the firmware how much memory is below 4 GiB.
 
     Raises:
-        FormatError: where this machine has it is not known.
+        FormatError: it is not known where this machine has its memory.
     """
     name, size = blocks[0].name, sum(block.size for block in blocks)
     base = _base(name, machine)
@@ -54,14 +55,14 @@ def main_memory(
 
 
 def mapped_memory(blocks: Sequence[RamBlock], memory_map: str) -> tuple[tuple[int, int, int], ...]:
-    """Return the same as ``main_memory``, as the user says.
+    """Return the same as ``main_memory``, by the user's map.
 
     Args:
         blocks: of main memory.
         memory_map: see ``raw.parse_map``; offsets are those in the blocks.
 
     Raises:
-        UsageError: it is no map, or not one of whole pages of this memory.
+        UsageError: it is not a map, or does not map whole pages of this memory.
     """
     size = sum(block.size for block in blocks)
     pieces = parse_map(memory_map, [(Path("memory"), 0, size)])
@@ -88,7 +89,7 @@ def _base(name: bytes, machine: bytes) -> int:
 
 
 def _told_low(cmos: bytes | None, size: int) -> int | None:
-    """Return the bytes below 4 GiB as the clock's memory has them, or None where it has something else than all."""
+    """Return the bytes below 4 GiB by the clock's memory; None if that is inconsistent."""
     if cmos is None or len(cmos) < fmt.CMOS_SIZE:
         return None
     low = fmt.CMOS_BASE + int.from_bytes(cmos[fmt.CMOS_LOW], "little") * fmt.CMOS_UNIT
@@ -97,7 +98,7 @@ def _told_low(cmos: bytes | None, size: int) -> int | None:
 
 
 def _usual_low(size: int, machine: bytes) -> int:
-    """Return the bytes below 4 GiB of a machine for which max-ram-below-4g was not given."""
+    """Return the bytes below 4 GiB of a machine without the option max-ram-below-4g."""
     for part, (most, low) in fmt.LOW_MAX.items():
         if part in machine:
             return size if size < most else low

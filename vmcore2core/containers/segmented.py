@@ -1,4 +1,4 @@
-"""What all formats share that keep memory as it is: physical address ranges at offsets of one file."""
+"""Shared by formats that store memory unchanged: physical address ranges at offsets of one file."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from vmcore2core.overrides import override
 from vmcore2core.printable import counted
 
 PAGE_SIZE = 4096
-"""Such files do not tell the page size; memory comes in multiples of 4 KiB on every machine."""
+"""Such files do not tell the page size; on every machine, memory comes in multiples of 4 KiB."""
 
 PHYS_BITS = 56
-"""More bits than a physical address has on any machine of Linux; such addresses and offsets never wrap around."""
+"""More bits than a physical address has on any machine; such addresses and offsets never wrap around."""
 
 _SEGMENT = np.dtype([("p_paddr", "u8"), ("p_offset", "u8"), ("p_filesz", "u8"), ("p_memsz", "u8")])
 
 
 def segment_table(segments: Iterable[tuple[int, int, int]]) -> NDArray[np.void]:
-    """Return (physical address, file offset, bytes), none of which wraps around, as ``page_runs`` takes them."""
+    """Return (physical address, file offset, bytes) as a table for ``page_runs``; the values must not wrap around."""
     return np.array([(paddr, offset, size, size) for paddr, offset, size in segments], dtype=_SEGMENT)
 
 
 def described_table(size: int, segments: Iterable[tuple[int, int, int]]) -> NDArray[np.void]:
-    """Return the same of a file that describes all memory below ``size`` and has the bytes of its segments alone."""
+    """Return such a table for a file that describes all memory below ``size`` and has the bytes of its segments."""
     return np.concatenate((np.array([(0, 0, 0, size)], dtype=_SEGMENT), segment_table(segments)))
 
 
@@ -42,11 +42,11 @@ class SegmentedContainer(DumpContainer):
     _runs: PageRuns
 
     def _set_segments(self, segments: NDArray[np.void], described_by: str) -> None:
-        """Take the segments, and warn of those that the file does not have.
+        """Set the segments, and warn of pages behind the end of the file.
 
         Args:
             segments: see ``page_runs``.
-            described_by: what names them, in the plural: "its program headers".
+            described_by: what describes them, in the plural: "its program headers".
         """
         self._runs = page_runs(segments, self.page_size)
         missing = self._runs.pages_beyond(self._file.size)
@@ -92,7 +92,7 @@ class SegmentedContainer(DumpContainer):
 
     @override
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
-        """Read one page frame; see ``DumpContainer.read_page``."""
+        """Read one page frame."""
         state, offset = self._runs.locate_page(pfn, self._file.size)
         if state is PageState.PRESENT:
             try:

@@ -1,4 +1,4 @@
-"""Segments of physical memory in a file, turned into runs of page frames that can be looked up by the thousand."""
+"""Segments of physical memory in a file, turned into runs of page frames for fast lookups."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PageRuns:
         start: uint64[n], page frames, ascending.
         end: uint64[n], page frames; ``end[i] <= start[i + 1]``.
         offset: uint64[n], file offset of page ``start[i]``.
-        memory: the address ranges that the file describes, whether it has their bytes or not.
+        memory: the address ranges that the file describes, with or without their bytes.
     """
 
     page_size: int
@@ -59,7 +59,7 @@ class PageRuns:
         return tuple(AddressRange(*r) for r in ranges)
 
     def locate(self, pfns: U64Array, file_size: int) -> tuple[U8Array, U64Array]:
-        """Return the state of each page frame, uint8[n], and where its bytes are in the file, uint64[n]."""
+        """Return the state of each page frame, uint8[n], and the offset of its bytes in the file, uint64[n]."""
         pfns = np.asarray(pfns, dtype=np.uint64)
         page_size = np.uint64(self.page_size)
         present, run = _within(pfns, self.start, self.end)
@@ -75,7 +75,7 @@ class PageRuns:
         return states, offsets
 
     def locate_page(self, pfn: int, file_size: int) -> tuple[PageState, int]:
-        """Return the state of one page frame, and where its bytes are in the file, as ``locate`` does for many."""
+        """Return the state of one page frame and the offset of its bytes in the file, as ``locate`` does for many."""
         run = bisect_right(self.start, pfn) - 1
         if run >= 0 and pfn < self.end[run]:
             offset = int(self.offset[run]) + (pfn - int(self.start[run])) * self.page_size
@@ -94,7 +94,7 @@ def _within(pfns: U64Array, start: U64Array, end: U64Array) -> tuple[NDArray[np.
 
 
 def page_runs(segments: NDArray[np.void], page_size: int) -> PageRuns:
-    """Return the page frames that ``segments`` wholly cover; of two segments with one page the first has it.
+    """Return the page frames that ``segments`` cover completely; if two segments have a page, the first one counts.
 
     /proc/vmcore has the kernel's text twice: as a segment of its own and in the RAM around it.
 
@@ -137,8 +137,8 @@ def _round_up(addresses: U64Array, page_size: int) -> U64Array:
 def _whole_pages(segments: NDArray[np.void], page_size: int) -> tuple[U64Array, U64Array, U64Array, NDArray[np.intp]]:
     """Return first and last page frame, file offset and rank of each segment, by address.
 
-    A segment that goes on where the one before it stops, in memory and in the file, is one with it, so that a page
-    across the border is whole.
+    A segment that continues the previous one, in memory and in the file, is joined to it, so that a page across the
+    border is complete.
     """
     rank = np.argsort(segments["p_paddr"], kind="stable")
     paddr = segments["p_paddr"][rank].astype(np.uint64)
@@ -157,7 +157,7 @@ def _whole_pages(segments: NDArray[np.void], page_size: int) -> tuple[U64Array, 
 def _disjoint(
     start: U64Array, end: U64Array, offset: U64Array, rank: NDArray[np.intp], page_size: int
 ) -> tuple[U64Array, U64Array, U64Array]:
-    """Return runs that do not overlap; where some do, the one with the least rank has the pages."""
+    """Return disjoint runs; if runs overlap, the one with the lowest rank gets the pages."""
     if not (end[:-1] > start[1:]).any():
         return start, end, offset
     runs = sorted(zip(start.tolist(), end.tolist(), offset.tolist(), rank.tolist(), strict=True))

@@ -1,7 +1,7 @@
-"""Compressed files from their first byte to their last: gzip, bzip2, xz, zstd; lz4 is in ``lz4_stream``.
+"""Compressed files, decoded from start to end: gzip, bzip2, xz, zstd; lz4 is in ``lz4_stream``.
 
-Every decoder gives a bounded piece at a time. What is broken is a ``CodecError``; a file that merely ends too early
-gives what it has, and ``problem`` says so.
+Every decoder returns one bounded piece at a time. Broken data raises ``CodecError``; a file that ends too early gives
+what it has, and ``problem`` tells.
 
 References: RFC 1952; RFC 8878; the .xz file format.
 """
@@ -22,14 +22,14 @@ from vmcore2core.formats import packed as fmt
 from vmcore2core.overrides import override
 
 PIECE = 1 << 20
-"""Bytes that are given at once."""
+"""Most bytes of a piece."""
 
 READ = 1 << 16
-"""Bytes that are read at once: what lies behind a member is copied, so less is better where members are small."""
+"""Bytes that are read at once; not more, because the bytes behind a member are copied, and members may be small."""
 
 
 class Problem(Enum):
-    """What is odd with the end of a compressed file."""
+    """A defect at the end of a compressed file."""
 
     CUT_OFF = "is cut off"
     TRAILING = "has something else behind its end, which is left out"
@@ -40,7 +40,7 @@ class Stream:
 
     Attributes:
         position: bytes of the file that have been taken.
-        problem: with the end of the file, or None; known after the last piece.
+        problem: a defect at the end of the file, or None; known after the last piece.
     """
 
     def __init__(self, file: DumpFile, name: str) -> None:
@@ -53,7 +53,7 @@ class Stream:
         """Yield the decoded bytes.
 
         Raises:
-            CodecError: they do not decode, or do not have their checksum.
+            CodecError: they do not decode, or do not match their checksum.
         """
         raise NotImplementedError
 
@@ -65,7 +65,7 @@ class Stream:
 
 
 class _Decoder(Protocol):
-    """What bz2 and lzma have."""
+    """The interface of the decoders in bz2 and lzma."""
 
     @property
     def eof(self) -> bool: ...
@@ -77,7 +77,7 @@ class _Decoder(Protocol):
 
 
 class _GzipDecoder:
-    """zlib's decoder with the interface of those of bz2 and lzma."""
+    """zlib's decoder with the interface of bz2's and lzma's."""
 
     def __init__(self, decompressobj: Callable[..., Any]) -> None:
         self._stream = decompressobj(wbits=31)
@@ -102,13 +102,13 @@ class _GzipDecoder:
 
 
 class MemberStream(Stream):
-    """gzip, bzip2 or xz: members one behind the other, with zeros between or behind them.
+    """gzip, bzip2 or xz: concatenated members, maybe with zeros between or behind them.
 
     Args:
         file: the compressed file.
         name: of the codec.
-        magic: what each member begins with.
-        decoder: makes a decoder for one.
+        magic: the first bytes of each member.
+        decoder: makes a decoder for one member.
         errors: what decoders raise.
     """
 
@@ -195,7 +195,7 @@ def xz_stream(file: DumpFile) -> Stream:
 
 
 class ZstdStream(Stream):
-    """A zstd file, whose frames are known already."""
+    """A zstd file whose frames are known already."""
 
     def __init__(self, file: DumpFile, index: ZstdIndex) -> None:
         super().__init__(file, "zstd")

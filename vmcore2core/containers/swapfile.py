@@ -20,11 +20,11 @@ class SwapFile:
         byte_order: of that kernel.
 
     Attributes:
-        slots_max: first slot that it does not have.
-        nr_badpages: slots that are not used, as mkswap found them broken.
+        slots_max: one more than its last slot.
+        nr_badpages: slots that are not used because mkswap found them broken.
 
     Raises:
-        FormatError: it is no swap area of such a kernel.
+        FormatError: it is not a swap area of such a kernel.
     """
 
     def __init__(self, file: DumpFile, page_size: int, byte_order: ByteOrder) -> None:
@@ -45,7 +45,7 @@ class SwapFile:
         self.nr_badpages = int(info.nr_badpages)
 
     def read(self, slot: int) -> bytes | None:
-        """Return the page of a slot, or None where the file ends before it."""
+        """Return the page of a slot; None if the file ends before it."""
         page = self.file.read(slot * self._page_size, self._page_size)
         return page if len(page) == self._page_size else None
 

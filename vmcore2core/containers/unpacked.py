@@ -1,7 +1,7 @@
 """Dumps that were unpacked, kept in the cache under the hash of the compressed file.
 
-A compressed file may be made to unpack to far more than it is worth: its first bytes are looked at before anything is
-written, and it ends where it has become too large for what it was.
+A hostile compressed file may unpack to far more than its size. So its first bytes are checked before any are written,
+and unpacking stops with an error at a limit that depends on its size.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 HASH_STEP = 1 << 22
 
 SIZE_ALWAYS = 1 << 30
-"""Bytes to which any file may unpack."""
+"""Size to which any file may unpack."""
 
 RATIO_MAX = 256
-"""Times its own size to which a larger one may: gzip's zeros come to 1030, an idle machine's memory to some 100."""
+"""Limit for larger files, in multiples of their size: an idle machine's memory reaches some 100, gzip's zeros 1030."""
 
 SIZE_MAX = 1 << 44
-"""Bytes to which none may: 16 TiB."""
+"""Size that no file may exceed: 16 TiB."""
 
 LIFTED_BY = "--unpack-any-size lifts this limit"
 
@@ -35,26 +35,26 @@ _SUFFIXES = {None: "", Problem.CUT_OFF: ".cut-off", Problem.TRAILING: ".trailing
 
 
 def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, keeping: Keeping) -> DumpFile:
-    """Return a compressed file as what it unpacks to, from the cache if it is there.
+    """Return the unpacked content of a compressed file, from the cache if it is there.
 
     Args:
         file: the compressed file.
         name: of the codec.
         stream: its decoder.
-        size: bytes that it will unpack to, where the file tells.
-        keeping: how it is kept.
+        size: bytes that it will unpack to, if the file tells.
+        keeping: how to keep the copy.
 
     Raises:
         CodecError: it does not decode.
-        UnknownFormat: what it unpacks to is no dump.
-        DumpError: there is no place to unpack it to, or it unpacks to too much.
+        UnknownFormat: its content is no dump.
+        DumpError: there is no space to unpack it, or its content is too large.
     """
     folder = cache_folder(file.path, "unpacked")
     identity = _identity(file)
     for problem, suffix in _SUFFIXES.items() if keeping.cache else ():
         handle = find(folder, identity + suffix)
         if handle is not None:
-            log.info("%s: taking what it was unpacked to, %s/%s%s", file.path, folder, identity, suffix)
+            log.info("%s: taking the unpacked copy, %s/%s%s", file.path, folder, identity, suffix)
             return _opened(file, name, CachedFile(file.path, handle), problem)
     limit = None if keeping.any_size else min(max(SIZE_ALWAYS, RATIO_MAX * file.size), SIZE_MAX)
     if limit is not None and size is not None and size > limit:
@@ -83,7 +83,7 @@ def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, keeping:
 
 
 def _bounded(file: DumpFile, stream: Stream, limit: int | None) -> Iterator[bytes]:
-    """Yield the decoded bytes, as many as there may be."""
+    """Yield the decoded bytes up to the limit."""
     total = 0
     for piece in stream.pieces():
         total += len(piece)
@@ -99,7 +99,7 @@ def _too_large(file: DumpFile, size: str, limit: int) -> DumpError:
 
 
 def _looked_at(file: DumpFile, name: str, pieces: Iterator[bytes], keeping: Keeping) -> Iterator[bytes]:
-    """Return the same pieces if the first bytes may be a dump's."""
+    """Return the same pieces, unless their first bytes cannot be a dump's."""
     begun: deque[bytes] = deque()
     for piece in pieces:
         begun.append(piece)
@@ -113,7 +113,7 @@ def _looked_at(file: DumpFile, name: str, pieces: Iterator[bytes], keeping: Keep
 
 def _from(begun: deque[bytes], pieces: Iterator[bytes]) -> Iterator[bytes]:
     while begun:
-        yield begun.popleft()  # each is let go, as it may be large
+        yield begun.popleft()  # release each piece, because it may be large
     yield from pieces
 
 
@@ -127,7 +127,7 @@ def _opened(file: DumpFile, name: str, unpacked: CachedFile, problem: Problem | 
 
 
 def _identity(file: DumpFile) -> str:
-    """Return a hash of all of the compressed file, or of what stands for that."""
+    """Return a hash of the whole compressed file, or of its server's version tag."""
     known = file.identity()
     if known is not None:
         return hashlib.sha256(known.encode()).hexdigest()

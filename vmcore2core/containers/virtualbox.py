@@ -1,4 +1,4 @@
-"""The CPUs' registers in VirtualBox's ELF cores; memory is as in any ELF vmcore.
+"""The CPUs' registers in VirtualBox's ELF cores; their memory is as in any ELF vmcore.
 
 Built from the description alone: no file of VirtualBox's own was seen.
 
@@ -15,12 +15,12 @@ from vmcore2core.formats import virtualbox as fmt
 
 
 def virtualbox_notes(notes: tuple[Note, ...]) -> tuple[Note, ...]:
-    """Return the CPUs' registers as the notes that QEMU writes, none where the file has none that are known.
+    """Return the CPUs' registers in the form of QEMU's notes; no notes if the file has no registers in a known form.
 
-    Those of another version of the structure are not known, nor those of CPUs that are not in 64-bit mode.
+    Other versions of the structure are not known, nor are registers of a CPU outside of 64-bit mode.
 
     Args:
-        notes: the file's own.
+        notes: of the file.
     """
     core = next(
         (n.desc for n in notes if n.name == fmt.VBCORE and len(n.desc) >= fmt.DBGFCOREDESCRIPTOR.itemsize), None

@@ -1,6 +1,6 @@
-"""The devices' state behind memory in QEMU's migration stream, by its description at the end of the stream.
+"""The devices' state behind memory in QEMU's migration stream, read with the description at the end of the stream.
 
-The description is JSON: of each device's section its fields, by name, size and number, and its subsections.
+The description is JSON. For each device's section it has the fields (name, size, number) and the subsections.
 
 References: QEMU's migration/vmstate.c: vmstate_save_state_v(), vmsd_desc_field_start(), vmstate_subsection_save(),
 migration/savevm.c: vmstate_save(), qemu_savevm_state_complete_precopy(), scripts/analyze-migration.py (7.2 to 11.1).
@@ -19,21 +19,21 @@ from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.formats import qemu_migration as fmt
 
 DESCRIPTION_MAX = 1 << 23
-"""Bytes; that of a CPU has some 13,000."""
+"""Most bytes of a section; a CPU's has some 13,000."""
 DESCRIPTIONS_MAX = 4
-"""How many places are tried where one may begin: its length must lead to the end of the file."""
+"""How many places are tried for the start of the description; its length must lead to the end of the file."""
 STATE_MAX = 1 << 26
-"""Bytes of all devices' state, without the memory that some have."""
+"""Most bytes of all devices' state, without the memory that some devices have."""
 DEPTH_MAX = 16
 FIELDS_MAX = 1 << 16
 FIELD_MAX = 1 << 28
-"""Bytes of an element of a field, and how many elements it has."""
+"""Size of an element of a field, and the number of elements."""
 
 _DESCRIPTION = re.compile(rb"\x06(.{4})(?=\{)", re.DOTALL)
 
 
 class DeviceStates:
-    """What the devices' state is known to be.
+    """The devices' state, as far as it is known.
 
     Args:
         file: of the stream.
@@ -50,24 +50,24 @@ class DeviceStates:
                 self._devices[name.encode("latin-1", "replace"), instance] = device
 
     def size(self, name: bytes, instance: int) -> int | None:
-        """Return the bytes of a device's state behind its section's header, or None where they are not described."""
+        """Return the size of a device's state behind its section's header; None if it is not described."""
         device = self._devices.get((name, instance))
         return None if device is None else _size(device, 0)
 
     def instances(self, name: bytes) -> list[int]:
-        """Return the numbers of all devices of a name, ascending."""
+        """Return the instance numbers of all devices with this name, ascending."""
         return sorted(number for device, number in self._devices if device == name)
 
     def fields(self, name: bytes, instance: int, at: int) -> dict[str, bytes]:
-        """Return the bytes of a device's fields, of an array all in one; none where its section is not found.
+        """Return the bytes of a device's fields (an array's in one); none if its section is not found.
 
-        A field of a structure is named ``field.member``, of an array of them ``field[index].member``, and of a
-        subsection ``subsection:field``.
+        Names: ``field.member`` in a structure, ``field[index].member`` in an array of structures, ``subsection:field``
+        in a subsection.
 
         Args:
             name: the device's.
             instance: its number.
-            at: where to look from: the end of memory.
+            at: where the search begins: the end of memory.
         """
         device, size = self._devices.get((name, instance)), self.size(name, instance)
         if device is None or size is None:
@@ -78,7 +78,7 @@ class DeviceStates:
 
 
 def _description(file: DumpFile, start: int) -> tuple[int, list[Mapping[str, Any]]]:
-    """Return where the description begins, and it, of each device; none where the stream does not end with it."""
+    """Return where the description begins, and each device's description; none if the stream does not end with it."""
     first = max(start, file.size - DESCRIPTION_MAX)
     raw = file.read(first, DESCRIPTION_MAX)
     for begins, ends in islice(_candidates(raw), DESCRIPTIONS_MAX):
@@ -93,7 +93,7 @@ def _description(file: DumpFile, start: int) -> tuple[int, list[Mapping[str, Any
 
 
 def _candidates(raw: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where a description may begin and end: nothing but zeros follows it."""
+    """Yield where a description may begin and end: only zeros follow it."""
     end = len(raw.rstrip(b"\0"))
     for match in _DESCRIPTION.finditer(raw):
         ends = match.end() + int.from_bytes(match[1], "big")
@@ -102,7 +102,7 @@ def _candidates(raw: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _section(raw: bytes, name: bytes, instance: int, size: int) -> bytes | None:
-    """Return the state in a full section, whose footer must be where its description ends."""
+    """Return the state in a full section; its footer must be where its description ends."""
     header = bytes([len(name)]) + name + struct.pack(">I", instance & 0xFFFF_FFFF)
     at = -1
     while (at := raw.find(header, at + 1)) >= 0:
@@ -120,13 +120,13 @@ def _each(description: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any
 
 
 def _number(field: Mapping[str, Any], key: str, default: int) -> int:
-    """Return a number of a description; what is none, or cannot be, is the default."""
+    """Return a number of a description; the default if it is not a possible number."""
     number = field.get(key, default)
     return number if isinstance(number, int) and 0 <= number <= FIELD_MAX else default
 
 
 def _size(description: Mapping[str, Any], depth: int) -> int:
-    """Return the bytes of the fields and subsections of a section or subsection."""
+    """Return the size of the fields and subsections of a section or subsection."""
     size = sum(_number(field, "size", 0) * _number(field, "array_len", 1) for field in _each(description, "fields"))
     if depth < DEPTH_MAX:
         for subsection in _each(description, "subsections"):
@@ -135,7 +135,7 @@ def _size(description: Mapping[str, Any], depth: int) -> int:
 
 
 def _fields(description: Mapping[str, Any], prefix: str, raw: bytes, depth: int) -> Iterator[tuple[str, bytes]]:
-    """Yield each field by its name, and the members of structures; then those of subsections, which have theirs."""
+    """Yield each field with its name, including members of structures; then, recursively, those of subsections."""
     at = 0
     for field in _each(description, "fields"):
         name, size, count = f"{prefix}{field.get('name')}", _number(field, "size", 0), _number(field, "array_len", 1)
@@ -157,5 +157,5 @@ def _fields(description: Mapping[str, Any], prefix: str, raw: bytes, depth: int)
 
 
 def _header_size(subsection: Mapping[str, Any]) -> int:
-    """Return the bytes of a subsection's kind, its name with a length, its version."""
+    """Return the size of a subsection's header: its kind, its name with a length, its version."""
     return 1 + 1 + len(str(subsection.get("vmsd_name"))) + 4

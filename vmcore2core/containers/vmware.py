@@ -24,15 +24,15 @@ from vmcore2core.printable import text
 
 GROUPS_MAX = 1 << 10
 TAGS_MAX = 1 << 17
-"""Tags of one group that is read; a CPU has a few hundred."""
+"""Most tags of a group; a CPU has a few hundred."""
 REGIONS_MAX = 1 << 10
 VALUE_MAX = 256
-"""Bytes of a block that is read: those of registers are smaller."""
+"""Most bytes of a block that is read; those of registers are smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """One value: its name and indices, where it stands, its size, and whether it is a block, and a compressed one."""
+    """One value: name, indices, offset, size, whether it is a block, and whether that is compressed."""
 
     name: str
     indices: tuple[int, ...]
@@ -59,7 +59,7 @@ class _Checkpoint:
         self._groups = {g["name"].decode("latin-1"): int(g["position"]) for g in np.frombuffer(table, fmt.cptgroupdesc)}
 
     def tags(self, group: str) -> Iterator[Tag]:
-        """Yield the tags of a group, none where there is no such group.
+        """Yield the tags of a group; none if there is no such group.
 
         Raises:
             FormatError: a tag is cut off, or the group does not end.
@@ -98,7 +98,7 @@ class _Checkpoint:
         """Return a tag's value.
 
         Raises:
-            FormatError: it is cut off, or has more bytes than any that is looked at.
+            FormatError: it is cut off, or too large.
         """
         if tag.size > VALUE_MAX:
             name = text(tag.name.encode("latin-1"))
@@ -106,7 +106,7 @@ class _Checkpoint:
         return self.file.read_exactly(tag.at, tag.size, tag.name)
 
     def number(self, tag: Tag) -> int:
-        """Return a tag's value as the number that it is."""
+        """Return a tag's value as a number."""
         return int.from_bytes(self.value(tag), "little")
 
 
@@ -118,9 +118,9 @@ class VmwareContainer(SegmentedContainer):
         summary="VMware's .vmss and .vmsn with memory inside, or given together with the .vmem, in any order",
         references=("crash vmware_vmss.c, of VMware's own authors", "volatility3 layers/vmware.py"),
         limitations=(
-            "built from the description: no file of VMware's own was seen",
+            "built from the description, without a real file",
             "no compressed memory, no 32-bit checkpoints",
-            "no registers of 32-bit kernels; the user's gs_base of a CPU in the kernel is what the kernel last saved",
+            "no registers of 32-bit kernels; the user's gs_base of a CPU in the kernel is the one last saved",
         ),
     )
 
@@ -164,7 +164,7 @@ def _is_checkpoint(head: bytes) -> bool:
 
 
 def _sort(files: Sequence[DumpFile]) -> tuple[DumpFile, DumpFile | None]:
-    """Return the checkpoint, and the file with memory where one was given."""
+    """Return the checkpoint, and the file with memory if one was given."""
     states = [file for file in files if _is_checkpoint(file.read(0, 4))]
     others = [file for file in files if file not in states]
     if len(states) != 1 or len(others) > 1:
@@ -177,11 +177,11 @@ def _sort(files: Sequence[DumpFile]) -> tuple[DumpFile, DumpFile | None]:
 def _memory(
     checkpoint: _Checkpoint, state: DumpFile, memory: DumpFile | None
 ) -> tuple[DumpFile, int, int, list[tuple[int, int, int]]]:
-    """Return the file that has memory, where in it and how large, and (physical address, offset, bytes) of its regions.
+    """Return the file with memory, its offset and size there, and (physical address, offset, bytes) of its regions.
 
     Raises:
-        FormatError: there is none, or it is compressed, or its regions are not told.
-        UsageError: a .vmem was given for a machine that has memory inside.
+        FormatError: there is no memory, or it is compressed, or the file does not tell its regions.
+        UsageError: a .vmem was given, but the checkpoint has memory inside.
     """
     inside: Tag | None = None
     count = 0
@@ -194,7 +194,7 @@ def _memory(
         elif tag.name in told and len(tag.indices) == 1:
             told[tag.name][tag.indices[0]] = checkpoint.number(tag)
         if tag.at + tag.size > state.size:
-            break  # memory that is cut off: what is there is read
+            break  # if memory is cut off, the part that is there is read
     if count > REGIONS_MAX:
         raise FormatError(f"regionsCount {count}", 0, f"at most {REGIONS_MAX}")
     if any(i not in told[name] for name in fmt.REGION for i in range(count)):
@@ -215,7 +215,7 @@ def _memory(
 
 
 def _cpus(checkpoint: _Checkpoint) -> list[dict[str, int]]:
-    """Return each CPU's registers, as far as they are told; none where a CPU is not in 64-bit mode."""
+    """Return each CPU's registers, as far as the file tells them; none if a CPU is not in 64-bit mode."""
     cpus: list[dict[str, int]] = []
     for tag in checkpoint.tags(fmt.CPU_GROUP):
         if tag.name == fmt.NUM_VCPUS and not cpus:
@@ -225,12 +225,12 @@ def _cpus(checkpoint: _Checkpoint) -> list[dict[str, int]]:
             cpus = [{} for _ in range(count)]
         elif tag.indices and tag.indices[0] < len(cpus) and tag.size <= VALUE_MAX:
             _take(checkpoint, tag, cpus[tag.indices[0]])
-    # Linux has its interrupt table above 4 GiB in 64-bit mode alone.
+    # Linux has its interrupt table above 4 GiB only in 64-bit mode.
     return cpus if all(cpu.get("idtr", 0) >> 32 for cpu in cpus) else []
 
 
 def _take(checkpoint: _Checkpoint, tag: Tag, cpu: dict[str, int]) -> None:
-    """Put a tag's value into the registers of its CPU, by ``user_regs_struct``'s names."""
+    """Store a tag's value as a register of its CPU, under the name that ``user_regs_struct`` has for it."""
     which = tag.indices[1] if len(tag.indices) > 1 else None
     if tag.block:
         _take_block(checkpoint, tag, cpu)

@@ -1,4 +1,4 @@
-"""The registers of x86-64 CPUs that a virtual machine's file has, as the notes that QEMU writes of its own.
+"""Registers of x86-64 CPUs from a virtual machine's file, in the form of QEMU's notes.
 
 References: QEMU's target/i386/arch_dump.c: x86_64_write_elf64_note(), qemu_get_cpustate() (10.0).
 """
@@ -14,7 +14,7 @@ from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.formats.elf_core import NT_PRSTATUS
 
 NOT_REAL = "orig_rax"
-"""The kernel's own, which no CPU has: 0, as in QEMU's notes."""
+"""Not a CPU's register but the kernel's value: 0, as in QEMU's notes."""
 
 REQUIRED = (*(name for name in fmt.user_regs_struct.names or () if name != NOT_REAL), "cr3")
 
@@ -23,9 +23,9 @@ CPUS_MAX = 8192
 
 
 def cpu_notes(cpus: Sequence[Mapping[str, int]]) -> tuple[Note, ...]:
-    """Return NT_PRSTATUS and a "QEMU" note of each CPU, or none where a register of one of them is not known.
+    """Return NT_PRSTATUS and a "QEMU" note of each CPU; none at all if a register of one CPU is not known.
 
-    All or none: a note's position is its CPU's number.
+    All or none, because a note's position is its CPU's number.
 
     Args:
         cpus: by number, name -> value of ``user_regs_struct``'s registers, "cr0" to "cr4" as far as they are known, and
@@ -38,7 +38,7 @@ def cpu_notes(cpus: Sequence[Mapping[str, int]]) -> tuple[Note, ...]:
 
 
 def prstatus(number: int, cpu: Mapping[str, int]) -> Note:
-    """Return NT_PRSTATUS of a CPU; a register that is not in ``cpu`` is zero."""
+    """Return NT_PRSTATUS of a CPU; registers that are not in ``cpu`` are zero."""
     desc = bytearray(fmt.PRSTATUS_SIZE)
     desc[fmt.PRSTATUS_PID : fmt.PRSTATUS_PID + 4] = (number + 1).to_bytes(4, "little")
     regs = np.array(tuple(cpu.get(name, 0) for name in fmt.user_regs_struct.names or ()), fmt.user_regs_struct)
@@ -47,7 +47,7 @@ def prstatus(number: int, cpu: Mapping[str, int]) -> Note:
 
 
 def _state(cpu: Mapping[str, int]) -> bytes:
-    """Return QEMUCPUState: what ``cpu_notes`` of the architecture takes from it, and zeros."""
+    """Return QEMUCPUState: the fields that the architecture's ``cpu_notes`` reads, and zeros."""
     state = np.zeros((), fmt.QEMUCPUState)
     state["version"], state["size"] = 1, fmt.QEMUCPUState.itemsize
     state["cr"] = [cpu.get(f"cr{i}", 0) for i in range(5)]

@@ -1,7 +1,7 @@
-"""Xen's dumps of guests (xl dump-core, virsh dump of libxl): those whose page tables have their own page frames.
+"""Xen's dumps of guests (xl dump-core, virsh dump with libxl) whose page tables have the guest's page frames.
 
-A paravirtualised guest's page tables have the machine's page frames, and the kernel's symbols its own: such dumps are
-named, and so are those of a whole machine under Xen.
+A paravirtualised guest's page tables have the machine's page frames, and its kernel's symbols the guest's. Such dumps,
+and dumps of a whole machine under Xen, are refused by name.
 
 Built from the description alone: no file of Xen's own was seen.
 
@@ -36,7 +36,7 @@ class _Section(NamedTuple):
 
 
 def is_xen_core(head: bytes) -> bool:
-    """Tell whether an ELF file's first bytes are of a core that has sections alone."""
+    """Tell whether an ELF file's first bytes are of a core that has sections and no segments."""
     layout = Ehdr[64, "little"]
     if len(head) < layout.sizeof() or not head.startswith(ELFMAG) or (head[EI_CLASS], head[EI_DATA]) != (2, 1):
         return False
@@ -45,7 +45,7 @@ def is_xen_core(head: bytes) -> bool:
 
 
 def refuse_machine(file: DumpFile, notes: Sequence[Note]) -> None:
-    """Raise ``UnknownFormat`` for a dump of a whole machine under Xen: its kernel's page tables are of one guest."""
+    """Raise ``UnknownFormat`` for a dump of a whole machine under Xen: its kernel's page tables belong to one guest."""
     if any(note.name in fmt.CRASH_NOTES for note in notes):
         raise UnknownFormat(
             f"{file.path} is a dump of a machine under Xen, which is not supported: its memory is the machine's, and "
@@ -61,9 +61,9 @@ class XenContainer(SegmentedContainer):
         summary="Xen's xl dump-core of HVM and PVH guests",
         references=("Xen docs/misc/dump-core-format.txt", "Xen tools/libs/ctrl/xc_core.c", "crash xendump.c"),
         limitations=(
-            "built from the description: no file of Xen's own was seen",
-            "no paravirtualised guests, no dumps of the machine with dom0, which are named",
-            "no registers of 32-bit guests, and of other machines than x86",
+            "built from the description, without a real file",
+            "no paravirtualised guests, no dumps of the machine with dom0 (the error names these)",
+            "no registers of 32-bit guests, nor of machines other than x86",
         ),
     )
 
@@ -119,10 +119,10 @@ class XenContainer(SegmentedContainer):
         return notes
 
     def _check_header(self) -> int:
-        """Return the number of CPUs that the notes tell.
+        """Return the number of CPUs, from the notes.
 
         Raises:
-            FormatError: they are of another version, or tell another page size.
+            FormatError: the notes have another version or another page size.
             UnknownFormat: the guest is paravirtualised.
         """
         descs = {note.n_type: note.desc for note in self.notes if note.name == fmt.NOTE_NAME}
@@ -149,7 +149,7 @@ class XenContainer(SegmentedContainer):
         """Return the page frame of each page, uint64[n], in the order of the file.
 
         Raises:
-            FormatError: there are none, or more or fewer than pages, or one is beyond what a machine has.
+            FormatError: there are none, or not as many as pages, or one is too large.
         """
         count = section.size // 8
         if not 0 < count <= PAGES_MAX or pages.size != count * PAGE_SIZE:
@@ -163,12 +163,12 @@ class XenContainer(SegmentedContainer):
         return pfns
 
     def _cpus(self, section: _Section, nr_vcpus: int) -> Iterator[dict[str, int]]:
-        """Yield the registers of each CPU; none where it is not in 64-bit mode, or they are of another size."""
+        """Yield each CPU's registers; none for a CPU outside of 64-bit mode, or if they have another size."""
         layout = fmt.vcpu_guest_context
         if not 0 < nr_vcpus <= CPUS_MAX or section.size != nr_vcpus * layout.itemsize:
             return
         contexts = np.frombuffer(self._file.read_exactly(section.offset, section.size, "the CPUs' registers"), layout)
-        # A 64-bit kernel has its own gs base in one of them, which is an address of the kernel's half.
+        # In a 64-bit kernel, one of the two is the kernel's gs base: an address in the kernel's half.
         if not ((contexts["gs_base_kernel"] | contexts["gs_base_user"]) >> np.uint64(63)).all():
             return
         for context in contexts:

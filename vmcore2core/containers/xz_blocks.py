@@ -1,4 +1,4 @@
-"""xz files of small blocks (xz --block-size, pixz), read in place by the index at the end of each stream.
+"""xz files of small blocks (xz --block-size, pixz), read in place with the help of the index at the end of each stream.
 
 References: the .xz file format 1.2.1, 2.1 to 4.
 """
@@ -18,19 +18,19 @@ from vmcore2core.formats import packed as fmt
 from vmcore2core.overrides import override
 
 MEMORY_MAX = 2 << 30
-"""Bytes that liblzma may take: dictionaries of up to 1.5 GiB."""
+"""Memory that liblzma may use: dictionaries of up to 1.5 GiB."""
 
 INDEX_MAX = 4 << 20
-"""Bytes of the index of one stream: half a million blocks and more."""
+"""Most bytes of the index of one stream: half a million blocks and more."""
 
 PADDING_STEP = 1 << 16
 
 BLOCK_OVERHEAD = 1 << 16
-"""Bytes that a block may take above what it decodes to."""
+"""Bytes by which a block may be larger than its content."""
 
 
 class XzBlock(NamedTuple):
-    """A block: where it is in the file, its bytes there with padding, what it decodes to, and its stream's header."""
+    """A block: its offset in the file, its size there with padding, its decoded size, and its stream's header."""
 
     offset: int
     packed_size: int
@@ -39,7 +39,7 @@ class XzBlock(NamedTuple):
 
 
 def index_blocks(file: DumpFile) -> list[XzBlock] | None:
-    """Return the blocks of all streams, or None where the file is not one stream behind the other up to its end."""
+    """Return the blocks of all streams; None if the file is anything else than concatenated streams."""
     backwards: list[XzBlock] = []
     end = _without_padding(file, file.size)
     while end > 0:
@@ -55,7 +55,7 @@ def index_blocks(file: DumpFile) -> list[XzBlock] | None:
 
 
 def _without_padding(file: DumpFile, end: int) -> int:
-    """Return where the zeros before ``end`` begin."""
+    """Return where the run of zeros before ``end`` begins."""
     while end > 0:
         raw = file.read(max(0, end - PADDING_STEP), min(end, PADDING_STEP))
         left = len(raw.rstrip(b"\0"))
@@ -100,7 +100,7 @@ def _crc_is_right(data: bytes, crc: bytes) -> bool:
 
 
 def _records(raw: bytes) -> list[tuple[int, int]] | None:
-    """Return unpadded and uncompressed size of each block from an index with a right CRC, or None if it is none."""
+    """Return unpadded and uncompressed size of each block; None if the bytes are not an index with a right CRC."""
     count, at = _varint(raw, 1)
     if raw[0] or count is None or count > len(raw) // 2:
         return None
@@ -118,7 +118,7 @@ def _records(raw: bytes) -> list[tuple[int, int]] | None:
 
 
 def _varint(raw: bytes, at: int) -> tuple[int | None, int]:
-    """Return a number and where it ends; None where it does not end."""
+    """Return a number and where it ends; None if it does not end."""
     value = 0
     for index, byte in enumerate(raw[at : at + fmt.XZ_VARINT_MAX]):
         value |= (byte & 0x7F) << 7 * index
@@ -128,7 +128,7 @@ def _varint(raw: bytes, at: int) -> tuple[int | None, int]:
 
 
 class XzBlocks(BlockFile):
-    """An xz file by its blocks; at least one."""
+    """An xz file of one or more blocks."""
 
     def __init__(self, inner: DumpFile, blocks: list[XzBlock]) -> None:
         super().__init__(inner)
@@ -145,7 +145,7 @@ class XzBlocks(BlockFile):
             raise CodecError(f"{where} has {block.packed_size:#x} bytes for {size:#x}")
         decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY_MAX)
         try:
-            # A stream that ends behind its first block: the block's check is verified all the same.
+            # A stream that ends after one block; the decoder still verifies the block's check.
             data = decoder.decompress(
                 block.header + self.inner.read(block.offset, block.packed_size), max_length=size + 1
             )

@@ -1,4 +1,4 @@
-"""zstd files: where their frames are, and files of many frames that are read in place (seekable format, pzstd, t2sz).
+"""zstd files: where the frames are. Files of many frames (seekable format, pzstd, t2sz) are read in place.
 
 References: RFC 8878, 3.1; zstd's contrib/seekable_format/zstd_seekable_compression_format.md.
 """
@@ -17,10 +17,10 @@ from vmcore2core.formats import packed as fmt
 from vmcore2core.overrides import override
 
 WINDOW_MAX = 1 << 31
-"""zstd --long=31; the library takes that memory only as far as it is written to."""
+"""zstd --long=31; the library touches only the part of that memory that it needs."""
 
 FRAME_OVERHEAD = 1 << 16
-"""Bytes that a frame in place may take above what it decodes to."""
+"""Bytes by which a frame that is read in place may be larger than its content."""
 
 
 @dataclass
@@ -29,10 +29,10 @@ class ZstdIndex:
 
     Attributes:
         offsets: where each frame is in the file.
-        sizes: its bytes in the file.
-        contents: bytes that it decodes to; meaningless where ``known`` is False.
-        known: every frame says how many bytes it decodes to.
-        end: where the last whole frame ends in the file.
+        sizes: of each frame in the file.
+        contents: decoded size of each frame; meaningless if ``known`` is False.
+        known: every frame tells its decoded size.
+        end: where the last complete frame ends in the file.
         is_cut_off: the file ends inside a frame.
     """
 
@@ -45,7 +45,7 @@ class ZstdIndex:
 
 
 def index_frames(file: DumpFile) -> ZstdIndex:
-    """Return where the frames are, by their headers and those of their blocks alone.
+    """Return where the frames are; only headers of frames and blocks are read.
 
     Raises:
         FormatError: a header has an impossible value.
@@ -68,7 +68,7 @@ def index_frames(file: DumpFile) -> ZstdIndex:
 
 
 def _add_frame(file: DumpFile, at: int, head: bytes, index: ZstdIndex) -> int:
-    """Add the frame at ``at`` if the file has all of it; return where it ends, or some place behind the file's end."""
+    """Add the frame at ``at`` if it is complete; return where it ends, or a place behind the file's end."""
     import zstandard
 
     try:
@@ -103,7 +103,7 @@ def _add_frame(file: DumpFile, at: int, head: bytes, index: ZstdIndex) -> int:
 
 
 class ZstdFrames(BlockFile):
-    """A zstd file whose frames say how large they are, none of them too large to be decoded for a page of it."""
+    """A zstd file whose frames tell their decoded size and are small enough to be decoded for a single page."""
 
     def __init__(self, inner: DumpFile, index: ZstdIndex) -> None:
         super().__init__(inner)

@@ -1,4 +1,4 @@
-"""What a source of kernel layout is: something that may know members, sizes, symbols and constants."""
+"""The interface of a source of kernel layout: it may know members, sizes, symbols and constants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vmcore2core.interfaces import Member, SymbolAt
 
 
 class LayoutSource(ABC):
-    """One place that tells something about this kernel; None always means "I do not know", never an error.
+    """One place that tells something about this kernel. None always means "I do not know", never an error.
 
     Attributes:
         name: as provenance prints it: "VMCOREINFO", "kallsyms in the dump", "BTF in the dump", "vmlinux DWARF".
@@ -28,11 +28,11 @@ class LayoutSource(ABC):
         """Return a symbol's run-time address (KASLR included)."""
         return None
 
-    def forget(self) -> None:  # noqa: B027 - most sources have nothing to let go
-        """Let go what can be read again: memory may be scarce."""
+    def forget(self) -> None:  # noqa: B027 - most sources have nothing to release
+        """Release what can be read again: memory may be scarce."""
 
     def all_symbols(self, name: str) -> tuple[int, ...]:
-        """Return the addresses of all symbols of a name: static ones may share it."""
+        """Return the addresses of all symbols with this name: static ones may share it."""
         address = self.symbol(name)
         return () if address is None else (address,)
 

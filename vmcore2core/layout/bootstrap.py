@@ -1,8 +1,8 @@
 """From a container to a readable kernel: VMCOREINFO -> page table -> kallsyms -> BTF.
 
-The knot (symbols need memory, memory needs symbols) is untied by VMCOREINFO, which has the address of the kernel's
-page table and of the kallsyms tables. Each step is checked by something that the next does not depend on: the kernel
-must call itself by VMCOREINFO's release, and its first task "swapper".
+Symbols need memory, and memory needs symbols. VMCOREINFO breaks this circle: it has the addresses of the kernel's page
+table and of the kallsyms tables. Each step is checked by a fact that the next step does not depend on: the kernel's
+own name must have VMCOREINFO's release, and its first task must be named "swapper".
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ log = logging.getLogger(__name__)
 BTF_SIZE_MAX = 64 << 20
 
 MoreSources = Callable[[VmcoreInfo, LayoutSource, LayoutSource], Sequence[LayoutSource]]
-"""(VMCOREINFO, the dump's own symbols, its types) -> sources to be asked after these."""
+"""(VMCOREINFO, the dump's own symbols, its types) -> further sources, asked after these."""
 
 
 @dataclass(frozen=True)
 class Bootstrapped:
-    """What the layers above start from; ``notices`` say which offsets did not fit, and which are taken instead."""
+    """The readable kernel; ``notices`` say which offsets did not fit memory, and which ones replaced them."""
 
     arch: Arch
     vmcoreinfo: VmcoreInfo
@@ -62,7 +62,7 @@ class Bootstrapped:
 
 
 class LazySource(LayoutSource):
-    """A source that is opened when it is first asked; one that cannot be opened knows nothing, and says why.
+    """A source that is opened at the first question; if that fails, it knows nothing, and ``problem`` says why.
 
     Attributes:
         problem: why it could not be opened, or None.
@@ -77,7 +77,7 @@ class LazySource(LayoutSource):
 
     @override
     def forget(self) -> None:
-        """It is opened again when it is asked again."""
+        """The next question opens it again."""
         if self._source is not None:
             self._source, self._is_open = None, False
 
@@ -128,15 +128,15 @@ def bootstrap(
     progress: ProgressBar | None = None,
     remembered: LayoutMemory | None = None,
 ) -> Bootstrapped:
-    """Return the kernel of a dump, ready to be walked.
+    """Open a dump's kernel: return its memory and its layout.
 
     Args:
         container: the dump.
-        more_sources: gives what is asked after what the dump itself has (a vmlinux).
-        supplied: VMCOREINFO text given by the user (``--vmcoreinfo``), whose keys go before the dump's; or the physical
-            address of the one in memory that is taken, where there are two kernels.
+        more_sources: returns the sources that are asked after the dump's own (a vmlinux).
+        supplied: VMCOREINFO text from the user (``--vmcoreinfo``), whose keys override the dump's; or the physical
+            address of the text to take, if memory has two kernels.
         progress: draws a bar while memory is searched.
-        remembered: what earlier runs were told by this dump or these types.
+        remembered: answers that earlier runs got from this dump or from these types.
 
     Raises:
         DumpError: no VMCOREINFO, or an architecture that is not supported.
@@ -154,7 +154,7 @@ def bootstrap(
         try:
             booted = _booted(container, opened, more_sources, supplied, remembered)
         except LayoutError as error:
-            # What a whole text and the dump's tables do not tell, another text does not tell either.
+            # If this text is complete, another text cannot tell more.
             refused = refused or error
             if isinstance(error, LayoutUnknown) and not opened.is_cut:
                 break
@@ -171,7 +171,7 @@ def bootstrap(
 def without_types(
     container: DumpContainer, progress: ProgressBar | None = None
 ) -> tuple[Arch, KernelMemory, KernelLayout, VmcoreInfo]:
-    """Return the kernel of a dump with what VMCOREINFO and kallsyms alone tell, however little of tasks that is.
+    """Open a dump's kernel with VMCOREINFO and kallsyms alone, even if these tell nothing about tasks.
 
     Args:
         container: the dump.
@@ -204,7 +204,7 @@ def _booted(
     supplied: VmcoreInfo | int | None,
     remembered: LayoutMemory | None,
 ) -> Bootstrapped:
-    """Return the kernel with the layout of its structures, which fits its first task."""
+    """Return the kernel with a layout that fits its first task."""
     arch, memory, vmcoreinfo = opened.arch, opened.memory, opened.vmcoreinfo
     log.info("%s: %s, Linux %s", opened.origin, arch.name, opened.utsname.release)
     btf: LayoutSource = LazySource("BTF in the dump", lambda: _btf_source(memory, layout, arch, remembered))
@@ -225,12 +225,12 @@ def _booted(
 
 
 def _only(merged_info: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
-    """Return the supplied keys alone, with their symbols where this dump has them."""
+    """Return only the supplied keys, with symbols moved to their addresses in this dump."""
     return VmcoreInfo({key: merged_info.values[key] for key in supplied.values})
 
 
 def _kallsyms_source(memory: KernelMemory, vmcoreinfo: VmcoreInfo, arch: Arch) -> LayoutSource | None:
-    """Return kallsyms: where VMCOREINFO says, or searched for in the kernel image."""
+    """Return kallsyms: at the place in VMCOREINFO, or found in the kernel image."""
     told = KallsymsSource.from_vmcoreinfo(memory, vmcoreinfo, arch.byte_order, arch.pointer_size)
     if told is not None:
         return told
@@ -247,7 +247,7 @@ def _kallsyms_source(memory: KernelMemory, vmcoreinfo: VmcoreInfo, arch: Arch) -
 def _btf_source(
     memory: KernelMemory, layout: KernelLayout, arch: Arch, remembered: LayoutMemory | None
 ) -> LayoutSource | None:
-    """Return the kernel's BTF: by its symbols, or searched for in the kernel image."""
+    """Return the kernel's BTF: at its symbols, or found in the kernel image."""
     start, stop = layout.find_symbol("__start_BTF"), layout.find_symbol("__stop_BTF")
     if start is not None and stop is not None:
         if not 0 < stop - start <= BTF_SIZE_MAX:

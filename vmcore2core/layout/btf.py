@@ -1,7 +1,7 @@
 """BTF as a layout source: offsets and sizes of the kernel's types, from the dump itself or from a vmlinux.
 
-Types are indexed once by their place, some 100,000; structures are decoded when they are asked for. BTF found by a
-search is believed only after every type, name and length in it was checked.
+Some 100,000 types are indexed once by their place; a structure is decoded when it is needed. BTF that was found by a
+search is trusted only after every type, name and length in it was checked.
 
 References: include/uapi/linux/btf.h, kernel/bpf/btf.c: btf_parse_hdr(), btf_type_check() (Linux 7.2).
 """
@@ -28,7 +28,7 @@ ANONYMOUS_MAX = 256  # anonymous structures within one
 NAME_MAX = 512  # KSYM_NAME_LEN, which kernel/bpf/btf.c allows
 CANDIDATE_SIZE_MIN = 64 << 10  # the kernel's own BTF is some MiB; modules have less
 CANDIDATE_SIZE_MAX = 64 << 20
-PLACES_MAX = 4 * fmt.BTF_MAX_TYPES  # where a type may begin: a kernel has a fiftieth more than types
+PLACES_MAX = 4 * fmt.BTF_MAX_TYPES  # places where a type may begin; a kernel has 2 % more of them than types
 
 # Words of a type by its kind: in any case, and for each of vlen.
 _FIXED = np.zeros(32, np.int32)
@@ -39,7 +39,7 @@ for _kind in set(BtfKind) - {BtfKind.UNKN}:
     _PER_VLEN[_kind] = fmt.EXTRA_PER_VLEN.get(_kind, 0) // 4
 
 
-# Looked up once: to ask BtfKind for one of its kinds takes longer than what is then done with it.
+# Looked up once, because looking up a member of BtfKind takes longer than using it.
 _COMPOUND = frozenset({BtfKind.STRUCT, BtfKind.UNION})
 _PTR, _ARRAY, _TYPEDEF = int(BtfKind.PTR), int(BtfKind.ARRAY), int(BtfKind.TYPEDEF)
 _SIZED = _COMPOUND | {BtfKind.INT, BtfKind.ENUM, BtfKind.FLOAT, BtfKind.ENUM64}
@@ -47,7 +47,7 @@ _TAGS: dict[int, str] = {BtfKind.STRUCT: "struct ", BtfKind.UNION: "union ", Btf
 
 
 class BtfType(NamedTuple):
-    """One ``struct btf_type``; ``at`` is where it stands in the type section."""
+    """One ``struct btf_type``; ``at`` is its offset in the type section."""
 
     at: int
     name_off: int
@@ -58,12 +58,12 @@ class BtfType(NamedTuple):
 
 
 class Names:
-    """Many strings of a string section, found by their first eight bytes; then these few are compared.
+    """Finds strings of a string section by their first eight bytes, then compares the few that match.
 
     Args:
         strings: the section.
-        heads: uint64[len(strings) + 1], the eight bytes from each of its bytes on.
-        offsets: uint32[n], where they begin.
+        heads: uint64[len(strings) + 1], the eight bytes from each byte of it on.
+        offsets: uint32[n], where the strings begin.
     """
 
     HEAD = 8
@@ -73,7 +73,7 @@ class Names:
         self._heads = heads[np.minimum(offsets, len(strings))]
 
     def find(self, name: str) -> int | None:
-        """Return the position of the first string that is this one; "" is no name."""
+        """Return the position of the first string that equals this one; "" is not a name."""
         if not name:
             return None
         wanted = name.encode() + b"\0"
@@ -89,13 +89,13 @@ class Names:
 
 
 class Btf:
-    """One BTF blob, checked as far as its header.
+    """One BTF blob, of which only the header is checked.
 
     Args:
         data: the blob, header included.
 
     Raises:
-        LayoutInvalid: the header is not one.
+        LayoutInvalid: its header is not BTF's.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -125,14 +125,14 @@ class Btf:
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Place of each type but void as a word of the type section, and its kind: that of ID 1 first.
+        """The place of each type except void, in words of the type section, and its kind; ID 1 comes first.
 
         Raises:
             LayoutInvalid: a type is of an unknown kind or ends beyond the section.
         """
         info, end = self.words.view(np.int32)[1:-1], len(self.words)
         kinds = (info >> 24).astype(np.uint8) & 0x1F
-        # A type may begin wherever the next word has a kind: at all types, and at few words within one.
+        # A type may begin wherever the next word has a kind: at all types, and at a few words inside types.
         is_kind = (kinds > 0) & (kinds <= _KIND_MAX)
         if np.count_nonzero(is_kind) > PLACES_MAX:
             raise LayoutInvalid(f"BTF has more than {PLACES_MAX} places for {fmt.BTF_MAX_TYPES} types at most")
@@ -140,7 +140,7 @@ class Btf:
         kinds, info = kinds[places], info[places]
         places = places.astype(np.int32)
         ends = places + _FIXED.take(kinds) + _PER_VLEN.take(kinds) * (info & 0xFFFF)
-        # From type to type: most end where the next place is, the others lead over those that are within them.
+        # Walk from type to type: most end at the next place, the others skip the places inside them.
         odd = np.flatnonzero(ends[:-1] != places[1:])
         within, following = bytearray(len(places)), 0
         for one, after in zip(odd.data, np.searchsorted(places, ends[odd]).data, strict=True):
@@ -157,7 +157,7 @@ class Btf:
         return places, kinds
 
     def _refuse(self, type_id: int, at: int) -> NoReturn:
-        """Say why no type begins at a word that the one before leads to."""
+        """Raise the error that says why no type begins where the previous one ends."""
         end = len(self.words)
         if at > end:
             raise LayoutInvalid(f"BTF type {type_id - 1} ends at {at * 4:#x}, beyond the types' {end * 4:#x} bytes")
@@ -168,12 +168,12 @@ class Btf:
 
     @property
     def starts(self) -> NDArray[np.int32]:
-        """Place of each type but void as a word of the type section, that of ID 1 first; raises as ``_index`` does."""
+        """The place of each type except void, in words of the type section, ID 1 first; errors as of ``_index``."""
         return self._index[0]
 
     @property
     def kinds(self) -> NDArray[np.uint8]:
-        """Kind of each type but void: that of ID 1 first."""
+        """The kind of each type except void, ID 1 first."""
         return self._index[1]
 
     def type_of(self, type_id: int) -> BtfType | None:
@@ -194,7 +194,7 @@ class Btf:
         return None
 
     def name(self, offset: int) -> str:
-        """Return a string of the string section; "" where there is none of a sane length."""
+        """Return a string of the string section; "" if there is none of a sane length."""
         end = self.strings.find(b"\0", offset, offset + NAME_MAX)
         return self.strings[offset:end].decode("ascii", "replace") if 0 <= offset < end else ""
 
@@ -207,14 +207,14 @@ class Btf:
         return Names(self.strings, self._heads, offsets)
 
     def _named(self, kind: BtfKind) -> tuple[NDArray[np.int64], Names]:
-        """Type IDs and names of all types of a kind; indexed when first asked for."""
+        """Type IDs and names of all types of a kind, indexed at the first question."""
         if kind not in self._by_kind:
             which = np.flatnonzero(self.kinds == int(kind))
             self._by_kind[kind] = which + 1, self.names(self.words[self.starts[which]])
         return self._by_kind[kind]
 
     def find(self, name: str) -> BtfType | None:
-        """Return the first structure with this name, else union, else what a typedef of it stands for."""
+        """Return the first structure with this name, else the first union, else the target of a typedef."""
         for kind in (BtfKind.STRUCT, BtfKind.UNION, BtfKind.TYPEDEF):
             ids, names = self._named(kind)
             position = names.find(name)
@@ -223,7 +223,7 @@ class Btf:
         return None
 
     def places(self, kinds: Sequence[BtfKind], size: int) -> NDArray[np.int64]:
-        """Return the words at which the records of all types of these kinds begin, of ``size`` words each."""
+        """Return where the records (``size`` words each) of all types of these kinds begin."""
         headers = self.starts[np.isin(self.kinds, np.array(kinds, np.uint8))]
         count = (self.words[headers + 1] & 0xFFFF).astype(np.int64)
         within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
@@ -243,7 +243,7 @@ class BtfSource(LayoutSource):
     Args:
         data: the blob.
         name: for provenance.
-        pointer_size: bytes of a pointer, which BTF does not tell.
+        pointer_size: bytes of a pointer; BTF does not tell.
     """
 
     def __init__(self, data: bytes, name: str, *, pointer_size: int) -> None:
@@ -280,7 +280,7 @@ class BtfSource(LayoutSource):
     def _member(self, inside: BtfType, name: str, seen: set[int]) -> tuple[int, int, int] | None:
         """Return (type ID, bit offset, bit-field size) of a member, seen through anonymous ones.
 
-        ``seen`` are the structures that do not have it: hostile ones may hold each other many times over.
+        ``seen`` are the structures known not to have it: hostile structures may contain each other many times.
         """
         seen.add(inside.at)
         wanted, has_name = name.encode() + b"\0", self.btf.strings.startswith
@@ -345,7 +345,7 @@ class BtfSource(LayoutSource):
 
     @cached_property
     def _enumerators(self) -> list[tuple[str, NDArray[np.int64], Names]]:
-        """The form of enumerators, the words at which they stand, and their names: those of 32 bits, those of 64."""
+        """The record form, places and names of enumerators: those of 32 bits, then those of 64 bits."""
         found = []
         for kind, form in ((BtfKind.ENUM, fmt.ENUM_FORMAT), (BtfKind.ENUM64, fmt.ENUM64_FORMAT)):
             places = self.btf.places((kind,), len(form))
@@ -381,7 +381,7 @@ def validate_btf(data: bytes) -> str | None:
 
 
 def find_btf_candidates(block: bytes) -> list[tuple[int, int]]:
-    """Return (offset, length) of what may be a kernel's BTF beginning in a block of memory."""
+    """Return (offset, length) of possible BTF of a kernel that begins in a block of memory."""
     found = []
     for order in ("<", ">"):
         dtype = fmt.btf_header(order)

@@ -1,8 +1,8 @@
 """DWARF of a vmlinux as a layout source, by pyelftools: for kernels that have no BTF.
 
-The whole of a kernel's DWARF takes minutes and gigabytes to decode. Here the names of all units are read, and of the
-few units in ``UNITS``, which have all that conversion asks for, the types' own entries; members when they are asked
-for. Nothing is relocated: a vmlinux is linked, and the .rela sections that some distributions keep say what was.
+Decoding all of a kernel's DWARF takes minutes and gigabytes. This module reads the names of all units, and types from
+the few units in ``UNITS``, which have everything that conversion needs; members are decoded when they are needed.
+Nothing is relocated: a vmlinux is linked already, and the .rela sections that some distributions keep are history.
 
 References: DWARF 5, sections 5.7 (structures, bit fields), 5.5 (arrays), 7.5 (forms); for DWARF 4 and older, section
 5.5.6 of DWARF 4.
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 NAME = "vmlinux DWARF"
 
-# Asked in this order. GCC leaves out of a unit what it does not use, so one unit is not enough.
+# Asked in this order. GCC leaves unused types out of a unit, so one unit is not enough.
 UNITS = (
     "init/init_task.c",
     "kernel/fork.c",
@@ -64,7 +64,7 @@ QUALIFIERS = frozenset(
     }
 )
 
-# What pyelftools raises on entries that are broken: it checks little itself.
+# pyelftools raises these on broken entries: it checks little itself.
 BROKEN = (
     ELFError,
     DWARFError,
@@ -81,7 +81,7 @@ BROKEN = (
 class DwarfSource(LayoutSource):
     """Layout answers from the DWARF of a vmlinux: members, sizes, enumerators.
 
-    What turns out to be broken when it is asked for is not known, and a warning says so.
+    A broken entry counts as not known, and a warning says so.
 
     Args:
         file: the vmlinux.
@@ -172,7 +172,7 @@ class DwarfSource(LayoutSource):
         return Member(bits // 8, self.name, size, None, None, type_name)
 
     def _member(self, inside: DIE, name: str, seen: set[int]) -> tuple[DIE, int] | None:
-        """Return a member, seen through anonymous ones, and its offset in bits; ``seen`` do not have it."""
+        """Return a member, also of anonymous structures, and its offset in bits; ``seen`` are structures without it."""
         seen.add(inside.offset)
         anonymous = []
         for child in _children(inside):
@@ -191,7 +191,7 @@ class DwarfSource(LayoutSource):
         return None
 
     def _bit_offset(self, member: DIE) -> int:
-        """Return a member's offset in bits from the start of its structure; 0 in a union, which tells none."""
+        """Return a member's offset in bits from the start of its structure; 0 in a union, which has no offsets."""
         whole = _number(member, "DW_AT_data_bit_offset")
         if whole is not None:
             return whole
@@ -200,7 +200,7 @@ class DwarfSource(LayoutSource):
         within, bit_size = _number(member, "DW_AT_bit_offset"), _number(member, "DW_AT_bit_size")
         if within is None or bit_size is None:
             return bits
-        # Until DWARF 4: from the most significant bit of a unit of storage.
+        # Until DWARF 4, counted from the most significant bit of a unit of storage.
         storage = _number(member, "DW_AT_byte_size") or _size_of(member, 0)
         if storage is None:
             raise ValueError("a bit field of unknown storage size")
@@ -208,7 +208,7 @@ class DwarfSource(LayoutSource):
 
 
 class _Unit:
-    """The types of one compilation unit, indexed when first asked for."""
+    """The types of one compilation unit, indexed at the first question."""
 
     def __init__(self, unit: CompileUnit) -> None:
         self._unit = unit
@@ -242,7 +242,7 @@ class _Unit:
 def _find_units(dwarf: DWARFInfo, names: tuple[str, ...]) -> dict[str, CompileUnit]:
     """Return the compilation units with these names.
 
-    Builds outside of the source tree put its path before them; arch/x86/mm/mmap.c, which is longer, is not mm/mmap.c.
+    Builds outside of the source tree put its path before a name. arch/x86/mm/mmap.c must not match mm/mmap.c.
     """
     found: dict[str, tuple[int, CompileUnit]] = {}
     for number, unit in enumerate(dwarf.iter_CUs()):
@@ -256,9 +256,9 @@ def _find_units(dwarf: DWARFInfo, names: tuple[str, ...]) -> dict[str, CompileUn
 
 
 def _children(die: DIE) -> Iterator[DIE]:
-    """Yield what is directly below an entry.
+    """Yield the children of an entry.
 
-    Every step goes forward in the unit, whatever DW_AT_sibling says, so this ends.
+    Every step goes forward in the unit, even if DW_AT_sibling points back, so this ends.
     """
     if not die.has_children:
         return
@@ -272,7 +272,7 @@ def _children(die: DIE) -> Iterator[DIE]:
 
 
 def _after(die: DIE) -> int:
-    """Return where the entry that follows one and all below it is."""
+    """Return the offset of the entry behind an entry and all of its descendants."""
     at, level = _skip(die)
     while level:
         below = die.cu.get_DIE_from_refaddr(at)
@@ -282,7 +282,7 @@ def _after(die: DIE) -> int:
 
 
 def _skip(die: DIE) -> tuple[int, int]:
-    """Return where to go on after an entry, and by how many levels that is below it."""
+    """Return the offset to continue at after an entry, and how many levels that is below it."""
     sibling = die.attributes.get("DW_AT_sibling")
     if not die.has_children or sibling is None:
         return die.offset + die.size, int(bool(die.has_children))
@@ -298,7 +298,7 @@ def _name(die: DIE) -> str:
 
 
 def _number(die: DIE, attribute: str) -> int | None:
-    """Return an attribute's value where it is a plain number."""
+    """Return an attribute's value if it is a plain number."""
     found = die.attributes.get(attribute)
     return found.value if found is not None and isinstance(found.value, int) else None
 
@@ -314,12 +314,12 @@ def _location(value: Any) -> int:  # noqa: ANN401 - a number, or the bytes of an
 
 
 def _type(die: DIE) -> DIE | None:
-    """Return what DW_AT_type refers to; None for void."""
+    """Return the entry that DW_AT_type refers to; None for void."""
     return die.get_DIE_from_attribute("DW_AT_type") if "DW_AT_type" in die.attributes else None
 
 
 def _resolved(die: DIE) -> DIE | None:
-    """Return a type, or that of a member, without typedefs and qualifiers."""
+    """Return a type, or a member's type, without typedefs and qualifiers."""
     found: DIE | None = die
     for _ in range(DEPTH_MAX):
         if found is None or found.tag not in (QUALIFIERS | {TYPEDEF, "DW_TAG_member"}):
@@ -348,7 +348,7 @@ def _size_of(die: DIE, depth: int) -> int | None:
 
 
 def _counts(array: DIE) -> list[int]:
-    """Return the lengths of an array's dimensions; 0 of a flexible one."""
+    """Return the lengths of an array's dimensions; 0 for a flexible one."""
     counts = []
     for child in _children(array):
         if child.tag == "DW_TAG_subrange_type":

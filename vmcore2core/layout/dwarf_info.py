@@ -1,6 +1,6 @@
-"""pyelftools' DWARFInfo over a vmlinux: read piece by piece, abbreviations decoded when they are asked for.
+"""pyelftools' DWARFInfo over a vmlinux: read piece by piece; abbreviations are decoded when they are needed.
 
-Decoded as pyelftools does it by itself, a kernel's abbreviations alone take 15 s and 500 MB.
+pyelftools itself would spend 15 s and 500 MB on a kernel's abbreviations alone.
 
 References: DWARF 5, sections 7.5.3 (abbreviations), 7.6 (LEB128).
 """
@@ -30,7 +30,7 @@ ABBREVIATION = re.compile(rb"(?!\0)(%b)%b[\0\1](?:(?!\0\0)%b(?:\x21%b|(?!\x21)%b
 
 
 class _SectionReader(io.RawIOBase):
-    """A section as a file: only what is asked for is read of its hundreds of MiB."""
+    """A section as a file: of its hundreds of MiB, only the needed parts are read."""
 
     def __init__(self, file: VmlinuxFile, section: Section) -> None:
         self._file = file
@@ -59,7 +59,7 @@ class _SectionReader(io.RawIOBase):
 
 
 class _LazyAbbrevTable(AbbrevTable):
-    """A unit's abbreviations, decoded when they are asked for: a unit's name needs one of some 300.
+    """A unit's abbreviations, decoded when they are needed: a unit's name needs one of some 300.
 
     Args:
         structs: pyelftools' declarations.
@@ -77,7 +77,7 @@ class _LazyAbbrevTable(AbbrevTable):
 
     @override
     def get_abbrev(self, code: int) -> AbbrevDecl:
-        """Return an abbreviation; raises KeyError where there is none."""
+        """Return an abbreviation; raise KeyError if there is none."""
         if code not in self._decoded:
             while code not in self._places:
                 found = ABBREVIATION.match(self._data, self.offset)
@@ -92,7 +92,7 @@ class _LazyAbbrevTable(AbbrevTable):
 
 
 class VmlinuxDwarf(DWARFInfo):
-    """DWARFInfo of a vmlinux that decodes abbreviations when they are asked for."""
+    """DWARFInfo of a vmlinux that decodes abbreviations when they are needed."""
 
     def __init__(self, file: VmlinuxFile) -> None:
         self._tables: dict[int, AbbrevTable] = {}

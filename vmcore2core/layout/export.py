@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from vmcore2core.interfaces import Layout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 
-# struct -> members; all are tried, and those that this kernel has are written.
+# struct -> members; those that this kernel has are written.
 MEMBERS: dict[str, str] = {
     "task_struct": (
         "tasks thread_node pid tgid exit_state __state state flags comm stack signal mm fs real_parent real_cred "
@@ -80,10 +80,10 @@ def export_layout(layout: Layout, symbols: Layout, vmcoreinfo: VmcoreInfo, more:
     """Yield lines of VMCOREINFO text, without newlines.
 
     Args:
-        layout: who answers for structures and constants.
-        symbols: who answers for symbols: BTF has none.
-        vmcoreinfo: of the dump or vmlinux: which kernel it is.
-        more: what the architecture reads, as keys: "OFFSET(task_struct.thread.fsbase)", "SYMBOL(init_fpstate)".
+        layout: answers for structures and constants.
+        symbols: answers for symbols, which BTF does not have.
+        vmcoreinfo: of the dump or vmlinux; tells which kernel it is.
+        more: keys that the architecture reads: "OFFSET(task_struct.thread.fsbase)", "SYMBOL(init_fpstate)".
     """
     for key in ("OSRELEASE", "BUILD-ID", "PAGESIZE"):
         value = vmcoreinfo.string(key)

@@ -1,4 +1,4 @@
-"""The kernel image as bytes to search: in blocks, with pages that are not in the dump as zeros."""
+"""The kernel image as blocks of bytes to search; pages that are not in the dump read as zeros."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = 4 << 20
 
 
 class Image(Memory, Protocol):
-    """Memory that has the kernel image, kernel virtual or other.
+    """Memory with the kernel image, in kernel virtual or other addresses.
 
     Attributes:
         physical: the memory below.
@@ -37,15 +37,15 @@ class Image(Memory, Protocol):
 def image_blocks(memory: Image, overlap: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yield the kernel image block by block.
 
-    What is found in a block must be read again with ``memory.read``, which fails where a page is not in the dump.
+    Read a find again with ``memory.read``, which fails if a page is not in the dump.
 
     Args:
-        memory: what to search; at most 256 MiB of each piece.
-        overlap: bytes of the next block that each block has as well, a multiple of the page size: the largest thing
-            that may lie across their border.
+        memory: the memory to search; at most 256 MiB of each piece.
+        overlap: bytes of the next block that each block has, too, a multiple of the page size: the size of the largest
+            thing that may lie across the border.
 
     Yields:
-        A block's address, and its bytes; blocks of which nothing is in the dump are left out.
+        A block's address, and its bytes; blocks without any page in the dump are left out.
     """
     physical = memory.physical
     page_size = physical.page_size

@@ -1,7 +1,7 @@
-"""kallsyms, the kernel's own symbol table, out of the dump.
+"""kallsyms, the kernel's own symbol table, read from the dump.
 
-Addresses are 32-bit offsets. What they are relative to has changed twice, so the form is chosen by what agrees with the
-symbols that VMCOREINFO gives, and a table that agrees in no form is refused.
+Addresses are 32-bit offsets. Their base has changed twice between kernels. So the form is chosen that agrees with the
+symbols in VMCOREINFO, and a table that agrees in no form is refused.
 
 References: kernel/kallsyms.c: kallsyms_sym_address(); scripts/kallsyms.c: write_src() (Linux 4.18 to 7.2);
 kernel/vmcore_info.c for the tables' addresses, since Linux 6.0.
@@ -34,7 +34,7 @@ FORMS: tuple[Form, ...] = ("place-relative", "base-relative, absolute per-CPU", 
 
 @dataclass(frozen=True, slots=True)
 class KallsymsTables:
-    """Kernel virtual addresses of the tables; ``relative_base`` is None where the kernel has none."""
+    """Kernel virtual addresses of the tables; ``relative_base`` is None if the kernel has none."""
 
     names: int
     num_syms: int
@@ -45,7 +45,7 @@ class KallsymsTables:
 
 
 def known_symbols(info: VmcoreInfo) -> dict[str, int]:
-    """Return symbols that VMCOREINFO tells, by which a table is checked."""
+    """Return the symbols in VMCOREINFO that a table is checked against."""
     return {name: address for name in WITNESSES if (address := info.symbol(name)) is not None}
 
 
@@ -54,15 +54,15 @@ class KallsymsSource(LayoutSource):
 
     Args:
         memory: kernel virtual memory.
-        tables: where the tables are.
+        tables: their addresses.
         byte_order: of the kernel.
-        witnesses: symbols known otherwise, which the table must agree with.
+        witnesses: symbols known from elsewhere; the table must agree with them.
         name: how the tables were found, for provenance.
         word: bytes of an ``unsigned long``.
-        form: of the table, where the caller checks otherwise what it says.
+        form: of the table, if the caller checks the answers in another way.
 
     Raises:
-        LayoutInvalid: the tables are broken or agree in no known form.
+        LayoutInvalid: the tables are broken, or agree with the witnesses in no known form.
         MemoryFault: they cannot be read.
     """
 
@@ -94,7 +94,7 @@ class KallsymsSource(LayoutSource):
     def from_vmcoreinfo(
         cls, memory: Memory, info: VmcoreInfo, byte_order: ByteOrder, word: int = 8
     ) -> KallsymsSource | None:
-        """Return the source by VMCOREINFO's SYMBOL(kallsyms_*), or None where it lacks them (before Linux 6.0)."""
+        """Return the source at VMCOREINFO's SYMBOL(kallsyms_*); None if it lacks them (before Linux 6.0)."""
         keys = ("names", "num_syms", "token_table", "token_index", "offsets")
         found = [address for key in keys if (address := info.symbol(f"kallsyms_{key}")) is not None]
         if len(found) != len(keys):
@@ -118,7 +118,7 @@ class KallsymsSource(LayoutSource):
 
     @cached_property
     def _base(self) -> int:
-        assert self._tables.relative_base is not None  # noqa: S101 - asked for base-relative forms only
+        assert self._tables.relative_base is not None  # noqa: S101 - called for base-relative forms only
         return int.from_bytes(self._memory.read(self._tables.relative_base, self._word), self._order)
 
     def _address(self, index: int, form: Form) -> int:
@@ -145,7 +145,7 @@ class KallsymsSource(LayoutSource):
 
     @override
     def symbol(self, name: str) -> int | None:
-        """Of static symbols of one name, the first."""
+        """If several static symbols have the name, the first."""
         return next(iter(self.all_symbols(name)), None)
 
     @override

@@ -1,8 +1,8 @@
 """The names of kallsyms, found without decoding them.
 
-A name is a sequence of tokens. All are sorted by their last two: of 100,000 to 200,000, a handful ends like the wanted
-one, and those are compared with it at once, token by token from the end. Where each begins, kallsyms_markers tells for
-every 256th; where those do not fit, one length after the other.
+A name is a sequence of tokens. All names are sorted by their last two tokens. Of 100,000 to 200,000 names, a handful
+ends like the wanted one; these are compared with it at once, token by token from the end. kallsyms_markers tell where
+every 256th name begins. If they do not fit, the lengths are followed one by one.
 
 References: kernel/kallsyms.c: kallsyms_expand_symbol(); scripts/kallsyms.c: write_src() (Linux 4.18 to 7.2).
 """
@@ -20,11 +20,11 @@ from vmcore2core.interfaces import ByteOrder, Memory
 
 NR_TOKENS = 256
 TOKEN_MAX = 512  # bytes of a token: KSYM_NAME_LEN
-NAMES_SIZE_MAX = 64 << 20  # twenty times what a kernel with all modules built in has
+NAMES_SIZE_MAX = 64 << 20  # 20 times as many as in a kernel with all modules built in
 NAMES_PER_READ = 1 << 20
 BIG_SYMBOL = 0x80  # since Linux 6.1, a length byte with this bit has 7 more bits in the next byte
 NAMES_PER_MARKER = 256
-NAME_MAX = 4096  # bytes of a name that is found: KSYM_NAME_LEN is 512
+NAME_MAX = 4096  # most bytes of a name: KSYM_NAME_LEN is 512
 
 
 def read_tokens(memory: Memory, table: int, index: int, byte_order: ByteOrder) -> list[bytes]:
@@ -37,7 +37,7 @@ def read_tokens(memory: Memory, table: int, index: int, byte_order: ByteOrder) -
         byte_order: of the kernel.
 
     Raises:
-        LayoutInvalid: the two do not fit each other.
+        LayoutInvalid: the two tables do not fit each other.
         MemoryFault: they cannot be read.
     """
     code = "<u2" if byte_order == "little" else ">u2"
@@ -66,7 +66,7 @@ class SymbolNames:
         byte_order: of the kernel.
 
     Raises:
-        LayoutInvalid: there is an empty name, as no kernel has.
+        LayoutInvalid: there is an empty name, which no kernel has.
         MemoryFault: the names cannot be read.
     """
 
@@ -86,7 +86,7 @@ class SymbolNames:
         self._endings = endings.take(self._by_ending)
         self._lengths = np.array([len(token) for token in tokens], np.int64)
         self._codes_of: dict[bytes, list[int]] = {}
-        self._first_codes_of: dict[bytes, list[int]] = {}  # without the type's letter, which may be any
+        self._first_codes_of: dict[bytes, list[int]] = {}  # without the letter of the type, which may be any letter
         for code, token in enumerate(tokens):
             if token:
                 self._codes_of.setdefault(token, []).append(code)
@@ -99,7 +99,7 @@ class SymbolNames:
             return []
         ends_at = self._ends_at(wanted)
         found: list[int] = []
-        left = len(wanted) + 1  # the type's letter stands before the name
+        left = len(wanted) + 1  # the letter of the type precedes the name
         hits = self._ending_like(ends_at)
         at = self._ends[hits] - 1
         rest = left - self._lengths[self._codes[at]]
@@ -119,7 +119,7 @@ class SymbolNames:
         return b"".join(self._tokens[code] for code in codes)[1:]
 
     def _ending_like(self, ends_at: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Return the positions of the names whose last two tokens may be those of the wanted one."""
+        """Return the positions of names whose last two tokens may be the wanted name's."""
         endings = []
         for last in np.flatnonzero(ends_at[-1]).tolist():
             before = ends_at[-1 - len(self._tokens[last])]
@@ -145,7 +145,7 @@ class SymbolNames:
         return table
 
     def _by_markers(self, count: int, token_table: int, order: str) -> NDArray[np.uint32] | None:
-        """Return what ``_walk`` does, 256 names at a time; None where the markers do not fit the names."""
+        """Return the same as ``_walk``, 256 names at a time; None if the markers do not fit the names."""
         nr_markers = -(-count // NAMES_PER_MARKER)
         # Between them and kallsyms_token_table there may be kallsyms_seqs_of_names, three bytes a name (Linux 6.2, and
         # the later 6.1). Markers were of an unsigned long each before 4.20; Linux 7.2 has no padding between tables.
@@ -167,7 +167,7 @@ class SymbolNames:
         return None
 
     def _walk(self, count: int) -> NDArray[np.uint32]:
-        """Return uint32[count + 1], where each name's length byte is, and their end; read as far as the names go."""
+        """Return uint32[count + 1]: the offset of each name's length byte, and the end of the names."""
         data, at = self._data, 0
         starts = array("I")
         append = starts.append
@@ -188,7 +188,7 @@ class SymbolNames:
         return np.frombuffer(starts, np.uint32)
 
     def _read_to(self, end: int) -> bytes:
-        """Read on until there are ``end`` bytes; shorter pieces where memory ends."""
+        """Read on until there are ``end`` bytes; pieces are shorter at the end of memory."""
         if end > NAMES_SIZE_MAX:
             raise LayoutInvalid(f"kallsyms_names at {self._address:#x} is longer than {NAMES_SIZE_MAX:#x} bytes")
         size = NAMES_PER_READ
@@ -211,8 +211,8 @@ def _walk_blocks(codes: NDArray[np.uint8], markers: NDArray[np.int64], count: in
         count: kallsyms_num_syms.
 
     Returns:
-        uint32[count + 1], where each name's length byte is, and their end; None where a walk does not end at the next
-        marker, or a name is empty.
+        uint32[count + 1]: the offset of each name's length byte, and the end of the names; None if a walk does not end
+        at the next marker, or if a name is empty.
     """
     starts = np.empty((NAMES_PER_MARKER, len(markers)), np.int64)
     at, beyond = markers.copy(), len(codes) - 2

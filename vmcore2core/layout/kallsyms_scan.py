@@ -1,6 +1,6 @@
-"""The kallsyms tables by their form, for kernels whose VMCOREINFO does not say where they are (before Linux 6.0).
+"""The kallsyms tables, found by their form, for kernels whose VMCOREINFO lacks their addresses (before Linux 6.0).
 
-They stand in .rodata one behind the other, each aligned to a word::
+They follow each other in .rodata, each aligned to a word::
 
     kallsyms_offsets        s32[num_syms]
     kallsyms_relative_base  unsigned long
@@ -10,11 +10,11 @@ They stand in .rodata one behind the other, each aligned to a word::
     kallsyms_token_table    256 strings
     kallsyms_token_index    where each string begins: u16[256]
 
-In Linux 6.2 and its stable kernels, kallsyms_seqs_of_names stands before the tokens. Since 6.4, the first two tables
-and that one stand behind the others; in 7.2, they are aligned to four bytes, and there is no relative_base.
+In Linux 6.2 and its stable kernels, kallsyms_seqs_of_names precedes the tokens. Since 6.4, the first two tables and
+that one follow the others; in 7.2, they are aligned to four bytes, and there is no relative_base.
 
-The last has the most particular form, so it is searched for; from there each table leads to the one before it, and the
-names must begin where the markers say.
+The last table has the most distinctive form, so the search looks for it. From there, each table leads to the one before
+it, and the names must begin where the markers say.
 
 References: scripts/kallsyms.c: write_src() (Linux 4.18 to 7.2; 6.0 and later tell the addresses).
 """
@@ -39,16 +39,16 @@ TOKEN_MAX = 128  # bytes of the longest token: far beyond what the compression m
 ALIGN = 4
 PAGE = 4096
 NEAR, FAR = 64 << 10, 4 << 20
-"""Bytes before the tokens in which the markers begin, and where another table is between them."""
+"""How far before the tokens the markers may begin: without, and with another table between them."""
 TABLES_TRIED = 32
-"""Of tables that look like token indices; a kernel has one, and memory some copies of it."""
+"""Most tables that may look like token indices; a kernel has one, and memory some copies of it."""
 MARKERS_TRIED = 8
 MARKER_STEPS = (2 * NAMES_PER_MARKER, 512 * NAMES_PER_MARKER)
 """Bytes of 256 names."""
 
 
 def find_kallsyms(memory: Image, byte_order: ByteOrder, word: int = 8) -> Iterator[KallsymsTables]:
-    """Yield what has the form of kallsyms' tables in the kernel image; the caller checks them against symbols.
+    """Yield tables in the kernel image that have the form of kallsyms; the caller checks them against symbols.
 
     Args:
         memory: kernel virtual memory.
@@ -68,7 +68,7 @@ def _token_indices(block: bytes, byte_order: ByteOrder) -> list[int]:
     """Return the offsets in ``block`` at which a table of 256 rising 16-bit offsets begins."""
     words = np.frombuffer(block, "<u2" if byte_order == "little" else ">u2", len(block) // 2)
     starts = np.flatnonzero(words[: len(words) - NR_TOKENS : ALIGN // 2] == 0) * (ALIGN // 2)
-    # Most words are zero or code: two looks at a few words each leave a handful for the full one.
+    # Most words are zero or code: two quick tests leave a handful of places for the full test.
     for near in (1, 3, 17, 255):
         steps = words[starts + near].astype(np.int32) - words[starts + near - 1]
         starts = starts[(steps >= 2) & (steps <= TOKEN_MAX)]
@@ -81,7 +81,7 @@ def _rises(index: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> bool:
 
 
 def _tables_around(memory: Memory, token_index: int, byte_order: ByteOrder, word: int) -> Iterator[KallsymsTables]:
-    """Yield the tables that this index belongs to, none where they do not fit each other."""
+    """Yield the tables that this index belongs to; none if they do not fit each other."""
     with contextlib.suppress(MemoryFault):
         token_table = _token_table(memory, token_index, byte_order)
         if token_table is None:
@@ -98,7 +98,7 @@ def _tables_around(memory: Memory, token_index: int, byte_order: ByteOrder, word
 
 
 def _offsets_around(names: int, token_index: int, count: int, word: int) -> Iterator[tuple[int, int | None]]:
-    """Yield where kallsyms_offsets and kallsyms_relative_base may be, None where there is none, oldest first."""
+    """Yield possible addresses of kallsyms_offsets and kallsyms_relative_base (or None), oldest kernels first."""
     relative_base = names - 2 * word
     yield relative_base - align_up(4 * count, word), relative_base
     behind = token_index + INDEX_BYTES
@@ -137,7 +137,7 @@ def _token_table(memory: Memory, token_index: int, byte_order: ByteOrder) -> int
 
 
 def _markers(memory: Memory, end: int, byte_order: ByteOrder) -> Iterator[tuple[int, list[int]]]:
-    """Yield (address, rising offsets from 0 on) of what may be kallsyms_markers, nearest to ``end`` first."""
+    """Yield (address, rising offsets from 0 on) of possible kallsyms_markers, nearest to ``end`` first."""
     for window, width in ((NEAR, 4), (NEAR, 8), (FAR, 4)):
         try:
             raw = memory.read(end - window, window)

@@ -1,8 +1,8 @@
-"""Where the kernel image lies in memory, for a VMCOREINFO that was cut off before the architecture's keys.
+"""The place of the kernel image in memory, if VMCOREINFO was cut off before the architecture's keys.
 
-The keys of the task and VMA export overflow the note's 4096 bytes, and the architecture's come last
-(arch_crash_save_vmcoreinfo()): where the image is, and how many levels the page tables have. The image is found by the
-kernel's name of itself, and what is found is believed only if the kernel's own page table says the same.
+The keys of the task and VMA export overflow the note's 4096 bytes, and the architecture's keys come last
+(arch_crash_save_vmcoreinfo()): the place of the image, and the number of page-table levels. The image is found by the
+kernel's own name, ``init_uts_ns``. A find is trusted only if the kernel's page table agrees.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RELEASE_FIELD = 2 * UTS_FIELD
 
 
 def locate_image(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo) -> VmcoreInfo:
-    """Return the text with the architecture's keys that it lacks, as far as memory proves them; else as it was."""
+    """Return the text with the architecture's missing keys, if memory proves them; else unchanged."""
     symbol, release = info.symbol("init_uts_ns"), info.osrelease
     if symbol is None or release is None:
         return info
@@ -44,7 +44,7 @@ def proved(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo, address: int,
     """Return the text with those keys that make the kernel's page table map ``address`` to ``paddr``, or None.
 
     Raises:
-        LayoutError: it lacks more than the architecture's own keys.
+        LayoutError: the text lacks more than the architecture's own keys.
     """
     for keys in arch.paging.located_keys(info, address, paddr):
         whole = VmcoreInfo({**info.values, **keys}, info.truncated_line, info.ignored)

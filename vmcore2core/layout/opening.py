@@ -1,6 +1,6 @@
-"""VMCOREINFO, found and proved: the dump's note, the user's own text, a text in memory, or what the image itself tells.
+"""VMCOREINFO, found and proved: from the dump's note, the user, a text in memory, or the kernel image itself.
 
-None is believed before the kernel, read by it, calls itself by its release.
+It is trusted only after the kernel that is read with it has its release in ``init_uts_ns``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 VMCOREINFO_SIZE_MAX = 64 << 10
 PAGES_AT_ONCE = 1 << 10
 TEXTS_MAX = 64
-"""Texts in memory that are tried for a second kernel."""
+"""Most texts in memory that are tried for a second kernel."""
 MAGIC = np.frombuffer(b"OSRELEASE=", np.uint8)
 NOTE_HEADER = 24  # elf64_note and "VMCOREINFO\0" padded
 PER_KERNEL = ("BUILD-ID", "KERNELOFFSET", "NUMBER(phys_base)", "SYMBOL(_stext)")
@@ -53,8 +53,8 @@ class Opened(NamedTuple):
     """The kernel's memory, and the VMCOREINFO that opened it.
 
     Attributes:
-        own: the keys that the dump's memory is read by: VMCOREINFO's with the user's over them.
-        origin: where VMCOREINFO was, for people.
+        own: the keys that the dump's memory is read with: VMCOREINFO's, overridden by the user's.
+        origin: where VMCOREINFO was found, as words.
     """
 
     arch: Arch
@@ -66,29 +66,29 @@ class Opened(NamedTuple):
 
     @property
     def is_cut(self) -> bool:
-        """Whether VMCOREINFO was cut off, so that another text may tell more."""
+        """Whether VMCOREINFO is truncated; then another text may tell more."""
         return self.vmcoreinfo.truncated_line is not None or not _has_image_keys(self.vmcoreinfo, self.arch)
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Sentences about what could not be checked."""
+        """Sentences on checks that were not possible."""
         if self.utsname.sysname:
             return ()
         return (
-            "the page of init_uts_ns is not in the dump: only its page table tells that VMCOREINFO is this kernel's",
+            "the page of init_uts_ns is not in the dump: only the page table tells that VMCOREINFO is this kernel's",
         )
 
 
 def ways(
     container: DumpContainer, supplied: VmcoreInfo | int | None, progress: ProgressBar | None
 ) -> Iterator[Callable[[], Opened]]:
-    """Yield the ways to open the kernel's memory, in the order in which they are believed.
+    """Yield the ways to open the kernel's memory, the most trusted one first.
 
-    Each raises DumpError or LayoutError where it does not lead to a kernel.
+    Each raises DumpError or LayoutError if it does not lead to a kernel.
 
     Args:
         container: the dump.
-        supplied: VMCOREINFO text that the user gave, or the physical address of the one in memory that is to be taken.
+        supplied: VMCOREINFO text from the user, or the physical address of the text in memory to take.
         progress: draws a bar while memory is searched.
     """
     physical, text = PhysicalMemory(container), container.vmcoreinfo
@@ -143,7 +143,7 @@ def _text_at(physical: PhysicalMemory, paddr: int) -> VmcoreInfo:
 
 
 def other_texts(container: DumpContainer, within: AddressRange | None) -> Iterator[tuple[int, VmcoreInfo]]:
-    """Yield the VMCOREINFO texts in memory that open a kernel, and where they are.
+    """Yield the VMCOREINFO texts in memory that open a kernel, and their addresses.
 
     Args:
         container: the dump.
@@ -162,7 +162,7 @@ def other_texts(container: DumpContainer, within: AddressRange | None) -> Iterat
 
 
 def _candidates_within(physical: PhysicalMemory, within: AddressRange) -> Iterator[int]:
-    """Yield what ``_candidates`` does, of some memory."""
+    """Yield the same as ``_candidates``, for some memory."""
     page = physical.page_size
     for memory_range in physical.container.dumped_ranges():
         start, end = max(memory_range.start, within.start) & -page, min(memory_range.end, within.end)
@@ -174,7 +174,7 @@ def _candidates_within(physical: PhysicalMemory, within: AddressRange) -> Iterat
 def _kernel_memory(
     container: DumpContainer, physical: PhysicalMemory, vmcoreinfo: VmcoreInfo
 ) -> tuple[Arch, KernelMemory, UtsName]:
-    """Open kernel memory by VMCOREINFO, and check that the kernel has the release that VMCOREINFO says."""
+    """Open kernel memory by VMCOREINFO, and check that the kernel has VMCOREINFO's release."""
     arch = _arch(container, vmcoreinfo, physical)
     if vmcoreinfo.osrelease is None:
         raise LayoutUnknown("OSRELEASE", ("VMCOREINFO",))
@@ -201,7 +201,7 @@ def _kernel_memory(
 
 
 def _is_mapped_there(physical: PhysicalMemory, memory: KernelMemory, address: int) -> bool:
-    """Tell whether the kernel's page table maps an address to where VMCOREINFO has it."""
+    """Tell whether the kernel's page table maps an address to the place that VMCOREINFO gives."""
     kernel_map = memory.kernel_map
     try:
         base, size = translate(physical, kernel_map.spec, kernel_map.root, address)
@@ -215,7 +215,7 @@ def _has_image_keys(vmcoreinfo: VmcoreInfo, arch: Arch) -> bool:
 
 
 def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None = None) -> Arch:
-    """Return the architecture that VMCOREINFO, the file, or, where neither tells, the kernel's page table says."""
+    """Return the architecture by VMCOREINFO, else by the file, else by the kernel's page table."""
     arch = _claiming(container, vmcoreinfo, physical)
     if arch is None and container.e_machine is not None:
         arch = arch_for_machine(container.e_machine, container.byte_order)
@@ -229,7 +229,7 @@ def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMe
 
 
 def _claiming(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None) -> Arch | None:
-    """Return the architecture that VMCOREINFO is of; of two byte orders the file's, else the page table's."""
+    """Return the architecture of a VMCOREINFO; if it exists in two byte orders, the file or the page table decides."""
     first = next((arch for arch in each_arch() if arch.claims(vmcoreinfo)), None)
     if first is None or not first.both_orders:
         return first
@@ -242,7 +242,7 @@ def _claiming(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: Physic
 
 
 def _has_top_table(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
-    """Tell whether the kernel's top page table has nothing that no entry of this architecture can be."""
+    """Tell whether all entries of the kernel's top page table are possible on this architecture."""
     try:
         kernel_map = arch.paging.kernel_map(vmcoreinfo)
         spec = kernel_map.spec
@@ -254,7 +254,7 @@ def _has_top_table(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory)
 
 
 def _is_proved(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
-    """Tell whether a kernel of this architecture maps itself to where memory has its name."""
+    """Tell whether the page table maps ``init_uts_ns`` to the place where memory has the kernel's name."""
     try:
         return bool(arch.paging.image_keys) and _has_image_keys(locate_image(physical, arch, vmcoreinfo), arch)
     except LayoutError:
@@ -264,7 +264,7 @@ def _is_proved(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> 
 def _from_memory(
     container: DumpContainer, physical: PhysicalMemory, progress: ProgressBar | None
 ) -> tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str]:
-    """Find VMCOREINFO's text in memory, for dumps without the note; a stale copy does not fit and is passed over."""
+    """Find VMCOREINFO's text in memory, for dumps without the note; a stale copy does not fit, and is skipped."""
     rejected: list[str] = []
     with progress_bar(progress, "searching memory for VMCOREINFO") as update:
         for paddr in _candidates(physical, update):
@@ -295,7 +295,7 @@ def _from_memory(
 def _from_image(
     container: DumpContainer, physical: PhysicalMemory, progress: ProgressBar | None
 ) -> Iterator[tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str]]:
-    """Yield what the kernel image itself tells, for dumps that have no VMCOREINFO anywhere."""
+    """Yield VMCOREINFO made from the kernel image, for dumps that have no such text anywhere."""
     with progress_bar(progress, "searching memory for the kernel image") as update:
         for _, vmcoreinfo, paddr in recovered(physical, update):
             try:
@@ -309,8 +309,8 @@ def _from_image(
 def _candidates(physical: PhysicalMemory, update: Progress | None = None) -> Iterator[int]:
     """Yield physical addresses where VMCOREINFO's text may begin, ascending.
 
-    Its buffer is page-aligned (kernel/vmcore_info.c: crash_save_vmcoreinfo_init()), and so is the note that has it
-    behind a header (update_vmcoreinfo_note()).
+    Its buffer is page-aligned (kernel/vmcore_info.c: crash_save_vmcoreinfo_init()), and so is the note, which has the
+    text behind a header (update_vmcoreinfo_note()).
     """
     done, total = 0, sum(memory_range.size for memory_range in physical.container.dumped_ranges())
     for base, pages in physical.scan():
@@ -321,7 +321,7 @@ def _candidates(physical: PhysicalMemory, update: Progress | None = None) -> Ite
 
 
 def _text_begins(pages: U8Array, base: int) -> Iterator[int]:
-    """Yield where in uint8[n, page_size] from physical ``base`` on a text may begin."""
+    """Yield where a text may begin in the pages from physical ``base`` on, uint8[n, page_size]."""
     for offset in (0, NOTE_HEADER):
         hits = (pages[:, offset : offset + len(MAGIC)] == MAGIC).all(axis=1).nonzero()[0]
         yield from (base + int(row) * pages.shape[1] + offset for row in hits)

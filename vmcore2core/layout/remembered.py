@@ -1,14 +1,14 @@
-"""What a dump's own symbols and types answered, kept in the cache for the next time; never needed, and checked.
+"""Answers from a dump's own symbols and types, kept in the cache for later runs. They are checked, and never needed.
 
 Two kinds of files, in the folder ``layout`` of the cache:
 
 - ``dump-HASH.json``: all answers from one dump, by the identity of its files (device, inode, size, times of change).
-  With them neither kallsyms nor BTF is read at all.
+  With these, neither kallsyms nor BTF is read at all.
 - ``btf-HASH.json``: answers of one kernel's types, by the hash of the whole BTF; they serve every dump of that kernel,
-  wherever it was loaded. What another dump says has no way in: its BTF has another hash.
+  wherever it was loaded. Another kernel's answers cannot get in: its BTF has another hash.
 
-Each begins with the hash of what follows. What is answered from here goes through the same checks as what the dump
-answers (``bootstrap``); where it does not pass, the dump is asked.
+Each file begins with the hash of the rest. Answers from here go through the same checks as the dump's own
+(``bootstrap``); if one fails, the dump is asked.
 
 References: XDG Base Directory Specification 0.8, $XDG_CACHE_HOME.
 """
@@ -39,21 +39,21 @@ from vmcore2core.overrides import override
 log = logging.getLogger(__name__)
 
 FORM = 1
-"""Of the files; a new one whenever a source would answer otherwise than before."""
+"""Version of the files; it increases whenever a source would give other answers than before."""
 
 SIZE_MAX = 1 << 20
 ANSWERS_MAX = 1 << 14
-FILES_MAX = 256  # the oldest go
+FILES_MAX = 256  # the oldest are removed
 
 T = TypeVar("T")
 
 
 class Answers:
-    """What one source said, by question; None is an answer too.
+    """The answers of one source, by question; None is an answer, too.
 
     Attributes:
         name: of the source.
-        changed: whether there is something new to keep.
+        changed: whether there are new answers to keep.
     """
 
     def __init__(self) -> None:
@@ -61,14 +61,14 @@ class Answers:
         self.changed = False
         self._members: dict[str, Member | None] = {}
         self._numbers: dict[str, int | None] = {}
-        self._told = (0, 0)  # how many of each ``news`` has told
+        self._told = (0, 0)  # how many of each ``news`` has returned
 
     def member(self, key: str, ask: Callable[[], Member | None]) -> Member | None:
-        """Return where a member lies, asked for once."""
+        """Return a member's place, asking the source once."""
         return self._once(self._members, key, ask)
 
     def number(self, key: str, ask: Callable[[], int | None]) -> int | None:
-        """Return a size, an address or a constant, asked for once."""
+        """Return a size, an address or a constant, asking the source once."""
         return self._once(self._numbers, key, ask)
 
     def _once(self, known: dict[str, T | None], key: str, ask: Callable[[], T | None]) -> T | None:
@@ -81,11 +81,11 @@ class Answers:
         return known[key]
 
     def to_json(self) -> dict[str, object]:
-        """Return what ``from_json`` takes."""
+        """Return the answers in the form that ``from_json`` reads."""
         return self._to_json(0, 0)
 
     def _to_json(self, nr_members: int, nr_numbers: int) -> dict[str, object]:
-        """Return what came after so many of each."""
+        """Return the answers after the first ones, as counted."""
         members = islice(self._members.items(), nr_members, None)
         return {
             "name": self.name,
@@ -94,12 +94,12 @@ class Answers:
         }
 
     def news(self) -> dict[str, object] | None:
-        """Return what is known since this was last asked, as ``learn`` takes it; None for nothing."""
+        """Return the answers since the last call, in the form that ``learn`` reads; None if there are none."""
         before, self._told = self._told, (len(self._members), len(self._numbers))
         return None if before == self._told else self._to_json(*before)
 
     def learn(self, found: dict[str, Any]) -> None:
-        """Take over what was answered in another process of this run."""
+        """Add answers that another process of this run got."""
         other = Answers.from_json(found)
         self.name = self.name or other.name
         for key, member in other._members.items():
@@ -109,10 +109,10 @@ class Answers:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Answers:
-        """Return what was kept.
+        """Return the answers that were kept.
 
         Raises:
-            TypeError, KeyError, ValueError: it is not of this form.
+            TypeError, KeyError, ValueError: the document has another form.
         """
         answers = cls()
         answers.name = found["name"]
@@ -135,7 +135,7 @@ _FIELDS = tuple(field.name for field in fields(Member))
 
 
 def _fields(member: Member) -> dict[str, object]:
-    """Return what ``Member`` takes; dataclasses.asdict() copies each number with deepcopy()."""
+    """Return the fields of a ``Member``; dataclasses.asdict() would copy each number with deepcopy()."""
     return {name: getattr(member, name) for name in _FIELDS}
 
 
@@ -148,11 +148,11 @@ def _is_number(value: object) -> bool:
 
 
 class RememberedSource(LayoutSource):
-    """A source that is asked only what it has not been asked before.
+    """A source that is asked each question only once.
 
     Args:
         source: the source.
-        answers: what it said before.
+        answers: its earlier answers.
     """
 
     def __init__(self, source: LayoutSource, answers: Answers) -> None:
@@ -160,7 +160,7 @@ class RememberedSource(LayoutSource):
         self.name = answers.name or source.name
 
     def _named(self, answer: T) -> T:
-        # A source that is opened when it is first asked knows its name only then.
+        # A source that opens at the first question knows its name only then.
         self.name = self._answers.name = self._source.name
         return answer
 
@@ -182,7 +182,7 @@ class RememberedSource(LayoutSource):
 
     @override
     def all_symbols(self, name: str) -> tuple[int, ...]:
-        """Seldom asked, so not remembered."""
+        """Rarely asked, so not remembered."""
         return self._named(self._source.all_symbols(name))
 
     @override
@@ -196,11 +196,11 @@ class RememberedSource(LayoutSource):
 
 
 class LayoutMemory:
-    """The files of the cache that one session uses; where there is no cache, everything is asked again.
+    """The files of the cache that one session uses; without a cache, all questions go to the sources.
 
     Args:
         paths: the dump's files.
-        variant: what else the answers depend on.
+        variant: everything else that the answers depend on.
     """
 
     def __init__(self, paths: Sequence[Path], variant: str = "") -> None:
@@ -212,18 +212,18 @@ class LayoutMemory:
         self._reads, self._kept = True, False
 
     def forget(self) -> bool:
-        """Start anew; return whether there was anything that an earlier run had kept."""
+        """Drop all answers; tell whether there were any from an earlier run."""
         kept = self._kept
         self._open.clear()
         self._reads, self._kept = False, False
         return kept
 
     def of_dump(self, source: str) -> Answers:
-        """Return what a source of this very dump said."""
+        """Return the answers of a source of this very dump."""
         return Answers() if self._dump is None else self._answers(f"dump-{self._dump}", source)
 
     def of_btf(self, data: bytes) -> Answers:
-        """Return what these types said, in whichever dump."""
+        """Return the answers of these types, from any dump."""
         # Megabytes: OpenSSL's SHA-256 uses the processor's instructions, BLAKE2 of hashlib none.
         digest = hashlib.sha256(_PERSON)
         digest.update(data)
@@ -253,7 +253,7 @@ class LayoutMemory:
         return answers
 
     def news(self) -> dict[str, dict[str, dict[str, object]]]:
-        """Return what is known since this was last asked, as plain data for ``learn``: by file, by source."""
+        """Return the answers since the last call, as plain data for ``learn``: by file, by source."""
         told: dict[str, dict[str, dict[str, object]]] = {}
         for file, sources in self._open.items():
             for source, answers in sources.items():
@@ -263,13 +263,13 @@ class LayoutMemory:
         return told
 
     def learn(self, news: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over what workers of this run, which end without ``save``, were told by the dump."""
+        """Add answers that workers of this run got from the dump; workers end without ``save``."""
         for file, sources in news.items():
             for source, found in sources.items():
                 self._answers(file, source).learn(found)
 
     def save(self) -> None:
-        """Keep what is new; where that cannot be, the next run asks again."""
+        """Write the new answers; if that fails, the next run asks again."""
         if self._folder is None:
             return
         try:
@@ -285,7 +285,7 @@ class LayoutMemory:
         temporary = f".{file}.{secrets.token_hex(8)}.part"
         with opened_folder(self._folder, make=True) as directory:
             try:
-                # Not synced: a file that is not whole after a power cut has another hash, and is not used.
+                # Not synced: a file that is incomplete after a power cut has another hash, and is not used.
                 with open(temporary, "xb", opener=partial(_opener, directory)) as stream:
                     stream.write(_digest(text) + b"\n" + text)
                 os.replace(temporary, f"{file}.json", src_dir_fd=directory, dst_dir_fd=directory)
@@ -304,10 +304,10 @@ def _opener(directory: int, name: str, flags: int) -> int:
 def _checked(raw: bytes) -> dict[str, Any]:
     digest, _, content = raw.partition(b"\n")
     if digest != _digest(content):
-        raise ValueError("its hash is not that of its content")
+        raise ValueError("its hash does not match its content")
     found = json.loads(content)
     if not isinstance(found, dict):
-        raise TypeError("it is no object")
+        raise TypeError("it is not an object")
     return found
 
 
@@ -319,14 +319,14 @@ _PERSON = f"{FORM} {__version__}".encode()[:16]
 
 
 def _identity(paths: Sequence[Path], variant: str) -> str | None:
-    """Return a hash that changes with the files, or None where the system tells too little of them."""
+    """Return a hash that changes with the files; None if the system tells too little about them."""
     digest = hashlib.blake2b(variant.encode(), digest_size=20, person=_PERSON)
     for path in paths:
         try:
             stat = path.stat()
         except OSError:
             return None
-        # Devices, and /proc/kcore and /proc/vmcore, which are another kernel's after the next boot.
+        # Devices, /proc/kcore and /proc/vmcore: they belong to another kernel after the next boot.
         if not stat.st_size or not path.is_file() or path.resolve().is_relative_to("/proc"):
             return None
         digest.update(f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())

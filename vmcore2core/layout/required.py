@@ -1,4 +1,4 @@
-"""What no core can be written without; asked for at once, so that one sentence names all that is missing."""
+"""Members and symbols that every core needs, asked for at once, so that one sentence names all missing ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmcore2core.errors import LayoutUnknown
 from vmcore2core.interfaces import Layout
 from vmcore2core.layout.resolver import KernelLayout
 
-# In VMCOREINFO's grammar; "|" stands between names of different kernel versions.
+# In VMCOREINFO's grammar; "|" separates names of different kernel versions.
 ALWAYS = (
     "SYMBOL(init_task) OFFSET(task_struct.tasks) OFFSET(task_struct.pid) OFFSET(task_struct.tgid) "
     "OFFSET(task_struct.comm) OFFSET(task_struct.flags) OFFSET(task_struct.__state|state) "
@@ -28,13 +28,13 @@ _ITEM = re.compile(r"(SYMBOL|OFFSET)\((?:(\w+)\.)?([\w|]+)\)")
 
 
 def check_required(layout: KernelLayout) -> None:
-    """Check that the layout knows what conversion cannot do without.
+    """Check that the layout knows everything that conversion needs.
 
     Args:
         layout: all sources.
 
     Raises:
-        LayoutUnknown: it names everything that is missing.
+        LayoutUnknown: something is missing; the error names all of it.
     """
     missing = list(_missing(layout))
     if missing:

@@ -1,4 +1,4 @@
-"""The layout as the layers above see it: sources in order, the first that knows answers, and it is remembered who."""
+"""The layout for the layers above: the first source that knows an answer gives it, and its name is recorded."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class KernelLayout:
         return tuple(source.name for source in self._sources)
 
     def only(self, prefix: str) -> KernelLayout:
-        """Return a layout of those sources alone whose name begins so."""
+        """Return a layout of only those sources whose name begins with this."""
         return KernelLayout([source for source in self._sources if source.name.startswith(prefix)])
 
     def add(self, source: LayoutSource) -> None:
-        """Append a source; what was not known so far is asked again."""
+        """Append a source; questions without an answer so far are asked again."""
         self._sources.append(source)
         self._members = {key: value for key, value in self._members.items() if value is not None}
         self._numbers = {key: value for key, value in self._numbers.items() if value is not None}
 
     def forget(self) -> None:
-        """Let go what sources can read again: BTF takes some 17 MiB. What was asked so far stays known."""
+        """Release what sources can read again: BTF takes some 17 MiB. Answers so far are kept."""
         for source in self._sources:
             source.forget()
 
     def distrust(self, struct: str, member: str) -> bool:
-        """Take a member no more from the source that told it, if another source knows it, and tell whether one does."""
+        """Stop taking a member from the source that told it, if another source knows it; tell whether one does."""
         before = self._members.pop((struct, member), None) or self.find_member(struct, member)
         item = f"OFFSET({struct}.{member})"
         if before is None:

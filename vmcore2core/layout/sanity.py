@@ -1,6 +1,6 @@
-"""Whether a layout fits the memory: asked of the first task, before anything is believed of it.
+"""Checks that a layout fits the memory, on the first task, before anything else is read with it.
 
-An offset that does not fit is not taken from that source any more; where the next source has one, that is tried.
+If an offset does not fit, its source is not asked for it any more, and the next source's offset is tried.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ STACK_ALIGN = 4096
 ATTEMPTS_MAX = 64
 COMM_SIZE = 16
 MEMBERS = ("comm", "pid", "tgid", "flags", "mm", "tasks", "stack", "signal")
-"""Of task_struct, that are checked."""
+"""Members of task_struct that are checked."""
 
 Misfit = tuple[tuple[str, str], str]
-"""(struct, member), and what is wrong with it."""
+"""(struct, member), and what is wrong with its value."""
 
 
 def check_init_task(memory: Memory, layout: KernelLayout, word: int, order: ByteOrder) -> list[str]:
-    """Check that the first task is "swapper", as init/init_task.c has it; return which offsets were not taken.
+    """Check that the first task is "swapper", as in init/init_task.c; return sentences on offsets that were replaced.
 
     Args:
         memory: kernel virtual memory.
@@ -34,7 +34,7 @@ def check_init_task(memory: Memory, layout: KernelLayout, word: int, order: Byte
 
     Raises:
         LayoutUnknown: init_task or its members are not known.
-        LayoutInvalid: they do not fit, and no other source knows others.
+        LayoutInvalid: they do not fit, and no other source knows them.
     """
     task = FirstTask(memory, layout, word, order)
     sentences = settled(layout, lambda: next(task.misfits(), None))
@@ -47,8 +47,8 @@ def check_init_task(memory: Memory, layout: KernelLayout, word: int, order: Byte
 def check_exported_abi(vmcoreinfo: VmcoreInfo, abi: Mapping[str, int]) -> list[str]:
     """Return a sentence for each key of the export that contradicts the ABI of user space.
 
-    Signal frames and page-table entries have the form that programs and processors rely on; a kernel that says
-    otherwise is not the one that the tables of the architecture were made from.
+    Programs and processors rely on the form of signal frames and page-table entries. If a kernel says otherwise, the
+    tables of the architecture were made from another one.
 
     Args:
         vmcoreinfo: of the dump.
@@ -62,7 +62,7 @@ def check_exported_abi(vmcoreinfo: VmcoreInfo, abi: Mapping[str, int]) -> list[s
 
 
 def settled(layout: KernelLayout, misfit: Callable[[], Misfit | None]) -> list[str]:
-    """Ask for misfits until there is none, with the next source's offset each time; return a sentence for each.
+    """Replace offsets that do not fit by the next source's until all fit; return a sentence for each.
 
     Raises:
         LayoutInvalid: no other source knows a member that does not fit.
@@ -83,12 +83,12 @@ def settled(layout: KernelLayout, misfit: Callable[[], Misfit | None]) -> list[s
 
 
 class FirstTask:
-    """init_task, as the layout has it now.
+    """init_task, read with the present layout.
 
-    A page of it that is not in the dump says nothing against an offset.
+    If a page of it is not in the dump, that is no evidence against an offset.
 
     Attributes:
-        unread: members that are on such a page.
+        unread: members on such a page.
     """
 
     def __init__(self, memory: Memory, layout: KernelLayout, word: int, order: ByteOrder) -> None:
@@ -122,7 +122,7 @@ class FirstTask:
             raise LayoutInvalid(f"{where} cannot be read: its pages are not in the dump")
 
     def _list(self, where: str) -> Iterator[Misfit]:
-        """Check that one neighbour points back: a list that is torn at its head still has the other."""
+        """Check that one neighbour points back: if the list is torn at its head, the other one still does."""
         head = self.address + self._member("tasks").offset
         first, last = self._uint("tasks", self.word), self._word_at(head + self.word)
         if first is None:
@@ -139,7 +139,7 @@ class FirstTask:
             yield ("task_struct", "tasks"), f"{where}: tasks at {head:#x} leads to {first:#x}, {shown}"
 
     def _pointers(self, where: str) -> Iterator[Misfit]:
-        """Check what the first task points to; memory that is not in the dump says nothing against an offset."""
+        """Check the first task's pointers; memory that is not in the dump is no evidence against an offset."""
         for name, align in (("stack", STACK_ALIGN), ("signal", self.word)):
             value = self._uint(name, self.word)
             wrong = value if isinstance(value, str) else None

@@ -1,7 +1,7 @@
-"""A vmlinux's .symtab as a layout source: kernel symbols, moved to where KASLR put the kernel.
+"""A vmlinux's .symtab as a layout source: kernel symbols, moved as KASLR moved the kernel.
 
-A name is searched for in .strtab and its place there in the table by numpy: a vmlinux has 200,000 symbols, and few are
-asked for.
+numpy searches .strtab for a name, then the table for the name's place: a vmlinux has 200,000 symbols, and few are
+needed.
 
 References: System V gABI, "Symbol Table"; arch/x86/tools/relocs.c: is_reloc(), for what is not moved;
 kernel/vmcore_info.c and arch/*/kernel/vmcore_info.c: KERNELOFFSET (Linux 7.2).
@@ -55,7 +55,7 @@ class SymtabSource(LayoutSource):
 
     Args:
         file: the vmlinux.
-        info: VMCOREINFO of the dump, which tells how far KASLR moved this kernel.
+        info: VMCOREINFO of the dump; it tells how far KASLR moved this kernel.
 
     Raises:
         LayoutInvalid: the tables are broken, or it is not known how far the kernel was moved.
@@ -77,11 +77,11 @@ class SymtabSource(LayoutSource):
 
     @cached_property
     def _names(self) -> NDArray[np.uint32]:
-        return self._symbols["st_name"].astype(np.uint32)  # contiguous: compared for each symbol that is asked for
+        return self._symbols["st_name"].astype(np.uint32)  # contiguous, because it is compared for each question
 
     @cached_property
     def _fixed_sections(self) -> frozenset[int]:
-        """Sections whose addresses are no addresses of the kernel image: they are not moved.
+        """Sections whose addresses are not in the kernel image: they are not moved.
 
         x86-64 before Linux 6.15 links per-CPU variables at 0: their symbols are offsets.
         """
@@ -94,7 +94,7 @@ class SymtabSource(LayoutSource):
         return [s for i, s in enumerate(self._file.sections) if i not in self._fixed_sections]
 
     def _find(self, name: str) -> list[tuple[int, int, bool]]:
-        """Return (st_value, st_shndx, whether it is local) of the defined symbols of a name."""
+        """Return (st_value, st_shndx, whether it is local) of the defined symbols with this name."""
         needle = name.encode() + b"\0"
         places, at = [], self._strings.find(needle) if name else -1
         while at >= 0:  # also at the end of a longer name: linkers share such strings
@@ -108,9 +108,9 @@ class SymtabSource(LayoutSource):
         ]
 
     def _kaslr_shift(self, info: VmcoreInfo) -> int:
-        """Return by how many bytes run-time addresses are above the vmlinux's.
+        """Return how many bytes run-time addresses are above the vmlinux's.
 
-        KERNELOFFSET says it; symbols that VMCOREINFO has say it, too, and must not say otherwise.
+        KERNELOFFSET tells. Symbols in VMCOREINFO tell, too, and must agree.
         """
         shift, teller = info.kernel_offset, "KERNELOFFSET"
         for name in WITNESSES:
@@ -134,7 +134,7 @@ class SymtabSource(LayoutSource):
 
     @override
     def symbol(self, name: str) -> int | None:
-        """None also where several static symbols have this name."""
+        """None also if several static symbols have this name."""
         found = self._find(name)
         found = [symbol for symbol in found if not symbol[2]] or found
         values = {self._address(value, shndx) for value, shndx, _ in found}

@@ -1,6 +1,6 @@
-"""A dump that was taken while the capture kernel ran: memory has its kernel, and the one that crashed.
+"""Dumps that were taken while the capture kernel ran: memory has that kernel and the crashed one.
 
-Which of them a dump's note is of, the machine decided: the capture kernel hands its own text to QEMU, too.
+The dump's note may belong to either: the capture kernel, too, registers its VMCOREINFO with QEMU.
 
 References: kernel/crash_core.c: crashk_res, crash_save_vmcoreinfo(); kernel/crash_dump.c: elfcorehdr_addr (Linux 7.2).
 """
@@ -21,14 +21,14 @@ WORD = 8
 
 
 def second_kernel(container: DumpContainer, opened: Opened, layout: KernelLayout) -> str | None:
-    """Return a sentence where memory has another kernel besides the one that was opened; else None.
+    """Return a sentence if memory has another kernel besides the one that was opened; else None.
 
-    Nothing is searched unless the kernel says that it crashed, or that it was booted after a crash; then only the
-    memory that the crashed one had reserved, or, by the capture kernel, all.
+    Memory is searched only if the kernel has crashed or was booted after a crash. If it crashed, only the memory that
+    it had reserved for the capture kernel is searched; else all memory.
 
     Args:
         container: the dump.
-        opened: the kernel that is read.
+        opened: the kernel that was opened.
         layout: of it.
     """
     memory, order = opened.memory, opened.arch.byte_order
@@ -51,7 +51,7 @@ def second_kernel(container: DumpContainer, opened: Opened, layout: KernelLayout
 
 
 def _reserved(memory: KernelMemory, layout: KernelLayout, order: ByteOrder) -> AddressRange | None:
-    """Return ``crashk_res``, where there is one."""
+    """Return the range of ``crashk_res``, if there is one."""
     at = layout.find_symbol("crashk_res")
     start, end = (layout.find_member(RESOURCE, name) for name in ("start", "end"))
     if at is None or start is None or end is None:

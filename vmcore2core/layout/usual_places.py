@@ -1,4 +1,4 @@
-"""Where debug packages put a kernel's vmlinux; apart from ``vmlinux``, whose readers take a while to start.
+"""Where debug packages put a kernel's vmlinux. Not in ``vmlinux``, because importing its readers takes a while.
 
 References: Debian's linux-image-*-dbg, Fedora's kernel-debuginfo and gdb's "Separate Debug Files".
 """
@@ -16,11 +16,11 @@ _BUILD_ID = re.compile(r"(?:[0-9a-f]{2}){4,64}")
 
 
 def usual_places(info: VmcoreInfo, root: Path = Path("/")) -> Iterator[Path]:
-    """Yield where a vmlinux of this kernel may be, most likely first; nothing without a build ID to check it by."""
+    """Yield where a vmlinux of this kernel may be, the likeliest place first; nothing without a build ID to check."""
     build_id, release = info.build_id or "", info.osrelease or ""
     if _BUILD_ID.fullmatch(build_id) is None:
         return
-    if _RELEASE.fullmatch(release):  # the dump says it: it must not lead anywhere else
+    if _RELEASE.fullmatch(release):  # the release comes from the dump, so it must not lead elsewhere
         yield root / "usr/lib/debug/boot" / f"vmlinux-{release}"
         yield root / "usr/lib/debug/lib/modules" / release / "vmlinux"
     yield root / "usr/lib/debug/.build-id" / build_id[:2] / f"{build_id[2:]}.debug"

@@ -1,4 +1,4 @@
-"""The kernel's own name of itself: ``init_uts_ns`` (include/uapi/linux/utsname.h)."""
+"""The kernel's own name: ``init_uts_ns`` (include/uapi/linux/utsname.h)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmcore2core.interfaces import Memory
 UTS_FIELD = 65  # __NEW_UTS_LEN + 1
 NAME_WITHIN = 64
 NAME_OFFSETS = (0, 4)
-"""Where the name may be in struct uts_namespace where nothing tells: before Linux 5.11, behind a reference count."""
+"""Where the name may be in struct uts_namespace if no source tells: before Linux 5.11, behind a reference count."""
 
 
 class UtsName(NamedTuple):
@@ -29,7 +29,7 @@ def read_utsname(memory: Memory, uts_namespace: int, name_offset: int | None) ->
         memory: kernel virtual memory.
         uts_namespace: its address.
         name_offset: OFFSET(uts_namespace.name); None before Linux 5.11, where a reference count comes first: then the
-            name is where "Linux" begins.
+            name begins at "Linux".
 
     Raises:
         MemoryFault: they cannot be read.

@@ -1,4 +1,4 @@
-"""VMCOREINFO: what the kernel itself exports for dump tools, and the layout source that answers from it.
+"""VMCOREINFO, the kernel's own export for dump tools, and the layout source that answers from it.
 
 References: Documentation/admin-guide/kdump/vmcoreinfo.rst, include/linux/vmcore_info.h, kernel/vmcore_info.c
 (Linux 7.2).
@@ -26,8 +26,9 @@ class VmcoreInfo:
     """The parsed text.
 
     Attributes:
-        values: key ("OFFSET(task_struct.mm)", "OSRELEASE") -> value, as text. Of a repeated key the first counts.
-        truncated_line: a last line without its newline, or None: the buffer was full, so it may be cut off anywhere
+        values: key ("OFFSET(task_struct.mm)", "OSRELEASE") -> value, as text. If a key is repeated, the first value
+            counts.
+        truncated_line: a last line without its newline, or None. The buffer was full, so the line may be cut anywhere
             and is not a value.
         ignored: lines that are not KEY=VALUE.
     """
@@ -38,7 +39,7 @@ class VmcoreInfo:
         self.ignored = ignored
 
     def string(self, key: str) -> str | None:
-        """Return a value as it stands."""
+        """Return a value as text."""
         return self.values.get(key)
 
     def symbol(self, name: str) -> int | None:
@@ -83,13 +84,13 @@ class VmcoreInfo:
 
 
 def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
-    """Return the dump's keys with those of a supplied text over them.
+    """Return the dump's keys, overridden by those of a supplied text.
 
-    The text may be of another boot of this kernel: its symbols are moved to where KASLR put the dump's, and where the
-    dump has a symbol itself, the dump's counts.
+    The text may come from another boot of this kernel: its symbols are moved as KASLR moved the dump's kernel. If the
+    dump has a symbol itself, the dump's address counts.
 
     Raises:
-        LayoutInvalid: the text is of another kernel.
+        LayoutInvalid: the text comes from another kernel.
     """
     for key in ("OSRELEASE", "BUILD-ID", "PAGESIZE"):
         ours, theirs = dumps.string(key), supplied.string(key)
@@ -103,14 +104,14 @@ def merged(dumps: VmcoreInfo, supplied: VmcoreInfo) -> VmcoreInfo:
         address = _integer(moved[key], 16)
         if address is not None:
             moved[key] = f"{(address + shift) & (1 << 64) - 1:x}"
-    # What another boot has elsewhere: some "symbols" (vmemmap, mem_section) are values of pointers, each random.
+    # Not moved along with the kernel: some "symbols" (vmemmap, mem_section) are values of pointers, each random.
     boot = {k: v for k, v in dumps.values.items() if k.startswith("SYMBOL(") or k in PER_BOOT}
     moved |= {key: value for key, value in boot.items() if key in moved}
     return VmcoreInfo({**dumps.values, **moved}, dumps.truncated_line, dumps.ignored)
 
 
 def _kaslr_shift(dumps: VmcoreInfo, supplied: VmcoreInfo) -> int:
-    """Return by how many bytes the dump's symbols are above the supplied text's.
+    """Return how many bytes the dump's symbols are above the supplied text's.
 
     Of the architectures that move their kernel, i386 has no KERNELOFFSET (arch/x86/kernel/vmcore_info_32.c).
     """
@@ -133,10 +134,10 @@ def _unsigned(text: str | None) -> int | None:
 
 
 def parse_vmcoreinfo(text: bytes) -> VmcoreInfo:
-    """Return what a VMCOREINFO text says; never raises.
+    """Parse a VMCOREINFO text; never raise.
 
-    vmcoreinfo_append_str() cuts at the end of its buffer, one page in kernels without the larger one, in the middle of
-    a line: only a line with its newline is read.
+    vmcoreinfo_append_str() cuts the text at the end of its buffer (one page in older kernels), in the middle of a
+    line. So only lines with a newline are read.
     """
     *lines, rest = text.rstrip(b"\0").split(b"\n")
     values: dict[str, str] = {}
@@ -151,10 +152,10 @@ def parse_vmcoreinfo(text: bytes) -> VmcoreInfo:
 
 
 def looks_like_vmcoreinfo(text: bytes) -> VmcoreInfo | None:
-    """Return a text found in memory, parsed, if it is VMCOREINFO from end to end; else None.
+    """Return a text found in memory, parsed, if all of it is VMCOREINFO; else None.
 
-    A copy that was overwritten in part has lines that are none; whether the rest is still true is for the caller to
-    check on the dump.
+    A copy that was partly overwritten has lines that are not KEY=VALUE. The caller must check on the dump whether the
+    rest is still true.
     """
     if not text.startswith(b"OSRELEASE="):
         return None
@@ -179,9 +180,9 @@ class VmcoreInfoSource(LayoutSource):
 
     @override
     def member(self, struct: str, path: str) -> Member | None:
-        """The key has no type, so only the very path that it names is known.
+        """A key has no type, so only the exact path in a key is known.
 
-        The kernel tells no sizes of members; a file that ``vmcore-tasks layout`` wrote does.
+        The kernel does not tell sizes of members; a file from ``vmcore-tasks layout`` does.
         """
         offset = self.info.offset(struct, path)
         return None if offset is None else Member(offset, self.name, self.info.size(f"{struct}.{path}"))

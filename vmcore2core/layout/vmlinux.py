@@ -1,8 +1,8 @@
-"""A vmlinux as layout sources: one that the user names, or that of the debug package, where it is installed.
+"""A vmlinux as layout sources: the user's, or the debug package's if it is installed.
 
-It must be the very kernel of the dump: by build ID, else by the release in its ``linux_banner``. Its symbols, its BTF
-and its DWARF are three sources; each is opened when a question comes to it, and none where the dump's own tables tell
-all that a vmlinux of the same build could.
+It must be the very kernel of the dump, by build ID, else by the release in its ``linux_banner``. Its symbols, its BTF
+and its DWARF are three sources. Each is opened at the first question that reaches it, and none is asked if the dump's
+own tables tell all that a vmlinux of the same build could tell.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ def vmlinux_sources(
     *,
     root: Path = Path("/"),
 ) -> tuple[LayoutSource, ...]:
-    """Return the sources that a vmlinux is, in the order in which they are to be asked; none where there is no file.
+    """Return the sources in a vmlinux, in the order to ask them; none if there is no file.
 
     Args:
-        vmlinux: the file that the user names; without it, the debug packages' usual places are looked at, if
-            VMCOREINFO has a build ID: only a file with this build ID is taken.
+        vmlinux: the file that the user names. Without it, the usual places of debug packages are tried if VMCOREINFO
+            has a build ID; only a file with this build ID is taken.
         info: VMCOREINFO of the dump.
-        symbols: what the dump itself has for symbols; where it has variables, too, .symtab is not asked.
-        types: what the dump itself has for types; where it has them, BTF and DWARF are not asked.
-        root: where the usual places begin.
+        symbols: the dump's own source of symbols; if it has variables, too, .symtab is not asked.
+        types: the dump's own source of types; if it has any, BTF and DWARF are not asked.
+        root: the folder above the usual places.
 
     Raises:
-        LayoutInvalid: the file that the user names cannot be used or is of another kernel.
+        LayoutInvalid: the user's file cannot be used, or belongs to another kernel.
     """
     if vmlinux is not None:
         file = VmlinuxFile(vmlinux)
@@ -61,7 +61,7 @@ def vmlinux_sources(
 
 
 class _First:
-    """Opens the first of some files that is of this kernel, once."""
+    """Opens, once, the first file that belongs to this kernel."""
 
     def __init__(self, places: list[Path], info: VmcoreInfo) -> None:
         self._places = places
@@ -87,10 +87,10 @@ class _First:
 
 
 def _check(file: VmlinuxFile, info: VmcoreInfo) -> None:
-    """Check that a file is of the dump's kernel and has something to tell.
+    """Check that a file belongs to the dump's kernel and has symbols or types.
 
     Raises:
-        LayoutInvalid: it is not, or has not.
+        LayoutInvalid: it does not, or has none.
     """
     ours, theirs = info.build_id, file.build_id
     if ours is not None and theirs is not None:
@@ -115,7 +115,7 @@ def _check_release(file: VmlinuxFile, info: VmcoreInfo, build_id: str | None) ->
 
 
 class _Vmlinux:
-    """What opens each of a vmlinux's sources; None where there is nothing to open, or no need."""
+    """Opens each source in a vmlinux; None if there is nothing to open, or no need."""
 
     def __init__(
         self,
@@ -140,12 +140,12 @@ class _Vmlinux:
         return symtab, self._btf_source, dwarf
 
     def _said(self, make: Callable[[], LayoutSource | None]) -> LayoutSource | None:
-        """Open a source; if it is broken in a file that the user names, say so."""
+        """Open a source; if it is broken and the user named the file, report it."""
         try:
             return make()
         except LayoutInvalid as error:
             if not self._named:
-                raise  # LazySource tells those who want to know
+                raise  # LazySource reports it with -v
             log.warning("%s", error)
             return None
 
@@ -166,7 +166,7 @@ class _Vmlinux:
         return source
 
     def _dwarf(self) -> LayoutSource | None:
-        # pahole makes BTF out of DWARF: with the one, the other has nothing to add.
+        # pahole makes BTF from DWARF: with BTF, DWARF has nothing to add.
         file = None if _knows_types(self._types) or _knows_types(self._btf_source) else self._file()
         return None if file is None or file.section(".debug_info") is None else DwarfSource(file)
 

@@ -1,7 +1,7 @@
-"""A vmlinux as an ELF file: its sections, and which kernel it is of.
+"""A vmlinux as an ELF file: its sections, and its kernel's identity.
 
-The file is the user's, and may be of any content: every length is checked against the file before it is believed, and
-what is wrong is one ``LayoutInvalid``.
+The file comes from the user and may have any content: every length is checked against the file before it is used, and
+every defect raises ``LayoutInvalid``.
 
 References: System V gABI, "Sections" and "Section Compression"; scripts/link-vmlinux.sh; init/version-timestamp.c:
 linux_banner (Linux 7.2).
@@ -87,7 +87,7 @@ class Section:
 class VmlinuxFile:
     """An open vmlinux, or the part of it that a debug package has.
 
-    Nothing is mapped: a file that becomes shorter while it is read is an error, not a signal.
+    It is not mapped with mmap(): a file that becomes shorter while it is read gives an error, not a signal.
 
     Args:
         path: the file.
@@ -119,7 +119,7 @@ class VmlinuxFile:
         """Return ``size`` bytes of the file.
 
         Raises:
-            LayoutInvalid: the file ends before, or cannot be read.
+            LayoutInvalid: the file ends too early, or cannot be read.
         """
         if offset + size > self.size:
             raise LayoutInvalid(f"{self.path} ends at {self.size:#x}, expected {size:#x} bytes at {offset:#x}")
@@ -178,7 +178,7 @@ class VmlinuxFile:
         return sections
 
     def section(self, name: str) -> Section | None:
-        """Return the first section of this name that has bytes in the file; None if there is none."""
+        """Return the first section with this name that has bytes in the file; None if there is none."""
         for section in self.sections:
             if section.name == name and section.sh_type not in (SHT_NULL, SHT_NOBITS) and section.sh_size:
                 return section
@@ -224,7 +224,7 @@ class VmlinuxFile:
 
     @cached_property
     def build_id(self) -> str | None:
-        """The GNU build ID, hexadecimal; None where the file has none."""
+        """The GNU build ID, hexadecimal; None if the file has none."""
         places = [(s.sh_offset, s.sh_size) for s in self.sections if s.sh_type == SHT_NOTE] or self._note_segments()
         for offset, size in places:
             notes, _ = parse_notes(self.pread(offset, min(size, NOTES_SIZE_MAX)), self.byte_order, offset)
@@ -240,13 +240,13 @@ class VmlinuxFile:
         return [(int(p.p_offset), int(p.p_filesz)) for p in headers if p.p_type == PT_NOTE]
 
     def has_release(self, release: str) -> bool | None:
-        """Tell whether ``linux_banner`` is of this release; None where the file has no ``.rodata``."""
+        """Tell whether ``linux_banner`` has this release; None if the file has no ``.rodata``."""
         rodata = self.section(".rodata")
         return None if rodata is None else f"Linux version {release} ".encode() in self.data(rodata, RODATA_SIZE_MAX)
 
 
 def _open(path: Path) -> tuple[int, int]:
-    """Open a regular file: return its descriptor and size; a FIFO is not waited for."""
+    """Open a regular file; return its descriptor and size. Do not wait for a FIFO's writer."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
@@ -268,6 +268,6 @@ def _zlib(data: memoryview, size: int) -> bytes:
 
 
 def _zstd(data: memoryview, size: int) -> bytes:
-    # decompress() would believe the size in the frame's own header; the reader gives no more than asked for.
+    # decompress() would trust the size in the frame's header; the reader returns no more than the limit.
     with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
         return reader.read(size + 1)

@@ -1,9 +1,9 @@
-"""What VMCOREINFO would say, for a dump that has its text nowhere: CONFIG_VMCORE_INFO off, or its page lost.
+"""A VMCOREINFO made from memory, for a dump that has its text nowhere: CONFIG_VMCORE_INFO off, or its page lost.
 
-The kernel's name of itself (``init_uts_ns``) tells the machine and about where the image is; kallsyms beside it, by its
-form, has the symbols. Where the image is in virtual memory, kallsyms tells too, or, where it is relative to its own
-place, the pointers in ``init_task`` to what its symbols name. All that is believed only if the kernel's own page table
-maps the name to where it was found.
+The kernel's own name (``init_uts_ns``) tells the machine, and roughly where the image is. kallsyms, found near it by
+its form, has the symbols. The virtual address of the image comes from kallsyms, too; if its addresses are relative to
+its own place, it comes from pointers in ``init_task`` to known symbols. The result is trusted only if the kernel's page
+table maps the name to the place where it was found.
 
 References: include/linux/utsname.h, init/init_task.c, kernel/vmcore_info.c (Linux 4.18 to 7.2).
 """
@@ -36,15 +36,15 @@ from vmcore2core.memory.physical import PhysicalMemory
 log = logging.getLogger(__name__)
 
 NAMES_MAX = 256
-"""Copies of the kernel's name that are looked at: processes have some as well."""
+"""Most copies of the kernel's name that are tried: processes have some, too."""
 WORDS_MAX = 1 << 18
-"""Places that have the word "Linux" alone: strings of programs, too."""
+"""Most places with the word "Linux" alone: programs have it in strings, too."""
 BEFORE, BEHIND = 160 << 20, 32 << 20
 """Bytes around the name in which the image's read-only data is searched for."""
 PAGE_SIZES = (4096, 65536, 16384)
 EXPORTED = (*WITNESSES, "init_top_pgt", "lowcore_ptr")
 POINTED_TO = ("init_cred", "init_fs", "init_files", "init_nsproxy", "init_signals", "init_sighand", "init_mm")
-"""What init_task has pointers to."""
+"""Symbols that init_task has pointers to."""
 POINTERS_MIN = 3
 INIT_TASK_MAX = 16 << 10
 NOTES_SIZE_MAX = 4096
@@ -66,7 +66,7 @@ class Name:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Physical memory as an image to search: every address is its own."""
+    """Physical memory as an image to search; virtual addresses equal physical ones."""
 
     physical: PhysicalMemory
     searched: tuple[LinearMapping, ...]
@@ -77,7 +77,7 @@ class Window:
 
 
 def recovered(physical: PhysicalMemory, update: Progress | None = None) -> Iterator[tuple[Arch, VmcoreInfo, int]]:
-    """Yield (architecture, what VMCOREINFO would say, physical address of kallsyms_names), proved by the page table.
+    """Yield (architecture, VMCOREINFO, physical address of kallsyms_names); the page table proves each.
 
     Args:
         physical: memory of the dump.
@@ -93,7 +93,7 @@ def recovered(physical: PhysicalMemory, update: Progress | None = None) -> Itera
 
 
 def _names(physical: PhysicalMemory, update: Progress | None) -> Iterator[Name]:
-    """Yield what may be the kernel's name of itself, for machines that are supported, at most ``NAMES_MAX``."""
+    """Yield possible names of the kernel, at most ``NAMES_MAX``, for supported machines."""
     archs: dict[str, list[Arch]] = {}
     for arch in all_archs():
         for machine in (arch.name, *arch.machine_names):
@@ -117,7 +117,7 @@ def _names(physical: PhysicalMemory, update: Progress | None) -> Iterator[Name]:
 
 
 def _around(paddrs: Iterable[int]) -> Iterator[LinearMapping]:
-    """Yield the ranges to search, none of them twice."""
+    """Yield the ranges to search, each once."""
     end = 0
     for paddr in sorted(paddrs):
         start = max(end, (paddr - BEFORE) & -(1 << 20), 0)
@@ -127,7 +127,7 @@ def _around(paddrs: Iterable[int]) -> Iterator[LinearMapping]:
 
 
 def _told(window: Window, arch: Arch, tables: KallsymsTables, names: list[Name]) -> Iterator[VmcoreInfo]:
-    """Yield what these tables tell, in the forms that they may have, where a name is proved to be the kernel's."""
+    """Yield VMCOREINFO by these tables, in each form that they may have, if the page table proves a name."""
     for form in FORMS:
         if (form == "place-relative") != (tables.relative_base is None):
             continue
@@ -150,11 +150,11 @@ def _told(window: Window, arch: Arch, tables: KallsymsTables, names: list[Name])
 
 
 Shift = tuple[int, int]
-"""What is to be added to an address that kallsyms gives, and to one in physical memory, to get the virtual one."""
+"""What to add to an address of kallsyms, and to a physical address, to get the virtual address."""
 
 
 def _shift(window: Window, arch: Arch, symbols: KallsymsSource, form: Form, uts_ns: int) -> Shift | None:
-    """Return how addresses are to be moved if ``init_uts_ns`` is at physical ``uts_ns``; None if it cannot be."""
+    """Return how to move addresses if ``init_uts_ns`` is at physical ``uts_ns``; None if it cannot be there."""
     address = symbols.symbol("init_uts_ns") or 0
     if form != "place-relative":
         return None if (address - uts_ns) % PAGE_SIZES[0] else (0, address - uts_ns)
@@ -185,7 +185,7 @@ def _pointers_shift(window: Window, arch: Arch, symbols: KallsymsSource) -> int 
 
 
 def _info(symbols: KallsymsSource, tables: KallsymsTables, name: Name, offset: int, shift: Shift) -> VmcoreInfo:
-    """Return VMCOREINFO without what tells the image's place."""
+    """Return VMCOREINFO without the keys for the image's place."""
     mask = (1 << 64) - 1
     values = {"OSRELEASE": name.release, "OFFSET(uts_namespace.name)": str(offset)}
     for symbol in EXPORTED:
@@ -199,7 +199,7 @@ def _info(symbols: KallsymsSource, tables: KallsymsTables, name: Name, offset: i
 
 
 def _proved(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo, address: int, paddr: int) -> VmcoreInfo | None:
-    """Return the text with a page size and the architecture's keys, where the page table maps the name to its place."""
+    """Return the text with page size and the architecture's keys, if the page table maps the name to its place."""
     for page_size in PAGE_SIZES:
         sized = VmcoreInfo({**info.values, "PAGESIZE": str(page_size)})
         with contextlib.suppress(LayoutError):
@@ -210,7 +210,7 @@ def _proved(physical: PhysicalMemory, arch: Arch, info: VmcoreInfo, address: int
 
 
 def _more(memory: KernelMemory, arch: Arch, symbols: KallsymsSource, shift: int) -> dict[str, str]:
-    """Return BUILD-ID and SYMBOL(vmemmap), as far as they can be read."""
+    """Return BUILD-ID and SYMBOL(vmemmap), if they can be read."""
     told: dict[str, str] = {}
 
     def at(name: str) -> int:
@@ -238,9 +238,9 @@ def _build_id(notes: bytes, arch: Arch) -> str | None:
 
 
 def _vmemmap(memory: KernelMemory, arch: Arch, mem_section: int) -> int | None:
-    """Return where ``struct page`` of physical page 0 is or would be, of a kernel with CONFIG_SPARSEMEM_EXTREME.
+    """Return where ``struct page`` of physical page 0 is or would be, in a kernel with CONFIG_SPARSEMEM_EXTREME.
 
-    Each section that has memory says so in ``mem_section.section_mem_map`` (mm/sparse.c: sparse_encode_mem_map()).
+    Each section with memory tells, in ``mem_section.section_mem_map`` (mm/sparse.c: sparse_encode_mem_map()).
 
     Args:
         mem_section: address of ``struct mem_section **``.
@@ -249,7 +249,7 @@ def _vmemmap(memory: KernelMemory, arch: Arch, mem_section: int) -> int | None:
     code = f"{'<' if arch.byte_order == 'little' else '>'}u{arch.pointer_size}"
     (roots,) = np.frombuffer(memory.read(mem_section, arch.pointer_size), code).tolist()
     for root in np.frombuffer(memory.read(roots, 512), code).tolist() if roots else ():
-        # A page of sections each; elsewhere than at the border of a page where an allocator put them.
+        # Each has a page of sections; the allocator may put them elsewhere than at a page's border.
         words = np.frombuffer(memory.read(root, page), code).astype(np.uint64) if root else np.zeros(0, np.uint64)
         there = words[words & SECTION_HAS_MEM == SECTION_HAS_MEM]
         if len(there):
