@@ -26,7 +26,7 @@ from vmcore2core.printable import text
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.identity import Identity
 from vmcore2core.process.redact import Redaction
-from vmcore2core.run.converter import core_entry, described
+from vmcore2core.run.converter import core_entry, described, stacks_of
 from vmcore2core.run.run import index_head
 from vmcore2core.run.space import amount, core_size
 from vmcore2core.session import CoreResult, Session, core_name
@@ -237,7 +237,8 @@ class Capture:
         leader, pid = target.chosen.leader, target.chosen.pid
         try:
             captured = self.session.processes.capture(leader, dump_filter=self.config.dump_filter)
-            self._index.amend(pid, **described(self.session, leader, captured, Files()))
+            stacks = stacks_of(self.session, captured, Files())
+            self._index.amend(pid, **described(self.session, leader, captured, stacks))
         except Exception as error:  # likewise; its core is there
             self._say(f"{target.who} is not described: {sentence_of(error)}")
 

@@ -10,20 +10,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import UnwindSpec
 from vmcore2core.formats.elf_core import EM_X86_64
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.linkmap import vma_at
 from vmcore2core.process.model import ProcessSnapshot
-from vmcore2core.process.threads import thread_rows
 from vmcore2core.unwind.frames import Backtrace, Found, Frame
 from vmcore2core.unwind.process import UserSpace
-from vmcore2core.unwind.threads import ThreadUnwinder, spec_of
+from vmcore2core.unwind.symbols import Origin
+from vmcore2core.unwind.threads import Unwound
 
 WITHOUT_CFI = (Found.CODE, Found.FRAME_POINTER, Found.STACK_POINTER)
-FRAMES_MAX = 256
 CALLERS_MAX = 4096
 
 
@@ -74,27 +72,30 @@ class WithoutCfi:
         return {one.path for one in self.callers} | {one.path for one in self.last}
 
 
-def stacks_without_cfi(captured: Captured, arch: Arch) -> WithoutCfi:
+def stacks_without_cfi(stacks: Unwound) -> WithoutCfi:
     """Return what was found of a process's stacks without call frame information; of x86-64 alone."""
-    snapshot = captured.snapshot
+    snapshot = stacks.space.snapshot
     if (snapshot.e_machine, snapshot.elf_class) != (EM_X86_64, 64):
         return WithoutCfi()
     callers: list[Caller] = []
     last: list[LastFrame] = []
-    spec, space = spec_of(snapshot, arch), UserSpace(snapshot, captured.memory)
-    if spec is None:
-        return WithoutCfi()
-    unwinder = ThreadUnwinder(spec, space, arch)
-    for row in thread_rows(captured.answers):
-        if row.registers is None:
-            continue
-        found = unwinder.backtrace(row.tid, row.registers, FRAMES_MAX)
+    for row, found in stacks.threads:
         if len(callers) < CALLERS_MAX:
-            callers += _callers(snapshot, found, spec)
-        if found.frames and not found.complete and not _is_main(space, found.frames[-1]):
+            callers += _callers(snapshot, found, stacks.spec)
+        if found.frames and not found.complete and not _is_main(stacks.space, found.frames[-1]):
             pc = found.frames[-1].pc
             last.append(LastFrame(_path(snapshot, pc) or b"", pc, row.tid))
     return WithoutCfi(tuple(callers[:CALLERS_MAX]), tuple(last[:CALLERS_MAX]))
+
+
+def led_by_files(stacks: Unwound) -> Iterator[Path]:
+    """Yield the files, of those that were found elsewhere than in memory, whose call frame information led on."""
+    for _, found in stacks.threads:
+        for frame, caller in itertools.pairwise(found.frames):
+            image = stacks.space.image(frame.lookup_pc) if caller.cfi_origin not in (None, Origin.MEMORY) else None
+            original = None if image is None else image.source.original
+            if original is not None and original.path is not None:
+                yield original.path
 
 
 def _callers(snapshot: ProcessSnapshot, found: Backtrace, spec: UnwindSpec) -> Iterator[Caller]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from vmcore2core.arch.base import Arch
 from vmcore2core.errors import CorruptStructure, Vmcore2coreError
 from vmcore2core.kernel import mm, sched
 from vmcore2core.memory.region import Region, UserPageState
@@ -19,11 +18,10 @@ from vmcore2core.process.identity import Identity
 from vmcore2core.process.kernelbt import KernelFrameRow, KernelStacks, NamedCall
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id
-from vmcore2core.process.threads import ThreadRow
-from vmcore2core.unwind.originals import Files
-from vmcore2core.unwind.stacks import FrameRow, StackRow, backtraces
+from vmcore2core.process.threads import thread_rows
+from vmcore2core.unwind.stacks import FrameRow, StackRow, stack_rows
+from vmcore2core.unwind.threads import Unwound
 
-FRAMES_MAX = 64
 IMAGES_MAX = 4096
 _NOT_LOOKED = {"kernel": None, "system_call": None}
 
@@ -49,28 +47,21 @@ _NAMES = {
 
 
 def process_entry(
-    identity: Identity,
-    captured: Captured,
-    arch: Arch,
-    rows: list[ThreadRow],
-    files: Files | None = None,
-    kernel_stacks: KernelStacks | None = None,
+    identity: Identity, captured: Captured, stacks: Unwound | str, kernel_stacks: KernelStacks | None = None
 ) -> dict[str, Any]:
     """Return what the index says of a process, without what the writing of its core tells.
 
     Args:
         identity: who it is.
         captured: the same process.
-        arch: of the kernel.
-        rows: its threads.
-        files: where stacks look for what memory does not have.
+        stacks: the frames of its threads; or why there are none, as a sentence.
         kernel_stacks: the kernel's stacks of the dump's threads, or None where they are not wanted.
     """
     in_kernel = {} if kernel_stacks is None else _in_kernel(captured, kernel_stacks)
     return {
         **identity_entry(identity, captured.snapshot),
         "rss_kib": captured.rss_kib(),
-        "threads": [{**one, **in_kernel.get(one["tid"], _NOT_LOOKED)} for one in _threads(captured, arch, rows, files)],
+        "threads": [{**one, **in_kernel.get(one["tid"], _NOT_LOOKED)} for one in _threads(captured, stacks)],
         "vmas": _vmas(captured),
         "images": list(_images(captured)),
     }
@@ -99,14 +90,14 @@ def identity_entry(identity: Identity, snapshot: ProcessSnapshot) -> dict[str, A
     }
 
 
-def _threads(captured: Captured, arch: Arch, rows: list[ThreadRow], files: Files | None) -> Iterator[dict[str, Any]]:
+def _threads(captured: Captured, stacks: Unwound | str) -> Iterator[dict[str, Any]]:
+    why = stacks if isinstance(stacks, str) else "no registers"
     try:
-        stacks = {stack.tid: stack for stack in backtraces(captured, arch, rows, FRAMES_MAX, files)}
-        why = "no registers"
-    except Vmcore2coreError as error:  # the core is there, and is not to go unmentioned for want of stacks
-        stacks, why = {}, str(error)
-    for row in rows:
-        stack = stacks.get(row.tid)
+        rows = {} if isinstance(stacks, str) else {stack.tid: stack for stack in stack_rows(stacks)}
+    except Vmcore2coreError as error:  # the core is there, and is not to go unmentioned for want of names
+        rows, why = {}, str(error)
+    for row in thread_rows(captured.answers):
+        stack = rows.get(row.tid)
         yield {
             "tid": row.tid,
             "comm": row.comm,
@@ -126,7 +117,7 @@ def _in_kernel(captured: Captured, kernel_stacks: KernelStacks) -> dict[int, dic
         try:
             tid = sched.task_pid(task)
             stack, call = kernel_stacks.with_call(task, registers)
-        except Vmcore2coreError:  # likewise
+        except Vmcore2coreError:  # its core is there, and is not to go unmentioned
             continue
         frames = [_kernel_frame(frame) for frame in stack.frames]
         kernel = {"frames": frames, "end": None if stack.complete else stack.end}

@@ -14,7 +14,7 @@ from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError, sen
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
-from vmcore2core.process.binaries import DEBUG_TREE, binaries
+from vmcore2core.process.binaries import DEBUG_TREE, Binaries, binaries
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import EVERYTHING, DumpFilter
 from vmcore2core.process.identity import Identity
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vmcore2core.handover.mapped import Finder, MappedFiles
     from vmcore2core.process.kernelbt import KernelStacks
     from vmcore2core.unwind.originals import Files
+    from vmcore2core.unwind.threads import Unwound
 
 KEPT_VMAS = 1 << 16
 """Mappings of the processes that are kept: some 64 MiB."""
@@ -178,13 +179,14 @@ class Conversion:
                 compression=manner.compression,
                 write=self._writer(leader, captured),
             )
-            entry = self._index_entry(leader, result) if manner.indexed else None
+            stacks = stacks_of(session, result.captured, self._stack_files) if manner.indexed else ""
+            entry = self._index_entry(leader, result, stacks) if manner.indexed else None
         except Exception as error:  # even a fault of ours must not cost the other processes their cores
             log.debug("%d (%s) is not converted", job.pid, job.comm, exc_info=True)
             who = "" if isinstance(error, Vmcore2coreError) else f"{job.pid} ({job.comm}): "
             return self._told(Outcome(job, error=self.manner.hide(who + sentence_of(error))))
         beside = manner.indexed and manner.companions
-        files, images, without = self._files(job, captured) if beside else (None, (), None)
+        files, images, without = self._files(job, captured, stacks) if beside else (None, (), None)
         result = replace(result, path=Path(job.target))  # as whoever began the run calls it
         hide = result.secrets.hide if result.secrets is not None else _as_it_is
         outcome = Outcome(
@@ -200,9 +202,9 @@ class Conversion:
         )
         return self._told(outcome)
 
-    def _index_entry(self, leader: StructView, result: CoreResult) -> dict[str, Any]:
+    def _index_entry(self, leader: StructView, result: CoreResult, stacks: Unwound | str) -> dict[str, Any]:
         """Return what the index says of a process whose core was written."""
-        said = described(self.session, leader, result.captured, self._stack_files, self._kernel_stacks)
+        said = described(self.session, leader, result.captured, stacks, self._kernel_stacks)
         return {**said, "core": core_entry(result)}
 
     def _writer(self, leader: StructView, captured: Captured) -> Writer:
@@ -249,9 +251,8 @@ class Conversion:
             self._leader(job), dump_filter=manner.dump_filter, torn_text=manner.torn_text
         )
 
-    def _files(self, job: Job, captured: Captured | None = None) -> _Files:
+    def _files(self, job: Job, captured: Captured | None = None, stacks: Unwound | str = "") -> _Files:
         """Return what ``Outcome`` has of files, images and call frame information."""
-        from vmcore2core.handover.callers import stacks_without_cfi
         from vmcore2core.handover.images import images_of
 
         leader = self._leader(job)
@@ -259,7 +260,7 @@ class Conversion:
             captured = captured or self.session.processes.capture(leader, dump_filter=EVERYTHING, with_absent=False)
             images = images_of(captured)
             # Registers' values are in stacks, and what is left out of a core is not to be in its script.
-            without = stacks_without_cfi(captured, self.session.kernel.arch) if self.manner.redaction is None else None
+            without = self._without_cfi(captured, stacks) if self.manner.redaction is None else None
         except Vmcore2coreError as error:
             return str(error), (), None
         if self._finder is None:
@@ -268,6 +269,18 @@ class Conversion:
             return self._finder.find(leader, captured), images, without
         except Vmcore2coreError as error:
             return str(error), images, without
+
+    def _without_cfi(self, captured: Captured, stacks: Unwound | str) -> WithoutCfi:
+        """Return what lacks call frame information in the directory, which gets files of --sysroot alone."""
+        from vmcore2core.handover.callers import WithoutCfi, led_by_files, stacks_without_cfi
+        from vmcore2core.unwind.originals import Files
+
+        given = self.session.processes.sysroots
+        if isinstance(stacks, str) or not all(
+            any(path.is_relative_to(sysroot.folder) for sysroot in given) for path in led_by_files(stacks)
+        ):
+            stacks = stacks_of(self.session, captured, Files(Binaries(given)))
+        return WithoutCfi() if isinstance(stacks, str) else stacks_without_cfi(stacks)
 
     @cached_property
     def _finder(self) -> Finder | None:
@@ -316,11 +329,27 @@ class Conversion:
         return Files(found)
 
 
+def stacks_of(session: Session, captured: Captured, files: Files) -> Unwound | str:
+    """Return the frames of a process's threads; or why there are none, as a sentence.
+
+    Args:
+        session: the dump.
+        captured: the process.
+        files: where files are looked for that tell what memory does not.
+    """
+    from vmcore2core.unwind.threads import unwound  # which a single core does without
+
+    try:
+        return unwound(captured, session.kernel.arch, thread_rows(captured.answers), files)
+    except Vmcore2coreError as error:
+        return str(error)
+
+
 def described(
     session: Session,
     leader: StructView,
     captured: Captured,
-    files: Files,
+    stacks: Unwound | str,
     kernel_stacks: KernelStacks | None = None,
 ) -> dict[str, Any]:
     """Return what an index says of a process, without its core.
@@ -329,13 +358,12 @@ def described(
         session: the dump.
         leader: ``struct task_struct`` of its thread group's leader.
         captured: the same process.
-        files: where stacks look for what memory does not have.
+        stacks: see ``stacks_of``.
         kernel_stacks: the kernel's stacks of the dump's threads, or None where they are not wanted.
     """
-    from vmcore2core.handover.entry import process_entry  # unwinding, which a single core does without
+    from vmcore2core.handover.entry import process_entry  # likewise
 
-    rows = list(thread_rows(captured.answers))
-    return process_entry(Identity(session.processes, leader), captured, session.kernel.arch, rows, files, kernel_stacks)
+    return process_entry(Identity(session.processes, leader), captured, stacks, kernel_stacks)
 
 
 def core_entry(result: CoreResult) -> dict[str, Any]:

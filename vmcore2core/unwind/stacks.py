@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vmcore2core.arch.base import Arch
-from vmcore2core.errors import TaskError
-from vmcore2core.memory.user import UserMemory
 from vmcore2core.overrides import override
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
@@ -18,7 +16,7 @@ from vmcore2core.unwind.frames import LIMIT, Backtrace, Frame
 from vmcore2core.unwind.lines import SourceLine
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.process import Place, UserSpace
-from vmcore2core.unwind.threads import ThreadUnwinder, spec_of
+from vmcore2core.unwind.threads import Unwound, unwound
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,35 +140,21 @@ def backtraces(
     limit: int = LIMIT,
     files: Files | None = None,
 ) -> Iterator[StackRow]:
-    """Yield the user stacks of threads of one process.
+    """Yield the user stacks of threads of one process; see ``unwound``."""
+    return stack_rows(unwound(captured, arch, rows, files, limit))
 
-    Args:
-        captured: the process.
-        arch: of the kernel.
-        rows: the threads.
-        limit: most frames of one.
-        files: where files are looked for that tell what memory does not; None for nowhere.
 
-    Raises:
-        TaskError: how stacks of its architecture unwind is not known.
-    """
-    snapshot = captured.snapshot
-    spec = spec_of(snapshot, arch)
-    if spec is None:
-        raise TaskError(snapshot.tgid, f"how user stacks of {arch.name} unwind is not known yet")
-    space = UserSpace(snapshot, _from_dump(captured.memory), files)
-    unwinder = ThreadUnwinder(spec, space, arch)
-    for row in rows:
-        found = Backtrace((), complete=False, end=f"no registers: {row.source}")
-        if row.registers is not None:
-            found = unwinder.backtrace(row.tid, row.registers, limit)
+def stack_rows(stacks: Unwound) -> Iterator[StackRow]:
+    """Yield the stacks of one process, with names and where these are from."""
+    space = stacks.space
+    for row, found in stacks.threads:
         places = [space.place(frame.lookup_pc) for frame in found.frames]
         frames = tuple(
-            _frame_row(place, number, frame, 2 * spec.word)
+            _frame_row(place, number, frame, 2 * stacks.spec.word)
             for number, (frame, place) in enumerate(zip(found.frames, places, strict=True))
         )
         yield StackRow(
-            pid=snapshot.tgid,
+            pid=space.snapshot.tgid,
             tid=row.tid,
             comm=row.comm,
             state=row.state,
@@ -180,16 +164,6 @@ def backtraces(
             end=found.end,
             wanted=tuple(_wanted(space, frames, found, places)),
         )
-
-
-def _from_dump(memory: UserMemory) -> UserMemory:
-    """Return a process's memory without the pages that files were taken for: each frame says what comes from files."""
-    if all(region.original is None for region in memory.regions):
-        return memory
-    regions = tuple(replace(region, original=None) for region in memory.regions)
-    found = UserMemory(memory.memory, memory.spec, memory.root, regions, memory.swap)
-    found.damaged |= memory.damaged
-    return found
 
 
 def _frame_row(place: Place | None, number: int, frame: Frame, width: int) -> FrameRow:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import CoreMachine, CoreNote, UnwindSpec
+from vmcore2core.errors import TaskError
+from vmcore2core.memory.user import UserMemory
+from vmcore2core.process.capture import Captured
 from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.threads import ThreadRow
 from vmcore2core.unwind.frames import LIMIT, Backtrace
+from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.process import UserSpace
 from vmcore2core.unwind.unwinder import Unwinder
 
@@ -43,3 +49,59 @@ class ThreadUnwinder:
         """
         more = self._arch.unwind.registers(self._notes.get(tid, ()))
         return self._unwinder.backtrace({**more, **registers}, limit)
+
+
+@dataclass(frozen=True)
+class Unwound:
+    """The frames of threads of one process.
+
+    Attributes:
+        spec: how its stacks unwind.
+        space: its memory and images.
+        threads: each with its frames.
+    """
+
+    spec: UnwindSpec
+    space: UserSpace
+    threads: tuple[tuple[ThreadRow, Backtrace], ...]
+
+
+def unwound(
+    captured: Captured, arch: Arch, rows: Iterable[ThreadRow], files: Files | None = None, limit: int = LIMIT
+) -> Unwound:
+    """Return the frames of threads of one process.
+
+    Args:
+        captured: the process.
+        arch: of the kernel.
+        rows: the threads.
+        files: where files are looked for that tell what memory does not; None for nowhere.
+        limit: most frames of a thread.
+
+    Raises:
+        TaskError: how stacks of its architecture unwind is not known.
+    """
+    snapshot = captured.snapshot
+    spec = spec_of(snapshot, arch)
+    if spec is None:
+        raise TaskError(snapshot.tgid, f"how user stacks of {arch.name} unwind is not known yet")
+    space = UserSpace(snapshot, _from_dump(captured.memory), files)
+    return Unwound(spec, space, tuple(_each(ThreadUnwinder(spec, space, arch), rows, limit)))
+
+
+def _each(unwinder: ThreadUnwinder, rows: Iterable[ThreadRow], limit: int) -> Iterator[tuple[ThreadRow, Backtrace]]:
+    for row in rows:
+        if row.registers is None:
+            yield row, Backtrace((), complete=False, end=f"no registers: {row.source}")
+        else:
+            yield row, unwinder.backtrace(row.tid, row.registers, limit)
+
+
+def _from_dump(memory: UserMemory) -> UserMemory:
+    """Return a process's memory without the pages that files were taken for: each frame says what comes from files."""
+    if all(region.original is None for region in memory.regions):
+        return memory
+    regions = tuple(replace(region, original=None) for region in memory.regions)
+    found = UserMemory(memory.memory, memory.spec, memory.root, regions, memory.swap)
+    found.damaged |= memory.damaged
+    return found
