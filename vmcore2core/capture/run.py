@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,8 +26,9 @@ from vmcore2core.handover.index import Index
 from vmcore2core.printable import text
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.identity import Identity
+from vmcore2core.process.kernelbt import KernelStacks
 from vmcore2core.process.redact import Redaction
-from vmcore2core.run.converter import core_entry, described, stacks_of
+from vmcore2core.run.converter import core_entry, described, kernel_stacks_of, stacks_of
 from vmcore2core.run.run import index_head
 from vmcore2core.run.space import amount, core_size
 from vmcore2core.session import CoreResult, Session, core_name
@@ -238,9 +240,13 @@ class Capture:
         try:
             captured = self.session.processes.capture(leader, dump_filter=self.config.dump_filter)
             stacks = stacks_of(self.session, captured, Files())
-            self._index.amend(pid, **described(self.session, leader, captured, stacks))
+            self._index.amend(pid, **described(self.session, leader, captured, stacks, self._kernel_stacks))
         except Exception as error:  # likewise; its core is there
             self._say(f"{target.who} is not described: {sentence_of(error)}")
+
+    @cached_property
+    def _kernel_stacks(self) -> KernelStacks | None:
+        return kernel_stacks_of(self.session)
 
     def _extract(self, target: Target, *, force: bool = False, **how: Any) -> CoreResult:  # noqa: ANN401 - as ``extract`` has it
         leader, compression = target.chosen.leader, self.config.compression

@@ -47,7 +47,7 @@ _NAMES = {
 
 
 def process_entry(
-    identity: Identity, captured: Captured, stacks: Unwound | str, kernel_stacks: KernelStacks | None = None
+    identity: Identity, captured: Captured, stacks: Unwound | str, kernel_stacks: KernelStacks | None
 ) -> dict[str, Any]:
     """Return what the index says of a process, without what the writing of its core tells.
 
@@ -55,7 +55,7 @@ def process_entry(
         identity: who it is.
         captured: the same process.
         stacks: the frames of its threads; or why there are none, as a sentence.
-        kernel_stacks: the kernel's stacks of the dump's threads, or None where they are not wanted.
+        kernel_stacks: the kernel's stacks of the dump's threads, or None where there are none.
     """
     in_kernel = {} if kernel_stacks is None else _in_kernel(captured, kernel_stacks)
     return {

@@ -293,14 +293,8 @@ class Conversion:
 
     @cached_property
     def _kernel_stacks(self) -> KernelStacks | None:
-        """The kernel's stacks of threads, for the index: a run's processes share the tables that they unwind by."""
-        from vmcore2core.process.kernelbt import KernelStacks
-
-        try:
-            return KernelStacks(self.session.kernel, self.session.processes.cpus, needed=False)
-        except Vmcore2coreError as error:
-            log.info("the index has no kernel stacks: %s", error)
-            return None
+        """For the index: a run's processes share the tables that kernel stacks unwind by."""
+        return kernel_stacks_of(self.session)
 
     def _told(self, outcome: Outcome) -> Outcome:
         """Return what came of a job, with what is known of the dump as a whole by now."""
@@ -345,12 +339,23 @@ def stacks_of(session: Session, captured: Captured, files: Files) -> Unwound | s
         return str(error)
 
 
+def kernel_stacks_of(session: Session) -> KernelStacks | None:
+    """Return the kernel's stacks of threads; None where there can be none."""
+    from vmcore2core.process.kernelbt import KernelStacks  # likewise
+
+    try:
+        return KernelStacks(session.kernel, session.processes.cpus, needed=False)
+    except Vmcore2coreError as error:
+        log.info("the index has no kernel stacks: %s", error)
+        return None
+
+
 def described(
     session: Session,
     leader: StructView,
     captured: Captured,
     stacks: Unwound | str,
-    kernel_stacks: KernelStacks | None = None,
+    kernel_stacks: KernelStacks | None,
 ) -> dict[str, Any]:
     """Return what an index says of a process, without its core.
 
@@ -359,7 +364,7 @@ def described(
         leader: ``struct task_struct`` of its thread group's leader.
         captured: the same process.
         stacks: see ``stacks_of``.
-        kernel_stacks: the kernel's stacks of the dump's threads, or None where they are not wanted.
+        kernel_stacks: the kernel's stacks of the dump's threads, or None where there are none.
     """
     from vmcore2core.handover.entry import process_entry  # likewise
 
