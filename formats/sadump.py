@@ -108,6 +108,3 @@ GENERAL = tuple(f"R{name}" for name in "15 14 13 12 11 10 9 8 ax cx dx bx sp bp 
 """Of them, those that user_regs_struct has by the same name in lower case."""
 SEGMENTS = ("Es", "Cs", "Ss", "Ds", "Fs", "Gs")
 EFER_LMA = 1 << 10
-
-NOTE = "SADUMP"
-"""Our own: a CPU's state as it is, behind its number, which is its APIC ID, of 4 bytes."""

@@ -133,3 +133,7 @@ GDT_ENTRIES = 16
 SELECTOR_LDT = 4
 CANONICAL_SHIFT = 56  # of 57 bits, five-level paging
 CANONICAL_TOPS = (0, 0xFF)
+
+CPU_NOTE = "X86CPU"
+"""Our own: what a dump that is not of QEMU's has of a CPU besides its registers, in the order of their NT_PRSTATUS."""
+cpu_state = np.dtype([("apic_id", "<u4"), ("cr3", "<u8")])

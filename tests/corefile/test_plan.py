@@ -273,7 +273,12 @@ def test_memory_tags_are_behind_the_pages(tmp_path: Path) -> None:
     """As arch/arm64/kernel/elfcore.c has them: PT_LOPROC + 2, no flags, no alignment."""
     start = 0x7F00_0000_0000
     runs = tuple(
-        TagRun(UserAddr(start + PAGE * first), UserAddr(start + PAGE * last), bytes([first + 1]) * 128 * (last - first))
+        TagRun(
+            UserAddr(start + PAGE * first),
+            UserAddr(start + PAGE * last),
+            bytes([first + 1]) * 128 * (last - first),
+            0x7000_0002,
+        )
         for first, last in ((0, 2), (3, 4))
     )
     core = tmp_path / "core"

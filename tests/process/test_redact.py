@@ -236,7 +236,7 @@ def test_memory_tags_of_a_mapping_go_with_it() -> None:
     processes = scene.processes()
     leader = processes.find(100)
     captured = processes.capture(leader)
-    code, heap = (TagRun(UserAddr(at), UserAddr(at + PAGE), bytes([at >> 16])) for at in (CODE, HEAP))
+    code, heap = (TagRun(UserAddr(at), UserAddr(at + PAGE), bytes([at >> 16]), 0x7000_0002) for at in (CODE, HEAP))
     tagged = replace(captured, snapshot=replace(captured.snapshot, tags=(code, heap)))
     assert redact(Redaction(patterns=("[heap]",)), processes, leader, tagged, no_frames).snapshot.tags == (code,)
     assert redact(Redaction(anonymous=True), processes, leader, tagged, no_frames).snapshot.tags == ()

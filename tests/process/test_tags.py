@@ -22,7 +22,7 @@ from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.process.model import TagRun, Vma
 from vmcore2core.process.tags import Tags
 
-VM_MTE, PG_ARCH_2 = 1 << 36, 24
+VM_MTE, PG_ARCH_2, MEMTAG = 1 << 36, 24, 0x7000_0002
 START = 0x7F00_0000_0000
 PRESENT, STORED = UserPageState.PRESENT, UserPageState.STORED
 
@@ -40,7 +40,7 @@ class TagsOf(TagsOfMachine):
 class Tagging(X86_64):
     """An architecture with tags: the fake kernel is of x86-64."""
 
-    tags = TagsOf(TagSpec(VM_MTE, PG_ARCH_2))
+    tags = TagsOf(TagSpec(VM_MTE, PG_ARCH_2, "MTE", MEMTAG, "mte_pages"))
 
 
 @dataclass
@@ -134,7 +134,7 @@ def test_where_nothing_tells_a_page_counts_as_tagged() -> None:
     huge = vma(START, START + PAGE, vm_flags=VM_MTE | VM_HUGETLB | 3)
     assert machine.tags(in_memory(5, 6), huge).nr_lost == 2
     assert machine.tags(in_memory(5, 1 << 30)).nr_lost == 1  # no page structure is there
-    machine.arch.tags = TagsOf(TagSpec(VM_MTE, None))
+    machine.arch.tags = TagsOf(TagSpec(VM_MTE, None, "MTE", MEMTAG, "mte_pages"))
     assert machine.tags(in_memory(5, 6)).nr_lost == 2
 
 
@@ -144,7 +144,7 @@ def test_tags_of_swapped_pages_are_in_runs() -> None:
     machine.keep(tags)
     found = machine.tags([*swapped(5, 6, 7), (START + 4 * PAGE, 9, STORED)])
     at = vma(START, START + 2 * PAGE)
-    assert found.runs[0] == TagRun(at.start, at.end, tags[5] + tags[6])
+    assert found.runs[0] == TagRun(at.start, at.end, tags[5] + tags[6], MEMTAG)
     assert [(run.start, run.tags) for run in found.runs[1:]] == [(START + 4 * PAGE, tags[9])]
     assert found.nr_lost == 1  # slot 7 has none
 

@@ -40,6 +40,7 @@ class Arch(ABC):
         pointer_size: bytes of an ``unsigned long``.
         user_end: first address beyond what a process can map (TASK_SIZE_MAX at its largest).
         layout_keys: what it asks of a layout, as VMCOREINFO keys: for a layout written to a file.
+        type_units: files of the kernel's source whose DWARF has types that this machine's code asks for.
         exported_abi: keys of the VMCOREINFO export that tell what programs may rely on, and the value that the tables
             here have.
     """
@@ -54,6 +55,7 @@ class Arch(ABC):
     pointer_size: int
     user_end: int
     layout_keys: tuple[str, ...] = ()
+    type_units: tuple[str, ...] = ()
     exported_abi: Mapping[str, int] = MappingProxyType({})
 
     paging: Paging

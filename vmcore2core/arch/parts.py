@@ -22,6 +22,8 @@ class Paging(ABC):
         own_tables: member of ``struct mm_struct`` that is not NULL where the kernel may have page tables of its own in
             a process's; "" where it never has.
         vm_shadow_stack: VM_SHADOW_STACK of ``vma->vm_flags``; 0 where there is none.
+        pgd_mm: (struct, member) of the page of a process's top table that points to its ``struct mm_struct``, the
+            newest kernel's first; none where the kernel does not keep it.
     """
 
     image_keys: tuple[str, ...] = ()
@@ -30,6 +32,7 @@ class Paging(ABC):
     pte_write: int = 0
     own_tables: str = ""
     vm_shadow_stack: int = 0
+    pgd_mm: tuple[tuple[str, str], ...] = ()
 
     @abstractmethod
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:

@@ -79,10 +79,16 @@ class TagSpec(NamedTuple):
     Attributes:
         vm_flag: bit of ``vm_flags`` of a mapping that has tags, as a mask.
         page_flag: number of the bit of ``page->flags`` of a page that has; None where it is not known.
+        name: what the processor's documents call the tags.
+        p_type: of a core's program headers that lead to tags.
+        saved: symbol of the xarray that has the tags of swapped pages.
     """
 
     vm_flag: int
     page_flag: int | None
+    name: str
+    p_type: int
+    saved: str
 
 
 class LinearMapping(NamedTuple):
@@ -228,6 +234,7 @@ class UnwindSpec:
         signed_bits: how many low bits of a return address may be the address alone, where the others may sign it.
         register_size: bytes of a register on the stack where that is more than an address (n32), or None.
         frames_by_code: tells a frame by instructions, where there is no call frame information.
+        has_cfi: whether programs have call frame information as a rule, so that a function without it is worth a word.
     """
 
     word: int
@@ -246,6 +253,7 @@ class UnwindSpec:
     signed_bits: tuple[int, ...] = ()
     register_size: int | None = None
     frames_by_code: FramesByCode | None = None
+    has_cfi: bool = False
 
 
 class LayoutKeys(Protocol):

@@ -24,19 +24,7 @@ from vmcore2core.formats.diskdump import (
     SUB_HEADER_ABIS,
     SubHeaderAbi,
 )
-from vmcore2core.formats.elf import (
-    EM_386,
-    EM_AARCH64,
-    EM_ARM,
-    EM_IA_64,
-    EM_LOONGARCH,
-    EM_MIPS,
-    EM_PPC,
-    EM_PPC64,
-    EM_RISCV,
-    EM_S390,
-    EM_X86_64,
-)
+from vmcore2core.formats.utsname import e_machine_of, is_32_bit
 from vmcore2core.interfaces import ByteOrder
 
 UINT_MAX = (1 << 32) - 1
@@ -49,28 +37,6 @@ BLOCK_SIZE_MAX = 1 << 20
 
 MAX_MAPNR_MAX = 1 << 36
 """Page frames, 256 TiB of 4 KiB pages: more than any dump has; bounds the tables made for a sparse hostile file."""
-
-_UTSNAME_MACHINES: dict[str, int] = {
-    "x86_64": EM_X86_64,
-    "aarch64": EM_AARCH64,
-    "i386": EM_386,
-    "i486": EM_386,
-    "i586": EM_386,
-    "i686": EM_386,
-    "s390": EM_S390,
-    "s390x": EM_S390,
-    "ppc": EM_PPC,
-    "ppc64": EM_PPC64,
-    "ppc64le": EM_PPC64,
-    "riscv32": EM_RISCV,
-    "riscv64": EM_RISCV,
-    "ia64": EM_IA_64,
-    "mips": EM_MIPS,
-    "mips64": EM_MIPS,
-    "loongarch64": EM_LOONGARCH,
-}
-
-_UTSNAME_MACHINES_32 = frozenset(("i386", "i486", "i586", "i686", "mips", "ppc", "riscv32", "s390"))
 
 _NOWHERE = AddressRange(0, 0)
 
@@ -125,9 +91,7 @@ class DiskDumpHeader(NamedTuple):
     @property
     def e_machine(self) -> int | None:
         """ELF machine number for utsname.machine, or None."""
-        if self.machine.startswith("arm"):
-            return EM_ARM
-        return _UTSNAME_MACHINES.get(self.machine)
+        return e_machine_of(self.machine)
 
 
 class _MainHeader(NamedTuple):
@@ -235,7 +199,7 @@ def _parse_disk_dump_header(file: DumpFile, word_size: ElfClass, byte_order: Byt
 def _read_sub_header(file: DumpFile, main: _MainHeader) -> _SubHeader:
     """Return the sub-header in the first variant that agrees with the header and the file, else in the first."""
     abis = SUB_HEADER_ABIS[main.word_size]
-    if main.machine in _UTSNAME_MACHINES_32 or main.machine.startswith("arm"):
+    if is_32_bit(main.machine):
         # With a 64-bit time_t, the header of a 32-bit makedumpfile looks like the 64-bit one.
         abis = (*abis, *SUB_HEADER_ABIS[32])
     candidates = [_parse_sub_header(file, main, abi) for abi in abis]

@@ -21,6 +21,7 @@ from vmcore2core.containers.x86_cpus import CPUS_MAX, prstatus
 from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.formats import sadump as fmt
 from vmcore2core.formats.elf import EM_386, EM_X86_64
+from vmcore2core.formats.x86_64 import CPU_NOTE, cpu_state
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.overrides import override
 from vmcore2core.printable import counted
@@ -296,13 +297,13 @@ def _ranges(bitmap: U8Array, end: int) -> tuple[AddressRange, ...]:
 
 
 def _notes(states: Sequence[tuple[int, np.void]]) -> Iterator[Note]:
-    """Yield each CPU's NT_PRSTATUS, then its unchanged state."""
+    """Yield each CPU's NT_PRSTATUS, then its APIC ID and CR3."""
     for position, (_, state) in enumerate(states):
         regs = {name.lower(): int(state[name]) for name in fmt.GENERAL}
         regs |= {name.lower(): int(state[name]) & 0xFFFF for name in fmt.SEGMENTS}
         yield prstatus(position, regs | {"eflags": int(state["Rflags"])})
     for number, state in states:
-        yield Note(fmt.NOTE, 0, number.to_bytes(4, "little") + state.tobytes())
+        yield Note(CPU_NOTE, 0, np.array((number, state["Cr3"]), cpu_state).tobytes())
 
 
 CONTAINER = SadumpContainer

@@ -245,7 +245,7 @@ def _program_headers(
 
 def _tag_headers(snapshot: ProcessSnapshot, variant: tuple[ElfClass, ByteOrder], offset: int) -> bytes:
     table = np.zeros(len(snapshot.tags), fmt.PHDR_DTYPE[variant])
-    table["p_type"] = fmt.PT_AARCH64_MEMTAG_MTE
+    table["p_type"] = [run.p_type for run in snapshot.tags]
     sizes = np.array([len(run.tags) for run in snapshot.tags], np.uint64)
     table["p_filesz"] = sizes
     table["p_offset"] = np.uint64(offset) + np.cumsum(sizes, dtype=np.uint64) - sizes

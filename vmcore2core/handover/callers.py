@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmcore2core.arch.spec import UnwindSpec
-from vmcore2core.formats.elf_core import EM_X86_64
 from vmcore2core.process.linkmap import vma_at
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.unwind.frames import Backtrace, Found, Frame
@@ -73,9 +72,9 @@ class WithoutCfi:
 
 
 def stacks_without_cfi(stacks: Unwound) -> WithoutCfi:
-    """Return what was found of a process's stacks without call frame information; of x86-64 alone."""
+    """Return what was found of a process's stacks without call frame information, where programs have it as a rule."""
     snapshot = stacks.space.snapshot
-    if (snapshot.e_machine, snapshot.elf_class) != (EM_X86_64, 64):
+    if not stacks.spec.has_cfi:
         return WithoutCfi()
     callers: list[Caller] = []
     last: list[LastFrame] = []

@@ -21,6 +21,7 @@ from elftools.dwarf.compileunit import CompileUnit
 from elftools.dwarf.die import DIE
 from elftools.dwarf.dwarfinfo import DWARFInfo
 
+from vmcore2core.arch import arch_for_machine
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.base import LayoutSource
@@ -40,8 +41,6 @@ UNITS = (
     "lib/maple_tree.c",
     "lib/xarray.c",
     "mm/mmap.c",
-    "arch/x86/kernel/fpu/xstate.c",
-    "arch/x86/kernel/process.c",
 )
 UNITS_MAX = 1 << 16  # a vmlinux with everything built in has some 25,000
 DEPTH_MAX = 32  # typedefs, arrays
@@ -85,15 +84,19 @@ class DwarfSource(LayoutSource):
 
     Args:
         file: the vmlinux.
-        units: names of the compilation units that are decoded, in order of preference.
+        units: names of the compilation units that are decoded, in order of preference; without them, ``UNITS`` and
+            what the machine has of its own.
 
     Raises:
         LayoutInvalid: it has no DWARF, or none of these units.
     """
 
-    def __init__(self, file: VmlinuxFile, units: tuple[str, ...] = UNITS) -> None:
+    def __init__(self, file: VmlinuxFile, units: tuple[str, ...] | None = None) -> None:
         self.name = NAME
         self._path = file.path
+        if units is None:
+            arch = arch_for_machine(file.e_machine, file.byte_order)
+            units = (*UNITS, *(arch.type_units if arch is not None else ()))
         for section in (".debug_info", ".debug_abbrev"):
             if file.section(section) is None:
                 raise LayoutInvalid(f"{file.path} has no {section}")

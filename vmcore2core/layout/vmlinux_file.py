@@ -147,6 +147,7 @@ class VmlinuxFile:
         self.elf_class: ElfClass = elf_class
         self.byte_order: ByteOrder = order
         ehdr = self._parse(Ehdr[elf_class, order], 0)
+        self.e_machine = int(ehdr.e_machine)
         if ehdr.e_type not in (ET_EXEC, ET_DYN):
             raise LayoutInvalid(f"{self.path} has ELF type {ehdr.e_type}, expected {ET_EXEC} or {ET_DYN} of a vmlinux")
         self._phdrs = int(ehdr.e_phoff), int(ehdr.e_phnum)

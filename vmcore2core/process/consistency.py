@@ -189,19 +189,13 @@ class Consistency:
             yield owner.corrupt("mm_users", f"{users:#x}, expected 1 or more")
 
     def _pgd(self, owner: StructView) -> Iterator[CorruptStructure]:
-        """Compare whose a page table is with whose its struct page says it is.
-
-        arch/x86/mm/pgtable.c: pgd_set_mm(); since Linux 6.6 a struct ptdesc, which lies over the struct
-        page. Other architectures do not say.
-        """
-        layout = self.kernel.layout
-        found = layout.find_member("ptdesc", "pt_mm") or layout.find_member("page", "pt_mm")
-        if found is None or self.kernel.arch.name != "x86_64":
+        """Compare whose a page table is with whose its struct page says it is, where the kernel keeps that."""
+        layout, paging = self.kernel.layout, self.kernel.arch.paging
+        known = (layout.find_member(*member) for member in paging.pgd_mm)
+        found = next((member for member in known if member is not None), None)
+        if found is None:
             return
-        vmemmap, size = (
-            self.kernel.arch.paging.vmemmap(self.kernel),
-            layout.find_size("page"),
-        )
+        vmemmap, size = paging.vmemmap(self.kernel), layout.find_size("page")
         if vmemmap is None or not size:
             return
         pgd = owner.pointer("pgd")

@@ -192,11 +192,12 @@ class OnDisk(NamedTuple):
 
 
 class TagRun(NamedTuple):
-    """Memory tags of whole pages ``[start, end)`` as PT_AARCH64_MEMTAG_MTE has them: two in a byte, low bits first."""
+    """Memory tags of whole pages ``[start, end)`` as a core's segment of ``p_type`` has them (arm64: two in a byte)."""
 
     start: UserAddr
     end: UserAddr
     tags: bytes
+    p_type: int
 
 
 @dataclass(frozen=True, slots=True)

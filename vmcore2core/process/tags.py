@@ -42,11 +42,12 @@ class Tags:
 
     def __init__(self, kernel: Kernel, vmas: Sequence[Vma], memory: UserMemory) -> None:
         self.runs: list[TagRun] = []
-        self.nr_lost = 0
+        self.nr_lost, self.kind = 0, ""
         self.problem: str | None = None
         self.broken: str | None = None
         try:
             spec = kernel.arch.tags.spec(kernel) if kernel.arch.tags is not None else None
+            self.kind = "" if spec is None else spec.name
             regions = _tagged_regions(spec, vmas, memory) if spec is not None else []
             if spec is not None and regions:
                 _Search(kernel, spec, memory, self).run(regions)
@@ -63,8 +64,8 @@ class Tags:
         """A sentence about what is left out, or None."""
         if self.nr_lost:
             return (
-                f"the memory tags (MTE) of {counted(self.nr_lost, 'page')} are left out: the processor has them apart "
-                f"from memory, and so no dump of it has them"
+                f"the memory tags ({self.kind}) of {counted(self.nr_lost, 'page')} are left out: the processor has "
+                f"them apart from memory, and so no dump of it has them"
             )
         return self.problem
 
@@ -106,7 +107,7 @@ class _Search:
             if len(pages):
                 tags = b"".join(self.kernel.memory.read(kept[slot], self.tags_size) for slot in slots.tolist())
                 end = UserAddr(int(pages[-1]) + self.page_size)
-                self.found.runs.append(TagRun(UserAddr(int(pages[0])), end, tags))
+                self.found.runs.append(TagRun(UserAddr(int(pages[0])), end, tags, self.spec.p_type))
 
     def _kept(self, wanted: U64Array) -> dict[int, int]:
         """Return where the tags of swapped pages are, by swp_entry_t.
@@ -114,7 +115,7 @@ class _Search:
         Two static arrays have the name mte_pages: the one in arch/arm64/kernel/hibernate.c is empty but for a moment,
         and has page frames as indices.
         """
-        arrays = [XArray(self.kernel.view("xarray", at)) for at in self.kernel.layout.find_symbols("mte_pages")]
+        arrays = [XArray(self.kernel.view("xarray", at)) for at in self.kernel.layout.find_symbols(self.spec.saved)]
         used = [array for array in arrays if array.xa.pointer("xa_head")]
         if len(used) != 1:
             return {}

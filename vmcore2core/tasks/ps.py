@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Flag, auto
 
+from vmcore2core.arch.capabilities import Gate
 from vmcore2core.errors import (
     CorruptStructure,
     KernelThread,
@@ -172,7 +173,7 @@ def _with_memory(session: Session, leader: StructView, group: list[StructView], 
     processes = session.processes
     try:
         told = statm(processes.mm_of(leader), group, processes.swap)
-        told = told or _walked(processes.capture(leader, with_absent=False))
+        told = told or _walked(processes.capture(leader, with_absent=False), session.kernel.arch.gate)
     except (KernelThread, NoUserMemory):
         return replace(row, vsz_kib=0, rss_kib=0)
     except Vmcore2coreError as error:
@@ -183,9 +184,9 @@ def _with_memory(session: Session, leader: StructView, group: list[StructView], 
     return replace(row, vsz_kib=told.vsz_kib, rss_kib=told.rss_kib, command=command)
 
 
-def _walked(captured: Captured) -> Statm:
+def _walked(captured: Captured, gate: Gate | None) -> Statm:
     """Return a process's sizes and command line as its mappings, page tables and stack have them."""
-    own = [vma for vma in captured.snapshot.vmas if vma.name != "[vsyscall]"]
+    own = [vma for vma in captured.snapshot.vmas if gate is None or vma.name != gate.name]
     vsz_kib = sum(vma.end - vma.start for vma in own) >> 10
     args = captured.snapshot.psinfo.pr_psargs
     return Statm(vsz_kib, captured.rss_kib(), args, cut=len(args or b"") >= ELF_PRARGSZ - 1)

@@ -13,6 +13,7 @@ from vmcore2core.arch.spec import TagSpec
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
+from vmcore2core.formats.elf import PT_AARCH64_MEMTAG_MTE
 from vmcore2core.interfaces import KernelView
 
 ENTRIES_MAX = 128
@@ -179,4 +180,4 @@ def tag_spec(kernel: KernelView) -> TagSpec | None:
     for name, value in (("VMA_MTE_BIT", bit), ("PG_arch_2", tagged)):
         if value is not None and not 0 <= value < WORD_BITS:
             raise LayoutInvalid(f"NUMBER({name}) is {value}, expected 0 to {WORD_BITS - 1}")
-    return TagSpec(1 << bit, tagged)
+    return TagSpec(1 << bit, tagged, "MTE", PT_AARCH64_MEMTAG_MTE, "mte_pages")

@@ -45,6 +45,7 @@ class I386(Arch):
     pointer_size = WORD
     user_end = fmt.PAGE_OFFSETS[0]
     machine_names = ("i486", "i586", "i686")
+    type_units = ("arch/x86/kernel/fpu/xstate.c", "arch/x86/kernel/process.c")
     layout_keys = (
         "OFFSET(task_struct.thread.gs)",
         "SIZE(stack_canary)",

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from vmcore2core.formats import elf_core
-from vmcore2core.formats import sadump as formats_sadump
 from vmcore2core.formats import x86_64 as fmt
 
 
@@ -24,16 +23,16 @@ def each_cpu(notes: tuple[tuple[str, int, bytes], ...], size: int) -> Iterator[t
     Yields:
         Number from 0; descriptor; "cr0" to "cr4", and "fs_base", "gs_base", "kernel_gs_base", which mean something in
         64-bit mode alone: nothing where there are not as many "QEMU" notes, and no
-        "kernel_gs_base" where a note ends before it. Of sadump's, "apic_id" and "cr3", and no bases.
+        "kernel_gs_base" where a note ends before it. Of a "X86CPU" note, "apic_id" and "cr3", and no bases.
     """
     prstatus = [n[2] for n in notes if n[0] in ("CORE", "") and n[1] == elf_core.NT_PRSTATUS and len(n[2]) >= size]
     qemu = [n[2] for n in notes if n[0] == "QEMU" and len(n[2]) >= fmt.QEMU_STATE_SIZE_MIN]
-    sadump = [n[2] for n in notes if n[0] == formats_sadump.NOTE]
+    others = [n[2] for n in notes if n[0] == fmt.CPU_NOTE and len(n[2]) == fmt.cpu_state.itemsize]
     for number, desc in enumerate(prstatus):
         regs: dict[str, int] = {}
-        if len(sadump) == len(prstatus):
-            saved = np.frombuffer(sadump[number], formats_sadump.sadump_smram_cpu_state, 1, 4)[0]
-            regs = {"apic_id": int.from_bytes(sadump[number][:4], "little"), "cr3": int(saved["Cr3"])}
+        if len(others) == len(prstatus):
+            state = np.frombuffer(others[number], fmt.cpu_state)[0]
+            regs = {name: int(state[name]) for name in ("apic_id", "cr3")}
         if len(qemu) == len(prstatus):
             state = np.frombuffer(qemu[number].ljust(fmt.QEMUCPUState.itemsize, b"\0"), fmt.QEMUCPUState, 1)[0]
             regs = {f"cr{i}": int(state["cr"][i]) for i in range(5)}

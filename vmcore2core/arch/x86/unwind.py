@@ -56,11 +56,13 @@ UNWIND_64 = UnwindSpec(
     call_size_max=fmt.CALL_BYTES_MAX,
     ends_with_call=ends_with_call,
     frames_by_code=_frames_by_code,
+    has_cfi=True,
 )
 
 
 UNWIND_X32 = replace(
     UNWIND_64,
+    has_cfi=False,
     trampolines=tuple(
         SignalTrampoline(code, entry, fmt.RT_SIGFRAME_X32_MCONTEXT, None, fmt.sigcontext_64, fmt.SIGCONTEXT_OF)
         for code in fmt.RT_SIGRETURN_X32

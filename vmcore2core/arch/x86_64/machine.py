@@ -54,6 +54,7 @@ class X86_64(Arch):
             "NUMBER(__NR_rt_sigreturn)": fmt.NR_RT_SIGRETURN,
         }
     )
+    type_units = ("arch/x86/kernel/fpu/xstate.c", "arch/x86/kernel/process.c")
     layout_keys = (
         *(f"OFFSET(task_struct.thread.{name})" for name in ("fsbase", "gsbase", "ds", "es", "fsindex", "gsindex")),
         "OFFSET(mm_struct.context.vdso_image)",

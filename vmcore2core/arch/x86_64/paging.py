@@ -41,6 +41,8 @@ class X86_64Paging(Paging):
     pte_write = 1 << 1
     vm_shadow_stack = 1 << 37  # VM_HIGH_ARCH_5
     own_tables = "context.ldt"  # map_ldt_struct(), with page table isolation
+    # pgd_set_mm() in arch/x86/mm/pgtable.c; since Linux 6.6 a struct ptdesc, which lies over the struct page.
+    pgd_mm = (("ptdesc", "pt_mm"), ("page", "pt_mm"))
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
