@@ -189,7 +189,7 @@ def test_the_data_says_what_the_index_says(tmp_path: Path) -> None:
     assert (table["command"], table["missing"], table["complete"]) == ([ENDS_SCRIPT], [7], [False])
     ((threads),) = table["threads"]
     assert [tid for tid, _, _ in threads] == [30, 31, 32]
-    assert [table["functions"][n] for n in table["stacks"][threads[2][2]]] == ["function_of_30"]
+    assert table["stacks"][threads[2][2]] == [[], [table["functions"].index("function_of_30")]]
 
 
 def test_functions_are_the_kernels_the_inlined_and_the_programs(tmp_path: Path) -> None:

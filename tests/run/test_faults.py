@@ -89,6 +89,7 @@ def run(directory: Path, pids: Sequence[int], mode: str) -> Run:
     chosen: list[Any] = [SimpleNamespace(pid=pid, comm=b"p", leader=SimpleNamespace(address=pid)) for pid in pids]
     with (
         mock.patch.object(extraction, "index_head", return_value=HEAD),
+        mock.patch("vmcore2core.run.story.story", return_value={}),
         mock.patch.object(extraction, "core_name", lambda leader: f"core.p.{leader.address}"),
     ):
         made = Run(session, request, lambda _sentence: None)

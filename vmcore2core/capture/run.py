@@ -21,12 +21,11 @@ from typing import Any, NoReturn
 from vmcore2core.capture.config import Config, Limits, Wanted
 from vmcore2core.choose import choose
 from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
-from vmcore2core.handover.entry import identity_entry
+from vmcore2core.handover.entry import KernelView, identity_entry
 from vmcore2core.handover.index import Index
 from vmcore2core.printable import text
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.identity import Identity
-from vmcore2core.process.kernelbt import KernelStacks
 from vmcore2core.process.redact import Redaction
 from vmcore2core.run.converter import core_entry, described, kernel_stacks_of, stacks_of
 from vmcore2core.run.run import index_head
@@ -213,7 +212,7 @@ class Capture:
             self._failed(target, sentence_of(error))
             return
         reason = "stacks_only is set" if target.stacks_only else "its turn for more had not come"
-        later: dict[str, Any] = {"threads": [], "vmas": [], "images": []}
+        later: dict[str, Any] = {"threads": [], "vmas": [], "images": [], "files": None}
         self._index.add({**identity, **later, "core": core_entry(result), "capture": _kept("stacks", reason)})
         self.stacks.append(target)
 
@@ -240,13 +239,13 @@ class Capture:
         try:
             captured = self.session.processes.capture(leader, dump_filter=self.config.dump_filter)
             stacks = stacks_of(self.session, captured, Files())
-            self._index.amend(pid, **described(self.session, leader, captured, stacks, self._kernel_stacks))
+            self._index.amend(pid, **described(self.session, leader, captured, stacks, self._kernel_view))
         except Exception as error:  # likewise; its core is there
             self._say(f"{target.who} is not described: {sentence_of(error)}")
 
     @cached_property
-    def _kernel_stacks(self) -> KernelStacks | None:
-        return kernel_stacks_of(self.session)
+    def _kernel_view(self) -> KernelView:
+        return KernelView(kernel_stacks_of(self.session))
 
     def _extract(self, target: Target, *, force: bool = False, **how: Any) -> CoreResult:  # noqa: ANN401 - as ``extract`` has it
         leader, compression = target.chosen.leader, self.config.compression

@@ -97,13 +97,11 @@ def vmcore2core(
         ),
     ] = False,
     output: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
             "--output",
             "-o",
-            metavar="PATH",
-            help="The core file for one --pid; else, or with / at its end, a directory for core.COMM.PID files. "
-            "Default: here.",
+            help="The core file for one --pid; else a directory for core.COMM.PID files. Default: here.",
             rich_help_panel=WRITTEN,
         ),
     ] = None,
@@ -138,14 +136,14 @@ def vmcore2core(
         ),
     ] = False,
     companions: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--companions/--no-companions",
-            help="Beside the cores of a directory, write an index, their programs and libraries as far as these are in "
-            "memory, and what starts gdb, lldb and VS Code; default: with --all and of several processes.",
+            help="Beside the cores of a directory, write their programs and libraries as far as these are in memory, "
+            "and start scripts for gdb and lldb.",
             rich_help_panel=WRITTEN,
         ),
-    ] = None,
+    ] = True,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, max=256, help="Number of worker processes.", rich_help_panel=MANY)
     ] = 1,
@@ -193,12 +191,11 @@ def vmcore2core(
 
     Exit status: 0 complete, 1 error, 2 usage, 3 written, but pages or threads are missing (stderr says which and why).
 
-    Also: vmcore2core debug starts a debugger on a process; vmcore2core verify CORE reads a finished core again;
-    vmcore-tasks looks without converting.
+    Also: vmcore2core verify CORE reads a finished core again; vmcore-tasks looks without converting.
     """
     if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN, --all or another condition")
-    if output == "-":
+    if output == Path("-"):
         raise typer.BadParameter(
             "--output -: a core is written whole or not at all, which a pipe cannot do; write a file and send that"
         )
@@ -208,8 +205,8 @@ def vmcore2core(
         raise typer.BadParameter("--check requires --resume")
     if executor is not None and jobs > 1:
         raise typer.BadParameter("--jobs starts workers here, --executor uses a cluster's: expected one of them")
-    if minidump and (resume or companions or compress is not None):
-        raise typer.BadParameter("--minidump goes with none of --resume, --companions and --compress")
+    if minidump and (resume or compress is not None):
+        raise typer.BadParameter("--minidump goes neither with --resume nor with --compress")
     mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
     from vmcore2core.choose import Choice
@@ -235,9 +232,6 @@ def vmcore2core(
         state=letters,
         exclude=tuple(exclude or ()),
     )
-    single = choice.by_pid_alone and len(choice.pid) == 1 and not everything and not (output or "").endswith("/")
-    if companions and single and output is not None and not Path(output).is_dir():
-        raise UsageError(f"--companions writes a directory: expected --output {output}/, or one that is there")
     if debuginfod:
         from vmcore2core.process.debuginfod import debuginfod as servers
 
@@ -245,7 +239,7 @@ def vmcore2core(
     dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroots=tuple(sysroot or ()))
     files = dump_files(dump)
     request = Request(
-        output=None if output is None else Path(output),
+        output=output,
         dump_filter=mask,
         redaction=parse_redaction(redact or ()),
         force=force,
@@ -253,9 +247,9 @@ def vmcore2core(
         check=check,
         jobs=jobs,
         compression=None if compress is None else compress.value,
-        single=single,
-        indexed=everything or bool(companions),
-        companions=companions is not False,
+        single=choice.by_pid_alone and len(choice.pid) == 1 and not everything,
+        indexed=everything,
+        companions=companions,
         debug_directory=str(debug_directory.absolute()),
         debuginfod=debuginfod,
         verbose=bool(dump.verbose),

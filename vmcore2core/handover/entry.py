@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vmcore2core.errors import CorruptStructure, Vmcore2coreError
+from vmcore2core.errors import CorruptStructure, MemoryFault, Vmcore2coreError
+from vmcore2core.handover.sleepers import AWAKE, Sleep, Sleepers
 from vmcore2core.kernel import mm, sched
+from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
@@ -17,13 +20,15 @@ from vmcore2core.process.elf import Read
 from vmcore2core.process.identity import Identity
 from vmcore2core.process.kernelbt import KernelFrameRow, KernelStacks, NamedCall
 from vmcore2core.process.model import ProcessSnapshot, Vma
+from vmcore2core.process.openfiles import FileTables
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.process.threads import thread_rows
+from vmcore2core.unwind.process import UserSpace
 from vmcore2core.unwind.stacks import FrameRow, StackRow, stack_rows
 from vmcore2core.unwind.threads import Unwound
 
 IMAGES_MAX = 4096
-_NOT_LOOKED = {"kernel": None, "system_call": None}
+_NOT_LOOKED = {"kernel": None, "system_call": None, "since": None, "wait": None}
 
 _SWAPPED = frozenset(
     {
@@ -46,24 +51,38 @@ _NAMES = {
 }
 
 
-def process_entry(
-    identity: Identity, captured: Captured, stacks: Unwound | str, kernel_stacks: KernelStacks | None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class KernelView:
+    """What the kernel has of processes; each None where it is not wanted, or the layout does not tell.
+
+    Attributes:
+        stacks: of threads in the kernel.
+        sleepers: why they sleep, and since when.
+        tables: of their open files.
+    """
+
+    stacks: KernelStacks | None = None
+    sleepers: Sleepers | None = None
+    tables: FileTables | None = None
+
+
+def process_entry(identity: Identity, captured: Captured, stacks: Unwound | str, kernel: KernelView) -> dict[str, Any]:
     """Return what the index says of a process, without what the writing of its core tells.
 
     Args:
         identity: who it is.
         captured: the same process.
         stacks: the frames of its threads; or why there are none, as a sentence.
-        kernel_stacks: the kernel's stacks of the dump's threads, or None where there are none.
+        kernel: what the kernel has of it.
     """
-    in_kernel = {} if kernel_stacks is None else _in_kernel(captured, kernel_stacks)
+    in_kernel = _in_kernel(captured, kernel)
     return {
         **identity_entry(identity, captured.snapshot),
         "rss_kib": captured.rss_kib(),
         "threads": [{**one, **in_kernel.get(one["tid"], _NOT_LOOKED)} for one in _threads(captured, stacks)],
         "vmas": _vmas(captured),
         "images": list(_images(captured)),
+        "files": _files(captured, kernel.tables),
     }
 
 
@@ -109,20 +128,57 @@ def _threads(captured: Captured, stacks: Unwound | str) -> Iterator[dict[str, An
         }
 
 
-def _in_kernel(captured: Captured, kernel_stacks: KernelStacks) -> dict[int, dict[str, Any]]:
+def _in_kernel(captured: Captured, kernel: KernelView) -> dict[int, dict[str, Any]]:
     """Return what each thread was doing in the kernel, by its TID."""
-    found = {}
+    found: dict[int, dict[str, Any]] = {}
+    if kernel.stacks is None:
+        return found
+    space = UserSpace(captured.snapshot, captured.memory)
+    leader = _leader(captured)
     for task, answer in captured.answers:
         registers = None if isinstance(answer, str) else answer.regs
         try:
             tid = sched.task_pid(task)
-            stack, call = kernel_stacks.with_call(task, registers)
+            stack, call = kernel.stacks.with_call(task, registers)
+            asleep = leader is not None and sched.task_state_char(task) not in AWAKE
         except Vmcore2coreError:  # its core is there, and is not to go unmentioned
             continue
         frames = [_kernel_frame(frame) for frame in stack.frames]
-        kernel = {"frames": frames, "end": None if stack.complete else stack.end}
-        found[tid] = {"kernel": kernel, "system_call": None if call is None else _call(call)}
+        found[tid] = {
+            **_NOT_LOOKED,
+            "kernel": {"frames": frames, "end": None if stack.complete else stack.end},
+            "system_call": None if call is None else _call(call),
+        }
+        if kernel.sleepers is not None and leader is not None and asleep:
+            found[tid] |= _sleep(kernel.sleepers.of((task, leader), captured, space, stack, call))
     return found
+
+
+def _leader(captured: Captured) -> StructView | None:
+    """Return the leader of a thread group; None where it cannot be read."""
+    for task, _ in captured.answers:
+        with suppress(MemoryFault):
+            if sched.task_pid(task) == captured.snapshot.tgid:
+                return task
+    return None
+
+
+def _sleep(sleep: Sleep) -> dict[str, Any]:
+    wait = sleep.wait
+    if wait is None:
+        return {"since": sleep.since, "wait": None}
+    address = None if wait.address is None else f"{wait.address:#x}"
+    return {"since": sleep.since, "wait": {**asdict(wait), "address": address, "holders": list(wait.holders)}}
+
+
+def _files(captured: Captured, tables: FileTables | None) -> list[dict[str, Any]] | None:
+    leader = _leader(captured)
+    if tables is None or leader is None:
+        return None
+    try:
+        return [table.as_json() for table in tables.of(leader)]
+    except Vmcore2coreError:  # likewise
+        return None
 
 
 def _kernel_frame(frame: KernelFrameRow) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from vmcore2core.errors import OutputError
 from vmcore2core.folders import opened_below, opened_folder
 from vmcore2core.handover.page_data import Entry, ProcessTable, process_data
 from vmcore2core.handover.tree import PAGE_DATA_NAME
-from vmcore2core.printable import to_json
+from vmcore2core.printable import one_line, to_json
 
 HTML_NAME = "index.html"
 SCRIPTS = ("words", "data", "rows", "search", "machine", "process", "main")
@@ -47,7 +47,7 @@ def page(head: dict[str, Any]) -> str:
     Args:
         head: the index without "processes" and "errors".
     """
-    parts = {"TITLE": html.escape(_title(head)), "HEAD": to_json(head).translate(_IN_SCRIPTS), **_assets()}
+    parts = {"TITLE": html.escape(one_line(_title(head))), "HEAD": to_json(head).translate(_IN_SCRIPTS), **_assets()}
     return re.sub(r"@([A-Z_]+)@", lambda found: parts[found[1]], _asset("page.html"))
 
 

@@ -8,6 +8,11 @@
              "tag" is what its server says of its version; of a pipe, "size" is null, too,
      "kernel": {"machine", "nodename", "release", "version", "build_id", "panic", "crash_time": seconds since 1970},
      "options": {...} what changes what a core has,
+     "crash", "cpus", "unknown": as of vmcore-tasks info --json,
+     "messages": the kernel's last ones, as dmesg shows them,
+     "blocked": [{"pid", "tid", "comm", "frames": [functions, innermost first]} of tasks in uninterruptible sleep],
+     "deadlocks": [[TIDs, each of which waits for the next one, and the last for the first]],
+     "left_out": [which pages of processes the dump was written without] or null, "notices": [sentences],
      "warnings": [sentences about the dump],
      "processes": [one each, by PID],
      "errors": [{"pid", "comm", "error": sentence}]}
@@ -32,18 +37,23 @@ A process::
                              first], "end": likewise} or null,
                   "system_call": {"number", "name", "arguments": [{"name", "value", "text": as a person reads it}]} or
                                  null,
+                  "since": seconds since it last ran, of one that sleeps, or null,
+                  "wait": {"kind", "what": what it waits for, in words, "address": of the futex or the lock or null,
+                           "holders": [TIDs of those that can end it], "all_known": whether nothing else can} or null,
                   "wanted": [{"path", "build_id"} of files that would tell more]}],
      "vmas": [{"start", "end", "permissions", "file_pages_offset", "name", "in_core": "yes", "first page" or "no",
                "pages": {state: pages}}],
      "images": [{"name", "start", "build_id"}],
+     "files": [as of vmcore-tasks files --json: the process's, and those of threads that have others] or null,
      "debug": {"sysroot": folder in this directory or null, "program": its path below it or null,
                "scripts": [names in this directory], "notices": [sentences]},
      "capture": {"kept": "whole" or "stacks", "reason": why no more, or null}}
 
-``capture`` is in an index of ``vmcore2core capture`` alone. ``debug`` is there once all cores are. States of pages:
-``present`` (mapped in, in the dump), ``page_cache`` (in the dump, not mapped in), ``zero``, ``from_swap`` and
-``from_file`` (recovered), ``swapped`` (not recovered), ``excluded`` (when the dump was written), ``not_in_memory`` (of
-a file), ``none`` (there is no such page), ``missing`` (all others). null is "not known".
+``capture`` is in an index of ``vmcore2core capture`` alone, which has nothing from ``crash`` to ``notices``. ``debug``
+is there once all cores are. States of pages: ``present`` (mapped in, in the dump), ``page_cache`` (in the dump, not
+mapped in), ``zero``, ``from_swap`` and ``from_file`` (recovered), ``swapped`` (not recovered), ``excluded`` (when the
+dump was written), ``not_in_memory`` (of a file), ``none`` (there is no such page), ``missing`` (all others). null is
+"not known".
 
 ``--resume`` keeps a core if the index has it, was made from the same files (names, sizes, modification times) with the
 same options, and the core has the size and modification time that the index says; with ``--check``, if its pages and
@@ -88,6 +98,11 @@ class Index:
         directory: where it is.
         head: "dump", "kernel", "options".
         hide: blanks secrets in what is added later; of processes, who adds them has done that.
+
+    Attributes:
+        warnings: sentences about the dump.
+        errors: what could not be converted.
+        story: what the machine was doing, from "crash" to "notices"; nothing where nobody looked.
     """
 
     def __init__(self, directory: Path, head: dict[str, Any], hide: Callable[[Any], Any] = lambda value: value) -> None:
@@ -95,6 +110,7 @@ class Index:
         self.head = {"format": FORMAT, "version": VERSION, "tool": f"vmcore2core {__version__}", **head}
         self.warnings: list[str] = []
         self.errors: list[dict[str, Any]] = []
+        self.story: dict[str, Any] = {}
         self._started = now()
         self._entries: dict[int, str] = {}
         self._next_write = 0.0
@@ -134,8 +150,8 @@ class Index:
     def top(self, *, finished: bool = False) -> dict[str, Any]:
         """Return the index without its processes."""
         head = {**self.head, "started": self._started, "finished": now() if finished else None}
-        rest = {"warnings": self.warnings, "errors": sorted(self.errors, key=lambda error: error["pid"] or 0)}
-        return {**head, **self._hide(rest)}
+        errors = sorted(self.errors, key=lambda error: error["pid"] or 0)
+        return {**head, **self._hide({**self.story, "warnings": self.warnings, "errors": errors})}
 
     def entries(self) -> Iterator[Entry]:
         """Yield what it says of each process, by PID."""

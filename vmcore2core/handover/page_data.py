@@ -4,10 +4,11 @@ Both are made from entries of the index. The table is small, for a browser has i
 in a list, and numbers name its place there::
 
     {"pid", "nspid", "comm", "command", "exe", "uid", "states": letters of all threads, "containers", "cgroup",
-     "rss": bytes, "size": of the core, "missing": pages, "complete", "threads": [[tid, name, stack], ...]
+     "rss": bytes, "size": of the core, "missing": pages, "complete", "waits": what a thread waits for, in words,
+     "threads": [[tid, name, stack], ...]
          each of these a list with an item a process,
      "names": [names of threads], "functions": [names],
-     "stacks": [[functions of a stack, innermost first], ...],
+     "stacks": [[[functions of the kernel, innermost first], [likewise of the program]], ...],
      "errors": as in the index}
 
 A process is its entry without the time of its core, and with the mappings in rows::
@@ -20,13 +21,15 @@ where 0, 1 and 2 say that a mapping is not in the core, is, or its first page al
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Generic, TypeVar
 
 Entry = dict[str, Any]
 Item = TypeVar("Item", bound=Hashable)
 
+WAIT_MAX = 120
+"""Characters of what a thread waits for that the table has."""
 _IN_CORE = {"no": 0, "yes": 1, "first page": 2}
 
 
@@ -53,7 +56,7 @@ class ProcessTable:
         self._columns: dict[str, list[Any]] = {}
         self._names: Numbered[str] = Numbered()
         self._functions: Numbered[str] = Numbered()
-        self._stacks: Numbered[tuple[int, ...]] = Numbered()
+        self._stacks: Numbered[tuple[tuple[int, ...], tuple[int, ...]]] = Numbered()
 
     def add(self, entry: Entry) -> None:
         """Add a process.
@@ -73,6 +76,7 @@ class ProcessTable:
     def _row(self, entry: Entry) -> dict[str, Any]:
         entry = {**_NOT_KNOWN, **entry}
         core = {**_NOT_KNOWN["core"], **entry["core"]}
+        waits = (thread.get("wait") for thread in entry["threads"])
         return {
             "pid": entry["pid"],
             "nspid": (entry["nspid"] or [])[1:],
@@ -87,13 +91,16 @@ class ProcessTable:
             "size": core["size"],
             "missing": core["missing"],
             "complete": core["complete"],
+            "waits": next((wait["what"][:WAIT_MAX] for wait in waits if wait), ""),
             "threads": [
                 [thread["tid"], self._names.number(thread["comm"]), self._stack(thread)] for thread in entry["threads"]
             ],
         }
 
     def _stack(self, thread: dict[str, Any]) -> int:
-        return self._stacks.number(tuple(map(self._functions.number, functions(thread))))
+        kernel = (thread.get("kernel") or {}).get("frames", ())
+        inside, outside = (tuple(map(self._functions.number, functions(part))) for part in (kernel, thread["frames"]))
+        return self._stacks.number((inside, outside))
 
 
 _NOT_KNOWN: Entry = {
@@ -106,13 +113,12 @@ _NOT_KNOWN: Entry = {
 }
 
 
-def functions(thread: dict[str, Any]) -> Iterator[str]:
-    """Yield the functions of a thread of the index, innermost first: the kernel's, then the program's.
+def functions(frames: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield the functions of frames of the index, innermost first.
 
     One without a name is its address and file, so that only the very same one is equal.
     """
-    kernel = thread.get("kernel") or {}
-    for frame in (*kernel.get("frames", ()), *thread["frames"]):
+    for frame in frames:
         for one in frame.get("inlined", ()):
             yield one["function"] or "?"
         yield frame["function"] or _place(frame)

@@ -128,7 +128,7 @@ class Original(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Region:
     """One VMA as its memory goes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -134,6 +135,16 @@ class Processes:
     def threads(self, leader: StructView, broken: list[str] | None = None) -> Iterator[StructView]:
         """Yield a group's threads; see ``Roster.threads``."""
         return self.roster.threads(leader, broken)
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Say nothing of what is broken meanwhile: it is of processes that nobody asked for."""
+        known = list(self.warnings)
+        try:
+            yield
+        finally:
+            self.warnings[:] = known
+            self.roster.look_again()
 
     def warn(self, sentence: str) -> None:
         """Remember a sentence about what is broken, once."""
@@ -309,7 +320,7 @@ class _Capture:
                 self.warnings.append(str(self.mm.corrupt(name, f"{at:#x}, which is in no mapping")))
         once = last_notes(self.kernel, self.warnings)
         about = psinfo(self.leader, stack.arguments(ELF_PRARGSZ - 1), self.warnings)
-        left = files_on_disk(vmas, memory, mappings.view_at, machine.elf_class, self.kernel.arch.byte_order)
+        left = files_on_disk(vmas, memory, mappings.of_files, machine.elf_class, self.kernel.arch.byte_order)
         snapshot = ProcessSnapshot(
             tgid=sched.task_tgid(self.leader),
             comm=sched.task_comm(self.leader),
@@ -341,7 +352,7 @@ class _Capture:
 
     def _ask_pages(self, mappings: Mappings, memory: UserMemory, threads: Sequence[StructView]) -> None:
         """Ask the page tables, and what the mm counts, whether they agree with the mappings."""
-        looked = self.processes.page_index.look(mappings.table, memory)
+        looked = self.processes.page_index.look(list(zip(mappings.views, mappings.regions, strict=True)), memory)
         self.warnings += looked.sentences
         sizes = [(vma.vm_flags, vma.end - vma.start) for vma in mappings.vmas]
         self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.walked)

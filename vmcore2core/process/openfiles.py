@@ -7,7 +7,8 @@ descriptors of its leader; threads that have a table of their own (clone() witho
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, MemoryFault
 from vmcore2core.kernel import fdinfo, files, fs, sched
@@ -83,6 +84,15 @@ class FileRow:
     other_ends: tuple[Holder, ...] | None = None
     problem: str | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it for JSON; its flags in octal, as fdinfo has them."""
+        pos = None if self.pos is None else f"{self.pos & (1 << 64) - 1:#x}"
+        document = {**asdict(self), "file": f"{self.file:#x}", "pos": pos, "flags": f"0{self.flags:o}"}
+        if self.socket is not None:
+            addresses = {name: getattr(self.socket, name) for name in ("sock", "net", "peer_sock")}
+            document["socket"] |= {name: None if at is None else f"{at:#x}" for name, at in addresses.items()}
+        return document
+
     def line(self) -> str:
         """Return the line as ``files`` prints it."""
         position = "-" if self.pos is None else self.pos
@@ -121,6 +131,12 @@ class OpenFiles:
     root: str | None
     files: tuple[FileRow, ...]
     warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        names = ("pid", "tid", "comm", "cwd", "root")
+        rows = [row.as_json() for row in self.files]
+        return {**{name: getattr(self, name) for name in names}, "warnings": list(self.warnings), "files": rows}
 
 
 class FileTables:

@@ -104,6 +104,10 @@ class Roster:
                 self._tell(f"thread {self._named([task])} is not in its group's list, but found elsewhere", broken)
                 yield task
 
+    def look_again(self) -> None:
+        """Look elsewhere again when it is asked for the next time, and say again what is broken there."""
+        self._elsewhere = None
+
     def elsewhere(self) -> list[tuple[StructView, FoundBy]]:
         """Return the tasks that other ways than the lists lead to, each once, and which way it was."""
         if self._elsewhere is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from vmcore2core.corefile.writer import Progress, Writer, write_core
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError, sentence_of
@@ -28,6 +28,7 @@ from vmcore2core.session import CoreResult, Session
 
 if TYPE_CHECKING:
     from vmcore2core.handover.callers import WithoutCfi
+    from vmcore2core.handover.entry import KernelView
     from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import Finder, MappedFiles
     from vmcore2core.process.kernelbt import KernelStacks
@@ -38,6 +39,7 @@ KEPT_VMAS = 1 << 16
 """Mappings of the processes that are kept: some 64 MiB."""
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _Files: TypeAlias = "tuple[MappedFiles | str | None, tuple[Image, ...], WithoutCfi | None]"
 
@@ -146,7 +148,7 @@ class Conversion:
         if self.manner.indexed:
             import vmcore2core.handover.entry  # noqa: F401
 
-            _ = self._kernel_stacks
+            _ = self._kernel_view
         self.measure(job)
 
     def measure(self, job: Job) -> Outcome:
@@ -204,7 +206,7 @@ class Conversion:
 
     def _index_entry(self, leader: StructView, result: CoreResult, stacks: Unwound | str) -> dict[str, Any]:
         """Return what the index says of a process whose core was written."""
-        said = described(self.session, leader, result.captured, stacks, self._kernel_stacks)
+        said = described(self.session, leader, result.captured, stacks, self._kernel_view)
         return {**said, "core": core_entry(result)}
 
     def _writer(self, leader: StructView, captured: Captured) -> Writer:
@@ -292,9 +294,17 @@ class Conversion:
             return None  # ``Companions`` says it, once
 
     @cached_property
-    def _kernel_stacks(self) -> KernelStacks | None:
-        """For the index: a run's processes share the tables that kernel stacks unwind by."""
-        return kernel_stacks_of(self.session)
+    def _kernel_view(self) -> KernelView:
+        """What the kernel has of processes, for the index: a run's processes share the tables that they unwind by."""
+        from vmcore2core.handover.entry import KernelView
+        from vmcore2core.handover.sleepers import Sleepers
+        from vmcore2core.process.openfiles import FileTables
+
+        processes = self.session.processes
+        tables = _if_known("open files", lambda: FileTables(processes))
+        with processes.unheard():
+            sleepers = None if tables is None else _if_known("waits", lambda: Sleepers(processes, tables.ends))
+        return KernelView(kernel_stacks_of(self.session), sleepers, tables)
 
     def _told(self, outcome: Outcome) -> Outcome:
         """Return what came of a job, with what is known of the dump as a whole by now."""
@@ -343,10 +353,15 @@ def kernel_stacks_of(session: Session) -> KernelStacks | None:
     """Return the kernel's stacks of threads; None where there can be none."""
     from vmcore2core.process.kernelbt import KernelStacks  # likewise
 
+    return _if_known("kernel stacks", lambda: KernelStacks(session.kernel, session.processes.cpus, needed=False))
+
+
+def _if_known(what: str, made: Callable[[], T]) -> T | None:
+    """Return what the layout tells, or None where it does not."""
     try:
-        return KernelStacks(session.kernel, session.processes.cpus, needed=False)
+        return made()
     except Vmcore2coreError as error:
-        log.info("the index has no kernel stacks: %s", error)
+        log.info("the index has no %s: %s", what, error)
         return None
 
 
@@ -355,7 +370,7 @@ def described(
     leader: StructView,
     captured: Captured,
     stacks: Unwound | str,
-    kernel_stacks: KernelStacks | None,
+    kernel: KernelView,
 ) -> dict[str, Any]:
     """Return what an index says of a process, without its core.
 
@@ -364,11 +379,11 @@ def described(
         leader: ``struct task_struct`` of its thread group's leader.
         captured: the same process.
         stacks: see ``stacks_of``.
-        kernel_stacks: the kernel's stacks of the dump's threads, or None where there are none.
+        kernel: what the kernel has of it.
     """
     from vmcore2core.handover.entry import process_entry  # likewise
 
-    return process_entry(Identity(session.processes, leader), captured, stacks, kernel_stacks)
+    return process_entry(Identity(session.processes, leader), captured, stacks, kernel)
 
 
 def core_entry(result: CoreResult) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from vmcore2core.run.workers import Workers
 from vmcore2core.session import Session, core_name
 
 if TYPE_CHECKING:
-    from vmcore2core.handover.vscode import Opened
     from vmcore2core.run.cluster import Opening
     from vmcore2core.run.pool import Cluster
 
@@ -289,11 +288,13 @@ class Extraction:
         """Make the directory; return the jobs that are left."""
         from vmcore2core.handover.html import HTML_NAME  # a single core has no page
         from vmcore2core.handover.tree import check_trees
+        from vmcore2core.run.story import story
 
         self._make_directory()
         check_trees(self.directory)
         hide = self._manner().hide
         self.index = Index(self.directory, hide(index_head(self.session, self.request.options)), hide)
+        self.index.story = story(self.session)
         # Without an index, what is in the directory is not of an earlier run.
         self._replace = self.index.resume() if self.request.resume else self.request.force
         for path in (self.index.path, self.directory / HTML_NAME):
@@ -353,7 +354,6 @@ class Extraction:
         if self.index is None or not self.request.companions:
             return
         from vmcore2core.handover.companions import Companions, debug_entry  # a single core needs none of it
-        from vmcore2core.handover.vscode import opened_by
 
         companions = Companions(
             self.session.processes,
@@ -381,13 +381,6 @@ class Extraction:
             for job, (recovered, _) in zip(there, beside, strict=True)
         ]
         scripts = self._in_order(there, workers.run(Step.ACCOMPANY, work))
-        self._write_launch_json(
-            [
-                opened_by(Path(job.target), job.recovered, job.images)
-                for job, done in zip(work, scripts, strict=True)
-                if done.scripts
-            ]
-        )
         for (recovered, sentences), written in zip(beside, scripts, strict=True):
             job = written.job
             entry = debug_entry(recovered, written.scripts, [*sentences, *filter(None, [written.error])])
@@ -395,30 +388,16 @@ class Extraction:
             for notice in entry["notices"] if self.request.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")
 
-    def _write_launch_json(self, cores: Sequence[Opened]) -> None:
-        """Write what VS Code opens the cores by; without it, they are as good."""
-        from vmcore2core.handover.vscode import write_launch_json
-
-        redaction = self.request.redaction
-        try:
-            write_launch_json(
-                self.directory,
-                cores,
-                self.session.boot.utsname.machine,
-                force=self._replace,
-                secrets=None if redaction is None else redaction.secrets,
-            )
-        except OutputError as error:
-            self._say(str(error))
-
     def _close_directory(self, *, finished: bool) -> None:
         if self.index is None:
             return
         from vmcore2core.handover.html import write_page
+        from vmcore2core.run.story import deadlocks
 
         if finished:
             self.index.remove_parts()
         self.index.warnings = list(self.warnings)
+        self.index.story |= {"notices": list(self.notices), "deadlocks": deadlocks(self.index.entries())}
         self.index.write(finished=finished)
         write_page(self.directory, self.index.top(finished=finished), self.index.entries())
 

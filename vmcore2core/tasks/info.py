@@ -30,14 +30,14 @@ def info(session: Session) -> dict[str, Any]:
     Times are UTC, as ISO 8601 writes them.
     """
     lines, problem = printk.read_messages(session.kernel)
-    cpus = list(_cpus(session))
-    crash = _crash(session, lines, cpus)
+    cpus = list(cpus_of(session))
+    crash = crash_of(session, lines, cpus)
     return {
         "crash": crash,
         "dump": _dump(session),
         "kernel": _kernel(session),
         "cpus": cpus,
-        "unknown": list(_unknown(session, problem, crashed=crash is not None)),
+        "unknown": list(unknown_of(session, problem, crashed=crash is not None)),
         "messages": [shown(line) for line in lines[-DMESG_TAIL:]],
     }
 
@@ -47,7 +47,7 @@ def shown(line: Message) -> str:
     return f"[{line.stamp()}] {text(line.text.encode())}"
 
 
-def _crash(session: Session, lines: list[Message], cpus: list[dict[str, Any]]) -> dict[str, Any] | None:
+def crash_of(session: Session, lines: list[Message], cpus: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return who panicked, when and why; None where the kernel did not."""
     cpu, died, when = panic_cpu(session.kernel), cause(lines), crash_time(session.boot.vmcoreinfo)
     if cpu is None and when is None and (died is None or died.panic is None):  # an oops alone may be survived
@@ -92,7 +92,7 @@ def _kernel(session: Session) -> dict[str, Any]:
     }
 
 
-def _unknown(session: Session, problem: str | None, *, crashed: bool) -> Iterator[str]:
+def unknown_of(session: Session, problem: str | None, *, crashed: bool) -> Iterator[str]:
     """Yield what is not known, and why."""
     if problem is not None:
         yield f"messages: {problem}"
@@ -104,7 +104,7 @@ def _unknown(session: Session, problem: str | None, *, crashed: bool) -> Iterato
         yield f"VMCOREINFO is cut off in {cut_off!r}, and what should follow is not there"
 
 
-def _cpus(session: Session) -> Iterator[dict[str, Any]]:
+def cpus_of(session: Session) -> Iterator[dict[str, Any]]:
     """Yield what each CPU was running: as its note tells or, where the dump has none, its runqueue."""
     tasks: dict[tuple[str, int | None], StructView] = {}
     for task in runqueue.running(session.kernel):

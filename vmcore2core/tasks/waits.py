@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmcore2core.choose import Choice, choose
-from vmcore2core.errors import KernelThread, LayoutUnknown, MemoryFault, NoUserMemory, Vmcore2coreError
-from vmcore2core.kernel import files, runqueue, sched
+from vmcore2core.errors import KernelThread, NoUserMemory, Vmcore2coreError
+from vmcore2core.handover.sleepers import AWAKE, Sleepers
+from vmcore2core.kernel import sched
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.deadlock import cycles
 from vmcore2core.process.kernelbt import KernelStacks
-from vmcore2core.process.openfiles import Ends
 from vmcore2core.process.threads import ThreadRow, thread_rows
-from vmcore2core.process.waits import Sleeper, Wait, Waits
+from vmcore2core.process.waits import Wait
 from vmcore2core.session import Session
 from vmcore2core.unwind.process import UserSpace
 
@@ -59,9 +58,6 @@ def waits(session: Session) -> WaitReport:
     Raises:
         LayoutUnknown: the layout of open files is not known.
     """
-    lacking = files.missing(session.kernel)
-    if lacking:
-        raise LayoutUnknown(f"the layout of open files ({lacking[0]} and more)")
     found = _Found(session)
     rows: list[WaitRow] = []
     warnings: list[str] = []
@@ -96,14 +92,13 @@ class _Found:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._stacks = KernelStacks(session.kernel, session.processes.cpus, needed=False)
-        self._waits = Waits(session.processes, Ends(session.processes))
-        self._now = _now(session)
+        self._sleepers = Sleepers(session.processes)
 
     def of(self, leader: StructView) -> Iterator[WaitRow]:
         """Yield the threads of a process that sleep."""
         processes = self._session.processes
         tasks = {sched.task_pid(task): task for task in processes.threads(leader)}
-        rows = [row for row in thread_rows(processes.thread_registers(leader)) if row.state not in "RZX"]
+        rows = [row for row in thread_rows(processes.thread_registers(leader)) if row.state not in AWAKE]
         captured = processes.capture(leader, with_absent=False) if rows else None
         space = None if captured is None else UserSpace(captured.snapshot, captured.memory)
         for row in rows:
@@ -114,59 +109,13 @@ class _Found:
         self, leader: StructView, task: StructView, row: ThreadRow, captured: Captured, space: UserSpace
     ) -> WaitRow:
         stack, call = self._stacks.with_call(task, row.registers)
-        wait = None
-        if call is not None:
-            functions = tuple(frame.function or "?" for frame in stack.frames)
-            memory, order = captured.memory, captured.snapshot.byte_order
-            wait = self._waits.of(
-                Sleeper(task, leader, call, functions, memory.read, lambda at: named(space, at), order)
-            )
+        sleep = self._sleepers.of((task, leader), captured, space, stack, call)
         return WaitRow(
             pid=sched.task_tgid(leader),
             tid=row.tid,
             comm=row.comm,
             state=row.state,
-            since=self._since(task),
+            since=sleep.since,
             system_call=None if call is None else str(call),
-            wait=wait,
+            wait=sleep.wait,
         )
-
-    def _since(self, task: StructView) -> str | None:
-        """Return the seconds since a thread left its CPU: ``se.exec_start`` is of then, ``last_arrival`` of before."""
-        try:
-            times = [task.find_uint(name, 8) for name in ("se.exec_start", "sched_info.last_arrival")]
-        except MemoryFault:
-            return None
-        known = [time for time in times if time]
-        if self._now is None or not known or max(known) > self._now:
-            return None
-        passed = self._now - max(known)
-        return f"{passed // 10**9}.{passed % 10**9:09}"
-
-
-def _now(session: Session) -> int | None:
-    """Return the latest of the CPUs' clocks, in nanoseconds."""
-    clocks = []
-    for rq in runqueue.for_each_runqueue(session.kernel):
-        try:
-            clocks.append(rq.find_uint("clock", 8))
-        except MemoryFault:
-            continue
-    return max((clock for clock in clocks if clock is not None), default=None)
-
-
-def named(space: UserSpace, address: int) -> str:
-    """Return what is at a user address: FILE:variable+offset, else the mapping and the offset in it."""
-    image = space.image_of_data(address)
-    variable = None if image is None else image.variable(address)
-    vma = space.vma(address)
-    if image is not None and variable is not None:
-        home = next((one for one in space.snapshot.vmas if space.image(one.start) is image), None)
-        file = text(home.path or b"?") if home is not None else "?"
-        return f"{file}:{text(variable.name)}+{address - variable.value:#x}"
-    if vma is None:
-        return "not mapped"
-    if vma.path is not None and vma.pgoff is not None:
-        offset = vma.pgoff * space.snapshot.page_size + address - vma.start
-        return f"{text(vma.path)}+{offset:#x}"
-    return f"{vma.name or 'anonymous memory at ' + hex(vma.start)}+{address - vma.start:#x}"

@@ -1,19 +1,18 @@
 """``vmcore-tasks files``."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from vmcore2core.commands import options
-from vmcore2core.commands.document import hexadecimal, print_document
+from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
 from vmcore2core.commands.tasks.shown import chosen
 from vmcore2core.commands.terminal import Exit, say
 
 if TYPE_CHECKING:
-    from vmcore2core.process.openfiles import FileRow, OpenFiles
+    from vmcore2core.process.openfiles import OpenFiles
 
 
 @takes_dump
@@ -39,7 +38,7 @@ def files(
         for warning in warnings:
             say(warning)
         if as_json:
-            print_document("vmcore-tasks-files", processes=[_document(table) for table in tables])
+            print_document("vmcore-tasks-files", processes=[table.as_json() for table in tables])
         else:
             _print(tables)
     if not all_found:
@@ -56,19 +55,3 @@ def _print(tables: "Iterable[OpenFiles]") -> None:
         print(f"{'FD':>5} {'OPEN':<4} {'POS':>10} {'FLAGS':>8} {'TYPE':<4} PATH")
         for row in table.files:
             print(row.line())
-
-
-def _document(table: "OpenFiles") -> dict[str, Any]:
-    """Return a table for JSON."""
-    names = ("pid", "tid", "comm", "cwd", "root", "warnings")
-    return {**{name: getattr(table, name) for name in names}, "files": [_file_document(row) for row in table.files]}
-
-
-def _file_document(row: "FileRow") -> dict[str, Any]:
-    """Return a descriptor for JSON; its flags in octal, as fdinfo has them."""
-    pos = None if row.pos is None else hexadecimal(row.pos & (1 << 64) - 1)
-    document = {**asdict(row), "file": hexadecimal(row.file), "pos": pos, "flags": f"0{row.flags:o}"}
-    if row.socket is not None:
-        names = ("sock", "net", "peer_sock")
-        document["socket"] |= {name: hexadecimal(getattr(row.socket, name)) for name in names}
-    return document

@@ -5,8 +5,8 @@ const head = JSON.parse(find("#head").textContent);
 function heading() {
   const { kernel, dump, crash } = head;
   const facts = [
-    kernel.crash_time === null ? null : "crashed " + utc(kernel.crash_time),
-    "Linux " + [kernel.release, kernel.machine].join(" "), dump.files.map((file) => file.name).join(", "),
+    kernel.crash_time === null ? null : "crashed " + utc(kernel.crash_time), crash === null ? "the kernel did not panic" : null,
+    "Linux " + [kernel.release, kernel.machine].join(" "), dump.files.map((file) => file.name).filter((name) => name !== find("h1").textContent).join(", "),
   ];
   find("#facts").textContent = facts.filter(Boolean).join(" \u00b7 ");
   const why = kernel.panic !== null ? "Kernel panic: " + kernel.panic : crash && crash.oops;
@@ -58,7 +58,7 @@ function deadlocks() {
 function blocked() {
   if (!head.blocked || !head.blocked.length) return null;
   const rows = head.blocked.map((one) => () => make("details", {},
-    make("summary", {}, task(one.pid, one.comm, one.tid), soft(" " + one.frames.slice(0, 3).join(" \u2190 "))),
+    make("summary", {}, task(one.pid, one.comm, one.tid), " ", mono(one.frames.filter((name) => !SCHEDULER.test(name)).slice(0, 4).join(" \u2190 "))),
     make("ol", { class: "trace", start: "0" }, one.frames.map((name) => make("li", {}, mono(name))))));
   return card(plural(rows.length, "task") + " in uninterruptible sleep", some(rows, 20));
 }
@@ -68,19 +68,20 @@ function together() {
   return card("Threads with equal stacks", some(groups.map(([stack, who]) => () => equal(stack, who)), 10));
 }
 function equal(stack, who) {
-  const names = table.stacks[stack].map((number) => table.functions[number]);
-  const told = table.stacks[stack].filter(named).map((number) => table.functions[number]);
+  const names = table.stacks[stack].flat().map((number) => table.functions[number]);
+  const { sleeps, named } = telling(table.stacks[stack]);
   const rows = [...new Set(who.map(([i]) => i))];
   return make("details", {},
     make("summary", {}, make("b", {}, plural(who.length, "thread")), " of ",
-      rows.length > 1 ? plural(rows.length, "process") : table.comm[rows[0]] + " " + table.pid[rows[0]], " ", mono((told.length ? told : names).slice(0, 4).join(" \u2190 "))),
+      rows.length > 1 ? plural(rows.length, "process") : table.comm[rows[0]] + " " + table.pid[rows[0]], " ",
+      mono([sleeps, ...named].filter(Boolean).slice(0, 4).join(" \u2190 "))),
     make("ol", { class: "trace", start: "0" }, names.map((name) => make("li", {}, mono(name)))),
     make("p", {}, rows.slice(0, 24).flatMap((i) => [make("a", { href: open(table.pid[i]) }, table.comm[i] + " " + table.pid[i]), " "]),
       make("a", { href: "#view=processes&stack=" + stack }, "show in the table")));
 }
 function lacking() {
   const incomplete = table.complete.filter((is) => !is).length;
-  const left = head.dump.left_out;
+  const left = head.left_out;
   const sentences = [
     ...head.warnings.map(bad),
     ...table.errors.length ? [make("details", { open: table.errors.length < 8 }, make("summary", { class: "bad" }, plural(table.errors.length, "process") + " not converted"),

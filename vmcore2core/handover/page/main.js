@@ -68,6 +68,8 @@ function showMachine(before) {
   document.title = find("h1").textContent;
   find("#panel").replaceChildren(machine());
   find("#panel").scrollTop = 0;
+  const last = find(".messages");
+  if (last) last.scrollTop = last.scrollHeight;
   if (before) {
     const at = found.findIndex((i) => String(table.pid[i]) === before);
     if (at >= 0) { rows.reveal(at); (rows.link(at) || rows.box).focus({ preventScroll: true }); }

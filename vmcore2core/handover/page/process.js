@@ -62,7 +62,7 @@ function missing(process) {
     [...core.warnings, ...core.threads_left_out.map((t) => "Thread " + t.tid + " (" + t.comm + ") is left out: " + t.reason)].map(bad));
 }
 
-const USUAL = ["CFI", "registers", "ORC"];
+const USUAL = ["CFI", "registers", "ORC", "switch frame"];
 const place = (one) => one && one.file ? one.file + (one.line ? ":" + one.line : "") : "";
 function frameRows(frame) {
   const inner = (frame.inlined || []).map((one) => [one.function || "?", "inlined", place(one)]);
@@ -76,21 +76,29 @@ function frameList(frames, kind) {
     make("li", {}, mono(name), how ? make("em", {}, how) : null, where ? make("span", { class: "where", title: where }, where.slice(where.lastIndexOf("/") + 1)) : null)));
 }
 function waitsFor(thread) {
-  const wait = thread.wait;
-  if (!wait) return null;
-  const since = wait.since === null || wait.since === undefined ? "" : " for " + Number(wait.since).toFixed(3) + " s";
-  return "asleep" + since + (wait.what ? ", waits for " + wait.what : "");
+  const { since, wait } = thread;
+  const asleep = since === null || since === undefined ? null : "asleep for " + Number(since).toFixed(3) + " s";
+  return [asleep, wait ? "waits for " + wait.what : null].filter(Boolean).join(", ") || null;
 }
-const innermost = (thread) => [...(thread.kernel ? thread.kernel.frames : []), ...thread.frames].map((f) => f.function).find(Boolean);
-const callOf = (thread) => thread.system_call ? thread.system_call.text || thread.system_call : null;
+function innermost(thread) {
+  const named = thread.frames.find((frame) => frame.function);
+  return named ? named.function : thread.system_call ? thread.system_call.name : null;
+}
+function callOf(thread) {
+  const call = thread.system_call;
+  if (!call) return null;
+  const name = call.name || "system call " + call.number;
+  return name + "(" + call.arguments.map((one) => one.name ? one.name + "=" + one.text : one.text).join(", ") + ")";
+}
 
 function thread(one) {
-  const call = callOf(one), asleep = waitsFor(one);
+  const call = callOf(one), asleep = waitsFor(one), inKernel = one.kernel ? one.kernel.frames : [];
   return [
     asleep ? make("p", { class: "asleep" }, asleep) : null,
-    one.kernel && one.kernel.frames.length ? [make("h4", {}, "In the kernel"), frameList(one.kernel.frames, "kernel")] : null,
-    call ? make("p", {}, make("b", {}, "System call "), mono(typeof call === "string" ? call : JSON.stringify(call))) : null,
-    one.frames.length ? [one.kernel && one.kernel.frames.length ? make("h4", {}, "In the program") : null, frameList(one.frames, "user")] : null,
+    inKernel.length ? [make("h4", {}, "In the kernel"), frameList(inKernel, "kernel")] : null,
+    one.kernel && one.kernel.end ? make("p", { class: "soft" }, "The kernel\u2019s stack ends here: " + one.kernel.end) : null,
+    call ? [make("h4", {}, "System call"), mono(call)] : null,
+    one.frames.length ? [inKernel.length || call ? make("h4", {}, "In the program") : null, frameList(one.frames, "user")] : null,
     one.end ? make("p", { class: "soft" }, "The stack ends here: " + one.end) : null,
     one.registers ? make("p", { class: "soft" }, "Registers: " + one.registers) : null,
     one.wanted && one.wanted.length ? make("p", { class: "soft" }, "These files would tell more: " +
@@ -101,7 +109,7 @@ function thread(one) {
 function stacks(process, tid) {
   const groups = new Map();
   for (const one of process.threads) {
-    const key = JSON.stringify([one.frames, one.kernel && one.kernel.frames.map((f) => f.function), one.end]);
+    const key = JSON.stringify([one.frames, one.kernel && one.kernel.frames.map((f) => f.address), one.end]);
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(one);
   }
@@ -152,12 +160,24 @@ function openFiles(process) {
   return process.files.flatMap((one) => [
     definitions([["Working directory", one.cwd], ["Root", one.root], one.tid === process.pid ? ["", null] : ["Thread", String(one.tid)]]),
     ...one.warnings.map(bad),
-    plainTable("Open files", ["fd", "Access", "Position", "What"], one.files.map((file) =>
-      [String(file.fd), file.access || "path", file.pos === null ? "" : String(file.pos), file.what])),
+    plainTable("Open files", "files", ["fd", "Access", "Position", "Type", "What"], one.files.map((file) =>
+      [String(file.fd), file.access || "path", file.pos === null ? "?" : String(BigInt(file.pos)), file.kind, whatOf(file)])),
   ]);
 }
+function whatOf(file) {
+  const { socket } = file;
+  const parts = [make("div", {}, file.path || "?")];
+  if (socket) parts.push([socket.netid, socket.state, socket.local, socket.peer].filter(Boolean).join(" ")
+    + (socket.recv_q || socket.send_q ? ", receive queue " + socket.recv_q + ", send queue " + socket.send_q : ""));
+  const details = Object.entries(file.details).map(([name, value]) => name + " " + (typeof value === "object" ? JSON.stringify(value) : value));
+  if (details.length) parts.push(details.join(", "));
+  if (file.other_ends) parts.push(make("span", {}, "other end: ", file.other_ends.length
+    ? file.other_ends.slice(0, 8).flatMap((one, at) => [at ? ", " : null, task(one.pid, one.comm), " fd " + one.fd]) : "no process has it"));
+  if (file.problem) parts.push(make("span", { class: "bad" }, file.problem));
+  return make("div", {}, parts.map((part) => typeof part === "string" ? make("div", { class: "soft" }, part) : part));
+}
 function images(process) {
-  return plainTable("ELF images", ["Image", "Mapped at", "Build ID"], process.images.map((image) =>
+  return plainTable("ELF images", "images", ["Image", "Mapped at", "Build ID"], process.images.map((image) =>
     [image.name || "", mono(image.start), image.build_id ? mono(image.build_id) : "not known"]));
 }
 function more(process) {

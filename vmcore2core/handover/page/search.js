@@ -7,7 +7,7 @@ function prepare(data) {
   table = data;
   const { names } = table;
   haystack = table.pid.map((pid, i) => [
-    pid, ...table.nspid[i], table.comm[i], table.command[i], table.exe[i], table.containers[i].join(" "), table.cgroup[i],
+    pid, ...table.nspid[i], table.comm[i], table.waits[i], table.command[i], table.exe[i], table.containers[i].join(" "), table.cgroup[i],
     ...table.threads[i].map(([tid, name]) => tid + " " + names[name]),
   ].join("\n").toLowerCase());
   table.search = table.functions.map((name) => name.toLowerCase());
@@ -15,7 +15,7 @@ function prepare(data) {
 // Which stacks have a function with these letters: there are far fewer of them than threads.
 function stacksWith(word) {
   const hit = table.search.map((name) => name.includes(word));
-  return table.stacks.map((stack) => stack.find((number) => hit[number]));
+  return table.stacks.map((parts) => parts.flat().find((number) => hit[number]));
 }
 function matching(words, show, only) {
   const tests = words.map((word) => {
@@ -29,21 +29,26 @@ function matching(words, show, only) {
       found.push(i);
   return found;
 }
-// What has no name is its address, as page_data.py says.
-const named = (number) => !table.functions[number].startsWith("0x");
-// The function to show of a process: the one that was looked for, else the innermost with a name.
+const SCHEDULER = /^(__|io_|preempt_)?schedule/;
+// The functions that tell the most, innermost first: where in the kernel a thread sleeps, without the scheduler that it
+// calls for that, and the program's that have names. What has none is an address, as page_data.py says.
+function telling(stack) {
+  const [kernel, program] = stack.map((part) => part.map((number) => table.functions[number]));
+  const sleeps = kernel.find((name) => !SCHEDULER.test(name));
+  const named = program.filter((name) => !name.startsWith("0x"));
+  return { sleeps, named: named.length ? named : program };
+}
+// The function to show of a process: the one that was looked for, else the program's innermost.
 function functionOf(i, words) {
-  const ways = table.threads[i].map(([, , stack]) => table.stacks[stack]).filter((stack) => stack.length);
+  const stacks = table.threads[i].map(([, , stack]) => table.stacks[stack]);
   for (const word of words)
-    for (const stack of ways) {
-      const hit = stack.find((number) => table.search[number].includes(word));
+    for (const stack of stacks) {
+      const hit = stack.flat().find((number) => table.search[number].includes(word));
       if (hit !== undefined) return table.functions[hit];
     }
-  for (const stack of ways) {
-    const first = stack.find(named);
-    if (first !== undefined) return table.functions[first];
-  }
-  return ways.length ? table.functions[ways[0][0]] : "";
+  const told = stacks.map(telling);
+  const first = told.find(({ named }) => named.length && !named[0].startsWith("0x")) || told.find(({ sleeps }) => sleeps) || told[0];
+  return first ? first.named.find((name) => !name.startsWith("0x")) || first.sleeps || first.named[0] || "" : "";
 }
 const SHOWN = {
   "": ["all", () => true],
@@ -65,6 +70,7 @@ const COLUMNS = [
   { name: "rss", title: "RSS", kind: "number", of: (i) => table.rss[i], shown: amount },
   { name: "threads", title: "Threads", kind: "number", of: (i) => table.threads[i].length },
   { name: "group", title: "Container or group", of: group },
+  { name: "waits", title: "Waits for", of: (i) => table.waits[i] },
   { name: "uid", title: "UID", kind: "number", of: (i) => table.uid[i] === null ? -1 : table.uid[i], shown: (n) => n < 0 ? "?" : String(n) },
   { name: "core", title: "Core", kind: "number", of: (i) => table.size[i], shown: amount },
 ].map((column) => ({ ...column, sort: true }));
@@ -85,7 +91,7 @@ function sort(found, number, direction, words) {
 function equalStacks() {
   const found = new Map();
   table.threads.forEach((threads, i) => threads.forEach(([tid, , stack]) => {
-    if (!table.stacks[stack].length) return;
+    if (!table.stacks[stack].flat().length) return;
     if (!found.has(stack)) found.set(stack, []);
     found.get(stack).push([i, tid]);
   }));

@@ -42,8 +42,8 @@ function definitions(pairs) {
     if (value !== null && value !== undefined) list.append(make("dt", {}, term), make("dd", {}, value));
   return list;
 }
-function plainTable(caption, heads, rows) {
-  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, make("table", {},
+function plainTable(caption, kind, heads, rows) {
+  return make("div", { class: "scroll " + kind, tabindex: "0", role: "region", "aria-label": caption }, make("table", {},
     make("thead", {}, make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head)))),
     make("tbody", {}, rows.map((cells) => make("tr", {}, cells.map((cell) => make("td", {}, cell)))))));
 }

@@ -1,0 +1,115 @@
+"""Why threads of a process sleep, and since when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmcore2core.errors import LayoutUnknown, MemoryFault
+from vmcore2core.kernel import files, runqueue
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.printable import text
+from vmcore2core.process.capture import Captured, Processes
+from vmcore2core.process.kernelbt import KernelStack, NamedCall
+from vmcore2core.process.openfiles import Ends
+from vmcore2core.process.waits import Sleeper, Wait, Waits
+from vmcore2core.unwind.process import UserSpace
+
+AWAKE = frozenset("RZX")
+"""States of threads that do not sleep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Why a thread sleeps; None is "not known".
+
+    Attributes:
+        since: seconds since it last ran, with nine decimals.
+        wait: what it waits for; None outside of any system call.
+    """
+
+    since: str | None
+    wait: Wait | None
+
+
+class Sleepers:
+    """Threads of user processes that sleep.
+
+    Args:
+        processes: of the dump.
+        ends: who has the other ends of pipes and sockets, where that was found already.
+
+    Raises:
+        LayoutUnknown: the layout of open files is not known.
+    """
+
+    def __init__(self, processes: Processes, ends: Ends | None = None) -> None:
+        lacking = files.missing(processes.kernel)
+        if lacking:
+            raise LayoutUnknown(f"the layout of open files ({lacking[0]} and more)")
+        self._waits = Waits(processes, Ends(processes) if ends is None else ends)
+        self._now = _now(processes.kernel)
+
+    def of(
+        self,
+        thread: tuple[StructView, StructView],
+        captured: Captured,
+        space: UserSpace,
+        stack: KernelStack,
+        call: NamedCall | None,
+    ) -> Sleep:
+        """Return why a thread sleeps.
+
+        Args:
+            thread: ``struct task_struct`` of it and of its group's leader.
+            captured: its process.
+            space: likewise.
+            stack: its frames in the kernel.
+            call: the system call that it is in.
+        """
+        task, leader = thread
+        if call is None:
+            return Sleep(self._since(task), None)
+        functions = tuple(frame.function or "?" for frame in stack.frames)
+        read, order = captured.memory.read, captured.snapshot.byte_order
+        sleeper = Sleeper(task, leader, call, functions, read, lambda at: named(space, at), order)
+        return Sleep(self._since(task), self._waits.of(sleeper))
+
+    def _since(self, task: StructView) -> str | None:
+        """Return the seconds since a thread left its CPU: ``se.exec_start`` is of then, ``last_arrival`` of before."""
+        try:
+            times = [task.find_uint(name, 8) for name in ("se.exec_start", "sched_info.last_arrival")]
+        except MemoryFault:
+            return None
+        known = [time for time in times if time]
+        if self._now is None or not known or max(known) > self._now:
+            return None
+        passed = self._now - max(known)
+        return f"{passed // 10**9}.{passed % 10**9:09}"
+
+
+def _now(kernel: Kernel) -> int | None:
+    """Return the latest of the CPUs' clocks, in nanoseconds."""
+    clocks = []
+    for rq in runqueue.for_each_runqueue(kernel):
+        try:
+            clocks.append(rq.find_uint("clock", 8))
+        except MemoryFault:
+            continue
+    return max((clock for clock in clocks if clock is not None), default=None)
+
+
+def named(space: UserSpace, address: int) -> str:
+    """Return what is at a user address: FILE:variable+offset, else the mapping and the offset in it."""
+    image = space.image_of_data(address)
+    variable = None if image is None else image.variable(address)
+    vma = space.vma(address)
+    if image is not None and variable is not None:
+        home = next((one for one in space.snapshot.vmas if space.image(one.start) is image), None)
+        file = text(home.path or b"?") if home is not None else "?"
+        return f"{file}:{text(variable.name)}+{address - variable.value:#x}"
+    if vma is None:
+        return "not mapped"
+    if vma.path is not None and vma.pgoff is not None:
+        offset = vma.pgoff * space.snapshot.page_size + address - vma.start
+        return f"{text(vma.path)}+{offset:#x}"
+    return f"{vma.name or 'anonymous memory at ' + hex(vma.start)}+{address - vma.start:#x}"
