@@ -1,5 +1,6 @@
 """``vmcore2core``: write cores of the processes in a dump."""
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
@@ -145,8 +146,16 @@ def vmcore2core(
         ),
     ] = True,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, max=256, help="Number of worker processes.", rich_help_panel=MANY)
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            max=256,
+            help="Number of worker processes; default: 1, but for one core from a compressed dump, one a processor.",
+            rich_help_panel=MANY,
+        ),
+    ] = None,
     executor: Annotated[
         str | None,
         typer.Option(
@@ -203,7 +212,7 @@ def vmcore2core(
         raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
     if check and not resume:
         raise typer.BadParameter("--check requires --resume")
-    if executor is not None and jobs > 1:
+    if executor is not None and (jobs or 1) > 1:
         raise typer.BadParameter("--jobs starts workers here, --executor uses a cluster's: expected one of them")
     if minidump and (resume or compress is not None):
         raise typer.BadParameter("--minidump goes neither with --resume nor with --compress")
@@ -245,7 +254,8 @@ def vmcore2core(
         force=force,
         resume=resume,
         check=check,
-        jobs=jobs,
+        jobs=jobs or 1,
+        copiers=jobs or len(os.sched_getaffinity(0)),
         compression=None if compress is None else compress.value,
         single=choice.by_pid_alone and len(choice.pid) == 1 and not everything,
         indexed=everything,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -59,6 +59,7 @@ class Manner:
         debuginfod: ask the servers in $DEBUGINFOD_URLS for files, likewise.
         verbose: say more.
         minidump: write minidumps in place of cores.
+        copiers: how many processes copy the pages of a core.
     """
 
     dump_filter: DumpFilter | None = None
@@ -71,6 +72,7 @@ class Manner:
     debuginfod: bool = False
     verbose: bool = False
     minidump: bool = False
+    copiers: int = 1
 
     @property
     def torn_text(self) -> bool:
@@ -211,7 +213,7 @@ class Conversion:
 
     def _writer(self, leader: StructView, captured: Captured) -> Writer:
         if not self.manner.minidump:
-            return write_core
+            return partial(write_core, processes=self.manner.copiers)
         from vmcore2core.run.minidump import minidump_writer
 
         return minidump_writer(self.session, leader, captured)

@@ -60,6 +60,7 @@ class Request:
         options: what changes the cores, as the index remembers it.
         elsewhere: workers on other machines and how they open the dump, or None.
         minidump: minidumps in place of cores, without an index.
+        copiers: how many processes copy the pages of a single core, where they are compressed.
     """
 
     output: Path | None = None
@@ -79,6 +80,7 @@ class Request:
     options: dict[str, Any] = field(default_factory=dict)
     elsewhere: tuple[Cluster, Opening] | None = None
     minidump: bool = False
+    copiers: int = 1
 
 
 class Extraction:
@@ -97,6 +99,7 @@ class Extraction:
         self.errors: list[ErrorEntry] = []
         self.unmatched: list[str] = []
         self.index: Index | None = None
+        self._is_single = False
         self._replace = request.force
         self._bar: Bar = lambda _label: None
         self._heard: list[Outcome] = []
@@ -140,6 +143,7 @@ class Extraction:
         elif jobs and not self._is_file:
             self._make_directory()
         order = {job.pid: number for number, job in enumerate(jobs)}
+        self._is_single = len(left) == 1
         with ExitStack() as stack:
             workers = stack.enter_context(self._workers(left))
             if self.index is not None:
@@ -414,7 +418,14 @@ class Extraction:
             debuginfod=request.debuginfod,
             verbose=request.verbose,
             minidump=request.minidump,
+            copiers=request.copiers if self._is_single and self._is_decompressed_here else 1,
         )
+
+    @property
+    def _is_decompressed_here(self) -> bool:
+        """Whether the dump has compressed pages that forked processes can read: a connection they cannot share."""
+        container = self.session.container
+        return container.compressed is not None and all(path.is_file() for path in container.paths)
 
     @property
     def _told(self) -> Iterator[Outcome]:
