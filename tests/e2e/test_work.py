@@ -16,9 +16,12 @@ from vmcore2core.choose import Choice, choose
 from vmcore2core.commands.progress import progress_bars
 from vmcore2core.containers.diskdump_part import DiskDumpPart
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.kernel.structs import Structs
 from vmcore2core.memory import pagetable
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.process.capture import Captured, Processes
+from vmcore2core.process.dump_filter import EVERYTHING
+from vmcore2core.process.mappings import Mappings
 from vmcore2core.run.run import Extraction, Request
 from vmcore2core.session import Session
 from vmcore2core.tasks.ps import processes
@@ -133,3 +136,26 @@ def test_a_bulk_run_does_nothing_twice(jobs: int, monkeypatch: pytest.MonkeyPatc
     assert len(chosen) == 4 - jobs
     assert sorted(log.read_text().split()) == sorted(f"{one.leader.address:#x}" for one in chosen)
     assert len(decoded) <= 1.05 * len(set(decoded))  # of jobs that others do, those pages that this process decodes
+
+
+def test_mappings_are_read_together(work: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of numbers tell that mappings are as they should be; one by one are looked at those that have names."""
+    looked: list[int] = []
+    plain = Structs.view
+
+    def counted(self: Structs, row: int) -> StructView:
+        looked.append(row)
+        return plain(self, row)
+
+    monkeypatch.setattr(Structs, "view", counted)
+    with Session([DUMP]) as session:
+        processes_, leader = session.processes, session.processes.find(86)
+        arguments = processes_.mounts, processes_.cache, EVERYTHING, processes_.links
+        before = Counter(work)
+        mappings = Mappings(session.kernel, processes_.mm_of(leader), leader, *arguments)
+    work.subtract(before)
+    seen = [mappings.vmas[row] for row in looked]
+    assert len(mappings.vmas) == 29
+    assert not [vma for vma in seen if vma.path is None and not vma.name]
+    assert set(Counter(vma.path for vma in seen if vma.path is not None).values()) == {1}  # the file's, once
+    assert work["words"] < 170  # half of them for the paths of its five files

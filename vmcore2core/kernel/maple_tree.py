@@ -5,6 +5,7 @@ References: include/linux/maple_tree.h, lib/maple_tree.c (v7.2): mte_to_node(), 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
@@ -142,4 +143,4 @@ class MapleTree:
     def _words(self, address: int, count: int) -> list[int]:
         word, order = self.kernel.arch.pointer_size, self.kernel.arch.byte_order
         raw = self.kernel.memory.read(address, word * count)
-        return [int.from_bytes(raw[i : i + word], order) for i in range(0, len(raw), word)]
+        return list(struct.unpack(f"{'<' if order == 'little' else '>'}{count}{'Q' if word == 8 else 'I'}", raw))

@@ -29,6 +29,7 @@ NOT_ANONYMOUS = VM_SHARED | VM_PFNMAP | VM_IO | VM_HUGETLB | VM_MIXEDMAP
 MAX_VMAS = 1 << 20
 RWSEM_READER_OWNED, RWSEM_OWNER_FLAGS_MASK = 0x1, 0x3
 PAGE_SIZE_MIN = 4096
+SPECIAL_OPERATIONS = ("special_mapping_vmops", "legacy_special_mapping_vmops")
 SAVED_AUXV_MAX = 4096  # Linux 7.2: 2 * (AT_VECTOR_SIZE_ARCH + 22 + 1) words
 ANON_VMA_NAME_MAX_LEN = 80
 AT_NULL = 0
@@ -60,12 +61,12 @@ def for_each_vma(mm: StructView, problems: list[CorruptStructure] | None = None)
         CorruptStructure: after the good ones: a broken index, or a VMA that does not fit.
     """
     end_before = count = 0
-    for indexed, vma in _each_vma(mm):
+    for indexed, vma in each_vma(mm):
         count += 1
         try:
-            _check_range(mm, vma, end_before, indexed)
+            check_range(mm, vma, end_before, indexed)
             if problems is not None:
-                problems += _oddities(mm, vma)
+                problems += oddities(mm, vma)
         except CorruptStructure as error:
             if problems is None or indexed is None:
                 raise
@@ -73,9 +74,15 @@ def for_each_vma(mm: StructView, problems: list[CorruptStructure] | None = None)
             continue
         end_before = vma_end(vma)
         yield vma
+    if problems is not None:
+        problems += miscounted(mm, count)
+
+
+def miscounted(mm: StructView, count: int) -> Iterator[CorruptStructure]:
+    """Yield what is wrong with ``mm->map_count``, where there are ``count`` mappings."""
     expected = mm.find_uint("map_count", 4)
-    if problems is not None and expected not in (None, count):
-        problems.append(mm.corrupt("map_count", f"{expected} mappings, expected {count} as there are"))
+    if expected not in (None, count):
+        yield mm.corrupt("map_count", f"{expected} mappings, expected {count} as there are")
 
 
 def mmap_lock_writer(mm: StructView) -> int | None:
@@ -122,7 +129,7 @@ def is_unlocked(mm: StructView) -> bool:
     return (mm.find_uint("mmap_sem.count", word) if found is None else found) == 0
 
 
-def _check_range(mm: StructView, vma: StructView, end_before: int, indexed: tuple[int, int] | None) -> None:
+def check_range(mm: StructView, vma: StructView, end_before: int, indexed: tuple[int, int] | None) -> None:
     """Check that a VMA is of whole pages behind the one before, and where the index has it.
 
     Raises:
@@ -146,8 +153,12 @@ def _check_range(mm: StructView, vma: StructView, end_before: int, indexed: tupl
         )
 
 
-def _oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
-    """Yield what no mapping of this mm can have."""
+def oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
+    """Yield what no mapping of this mm can have.
+
+    Raises:
+        MemoryFault: it, or what it points to, cannot be read.
+    """
     if vma.has("vm_mm") and vma.pointer("vm_mm") != mm.address:
         yield vma.corrupt("vm_mm", f"{vma.pointer('vm_mm'):#x}, expected {mm.address:#x}")
     yield from _anon_vma_oddities(vma)
@@ -181,8 +192,7 @@ def _lost_file(vma: StructView) -> bool:
 def _is_special(vma: StructView) -> bool:
     """Tell whether a mapping is of __install_special_mapping()."""
     find = vma.kernel.layout.find_symbol
-    operations = (find("special_mapping_vmops"), find("legacy_special_mapping_vmops"))
-    return vma.has("vm_ops") and vma.pointer("vm_ops") in operations
+    return vma.has("vm_ops") and vma.pointer("vm_ops") in [find(name) for name in SPECIAL_OPERATIONS]
 
 
 def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
@@ -226,8 +236,12 @@ def _anon_vma_oddities(vma: StructView) -> Iterator[CorruptStructure]:
         yield vma.corrupt("anon_vma", f"{at:#x}: {fault}")
 
 
-def _each_vma(mm: StructView) -> Iterator[tuple[tuple[int, int] | None, StructView]]:
-    """Yield each VMA, and what range the index has it for: None where that is a list."""
+def each_vma(mm: StructView) -> Iterator[tuple[tuple[int, int] | None, StructView]]:
+    """Yield each VMA, unchecked, and what range the index has it for: None where that is a list.
+
+    Raises:
+        CorruptStructure: after the good ones: the index is broken.
+    """
     # Since Linux kernel commit 763ecb035029 ("mm: remove the vma linked list") (in v6.1), VMAs are in a maple tree.
     # Before that, they are a list through vm_next.
     if mm.has("mm_mt"):

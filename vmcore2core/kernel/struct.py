@@ -72,15 +72,16 @@ class StructView:
         kernel: the kernel it belongs to.
         struct: C tag, without "struct".
         address: kernel virtual address.
+        raw: its bytes, where they were read already.
     """
 
     __slots__ = ("_raw", "address", "kernel", "struct")
 
-    def __init__(self, kernel: Kernel, struct: str, address: KernelAddr) -> None:
+    def __init__(self, kernel: Kernel, struct: str, address: KernelAddr, raw: bytes | None = None) -> None:
         self.kernel = kernel
         self.struct = struct
         self.address = address
-        self._raw: bytes | None = None
+        self._raw = raw
 
     @override
     def __repr__(self) -> str:

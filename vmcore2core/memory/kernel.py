@@ -6,13 +6,19 @@ The walk needs no direct-map base, no vmalloc base and no vmemmap base, which ar
 
 from __future__ import annotations
 
-from vmcore2core.addresses import PhysAddr
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import PhysAddr, U8Array, U64Array
 from vmcore2core.arch.spec import KernelMap
+from vmcore2core.containers.base import PageState
 from vmcore2core.errors import MemoryFault, NotMapped
 from vmcore2core.memory.pagetable import KnownTables, translate
 from vmcore2core.memory.physical import PhysicalMemory
 
 TLB_ENTRIES = 16384
+GATHERED = 4096
+"""Structures that are read together: of a page each, at most, that takes 16 MiB."""
 
 
 class KernelMemory:
@@ -68,6 +74,55 @@ class KernelMemory:
             raise
         except MemoryFault as fault:
             raise type(fault)(address, f"physical {fault.address:#x}") from None
+
+    def read_many(self, addresses: U64Array, size: int) -> tuple[U8Array, NDArray[np.bool_]]:
+        """Read as many bytes at each of many addresses, page by page.
+
+        Args:
+            addresses: uint64[n], kernel virtual addresses, in any order.
+            size: bytes at each; those of a page at most.
+
+        Returns:
+            uint8[n, size], and whether all of them could be read, bool[n]: the others are zeros that must not be used.
+        """
+        found, there = np.zeros((len(addresses), size), np.uint8), np.zeros(len(addresses), np.bool_)
+        order = np.argsort(addresses, kind="stable")
+        for at in range(0, len(order), GATHERED):
+            rows = order[at : at + GATHERED]
+            found[rows], there[rows] = self._gather(addresses[rows], size)
+        found[~there] = 0
+        return found, there
+
+    def _gather(self, addresses: U64Array, size: int) -> tuple[U8Array, NDArray[np.bool_]]:
+        low = addresses & ~np.uint64(self._page_size - 1)
+        high = (addresses + np.uint64(size - 1)) & ~np.uint64(self._page_size - 1)
+        pages = np.unique(np.concatenate((low, high)))
+        content, known = self._read_whole(pages)
+        first, last = np.searchsorted(pages, low), np.searchsorted(pages, high)
+        # What begins in a page and ends in the next one has both, one behind the other.
+        places = (first * self._page_size + (addresses - low).astype(np.int64))[:, None] + np.arange(size)
+        return np.take(content.reshape(-1), places, mode="clip"), known[first] & known[last] & (high >= low)
+
+    def _read_whole(self, pages: U64Array) -> tuple[U8Array, NDArray[np.bool_]]:
+        """Return pages, and whether they could be read."""
+        content, known = np.zeros((len(pages), self._page_size), np.uint8), self.are_mapped(pages)
+        paddrs = np.array([self.to_phys(page) for page in pages[known].tolist()], np.uint64)
+        content[known], states = self.physical.read_blocks(paddrs, self._page_size)
+        known[known] = (states == PageState.PRESENT) | (states == PageState.ZERO)
+        return content, known
+
+    def _is_mapped(self, address: int) -> bool:
+        try:
+            self.to_phys(address)
+        except MemoryFault:
+            return False
+        return True
+
+    def are_mapped(self, addresses: U64Array) -> NDArray[np.bool_]:
+        """Tell which addresses the kernel has any memory at, bool[n]."""
+        pages, which = np.unique(addresses & ~np.uint64(self._page_size - 1), return_inverse=True)
+        mapped = np.array([self._is_mapped(page) for page in pages.tolist()], np.bool_)
+        return mapped[which]
 
     def to_phys(self, address: int) -> PhysAddr:
         """Return the physical address of kernel virtual ``address``.

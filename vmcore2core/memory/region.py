@@ -128,7 +128,7 @@ class Original(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Region:
     """One VMA as its memory goes.
 

@@ -320,7 +320,7 @@ class _Capture:
                 self.warnings.append(str(self.mm.corrupt(name, f"{at:#x}, which is in no mapping")))
         once = last_notes(self.kernel, self.warnings)
         about = psinfo(self.leader, stack.arguments(ELF_PRARGSZ - 1), self.warnings)
-        left = files_on_disk(vmas, memory, mappings.of_files, machine.elf_class, self.kernel.arch.byte_order)
+        left = files_on_disk(vmas, memory, mappings.view_at, machine.elf_class, self.kernel.arch.byte_order)
         snapshot = ProcessSnapshot(
             tgid=sched.task_tgid(self.leader),
             comm=sched.task_comm(self.leader),
@@ -352,7 +352,7 @@ class _Capture:
 
     def _ask_pages(self, mappings: Mappings, memory: UserMemory, threads: Sequence[StructView]) -> None:
         """Ask the page tables, and what the mm counts, whether they agree with the mappings."""
-        looked = self.processes.page_index.look(list(zip(mappings.views, mappings.regions, strict=True)), memory)
+        looked = self.processes.page_index.look(mappings.table, memory)
         self.warnings += looked.sentences
         sizes = [(vma.vm_flags, vma.end - vma.start) for vma in mappings.vmas]
         self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.walked)

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import U64Array
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel.fs import S_IFMT, S_IFREG
 from vmcore2core.kernel.mm import VM_SHARED
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.structs import Structs, read_words
+from vmcore2core.kernel.vmas import Vmas
 
 FMODE_WRITE = 0x2
 RB_PARENT = ~0x3
@@ -37,20 +43,97 @@ class FileLinks:
         self._of_files: dict[int, list[str]] = {}
         self._of_dentries: dict[int, list[str]] = {}
         self._of_mounts: dict[int, list[str]] = {}
+        self._of_paths: dict[int, list[str]] = {}
         self._tops: dict[int, int] = {}
 
-    def problems(self, vma: StructView, file: StructView) -> list[str]:
+    def problems(self, vma: StructView, file: StructView, *, linked: bool = False) -> list[str]:
         """Return a sentence for each thing that is wrong with a mapped file.
 
         Args:
             vma: ``struct vm_area_struct``.
             file: ``vma->vm_file``.
+            linked: whether the mapping is known to be where its file has it, and only the file is to be looked at.
         """
         if file.address not in self._of_files:
             self._of_files[file.address] = list(_sentences(self._of_file(file)))
-        checks = (self._is_shared(vma, file), self._in_tree(vma, file))
+        if file.address not in self._of_paths:
+            self._of_paths[file.address] = list(self._of_path(file))
+        checks = () if linked else (self._is_shared(vma, file), self._in_tree(vma, file))
         of_vma = (sentence for check in checks for sentence in _sentences(check))
-        return [*self._of_files[file.address], *self._of_path(file), *of_vma]
+        return [*self._of_files[file.address], *self._of_paths[file.address], *of_vma]
+
+    def linked(self, vmas: Vmas) -> NDArray[np.bool_]:
+        """Tell which mappings are known to be where their files have them, bool[n]: nothing is wrong with their links.
+
+        Args:
+            vmas: of a process.
+        """
+        members = ("vm_pgoff", "shared.rb", "shared.rb_subtree_last")
+        if not all(map(vmas.has, members)) or self.kernel.layout.find_member("address_space", "i_mmap") is None:
+            return np.zeros(len(vmas), np.bool_)
+        files, which = np.unique(vmas.file, return_inverse=True)
+        shared = vmas.flags & np.uint64(VM_SHARED) != 0
+        roots, writable = zip(*(self._root_and_mode(file) for file in files.tolist()), strict=True)
+        node = vmas.addresses + np.uint64(self.kernel.layout.member("vm_area_struct", "shared.rb").offset)
+        known: NDArray[np.bool_] = vmas.whole & (vmas.file != 0) & (~shared | np.array(writable, np.bool_)[which])
+        tops = np.zeros(len(vmas), np.uint64)
+        tops[known] = self._tops_of(node[known])
+        known &= (tops != 0) & (tops == np.array(roots, np.uint64)[which])
+        known[known] &= self._are_in_order(vmas, node, known)
+        return known
+
+    def _root_and_mode(self, address: int) -> tuple[int, bool]:
+        """Return the top ``struct rb_node *`` of a file's mappings, 0 if not known; and whether it may be written."""
+        file, i_mmap = self.kernel.view("file", address), self.kernel.layout.member("address_space", "i_mmap")
+        try:
+            if not address or not file.has("f_mapping"):
+                return 0, False
+            mode = file.find_uint("f_mode", 4)
+            root = self.kernel.read_pointer(file.pointer("f_mapping") + i_mmap.offset)
+            return root, mode is None or bool(mode & FMODE_WRITE)
+        except MemoryFault:
+            return 0, False
+
+    def _tops_of(self, nodes: U64Array) -> U64Array:
+        """Return the ``struct rb_node *`` above all others of each, 0 where it is not known."""
+        tops, which = np.unique(nodes, return_inverse=True)
+        above = np.arange(len(tops))
+        for _ in range(RB_DEPTH_MAX):
+            words, there = read_words(self.kernel, tops)
+            parents = words & np.uint64(RB_PARENT % (1 << 64))
+            if not (parents[there] != 0).any():
+                break
+            following = np.where(parents != 0, parents, tops)
+            following[~there] = 0
+            tops, merged = np.unique(following, return_inverse=True)
+            above = merged[above]
+        else:
+            return np.zeros(len(nodes), np.uint64)
+        tops[~there] = 0
+        return tops[above][which]
+
+    def _are_in_order(self, vmas: Vmas, node: U64Array, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Tell of which mappings the place in the file is what ``_in_order`` wants it to be.
+
+        Args:
+            vmas: of a process.
+            node: address of each one's ``struct rb_node``.
+            rows: which are meant.
+        """
+        page, node = np.uint64(self.kernel.memory.kernel_map.spec.page_size), node[rows]
+        pgoff, told = vmas.ulong("vm_pgoff")[rows], vmas.ulong("shared.rb_subtree_last")[rows]
+        last = pgoff + (vmas.end[rows] - vmas.start[rows]) // page - np.uint64(1)
+        fine: NDArray[np.bool_] = (pgoff < np.uint64(1 << 63)) & (last < np.uint64(1 << 63))
+        for i in (1, 2):
+            child, there = read_words(self.kernel, node + np.uint64(i * self._word))
+            has = child != 0
+            below = Structs(self.kernel, "vm_area_struct", child[has] - (node - vmas.addresses[rows])[has])
+            last[has] = np.maximum(last[has], below.ulong("shared.rb_subtree_last"))
+            place = below.ulong("vm_pgoff")
+            fine[has] &= below.whole & ((place >= pgoff[has]) if i == 1 else (place <= pgoff[has]))
+            fine &= there
+        fine &= last == told
+        return fine
 
     def _is_shared(self, vma: StructView, file: StructView) -> Iterator[CorruptStructure]:
         """Check that a file that is mapped shared was opened to be written (do_mmap())."""

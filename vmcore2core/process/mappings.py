@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.vmas import Vmas
 from vmcore2core.memory.region import Backing, Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import counted
@@ -25,7 +28,7 @@ S_DAX = 1 << 13  # include/linux/fs.h, since Linux 4.2
 
 
 class _ToldOfFile(NamedTuple):
-    """What a ``struct file`` says that is mapped; the fields of ``Vma`` and ``Region`` of the same names."""
+    """What a ``struct file`` says that is mapped, and it; the fields of ``Vma`` and ``Region`` of the same names."""
 
     path: bytes | None = None
     proc_path: bytes | None = None
@@ -33,6 +36,7 @@ class _ToldOfFile(NamedTuple):
     device: int | None = None
     inode: int | None = None
     on_disk: bool = False
+    file: StructView | None = None
 
 
 _NO_FILE = _ToldOfFile()
@@ -53,7 +57,7 @@ class Mappings:
     Attributes:
         vmas: in address order; ``Vma.absent`` is not filled in.
         regions: of the same mappings.
-        views: ``struct vm_area_struct`` of each.
+        table: ``struct vm_area_struct`` of each.
         warnings: sentences about what is broken.
     """
 
@@ -71,19 +75,31 @@ class Mappings:
         self.warnings: list[str] = []
         self.vmas: list[Vma] = []
         self.regions: list[Region] = []
-        self.views: list[StructView] = []
         self._mounts, self._cache, self._filter, self._links = mounts, cache, dump_filter, links
         self._root = fs.task_root(leader)
         self._is_chroot = self._told_chroot()
         self._files: dict[int, _ToldOfFile] = {}
+        self._extents: dict[tuple[object, ...], Extent] = {}
         self._if_elf: set[int] = set()
+        self.table = self._table = Vmas(owner)
+        word = kernel.arch.pointer_size
+        self._pgoff, self._anon_vma, self._ops = (
+            self._table.find_uint(name, word) for name in ("vm_pgoff", "anon_vma", "vm_ops")
+        )
+        self._linked, self._may_be_named = links.linked(self._table), self._table.may_be_named()
+        self._read()
+
+    def _read(self) -> None:
+        rows: list[int] = []
         problems: list[CorruptStructure] = []
         try:
-            for view in mm.for_each_vma(owner, problems):
-                self._add(view)
+            for row in self._table.checked(problems):
+                self._add(row)
+                rows.append(row)
         except (CorruptStructure, MemoryFault) as error:
             self.warnings.append(f"mappings may be missing{self._being_changed()}: {error}")
         self.warnings += [f"mappings may be missing or wrong{self._being_changed()}: {problem}" for problem in problems]
+        self.table = self._table.only(rows)
 
     def _being_changed(self) -> str:
         """Return why mappings need not fit each other for a moment, or ""."""
@@ -93,59 +109,52 @@ class Mappings:
             return ""
         return f", as the task at {writer:#x} was changing them (it holds mmap_lock)" if writer else ""
 
-    def _add(self, view: StructView) -> None:
-        start, end = UserAddr(mm.vma_start(view)), UserAddr(mm.vma_end(view))
-        flags = view.ulong("vm_flags")
-        file = view.follow("vm_file", "file")
-        told = self._told(file, start) if file is not None else _NO_FILE
-        if file is not None:
-            self.warnings += [
-                sentence for sentence in self._links.problems(view, file) if sentence not in self.warnings
-            ]
-        pgoff = view.find_uint("vm_pgoff", self.kernel.arch.pointer_size)
-        if file is not None and pgoff is not None and pgoff * mm.PAGE_SIZE_MIN + end - start > LOFF_MAX:
-            self.warnings.append(str(view.corrupt("vm_pgoff", f"{pgoff:#x} pages, beyond the end of any file")))
-        anon_vma = bool(view.pointer("anon_vma")) if view.has("anon_vma") else None
-        extent = vma_dump_extent(
-            flags,
-            self._filter,
-            file=told.mapped,
-            anon_vma=anon_vma,
-            at_start=pgoff == 0,
-        )
+    def _add(self, row: int) -> None:
+        table = self._table
+        if not table.whole[row]:
+            _check_readable(table.view(row))
+        start, end = UserAddr(int(table.start[row])), UserAddr(int(table.end[row]))
+        flags, address = int(table.flags[row]), int(table.file[row])
+        told = self._checked_file(row, address, start) if address else _NO_FILE
+        pgoff = None if self._pgoff is None else int(self._pgoff[row])
+        if address and pgoff is not None and pgoff * mm.PAGE_SIZE_MIN + end - start > LOFF_MAX:
+            said = f"{pgoff:#x} pages, beyond the end of any file"
+            self.warnings.append(str(table.view(row).corrupt("vm_pgoff", said)))
+        anon_vma = None if self._anon_vma is None else bool(self._anon_vma[row])
+        extent = self._extent(flags, address, told.mapped, anon_vma, at_start=pgoff == 0)
         if extent is Extent.FIRST_PAGE_IF_ELF:
             self._if_elf.add(start)
         backing: Backing | None = None
         on_disk = False
-        if file is not None and pgoff is not None:
-            backing = FileBacking(self._cache, file, self.warnings)
+        if address and pgoff is not None:
+            backing = FileBacking(self._cache, told.file or self.kernel.view("file", address), self.warnings)
             # do_fault() gives a private mapping the file's page where its entry is none: one that was changed is
             # anonymous, and leaves a swap entry when it goes (mm/memory.c, mm/rmap.c: try_to_unmap_one()).
             on_disk = not flags & mm.VM_SHARED and told.on_disk
-        elif file is None:
-            backing = special_backing(view, self._cache)
+        elif not address and self._may_be_named[row]:
+            backing = special_backing(table.view(row), self._cache)
             if backing is not None and not flags & (mm.VM_IO | mm.VM_PFNMAP):
                 extent = Extent.WHOLE  # always_dump_vma() in fs/coredump.c
         # A special mapping ([vvar], [uprobes]) has operations, but no file: its pages are not zero-filled either.
-        special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
+        special = self._ops is not None and bool(self._ops[row])
         region = Region(
             start,
             end,
-            zero_fill=file is None and not special,
+            zero_fill=not address and not special,
             pgoff=pgoff or 0,
             backing=backing,
             on_disk=on_disk,
-            pristine=file is not None and anon_vma is False and not flags & mm.VM_SHARED,
+            pristine=bool(address) and anon_vma is False and not flags & mm.VM_SHARED,
         )
         vma = Vma(
             start=start,
             end=end,
             p_flags=vma_p_flags(flags),
             vm_flags=flags,
-            pgoff=pgoff if file is not None else None,
+            pgoff=pgoff if address else None,
             path=told.path,
             proc_path=told.proc_path,
-            name=mm.vma_name(self.mm, view) if file is None else "",
+            name=mm.vma_name(self.mm, table.view(row)) if not address and self._may_be_named[row] else "",
             device=told.device,
             inode=told.inode,
             dumped=extent is not Extent.NOTHING,
@@ -153,7 +162,34 @@ class Mappings:
         )
         self.vmas.append(vma)
         self.regions.append(region)
-        self.views.append(view)
+
+    def _extent(
+        self, flags: int, address: int, mapped: MappedFile | None, anon_vma: bool | None, *, at_start: bool
+    ) -> Extent:
+        """Return how much of a mapping belongs into the core: the same of all that are alike."""
+        alike = flags, address, anon_vma, at_start
+        if alike not in self._extents:
+            self._extents[alike] = vma_dump_extent(
+                flags, self._filter, file=mapped, anon_vma=anon_vma, at_start=at_start
+            )
+        return self._extents[alike]
+
+    def _checked_file(self, row: int, address: int, start: int) -> _ToldOfFile:
+        """Return what the file of a mapping says, when its links are checked: the file's once, the mapping's each.
+
+        Args:
+            row: of the mapping.
+            address: of its ``struct file``.
+            start: of the mapping, for messages.
+        """
+        known = self._files.get(address)
+        if known is not None and self._linked[row]:
+            return known
+        file = self.kernel.view("file", address)
+        told = self._told(file, start)
+        found = self._links.problems(self._table.view(row), file, linked=bool(self._linked[row]))
+        self.warnings += [sentence for sentence in found if sentence not in self.warnings]
+        return told
 
     def _told(self, file: StructView, start: int) -> _ToldOfFile:
         """Return what a mapped file says, which is asked once of each but where its path cannot be read.
@@ -169,6 +205,7 @@ class Mappings:
                 _mapped_file(file),
                 *fs.device_and_inode(file),
                 FileBacking(self._cache, file, self.warnings).on_disk(),
+                file,
             )
             if told.path is None or told.proc_path is None:
                 return told
@@ -196,11 +233,9 @@ class Mappings:
             self.warnings += [sentence] if sentence not in self.warnings else []
             return None
 
-    @property
-    def of_files(self) -> list[tuple[StructView, Region]]:
-        """``struct vm_area_struct`` of those of files, and their regions."""
-        both = zip(self.views, self.regions, strict=False)  # the gate's region has no view
-        return [(view, region) for view, region in both if view.pointer("vm_file")]
+    def view_at(self, start: int) -> StructView:
+        """Return the ``struct vm_area_struct`` of the mapping that starts at an address."""
+        return self.table.view(int(np.searchsorted(self.table.start, np.uint64(start))))
 
     def leave_out_beyond(self, end: int) -> None:
         """Leave out mappings that a core of this class has no room for, with a warning.
@@ -211,16 +246,14 @@ class Mappings:
         kept = [i for i, vma in enumerate(self.vmas) if vma.end <= end]
         if len(kept) == len(self.vmas):
             return
-        lost = next(view for vma, view in zip(self.vmas, self.views, strict=True) if vma.end > end)
-        said = f"{mm.vma_end(lost):#x}, expected {end:#x} at most as the process's machine has"
+        lost = next(i for i, vma in enumerate(self.vmas) if vma.end > end)
+        said = f"{self.vmas[lost].end:#x}, expected {end:#x} at most as the process's machine has"
         self.warnings.append(
-            f"left out is {counted(len(self.vmas) - len(kept), 'mapping')}: {lost.corrupt('vm_end', said)}"
+            f"left out is {counted(len(self.vmas) - len(kept), 'mapping')}: "
+            f"{self.table.view(lost).corrupt('vm_end', said)}"
         )
-        self.vmas, self.regions, self.views = (
-            [self.vmas[i] for i in kept],
-            [self.regions[i] for i in kept],
-            [self.views[i] for i in kept],
-        )
+        self.vmas, self.regions = [self.vmas[i] for i in kept], [self.regions[i] for i in kept]
+        self.table = self.table.only(kept)
 
     def look_for_elf_headers(self, memory: UserMemory) -> None:
         """Settle of which mappings the first page belongs into the core because it is an ELF header."""
@@ -263,3 +296,13 @@ def _mapped_file(file: StructView) -> MappedFile:
         executable=None if mode is None else bool(mode & S_IXUGO),
         dax=None if flags is None else bool(flags & S_DAX),
     )
+
+
+def _check_readable(view: StructView) -> None:
+    """Check that what is asked of a ``struct vm_area_struct`` can be read.
+
+    Raises:
+        MemoryFault: it cannot.
+    """
+    for name in ("vm_flags", "vm_file", "vm_pgoff", "anon_vma", "vm_ops"):
+        view.find_uint(name, view.kernel.arch.pointer_size)

@@ -6,12 +6,11 @@ References: include/linux/fs.h: inode_get_mtime() (Linux 7.2).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vmcore2core.errors import MemoryFault
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.filebacking import MTIMES
 from vmcore2core.process.model import AbsentReason, OnDisk, Vma
@@ -21,7 +20,7 @@ from vmcore2core.process.sysroot import build_id, mapped
 def files_on_disk(
     vmas: Sequence[Vma],
     memory: UserMemory,
-    of_files: Sequence[tuple[StructView, Region]],
+    view_at: Callable[[int], StructView],
     elf_class: int,
     order: ByteOrder,
 ) -> Iterator[OnDisk]:
@@ -30,7 +29,7 @@ def files_on_disk(
     Args:
         vmas: of the process, with what is absent.
         memory: of the process.
-        of_files: ``struct vm_area_struct`` of the mappings of files, and their regions.
+        view_at: gives the ``struct vm_area_struct`` of the mapping that starts at an address.
         elf_class, order: of the process.
     """
     pages: Counter[bytes] = Counter()
@@ -40,11 +39,10 @@ def files_on_disk(
         if left and vma.path is not None:
             pages[vma.path] += left // memory.spec.page_size
             some[vma.path] = vma
-    views = {int(region.start): view for view, region in of_files} if pages else {}
     for path, count in pages.items():
         first = next((vma for vma in vmas if vma.path == path and vma.pgoff == 0), None)
         found = None if first is None else build_id(mapped(first, memory), elf_class, order)
-        size, mtime = _size_and_mtime(views[int(some[path].start)])
+        size, mtime = _size_and_mtime(view_at(some[path].start))
         yield OnDisk(path, count, None if found is None else found.hex(), size, mtime)
 
 

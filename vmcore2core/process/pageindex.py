@@ -8,7 +8,7 @@ which is the address at which the mapping was when it got its first page of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
@@ -21,8 +21,8 @@ from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel import fs, mm
 from vmcore2core.kernel.page_structs import MAPPING_ANON, PagePlaces, PageStructs
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.vmas import Vmas
 from vmcore2core.memory.pagetable import Ranges, RunKind, walk
-from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import counted
 from vmcore2core.process.walked import Walked
@@ -36,32 +36,29 @@ OTHERS = mm.VM_HUGETLB | mm.VM_MIXEDMAP | OF_DEVICES
 ANON_PGOFF_LOW, ANON_PGOFF_HIGH = "__vm_anon_pgoff_lo", "__vm_anon_pgoff_hi"
 """Since Linux 7.3; the second where a word has 64 bits."""
 
-Mapped = Sequence[tuple[StructView, Region]]
-"""``struct vm_area_struct`` and what is made of it, in address order."""
-
 
 class Expected(NamedTuple):
-    """What the pages of a mapping say of their place, if all is well.
+    """What the pages of mappings say of their place, if all is well: uint64[n] or bool[n].
 
     Attributes:
-        mapping: ``struct address_space *`` of its file, 0 for none.
-        pgoff: index of its first page, of a page of the file.
-        anon_pgoff: likewise, of a page of its own.
+        mapping: ``struct address_space *`` of the file, 0 for none.
+        pgoff: index of the first page, of a page of the file.
+        anon_pgoff: likewise, of a page of the process's own.
         anon_vma: ``struct anon_vma *`` of its own pages; 0 for none.
         of_file: whether a page of another file cannot be there.
         is_own: whether a page of its own can be there.
-        never_file: whether no page of its file can be there.
+        never_file: whether no page of the file can be there.
         never_own: whether no page of its own can be there (is_cow_mapping()).
     """
 
-    mapping: int = 0
-    pgoff: int = 0
-    anon_pgoff: int = 0
-    anon_vma: int = 0
-    of_file: bool = False
-    is_own: bool = False
-    never_file: bool = False
-    never_own: bool = False
+    mapping: U64Array
+    pgoff: U64Array
+    anon_pgoff: U64Array
+    anon_vma: U64Array
+    of_file: NDArray[np.bool_]
+    is_own: NDArray[np.bool_]
+    never_file: NDArray[np.bool_]
+    never_own: NDArray[np.bool_]
 
 
 class Sample(NamedTuple):
@@ -103,24 +100,24 @@ class PageIndex:
             return None
         return found if found.tell_place else None
 
-    def look(self, mapped: Mapped, memory: UserMemory) -> Looked:
+    def look(self, vmas: Vmas, memory: UserMemory) -> Looked:
         """Return what the page tables have, and a sentence for each mapping that has a page of another place.
 
         Args:
-            mapped: the process's mappings.
+            vmas: the process's mappings.
             memory: of the process.
         """
-        kept = [(view, region) for view, region in mapped if not view.ulong("vm_flags") & mm.VM_HUGETLB]
-        expected = [_expected(view) for view, _ in kept]
-        starts = np.array([region.start for _, region in kept], np.uint64)
-        ends = np.array([region.end for _, region in kept], np.uint64)
+        kept = vmas.only(np.flatnonzero(vmas.flags & np.uint64(mm.VM_HUGETLB) == 0).tolist())
+        expected, starts, ends = _expected(kept), kept.start, kept.end
         page, walked = np.uint64(memory.spec.page_size), Walked(memory.spec, memory.swap)
         errors: dict[int, CorruptStructure] = {}
         for batch in walk(memory.memory, memory.spec, memory.root, Ranges(starts, ends), walked.tables):
             walked.add(batch)
             leaf = batch.kind == RunKind.LEAF
             for at, entry in self._written(kept, starts, batch.vaddr[leaf], batch.entry[leaf]):
-                errors.setdefault(at, kept[at][0].corrupt("vm_flags", f"without VM_WRITE, but an entry is {entry:#x}"))
+                errors.setdefault(
+                    at, kept.view(at).corrupt("vm_flags", f"without VM_WRITE, but an entry is {entry:#x}")
+                )
             if self._structs is None:
                 continue
             sample = _sample(batch.vaddr[leaf], batch.paddr[leaf], starts)
@@ -129,30 +126,29 @@ class PageIndex:
             for row in self._wrong(expected, sample, within, places):
                 at = int(sample.vma[row])
                 if at not in errors:
-                    view = kept[at][0]
-                    errors[at] = _error(view, expected[at], int(sample.vaddr[row]), int(within[row]), places, row)
+                    errors[at] = _error(kept, at, expected, int(sample.vaddr[row]), int(within[row]), places, row)
         return Looked(tuple(_sentences(errors)), walked)
 
-    def _written(self, kept: Mapped, starts: U64Array, vaddr: U64Array, entries: U64Array) -> Iterator[tuple[int, int]]:
+    def _written(self, kept: Vmas, starts: U64Array, vaddr: U64Array, entries: U64Array) -> Iterator[tuple[int, int]]:
         """Yield which mappings that nobody may write have a page that can be written, and its entry."""
+        of_vma = np.searchsorted(starts, vaddr, side="right") - 1
         writes = entries & np.uint64(self.kernel.arch.paging.pte_write) != 0
-        rows = np.flatnonzero(writes)
-        vma, first = np.unique(np.searchsorted(starts, vaddr[rows], side="right") - 1, return_index=True)
+        rows = np.flatnonzero(writes & (kept.flags[of_vma] & np.uint64(mm.VM_WRITE) == 0))
+        vma, first = np.unique(of_vma[rows], return_index=True)
         for at, row in zip(vma.tolist(), first.tolist(), strict=True):
-            view = kept[at][0]
+            view = kept.view(at)
             owner = view.follow("vm_mm", "mm_struct") if view.has("vm_mm") else None
-            if not view.ulong("vm_flags") & mm.VM_WRITE and owner is not None and mm.is_settled(owner):
+            if owner is not None and mm.is_settled(owner):
                 yield at, int(entries[rows[row]])
 
-    def _wrong(self, expected: list[Expected], sample: Sample, within: U64Array, places: PagePlaces) -> list[int]:
+    def _wrong(self, expected: Expected, sample: Sample, within: U64Array, places: PagePlaces) -> list[int]:
         """Return which pages of a sample have another place than is expected, ascending."""
         mapping, pgoff, anon_pgoff, anon_vma = (
-            np.array([getattr(each, name) for each in expected], np.uint64)[sample.vma]
-            for name in ("mapping", "pgoff", "anon_pgoff", "anon_vma")
+            column[sample.vma] for column in (expected.mapping, expected.pgoff, expected.anon_pgoff, expected.anon_vma)
         )
         of_file, is_own, never_file, never_own = (
-            np.array([getattr(each, name) for each in expected], np.bool_)[sample.vma]
-            for name in ("of_file", "is_own", "never_file", "never_own")
+            column[sample.vma]
+            for column in (expected.of_file, expected.is_own, expected.never_file, expected.never_own)
         )
         same = places.mapping == mapping
         elsewhere = same & ((places.index != pgoff + within) | never_file)
@@ -198,25 +194,33 @@ def _sample(vaddr: U64Array, paddr: U64Array, starts: U64Array) -> Sample:
     return Sample(vaddr[kept], paddr[kept], vma[kept])
 
 
-def _expected(view: StructView) -> Expected:
-    """Return what pages of a mapping should say."""
-    flags, pgoff = view.ulong("vm_flags"), view.find_uint("vm_pgoff", view.kernel.arch.pointer_size)
+def _expected(vmas: Vmas) -> Expected:
+    """Return what pages of mappings should say."""
+    word, none = vmas.kernel.arch.pointer_size, np.zeros(len(vmas), np.bool_)
+    pgoff = vmas.find_uint("vm_pgoff", word)
     if pgoff is None:
-        return Expected()
-    file = view.follow("vm_file", "file")
-    anonymous = view.find_uint(ANON_PGOFF_LOW, 4) if file is not None else None
-    high = view.find_uint(ANON_PGOFF_HIGH, 4) or 0
-    special = view.has("vm_ops") and bool(view.pointer("vm_ops"))
-    others = bool(flags & OTHERS)
+        no_number = np.zeros(len(vmas), np.uint64)
+        return Expected(no_number, no_number, no_number, no_number, none, none, none, none)
+    files, which = np.unique(vmas.file, return_inverse=True)
+    views = [vmas.kernel.view("file", address) if address else None for address in files.tolist()]
+    of_file, has_anon, has_ops = vmas.file != 0, vmas.has("anon_vma"), vmas.has("vm_ops")
+    special = vmas.ulong("vm_ops") != 0
+    low, high = vmas.find_uint(ANON_PGOFF_LOW, 4), vmas.find_uint(ANON_PGOFF_HIGH, 4)
+    anonymous = (
+        pgoff if low is None else np.where(of_file, low | ((0 if high is None else high) << np.uint64(32)), pgoff)
+    )
+    cow = vmas.flags & np.uint64(mm.VM_SHARED | mm.VM_MAYWRITE) == np.uint64(mm.VM_MAYWRITE)
+    usual = vmas.flags & np.uint64(OTHERS) == 0
+    regular = np.array([view is not None and fs.is_regular(view) for view in views], np.bool_)[which]
     return Expected(
-        mapping=_mapping(file),
+        mapping=np.array([_mapping(view) for view in views], np.uint64)[which],
         pgoff=pgoff,
-        anon_pgoff=pgoff if anonymous is None else high << 32 | anonymous,
-        anon_vma=view.pointer("anon_vma") if view.has("anon_vma") else 0,
-        of_file=not others and (view.has("vm_ops") and not special if file is None else fs.is_regular(file)),
-        never_file=bool(flags & mm.VM_PFNMAP),
-        never_own=flags & (mm.VM_SHARED | mm.VM_MAYWRITE) != mm.VM_MAYWRITE,
-        is_own=not others and view.has("anon_vma") and (file is not None or not special),
+        anon_pgoff=anonymous,
+        anon_vma=vmas.ulong("anon_vma"),
+        of_file=usual & np.where(of_file, regular, has_ops & ~special),
+        is_own=usual & (of_file | ~special) & has_anon,
+        never_file=vmas.flags & np.uint64(mm.VM_PFNMAP) != 0,
+        never_own=~cow,
     )
 
 
@@ -228,22 +232,23 @@ def _mapping(file: StructView | None) -> int:
 
 
 def _error(
-    view: StructView, expected: Expected, address: int, within: int, places: PagePlaces, row: int
+    vmas: Vmas, at: int, expected: Expected, address: int, within: int, places: PagePlaces, row: int
 ) -> CorruptStructure:
     """Return what is wrong with a mapping, by one of its pages."""
+    view, flags, file = vmas.view(at), int(vmas.flags[at]), int(vmas.file[at])
     mapping, index = int(places.mapping[row]), int(places.index[row])
     first, has = (index - within) % (1 << 64), f"as the page at {address:#x} has it"
-    own, flags = bool(places.anonymous[row]), view.ulong("vm_flags")
-    if own and expected.never_own:
+    own = bool(places.anonymous[row])
+    if own and expected.never_own[at]:
         return view.corrupt("vm_flags", f"{flags:#x}, without a page of its own, but that at {address:#x} is one")
-    if own and expected.anon_pgoff != first:
-        name = ANON_PGOFF_LOW if view.pointer("vm_file") and view.has(ANON_PGOFF_LOW) else "vm_pgoff"
-        return view.corrupt(name, f"{expected.anon_pgoff:#x}, expected {first:#x} {has}")
+    if own and int(expected.anon_pgoff[at]) != first:
+        name = ANON_PGOFF_LOW if file and view.has(ANON_PGOFF_LOW) else "vm_pgoff"
+        return view.corrupt(name, f"{int(expected.anon_pgoff[at]):#x}, expected {first:#x} {has}")
     if own:
-        return view.corrupt("anon_vma", f"{expected.anon_vma:#x}, expected kin of {mapping - MAPPING_ANON:#x} {has}")
-    if mapping == expected.mapping and expected.never_file:
+        found, kin = int(expected.anon_vma[at]), mapping - MAPPING_ANON
+        return view.corrupt("anon_vma", f"{found:#x}, expected kin of {kin:#x} {has}")
+    if mapping == int(expected.mapping[at]) and expected.never_file[at]:
         return view.corrupt("vm_flags", f"{flags:#x}, without a page of its file, but that at {address:#x} is one")
-    if mapping == expected.mapping:
-        return view.corrupt("vm_pgoff", f"{expected.pgoff:#x}, expected {first:#x} {has}")
-    file = view.pointer("vm_file")
+    if mapping == int(expected.mapping[at]):
+        return view.corrupt("vm_pgoff", f"{int(expected.pgoff[at]):#x}, expected {first:#x} {has}")
     return view.corrupt("vm_file", f"{file:#x}, expected a file whose f_mapping is {mapping:#x} {has}")
