@@ -208,10 +208,11 @@ def test_what_is_left_out_of_a_core_is_left_out(tmp_path: Path) -> None:
 
 
 def test_usage(tmp_path: Path) -> None:
-    for option in (["--resume"], ["--compress", "zstd"]):
+    for option in (["--resume"], ["--companions"], ["--compress", "zstd"]):
         result = convert(DUMP, "--all", "--minidump", *option, "-o", tmp_path)
         assert result.returncode == 2
-        assert "--minidump goes neither with --resume nor with --compress" in result.stderr
+        said = " ".join(result.stderr.replace("│", " ").split())
+        assert "--minidump goes with none of --resume, --companions and --compress" in said
 
 
 FACTS = Facts(system="Linux")

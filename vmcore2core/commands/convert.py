@@ -98,11 +98,13 @@ def vmcore2core(
         ),
     ] = False,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
-            help="The core file for one --pid; else a directory for core.COMM.PID files. Default: here.",
+            metavar="PATH",
+            help="The core file for one --pid; else, or with / at its end, a directory for core.COMM.PID files. "
+            "Default: here.",
             rich_help_panel=WRITTEN,
         ),
     ] = None,
@@ -137,14 +139,14 @@ def vmcore2core(
         ),
     ] = False,
     companions: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--companions/--no-companions",
-            help="Beside the cores of a directory, write their programs and libraries as far as these are in memory, "
-            "and start scripts for gdb and lldb.",
+            help="Beside the cores of a directory, write an index, their programs and libraries as far as these are in "
+            "memory, and what starts gdb, lldb and VS Code; default: with --all and of several processes.",
             rich_help_panel=WRITTEN,
         ),
-    ] = True,
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -204,7 +206,7 @@ def vmcore2core(
     """
     if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN, --all or another condition")
-    if output == Path("-"):
+    if output == "-":
         raise typer.BadParameter(
             "--output -: a core is written whole or not at all, which a pipe cannot do; write a file and send that"
         )
@@ -214,8 +216,8 @@ def vmcore2core(
         raise typer.BadParameter("--check requires --resume")
     if executor is not None and (jobs or 1) > 1:
         raise typer.BadParameter("--jobs starts workers here, --executor uses a cluster's: expected one of them")
-    if minidump and (resume or compress is not None):
-        raise typer.BadParameter("--minidump goes neither with --resume nor with --compress")
+    if minidump and (resume or companions or compress is not None):
+        raise typer.BadParameter("--minidump goes with none of --resume, --companions and --compress")
     mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
     from vmcore2core.choose import Choice
@@ -241,6 +243,9 @@ def vmcore2core(
         state=letters,
         exclude=tuple(exclude or ()),
     )
+    single = choice.by_pid_alone and len(choice.pid) == 1 and not everything and not (output or "").endswith("/")
+    if companions and single and output is not None and not Path(output).is_dir():
+        raise UsageError(f"--companions writes a directory: expected --output {output}/, or one that is there")
     if debuginfod:
         from vmcore2core.process.debuginfod import debuginfod as servers
 
@@ -248,7 +253,7 @@ def vmcore2core(
     dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroots=tuple(sysroot or ()))
     files = dump_files(dump)
     request = Request(
-        output=output,
+        output=None if output is None else Path(output),
         dump_filter=mask,
         redaction=parse_redaction(redact or ()),
         force=force,
@@ -257,9 +262,9 @@ def vmcore2core(
         jobs=jobs or 1,
         copiers=jobs or len(os.sched_getaffinity(0)),
         compression=None if compress is None else compress.value,
-        single=choice.by_pid_alone and len(choice.pid) == 1 and not everything,
-        indexed=everything,
-        companions=companions,
+        single=single,
+        indexed=everything or bool(companions),
+        companions=companions is not False,
         debug_directory=str(debug_directory.absolute()),
         debuginfod=debuginfod,
         verbose=bool(dump.verbose),

@@ -31,6 +31,7 @@ from vmcore2core.run.workers import Workers
 from vmcore2core.session import Session, core_name
 
 if TYPE_CHECKING:
+    from vmcore2core.handover.vscode import Opened
     from vmcore2core.run.cluster import Opening
     from vmcore2core.run.pool import Cluster
 
@@ -358,6 +359,7 @@ class Extraction:
         if self.index is None or not self.request.companions:
             return
         from vmcore2core.handover.companions import Companions, debug_entry  # a single core needs none of it
+        from vmcore2core.handover.vscode import opened_by
 
         companions = Companions(
             self.session.processes,
@@ -385,12 +387,35 @@ class Extraction:
             for job, (recovered, _) in zip(there, beside, strict=True)
         ]
         scripts = self._in_order(there, workers.run(Step.ACCOMPANY, work))
+        self._write_launch_json(
+            [
+                opened_by(Path(job.target), job.recovered, job.images)
+                for job, done in zip(work, scripts, strict=True)
+                if done.scripts
+            ]
+        )
         for (recovered, sentences), written in zip(beside, scripts, strict=True):
             job = written.job
             entry = debug_entry(recovered, written.scripts, [*sentences, *filter(None, [written.error])])
             self.index.amend(job.pid, debug=entry)
             for notice in entry["notices"] if self.request.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")
+
+    def _write_launch_json(self, cores: Sequence[Opened]) -> None:
+        """Write what VS Code opens the cores by; without it, they are as good."""
+        from vmcore2core.handover.vscode import write_launch_json
+
+        redaction = self.request.redaction
+        try:
+            write_launch_json(
+                self.directory,
+                cores,
+                self.session.boot.utsname.machine,
+                force=self._replace,
+                secrets=None if redaction is None else redaction.secrets,
+            )
+        except OutputError as error:
+            self._say(str(error))
 
     def _close_directory(self, *, finished: bool) -> None:
         if self.index is None:

@@ -1,0 +1,142 @@
+"""``.vscode/launch.json`` beside the cores: each opens by a name in the list of "Run and Debug".
+
+There is a configuration for each of the extensions that people have: C/C++ (``cppdbg``), CodeLLDB (``lldb``), LLDB DAP
+(``lldb-dap``), and what speaks gdb's own protocol (``gdb``, from gdb 18 on). All but the last run the start script
+beside the core, which knows where everything is; the last takes the program and the core, and the script where gdb
+itself is started with it: ``gdb -i=dap -x core.app.812.gdb``.
+
+References: code.visualstudio.com, "Configure C/C++ debugging"; MIEngine's DebuggedProcess.cs: GetInitializeCommands()
+for what ``customLaunchSetupCommands`` replace; CodeLLDB's MANUAL.md (1.11), "Inspecting a Core Dump"; lldb-dap's
+README.md (LLVM 22); gdb's manual, "Debugger Adapter Protocol" (18.1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.errors import OutputError
+from vmcore2core.folders import opened_folder
+from vmcore2core.handover.images import Image
+from vmcore2core.handover.recovered import RecoveredFiles
+from vmcore2core.handover.tree import plain_name
+from vmcore2core.process.secrets import Secrets
+from vmcore2core.process.sysroot import DELETED
+
+FOLDER, NAME = ".vscode", "launch.json"
+HERE = "${workspaceFolder}"
+TARGET_ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {"x86_64": "x86_64", "aarch64": "arm64", "i686": "x86", "i586": "x86", "armv7l": "arm"}
+)
+"""uname -m -> what the C/C++ extension calls the machine, as far as it knows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A core that has start scripts.
+
+    Attributes:
+        core: its name in the folder, unpacked.
+        program: path of its program's file from the folder on, or the absolute one that it had; None if unknown.
+    """
+
+    core: str
+    program: str | None
+
+
+def opened_by(core: Path, recovered: RecoveredFiles | None, images: Sequence[Image]) -> Opened:
+    """Return how a core is opened; its program is beside it or, as a guess of where it is, where it was.
+
+    Args:
+        core: the core; of a compressed one, what it unpacks to is opened.
+        recovered: its program and libraries, or None where none were recovered.
+        images: where its program and libraries are loaded.
+    """
+    name = core.name.removesuffix(".zst")
+    path = next((image.path.removesuffix(DELETED) for image in images if image.program), None)
+    if recovered is not None and recovered.program is not None:
+        found = recovered.sysroot / os.fsdecode(recovered.program).strip("/")
+        return Opened(name, os.path.relpath(found, core.parent))
+    # VS Code replaces what looks like ${command:...} by what the command gives.
+    return Opened(name, os.fsdecode(path) if path is not None and plain_name(path) == path else None)
+
+
+def write_launch_json(
+    folder: Path, cores: Sequence[Opened], machine: str, *, force: bool = False, secrets: Secrets | None = None
+) -> None:
+    """Write ``.vscode/launch.json``.
+
+    Args:
+        folder: of the cores, which is to be opened as the workspace.
+        cores: those that have start scripts.
+        machine: what uname -m would print.
+        force: replace what is there.
+        secrets: a file that has one is not written.
+
+    Raises:
+        OutputExists, OutputError: it cannot be written.
+    """
+    path = folder / FOLDER / NAME
+    configurations = [one for core in cores for one in _configurations(core, machine)]
+    shown = json.dumps({"version": "0.2.0", "configurations": configurations}, indent=1)
+    if secrets is not None and secrets.spans(shown.encode()):
+        raise OutputError(f"{path} is not written: it would have a secret that --redact looks for")
+    try:
+        with opened_folder(path.parent, make=True):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path.parent} cannot be written: {error.strerror}") from error
+    with atomic_file(path, force=force) as fd, os.fdopen(os.dup(fd), "w", encoding="ascii") as file:
+        file.write(shown + "\n")
+
+
+def _configurations(opened: Opened, machine: str) -> Iterator[dict[str, Any]]:
+    """Yield the configurations of a core, one for each extension."""
+    core, program = f"{HERE}/{opened.core}", _from_here(opened.program)
+    architecture = TARGET_ARCHITECTURES.get(machine)
+    if program is not None:  # which C/C++ insists on
+        yield {
+            **_named(opened, "C/C++, gdb", "cppdbg", "launch"),
+            "program": program,
+            "cwd": HERE,
+            "coreDumpPath": core,
+            "MIMode": "gdb",
+            "miDebuggerPath": "gdb",
+            **({} if architecture is None else {"targetArchitecture": architecture}),
+            "customLaunchSetupCommands": [
+                {"text": f"cd {HERE}"},
+                {"text": f"source {core}.gdb"},
+            ],
+        }
+    yield {
+        **_named(opened, "CodeLLDB", "lldb", "attach"),
+        "initCommands": [f'script __import__("os").chdir("{HERE}")'],
+        "targetCreateCommands": [f'command source "{core}.lldb"'],
+        "processCreateCommands": [],
+    }
+    yield {
+        **_named(opened, "LLDB DAP", "lldb-dap", "attach"),
+        "debuggerRoot": HERE,
+        "attachCommands": [f'command source "{core}.lldb"'],
+        "stopOnEntry": True,
+    }
+    yield {
+        **_named(opened, "gdb 18", "gdb", "attach"),
+        **({} if program is None else {"program": program}),
+        "coreFile": core,
+    }
+
+
+def _named(opened: Opened, how: str, kind: str, request: str) -> dict[str, Any]:
+    presentation = {"group": how, "order": 1}
+    return {"name": f"{opened.core} ({how})", "type": kind, "request": request, "presentation": presentation}
+
+
+def _from_here(program: str | None) -> str | None:
+    return program if program is None or program.startswith("/") else f"{HERE}/{program}"
