@@ -34,7 +34,7 @@ def _open_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - likewise
 
 
-COMMANDS = ("verify", "capture", "journal")
+COMMANDS = ("debug", "verify", "capture", "journal")
 
 
 def vmcore2core() -> None:
@@ -50,7 +50,9 @@ def vmcore2core() -> None:
 
 
 def _main_of(command: str | None) -> Callable[[], None]:
-    if command == "verify":
+    if command == "debug":
+        from vmcore2core.commands.debug import main
+    elif command == "verify":
         from vmcore2core.commands.verify import main
     elif command == "capture":
         from vmcore2core.commands.capture import main

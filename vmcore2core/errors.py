@@ -23,6 +23,7 @@
      |   +- NoUserMemory        it has exited (a zombie): its memory is gone
      +- OutputError             the core cannot be written
      |   +- OutputExists        something is there already, and ``--force`` was not given
+     +- DebuggerError           the debugger is not there, or cannot be started
      +- WorkersError            workers elsewhere cannot be used
 """
 
@@ -184,6 +185,10 @@ class OutputError(Vmcore2coreError):
 
 class OutputExists(OutputError):
     """Something is there already, and ``--force`` was not given."""
+
+
+class DebuggerError(Vmcore2coreError):
+    """The debugger is not there, or cannot be started."""
 
 
 class WorkersError(Vmcore2coreError):

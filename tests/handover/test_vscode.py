@@ -21,7 +21,7 @@ from vmcore2core.process.secrets import Secrets
 
 DUMP = FIXTURES / "debian-6.1-amd64/vmcore"
 CORE = "core.lab-dynamic.92"
-KINDS = ["cppdbg", "lldb", "lldb-dap", "gdb"]
+KINDS = "cppdbg lldb lldb-dap gdb".split()
 LEVELS = ["level_c", "victim_relay", "level_b", "level_a", "nested_thread"]
 GDB_WITH_CORES = 18
 

@@ -51,7 +51,11 @@ def usage(*command: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("vmcore2core.1", ["-m", "vmcore2core"]), ("vmcore2core-verify.1", ["-m", "vmcore2core", "verify"])],
+    [
+        ("vmcore2core.1", ["-m", "vmcore2core"]),
+        ("vmcore2core-debug.1", ["-m", "vmcore2core", "debug"]),
+        ("vmcore2core-verify.1", ["-m", "vmcore2core", "verify"]),
+    ],
 )
 def test_a_page_has_the_options_that_help_has(name: str, command: list[str]) -> None:
     options = re.findall(r"^ {7}(-.*)", shown(name).partition("\nOPTIONS")[2].partition("\nEXIT STATUS")[0], re.M)

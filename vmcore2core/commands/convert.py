@@ -202,7 +202,8 @@ def vmcore2core(
 
     Exit status: 0 complete, 1 error, 2 usage, 3 written, but pages or threads are missing (stderr says which and why).
 
-    Also: vmcore2core verify CORE reads a finished core again; vmcore-tasks looks without converting.
+    Also: vmcore2core debug starts a debugger on a process; vmcore2core verify CORE reads a finished core again;
+    vmcore-tasks looks without converting.
     """
     if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):
         raise typer.BadParameter("say which process: --pid PID, --comm PATTERN, --all or another condition")

@@ -21,7 +21,7 @@ import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from vmcore2core import __version__
-from vmcore2core.commands import capture, convert, journal, verify
+from vmcore2core.commands import capture, convert, debug, journal, verify
 from vmcore2core.commands.tasks import app as tasks
 
 DATE = "2026-11-26"
@@ -116,7 +116,48 @@ PAGES = (
             ("Everything, with four workers", "vmcore2core vmcore --all -o cores --jobs 4"),
             ("A dump that comes through a pipe", "ssh machine cat /var/crash/vmcore.flat | vmcore2core - --pid 812"),
         ),
-        ("vmcore2core-verify(1)", "vmcore-tasks(1)", "gdb(1)", "lldb(1)", "makedumpfile(8)", "core(5)"),
+        (
+            "vmcore2core-debug(1)",
+            "vmcore2core-verify(1)",
+            "vmcore-tasks(1)",
+            "gdb(1)",
+            "lldb(1)",
+            "makedumpfile(8)",
+            "core(5)",
+        ),
+    ),
+    Page(
+        "vmcore2core debug",
+        debug.app,
+        (
+            ("0", "the debugger ended with it; any other status is the debugger's as well, but for these"),
+            ("1", "an error: the debugger was not started"),
+            USAGE,
+            ("128 and more", "a signal ended the debugger: 128 and its number"),
+            ("129, 130, 143", "SIGHUP, SIGINT or SIGTERM ended it, and the debugger, and nothing is left"),
+        ),
+        (
+            DUMP,
+            CACHE,
+            ("TMPDIR", "Where the temporary directory is made; /var/tmp without it."),
+            (
+                "VMCORE2CORE_SYSROOT",
+                "Where the start scripts look for files; --sysroot without it.",
+            ),
+        ),
+        (*DUMPS, KEPT, VMLINUX, ("vmcore2core-debug-*", "The temporary directory, in $TMPDIR.")),
+        (
+            ("gdb on a process", "vmcore2core debug vmcore --pid 812"),
+            (
+                "lldb, with the machine's files",
+                "vmcore2core debug vmcore --comm nginx --debugger lldb --sysroot /srv/machine",
+            ),
+            (
+                "All stacks, and nothing to type",
+                "vmcore2core debug vmcore --pid 812 -A '-batch -ex \"thread apply all bt\"'",
+            ),
+        ),
+        ("vmcore2core(1)", "coredumpctl(1)", "gdb(1)", "lldb(1)"),
     ),
     Page(
         "vmcore2core verify",

@@ -106,14 +106,19 @@ def _complete_var(program: str) -> str:
     return f"_{program.split()[0].replace('-', '_').upper()}_COMPLETE"
 
 
-def catch_interrupts() -> None:
-    """Clean up on SIGINT and SIGTERM from now on: once numpy is there, whose start does not bear an exception."""
-    for number in _ENDING:
+def catch_interrupts(*more: signal.Signals) -> None:
+    """Clean up on SIGINT and SIGTERM from now on: once numpy is there, whose start does not bear an exception.
+
+    Args:
+        more: other signals that end the command, unless the caller has it ignore them, as nohup(1) does.
+    """
+    ignored = {number for number in more if signal.getsignal(number) is signal.SIG_IGN}
+    for number in {*_ENDING, *more} - ignored:
         signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    for other in _ENDING:
+    for other in (*_ENDING, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)  # what cleans up is short, and a second one must not end it halfway
     raise Interrupted(number)
 

@@ -1,0 +1,226 @@
+"""``vmcore2core debug``: a process of a dump in a debugger, as ``coredumpctl debug`` does it."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vmcore2core.commands import options
+from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, takes_dump
+from vmcore2core.commands.progress import progress_bars
+from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
+from vmcore2core.errors import DebuggerError, OutputError, TaskError
+
+if TYPE_CHECKING:
+    from vmcore2core.process.identity import Identity
+    from vmcore2core.session import Session
+
+app = typer.Typer(
+    add_completion=completes("vmcore2core"),
+    pretty_exceptions_enable=False,
+    context_settings=options.CONTEXT,
+)
+
+SYSROOTS = "VMCORE2CORE_SYSROOT"
+"""What the start scripts look for files below."""
+BY_SIGNAL = 128
+"""Added to a signal's number, as shells do it, where one ended the debugger."""
+GRACE = 5
+"""Seconds that a debugger has to end."""
+
+
+@app.command()
+@takes_dump
+def debug(
+    *,
+    pid: Annotated[
+        int | None,
+        typer.Option(
+            "--pid", "-p", help="The process, by its PID or that of any of its threads.", rich_help_panel=options.WHICH
+        ),
+    ] = None,
+    comm: Annotated[
+        str | None,
+        typer.Option(help="The process whose name matches this shell pattern.", rich_help_panel=options.WHICH),
+    ] = None,
+    debugger: Annotated[
+        str, typer.Option(help="Use the given debugger: gdb, lldb, or the path of one of them.")
+    ] = "gdb",
+    arguments: Annotated[
+        str,
+        typer.Option(
+            "--debugger-arguments",
+            "-A",
+            metavar="ARGS",
+            help="Pass the given arguments to the debugger, behind those that open the core; quoted as for a shell.",
+        ),
+    ] = "",
+    swap: options.Swap = None,
+    sysroot: options.Sysroot = None,
+    scan: options.Scan = False,
+    dump: DumpOptions,
+) -> None:
+    """Start a debugger on a process of a dump: on a temporary core with its programs, libraries and start scripts.
+
+    They are in a directory of its own below $TMPDIR (else /var/tmp), which is removed when the debugger ends.
+
+    Exit status: the debugger's; 1 where it could not be started; 2 usage.
+    """
+    if (pid is None) == (comm is None):
+        raise typer.BadParameter("say which process: --pid PID or --comm PATTERN")
+    words = _words(arguments)
+    begin(dump.verbose, debug=dump.debug)
+    program = found_debugger(debugger)
+    from vmcore2core.choose import Choice, choose
+
+    catch_interrupts(signal.SIGHUP)
+    dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroots=tuple(sysroot or ()))
+    files = dump_files(dump)
+    choice = Choice(pid=() if pid is None else (pid,), comm=() if comm is None else (comm,))
+    with temporary_folder() as folder:
+        with open_dump(dump, files) as session:
+            chosen, errors = choose(session.processes, choice)
+            if errors:
+                raise errors[0][1]
+            script = _convert(session, _only(chosen), folder, verbose=bool(dump.verbose), lldb=is_lldb(debugger))
+        line = command(program, script, words, lldb=is_lldb(debugger))
+        status = run_debugger(line, folder, _environment(dump.sysroots))
+    raise typer.Exit(status)
+
+
+def _words(arguments: str) -> list[str]:
+    try:
+        return shlex.split(arguments)
+    except ValueError as error:
+        raise typer.BadParameter(f"--debugger-arguments {arguments}: {error}") from error
+
+
+def found_debugger(debugger: str) -> str:
+    """Return the path of a debugger.
+
+    Raises:
+        DebuggerError: it is not there.
+    """
+    found = shutil.which(debugger)
+    if found is None:
+        others = [name for name in ("gdb", "lldb") if name != debugger and shutil.which(name)]
+        hint = f"; {others[0]} is there (--debugger {others[0]})" if others else ""
+        raise DebuggerError(f"{debugger} is not installed, expected a debugger in $PATH{hint}")
+    return found
+
+
+def is_lldb(debugger: str) -> bool:
+    """Tell whether a debugger takes lldb's start script, by its name: lldb-19 does, gdb-multiarch takes gdb's."""
+    return Path(debugger).name.startswith("lldb")
+
+
+def command(program: str, script: Path, words: Sequence[str], *, lldb: bool) -> list[str]:
+    """Return the debugger's command line: it runs the start script first, and then what the user's words ask for."""
+    return [program, "-s" if lldb else "-x", script.name if lldb else str(script), *words]
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give a directory of mode 0700, which is removed at the end.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    # As coredumpctl has it: cores are large, and /tmp may be in memory.
+    usual = None if "TMPDIR" in os.environ or not os.access("/var/tmp", os.W_OK | os.X_OK) else "/var/tmp"  # noqa: S108
+    try:
+        made = tempfile.TemporaryDirectory(prefix="vmcore2core-debug-", dir=usual)
+    except OSError as error:
+        raise OutputError(f"no temporary directory can be made: {error.strerror}") from error
+    with made as name:
+        yield Path(name)
+
+
+def _only(chosen: "Sequence[Identity]") -> "Identity":
+    """Return the only process that fits.
+
+    Raises:
+        TaskError: there are several.
+    """
+    if len(chosen) > 1:
+        pids = ", ".join(str(one.pid) for one in chosen)
+        raise TaskError(0, f"{len(chosen)} processes fit, expected one: --pid takes one of {pids}")
+    return chosen[0]
+
+
+def _convert(session: "Session", chosen: "Identity", folder: Path, *, verbose: bool, lldb: bool) -> Path:
+    """Write the core with its companions, and return the start script.
+
+    Raises:
+        OutputError: there is none.
+    """
+    from vmcore2core.run.run import Extraction, Request
+
+    request = Request(output=folder, indexed=True, companions=True, verbose=verbose)
+    extraction = Extraction(session, request, say)
+    extraction.run([chosen], progress_bars)
+    if extraction.errors:
+        raise typer.Exit(Exit.ERROR)  # they were said
+    for outcome in extraction.outcomes:
+        for sentence in (*extraction.warnings, *outcome.sentences):
+            say(sentence)
+    script = next(folder.glob("core.*.lldb" if lldb else "core.*.gdb"), None)
+    if script is None:
+        raise OutputError(f"{chosen.pid} has no start script; vmcore2core -v with --companions says why")
+    return script
+
+
+def _environment(sysroots: Sequence[Path]) -> dict[str, str]:
+    """Return the debugger's environment: start scripts look below the given folders, as the conversion did."""
+    given = os.environ.get(SYSROOTS, "").split(":") if SYSROOTS in os.environ else map(str, sysroots)
+    folders = ":".join(str(Path(folder).absolute()) for folder in given if folder)
+    return {**os.environ, SYSROOTS: folders} if folders else dict(os.environ)
+
+
+def run_debugger(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int:
+    """Run a debugger in a folder, and return its exit status; signals of the terminal are the debugger's alone.
+
+    Raises:
+        DebuggerError: it cannot be started.
+    """
+    before = signal.signal(signal.SIGINT, _leave_to_debugger)  # SIG_IGN would be inherited
+    try:
+        process = subprocess.Popen(words, cwd=folder, env=environment)  # noqa: S603 - whom the user named
+        try:
+            status = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+    except OSError as error:
+        raise DebuggerError(f"{words[0]} cannot be started: {error.strerror}") from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return BY_SIGNAL - status if status < 0 else status
+
+
+def _leave_to_debugger(_number: int, _frame: object) -> None:
+    """Do nothing."""
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a debugger, at the latest after ``GRACE`` seconds."""
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """Run ``vmcore2core debug``; the word has been taken from the command line."""
+    run_command(app, "vmcore2core debug")
