@@ -67,7 +67,7 @@ def test_one_thread_has_its_registers_and_stack_and_no_other_s(sysroot: Path, tm
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        ((), 2, "say which process or thread: --pid PID or --tid TID"),
+        ((), 2, "no process is named: expected --pid PID or --tid TID"),
         (("--tid", "2"), 1, "is a kernel thread: it has no user memory"),
         (("--pid", "4194304"), 1, "no task has PID 4194304 in this dump"),
     ],

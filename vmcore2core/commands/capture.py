@@ -28,33 +28,34 @@ app = typer.Typer(
 
 @app.command()
 def capture(
-    config: Annotated[Path, typer.Argument(help="What is to be captured, and what it may cost.")] = Path(CONFIG),
+    config: Annotated[Path, typer.Argument(help="The configuration: what to capture, and the limits.")] = Path(CONFIG),
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="Check the configuration; as root, also say what would be captured of this machine now."
+            "--check", help="Check the configuration. As root, also say what would be captured from this machine now."
         ),
     ] = False,
     install: Annotated[
-        bool, typer.Option("--install", help="Make kdump's capture kernel run this before it writes the dump.")
+        bool, typer.Option("--install", help="Make kdump's capture kernel run this command before it writes the dump.")
     ] = False,
-    uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove what --install made.")] = False,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove the files that --install made.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --install or --uninstall: do not ask.")] = False,
     dump: Annotated[
-        Path | None, typer.Option(help="The kernel's memory; default: /proc/vmcore, and with --check /proc/kcore.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The kernel's memory. Default: /proc/vmcore, with --check /proc/kcore."),
     ] = None,
     debug: options.Debug = False,
 ) -> None:
     """Write cores of chosen processes in the capture kernel, before makedumpfile drops their memory.
 
-    Registers and stacks of all chosen processes come first, whole cores after that, as far as time and disk allow.
+    Registers and stacks of all chosen processes are written first, then whole cores, as time and disk space allow.
 
-    Exit status: 0 all cores are whole, 1 error, 2 usage, 3 some cores hold stacks alone or are missing.
+    Exit status: 0 all cores are whole; 1 error; 2 wrong usage; 3 some cores have only stacks, or are missing.
     """
     if check + install + uninstall > 1:
-        raise typer.BadParameter("--check, --install and --uninstall: expected one of them")
+        raise typer.BadParameter("--check, --install and --uninstall: expected only one of the three")
     if yes and not (install or uninstall):
-        raise typer.BadParameter("--yes goes with --install or --uninstall")
+        raise typer.BadParameter("--yes requires --install or --uninstall")
     begin(0, debug=debug)
     if not (check or install or uninstall):
         from vmcore2core.capture.__main__ import PROC_VMCORE

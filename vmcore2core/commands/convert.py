@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 FILTER_MAX = 0x1FF
 
-WRITTEN, MANY = "What is written", "Many processes"
-"""Parts of --help, beside those of ``options``."""
-
 
 class Compress(Enum):
     """How cores may be compressed: ``interfaces.Compression``."""
@@ -50,23 +47,27 @@ def vmcore2core(
     comm: options.Comms = None,
     everything: Annotated[
         bool,
-        typer.Option("--all", "-a", help="Convert every process that has user memory.", rich_help_panel=options.WHICH),
+        typer.Option("--all", "-a", help="Every process that has user memory.", rich_help_panel=options.WHICH),
     ] = False,
     exe: Annotated[
         list[str] | None,
         typer.Option(
-            help="Convert processes whose program's path matches this shell pattern; may repeat.",
+            metavar="PATTERN",
+            help="Processes whose program's path matches this shell pattern; may repeat.",
             rich_help_panel=options.WHICH,
         ),
     ] = None,
     uid: Annotated[
         list[int] | None,
-        typer.Option(help="Convert processes of this real user ID; may repeat.", rich_help_panel=options.WHICH),
+        typer.Option(
+            metavar="UID", help="Processes with this real user ID; may repeat.", rich_help_panel=options.WHICH
+        ),
     ] = None,
     cgroup: Annotated[
         list[str] | None,
         typer.Option(
-            help="Convert processes whose control group's path matches this shell pattern; may repeat.",
+            metavar="PATTERN",
+            help="Processes whose control group's path matches this shell pattern; may repeat.",
             rich_help_panel=options.WHICH,
         ),
     ] = None,
@@ -74,27 +75,34 @@ def vmcore2core(
         list[str] | None,
         typer.Option(
             metavar="ID",
-            help="Convert processes of the container whose ID begins with this; may repeat.",
+            help="Processes of the container whose ID begins with this; may repeat.",
             rich_help_panel=options.WHICH,
         ),
     ] = None,
     nspid: Annotated[
         list[int] | None,
         typer.Option(
-            help="Convert processes that have this PID in their container; may repeat.", rich_help_panel=options.WHICH
+            metavar="PID",
+            help="Processes that have this PID in their container; may repeat.",
+            rich_help_panel=options.WHICH,
         ),
     ] = None,
     state: options.State = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            help="Skip processes whose name matches this shell pattern; may repeat.", rich_help_panel=options.WHICH
+            metavar="PATTERN",
+            help="Skip processes whose name matches this shell pattern; may repeat.",
+            rich_help_panel=options.WHICH,
         ),
     ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", "-n", help="Say what would be written and how large; write nothing.", rich_help_panel=WRITTEN
+            "--dry-run",
+            "-n",
+            help="Write nothing; say what would be written, and how large.",
+            rich_help_panel=options.WRITTEN,
         ),
     ] = False,
     output: Annotated[
@@ -103,9 +111,9 @@ def vmcore2core(
             "--output",
             "-o",
             metavar="PATH",
-            help="The core file for one --pid; else, or with / at its end, a directory for core.COMM.PID files. "
-            "Default: here.",
-            rich_help_panel=WRITTEN,
+            help="The core file, for one --pid; else, or if it ends with /, a directory for core.COMM.PID files. "
+            "Default: the current directory.",
+            rich_help_panel=options.WRITTEN,
         ),
     ] = None,
     dump_filter: Annotated[
@@ -113,8 +121,8 @@ def vmcore2core(
         typer.Option(
             "--filter",
             metavar="MASK",
-            help="Memory to write, as core(5)'s coredump_filter; 0x1ff: all. Default: each process's own.",
-            rich_help_panel=WRITTEN,
+            help="Which memory to write, as a coredump_filter (core(5)); 0x1ff: all. Default: each process's own.",
+            rich_help_panel=options.WRITTEN,
         ),
     ] = None,
     swap: options.Swap = None,
@@ -125,26 +133,26 @@ def vmcore2core(
     compress: Annotated[
         Compress | None,
         typer.Option(
-            help="Write compressed cores (zstd's seekable format); debuggers need them unpacked.",
-            rich_help_panel=WRITTEN,
+            help="Write compressed cores, in zstd's seekable format. Debuggers need them unpacked.",
+            rich_help_panel=options.WRITTEN,
         ),
     ] = None,
     minidump: Annotated[
         bool,
         typer.Option(
             "--minidump",
-            help="Write minidumps (core.COMM.PID.dmp), as breakpad's and rust-minidump's tools read them, in place of "
-            "cores; of x86-64, i386, arm64 and arm processes.",
-            rich_help_panel=WRITTEN,
+            help="Write minidumps (core.COMM.PID.dmp) instead of cores, for the tools of breakpad and rust-minidump. "
+            "For processes of x86-64, i386, arm64 and arm.",
+            rich_help_panel=options.WRITTEN,
         ),
     ] = False,
     companions: Annotated[
         bool | None,
         typer.Option(
             "--companions/--no-companions",
-            help="Beside the cores of a directory, write an index, their programs and libraries as far as these are in "
-            "memory, and what starts gdb, lldb and VS Code; default: with --all and of several processes.",
-            rich_help_panel=WRITTEN,
+            help="Also write, into a directory of cores, an index, programs and libraries that are in memory, and "
+            "start scripts for gdb, lldb and VS Code. Default: with --all, and for several processes.",
+            rich_help_panel=options.WRITTEN,
         ),
     ] = None,
     jobs: Annotated[
@@ -152,73 +160,82 @@ def vmcore2core(
         typer.Option(
             "--jobs",
             "-j",
+            metavar="N",
             min=1,
             max=256,
-            help="Number of worker processes; default: 1, but for one core from a compressed dump, one a processor.",
-            rich_help_panel=MANY,
+            help="Number of worker processes. Default: 1; for one core from a compressed dump, one per processor.",
+            rich_help_panel=options.MANY,
         ),
     ] = None,
     executor: Annotated[
         str | None,
         typer.Option(
             metavar="dask:ADDRESS",
-            help="Convert by the workers of a Dask cluster, which see the dump and the output at the same paths.",
-            rich_help_panel=MANY,
+            help="Convert on the workers of a Dask cluster. They must see the dump and the output at the same paths.",
+            rich_help_panel=options.MANY,
         ),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Keep what an earlier run into the same directory finished.", rich_help_panel=MANY
+            "--resume",
+            help="Keep the cores that an earlier run into the same directory finished.",
+            rich_help_panel=options.MANY,
         ),
     ] = False,
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="With --resume: compare what is kept with the dump, page by page.", rich_help_panel=MANY
+            "--check",
+            help="With --resume: compare the kept cores with the dump, page by page.",
+            rich_help_panel=options.MANY,
         ),
     ] = False,
     redact: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PROFILE|PATTERN",
-            help="Leave memory out on purpose: stacks (only they stay), no-files, no-anon, no-env, or mappings whose "
-            "path or name matches a shell pattern, such as '/dev/shm/*'; or blank what is found: secrets (keys and "
-            "tokens of known forms), secret:FILE (a secret a line) or secret:REGEX; may repeat.",
-            rich_help_panel=WRITTEN,
+            metavar="WHAT",
+            help="Leave memory out on purpose: stacks (keep only these), no-files, no-anon, no-env, or a shell pattern "
+            "for the path or name of mappings, such as '/dev/shm/*'. Or blank secrets: secrets (keys and tokens of "
+            "known forms), secret:FILE (one a line) or secret:REGEX. May repeat.",
+            rich_help_panel=options.WRITTEN,
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=WRITTEN)
+        bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=options.WRITTEN)
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a machine-readable summary on stdout.", rich_help_panel=WRITTEN)
+        bool, typer.Option("--json", help="Print a summary as JSON.", rich_help_panel=options.WRITTEN)
     ] = False,
     dump: DumpOptions,
     silent: Annotated[bool, typer.Option("-s", hidden=True)] = False,  # noqa: ARG001 - a habit of crash's users
     version: options.Version = False,  # noqa: ARG001 - typer's callback has printed it
 ) -> None:
-    """Write ordinary ELF cores of processes in a Linux kernel crash dump, for gdb and lldb.
+    """Write ordinary ELF cores of the processes in a Linux kernel crash dump, for gdb and lldb.
 
-    Exit status: 0 complete, 1 error, 2 usage, 3 written, but pages or threads are missing (stderr says which and why).
+    Exit status: 0 complete; 1 error; 2 wrong usage; 3 written, but pages or threads are missing (see stderr).
 
-    Also: vmcore2core debug starts a debugger on a process; vmcore2core verify CORE reads a finished core again;
-    vmcore-tasks looks without converting.
+    See also: vmcore2core debug starts a debugger on a process; vmcore2core verify CORE checks a finished core;
+    vmcore-tasks shows processes without converting them.
     """
     if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):
-        raise typer.BadParameter("say which process: --pid PID, --comm PATTERN, --all or another condition")
+        raise typer.BadParameter("no process is named: expected --pid PID, --comm PATTERN, --all or another condition")
     if output == "-":
         raise typer.BadParameter(
-            "--output -: a core is written whole or not at all, which a pipe cannot do; write a file and send that"
+            "--output -: a core appears complete or not at all, so it cannot go to a pipe; write a file and send that"
         )
     if force and resume:
-        raise typer.BadParameter("--resume keeps what is there, --force replaces it: expected one of them")
+        raise typer.BadParameter(
+            "--resume keeps existing cores, and --force replaces them: expected only one of the two"
+        )
     if check and not resume:
         raise typer.BadParameter("--check requires --resume")
     if executor is not None and (jobs or 1) > 1:
-        raise typer.BadParameter("--jobs starts workers here, --executor uses a cluster's: expected one of them")
+        raise typer.BadParameter(
+            "--jobs starts workers here, and --executor uses those of a cluster: expected only one of the two"
+        )
     if minidump and (resume or companions or compress is not None):
-        raise typer.BadParameter("--minidump goes with none of --resume, --companions and --compress")
+        raise typer.BadParameter("--minidump cannot be used with --resume, --companions or --compress")
     mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
     from vmcore2core.choose import Choice

@@ -17,18 +17,20 @@ app = typer.Typer(
 
 @app.command()
 def journal(
-    directories: Annotated[list[Path], typer.Argument(help="Directories of captured cores; with --new, kdump's own.")],
+    directories: Annotated[
+        list[Path], typer.Argument(help="Directories of captured cores; with --new, kdump's directory.")
+    ],
     new: Annotated[
         bool,
         typer.Option(
-            "--new", help="Take each DIRECTORY/*/cores of which the journal has no entries, and put it beside its dump."
+            "--new", help="Take each DIRECTORY/*/cores without entries in the journal, and move it beside its dump."
         ),
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell systemd's journal of captured cores: coredumpctl lists, dumps and debugs them from then on.
+    """Add captured cores to systemd's journal, so that coredumpctl lists, dumps and debugs them.
 
-    Exit status: 0 the journal has an entry for each core, 1 error, 2 usage.
+    Exit status: 0 the journal has an entry for each core; 1 error; 2 wrong usage.
     """
     begin(0, debug=debug)
     from vmcore2core.capture.journal import beside_the_dump, new_directories, tell

@@ -15,7 +15,8 @@ DEBUG_DIRECTORY = Path("/usr/lib/debug")
 STATES = "RSDTtXZPI"
 """Letters of ps(1) for the states that Linux tells (fs/proc/array.c: task_state_array)."""
 
-WHICH, OPENING = "Which processes", "How the dump is opened"
+WHICH, WRITTEN, MANY = "Which processes", "What is written", "Many processes"
+OPENING, LAYOUT, FILES = "How the dump is opened", "Where the kernel's layout comes from", "Files of the machine"
 """Parts of --help."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -23,28 +24,33 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 Vmcore = Annotated[
     list[str] | None,
     typer.Argument(
-        help="The dump: its file or files, a URL, or - for standard input. Without it: $VMCORE, else /proc/vmcore, "
-        "else the newest below /var/crash."
+        help="The dump: one or more files, a URL, or - for standard input. Default: $VMCORE, else /proc/vmcore, else "
+        "the newest dump below /var/crash."
     ),
 ]
 Vmlinux = Annotated[
     Path | None,
-    typer.Option(help="The kernel's vmlinux, for what the dump itself does not tell.", rich_help_panel=OPENING),
+    typer.Option(
+        metavar="FILE", help="The kernel's vmlinux, used for what the dump does not tell.", rich_help_panel=LAYOUT
+    ),
 ]
 Vmcoreinfo = Annotated[
     Path | None,
     typer.Option(
-        help="VMCOREINFO text whose keys go before the dump's (vmcore-tasks layout writes one).",
-        rich_help_panel=OPENING,
+        metavar="FILE",
+        help="VMCOREINFO text whose keys override the dump's (vmcore-tasks layout writes such a file); or 0xADDRESS of "
+        "a text in memory.",
+        rich_help_panel=LAYOUT,
     ),
 ]
 MemoryMap = Annotated[
     str | None,
     typer.Option(
         "--map",
-        metavar="START:SIZE@OFFSET,...",
-        help="What physical memory is where in a dump without a header; raw: all from address 0 on; or a file. Of a "
-        "saved machine (QEMU's migrate, virsh save): what is where in its main memory, if its type does not tell.",
+        metavar="MAP",
+        help="Where physical memory lies in a dump without a header: START:SIZE@OFFSET,..., or a file with such "
+        "ranges, or raw (all from address 0 on). For a saved machine (QEMU's migrate, virsh save) of an unknown type: "
+        "offsets in its main memory.",
         rich_help_panel=OPENING,
     ),
 ]
@@ -52,36 +58,42 @@ Swap = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[NUMBER=]FILE",
-        help="A swap file or partition of the machine, or a copy of it; NUMBER where several are of one size.",
-        rich_help_panel=OPENING,
+        help="A swap file or partition of the machine, or a copy of it; NUMBER chooses among those of the same size; "
+        "may repeat.",
+        rich_help_panel=FILES,
     ),
 ]
 Sysroot = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="DIR",
-        help="Take pages of programs and libraries that are not in memory from the files below DIR, if these have "
-        "the same build ID; may repeat, the first that has a file is taken.",
-        rich_help_panel=OPENING,
+        help="Take pages of programs and libraries that memory lacks from the files below DIR that have the same build "
+        "ID; may repeat, the first DIR that has a file counts.",
+        rich_help_panel=FILES,
     ),
 ]
 DebugDirectory = Annotated[
     Path,
-    typer.Option(help="Debug packages' tree: with --sysroot or --debuginfod, names and source lines come from there."),
+    typer.Option(
+        metavar="DIR",
+        help="The tree of debug packages. With --sysroot or --debuginfod, names and source lines come from there.",
+        rich_help_panel=FILES,
+    ),
 ]
 Debuginfod = Annotated[
     bool,
     typer.Option(
         "--debuginfod",
-        help="Ask the servers in $DEBUGINFOD_URLS for files that stacks need and memory lacks; they learn build IDs "
-        "alone.",
+        help="Ask the servers in $DEBUGINFOD_URLS for files that stacks need and memory lacks. Only build IDs are "
+        "sent.",
+        rich_help_panel=FILES,
     ),
 ]
 ZeroExcluded = Annotated[
     bool,
     typer.Option(
         "--zero-excluded",
-        help="Read pages that were left out of an ELF dump as zeros: for those who know that only zero pages were.",
+        help="Read pages that were left out of an ELF dump as zeros. Use it only if you know that they were zero.",
         rich_help_panel=OPENING,
     ),
 ]
@@ -89,7 +101,7 @@ Scan = Annotated[
     bool,
     typer.Option(
         "--scan",
-        help="Search all memory for tasks as well, for those that the kernel's lists have lost.",
+        help="Also search all memory for tasks that the kernel's lists have lost.",
         rich_help_panel=OPENING,
     ),
 ]
@@ -97,7 +109,7 @@ NoCache = Annotated[
     bool,
     typer.Option(
         "--no-cache",
-        help="Keep nothing in the cache, and use nothing that is there; a compressed dump may be unpacked each time.",
+        help="Do not use the cache. A compressed dump may be unpacked each time.",
         rich_help_panel=OPENING,
     ),
 ]
@@ -105,7 +117,7 @@ AnySize = Annotated[
     bool,
     typer.Option(
         "--unpack-any-size",
-        help="Unpack a dump whatever its size. Without this: up to 1 GiB or 256 times its packed size, 16 TiB at most.",
+        help="Unpack a dump to any size. Otherwise the limit is 1 GiB or 256 times its packed size, at most 16 TiB.",
         rich_help_panel=OPENING,
     ),
 ]
@@ -114,23 +126,29 @@ Pids = Annotated[
     typer.Option(
         "--pid",
         "-p",
+        metavar="PID",
         help="The process with this PID, or with a thread that has it; may repeat.",
         rich_help_panel=WHICH,
     ),
 ]
 Comms = Annotated[
     list[str] | None,
-    typer.Option("--comm", help="Processes whose name matches this shell pattern; may repeat.", rich_help_panel=WHICH),
+    typer.Option(
+        "--comm",
+        metavar="PATTERN",
+        help="Processes whose name matches this shell pattern; may repeat.",
+        rich_help_panel=WHICH,
+    ),
 ]
 Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Say which source answered what.", show_default=False)
+    int, typer.Option("--verbose", "-v", count=True, help="Say which source gave each answer.", show_default=False)
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where in this program an error came from.")]
+Debug = Annotated[bool, typer.Option("--debug", help="With an error, show where in this program it occurred.")]
 State = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LETTERS",
-        help=f"Only processes with a thread in one of these states, such as RD ({' '.join(STATES)}); may repeat.",
+        help=f"Processes with a thread in one of these states, such as RD (all: {' '.join(STATES)}); may repeat.",
         rich_help_panel=WHICH,
     ),
 ]

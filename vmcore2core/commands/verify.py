@@ -1,4 +1,4 @@
-"""``vmcore2core verify``: what finished cores are worth."""
+"""``vmcore2core verify``: whether finished cores are right, and what they lack."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -29,18 +29,18 @@ app = typer.Typer(
 
 @dataclass
 class Verdict:
-    """What one core is worth.
+    """The result for one core.
 
     Attributes:
         core: its name.
         pid: of its process, or None.
-        threads: their IDs.
-        wrong: what no core should have, and what differs from the dump; as sentences.
-        missing: what a debugger will not find in it; likewise.
-        files_needed: whose code is mapped and is not in it; likewise.
-        also: what else there is to know; likewise.
-        pages_same: equal to the dump's, or None where it was not compared.
-        pages_differing: likewise.
+        threads: IDs of its threads.
+        wrong: sentences on its defects, and on differences from the dump.
+        missing: sentences on what a debugger will not find in it.
+        files_needed: sentences on files whose code is mapped and is not in it.
+        also: sentences on other facts.
+        pages_same: number of pages equal to the dump's, or None if they were not compared.
+        pages_differing: number of pages that differ, or None.
     """
 
     core: str
@@ -59,7 +59,7 @@ class Verdict:
         return Exit.ERROR if self.wrong else Exit.INCOMPLETE if self.missing else Exit.COMPLETE
 
     def line(self) -> str:
-        """Return what stdout says of it, at the end."""
+        """Return its line for stdout, without a reason."""
         pages = "" if self.pages_same is None else f", {counted(self.pages_same, 'page')} equal to the dump's"
         if self.wrong and not self.threads:
             return f"{self.core}: wrong"
@@ -67,7 +67,7 @@ class Verdict:
         return f"{self.core}: {state}, {counted(len(self.threads), 'thread')}{pages}"
 
     def reason(self) -> str:
-        """Return the first reason why it is not good, as the end of a line."""
+        """Return the first reason why it is not good, to append to its line."""
         found = self.wrong or self.missing
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         return f": {found[0]}{more}" if found else ""
@@ -75,10 +75,12 @@ class Verdict:
 
 @app.command()
 def verify(
-    core: Annotated[list[Path], typer.Argument(help="The core; several; or a directory of cores.")],
+    core: Annotated[list[Path], typer.Argument(help="One or more cores, or directories of cores.")],
     against: Annotated[
         list[str] | None,
-        typer.Option(metavar="VMCORE", help="Compare each page and note with this dump; repeat for a split one."),
+        typer.Option(
+            metavar="VMCORE", help="Compare each page and note with this dump; repeat it for the parts of a split dump."
+        ),
     ] = None,
     vmlinux: options.Vmlinux = None,
     vmcoreinfo: options.Vmcoreinfo = None,
@@ -91,12 +93,12 @@ def verify(
     any_size: options.AnySize = False,
     debug: options.Debug = False,
 ) -> None:
-    """Read finished cores again, and say what a debugger will find missing.
+    """Check finished cores, and say what a debugger will find missing.
 
-    Of several cores, or of a directory, each has one line, and the worst one tells the exit status; --verbose says
-    all of each.
+    If there are several cores, or a directory of them, each gets one line, and --verbose shows all of it. The worst core
+    decides the exit status.
 
-    Exit status: 0 nothing is wrong or missing, 1 something is wrong, 2 usage, 3 something is missing.
+    Exit status: 0 nothing is wrong or missing; 1 something is wrong; 2 wrong usage; 3 something is missing.
     """
     begin(verbose, debug=debug)
     from vmcore2core.handover.cores import cores_of
@@ -128,7 +130,7 @@ def verify(
 
 
 def _badness(status: Exit) -> int:
-    """Return how bad a status is: an error is worse than what is missing."""
+    """Return how bad a status is: an error is worse than missing memory."""
     return (Exit.COMPLETE, Exit.INCOMPLETE, Exit.ERROR).index(status)
 
 

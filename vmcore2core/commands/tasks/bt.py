@@ -35,42 +35,45 @@ def bt(
         list[str] | None,
         typer.Option(
             metavar="LETTERS",
-            help=f"Only threads in one of these states, such as RD ({' '.join(options.STATES)}); may repeat.",
+            help=f"Threads in one of these states, such as RD (all: {' '.join(options.STATES)}); may repeat.",
             rich_help_panel=options.WHICH,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many frames of a thread to show at most.")] = 256,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Show at most N frames of a thread.")] = 256,
     sysroot: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="The machine's files at their paths below DIR: what memory lacks comes from those with its build ID; "
-            "may repeat, the first DIR that has a file is taken.",
+            help="Take what stacks need and memory lacks from the files below DIR that have the same build ID; may "
+            "repeat, the first DIR that has a file counts.",
+            rich_help_panel=options.FILES,
         ),
     ] = None,
     debug_directory: options.DebugDirectory = options.DEBUG_DIRECTORY,
     debuginfod: options.Debuginfod = False,
     kernel: Annotated[
         bool,
-        typer.Option("--kernel", "-k", help="The kernel's frames too, and the system call; of kernel threads as well."),
+        typer.Option(
+            "--kernel", "-k", help="Also show the kernel's frames and the system call; also show kernel threads."
+        ),
     ] = False,
     group: Annotated[
-        bool, typer.Option("--group", "-g", help="Threads with equal stacks together, the most of them first.")
+        bool, typer.Option("--group", "-g", help="Show threads with equal stacks together, the largest group first.")
     ] = False,
     folded: Annotated[
-        bool, typer.Option("--folded", help="A line for each such group, as flamegraph.pl takes them.")
+        bool, typer.Option("--folded", help="Print a line for each such group, in the form that flamegraph.pl reads.")
     ] = False,
     speedscope: Annotated[
-        bool, typer.Option("--speedscope", help="A file for speedscope.app, in which each thread weighs 1.")
+        bool, typer.Option("--speedscope", help="Print a file for speedscope.app; each thread has weight 1.")
     ] = False,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show the user stacks of threads: from what is in memory, and from the programs' files where these are given."""
+    """Show the user stacks of threads, by the dump's memory and by the programs' files if you give them."""
     show = _form(group=group, folded=folded, speedscope=speedscope, as_json=as_json)
     letters = options.states(state)
     if tid is None and not (every or pid or comm or letters):
-        raise UsageError("say which process: --pid PID, --tid TID, --comm PATTERN, --state LETTER or --all")
+        raise UsageError("no process is named: expected --pid PID, --tid TID, --comm PATTERN, --state LETTERS or --all")
     choice_pids = (tid,) if tid is not None else tuple(pid or ())
     with opened(dump) as session:
         from vmcore2core.choose import Choice, choose
@@ -106,7 +109,7 @@ def _form(*, group: bool, folded: bool, speedscope: bool, as_json: bool) -> "Cal
     """
     if group + folded + speedscope + (as_json and not group) > 1:
         raise UsageError(
-            "--group, --folded, --speedscope and --json are different forms: --json goes with --group alone"
+            "--group, --folded, --speedscope and --json are different forms: expected only one, or --group --json"
         )
     if group:
         return _print_groups_document if as_json else _print_groups

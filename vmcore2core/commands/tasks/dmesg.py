@@ -30,8 +30,8 @@ def dmesg(
             "--level",
             "-l",
             metavar="LIST",
-            help="Only messages of these levels: emerg, alert, crit, err, warn, notice, info, debug, with commas; err+ "
-            "is err and what is more urgent.",
+            help="Only messages of these levels, separated by commas: emerg, alert, crit, err, warn, notice, info, "
+            "debug. err+ means err and more urgent ones.",
         ),
     ] = None,
     ctime: Annotated[
@@ -39,14 +39,14 @@ def dmesg(
     ] = False,
     decode: Annotated[bool, typer.Option("--decode", "-x", help="Show each message's facility and level.")] = False,
     caller: Annotated[
-        bool, typer.Option("--caller", help="Show who printed each message: T812 is thread 812, C3 is CPU 3.")
+        bool, typer.Option("--caller", help="Show who printed each message: T812 means thread 812, C3 means CPU 3.")
     ] = False,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show all messages that are in the kernel's buffer, in dmesg's form.
+    """Show the kernel's messages, like the command dmesg.
 
-    This takes VMCOREINFO alone: also of kernels whose processes cannot be shown without --vmlinux.
+    This needs only VMCOREINFO, so it works even if processes cannot be shown without --vmlinux.
     """
     levels = _levels(level)
     with _opened(dump) as (kernel, info):

@@ -19,23 +19,33 @@ def dump(
     pid: Annotated[
         int | None,
         typer.Option(
-            "--pid", "-p", help="All threads of the process that has this PID or thread.", rich_help_panel=options.WHICH
+            "--pid",
+            "-p",
+            metavar="PID",
+            help="All threads of the process with this PID, or with a thread that has it.",
+            rich_help_panel=options.WHICH,
         ),
     ] = None,
     tid: Tid = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The core file. Default: core.COMM.PID, of a thread its PID.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The core file. Default: core.COMM.PID; with --tid, PID is the thread's.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
     as_json: options.AsJson = False,
     vmcore: DumpOptions,
 ) -> None:
-    """Write a small core for backtraces: registers, stacks, and the headers of mapped files.
+    """Write a small core for backtraces: registers, stacks, and the ELF headers of mapped files.
 
-    It is what vmcore2core --redact stacks writes, some hundred KiB; with --tid, of one thread alone.
+    It is the core that vmcore2core --redact stacks writes, some 100 KiB; with --tid, it has only one thread.
     """
     if (number := tid if tid is not None else pid) is None:
-        raise UsageError("say which process or thread: --pid PID or --tid TID")
+        raise UsageError("no process is named: expected --pid PID or --tid TID")
     with opened(vmcore) as session:
         from vmcore2core.report import core_sentences, core_summary, one_line
         from vmcore2core.session import core_name

@@ -23,7 +23,7 @@ def files(
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show the open files of processes as /proc/PID/fd and fdinfo have them, and sockets as ss(8) does."""
+    """Show the open files of processes, like /proc/PID/fd and fdinfo, and their sockets, like ss(8)."""
     with opened(dump) as session:
         from vmcore2core.choose import Choice
         from vmcore2core.tasks.openfiles import open_files

@@ -18,7 +18,7 @@ def info(
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Say why the kernel died, what the dump is, and what is not known."""
+    """Show why the kernel died, what kind of dump this is, and what is not known."""
     with opened(dump) as session:
         from vmcore2core.tasks.info import info as info_of
 

@@ -22,13 +22,11 @@ def layout(
     *,
     source: Annotated[
         LayoutFrom,
-        typer.Option(
-            "--from", help="Where the layout comes from: everything the dump has, its BTF alone, or the vmlinux."
-        ),
+        typer.Option("--from", help="The source of the layout: all that the dump has, only its BTF, or the vmlinux."),
     ] = LayoutFrom.DUMP,
     dump: DumpOptions,
 ) -> None:
-    """Write the layout that conversion needs as VMCOREINFO text, to be given as --vmcoreinfo."""
+    """Print the layout that conversion needs as VMCOREINFO text, for --vmcoreinfo."""
     with opened(dump) as session:
         from vmcore2core.layout.export import export_layout
         from vmcore2core.layout.resolver import KernelLayout

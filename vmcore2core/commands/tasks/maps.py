@@ -20,7 +20,7 @@ def maps(
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show the mappings of a process as /proc/PID/maps does; -v counts their pages by what they are."""
+    """Show the mappings of a process, like /proc/PID/maps; with -v, count their pages by state."""
     with opened(dump) as session:
         from vmcore2core.tasks import maps as tasks
 

@@ -26,25 +26,28 @@ def ps(
     pid: options.Pids = None,
     comm: options.Comms = None,
     state: options.State = None,
-    threads: Annotated[bool, typer.Option("--threads", "-L", help="A line for each thread.")] = False,
+    threads: Annotated[bool, typer.Option("--threads", "-L", help="Show a line for each thread.")] = False,
     output: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", "-o", metavar="COLUMNS", help=f"The columns, with commas: {', '.join(COLUMNS)}; may repeat."
+            "--format",
+            "-o",
+            metavar="COLUMNS",
+            help=f"Columns to show, separated by commas; may repeat: {', '.join(COLUMNS)}.",
         ),
     ] = None,
-    tree: Annotated[bool, typer.Option("--tree", help="Children below their parents.")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Show children below their parents.")] = False,
     scan: options.Scan = False,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """List the processes and kernel threads; columns have the names that ps has for them.
+    """List processes and kernel threads, like the command ps.
 
-    Where none is found, the exit status is 1, as that of ps is.
+    As with ps, the exit status is 1 if none is found.
     """
     shown, letters = columns(output, threads=threads), options.states(state)
     if tree and threads:
-        raise typer.BadParameter("--tree is of processes, --threads of threads: expected one of them")
+        raise typer.BadParameter("--tree shows processes, and --threads shows threads: expected only one of the two")
     with opened(replace(dump, scan=scan)) as session:
         from vmcore2core.choose import Choice
         from vmcore2core.tasks import ps

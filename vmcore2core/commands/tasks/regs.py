@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 def regs(
     *,
     pid: Annotated[
-        int | None, typer.Option("--pid", "-p", help="All threads of this process.", rich_help_panel=options.WHICH)
+        int | None,
+        typer.Option("--pid", "-p", metavar="PID", help="All threads of this process.", rich_help_panel=options.WHICH),
     ] = None,
     tid: Tid = None,
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show the user registers of threads, and where they come from."""
+    """Show the user registers of threads, and where they were found."""
     with opened(dump) as session:
         rows = _chosen(session, pid, tid)
         if as_json:
@@ -47,6 +48,6 @@ def _chosen(session: "Session", pid: int | None, tid: int | None) -> "list[Threa
 
     number = tid if tid is not None else pid
     if number is None:
-        raise UsageError("say which process: --pid PID or --tid TID")
+        raise UsageError("no process is named: expected --pid PID or --tid TID")
     rows = tasks.threads(session, session.processes.find(number))
     return [row for row in rows if tid is None or row.tid == tid]

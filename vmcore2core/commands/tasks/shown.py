@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 Pid = Annotated[
     int,
     typer.Option(
-        "--pid", "-p", help="The process, by its PID or that of any of its threads.", rich_help_panel=options.WHICH
+        "--pid",
+        "-p",
+        metavar="PID",
+        help="The process with this PID, or with a thread that has it.",
+        rich_help_panel=options.WHICH,
     ),
 ]
 Tid = Annotated[
-    int | None, typer.Option("--tid", "-t", help="Only the thread with this ID.", rich_help_panel=options.WHICH)
+    int | None,
+    typer.Option("--tid", "-t", metavar="TID", help="The thread with this ID.", rich_help_panel=options.WHICH),
 ]
 
 
 def chosen(session: "Session", choice: "Choice") -> "tuple[list[Identity], bool]":
     """Return the processes that are asked for, kernel threads among them, and whether all were found.
 
-    What was not found is said.
+    Those that were not found are reported on stderr.
     """
     from vmcore2core.choose import choose
 

@@ -22,9 +22,9 @@ def waits(
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show what threads of processes wait for, since when, and which of them wait for each other.
+    """Show what threads wait for, since when, and which threads wait for each other.
 
-    --comm takes threads by their own names, too.
+    --comm also matches the names of threads.
     """
     with opened(dump) as session:
         from vmcore2core.choose import Choice
