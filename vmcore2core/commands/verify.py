@@ -95,8 +95,8 @@ def verify(
 ) -> None:
     """Check finished cores, and say what a debugger will find missing.
 
-    If there are several cores, or a directory of them, each gets one line, and --verbose shows all of it. The worst core
-    decides the exit status.
+    If there are several cores, or a directory of them, each gets one line, and --verbose shows all of it. The worst
+    core decides the exit status.
 
     Exit status: 0 nothing is wrong or missing; 1 something is wrong; 2 wrong usage; 3 something is missing.
     """
