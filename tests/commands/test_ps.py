@@ -62,7 +62,7 @@ def test_where_nothing_is_found_the_status_is_one_and_the_heading_stands_alone(o
         ("ps", ("--state", "Q"), "--state Q: expected letters of R S D T t X Z P I"),
         ("bt", ("--state", "RQ"), "--state Q: expected letters of R S D T t X Z P I"),
         ("ps", ("-o", "pid,colour"), "-o colour: expected some of pid, lwp, ppid"),
-        ("ps", ("--tree", "--threads"), "--tree is of processes, --threads of threads"),
+        ("ps", ("--tree", "--threads"), "--tree shows processes, and --threads shows threads"),
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(command: str, options: tuple[str, ...], said: str) -> None:
