@@ -212,7 +212,7 @@ def test_usage(tmp_path: Path) -> None:
         result = convert(DUMP, "--all", "--minidump", *option, "-o", tmp_path)
         assert result.returncode == 2
         said = " ".join(result.stderr.replace("│", " ").split())
-        assert "--minidump goes with none of --resume, --companions and --compress" in said
+        assert "--minidump cannot be used with --resume, --companions or --compress" in said
 
 
 FACTS = Facts(system="Linux")

@@ -31,9 +31,9 @@ app = typer.Typer(
 )
 
 SYSROOTS = "VMCORE2CORE_SYSROOT"
-"""What the start scripts look for files below."""
+"""Variable with the folders in which start scripts look for files."""
 BY_SIGNAL = 128
-"""Added to a signal's number, as shells do it, where one ended the debugger."""
+"""Added to the number of the signal that ended the debugger, as shells do."""
 GRACE = 5
 """Seconds that a debugger has to end."""
 
@@ -45,15 +45,21 @@ def debug(
     pid: Annotated[
         int | None,
         typer.Option(
-            "--pid", "-p", help="The process, by its PID or that of any of its threads.", rich_help_panel=options.WHICH
+            "--pid",
+            "-p",
+            metavar="PID",
+            help="The process with this PID, or with a thread that has it.",
+            rich_help_panel=options.WHICH,
         ),
     ] = None,
     comm: Annotated[
         str | None,
-        typer.Option(help="The process whose name matches this shell pattern.", rich_help_panel=options.WHICH),
+        typer.Option(
+            metavar="PATTERN", help="The process whose name matches this shell pattern.", rich_help_panel=options.WHICH
+        ),
     ] = None,
     debugger: Annotated[
-        str, typer.Option(help="Use the given debugger: gdb, lldb, or the path of one of them.")
+        str, typer.Option(metavar="PROGRAM", help="The debugger: gdb, lldb, or the path of one of them.")
     ] = "gdb",
     arguments: Annotated[
         str,
@@ -61,7 +67,7 @@ def debug(
             "--debugger-arguments",
             "-A",
             metavar="ARGS",
-            help="Pass the given arguments to the debugger, behind those that open the core; quoted as for a shell.",
+            help="Further arguments for the debugger, quoted as for a shell.",
         ),
     ] = "",
     swap: options.Swap = None,
@@ -69,14 +75,14 @@ def debug(
     scan: options.Scan = False,
     dump: DumpOptions,
 ) -> None:
-    """Start a debugger on a process of a dump: on a temporary core with its programs, libraries and start scripts.
+    """Start a debugger on a process of a dump, with a temporary core and its programs, libraries and start scripts.
 
-    They are in a directory of its own below $TMPDIR (else /var/tmp), which is removed when the debugger ends.
+    These are in a new directory below $TMPDIR (default: /var/tmp), which is removed when the debugger ends.
 
-    Exit status: the debugger's; 1 where it could not be started; 2 usage.
+    Exit status: the debugger's; 1 if it could not be started; 2 wrong usage.
     """
     if (pid is None) == (comm is None):
-        raise typer.BadParameter("say which process: --pid PID or --comm PATTERN")
+        raise typer.BadParameter("no process is named: expected --pid PID or --comm PATTERN")
     words = _words(arguments)
     begin(dump.verbose, debug=dump.debug)
     program = found_debugger(debugger)
