@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Measures the converter and its peers side by side, in one run: ratios, as times are of the machine.
 
-usage: bench.py [--rounds N] [--drgn PYTHON --gcore SCRIPT --ps SCRIPT --vmlinux FILE] [--crash EXTENSION] FOLDER
+usage: bench.py [--rounds N] [--minutes N]
+                [--drgn PYTHON --gcore SCRIPT --ps SCRIPT --vmlinux FILE] [--crash EXTENSION] FOLDER
 
 FOLDER is what make_dump.py wrote. PYTHON is an interpreter that has drgn, the SCRIPTs its contrib/gcore.py and ps.py,
-FILE the kernel's vmlinux with DWARF, EXTENSION crash's gcore.so. What is not given is not measured. Prints Markdown;
-each title says what was done, so that no row can measure nothing.
+FILE the kernel's vmlinux with DWARF, EXTENSION crash's gcore.so. What is not given is not measured. Prints Markdown
+with commit, date and machine; each title says what was done, so that no row can measure nothing. Each row is measured
+once, and again until there were N rounds or its share of the minutes is used up.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ HERE = Path(__file__).resolve().parent
 CODECS = ("zlib", "lzo", "snappy", "zstd")
 DISTINCT_MIN = 10_000
 """Pages that must be decoded for a row of a codec: equal descriptors are decoded once."""
+TITLES = 18
+"""Rows with a title, about: what the minutes are divided by."""
 LOOPED = 10  # processes of the loop over a peer, which is then taken to last as long for each of the others
 Command = Sequence[str | Path]
 
@@ -41,6 +45,11 @@ class Series:
     user: list[float] = field(default_factory=list)
     system: list[float] = field(default_factory=list)
     peak: int = 0
+
+    @property
+    def busy(self) -> list[float]:
+        """Processor time of each round."""
+        return [user + system for user, system in zip(self.user, self.system, strict=True)]
 
     def run(self, command: Command, folder: Path, text: str | None = None) -> None:
         """Runs the command once, in a folder that is empty, with a disk that has nothing left to do of the one before.
@@ -120,17 +129,49 @@ def seconds(series: Series) -> str:
 
 
 def ratio(ours: Series, other: Series) -> str:
-    """Returns the median of the rounds' ratios of wall time."""
-    return f"{statistics.median(a / b for a, b in zip(ours.wall, other.wall, strict=True)):.2f}"
+    """Returns the medians of the rounds' ratios: of wall time, and of processor time."""
+    wall, busy = (
+        statistics.median(a / b for a, b in zip(one, two, strict=True))
+        for one, two in ((ours.wall, other.wall), (ours.busy, other.busy))
+    )
+    return f"{wall:.2f} ({busy:.2f})"
 
 
-def race(rounds: int, commands: dict[str, Callable[[Series], None]]) -> dict[str, Series]:
+@dataclass(frozen=True)
+class Rounds:
+    """How often is measured: ``most`` times, but once at least, no more when ``seconds`` have passed."""
+
+    most: int
+    seconds: float
+
+    def __iter__(self) -> Iterator[int]:
+        begin = time.monotonic()
+        for number in range(self.most):
+            if number and (time.monotonic() - begin) * (number + 1) / number > self.seconds:
+                return
+            yield number
+
+
+def race(rounds: Rounds, commands: dict[str, Callable[[Series], None]]) -> dict[str, Series]:
     """Runs all commands in each round, so that a slow minute of the machine is everybody's."""
     series = {name: Series() for name in commands}
-    for _ in range(rounds):
+    for _ in rounds:
         for name, run in commands.items():
             run(series[name])
     return series
+
+
+def where() -> str:
+    """Returns what was measured, when, and on what machine."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), os.uname().machine)
+    cpus, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    load = f"{os.getloadavg()[0]:.1f}"
+    return (
+        f"Commit {commit.strip()}, {time.strftime('%Y-%m-%d')}, Python {sys.version.split()[0]}; {cpus} processors "
+        f"({model}), {memory} GiB; load before: {load}."
+    )
 
 
 def said(command: Command) -> Any:
@@ -149,7 +190,23 @@ def pids(dump: Path, comm: str) -> list[int]:
     return [int(row["pid"]) for row in rows]
 
 
-def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool) -> Iterator[str]:
+def floor(tools: Tools, rounds: Rounds) -> Iterator[str]:
+    """Yields the rows for what each command of ours takes before it does anything."""
+    yield from _raced(tools, {"python -c 'import numpy'": [sys.executable, "-c", "import numpy"]}, rounds)
+
+
+def decoded(tools: Tools, dump: Path, pid: int, rounds: Rounds) -> Iterator[str]:
+    """Yields the rows for one process of a compressed dump, decompressed by one processor and by two."""
+    core = tools.out / "core"
+    what = said(tools.ours(dump, "--pid", str(pid), "-o", core, "--force", "--json", kept=True))["cores"][0]
+    pages, written = what["pages"]["present"], core.stat().st_blocks << 9
+    assert written >> 12 >= DISTINCT_MIN, f"{dump} has {pages} pages of {pid}, and {written} bytes were written"
+    yield f"| pages: {pages:,}; MiB written: {written >> 20} | | |"
+    one, two = (tools.ours(dump, "--pid", str(pid), "-o", "core", "--jobs", jobs, kept=True) for jobs in ("1", "2"))
+    yield from _raced(tools, {"vmcore2core --jobs 1": one, "vmcore2core --jobs 2": two}, rounds)
+
+
+def one_process(tools: Tools, dump: Path, pid: int, rounds: Rounds, *, copied: bool) -> Iterator[str]:
     """Yields the table's rows for one process."""
     arguments = ("--pid", str(pid), "-o", "core")
     commands: dict[str, Callable[[Series], None]] = {
@@ -173,12 +230,14 @@ def one_process(tools: Tools, dump: Path, pid: int, rounds: int, *, copied: bool
         commands["cp of the same bytes"] = lambda s: s.run(
             ["cp", "--sparse=never", "--reflink=never", core, "core"], tools.written
         )
+        plain = [sys.executable, HERE / "read_write.py", core, "core"]
+        commands["preadv and pwrite of the same bytes"] = lambda s: s.run(plain, tools.written)
     series = race(rounds, commands)
     for name, measured in series.items():
         yield f"| {name} | {seconds(measured)} | {ratio(series['vmcore2core'], measured)} |"
 
 
-def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
+def all_processes(tools: Tools, dump: Path, rounds: Rounds) -> Iterator[str]:
     """Yields the table's rows for every process of the dump."""
     everyone = [*pids(dump, "small-*"), *pids(dump, "large")]
 
@@ -197,11 +256,14 @@ def all_processes(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
         for command in looped:
             total.run(command, tools.written)
         scaled = sum(total.wall) / len(looped) * (len(everyone) - 1)
-        share = statistics.median(first.wall) / scaled
-        yield f"| drgn in a loop, as {len(looped)} of them say | {scaled:.1f} s | {share:.2f} |"
+        wall, busy = (
+            statistics.median(ours) / sum(theirs) * len(looped) / (len(everyone) - 1)
+            for ours, theirs in ((first.wall, total.wall), (first.busy, total.busy))
+        )
+        yield f"| drgn in a loop, as {len(looped)} of them say | {scaled:.1f} s | {wall:.2f} ({busy:.2f}) |"
 
 
-def many(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
+def many(tools: Tools, dump: Path, rounds: Rounds) -> Iterator[str]:
     """Yields the table's rows for many tasks, mappings and threads."""
     tasks = said(tools.tasks("ps", dump, "--json"))["tasks"]
     assert sum(row["rss_kib"] is not None for row in tasks) > 1000
@@ -216,7 +278,7 @@ def many(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
             yield from _raced(tools, peers, rounds)
 
 
-def _raced(tools: Tools, commands: dict[str, Command | None], rounds: int) -> Iterator[str]:
+def _raced(tools: Tools, commands: dict[str, Command | None], rounds: Rounds) -> Iterator[str]:
     def run(command: Command) -> Callable[[Series], None]:
         return lambda series: series.run(command, tools.written)
 
@@ -226,7 +288,7 @@ def _raced(tools: Tools, commands: dict[str, Command | None], rounds: int) -> It
         yield f"| {name} | {seconds(measured)} | {ratio(first, measured)} |"
 
 
-def page_rate(tools: Tools, dump: Path, rounds: int) -> Iterator[str]:
+def page_rate(tools: Tools, dump: Path, rounds: Rounds) -> Iterator[str]:
     """Yields the table's rows for reading all pages of a kdump-compressed file."""
     counts = said([sys.executable, HERE / "read_ours.py", dump, "count"])
     assert counts["distinct"] > DISTINCT_MIN, f"{dump}: {counts}"
@@ -246,6 +308,7 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Measures the converter and its peers side by side.")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=7, help="that it may take, about")
     for name in ("drgn", "gcore", "ps", "vmlinux", "crash"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("folder", type=Path)
@@ -259,16 +322,20 @@ def main() -> None:
         tools = Tools(options.folder, Path(out), *peers)
         elf = options.folder / "vmcore.elf"
         (large,), small = pids(elf, "large"), pids(elf, "small-*")[0]
-        print("| | median | ours to this |\n| --- | --- | --- |")
+        rounds = Rounds(options.rounds, options.minutes * 60 / TITLES)
+        print(where(), "", "| | median of wall time | ours to this: wall (processor) |\n| --- | --- | --- |", sep="\n")
+        print("| **what takes no dump at all** | | |", *floor(tools, rounds), sep="\n")
         print("| **one process of 1.2 GB, ELF** | | |")
-        print(*one_process(tools, elf, large, options.rounds, copied=True), sep="\n")
+        print(*one_process(tools, elf, large, rounds, copied=True), sep="\n")
         print("| **one small process, kdump zlib** | | |")
-        print(*one_process(tools, options.folder / "vmcore.zlib", small, options.rounds, copied=False), sep="\n")
-        print(*many(tools, options.folder / "many.elf", options.rounds), sep="\n")
-        print("| **150 small processes, ELF** | | |", *all_processes(tools, elf, options.rounds), sep="\n")
+        print(*one_process(tools, options.folder / "vmcore.zlib", small, rounds, copied=False), sep="\n")
+        print("| **one process of 1.2 GB, kdump zlib** | | |")
+        print(*decoded(tools, options.folder / "vmcore.zlib", large, rounds), sep="\n")
+        print(*many(tools, options.folder / "many.elf", rounds), sep="\n")
+        print("| **150 small processes, ELF** | | |", *all_processes(tools, elf, rounds), sep="\n")
         for codec in CODECS:
             print(f"| **all pages, kdump {codec}** | | |")
-            print(*page_rate(tools, options.folder / f"vmcore.{codec}", options.rounds), sep="\n")
+            print(*page_rate(tools, options.folder / f"vmcore.{codec}", rounds), sep="\n")
 
 
 if __name__ == "__main__":
