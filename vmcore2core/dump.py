@@ -23,6 +23,7 @@ from vmcore2core.overrides import override
 from vmcore2core.printable import text
 from vmcore2core.process.binaries import Binaries
 from vmcore2core.process.capture import Captured
+from vmcore2core.process.copies import Copies
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import AbsentReason, AbsentRun, Vma
 from vmcore2core.process.sysroot import Sysroot
@@ -230,7 +231,8 @@ class Process:
             sysroots: folders with the machine's files at their paths, for what memory does not tell.
         """
         found = Binaries(tuple(Sysroot(Path(folder)) for folder in sysroots))
-        return tuple(backtraces(self._captured, self._session.kernel.arch, self.threads, files=Files(found)))
+        files = Files(found, Copies(self._session.processes))
+        return tuple(backtraces(self._captured, self._session.kernel.arch, self.threads, files=files))
 
     def write_core(
         self,

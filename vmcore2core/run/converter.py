@@ -277,13 +277,12 @@ class Conversion:
     def _without_cfi(self, captured: Captured, stacks: Unwound | str) -> WithoutCfi:
         """Return what lacks call frame information in the directory, which gets files of --sysroot alone."""
         from vmcore2core.handover.callers import WithoutCfi, led_by_files, stacks_without_cfi
-        from vmcore2core.unwind.originals import Files
 
         given = self.session.processes.sysroots
         if isinstance(stacks, str) or not all(
             any(path.is_relative_to(sysroot.folder) for sysroot in given) for path in led_by_files(stacks)
         ):
-            stacks = stacks_of(self.session, captured, Files(Binaries(given)))
+            stacks = stacks_of(self.session, captured, replace(self._stack_files, binaries=Binaries(given)))
         return WithoutCfi() if isinstance(stacks, str) else stacks_without_cfi(stacks)
 
     @cached_property
@@ -326,13 +325,14 @@ class Conversion:
     @cached_property
     def _stack_files(self) -> Files:
         """Where the stacks in the index look for what memory does not have."""
+        from vmcore2core.process.copies import Copies
         from vmcore2core.process.debuginfod import debuginfod
         from vmcore2core.unwind.originals import Files
 
         folders = [sysroot.folder for sysroot in self.session.processes.sysroots]
         servers = debuginfod() if self.manner.debuginfod else None
         found = binaries(self.session.container.paths[0], folders, (Path(self.manner.debug_directory),), servers)
-        return Files(found)
+        return Files(found, Copies(self.session.processes))
 
 
 def stacks_of(session: Session, captured: Captured, files: Files) -> Unwound | str:

@@ -64,22 +64,30 @@ class ImageFiles:
 
     def __init__(self, headers: ElfHeaders, bias: int, source: ImageSource) -> None:
         self.headers, self.bias, self.source = headers, bias, source
-        self.read = EitherRead(source.read, self._loaded_from_file, source.page_size)
+        memory = EitherRead(source.read, self._loaded_elsewhere, source.page_size)
+        self.read = EitherRead(memory, self._loaded_from_file, source.page_size)
         cached = source.file or PagedRead(lambda _offset, _size: None, source.page_size)
         self.file = ElfFile(cached, headers, source.elf_class, source.order)
 
     def _loaded_from_file(self, address: int, size: int) -> bytes | None:
         """Return what the file has for an address, where a segment loads it from there."""
+        original = self.source.original
+        return None if original is None else self._at(address, size, original.read)
+
+    def _loaded_elsewhere(self, address: int, size: int) -> bytes | None:
+        """Return what the page cache has for an address that cannot be written, of this or of another copy."""
+        return None if self.source.file is None else self._at(address, size, self.source.file, but=elf.PF_W)
+
+    def _at(self, address: int, size: int, file: PagedRead, but: int = 0) -> bytes | None:
+        """Return what a file has for an address, where a segment loads it that has none of some flags."""
         page = self.source.page_size
-        if self.source.original is None:
-            return None
         for segment in self.headers.segments:
-            if segment.p_type != elf.PT_LOAD or not segment.p_filesz:
+            if segment.p_type != elf.PT_LOAD or not segment.p_filesz or segment.p_flags & but:
                 continue
             first = segment.p_vaddr & -page
             at, end = address - self.bias - first, -(-(segment.p_vaddr + segment.p_filesz) // page) * page - first
             if at >= 0 and at + size <= end:
-                return self.source.original.read((segment.p_offset & -page) + at, size)
+                return file((segment.p_offset & -page) + at, size)
         return None
 
     def elf_files(self) -> Iterator[tuple[ElfFile, Origin]]:

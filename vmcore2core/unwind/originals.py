@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vmcore2core.process.binaries import Binaries, MappedImage
+from vmcore2core.process.copies import Copies
 from vmcore2core.process.sysroot import OriginalFile, build_id
 from vmcore2core.unwind.lines import LineTables
 from vmcore2core.unwind.reading import PagedRead
@@ -18,10 +19,12 @@ class Files:
 
     Attributes:
         binaries: where files are looked for; None for nowhere.
+        copies: other copies of them in memory, or None.
         lines: source lines by file.
     """
 
     binaries: Binaries | None = None
+    copies: Copies | None = None
     lines: LineTables = field(default_factory=LineTables)
 
     @property

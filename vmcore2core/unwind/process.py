@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats.elf import ELFMAG, PF_W, PF_X, PT_LOAD
@@ -19,7 +20,7 @@ from vmcore2core.unwind.cursor import Read
 from vmcore2core.unwind.image import Image
 from vmcore2core.unwind.image_files import ImageSource
 from vmcore2core.unwind.originals import Files, Original
-from vmcore2core.unwind.reading import Mapped, PagedRead, file_read, user_read
+from vmcore2core.unwind.reading import EitherRead, Mapped, PagedRead, file_read, user_read
 
 NEIGHBOURS = 64
 """Mappings to each side among which the file is looked for that was mapped where other memory is now."""
@@ -220,6 +221,9 @@ class UserSpace:
         read = self._cached(vmas, backing)
         found = build_id(read, snapshot.elf_class, self.order)
         size: int | None = getattr(backing, "file_size", None)
+        if found is not None and size and self._given.copies is not None:
+            others = partial(self._given.copies.read, found, size, snapshot.elf_class, self.order)
+            read = EitherRead(read, others, snapshot.page_size)
         image = MappedImage(key[0], found, size, vmas, snapshot.elf_class, self.order, snapshot.page_size)
         original = Original(image, self._given)
         headers = self._headers(read)

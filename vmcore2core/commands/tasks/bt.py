@@ -79,11 +79,13 @@ def bt(
         from vmcore2core.choose import Choice, choose
         from vmcore2core.process import binaries
         from vmcore2core.process import debuginfod as client
+        from vmcore2core.process.copies import Copies
         from vmcore2core.tasks.stacks import Wanted, stacks
         from vmcore2core.unwind.originals import Files
 
         servers = client.debuginfod() if debuginfod else None
-        files = Files(binaries.binaries(session.container.paths[0], sysroot or (), (debug_directory,), servers))
+        found = binaries.binaries(session.container.paths[0], sysroot or (), (debug_directory,), servers)
+        files = Files(found, Copies(session.processes))
         choice = Choice(pid=choice_pids, comm=tuple(comm or ()), state=letters)
         chosen, errors = choose(session.processes, choice, session.processes.leaders if kernel else None)
         wanted = Wanted(letters, tid=tid, idle=every and tid is None, limit=limit, files=files, kernel=kernel)

@@ -1,0 +1,110 @@
+"""Other copies of a mapped file: what the page cache lacks of it, another file with the same build ID may have.
+
+Containers, chroots and copies have the same programs and libraries as files of their own, each with pages of its own.
+They are looked for among the executable mappings of all processes, once, and only when a page is not there.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+
+from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
+from vmcore2core.interfaces import ByteOrder
+from vmcore2core.kernel import mm
+from vmcore2core.kernel.filemap import PageCache
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.process.capture import Processes
+from vmcore2core.process.filepages import FilePages
+from vmcore2core.process.sysroot import build_id
+
+VMAS_MAX = 1 << 17
+"""Mappings that are looked at: some two seconds."""
+COPIES_MAX = 64
+"""Files of one size that are looked at."""
+_BROKEN = (CorruptStructure, MemoryFault, LayoutUnknown)
+
+log = logging.getLogger(__name__)
+
+
+class Copies:
+    """The files that any process has mapped to run.
+
+    Args:
+        processes: of the dump.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._found: dict[tuple[bytes, int], FilePages | None] = {}
+
+    def read(
+        self, wanted: bytes, size: int, elf_class: int, order: ByteOrder, offset: int, length: int
+    ) -> bytes | None:
+        """Return bytes of a file, with zeros from its end to the end of that page; None where they are not known.
+
+        Args:
+            wanted: its build ID.
+            size: of the file in bytes.
+            elf_class, order: of the process that has it mapped.
+            offset, length: of what is read.
+        """
+        key = wanted, size
+        if key not in self._found:
+            self._found[key] = self._pages(wanted, size, elf_class, order)
+        pages = self._found[key]
+        if pages is None or offset + length > -(-size // pages.page_size) * pages.page_size:
+            return None
+        found = pages.read(offset, max(min(length, size - offset), 0))
+        return None if found is None else found.ljust(length, b"\0")
+
+    def _pages(self, wanted: bytes, size: int, elf_class: int, order: ByteOrder) -> FilePages | None:
+        """Return what all copies of a file together have; None where there is but one."""
+        candidates = self._of_size.get(size, [])[:COPIES_MAX]
+        pages: FilePages | None = None
+        for mapping in candidates if len(candidates) > 1 else ():
+            try:
+                one = FilePages(self._cache, mapping, self._processes.swap.space)
+            except _BROKEN:
+                continue
+            if build_id(one.read, elf_class, order) != wanted:
+                continue
+            if pages is None:
+                pages = one
+            else:
+                pages.take(one)
+        return pages
+
+    @cached_property
+    def _cache(self) -> PageCache:
+        return PageCache(self._processes.kernel)
+
+    @cached_property
+    def _of_size(self) -> dict[int, list[StructView]]:
+        """``struct address_space`` of each file that is mapped to run, by the file's size."""
+        found: dict[int, StructView] = {}
+        looked = 0
+        for leader in self._processes.with_mm():
+            try:
+                for vma in mm.for_each_vma(self._processes.mm_of(leader)):
+                    looked += 1
+                    file = vma.follow("vm_file", "file") if vma.ulong("vm_flags") & mm.VM_EXEC else None
+                    mapping = None if file is None else file.follow("f_mapping", "address_space")
+                    if mapping is not None:
+                        found.setdefault(int(mapping.address), mapping)
+            except _BROKEN as error:
+                log.info("files of one process are not looked at: %s", error)
+            if looked > VMAS_MAX:
+                break
+        by_size: dict[int, list[StructView]] = {}
+        for mapping in found.values():
+            by_size.setdefault(_size(mapping), []).append(mapping)
+        return by_size
+
+
+def _size(mapping: StructView) -> int:
+    try:
+        inode = mapping.follow("host", "inode")
+        return 0 if inode is None else inode.uint("i_size", size=8)
+    except _BROKEN:
+        return 0
