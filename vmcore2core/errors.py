@@ -63,7 +63,7 @@ class UnknownFormat(DumpError):
 
 
 class CodecError(DumpError):
-    """A compressed page does not decode to one page."""
+    """What is compressed, a page or a section, does not decode to what it must be."""
 
 
 class MemoryFault(Vmcore2coreError):

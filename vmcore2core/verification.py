@@ -16,8 +16,9 @@ from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.packed import ZSTD_IN_PLACE_MAX
 from vmcore2core.containers.zstd_frames import ZstdFrames, index_frames
 from vmcore2core.corefile.inspect import CoreFile
-from vmcore2core.corefile.notes import Note, notes_of
+from vmcore2core.corefile.notes import notes_of
 from vmcore2core.corefile.plan import Segment
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import DumpError, TaskError
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats.packed import ZSTD_MAGIC

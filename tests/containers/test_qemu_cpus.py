@@ -13,10 +13,10 @@ from vmcore2core.arch.ppc64le.machine import ARCH as PPC64LE
 from vmcore2core.arch.riscv64.machine import ARCH as RISCV64
 from vmcore2core.arch.s390x.machine import ARCH as S390X
 from vmcore2core.arch.x86_64.machine import ARCH as X86_64
-from vmcore2core.containers.base import Note
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.qemu_cpus import saved_cpu_notes
 from vmcore2core.containers.vmstate import DeviceStates
+from vmcore2core.elf.notes import Note
 
 Field = tuple[str, list[int], int]
 """Name, values, bytes of each."""

@@ -10,9 +10,10 @@ import pytest
 
 from tests.corefile.snapshots import PAGE, snapshot, snapshot_32, thread, vma, write
 from vmcore2core.corefile import writer
-from vmcore2core.corefile.notes import build_notes, notes_of
+from vmcore2core.corefile.notes import notes_of
 from vmcore2core.corefile.plan import CorePlan, Segment, build_plan
 from vmcore2core.corefile.verify import read_with_lief, verify_head
+from vmcore2core.elf.notes import build_notes
 from vmcore2core.errors import OutputError
 from vmcore2core.process.model import ProcessSnapshot
 
@@ -25,7 +26,7 @@ PROCESS = snapshot(
 
 
 def planned(process: ProcessSnapshot = PROCESS) -> CorePlan:
-    return build_plan(process, build_notes(process, notes_of(process, {})))
+    return build_plan(process, build_notes(notes_of(process, {}), process.byte_order))
 
 
 def patched(plan: CorePlan, form: str, offset: int, value: int) -> CorePlan:

@@ -9,7 +9,7 @@ from tests.fuzz.harness import Harness, Parts
 from tests.process.scene import prstatus, qemu_note, user_regs
 from vmcore2core.arch import all_archs
 from vmcore2core.containers.eraseinfo import erased, erased_notes
-from vmcore2core.containers.notes import parse_notes
+from vmcore2core.elf.notes import parse_notes
 
 
 def note(name: bytes, kind: int, desc: bytes, order: str = "<") -> bytes:

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from tests.fuzz.overlay import poked
-from vmcore2core.corefile.notes import build_notes, notes_of
+from vmcore2core.corefile.notes import notes_of
 from vmcore2core.corefile.plan import build_plan
+from vmcore2core.elf.notes import build_notes
 from vmcore2core.errors import MemoryFault, Vmcore2coreError
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory import pagetable, user
@@ -119,7 +120,7 @@ def core_digest(session: Session, number: int) -> tuple[str, bool]:
     captured = session.processes.capture(leader, dump_filter=None)
     snapshot = captured.snapshot
     digest = hashlib.blake2b()
-    plan = build_plan(snapshot, build_notes(snapshot, notes_of(snapshot, {})))
+    plan = build_plan(snapshot, build_notes(notes_of(snapshot, {}), snapshot.byte_order))
     digest.update(plan.head)
     for segment in plan.segments:
         for vaddr, pages in captured.memory.batches([(segment.start, segment.start + segment.filesz)]):

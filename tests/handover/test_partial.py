@@ -9,8 +9,8 @@ import pytest
 
 from tests.e2e.debuggers import environment, gdb_command
 from tests.e2e.guests import FIXTURES, unpacked_sysroot
+from vmcore2core.elf.headers import Read
 from vmcore2core.handover.partial import rebuilt
-from vmcore2core.process.elf import Read
 
 PAGE = 4096
 STATIC = FIXTURES / "sysroot/bin/lab-static"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vmcore2core.addresses import UserAddr
 from vmcore2core.containers.remote import located
+from vmcore2core.elf.headers import ElfHeaders, Segment
 from vmcore2core.process.binaries import DEBUG_TREE, _trees_below, binaries, is_mapped_so
-from vmcore2core.process.elf import ElfHeaders, Segment
 from vmcore2core.process.model import Vma
 
 PAGE = 4096

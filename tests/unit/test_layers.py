@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "vmcore2core"
 LAYERS = (
     {"errors", "addresses", "interfaces", "overrides", "printable", "times", "folders"},
     {"formats"},
+    {"elf"},
     {"arch", "containers"},
     {"memory"},
     {"layout"},

@@ -13,8 +13,8 @@ from typing import cast
 import pytest
 
 from tests.unwind.processes import Recording, Stop, compile_c, need, record
+from vmcore2core.elf.headers import parse_headers
 from vmcore2core.process.binaries import Binaries
-from vmcore2core.process.elf import parse_headers
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.unwind.elf_file import ElfFile
 from vmcore2core.unwind.frames import Backtrace, Found

@@ -7,10 +7,10 @@ from typing import Literal
 
 import pytest
 
+from vmcore2core.elf.headers import ElfHeaders, Segment, parse_headers
 from vmcore2core.formats.elf import PT_LOAD, PT_NOTE
 from vmcore2core.formats.elf_dynamic import SYM_DTYPE
 from vmcore2core.handover.go_symbols import go_symbols
-from vmcore2core.process.elf import ElfHeaders, Segment, parse_headers
 from vmcore2core.unwind.gopclntab import GoTable, headers
 from vmcore2core.unwind.image import Image
 from vmcore2core.unwind.image_files import ImageSource

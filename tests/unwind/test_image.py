@@ -9,8 +9,8 @@ import pytest
 from tests.unwind.processes import compile_c
 from tests.unwind.test_cfi import libc
 from tests.unwind.test_symbols import image_of, mapped, readelf_functions
+from vmcore2core.elf.headers import parse_headers
 from vmcore2core.errors import CorruptStructure
-from vmcore2core.process.elf import parse_headers
 
 BASE = 0x7F1234000000
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.spec import CoreMachine, CoreNote, CpuNote, KernelMap, LayoutKeys, PageTableSpec, UnwindSpec
+from vmcore2core.arch.spec import CoreMachine, CpuNote, KernelMap, LayoutKeys, PageTableSpec, UnwindSpec
+from vmcore2core.elf.notes import Note
 from vmcore2core.interfaces import ByteOrder, KernelView
 
 
@@ -152,7 +153,7 @@ class Cpus(ABC):
 
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
-    ) -> tuple[tuple[CoreNote, ...], str | None]:
+    ) -> tuple[tuple[Note, ...], str | None]:
         """Return the notes of a thread besides NT_PRSTATUS that was on a CPU.
 
         Args:
@@ -222,7 +223,7 @@ class Cores(ABC):
 
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         """Return the notes of a thread besides NT_PRSTATUS, in the kernel's order.
 
         Args:
@@ -240,7 +241,7 @@ class Cores(ABC):
         """
         return None
 
-    def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
+    def process_notes(self, kernel: KernelView) -> tuple[Note, ...]:
         """Return the notes that this architecture's cores have once, at the end.
 
         Raises:
@@ -262,6 +263,6 @@ class Unwind:
         """Return how the stacks of such a process unwind, or None where this is not known yet."""
         return None
 
-    def registers(self, notes: Sequence[CoreNote]) -> Mapping[str, int]:
+    def registers(self, notes: Sequence[Note]) -> Mapping[str, int]:
         """Return the registers by ``spec``'s names that a thread's notes have besides NT_PRSTATUS."""
         return {}

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
+from vmcore2core.elf.notes import Note
 
 
 class EntryKind(IntEnum):
@@ -142,14 +143,6 @@ class CoreMachine:
     e_flags: int = 0
     greg_size: int | None = None
     uid_size: int | None = None
-
-
-class CoreNote(NamedTuple):
-    """A note of a core as an architecture makes it: owner, NT_* type, descriptor."""
-
-    name: str
-    n_type: int
-    desc: bytes
 
 
 @dataclass(frozen=True)
@@ -288,4 +281,4 @@ class CpuNote:
     pr_pid: int
     regs: Mapping[str, int]
     user_mode: bool
-    regsets: tuple[CoreNote, ...] = ()
+    regsets: tuple[Note, ...] = ()

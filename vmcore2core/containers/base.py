@@ -11,6 +11,7 @@ import numpy as np
 
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import DumpError
 from vmcore2core.interfaces import ByteOrder
 
@@ -30,14 +31,6 @@ class PageState(IntEnum):
     """According to the file it has the page, but the file ends before it."""
     DAMAGED = 5
     """The page's compressed form does not decode."""
-
-
-class Note(NamedTuple):
-    """One ELF note of the dump, in file order: ``name`` without its NUL, ``n_type``, descriptor bytes."""
-
-    name: str
-    n_type: int
-    desc: bytes
 
 
 class ContainerDoc(NamedTuple):

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
-from vmcore2core.containers.base import Note, PageState
+from vmcore2core.containers.base import PageState
 from vmcore2core.containers.bitmap import RankedBitmap, bit_runs, test_bit, test_bits
 from vmcore2core.containers.compression import PageDecoder, page_decoder
 from vmcore2core.containers.diskdump_header import read_header
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.eraseinfo import ERASEINFO_SIZE_MAX, erased
-from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
 from vmcore2core.containers.page_descs import DESCS_PER_PART, PageDescs
+from vmcore2core.elf.notes import NOTES_SIZE_MAX, Note, parse_notes
 from vmcore2core.errors import CodecError, FormatError
 from vmcore2core.formats.diskdump import (
     DUMP_DH_COMPRESSED_INCOMPLETE,

@@ -16,14 +16,15 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.containers.base import ContainerDoc, Note
+from vmcore2core.containers.base import ContainerDoc
 from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.eraseinfo import erased_notes
 from vmcore2core.containers.kcore import LIVE, is_kcore, kernel_notes
-from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
 from vmcore2core.containers.segmented import SegmentedContainer
 from vmcore2core.containers.virtualbox import virtualbox_notes
 from vmcore2core.containers.xen import is_xen_core, refuse_machine
+from vmcore2core.elf.headers import ident_variant
+from vmcore2core.elf.notes import NOTES_SIZE_MAX, Note, parse_notes
 from vmcore2core.errors import FormatError, UnknownFormat
 from vmcore2core.formats._cabi import ElfClass, offsetof
 from vmcore2core.formats.elf import (
@@ -133,14 +134,11 @@ class ElfContainer(SegmentedContainer):
     def detect(cls, f: BinaryIO) -> bool:
         """Tell whether the file begins with an ELF header of type ET_CORE."""
         ident = f.read(EI_NIDENT)
-        if len(ident) < EI_NIDENT or not ident.startswith(ELFMAG):
+        variant = ident_variant(ident)
+        if variant is None:
             return False
-        elf_class = ELF_CLASSES.get(ident[EI_CLASS])
-        byte_order = ELF_BYTE_ORDERS.get(ident[EI_DATA])
-        if elf_class is None or byte_order is None:
-            return False
-        rest = f.read(Ehdr[elf_class, byte_order].sizeof() - EI_NIDENT)
-        return int.from_bytes(rest[:2].ljust(2, b"\0"), byte_order) == ET_CORE and not is_xen_core(ident + rest)
+        rest = f.read(Ehdr[variant].sizeof() - EI_NIDENT)
+        return int.from_bytes(rest[:2].ljust(2, b"\0"), variant[1]) == ET_CORE and not is_xen_core(ident + rest)
 
 
 def _read_header(file: DumpFile) -> _ElfHeader:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmcore2core.containers.base import Note
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats.diskdump import ERASEINFO_NOTE_NAME
 
 NAMED_MAX = 8

@@ -9,7 +9,7 @@ References: fs/proc/kcore.c (v6.12): read_kcore_iter(), get_kcore_size().
 
 from __future__ import annotations
 
-from vmcore2core.containers.base import Note
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats.elf_core import NT_PRPSINFO
 
 _CORE = "CORE"

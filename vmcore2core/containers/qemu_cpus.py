@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
-from vmcore2core.containers.base import Note
 from vmcore2core.containers.vmstate import DeviceStates
 from vmcore2core.containers.x86_cpus import CPUS_MAX, cpu_notes
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import arm64, elf_core, ppc64le, riscv64, s390x
 from vmcore2core.formats import qemu_cpu as fmt
 

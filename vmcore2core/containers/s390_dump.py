@@ -15,9 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.containers.base import ContainerDoc, Note, PageState
+from vmcore2core.containers.base import ContainerDoc, PageState
 from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.segmented import PAGE_SIZE, PHYS_BITS, SegmentedContainer, described_table
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import FormatError, UnknownFormat
 from vmcore2core.formats import s390_dump as fmt
 from vmcore2core.formats import s390x

@@ -14,10 +14,11 @@ from typing import BinaryIO
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
-from vmcore2core.containers.base import ContainerDoc, DumpContainer, Note, PageState
+from vmcore2core.containers.base import ContainerDoc, DumpContainer, PageState
 from vmcore2core.containers.bitmap import RANK_BYTES, RankedBitmap, bit_runs, test_bits
 from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.x86_cpus import CPUS_MAX, prstatus
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.formats import sadump as fmt
 from vmcore2core.formats.elf import EM_386, EM_X86_64

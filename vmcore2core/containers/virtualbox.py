@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vmcore2core.containers.base import Note
 from vmcore2core.containers.x86_cpus import cpu_notes
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import virtualbox as fmt
 
 

@@ -13,10 +13,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vmcore2core.containers.base import ContainerDoc, Note
+from vmcore2core.containers.base import ContainerDoc
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.segmented import PAGE_SIZE, PHYS_BITS, SegmentedContainer, segment_table
 from vmcore2core.containers.x86_cpus import CPUS_MAX, cpu_notes
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import FormatError, UsageError
 from vmcore2core.formats import vmware as fmt
 from vmcore2core.overrides import override

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vmcore2core.containers.base import Note
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.formats.elf_core import NT_PRSTATUS
 

@@ -16,11 +16,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.containers.base import ContainerDoc, Note
+from vmcore2core.containers.base import ContainerDoc
 from vmcore2core.containers.dumpfile import DumpFile, only_file
-from vmcore2core.containers.notes import NOTES_SIZE_MAX, parse_notes
 from vmcore2core.containers.segmented import PAGE_SIZE, PHYS_BITS, SegmentedContainer, segment_table
 from vmcore2core.containers.x86_cpus import CPUS_MAX, cpu_notes
+from vmcore2core.elf.notes import NOTES_SIZE_MAX, Note, parse_notes
 from vmcore2core.errors import FormatError, UnknownFormat
 from vmcore2core.formats import xen as fmt
 from vmcore2core.formats.elf import EI_CLASS, EI_DATA, ELFMAG, EM_X86_64, ET_CORE, Ehdr, Shdr

@@ -22,11 +22,11 @@ from elftools.elf.segments import NoteSegment
 from vmcore2core.corefile.plan import Segment
 from vmcore2core.corefile.source import CoreSource, FileSource, SourceFile
 from vmcore2core.corefile.verify import SeenByLief, read_with_lief
+from vmcore2core.elf.headers import Read
 from vmcore2core.errors import CodecError, DumpError, package_missing
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass
 from vmcore2core.printable import counted, text
-from vmcore2core.process.elf import Read
 from vmcore2core.process.sysroot import build_id
 
 HEAD_MAX = 1 << 28

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from vmcore2core.process.elf import Read
+from vmcore2core.elf.headers import Read
 from vmcore2core.process.linkmap import program_path
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import DELETED, build_id

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from vmcore2core import __version__
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core as fmt
-from vmcore2core.formats._cabi import NUMPY_ORDER, ElfClass, align_up
-from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
-from vmcore2core.interfaces import ByteOrder
+from vmcore2core.formats._cabi import NUMPY_ORDER, ElfClass
 from vmcore2core.printable import to_json
 from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
 from vmcore2core.process.secrets import Secrets
@@ -24,14 +22,6 @@ REPORT_RUNS_MAX = 512
 BLANKED_MAX = 1 << 16
 """Ranges of blanked bytes that are listed: who compares the core with the dump needs them."""
 OVERFLOW_UID = 65534  # DEFAULT_OVERFLOWUID in include/linux/highuid.h
-
-
-class Note(NamedTuple):
-    """One note: name without NUL, type, descriptor."""
-
-    name: str
-    n_type: int
-    desc: bytes
 
 
 def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: Secrets | None = None) -> list[Note]:
@@ -176,21 +166,3 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets
         "notices": snapshot.notices,
     }
     return to_json(document if secrets is None else secrets.hide(document), separators=(",", ":")).encode()
-
-
-@lru_cache(maxsize=64)  # the threads of a process have notes of a few types and sizes
-def _nhdr(order: ByteOrder, n_namesz: int, n_descsz: int, n_type: int) -> bytes:
-    return Nhdr[order].build({"n_namesz": n_namesz, "n_descsz": n_descsz, "n_type": n_type})
-
-
-def build_notes(snapshot: ProcessSnapshot, notes: list[Note]) -> bytes:
-    """Return the PT_NOTE segment: each note with its header, name and descriptor padded to 4 bytes."""
-    pieces = []
-    for note in notes:
-        name = note.name.encode() + b"\0"
-        pieces += [
-            _nhdr(snapshot.byte_order, len(name), len(note.desc), note.n_type),
-            name.ljust(align_up(len(name), NOTE_ALIGN), b"\0"),
-            note.desc.ljust(align_up(len(note.desc), NOTE_ALIGN), b"\0"),
-        ]
-    return b"".join(pieces)

@@ -12,9 +12,10 @@ import numpy as np
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.copying import Copied, copy_with, pieces
-from vmcore2core.corefile.notes import build_notes, notes_of
+from vmcore2core.corefile.notes import notes_of
 from vmcore2core.corefile.plan import CorePlan, build_plan, check_class
 from vmcore2core.corefile.sink import FileSink, Sink, sink
+from vmcore2core.elf.notes import build_notes
 from vmcore2core.interfaces import Compression, PageStream
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.secrets import Secrets
@@ -105,7 +106,7 @@ def write_core(
         PagesChanged: ``still_valid`` said no, or what the process never touched has contents.
     """
     check_class(snapshot)
-    notes = build_notes(snapshot, notes_of(snapshot, origin or {}, secrets))
+    notes = build_notes(notes_of(snapshot, origin or {}, secrets), snapshot.byte_order)
     plan = build_plan(snapshot, notes)
     pages = _Pages(plan, stream, snapshot.page_size, progress)
     with atomic_file(output, force=force, inputs=inputs) as fd:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vmcore2core.elf.headers import Read
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import dwarf_cfi as fmt
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.process.elf import Read
 from vmcore2core.unwind.cfi import EhFrame
 from vmcore2core.unwind.cfi_rules import Cie, Fde
 

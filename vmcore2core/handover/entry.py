@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from vmcore2core.elf.headers import Read
 from vmcore2core.errors import CorruptStructure, MemoryFault, Vmcore2coreError
 from vmcore2core.handover.sleepers import AWAKE, Sleep, Sleepers
 from vmcore2core.kernel import mm, sched
@@ -16,7 +17,6 @@ from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
-from vmcore2core.process.elf import Read
 from vmcore2core.process.identity import Identity
 from vmcore2core.process.kernelbt import KernelFrameRow, KernelStacks, NamedCall
 from vmcore2core.process.model import ProcessSnapshot, Vma

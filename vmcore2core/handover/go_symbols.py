@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from vmcore2core.elf.headers import ElfHeaders
 from vmcore2core.formats import elf, elf_dynamic
 from vmcore2core.formats import gopclntab as fmt
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.process.elf import ElfHeaders
 from vmcore2core.unwind import gopclntab
 from vmcore2core.unwind.reading import PagedRead
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vmcore2core.elf.headers import ElfHeaders, parse_headers
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import elf
 from vmcore2core.kernel.mm import VM_EXEC
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Captured
-from vmcore2core.process.elf import ElfHeaders, parse_headers
 from vmcore2core.process.filebacking import FileBacking
 from vmcore2core.process.linkmap import link_map, program_path
 from vmcore2core.process.model import ProcessSnapshot, Vma

@@ -20,13 +20,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vmcore2core.elf.headers import SECTIONS_MAX, ElfHeaders, Read, Segment, parse_headers
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import elf, elf_dynamic
 from vmcore2core.formats._cabi import ElfClass, align_up
 from vmcore2core.handover.debug_frame import debug_frame, fdes_of
 from vmcore2core.handover.go_symbols import go_symbols
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.process.elf import SECTIONS_MAX, ElfHeaders, Read, Segment, parse_headers
 from vmcore2core.unwind.reading import PagedRead
 from vmcore2core.unwind.symbols import SYMBOLS_MAX, count_by_gnu_hash, count_by_hash
 

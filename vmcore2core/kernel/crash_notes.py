@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmcore2core.containers.base import Note
-from vmcore2core.containers.notes import parse_notes
+from vmcore2core.elf.notes import Note, parse_notes
 from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel.percpu import per_cpu_ptrs
 from vmcore2core.kernel.struct import Kernel

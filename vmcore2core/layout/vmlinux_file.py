@@ -12,18 +12,16 @@ from __future__ import annotations
 import os
 import stat
 import weakref
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zstandard
 from construct import Struct
 
-from vmcore2core.containers.notes import parse_notes
-from vmcore2core.errors import LayoutInvalid
+from vmcore2core.elf.compressed import decompressed
+from vmcore2core.elf.notes import parse_notes
+from vmcore2core.errors import CodecError, LayoutInvalid
 from vmcore2core.formats._cabi import ElfClass
 from vmcore2core.formats.elf import (
     EI_CLASS,
@@ -41,9 +39,6 @@ from vmcore2core.formats.elf import (
     Shdr,
 )
 from vmcore2core.formats.elf_dynamic import (
-    CHDR_DTYPE,
-    ELFCOMPRESS_ZLIB,
-    ELFCOMPRESS_ZSTD,
     NT_GNU_BUILD_ID,
     SHF_ALLOC,
     SHF_COMPRESSED,
@@ -192,36 +187,16 @@ class VmlinuxFile:
             LayoutInvalid: it is broken or larger than ``limit``.
         """
         if section.sh_size > limit:
-            raise self._too_large(section, section.sh_size, limit)
+            raise LayoutInvalid(
+                f"{self.path}: section {section.name} has {section.sh_size:#x} bytes, expected at most {limit:#x}"
+            )
         raw = self.pread(section.sh_offset, section.sh_size)
-        return self._decompressed(section, raw, limit) if section.compressed else raw
-
-    def _too_large(self, section: Section, size: int, limit: int) -> LayoutInvalid:
-        return LayoutInvalid(f"{self.path}: section {section.name} has {size:#x} bytes, expected at most {limit:#x}")
-
-    def _decompressed(self, section: Section, raw: bytes, limit: int) -> bytes:
-        header = CHDR_DTYPE[self.elf_class, self.byte_order]
-        start = header.itemsize
-        if len(raw) < start:
-            raise LayoutInvalid(f"{self.path}: section {section.name} is shorter than its compression header")
-        record = np.frombuffer(raw, header, 1)[0]
-        ch_type, ch_size = int(record["ch_type"]), int(record["ch_size"])
-        if ch_size > limit:
-            raise self._too_large(section, ch_size, limit)
-        decompress = {ELFCOMPRESS_ZLIB: _zlib, ELFCOMPRESS_ZSTD: _zstd}.get(ch_type)
-        if decompress is None:
-            raise LayoutInvalid(
-                f"{self.path}: section {section.name} has ch_type {ch_type}, expected 1 (zlib) or 2 (zstd)"
-            )
+        if not section.compressed:
+            return raw
         try:
-            data = decompress(memoryview(raw)[start:], ch_size)
-        except (zlib.error, zstandard.ZstdError, MemoryError) as error:
-            raise LayoutInvalid(f"{self.path}: section {section.name} does not decompress: {error}") from error
-        if len(data) != ch_size:
-            raise LayoutInvalid(
-                f"{self.path}: section {section.name} decompresses to {len(data):#x} bytes, expected {ch_size:#x}"
-            )
-        return data
+            return decompressed(raw, (self.elf_class, self.byte_order), limit)
+        except CodecError as error:
+            raise LayoutInvalid(f"{self.path}: section {section.name} {error}") from error
 
     @cached_property
     def build_id(self) -> str | None:
@@ -262,13 +237,3 @@ def _open(path: Path) -> tuple[int, int]:
 def _string(table: bytes, offset: int) -> str:
     end = table.find(b"\0", offset)
     return table[offset:end].decode("latin-1") if 0 <= offset <= end else ""
-
-
-def _zlib(data: memoryview, size: int) -> bytes:
-    return zlib.decompressobj().decompress(data, size + 1)
-
-
-def _zstd(data: memoryview, size: int) -> bytes:
-    # decompress() would trust the size in the frame's header; the reader returns no more than the limit.
-    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
-        return reader.read(size + 1)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vmcore2core.containers.remote import Url
+from vmcore2core.elf.headers import ElfHeaders, parse_headers
 from vmcore2core.errors import CorruptStructure, OutputError
 from vmcore2core.folders import opened_folder
 from vmcore2core.formats import elf
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.process.debuginfod import Debuginfod, Kind
-from vmcore2core.process.elf import ElfHeaders, parse_headers
 from vmcore2core.process.model import Vma
 from vmcore2core.process.sysroot import OriginalFile, Sysroot, build_id
 

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.containers.notes import parse_notes
+from vmcore2core.elf.headers import Read, parse_headers, parse_sections
+from vmcore2core.elf.notes import parse_notes
 from vmcore2core.errors import CorruptStructure, UsageError
 from vmcore2core.formats import elf, elf_dynamic
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.elf import Read, parse_headers, parse_sections
 from vmcore2core.process.model import AbsentReason, Vma
 
 NOTES_MAX = 1 << 16

@@ -6,22 +6,18 @@ References: System V gABI, chapters "Sections" and "Symbol Table"; gdb's manual,
 from __future__ import annotations
 
 import lzma
-import zlib
 from functools import cached_property
-from typing import Literal
 
-import numpy as np
-
-from vmcore2core.errors import CorruptStructure
-from vmcore2core.formats import elf, elf_dynamic
+from vmcore2core.elf.compressed import decompressed
+from vmcore2core.elf.headers import ElfHeaders, Section, Variant, parse_headers, parse_sections, variant_of
+from vmcore2core.errors import CodecError, CorruptStructure
+from vmcore2core.formats import elf_dynamic
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.process.elf import ElfHeaders, Section, parse_headers, parse_sections
 from vmcore2core.unwind.reading import PagedRead
 from vmcore2core.unwind.symbols import SymbolTable, read_table
 
 SECTION_MAX = 1 << 26
 """Bytes of a section that is taken as a whole, decompressed."""
-ZSTD_WINDOW_MAX = 1 << 27
 PAGE = 4096
 
 
@@ -63,26 +59,12 @@ class ElfFile:
         raw = b"".join(piece for _, piece in self.read.known(section.sh_offset, section.sh_size))
         if len(raw) != section.sh_size:
             return None
-        return self._decompressed(raw) if section.sh_flags & elf_dynamic.SHF_COMPRESSED else raw
-
-    def _decompressed(self, raw: bytes) -> bytes | None:
-        dtype = elf_dynamic.CHDR_DTYPE[self._variant]
-        if len(raw) < dtype.itemsize:
-            return None
-        head = np.frombuffer(raw, dtype, 1)[0]
-        size, packed = int(head["ch_size"]), raw[dtype.itemsize :]
-        if size > SECTION_MAX:
-            return None
+        if not section.sh_flags & elf_dynamic.SHF_COMPRESSED:
+            return raw
         try:
-            if head["ch_type"] == elf_dynamic.ELFCOMPRESS_ZLIB:
-                found = zlib.decompressobj().decompress(packed, size)
-            elif head["ch_type"] == elf_dynamic.ELFCOMPRESS_ZSTD:
-                found = _zstd(packed, size)
-            else:
-                return None
-        except (zlib.error, ValueError):
+            return decompressed(raw, self._variant, SECTION_MAX)
+        except CodecError:
             return None
-        return found if len(found) == size else None
 
     @cached_property
     def symtab(self) -> SymbolTable | None:
@@ -129,8 +111,8 @@ class ElfFile:
         return open_elf(_bytes_read(plain), self)
 
     @property
-    def _variant(self) -> tuple[Literal[32, 64], ByteOrder]:
-        return elf.ELF_CLASSES[elf.ELFCLASS64 if self.elf_class == 64 else elf.ELFCLASS32], self.order
+    def _variant(self) -> Variant:
+        return variant_of(self.elf_class, self.order)
 
 
 def open_elf(read: PagedRead, like: ElfFile) -> ElfFile | None:
@@ -149,13 +131,3 @@ def _bytes_read(data: bytes) -> PagedRead:
         return data[at : at + size].ljust(size, b"\0") if at < len(data) else None
 
     return PagedRead(fetch, PAGE)
-
-
-def _zstd(packed: bytes, size: int) -> bytes:
-    import zstandard
-
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX).stream_reader(packed) as stream:
-            return stream.read(size)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from vmcore2core.elf.headers import ElfHeaders
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import dwarf_cfi, elf_dynamic
-from vmcore2core.process.elf import ElfHeaders
 from vmcore2core.unwind.cfi import EhFrame
 from vmcore2core.unwind.cfi_rules import Fde
 from vmcore2core.unwind.cursor import Cursor

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from vmcore2core.elf.headers import ElfHeaders, Section, Segment
 from vmcore2core.formats import elf
-from vmcore2core.process.elf import ElfHeaders, Section, Segment
 from vmcore2core.process.sysroot import OriginalFile
 from vmcore2core.unwind.elf_file import ElfFile, open_elf
 from vmcore2core.unwind.originals import Original, whole_file

@@ -11,9 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
+from vmcore2core.elf.headers import ElfHeaders
 from vmcore2core.formats import elf, elf_dynamic
 from vmcore2core.formats import gopclntab as fmt
-from vmcore2core.process.elf import ElfHeaders
 from vmcore2core.unwind import gopclntab
 from vmcore2core.unwind.elf_file import ElfFile
 from vmcore2core.unwind.gopclntab import GoTable

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from vmcore2core.elf.headers import ElfHeaders, parse_headers
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats.elf import ELFMAG, PF_W, PF_X, PT_LOAD
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.memory.region import Backing
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.binaries import MappedImage, biases
-from vmcore2core.process.elf import ElfHeaders, parse_headers
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.unwind.cursor import Read

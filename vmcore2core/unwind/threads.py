@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.spec import CoreMachine, CoreNote, UnwindSpec
+from vmcore2core.arch.spec import CoreMachine, UnwindSpec
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import TaskError
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Captured
@@ -35,7 +36,7 @@ class ThreadUnwinder:
     def __init__(self, spec: UnwindSpec, space: UserSpace, arch: Arch) -> None:
         self._unwinder, self._arch = Unwinder(spec, space), arch
         self._notes = {
-            thread.tid: [CoreNote(note.note_name, note.note_type, note.data) for note in thread.regsets]
+            thread.tid: [Note(note.note_name, note.note_type, note.data) for note in thread.regsets]
             for thread in space.snapshot.threads
         }
 

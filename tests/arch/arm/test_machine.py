@@ -11,7 +11,8 @@ from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.arm.machine import ARCH
-from vmcore2core.arch.spec import CoreNote, CpuNote
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid, NotMapped
 from vmcore2core.interfaces import Layout
 from vmcore2core.layout.resolver import KernelLayout
@@ -96,7 +97,7 @@ def test_the_notes_of_qemu_have_the_cpus_registers() -> None:
     without = {name: value for name, value in USER.items() if name != "orig_r0"}
     assert (first.number, first.pr_pid, first.user_mode, first.regsets) == (
         *(0, 1, False),
-        (CoreNote("LINUX", 0x400, VFP),),
+        (Note("LINUX", 0x400, VFP),),
     )
     assert second == CpuNote(1, 2, without, True, ())
     assert third == CpuNote(2, 3, USER, True, ())
@@ -143,11 +144,11 @@ def thread(last_cpu: int = 4, owners: tuple[int, int] = (0, 0), *, registers: in
 
 
 MACHINE = ARCH.cores.machine({}, None)
-SAVED = (CoreNote("CORE", 2, FPA), CoreNote("LINUX", 0x400, VFP))
+SAVED = (Note("CORE", 2, FPA), Note("LINUX", 0x400, VFP))
 HALF = struct.pack("<32QI", *(0xD000 + i for i in range(16)), *bytes(16), 0x0300_0010)
 
 
-def notes(memory: Bytes, of: Layout) -> tuple[CoreNote, ...] | None:
+def notes(memory: Bytes, of: Layout) -> tuple[Note, ...] | None:
     return ARCH.cores.regsets(TASK, {}, MACHINE, ARCH.view(memory, of))
 
 
@@ -163,7 +164,7 @@ def test_a_processor_of_16_registers_fills_half_of_the_note() -> None:
     short = {"fpregs": (0, 128), "fpexc": (128, 4), "fpscr": (132, 4), "cpu": (144, 4)}
     for size in (128, None):  # told, or told by the member behind
         half = {**short, "fpregs": (0, size)}
-        assert notes(thread(registers=16), layout(vfp_hard_struct=half)) == (SAVED[0], CoreNote("LINUX", 0x400, HALF))
+        assert notes(thread(registers=16), layout(vfp_hard_struct=half)) == (SAVED[0], Note("LINUX", 0x400, HALF))
 
 
 def test_a_kernel_without_vfp_has_no_note_of_it() -> None:
@@ -197,7 +198,7 @@ def test_without_smp_the_processor_may_have_a_waiting_threads_registers(owner: i
         notes(memory, layout("vfp_current_hw_state", vfp_hard_struct=alone))
 
 
-LIVE = CoreNote("LINUX", 0x400, struct.pack("<32QI", *(0xAAAA,) * 32, 0))
+LIVE = Note("LINUX", 0x400, struct.pack("<32QI", *(0xAAAA,) * 32, 0))
 
 
 @pytest.mark.parametrize(
@@ -217,8 +218,8 @@ def test_a_running_threads_registers_are_where_the_kernel_left_them(
     last_cpu: int,
     owners: tuple[int, int],
     user_mode: bool,
-    of_cpu: tuple[CoreNote, ...],
-    expected: tuple[CoreNote, ...],
+    of_cpu: tuple[Note, ...],
+    expected: tuple[Note, ...],
 ) -> None:
     note = CpuNote(CURRENT_CPU, 2, USER, user_mode, of_cpu)
     assert ARCH.cpus.regsets(TASK, USER, note, ARCH.view(thread(last_cpu, owners), layout())) == (expected, None)

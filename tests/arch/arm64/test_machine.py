@@ -12,7 +12,8 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.arm64.machine import ARCH
 from vmcore2core.arch.arm64.unwind import ends_with_call
-from vmcore2core.arch.spec import CoreNote, CpuNote
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, parse_vmcoreinfo
@@ -259,7 +260,7 @@ def sve(length: int, size: int | None = None) -> bytes:
     ],
 )
 def test_a_cpus_note_of_a_wrong_size_is_left_out(fpregset: int, vectors: bytes, left: list[int]) -> None:
-    notes = (CoreNote("CORE", 2, b"F" * fpregset), CoreNote("LINUX", 0x405, vectors))
+    notes = (Note("CORE", 2, b"F" * fpregset), Note("LINUX", 0x405, vectors))
     task = bytearray(5000)
     struct.pack_into("<II", task, THREAD + 592, 64, 32)
     memory = Bytes({TASK: bytes(task), INIT: struct.pack("<Q", 1 << 16), FTR: bytes(4096)})
@@ -299,7 +300,7 @@ def test_a_note_of_a_newer_kernel_is_passed_over() -> None:
 
 def test_of_a_thread_on_a_cpu_only_what_the_kernel_alone_changes_comes_from_memory() -> None:
     machine = Machine(sctlr_user=1 << 31, keys_user=bytes(80))
-    live = (CoreNote("CORE", 2, b"F" * 528), CoreNote("LINUX", 0x405, sve(64)))
+    live = (Note("CORE", 2, b"F" * 528), Note("LINUX", 0x405, sve(64)))
     note = CpuNote(0, 1, USER, user_mode=True, regsets=live)
     machine.notes()
     memory = Bytes({TASK: bytes(5000), INIT: struct.pack("<Q", 1 << 16), FTR: bytes(4096)})
@@ -384,12 +385,12 @@ def test_a_thread_of_a_32_bit_process_has_its_vfp_registers(fpsr: int, fpcr: int
     assert [(note.name, note.n_type, note.desc) for note in found] == [expected]
     assert ARCH.cores.regsets(TASK, regs, machine, ARCH.view(memory, KernelLayout([Table()]))) is None
     # On a CPU, QEMU's note has them, AArch64's names and all.
-    notes = (CoreNote("CORE", 2, raw), CoreNote("LINUX", 0x405, b"s" * 2224))
+    notes = (Note("CORE", 2, raw), Note("LINUX", 0x405, b"s" * 2224))
     live = CpuNote(0, 1, regs, user_mode=True, regsets=notes)
     found, lost = ARCH.cpus.regsets(TASK, regs, live, ARCH.view(memory, layout))
     assert [(note.name, note.n_type, note.desc) for note in found] == [expected]
     assert lost is None
-    short = CpuNote(0, 1, regs, user_mode=True, regsets=(CoreNote("CORE", 2, raw[:-1]),))
+    short = CpuNote(0, 1, regs, user_mode=True, regsets=(Note("CORE", 2, raw[:-1]),))
     assert ARCH.cpus.regsets(TASK, regs, short, ARCH.view(memory, layout)) == ((), None)
 
 

@@ -13,7 +13,8 @@ from tests.corefile.cabi import fields
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.i386.machine import ARCH
-from vmcore2core.arch.spec import CoreNote, CpuNote
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid, MemoryFault
 from vmcore2core.layout.resolver import KernelLayout
 
@@ -240,7 +241,7 @@ FPU_MEMBERS = {
 
 def regsets(
     state: bytes, descriptors: bytes = bytes(24), ports: bytes | None = None, size: int | None = None
-) -> tuple[CoreNote, ...] | None:
+) -> tuple[Note, ...] | None:
     """Return the notes of a task whose struct fpstate has these registers."""
     task = bytearray(0x1000 + len(state))
     fpstate = FPU_AT + FPSTATE_AT
@@ -277,7 +278,7 @@ def fxsave(fcs: int = 0x73, fos: int = 0x7B) -> bytes:
 I387_HEAD = struct.pack("<7I", 0xFFFF_037F, 0xFFFF_3800, 0xFFFF_3FFF, 0x0804_A0C0, 0x01EB_0073, 0xBFCC_6000, 0x7B)
 
 
-def kinds(notes: tuple[CoreNote, ...] | None) -> list[tuple[str, int, int]]:
+def kinds(notes: tuple[Note, ...] | None) -> list[tuple[str, int, int]]:
     assert notes is not None
     return [(note.name, note.n_type, len(note.desc)) for note in notes]
 

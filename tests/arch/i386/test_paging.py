@@ -12,7 +12,8 @@ from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import AddressRange, PhysAddr
 from vmcore2core.arch.i386.machine import ARCH
 from vmcore2core.arch.spec import KernelMap, PageTableSpec
-from vmcore2core.containers.base import Note, PageState
+from vmcore2core.containers.base import PageState
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import DumpError, LayoutInvalid, LayoutUnknown, NotMapped, PageMissing
 from vmcore2core.layout.bootstrap import bootstrap
 from vmcore2core.layout.locate import locate_image

@@ -10,7 +10,8 @@ from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.loongarch64.machine import ARCH
-from vmcore2core.arch.spec import CoreNote, CpuNote
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 
@@ -141,7 +142,7 @@ def test_a_table_of_breakpoints_that_cannot_be_is_an_error() -> None:
     ],
 )
 def test_the_cpus_registers_are_the_owners(tif: int, user_mode: bool, types: list[int]) -> None:
-    cpu = CoreNote("CORE", 2, b"\x55" * 268)
+    cpu = Note("CORE", 2, b"\x55" * 268)
     note = CpuNote(1, 2, {}, user_mode, (cpu,))
     layout = KernelLayout([Table(MEMBERS, symbols=SYMBOLS)])
     found, missing = ARCH.cpus.regsets(TASK, {}, note, ARCH.view(memory(tif), layout))

@@ -15,7 +15,8 @@ from tests.builders.places import Bytes
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.ppc64le.machine import ARCH
-from vmcore2core.arch.spec import CoreNote, CpuNote
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Memory
 from vmcore2core.layout.resolver import KernelLayout
@@ -278,7 +279,7 @@ def test_a_note_is_of_the_cpu_that_the_kernel_gave_the_number() -> None:
 # Floating-point, vector and special registers.
 
 
-def saved(mem: Memory, *without: str) -> list[CoreNote] | None:
+def saved(mem: Memory, *without: str) -> list[Note] | None:
     layout = KernelLayout([table(*without)])
     found = ARCH.cores.regsets(KernelAddr(TASK), {}, ARCH.cores.machine({}, None), ARCH.view(mem, layout))
     return None if found is None else list(found)

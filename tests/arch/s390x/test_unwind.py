@@ -13,7 +13,8 @@ from tests.arch.cross import cross_numbers
 from tests.arch.s390x.test_machine import CC
 from vmcore2core.arch.s390x.machine import ARCH
 from vmcore2core.arch.s390x.unwind import ends_with_call
-from vmcore2core.arch.spec import CoreMachine, CoreNote, UnwindSpec
+from vmcore2core.arch.spec import CoreMachine, UnwindSpec
+from vmcore2core.elf.notes import Note
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi_rules import CfaRule, InRegister, Offset, Row, Rule, Undefined
 from vmcore2core.unwind.frames import Backtrace, Found
@@ -148,11 +149,11 @@ def test_a_function_may_keep_registers_in_floating_point_registers() -> None:
     rows = {LEAF: row(160, r11=InRegister(F0), r15=InRegister(F2)), OUTER: OUTERMOST}
     known = {"pswa": LEAF, "r15": STACK, "r14": OUTER + 6, "r11": 5}
     assert "the stack pointer is not known" in backtrace(Space(rows, {}), **known).end
-    note = CoreNote("CORE", 2, struct.pack(">I4x16Q", 0x88_0000, 11, 0, STACK + 8, *range(13)))
-    floats = ARCH.unwind.registers([CoreNote("LINUX", 0x307, bytes(4)), note])
+    note = Note("CORE", 2, struct.pack(">I4x16Q", 0x88_0000, 11, 0, STACK + 8, *range(13)))
+    floats = ARCH.unwind.registers([Note("LINUX", 0x307, bytes(4)), note])
     found = backtrace(Space(rows, {}), **known, **floats)
     assert (found.frames[1].sp, found.frames[1].registers[R11]) == (STACK + 8, 11)
-    assert ARCH.unwind.registers([CoreNote("CORE", 2, note.desc[:-1])]) == {}
+    assert ARCH.unwind.registers([Note("CORE", 2, note.desc[:-1])]) == {}
 
 
 def test_without_cfi_nothing_leads_to_the_caller() -> None:

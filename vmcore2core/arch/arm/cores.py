@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.arm import regsets
 from vmcore2core.arch.parts import Cores
-from vmcore2core.arch.spec import CoreMachine, CoreNote
+from vmcore2core.arch.spec import CoreMachine
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import arm as fmt
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
@@ -19,7 +20,7 @@ class ArmCores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         return regsets.Regsets(task, kernel).notes()
 
     @override

@@ -8,7 +8,8 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.arm import regsets
 from vmcore2core.arch.arm.registers import ArmRegisters
 from vmcore2core.arch.parts import Cpus
-from vmcore2core.arch.spec import CoreNote, CpuNote
+from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import arm as fmt
 from vmcore2core.formats import elf_core
 from vmcore2core.interfaces import KernelView
@@ -36,7 +37,7 @@ class ArmCpus(Cpus):
                 del regs["orig_r0"]
             pid = int.from_bytes(desc[fmt.PRSTATUS_PID : fmt.PRSTATUS_PID + 4], "little")
             further = [
-                CoreNote(*note)
+                Note(*note)
                 for note in notes[at + 1 : at + 2]
                 if note[:2] == (elf_core.NOTE_LINUX, fmt.NT_ARM_VFP) and len(note[2]) == fmt.user_vfp.itemsize
             ]
@@ -47,5 +48,5 @@ class ArmCpus(Cpus):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
-    ) -> tuple[tuple[CoreNote, ...], str | None]:
+    ) -> tuple[tuple[Note, ...], str | None]:
         return regsets.Regsets(task, kernel).live(note.regsets, user_mode=note.user_mode), None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmcore2core.arch.spec import CoreNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm as fmt
 from vmcore2core.formats import elf_core
@@ -32,7 +32,7 @@ LAYOUT_KEYS = (
 )
 
 
-def vfp_note(fpregs: bytes, fpscr: int) -> CoreNote:
+def vfp_note(fpregs: bytes, fpscr: int) -> Note:
     """Return NT_ARM_VFP.
 
     Args:
@@ -43,7 +43,7 @@ def vfp_note(fpregs: bytes, fpscr: int) -> CoreNote:
     count = min(len(fpregs) // 8, fmt.VFP_REGS)
     note["fpregs"][0, :count] = np.frombuffer(fpregs, "<u8", count)
     note["fpscr"] = fpscr
-    return CoreNote(elf_core.NOTE_LINUX, fmt.NT_ARM_VFP, note.tobytes())
+    return Note(elf_core.NOTE_LINUX, fmt.NT_ARM_VFP, note.tobytes())
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Regsets:
     def _uint(self, address: int) -> int:
         return self.kernel.uint(address, WORD)
 
-    def _fpa(self) -> CoreNote | None:
+    def _fpa(self) -> Note | None:
         address = self._thread_info("fpstate")
         if address is None:
             return None
-        return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, self.kernel.memory.read(address, fmt.USER_FP_SIZE))
+        return Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, self.kernel.memory.read(address, fmt.USER_FP_SIZE))
 
-    def _vfp(self) -> CoreNote | None:
+    def _vfp(self) -> Note | None:
         address = self._thread_info("vfpstate")
         fpregs, fpscr = (self.kernel.layout.find_member("vfp_hard_struct", name) for name in ("fpregs", "fpscr"))
         if address is None or fpregs is None or fpscr is None:
@@ -106,12 +106,12 @@ class Regsets:
         cpu = self._uint(running)
         return self._uint(state + last.offset) == cpu and self._uint(owners + WORD * cpu) == state
 
-    def saved(self) -> tuple[CoreNote, ...] | None:
+    def saved(self) -> tuple[Note, ...] | None:
         """Return the notes as memory has them; None where the layout does not know where they are."""
         notes = (self._fpa(), *((self._vfp(),) if self.has_vfp else ()))
         return tuple(note for note in notes if note is not None) if None not in notes else None
 
-    def notes(self) -> tuple[CoreNote, ...] | None:
+    def notes(self) -> tuple[Note, ...] | None:
         """Return the notes of a thread that is off the CPU.
 
         Raises:
@@ -130,7 +130,7 @@ class Regsets:
             raise LayoutInvalid("they may be in the processor: this kernel, without CONFIG_SMP, saves them late")
         return self.saved()
 
-    def live(self, of_cpu: tuple[CoreNote, ...], *, user_mode: bool) -> tuple[CoreNote, ...]:
+    def live(self, of_cpu: tuple[Note, ...], *, user_mode: bool) -> tuple[Note, ...]:
         """Return the notes of a thread that was on a CPU; none where its registers were lost with the processor.
 
         A thread gets the VFP when it first uses it after it came to the CPU. Until then, its registers are in memory,

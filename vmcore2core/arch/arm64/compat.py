@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from vmcore2core.arch.arm.regsets import vfp_note
 from vmcore2core.arch.arm64.regsets import Thread
-from vmcore2core.arch.spec import CoreNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
 
 
-def regsets(thread: Thread) -> tuple[CoreNote, ...] | None:
+def regsets(thread: Thread) -> tuple[Note, ...] | None:
     """Return the notes of a thread that is off the CPU; None where the layout does not know where they are."""
     state = thread.raw("uw.fpsimd_state", fmt.user_fpsimd_state.itemsize)
     return None if state is None else (_vfp(state),)
 
 
-def live_regsets(of_cpu: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
+def live_regsets(of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
     """Return the notes of a thread that was on a CPU, from that CPU's, which has the registers by AArch64's names."""
     return tuple(
         _vfp(note.desc)
@@ -31,7 +31,7 @@ def live_regsets(of_cpu: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
     )
 
 
-def _vfp(state: bytes) -> CoreNote:
+def _vfp(state: bytes) -> Note:
     """Return NT_ARM_VFP of ``struct user_fpsimd_state``: d0 to d31 are v0 to v15."""
     at = fmt.FPSIMD_FPSR
     fpsr, fpcr = (int.from_bytes(state[start : start + 4], "little") for start in (at, at + 4))

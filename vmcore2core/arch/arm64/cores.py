@@ -10,8 +10,8 @@ from vmcore2core.arch.arm64.registers import Arm64Registers
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats.elf import EM_AARCH64, EM_ARM
 from vmcore2core.interfaces import KernelView
@@ -42,6 +42,6 @@ class Arm64Cores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         thread = self.registers.thread(task, regs, kernel)
         return compat.regsets(thread) if machine.elf_class == 32 else regsets.regsets(thread)

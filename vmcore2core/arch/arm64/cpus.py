@@ -11,9 +11,9 @@ from vmcore2core.arch.arm64 import compat, regsets
 from vmcore2core.arch.arm64.registers import Arm64Registers
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.spec import (
-    CoreNote,
     CpuNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
 from vmcore2core.interfaces import KernelView
@@ -44,14 +44,14 @@ class Arm64Cpus(Cpus):
             for other_name, other_type, other in notes[at + 1 : at + 3]:
                 if (other_name, other_type) not in fmt.CPU_REGSETS:
                     break
-                further.append(CoreNote(other_name, other_type, other))
+                further.append(Note(other_name, other_type, other))
             result.append(CpuNote(len(result), pid, regs, user_mode=user, regsets=tuple(further)))
         return tuple(result)
 
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
-    ) -> tuple[tuple[CoreNote, ...], str | None]:
+    ) -> tuple[tuple[Note, ...], str | None]:
         if not note.user_mode or not note.regsets:
             return (), None
         if regs.get("pstate", 0) & fmt.PSR_MODE32_BIT:

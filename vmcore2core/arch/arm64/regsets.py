@@ -16,8 +16,8 @@ import numpy as np
 
 from vmcore2core.arch.arm64.features import LAYOUT_KEYS as FEATURE_KEYS
 from vmcore2core.arch.arm64.features import Features, checked_vl, max_vl, regset_sizes
-from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
@@ -321,7 +321,7 @@ _MAKERS: Mapping[int, Callable[[Thread], bytes | None]] = {
 }
 
 
-def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[CoreNote]:
+def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Note]:
     """Yield the notes that memory has of a thread, in the kernel's order.
 
     Args:
@@ -332,10 +332,10 @@ def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Cor
         desc = None if n_type in without else _MAKERS[n_type](thread)
         if desc is not None:
             owner = elf_core.NOTE_CORE if n_type == elf_core.NT_FPREGSET else elf_core.NOTE_LINUX
-            yield CoreNote(owner, n_type, desc[:size])
+            yield Note(owner, n_type, desc[:size])
 
 
-def regsets(thread: Thread) -> tuple[CoreNote, ...] | None:
+def regsets(thread: Thread) -> tuple[Note, ...] | None:
     """Return the notes of a thread that is off the CPU; None where the layout does not know where they are."""
     # Without has_sve_state, what is in fpsimd_state may be older than the registers.
     if not thread.has("uw.fpsimd_state") or thread.has_sve_state is None:
@@ -343,7 +343,7 @@ def regsets(thread: Thread) -> tuple[CoreNote, ...] | None:
     return tuple(saved(thread))
 
 
-def live_regsets(thread: Thread, of_cpu: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
+def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
     """Return the notes of a thread that was on a CPU: what the CPU's note has, and what is the kernel's to change."""
     live = {note.n_type: note for note in of_cpu if _is_whole(thread, note)}
     if not live:
@@ -352,7 +352,7 @@ def live_regsets(thread: Thread, of_cpu: tuple[CoreNote, ...]) -> tuple[CoreNote
     return tuple(sorted((*live.values(), *saved(thread, IN_PROCESSOR)), key=lambda note: order.index(note.n_type)))
 
 
-def _is_whole(thread: Thread, note: CoreNote) -> bool:
+def _is_whole(thread: Thread, note: Note) -> bool:
     """Tell whether a CPU's note has the size that it must have, and the thread's length of vectors.
 
     In streaming mode, QEMU's NT_ARM_SVE has vectors of SME's length, which are none of SVE's registers.

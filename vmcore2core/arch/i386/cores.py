@@ -9,9 +9,9 @@ from vmcore2core.arch.i386.registers import I386Registers
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
 )
 from vmcore2core.arch.x86 import regsets as x86_regsets
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats.elf import EM_386
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
@@ -26,11 +26,11 @@ class I386Cores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         return x86_regsets.regsets_of_32_bit(task, kernel)
 
     @override
-    def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
+    def process_notes(self, kernel: KernelView) -> tuple[Note, ...]:
         return x86_regsets.process_notes(kernel)
 
     @override

@@ -10,8 +10,8 @@ from vmcore2core.arch.loongarch64.regsets import Regsets
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats.elf import EM_LOONGARCH
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
@@ -31,5 +31,5 @@ class Loongarch64Cores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         return Regsets(task, kernel).notes()

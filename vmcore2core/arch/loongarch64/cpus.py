@@ -12,9 +12,9 @@ from vmcore2core.arch.loongarch64.registers import Loongarch64Registers
 from vmcore2core.arch.loongarch64.regsets import Regsets
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.spec import (
-    CoreNote,
     CpuNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import loongarch64 as fmt
 from vmcore2core.interfaces import KernelView
@@ -43,7 +43,7 @@ class Loongarch64Cpus(Cpus):
                 result.append(self._cpu_note(len(result), desc))
             elif n_type == elf_core.NT_FPREGSET and len(desc) == fmt.FPREGSET_SIZE and result:
                 last = result[-1]
-                note = CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, desc)
+                note = Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, desc)
                 result[-1] = CpuNote(last.number, last.pr_pid, last.regs, last.user_mode, (note,))
         return tuple(result)
 
@@ -63,7 +63,7 @@ class Loongarch64Cpus(Cpus):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
-    ) -> tuple[tuple[CoreNote, ...], str | None]:
+    ) -> tuple[tuple[Note, ...], str | None]:
         """A thread gets the FPU when it first uses it after it came to the CPU.
 
         Until then its registers are in memory, and QEMU's NT_FPREGSET has another thread's.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import loongarch64 as fmt
@@ -41,7 +41,7 @@ class Regsets:
         self.task, self.kernel, self.layout = task, kernel, kernel.layout
         self.thread = ThreadStruct(task, kernel)
 
-    def notes(self) -> tuple[CoreNote, ...] | None:
+    def notes(self) -> tuple[Note, ...] | None:
         """Return them in the kernel's order, None where the layout does not tell where the FPU's registers are.
 
         NT_LOONGARCH_CPUCFG is not made: the kernel asks the processor.
@@ -55,7 +55,7 @@ class Regsets:
         fpu = np.frombuffer(raw, fmt.loongarch_fpu)[0]
         scalars = fpu["fpr"][:, :8].tobytes() + fpu["fcc"].tobytes() + fpu["fcsr"].tobytes()
         return (
-            CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, scalars),
+            Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, scalars),
             *self._vectors(fpu["fpr"]),
             *self._lbt(fpu["ftop"].tobytes()),
             *self._breakpoints(fmt.NT_LOONGARCH_HW_BREAK, "hbp_break", "watch_ireg_count"),
@@ -71,7 +71,7 @@ class Regsets:
         """Tell whether the kernel was configured with what has this function."""
         return self.layout.find_symbol(function) is not None
 
-    def _vectors(self, fpr: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> list[CoreNote]:
+    def _vectors(self, fpr: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> list[Note]:
         """Return NT_LOONGARCH_LSX and _LASX; what a task has not used of its registers is all ones: simd_get()."""
         live = self._live()
         if live is None:
@@ -85,7 +85,7 @@ class Regsets:
                 registers = np.full((fmt.NUM_FPU_REGS, size), 0xFF, np.uint8)
                 used = min(live, size)
                 registers[:, :used] = fpr[:, :used]
-                result.append(CoreNote(elf_core.NOTE_LINUX, n_type, registers.tobytes()))
+                result.append(Note(elf_core.NOTE_LINUX, n_type, registers.tobytes()))
         return result
 
     def _live(self) -> int | None:
@@ -124,14 +124,14 @@ class Regsets:
             return None
         return self.kernel.uint(address + flags.offset, 8)
 
-    def _lbt(self, ftop: bytes) -> list[CoreNote]:
+    def _lbt(self, ftop: bytes) -> list[Note]:
         """Return NT_LOONGARCH_LBT: lbt_get()."""
         raw = self.thread.raw("lbt", fmt.loongarch_lbt.itemsize) if self._has("_save_lbt") else None
         if raw is None:
             return []
-        return [CoreNote(elf_core.NOTE_LINUX, fmt.NT_LOONGARCH_LBT, raw[:36] + ftop)]
+        return [Note(elf_core.NOTE_LINUX, fmt.NT_LOONGARCH_LBT, raw[:36] + ftop)]
 
-    def _breakpoints(self, n_type: int, member: str, count: str) -> list[CoreNote]:
+    def _breakpoints(self, n_type: int, member: str, count: str) -> list[Note]:
         """Return NT_LOONGARCH_HW_BREAK or _HW_WATCH: hw_break_get()."""
         slots = self.layout.find_member("task_struct", f"thread.{member}")
         cpu_data, counter = self.layout.find_symbol("cpu_data"), self.layout.find_member("cpuinfo_loongarch", count)
@@ -147,7 +147,7 @@ class Regsets:
         if None in made:
             return []
         body = b"".join(one for one in made if one is not None)
-        return [CoreNote(elf_core.NOTE_LINUX, n_type, number.ljust(8, b"\0") + body)]
+        return [Note(elf_core.NOTE_LINUX, n_type, number.ljust(8, b"\0") + body)]
 
     def _breakpoint(self, event: int) -> bytes | None:
         """Return address, mask and control word of a ``struct perf_event *``; zeros of NULL."""

@@ -14,8 +14,8 @@ from vmcore2core.arch.mips64.unwind import Abi, abi_of
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
@@ -74,7 +74,7 @@ class Mips64Cores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         flags = self._thread_flags(task, kernel)
         if flags is None:
             return None

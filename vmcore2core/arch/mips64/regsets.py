@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView
@@ -40,7 +40,7 @@ class Regsets:
         self.order = "<" if byte_order == "little" else ">"
         self.thread = ThreadStruct(task, kernel)
 
-    def notes(self) -> tuple[CoreNote, ...] | None:
+    def notes(self) -> tuple[Note, ...] | None:
         """Return them in the kernel's order, None where the layout does not tell where they are.
 
         Raises:
@@ -61,8 +61,8 @@ class Regsets:
         )
         return (
             *self._dsp(cpu),
-            CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, scalars),
-            CoreNote(elf_core.NOTE_LINUX, fmt.NT_MIPS_FP_MODE, self._u32(mode)),
+            Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, scalars),
+            Note(elf_core.NOTE_LINUX, fmt.NT_MIPS_FP_MODE, self._u32(mode)),
             *(self._msa(fpu, fir + fcr31 + self._u32(int(cpu["msa_id"]))) if width == fmt.MSA_REG_SIZE else ()),
         )
 
@@ -82,7 +82,7 @@ class Regsets:
         record: np.void = np.frombuffer(raw, declared)[0]
         return record
 
-    def _dsp(self, cpu: np.void) -> tuple[CoreNote, ...]:
+    def _dsp(self, cpu: np.void) -> tuple[Note, ...]:
         """Return NT_MIPS_DSP: dsp32_get(), dsp64_get(); dsp_active() wants a processor that has it."""
         declared = fmt.mips_dsp_state(self.order)
         raw = self.thread.raw("dsp", declared.itemsize) if int(cpu["ases"]) & fmt.MIPS_ASE_DSP else None
@@ -92,14 +92,14 @@ class Regsets:
         values = np.array([*state["dspr"].tolist(), int(state["dspcontrol"])], np.uint64)
         narrowed = values.astype(np.uint32) if self.narrow else values
         return (
-            CoreNote(
+            Note(
                 elf_core.NOTE_LINUX,
                 fmt.NT_MIPS_DSP,
                 narrowed.astype(narrowed.dtype.newbyteorder("<" if self.byte_order == "little" else ">")).tobytes(),
             ),
         )
 
-    def _msa(self, fpu: np.void, control: bytes) -> tuple[CoreNote, ...]:
+    def _msa(self, fpu: np.void, control: bytes) -> tuple[Note, ...]:
         """Return NT_MIPS_MSA: msa_get(); what a task has not used of its registers is all ones."""
         flags = self.layout.find_member("task_struct", "flags")
         if flags is None:
@@ -111,4 +111,4 @@ class Regsets:
         registers = np.full((fmt.NUM_FPU_REGS, fmt.MSA_REG_SIZE), 0xFF, np.uint8)
         registers[:, :used] = fpu["fpr"][:, :used]
         body = registers.tobytes() + control + self._u32(int(fpu["msacsr"]))
-        return (CoreNote(elf_core.NOTE_LINUX, fmt.NT_MIPS_MSA, body),)
+        return (Note(elf_core.NOTE_LINUX, fmt.NT_MIPS_MSA, body),)

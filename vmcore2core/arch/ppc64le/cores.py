@@ -10,8 +10,8 @@ from vmcore2core.arch.ppc64le.registers import Ppc64leRegisters
 from vmcore2core.arch.ppc64le.regsets import Thread, saved_regsets
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.formats.elf import EM_PPC, EM_PPC64
 from vmcore2core.interfaces import KernelView
@@ -35,7 +35,7 @@ class Ppc64leCores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         """Follows native_regsets in arch/powerpc/kernel/ptrace/ptrace-view.c.
 
         Not made: NT_PPC_TM_* (of a thread in a transaction), NT_PPC_PKEY (with the hash MMU), NT_PPC_DEXCR and

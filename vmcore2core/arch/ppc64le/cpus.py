@@ -12,9 +12,9 @@ from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.ppc64le.registers import gregs_of
 from vmcore2core.arch.ppc64le.regsets import LOST, Thread, live_regsets, qemu_regsets
 from vmcore2core.arch.spec import (
-    CoreNote,
     CpuNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView
@@ -72,7 +72,7 @@ class Ppc64leCpus(Cpus):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
-    ) -> tuple[tuple[CoreNote, ...], str | None]:
+    ) -> tuple[tuple[Note, ...], str | None]:
         """A CPU that is in the kernel has them as long as the thread's MSR says so."""
         msr = regs.get("msr", fmt.MSR_FP | fmt.MSR_VEC)
         return live_regsets(Thread(task, kernel), msr, note.regsets), LOST

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
@@ -52,7 +52,7 @@ class Thread(ThreadStruct):
         return self.kernel.memory.read(regs + found.offset, 8) if regs else None
 
 
-def saved_floats(thread: Thread) -> Iterator[CoreNote]:
+def saved_floats(thread: Thread) -> Iterator[Note]:
     """Yield NT_FPREGSET and NT_PPC_VSX from memory; fpr_get(), vsr_get().
 
     Each of the 32 doubleword pairs has the low half of a VSX register first, TS_VSRLOWOFFSET, and the floating-point
@@ -68,19 +68,19 @@ def saved_floats(thread: Thread) -> Iterator[CoreNote]:
     if found.size not in (None, len(pairs)):
         raise LayoutInvalid(f"task_struct.thread.fp_state.fpr has {found.size} bytes, expected {len(pairs)} (with VSX)")
     halves = [pairs[at : at + 8] for at in range(0, len(pairs), 8)]
-    yield CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, b"".join(halves[1::2]) + fpscr)
+    yield Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, b"".join(halves[1::2]) + fpscr)
     if thread.uint("used_vsr", 4):
-        yield CoreNote(elf_core.NOTE_LINUX, fmt.NT_PPC_VSX, b"".join(halves[::2]))
+        yield Note(elf_core.NOTE_LINUX, fmt.NT_PPC_VSX, b"".join(halves[::2]))
 
 
-def saved_vectors(thread: Thread) -> Iterator[CoreNote]:
+def saved_vectors(thread: Thread) -> Iterator[Note]:
     """Yield NT_PPC_VMX from memory, of a thread that has ever used these registers; vr_get()."""
     state, vrsave = thread.raw("vr_state", fmt.VMX_VRSAVE), thread.raw("vrsave", 4)
     if state is not None and vrsave is not None and thread.uint("used_vr", 4):
-        yield CoreNote(elf_core.NOTE_LINUX, fmt.NT_PPC_VMX, state + vrsave.ljust(fmt.VR_SIZE, b"\0"))
+        yield Note(elf_core.NOTE_LINUX, fmt.NT_PPC_VMX, state + vrsave.ljust(fmt.VR_SIZE, b"\0"))
 
 
-def special(thread: Thread) -> Iterator[CoreNote]:
+def special(thread: Thread) -> Iterator[Note]:
     """Yield NT_PPC_PPR, DSCR, TAR, EBB and PMU from memory; ppr_get() and its like."""
     for n_type, raw in (
         (fmt.NT_PPC_PPR, thread.ppr),
@@ -88,14 +88,14 @@ def special(thread: Thread) -> Iterator[CoreNote]:
         (fmt.NT_PPC_TAR, thread.raw("tar", 8)),
     ):
         if raw is not None:
-            yield CoreNote(elf_core.NOTE_LINUX, n_type, raw)
+            yield Note(elf_core.NOTE_LINUX, n_type, raw)
     if not _arch_2_07(thread):
         return
     ebb = thread.raw("ebbrr", fmt.EBB_SIZE) if thread.uint("used_ebb", 4) else None
     # The kernel copies eight bytes for each register, of which mmcr0 has only four and used_ebb follows it.
     for n_type, raw in ((fmt.NT_PPC_EBB, ebb), (fmt.NT_PPC_PMU, thread.raw("siar", fmt.PMU_SIZE))):
         if raw is not None:
-            yield CoreNote(elf_core.NOTE_LINUX, n_type, raw)
+            yield Note(elf_core.NOTE_LINUX, n_type, raw)
 
 
 def _arch_2_07(thread: Thread) -> bool:
@@ -109,14 +109,14 @@ def _arch_2_07(thread: Thread) -> bool:
     return bool(features & fmt.PPC_FEATURE2_ARCH_2_07)
 
 
-def saved_regsets(thread: Thread) -> tuple[CoreNote, ...] | None:
+def saved_regsets(thread: Thread) -> tuple[Note, ...] | None:
     """Return all notes of a thread that is off the CPU, in the kernel's order; None where they cannot be found."""
     if not thread.has("fp_state.fpr"):
         return None
     return in_order((*saved_floats(thread), *saved_vectors(thread), *special(thread)))
 
 
-def in_order(notes: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
+def in_order(notes: tuple[Note, ...]) -> tuple[Note, ...]:
     """Return notes as native_regsets[] has them."""
     order = (
         elf_core.NT_FPREGSET,
@@ -126,7 +126,7 @@ def in_order(notes: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
     return tuple(sorted(notes, key=lambda note: order.index(note.n_type)))
 
 
-def qemu_regsets(notes: Mapping[int, bytes], order: ByteOrder) -> tuple[CoreNote, ...]:
+def qemu_regsets(notes: Mapping[int, bytes], order: ByteOrder) -> tuple[Note, ...]:
     """Return NT_FPREGSET, NT_PPC_VMX and NT_PPC_VSX of a CPU as QEMU wrote them, as a little-endian kernel would.
 
     VRSAVE, which QEMU leaves out, is zero.
@@ -147,7 +147,7 @@ def qemu_regsets(notes: Mapping[int, bytes], order: ByteOrder) -> tuple[CoreNote
             registers, vscr = _reversed(registers, fmt.VR_SIZE), vscr[::-1]
         made.append((fmt.NT_PPC_VMX, registers + vscr.ljust(fmt.VMX_SIZE - fmt.VMX_VSCR, b"\0")))
     name = {elf_core.NT_FPREGSET: elf_core.NOTE_CORE}
-    return in_order(tuple(CoreNote(name.get(t, elf_core.NOTE_LINUX), t, desc) for t, desc in made))
+    return in_order(tuple(Note(name.get(t, elf_core.NOTE_LINUX), t, desc) for t, desc in made))
 
 
 def _reversed(raw: bytes, size: int) -> bytes:
@@ -155,7 +155,7 @@ def _reversed(raw: bytes, size: int) -> bytes:
     return b"".join(raw[at : at + size][::-1] for at in range(0, len(raw), size))
 
 
-def live_regsets(thread: Thread, msr: int, of_cpu: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
+def live_regsets(thread: Thread, msr: int, of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
     """Return the notes of a thread that was on a CPU: what the CPU had, and from memory what it had not taken over.
 
     PPR, DSCR, TAR and the like were in the CPU, and QEMU does not write them.
@@ -166,7 +166,7 @@ def live_regsets(thread: Thread, msr: int, of_cpu: tuple[CoreNote, ...]) -> tupl
         of_cpu: as ``qemu_regsets`` returns them; empty where the dump does not have them.
     """
     cpu = {note.n_type: note for note in of_cpu}
-    made: list[CoreNote] = []
+    made: list[Note] = []
     if not msr & fmt.MSR_FP:
         made += saved_floats(thread)
     else:
@@ -179,5 +179,5 @@ def live_regsets(thread: Thread, msr: int, of_cpu: tuple[CoreNote, ...]) -> tupl
         # VRSAVE, a mask that no ABI in use has a meaning for, is as it was when the thread last left a CPU.
         desc = bytearray(cpu[fmt.NT_PPC_VMX].desc)
         desc[fmt.VMX_VRSAVE : fmt.VMX_VRSAVE + 4] = vrsave
-        made.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_PPC_VMX, bytes(desc)))
+        made.append(Note(elf_core.NOTE_LINUX, fmt.NT_PPC_VMX, bytes(desc)))
     return in_order(tuple(made))

@@ -11,8 +11,8 @@ from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.riscv64.registers import Riscv64Registers
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import riscv64 as fmt
@@ -47,7 +47,7 @@ class Riscv64Cores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         """Follows riscv_user_regset in arch/riscv/kernel/ptrace.c.
 
         Not made: NT_RISCV_USER_CFI.
@@ -56,12 +56,12 @@ class Riscv64Cores(Cores):
         if fstate is None:
             return None
         raw = kernel.memory.read(task + fstate.offset, fmt.d_ext_state.itemsize)
-        notes = [CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, raw.ljust(fmt.FPREGSET_SIZE, b"\0"))]
+        notes = [Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, raw.ljust(fmt.FPREGSET_SIZE, b"\0"))]
         for made in (self._vector(task, kernel), self._tagged_addr_ctrl(task, kernel)):
             notes += [] if made is None else [made]
         return tuple(notes)
 
-    def _vector(self, task: int, kernel: KernelView) -> CoreNote | None:
+    def _vector(self, task: int, kernel: KernelView) -> Note | None:
         """Return NT_RISCV_VECTOR; None for a thread that has not used vector registers; riscv_vr_get().
 
         Raises:
@@ -83,9 +83,9 @@ class Riscv64Cores(Cores):
         if not 0 < size <= fmt.NR_VECTOR_REGS * fmt.VLENB_MAX or size % fmt.NR_VECTOR_REGS:
             raise LayoutInvalid(f"riscv_v_vsize at {variable:#x} is {size:#x}, expected 32 registers of at most 8 KiB")
         data = kernel.memory.read(int(state["datap"]), size)
-        return CoreNote(elf_core.NOTE_LINUX, fmt.NT_RISCV_VECTOR, raw[: fmt.V_REGSET_HEADER] + data)
+        return Note(elf_core.NOTE_LINUX, fmt.NT_RISCV_VECTOR, raw[: fmt.V_REGSET_HEADER] + data)
 
-    def _tagged_addr_ctrl(self, task: int, kernel: KernelView) -> CoreNote | None:
+    def _tagged_addr_ctrl(self, task: int, kernel: KernelView) -> Note | None:
         """Return NT_RISCV_TAGGED_ADDR_CTRL; None where the processor cannot do it; get_tagged_addr_ctrl()."""
         layout = kernel.layout
         envcfg, mm = layout.find_member("task_struct", "thread.envcfg"), layout.find_member("task_struct", "mm")
@@ -99,4 +99,4 @@ class Riscv64Cores(Cores):
         owner = kernel.uint(task + mm.offset, 8)
         enabled = kernel.memory.read(owner + pmlen.offset, 1)[0] != 0
         value = fmt.ENVCFG_PMLEN.get(mode, 0) << fmt.PR_PMLEN_SHIFT | (fmt.PR_TAGGED_ADDR_ENABLE if enabled else 0)
-        return CoreNote(elf_core.NOTE_LINUX, fmt.NT_RISCV_TAGGED_ADDR_CTRL, value.to_bytes(8, "little"))
+        return Note(elf_core.NOTE_LINUX, fmt.NT_RISCV_TAGGED_ADDR_CTRL, value.to_bytes(8, "little"))

@@ -12,8 +12,8 @@ from vmcore2core.arch.s390x.registers import S390xRegisters
 from vmcore2core.arch.s390x.regsets import Thread, saved_regsets
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.formats.elf import EM_S390
 from vmcore2core.interfaces import KernelView
@@ -37,7 +37,7 @@ class S390xCores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         """Follows s390_regsets in arch/s390/kernel/ptrace.c.
 
         What thread.system_call has is of the last signal, maybe of the thread that this one was forked from, until a

@@ -12,9 +12,9 @@ from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.s390x.registers import S390xRegisters, peek_user
 from vmcore2core.arch.s390x.regsets import Thread, cpu_regsets, live_regsets
 from vmcore2core.arch.spec import (
-    CoreNote,
     CpuNote,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.interfaces import KernelView
@@ -76,7 +76,7 @@ class S390xCpus(Cpus):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
-    ) -> tuple[tuple[CoreNote, ...], str | None]:
+    ) -> tuple[tuple[Note, ...], str | None]:
         """In the kernel, vector registers may be the kernel's own."""
         if not note.user_mode:
             return (), None

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.task import ThreadStruct
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
 
@@ -45,7 +45,7 @@ class Thread(ThreadStruct):
         return bool(self.kernel.memory.read(found + byte, 1)[0] & 0x80 >> bit)
 
 
-def saved_regsets(thread: Thread, int_code: int, system_call: int | None) -> tuple[CoreNote, ...] | None:
+def saved_regsets(thread: Thread, int_code: int, system_call: int | None) -> tuple[Note, ...] | None:
     """Return all notes of a thread that is off the CPU, in the kernel's order; None where they cannot be found.
 
     Since Linux 6.9, thread.ufpu has the vector registers, of machines without them the floating-point ones there.
@@ -60,27 +60,27 @@ def saved_regsets(thread: Thread, int_code: int, system_call: int | None) -> tup
         return None
     registers = [vxrs[at : at + fmt.VXR_SIZE] for at in range(0, len(vxrs), fmt.VXR_SIZE)]
     floats = b"".join(register[:8] for register in registers[: fmt.NR_FPRS])
-    notes = [CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, fpc.ljust(8, b"\0") + floats)]
+    notes = [Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, fpc.ljust(8, b"\0") + floats)]
     if thread.has_vx():
         low = b"".join(register[8:] for register in registers[: fmt.NR_FPRS])
-        notes.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_VXRS_LOW, low))
-        notes.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_VXRS_HIGH, b"".join(registers[fmt.NR_FPRS :])))
+        notes.append(Note(elf_core.NOTE_LINUX, fmt.NT_S390_VXRS_LOW, low))
+        notes.append(Note(elf_core.NOTE_LINUX, fmt.NT_S390_VXRS_HIGH, b"".join(registers[fmt.NR_FPRS :])))
     last_break = thread.raw("last_break", 8)
     if last_break is not None:
-        notes.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_LAST_BREAK, last_break))
+        notes.append(Note(elf_core.NOTE_LINUX, fmt.NT_S390_LAST_BREAK, last_break))
     tdb = thread.raw("trap_tdb", fmt.TDB_SIZE)
     if tdb is not None and int_code & fmt.INT_CODE_TDB:
-        notes.append(CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_TDB, tdb))
+        notes.append(Note(elf_core.NOTE_LINUX, fmt.NT_S390_TDB, tdb))
     if system_call is not None:
         notes.append(_system_call(system_call))
     return in_order((*notes, *_pointed(thread)))
 
 
-def _system_call(number: int) -> CoreNote:
-    return CoreNote(elf_core.NOTE_LINUX, fmt.NT_S390_SYSTEM_CALL, number.to_bytes(4, "big"))
+def _system_call(number: int) -> Note:
+    return Note(elf_core.NOTE_LINUX, fmt.NT_S390_SYSTEM_CALL, number.to_bytes(4, "big"))
 
 
-def _pointed(thread: Thread) -> Iterator[CoreNote]:
+def _pointed(thread: Thread) -> Iterator[Note]:
     """Yield what a thread has that uses guarded storage or runtime instrumentation."""
     for member, n_type, size in (
         ("gs_cb", fmt.NT_S390_GS_CB, fmt.GS_CB_SIZE),
@@ -89,10 +89,10 @@ def _pointed(thread: Thread) -> Iterator[CoreNote]:
     ):
         raw = thread.pointed(member, size)
         if raw is not None:
-            yield CoreNote(elf_core.NOTE_LINUX, n_type, raw)
+            yield Note(elf_core.NOTE_LINUX, n_type, raw)
 
 
-def in_order(notes: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
+def in_order(notes: tuple[Note, ...]) -> tuple[Note, ...]:
     """Return notes as s390_regsets[] has them."""
     order = (
         *(elf_core.NT_FPREGSET, fmt.NT_S390_SYSTEM_CALL, fmt.NT_S390_LAST_BREAK, fmt.NT_S390_TDB),
@@ -102,7 +102,7 @@ def in_order(notes: tuple[CoreNote, ...]) -> tuple[CoreNote, ...]:
     return tuple(sorted(notes, key=lambda note: order.index(note.n_type)))
 
 
-def cpu_regsets(notes: Mapping[int, bytes]) -> tuple[CoreNote, ...]:
+def cpu_regsets(notes: Mapping[int, bytes]) -> tuple[Note, ...]:
     """Return a CPU's notes that a core has, too; of another size than the kernel's they are left out.
 
     Args:
@@ -116,13 +116,13 @@ def cpu_regsets(notes: Mapping[int, bytes]) -> tuple[CoreNote, ...]:
     }
     name = {elf_core.NT_FPREGSET: elf_core.NOTE_CORE}
     return tuple(
-        CoreNote(name.get(n_type, elf_core.NOTE_LINUX), n_type, notes[n_type])
+        Note(name.get(n_type, elf_core.NOTE_LINUX), n_type, notes[n_type])
         for n_type, size in sizes.items()
         if len(notes.get(n_type, b"")) == size
     )
 
 
-def live_regsets(thread: Thread, of_cpu: tuple[CoreNote, ...]) -> tuple[tuple[CoreNote, ...], str | None]:
+def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[tuple[Note, ...], str | None]:
     """Return the notes of a thread that was in user mode on a CPU, and what they lack, as ``Cpus.regsets``.
 
     Args:

@@ -9,10 +9,10 @@ import numpy as np
 from vmcore2core.arch.parts import Unwind
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
     SignalTrampoline,
     UnwindSpec,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.overrides import override
@@ -60,7 +60,7 @@ class S390xUnwind(Unwind):
         return _UNWIND if machine.elf_class == 64 else None
 
     @override
-    def registers(self, notes: Sequence[CoreNote]) -> Mapping[str, int]:
+    def registers(self, notes: Sequence[Note]) -> Mapping[str, int]:
         """A leaf function may save general registers in floating-point ones."""
         for note in notes:
             if note.n_type == elf_core.NT_FPREGSET and len(note.desc) == fmt.FPREGSET_SIZE:

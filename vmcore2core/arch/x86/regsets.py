@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vmcore2core.arch.spec import CoreNote
 from vmcore2core.arch.x86 import fpu
 from vmcore2core.arch.x86.fpu import (
     find_geometry,
@@ -21,6 +20,7 @@ from vmcore2core.arch.x86.fpu import (
     user_ssp,
     xsave,
 )
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_fpu as fmt
 from vmcore2core.interfaces import KernelView
@@ -33,7 +33,7 @@ LAYOUT_KEYS = (
 )
 
 
-def regsets(task: int, regs: Mapping[str, int], is_64: bool, kernel: KernelView) -> tuple[CoreNote, ...] | None:
+def regsets(task: int, regs: Mapping[str, int], is_64: bool, kernel: KernelView) -> tuple[Note, ...] | None:
     """Return the notes of a thread of a 64-bit kernel besides NT_PRSTATUS, see ``Cores.regsets``.
 
     Args:
@@ -48,17 +48,17 @@ def regsets(task: int, regs: Mapping[str, int], is_64: bool, kernel: KernelView)
     legacy, more = state
     ports = ioperm(task, kernel)
     if is_64:
-        return CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), *ports, *more
+        return Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), *ports, *more
     return (
-        CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, i387(legacy, regs.get("cs", 0), regs.get("ds", 0))),
-        CoreNote(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy),
+        Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, i387(legacy, regs.get("cs", 0), regs.get("ds", 0))),
+        Note(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy),
         *more,
         *thread_area(task, kernel, fmt.GDT_ENTRY_TLS_MIN),
         *ports,
     )
 
 
-def _state(task: int, is_64: bool, kernel: KernelView) -> tuple[bytes, list[CoreNote]] | None:
+def _state(task: int, is_64: bool, kernel: KernelView) -> tuple[bytes, list[Note]] | None:
     """Return FXSAVE's 512 bytes, and the notes of what only XSAVE keeps; None where the layout does not tell."""
     size = user_size(kernel)
     if size is not None and size[0] == fmt.FXSAVE_SIZE:  # a processor without XSAVE: xstateregs_active() says no
@@ -67,14 +67,14 @@ def _state(task: int, is_64: bool, kernel: KernelView) -> tuple[bytes, list[Core
     geometry, image = find_geometry(kernel), find_image(task, kernel)
     if geometry is None or image is None:
         return None
-    notes = [CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))]
+    notes = [Note(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))]
     ssp = user_ssp(image, geometry) if is_64 and _has_shadow_stack(task, kernel) else None
     if ssp is not None:
-        notes.append(CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_SHSTK, ssp))
+        notes.append(Note(elf_core.NOTE_LINUX, elf_core.NT_X86_SHSTK, ssp))
     return fxsave(image, geometry), notes
 
 
-def regsets_of_32_bit(task: int, kernel: KernelView) -> tuple[CoreNote, ...] | None:
+def regsets_of_32_bit(task: int, kernel: KernelView) -> tuple[Note, ...] | None:
     """Return the notes of a thread of a 32-bit kernel besides NT_PRSTATUS, see ``Cores.regsets``.
 
     A processor without XSAVE has FXSAVE's state, or FSAVE's, and its cores lack the notes of more than that.
@@ -83,28 +83,28 @@ def regsets_of_32_bit(task: int, kernel: KernelView) -> tuple[CoreNote, ...] | N
     image = find_image(task, kernel, word=4, at_least=fmt.FSAVE_SIZE)
     if size is None or image is None:
         return None
-    state: tuple[CoreNote, ...] = ()
+    state: tuple[Note, ...] = ()
     legacy = image.data[: fmt.FXSAVE_SIZE]
     if size[0] >= fmt.XSAVE_EXTENDED_OFFSET:
         geometry = find_geometry(kernel)
         if geometry is None or len(image.data) < fmt.XSAVE_EXTENDED_OFFSET:
             return None
         legacy = fxsave(image, geometry)
-        state = (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry)),)
+        state = (Note(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry)),)
     if len(legacy) == fmt.FXSAVE_SIZE:
         registers = i387_of_32_bit(legacy)
-        state = (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy), *state)
+        state = (Note(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy), *state)
     else:
         registers = legacy[: fmt.FSAVE_SIZE]
     return (
-        CoreNote(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, registers),
+        Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, registers),
         *state,
         *thread_area(task, kernel, fmt.GDT_ENTRY_TLS_MIN_32),
         *ioperm(task, kernel, 4),
     )
 
 
-def process_notes(kernel: KernelView) -> tuple[CoreNote, ...]:
+def process_notes(kernel: KernelView) -> tuple[Note, ...]:
     """Return the notes that a core has once, see ``Cores.process_notes``."""
     size = user_size(kernel)
     if size is not None and size[0] <= fmt.FXSAVE_SIZE:
@@ -112,19 +112,19 @@ def process_notes(kernel: KernelView) -> tuple[CoreNote, ...]:
     geometry = find_geometry(kernel)
     if geometry is None or not geometry.has_layout_note:
         return ()
-    return (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_X86_XSAVE_LAYOUT, geometry.layout_note()),)
+    return (Note(elf_core.NOTE_LINUX, elf_core.NT_X86_XSAVE_LAYOUT, geometry.layout_note()),)
 
 
-def thread_area(task: int, kernel: KernelView, first: int) -> tuple[CoreNote, ...]:
+def thread_area(task: int, kernel: KernelView, first: int) -> tuple[Note, ...]:
     """Return NT_386_TLS for a thread that has asked for thread-local storage; ``first`` is GDT_ENTRY_TLS_MIN."""
     array = kernel.layout.find_member("task_struct", "thread.tls_array")
     descriptors = kernel.memory.read(task + array.offset, array.size) if array is not None and array.size else b""
     if not any(descriptors):
         return ()
-    return (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_386_TLS, tls(descriptors, first)),)
+    return (Note(elf_core.NOTE_LINUX, elf_core.NT_386_TLS, tls(descriptors, first)),)
 
 
-def ioperm(task: int, kernel: KernelView, word: int = 8) -> tuple[CoreNote, ...]:
+def ioperm(task: int, kernel: KernelView, word: int = 8) -> tuple[Note, ...]:
     """Return NT_386_IOPERM for a thread that has asked for I/O ports: a clear bit is a port that it may use."""
     layout = kernel.layout
     pointer = layout.find_member("task_struct", "thread.io_bitmap")
@@ -135,7 +135,7 @@ def ioperm(task: int, kernel: KernelView, word: int = 8) -> tuple[CoreNote, ...]
     if not address:
         return ()
     raw = kernel.memory.read(address + bitmap.offset, fmt.IO_BITMAP_BYTES)
-    return (CoreNote(elf_core.NOTE_LINUX, elf_core.NT_386_IOPERM, raw),)
+    return (Note(elf_core.NOTE_LINUX, elf_core.NT_386_IOPERM, raw),)
 
 
 def _has_shadow_stack(task: int, kernel: KernelView) -> bool:

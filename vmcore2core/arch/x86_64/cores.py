@@ -8,10 +8,10 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.spec import (
     CoreMachine,
-    CoreNote,
 )
 from vmcore2core.arch.x86 import regsets
 from vmcore2core.arch.x86_64.registers import X86_64Registers
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.formats.elf import EM_386, EM_X86_64
 from vmcore2core.interfaces import KernelView
@@ -27,11 +27,11 @@ class X86_64Cores(Cores):
     @override
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
-    ) -> tuple[CoreNote, ...] | None:
+    ) -> tuple[Note, ...] | None:
         return regsets.regsets(task, regs, machine.e_machine == EM_X86_64, kernel)
 
     @override
-    def process_notes(self, kernel: KernelView) -> tuple[CoreNote, ...]:
+    def process_notes(self, kernel: KernelView) -> tuple[Note, ...]:
         return regsets.process_notes(kernel)
 
     @override

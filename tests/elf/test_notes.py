@@ -6,8 +6,8 @@ import time
 import pytest
 
 from tests.builders.elfdump import note
-from vmcore2core.containers import notes as module
-from vmcore2core.containers.notes import parse_notes
+from vmcore2core.elf import notes as module
+from vmcore2core.elf.notes import parse_notes
 
 
 def test_big_endian_notes() -> None:

@@ -7,8 +7,10 @@ CPU's notes at the first one without a name.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
 
-from vmcore2core.containers.base import Note
 from vmcore2core.formats._cabi import align_up
 from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
 from vmcore2core.interfaces import ByteOrder
@@ -18,6 +20,15 @@ NOTES_SIZE_MAX = 256 << 20
 
 NOTES_MAX = 1 << 17
 """Most notes that are read from one dump; 8192 CPUs with a dozen each have fewer."""
+
+
+class Note(NamedTuple):
+    """One ELF note: name without its NUL, NT_* type, descriptor."""
+
+    name: str
+    n_type: int
+    desc: bytes
+
 
 _NOT_ZERO = re.compile(rb"[^\0]")
 
@@ -55,3 +66,21 @@ def parse_notes(raw: bytes, byte_order: ByteOrder, offset: int) -> tuple[tuple[N
         notes.append(Note(name, n_type, raw[desc_at : desc_at + n_descsz]))
         at = desc_at + align_up(n_descsz, NOTE_ALIGN)
     return tuple(notes), None
+
+
+def build_notes(notes: Iterable[Note], byte_order: ByteOrder) -> bytes:
+    """Return a PT_NOTE segment: each note with its header, name and descriptor padded to 4 bytes."""
+    pieces = []
+    for note in notes:
+        name = note.name.encode() + b"\0"
+        pieces += [
+            _nhdr(byte_order, len(name), len(note.desc), note.n_type),
+            name.ljust(align_up(len(name), NOTE_ALIGN), b"\0"),
+            note.desc.ljust(align_up(len(note.desc), NOTE_ALIGN), b"\0"),
+        ]
+    return b"".join(pieces)
+
+
+@lru_cache(maxsize=64)  # the threads of a process have notes of a few types and sizes
+def _nhdr(order: ByteOrder, n_namesz: int, n_descsz: int, n_type: int) -> bytes:
+    return Nhdr[order].build({"n_namesz": n_namesz, "n_descsz": n_descsz, "n_type": n_type})

@@ -14,10 +14,14 @@ from construct import ConstructError
 
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import elf, elf_dynamic
+from vmcore2core.formats._cabi import ElfClass
 from vmcore2core.interfaces import ByteOrder
 
 Read = Callable[[int, int], bytes | None]
 """Bytes by (offset, size); None where any of them is not known."""
+
+Variant = tuple[ElfClass, ByteOrder]
+"""Class and byte order of an ELF file."""
 
 SEGMENTS_MAX = 1024
 SECTIONS_MAX = 1 << 14
@@ -79,6 +83,24 @@ class ElfHeaders(NamedTuple):
         return None
 
 
+def ident_variant(ident: bytes) -> Variant | None:
+    """Return class and byte order of e_ident; None where it does not begin an ELF file."""
+    if len(ident) < elf.EI_NIDENT or not ident.startswith(elf.ELFMAG):
+        return None
+    elf_class, order = elf.ELF_CLASSES.get(ident[elf.EI_CLASS]), elf.ELF_BYTE_ORDERS.get(ident[elf.EI_DATA])
+    return None if elf_class is None or order is None else (elf_class, order)
+
+
+def variant_of(elf_class: int, order: ByteOrder) -> Variant:
+    """Return class and byte order, as ``formats.elf`` has its declarations by them.
+
+    Args:
+        elf_class: 64, or 32.
+        order: byte order.
+    """
+    return elf.ELF_CLASSES[elf.ELFCLASS64 if elf_class == 64 else elf.ELFCLASS32], order
+
+
 def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | None:
     """Return the headers of the image at 0, or None where there is none or its bytes are not known.
 
@@ -90,12 +112,10 @@ def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | 
     Raises:
         CorruptStructure: it begins as an ELF file, and goes on otherwise.
     """
-    variant = (elf.ELF_CLASSES[elf.ELFCLASS64 if elf_class == 64 else elf.ELFCLASS32], order)
+    variant = variant_of(elf_class, order)
     declaration = elf.Ehdr[variant]
     raw = read(0, declaration.sizeof())
-    if raw is None or not raw.startswith(elf.ELFMAG):
-        return None
-    if elf.ELF_CLASSES.get(raw[elf.EI_CLASS]) != elf_class or elf.ELF_BYTE_ORDERS.get(raw[elf.EI_DATA]) != order:
+    if raw is None or ident_variant(raw) != (elf_class, order):
         return None
     try:
         ehdr: Any = declaration.parse(raw)
@@ -127,7 +147,7 @@ def parse_sections(read: Read, headers: ElfHeaders, elf_class: int, order: ByteO
         elf_class: 32 or 64.
         order: byte order.
     """
-    dtype = elf_dynamic.SHDR_DTYPE[(elf.ELF_CLASSES[elf.ELFCLASS64 if elf_class == 64 else elf.ELFCLASS32], order)]
+    dtype = elf_dynamic.SHDR_DTYPE[variant_of(elf_class, order)]
     if not headers.e_shoff or headers.e_shnum > SECTIONS_MAX:
         return ()
     table = read(headers.e_shoff, headers.e_shnum * dtype.itemsize)
