@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,13 @@ def _is_program(path: Path) -> bool:
 
 
 def _in_directory(directory: Path) -> list[Path]:
-    """Return the dump in a directory, as kdump makes one a crash."""
+    """Return the dump in a directory, as kdump makes one a crash.
+
+    Raises:
+        DumpError: there is none, or the directory cannot be looked into, which glob() takes for empty.
+    """
+    if not os.access(directory, os.R_OK | os.X_OK):
+        raise DumpError(f"{directory} cannot be read: Permission denied")
     for pattern in IN_DIRECTORY:
         found = sorted(path for path in directory.glob(pattern) if path.is_file() and "dmesg" not in path.name)
         if found:

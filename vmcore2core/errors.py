@@ -117,7 +117,7 @@ class LayoutUnknown(LayoutError):
     Args:
         item: such as "OFFSET(task_struct.mm)", in VMCOREINFO's grammar; several with commas between.
         sources: names of the sources asked.
-        because: why it is not known, where that is known ("no BTF was found in the dump").
+        because: why it is not known, where that is known ("this kernel has no BTF").
     """
 
     def __init__(self, item: str, sources: tuple[str, ...] = (), because: str = "") -> None:

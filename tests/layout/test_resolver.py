@@ -127,6 +127,22 @@ def test_a_layout_that_is_written_says_the_same_when_it_is_read() -> None:
     assert (read.size("task_struct"), read.symbol("_stext")) == (640, 0xFFFF_FFFF_8100_0000)
 
 
+@pytest.mark.parametrize(
+    ("symbols", "why"),
+    [
+        ((), "no BTF was found in the dump"),  # nor kallsyms
+        (("start_kernel",), "this kernel has no BTF"),
+        (("start_kernel", "btf_vmlinux_init"), "no BTF was found in the dump"),
+        (("start_kernel", "__start_BTF"), "no BTF was found in the dump"),
+    ],
+)
+def test_why_btf_does_not_answer_is_said_first(symbols: tuple[str, ...], why: str) -> None:
+    layout = two()
+    layout.add(table("kallsyms", symbols=dict.fromkeys(symbols, 0x1000)))
+    with pytest.raises(LayoutUnknown, match=rf"^{why}: OFFSET\(task_struct.tasks\), .* are not known"):
+        check_required(layout)
+
+
 def test_what_a_kernel_without_btf_lacks_is_said_first() -> None:
     with pytest.raises(
         LayoutUnknown, match=r"^no BTF was found in the dump: OFFSET\(task_struct.tasks\), .* are not known"

@@ -12,6 +12,7 @@ import pytest
 from tests.builders.elfdump import Load, build_elf_vmcore, page
 from vmcore2core.arguments import named
 from vmcore2core.errors import DumpError, UsageError
+from vmcore2core.process.sysroot import Sysroot
 
 
 def program(path: Path, e_type: int) -> Path:
@@ -23,6 +24,30 @@ def program(path: Path, e_type: int) -> Path:
 def dump(path: Path) -> Path:
     path.write_bytes(build_elf_vmcore([Load(0x1000, page(1))]))
     return path
+
+
+def test_a_directory_that_may_not_be_looked_into_is_not_called_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """root may look into all: what the system would say to others is put in its place."""
+    dump(tmp_path / "vmcore")
+    assert named([str(tmp_path)], None, None).paths == [tmp_path / "vmcore"]
+    monkeypatch.setattr("os.access", lambda *_arguments: False)
+    with pytest.raises(DumpError, match=r"cannot be read: Permission denied$"):
+        named([str(tmp_path)], None, None)
+    with pytest.raises(UsageError, match=r"cannot be read: Permission denied$"):
+        Sysroot(tmp_path)
+
+
+def test_what_may_not_be_read_is_no_matter_of_usage(tmp_path: Path) -> None:
+    """click would say of the file that it "is not readable", with status 2; the reader says why, with status 1."""
+    script = "import os; os.access = lambda *_, **__: False; import vmcore2core.__main__ as m; m.vmcore2core()"
+    (tmp_path / "file").touch()
+    for words in (("verify", tmp_path / "file"), (tmp_path / "file", "--pid", "1", "--vmlinux", tmp_path / "file")):
+        command = [sys.executable, "-c", script, *map(str, words)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 1
+        assert "readable" not in result.stderr
 
 
 @pytest.mark.parametrize("e_type", [2, 3])

@@ -31,12 +31,16 @@ Vmcore = Annotated[
 Vmlinux = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="The kernel's vmlinux, used for what the dump does not tell.", rich_help_panel=LAYOUT
+        readable=False,  # so that what cannot be read is an error like others, and no matter of usage
+        metavar="FILE",
+        help="The kernel's vmlinux, used for what the dump does not tell.",
+        rich_help_panel=LAYOUT,
     ),
 ]
 Vmcoreinfo = Annotated[
     Path | None,
     typer.Option(
+        readable=False,
         metavar="FILE",
         help="VMCOREINFO text whose keys override the dump's (vmcore-tasks layout writes such a file); or 0xADDRESS of "
         "a text in memory.",
@@ -66,6 +70,7 @@ Swap = Annotated[
 Sysroot = Annotated[
     list[Path] | None,
     typer.Option(
+        readable=False,
         metavar="DIR",
         help="Take pages of programs and libraries that memory lacks from the files below DIR that have the same build "
         "ID; may repeat, the first DIR that has a file counts.",
@@ -75,6 +80,7 @@ Sysroot = Annotated[
 DebugDirectory = Annotated[
     Path,
     typer.Option(
+        readable=False,
         metavar="DIR",
         help="The tree of debug packages. With --sysroot or --debuginfod, names and source lines come from there.",
         rich_help_panel=FILES,

@@ -75,7 +75,7 @@ class Verdict:
 
 @app.command()
 def verify(
-    core: Annotated[list[Path], typer.Argument(help="One or more cores, or directories of cores.")],
+    core: Annotated[list[Path], typer.Argument(readable=False, help="One or more cores, or directories of cores.")],
     against: Annotated[
         list[str] | None,
         typer.Option(

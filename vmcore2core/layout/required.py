@@ -38,9 +38,19 @@ def check_required(layout: KernelLayout) -> None:
     """
     missing = list(_missing(layout))
     if missing:
-        without_btf = "OFFSET(task_struct.tasks)" in missing
-        because = "no BTF was found in the dump" if without_btf else ""
+        because = _without_btf(layout) if "OFFSET(task_struct.tasks)" in missing else ""
         raise LayoutUnknown(", ".join(missing), layout.source_names, because)
+
+
+def _without_btf(layout: Layout) -> str:
+    """Return why the dump's BTF does not answer: the kernel was built without, or it is not found.
+
+    kallsyms has no ``__start_BTF`` without CONFIG_KALLSYMS_ALL; but of a kernel with BTF it has the function that puts
+    it into sysfs (kernel/bpf/sysfs_btf.c, Linux 7.2).
+    """
+    known = layout.find_symbol("start_kernel") is not None
+    has_btf = any(layout.find_symbol(name) is not None for name in ("__start_BTF", "btf_vmlinux_init"))
+    return "this kernel has no BTF" if known and not has_btf else "no BTF was found in the dump"
 
 
 def _missing(layout: Layout) -> Iterator[str]:

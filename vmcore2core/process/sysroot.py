@@ -121,12 +121,14 @@ class Sysroot:
         folder: the folder.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is none, or may not be looked into.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise UsageError(f"--sysroot {folder} is not a directory")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise UsageError(f"--sysroot {folder} cannot be read: Permission denied")
         self.folder = folder.resolve()
 
     def find(self, path: bytes) -> Path | None:
