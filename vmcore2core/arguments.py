@@ -85,3 +85,37 @@ def _in_directory(directory: Path) -> list[Path]:
         if found:
             return found
     raise DumpError(f"{directory} is a directory, and none of {', '.join(IN_DIRECTORY)} is in it; expected a dump")
+
+
+def _may_look_into(directory: Path) -> bool:
+    return os.access(directory, os.R_OK | os.X_OK)
+
+
+def find_dump(environ: str | None) -> tuple[Path, str]:
+    """Return the dump to take when none is named, and how it was found.
+
+    Raises:
+        DumpError: there is none.
+    """
+    if environ:
+        return located(environ), "$VMCORE"
+    if Path("/proc/vmcore").exists():
+        return Path("/proc/vmcore"), "this is a capture kernel"
+    newest: tuple[float, Path] | None = None
+    # Debian's kdump-tools: /var/crash/YYYYMMDDHHMM/dump.YYYYMMDDHHMM; RHEL's kdump: /var/crash/HOST-DATE/vmcore.
+    crashes = Path("/var/crash")
+    for pattern in ("*/vmcore", "*/dump.*", "vmcore*", "*/vmcore.*", "*/vmcore-incomplete"):
+        for path in crashes.glob(pattern):
+            try:
+                stat = path.stat()
+            except OSError:
+                continue
+            if path.is_file() and "dmesg" not in path.name and (newest is None or stat.st_mtime > newest[0]):
+                newest = stat.st_mtime, path
+    if newest is None:
+        shut = [path for path in (crashes, *crashes.glob("*")) if path.is_dir() and not _may_look_into(path)]
+        hint = f"; you have no permission to look into {shut[0]}" if shut else ""
+        raise DumpError(
+            f"no dump is named, $VMCORE is not set, and there is none at /proc/vmcore or below /var/crash{hint}"
+        )
+    return newest[1], "the newest below /var/crash"

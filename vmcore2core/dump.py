@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Self
 
 from vmcore2core.containers.remote import located
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import MemoryFault, UsageError
 from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import sched
@@ -28,7 +29,7 @@ from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import AbsentReason, AbsentRun, Vma
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.threads import ThreadRow, thread_rows
-from vmcore2core.session import CoreResult, Session, absent_pages
+from vmcore2core.session import CoreResult, OpenOptions, Session, absent_pages
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import StackRow, backtraces
 
@@ -63,19 +64,17 @@ def open_dump(
         DumpError, LayoutError: the dump cannot be used.
         UsageError: the options make no sense together, or with this dump.
     """
-    return Dump(
-        Session(
-            [located(os.fspath(path)) for path in paths],
-            None if vmlinux is None else Path(vmlinux),
-            None if vmcoreinfo is None else Path(vmcoreinfo),
-            swap,
-            memory_map,
-            sysroots=[Path(folder) for folder in sysroots],
-            remember=remember,
-            scan=scan,
-            zero_excluded=zero_excluded,
-        )
+    options = OpenOptions(
+        vmlinux=None if vmlinux is None else Path(vmlinux),
+        vmcoreinfo=None if vmcoreinfo is None else Path(vmcoreinfo),
+        swap=tuple(swap),
+        memory_map=memory_map,
+        sysroots=tuple(Path(folder) for folder in sysroots),
+        remember=remember,
+        scan=scan,
+        zero_excluded=zero_excluded,
     )
+    return Dump(Session([located(os.fspath(path)) for path in paths], options))
 
 
 class Dump:
@@ -254,5 +253,6 @@ class Process:
             OutputError: the core cannot be written.
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
         """
-        chosen = None if filter_bits is None else DumpFilter(filter_bits)
-        return self._session.extract(self._leader, Path(path), dump_filter=chosen, compression=compression, force=force)
+        dump_filter = None if filter_bits is None else DumpFilter(filter_bits)
+        options = CoreOptions(dump_filter=dump_filter, compression=compression, force=force)
+        return self._session.extract(self._leader, Path(path), options)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
+from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import counted, text
 from vmcore2core.process.model import NOT_MISSING, AbsentReason, AbsentRun, OnDisk, ProcessSnapshot
 from vmcore2core.session import CoreResult, Session
@@ -26,6 +28,66 @@ _USER_PAGES = 2 | 4 | 8
 """makedumpfile's -d bits for pages that processes may have: cache, private cache, user data."""
 _USER_DATA = 8
 _LEVEL_BITS = {2: "page cache", 4: "private page cache", 8: "user data", 16: "free pages", 1: "zero pages"}
+
+
+@dataclass(frozen=True, slots=True)
+class CoreReport:
+    """What is said of one core.
+
+    Attributes:
+        line: on stdout.
+        summary: with ``--json``.
+        sentences: on stderr.
+        complete: whether nothing is missing in it.
+    """
+
+    line: str
+    summary: dict[str, Any]
+    sentences: tuple[str, ...] = ()
+    complete: bool = False
+
+
+@dataclass
+class RunReport:
+    """What a run has to say at its end.
+
+    Attributes:
+        cores: one each, in the dump's order.
+        errors: what could not be done.
+        warnings: sentences about the dump as a whole that make everything from it incomplete.
+        notices: sentences about what came from elsewhere than the dump.
+        unmatched: sentences about patterns of ``--redact`` that match nothing of some processes.
+        provenance: which layout source answered what.
+    """
+
+    cores: list[CoreReport] = field(default_factory=list)
+    errors: list[ErrorEntry] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def with_dump(self, session: Session) -> RunReport:
+        """Add what is known of the dump as a whole by now; return the same report."""
+        self.warnings, self.notices = session.warnings, session.notices
+        self.provenance = session.boot.layout.provenance()
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing in any core, and nothing broken on the way."""
+        return all(core.complete for core in self.cores) and not (self.warnings or self.unmatched)
+
+
+def core_report(session: Session, leader: StructView, result: CoreResult, *, verbose: bool) -> CoreReport:
+    """Return what is said of a core that was written, without the secrets that were looked for in it."""
+    container = session.container
+    sentences = core_sentences(result, container.dump_level, container.DOC.name, verbose=verbose)
+    summary = {**core_summary(result), "found_by": session.processes.roster.found_by(leader).value}
+    secrets = result.secrets
+    if secrets is not None:
+        sentences, summary = secrets.hide(sentences), secrets.hide(summary)
+    return CoreReport(one_line(result), summary, tuple(sentences), result.complete)
 
 
 def one_line(result: CoreResult) -> str:
@@ -161,13 +223,7 @@ def left_out(dump_level: int | None) -> list[str] | None:
     return [_LEVEL_BITS[bit] for bit in sorted(_LEVEL_BITS) if bit & dump_level & _USER_PAGES]
 
 
-def summary(
-    session: Session,
-    cores: list[dict[str, Any]],
-    warnings: Sequence[str],
-    provenance: dict[str, str],
-    errors: list[ErrorEntry],
-) -> dict[str, Any]:
+def summary(session: Session, report: RunReport) -> dict[str, Any]:
     """Return the machine-readable summary of a run (``--json``)."""
     container, boot = session.container, session.boot
     return {
@@ -178,7 +234,7 @@ def summary(
             "format": container.DOC.name,
             "compressed": container.compressed,
             "dump_level": container.dump_level,
-            "warnings": list(warnings),
+            "warnings": report.warnings,
         },
         "kernel": {
             "release": boot.utsname.release,
@@ -186,9 +242,9 @@ def summary(
             "nodename": text(boot.utsname.nodename.encode()),
             "build_id": boot.vmcoreinfo.build_id,
         },
-        "layout": {"vmcoreinfo": boot.vmcoreinfo_origin, "answers": provenance},
-        "cores": cores,
-        "errors": errors,
+        "layout": {"vmcoreinfo": boot.vmcoreinfo_origin, "answers": report.provenance},
+        "cores": [core.summary for core in report.cores],
+        "errors": report.errors,
     }
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Keeping, ProgressBar, progress_bar
-from vmcore2core.containers.remote import located
+from vmcore2core.corefile.options import PLAIN, CoreOptions
 from vmcore2core.corefile.plan import Segment, build_plan
 from vmcore2core.corefile.writer import PagesChanged, Progress, Writer, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid, UsageError
-from vmcore2core.interfaces import Compression
 from vmcore2core.kernel import resource, sched
 from vmcore2core.kernel.infer import InferredSource
 from vmcore2core.kernel.sanity import check_processes
@@ -31,9 +29,8 @@ from vmcore2core.layout.usual_places import usual_places
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.capture import Captured, Processes, refresh_absent
-from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import NOT_MISSING, AbsentReason, ProcessSnapshot
-from vmcore2core.process.redact import BlankedStream, Redaction, ThreadFrames, redact
+from vmcore2core.process.redact import BlankedStream, ThreadFrames, redact
 from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
@@ -84,16 +81,15 @@ def absent_pages(snapshot: ProcessSnapshot) -> Counter[AbsentReason]:
     return counts
 
 
-class Session:
-    """An open dump and the processes in it.
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """How a dump is opened.
 
-    Args:
-        paths: the dump's file or files.
+    Attributes:
         vmlinux: the kernel's own ELF file with symbols, for what the dump does not tell.
         vmcoreinfo: a VMCOREINFO text whose keys go before the dump's; or 0xADDRESS of the one in memory to be taken.
         swap: the machine's swap files and partitions, FILE or NUMBER=FILE, for the pages that were swapped to them.
         memory_map: what is where in a dump without a header (``containers.raw.parse_map``).
-        progress: draws a bar while a file is unpacked or received, or memory is searched.
         sysroots: folders with the machine's files, for pages of programs and libraries that are not in memory; the
             first that has one gives it.
         remember: keep what the dump tells of its kernel in the cache, and use what is there.
@@ -101,6 +97,36 @@ class Session:
         cache: keep a dump that has to be unpacked or comes through a pipe for other runs.
         any_size: unpack a compressed file to whatever size.
         zero_excluded: read pages that were left out as zeros.
+    """
+
+    vmlinux: Path | None = None
+    vmcoreinfo: Path | None = None
+    swap: tuple[str, ...] = ()
+    memory_map: str | None = None
+    sysroots: tuple[Path, ...] = ()
+    remember: bool = False
+    scan: bool = False
+    cache: bool = True
+    any_size: bool = False
+    zero_excluded: bool = False
+
+    @property
+    def may_remember(self) -> bool:
+        """Whether what the dump tells of its kernel may be kept: not where the user supplied answers."""
+        supplied = self.vmlinux is not None or self.vmcoreinfo is not None or self.zero_excluded
+        return self.remember and self.cache and not supplied
+
+
+DEFAULTS = OpenOptions()
+
+
+class Session:
+    """An open dump and the processes in it.
+
+    Args:
+        paths: the dump's file or files.
+        options: how it is opened.
+        progress: draws a bar while a file is unpacked or received, or memory is searched.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
@@ -109,38 +135,26 @@ class Session:
     """
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        vmlinux: Path | None = None,
-        vmcoreinfo: Path | None = None,
-        swap: Sequence[str] = (),
-        memory_map: str | None = None,
-        progress: ProgressBar | None = None,
-        sysroots: Sequence[Path] = (),
-        *,
-        remember: bool = False,
-        scan: bool = False,
-        cache: bool = True,
-        any_size: bool = False,
-        zero_excluded: bool = False,
+        self, paths: Sequence[Path], options: OpenOptions = DEFAULTS, progress: ProgressBar | None = None
     ) -> None:
-        self._vmlinux, self._vmcoreinfo = vmlinux, vmcoreinfo
-        self.container = open_container(paths, memory_map, Keeping(progress, cache=cache, any_size=any_size))
-        if zero_excluded:
+        self.options = options
+        keeping = Keeping(progress, cache=options.cache, any_size=options.any_size)
+        self.container = open_container(paths, options.memory_map, keeping)
+        if options.zero_excluded:
             _read_as_zeros(self.container)
-        # What somebody gave with the dump is another time's no more.
-        keep = remember and cache and vmlinux is None and vmcoreinfo is None and not zero_excluded
-        self.remembered = LayoutMemory(paths, memory_map or "") if keep else None
+        self.remembered = LayoutMemory(paths, options.memory_map or "") if options.may_remember else None
         try:
-            self.boot = self._bootstrapped(partial(_vmlinux_sources, vmlinux), _supplied(vmcoreinfo), progress)
+            supplied = _supplied(options.vmcoreinfo)
+            self.boot = self._bootstrapped(partial(_vmlinux_sources, options.vmlinux), supplied, progress)
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
             notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
-            originals = [Sysroot(folder) for folder in sysroots]
+            originals = [Sysroot(folder) for folder in options.sysroots]
             self._layout_notices = [*self.boot.notices, *check_processes(self.kernel, self.boot.layout)]
             self._unplaced = _unplaced(self.kernel, self.container)
-            search = partial(_scan, self.kernel, progress) if scan else None
-            self.processes = Processes(self.kernel, notes, SwappedPages(self.kernel, swap), originals, search)
+            search = partial(_scan, self.kernel, progress) if options.scan else None
+            swap = SwappedPages(self.kernel, options.swap)
+            self.processes = Processes(self.kernel, notes, swap, originals, search)
         except (DumpError, LayoutError) as error:
             self.container.close()
             if self.container.warnings:  # a file that is cut off is the likely cause, and the more useful sentence
@@ -173,7 +187,7 @@ class Session:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Files that are read, and must never be replaced."""
-        given = (path for path in (self._vmlinux, self._vmcoreinfo) if path is not None)
+        given = (path for path in (self.options.vmlinux, self.options.vmcoreinfo) if path is not None)
         return *self.container.paths, *self.processes.swap.paths, *given
 
     @property
@@ -192,65 +206,79 @@ class Session:
         self,
         leader: StructView,
         output: Path,
+        options: CoreOptions = PLAIN,
         *,
         captured: Captured | None = None,
-        dump_filter: DumpFilter | None = None,
-        redaction: Redaction | None = None,
-        force: bool = False,
         progress: Progress | None = None,
-        compression: Compression | None = None,
-        write: Writer = write_core,
+        write: Writer | None = None,
     ) -> CoreResult:
         """Write the core of one process.
 
         Args:
             leader: the thread group's leader.
             output: where the core goes.
-            captured: the process, if it was captured already, as ``dump_filter`` says.
-            dump_filter: which memory belongs into it; None for what the process's own coredump_filter says.
-            redaction: what is left out on purpose.
-            force: replace what is there.
+            options: how it is written.
+            captured: the process, if it was captured already, as ``options`` say.
             progress: called with (bytes done, bytes in all).
-            compression: of the core.
-            write: writes it: ``write_core``, or what makes another format of the same memory.
+            write: makes another format of the same memory than ``write_core`` does.
 
         Raises:
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
             OutputError: the core cannot be written.
         """
-        captured = captured or self.processes.capture(leader, dump_filter=dump_filter)
-        origin: dict[str, str | None] = {
-            "dump": self.container.paths[0].name,
-            "kernel": self.boot.utsname.release,
-            "build_id": self.boot.vmcoreinfo.build_id,
-            **({"excluded": "read as zeros"} if self.container.zero_excluded else {}),
-        }
-        secrets = None if redaction is None else redaction.secrets
+        captured = captured or self.capture(leader, options)
         for _ in range(REWRITES_MAX):
             memory, known = captured.memory, len(captured.memory.damaged)
-            if redaction is not None:
-                captured = redact(redaction, self.processes, leader, captured, self._frames)
-            if secrets is not None:
-                captured, secrets = without_secrets(secrets, self.processes, leader, captured)
+            captured, options = self._redacted(leader, captured, options)
             try:
-                report = write(
+                report = (write or write_core)(
                     captured.snapshot,
                     BlankedStream(memory, captured.snapshot.blanked, captured.snapshot.page_size),
                     output,
-                    force=force,
+                    options,
                     inputs=self.inputs,
-                    origin=origin,
+                    origin=self._origin(),
                     progress=progress,
                     still_valid=partial(self._still_valid, memory, known),
-                    compression=compression,
-                    secrets=secrets,
                 )
             except PagesChanged:
                 # Pages turned out to be damaged when they were read: write a core that says so.
                 captured = refresh_absent(captured)
                 continue
-            return CoreResult(output, captured, report, absent_pages(captured.snapshot), secrets)
+            return CoreResult(output, captured, report, absent_pages(captured.snapshot), options.secrets)
         raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
+
+    def capture(self, leader: StructView, options: CoreOptions) -> Captured:
+        """Return a process as its core is to have it, before anything is left out on purpose; see ``Processes``."""
+        return self.processes.capture(leader, dump_filter=options.dump_filter, torn_text=options.torn_text)
+
+    def copiers(self, options: CoreOptions) -> int:
+        """Return how many processes copy a core's pages: one, unless these are compressed in the dump.
+
+        Forked processes read a file; a connection to a server they cannot share.
+        """
+        compressed = self.container.compressed is not None and all(path.is_file() for path in self.container.paths)
+        return options.copiers if compressed else 1
+
+    def _redacted(self, leader: StructView, captured: Captured, options: CoreOptions) -> tuple[Captured, CoreOptions]:
+        """Return a process without what is left out on purpose, and with the secrets that it has itself to look for."""
+        redaction = options.redaction
+        if redaction is None:
+            return captured, options
+        captured = redact(redaction, self.processes, leader, captured, self._frames)
+        if redaction.secrets is None:
+            return captured, options
+        captured, secrets = without_secrets(redaction.secrets, self.processes, leader, captured)
+        return captured, replace(options, redaction=replace(redaction, secrets=secrets))
+
+    def _origin(self) -> dict[str, str | None]:
+        """Return what a core's own note says of the dump."""
+        return {
+            "dump": self.container.paths[0].name,
+            "kernel": self.boot.utsname.release,
+            "build_id": self.boot.vmcoreinfo.build_id,
+            **({"excluded": "read as zeros"} if self.container.zero_excluded else {}),
+        }
 
     def check_unchanged(self) -> None:
         """Check that nobody has written to what is read: the dump, and the swap files.
@@ -270,18 +298,11 @@ class Session:
         self.check_unchanged()
         return len(memory.damaged) == known
 
-    def segments(
-        self,
-        leader: StructView,
-        dump_filter: DumpFilter | None = None,
-        redaction: Redaction | None = None,
-        *,
-        torn_text: bool = False,
-    ) -> tuple[Segment, ...]:
-        """Return the PT_LOADs that ``extract`` would write, at other offsets; see there."""
-        captured = self.processes.capture(leader, dump_filter=dump_filter, torn_text=torn_text)
-        if redaction is not None:
-            captured = redact(redaction, self.processes, leader, captured, self._frames)
+    def segments(self, leader: StructView, options: CoreOptions) -> tuple[Segment, ...]:
+        """Return the PT_LOADs that ``extract`` would write, at other offsets."""
+        captured = self.capture(leader, options)
+        if options.redaction is not None:
+            captured = redact(options.redaction, self.processes, leader, captured, self._frames)
         return tuple(build_plan(captured.snapshot, b"").segments)
 
 
@@ -351,37 +372,3 @@ def core_name(leader: StructView, tid: int | None = None) -> str:
     """
     comm = re.sub(r"[^A-Za-z0-9._+-]", "_", sched.task_comm(leader).decode("latin-1")) or "_"
     return f"core.{comm}.{sched.task_tgid(leader) if tid is None else tid}"
-
-
-def _may_look_into(directory: Path) -> bool:
-    return os.access(directory, os.R_OK | os.X_OK)
-
-
-def find_dump(environ: str | None) -> tuple[Path, str]:
-    """Return the dump to take when none is named, and how it was found.
-
-    Raises:
-        DumpError: there is none.
-    """
-    if environ:
-        return located(environ), "$VMCORE"
-    if Path("/proc/vmcore").exists():
-        return Path("/proc/vmcore"), "this is a capture kernel"
-    newest: tuple[float, Path] | None = None
-    # Debian's kdump-tools: /var/crash/YYYYMMDDHHMM/dump.YYYYMMDDHHMM; RHEL's kdump: /var/crash/HOST-DATE/vmcore.
-    crashes = Path("/var/crash")
-    for pattern in ("*/vmcore", "*/dump.*", "vmcore*", "*/vmcore.*", "*/vmcore-incomplete"):
-        for path in crashes.glob(pattern):
-            try:
-                stat = path.stat()
-            except OSError:
-                continue
-            if path.is_file() and "dmesg" not in path.name and (newest is None or stat.st_mtime > newest[0]):
-                newest = stat.st_mtime, path
-    if newest is None:
-        shut = [path for path in (crashes, *crashes.glob("*")) if path.is_dir() and not _may_look_into(path)]
-        hint = f"; you have no permission to look into {shut[0]}" if shut else ""
-        raise DumpError(
-            f"no dump is named, $VMCORE is not set, and there is none at /proc/vmcore or below /var/crash{hint}"
-        )
-    return newest[1], "the newest below /var/crash"

@@ -19,7 +19,7 @@ from tests.e2e.guests import bundled
 from vmcore2core.addresses import UserAddr
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.process.capture import Captured
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 STACK_PAGES = 128
 INDICES = 1 << 20  # pages of a file that are looked for in the page cache
@@ -46,7 +46,7 @@ def stacks_only(
         vmcoreinfo: a layout that the dump needs.
     """
     gone, kept = _Pages(), _Pages()
-    with Session([dump], vmcoreinfo=vmcoreinfo) as session:
+    with Session([dump], OpenOptions(vmcoreinfo=vmcoreinfo)) as session:
         for leader in session.processes.with_mm():
             captured = session.processes.capture(leader, with_absent=False)
             gone.add_all(captured)

@@ -8,6 +8,7 @@ import pytest
 
 from vmcore2core.capture.config import Config, Limits, Wanted, read_config
 from vmcore2core.choose import Choice
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import UsageError
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.redact import Redaction
@@ -50,10 +51,8 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
             Wanted(Choice(cgroup=("/system.slice/*",), state=("D",)), stacks_only=True),
         ),
         limits=Limits(45, 2 << 30, 3 << 30, 500 << 20, 0, 96 << 20),
-        compression=None,
-        redaction=Redaction(environment=True, patterns=("/dev/shm/*",)),
-        dump_filter=DumpFilter(0x33),
-        options={"filter": "0x33", "redact": ["/dev/shm/*", "no-env"], "compress": None},
+        core=CoreOptions(DumpFilter(0x33), Redaction(environment=True, patterns=("/dev/shm/*",))),
+        words={"filter": "0x33", "redact": ["/dev/shm/*", "no-env"], "compress": None},
     )
 
 
@@ -63,8 +62,8 @@ def test_what_is_not_said_has_a_default(tmp_path: Path) -> None:
         directory=Path("/var/crash"),
         wanted=(Wanted(Choice(comm=("*",))),),
         limits=Limits(60, None, None, 0, 10, 64 << 20),
-        compression="zstd",
-        options={"filter": None, "redact": [], "compress": "zstd"},
+        core=CoreOptions(compression="zstd"),
+        words={"filter": None, "redact": [], "compress": "zstd"},
     )
     assert found.limits.free_at_least(1000) == 100
 

@@ -208,13 +208,13 @@ from pathlib import Path
 from vmcore2core.capture.__main__ import main
 from vmcore2core.session import Session
 extract, count = Session.extract, 0
-def counted(self, leader, output, **how):
+def counted(self, leader, output, options, **how):
     global count
     count += 1
     if count == {at}:
         def kill(done, total): os.kill(os.getpid(), signal.{name})
         how["progress"] = kill
-    return extract(self, leader, output, **how)
+    return extract(self, leader, output, options, **how)
 Session.extract = counted
 sys.exit(main(*map(Path, sys.argv[1:3])))
 """

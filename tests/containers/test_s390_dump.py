@@ -17,6 +17,7 @@ from vmcore2core.addresses import AddressRange
 from vmcore2core.arch.s390x.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import DumpError, FormatError, Vmcore2coreError
 from vmcore2core.kernel.sched import task_pid
 from vmcore2core.session import Session
@@ -123,8 +124,8 @@ def test_the_cores_are_the_same(tmp_path: Path, extended: bool) -> None:
     with Session([source]) as theirs, Session([tmp_path / "s390" / "vmcore"]) as ours:
         assert ours.warnings == []
         for leader in ours.processes.with_mm():
-            mine = ours.extract(leader, tmp_path / "ours", force=True)
-            theirs.extract(theirs.processes.find(task_pid(leader)), tmp_path / "theirs", force=True)
+            mine = ours.extract(leader, tmp_path / "ours", CoreOptions(force=True))
+            theirs.extract(theirs.processes.find(task_pid(leader)), tmp_path / "theirs", CoreOptions(force=True))
             assert mine.complete
             running += sum("crash note" in t.gregs_source for t in mine.snapshot.threads)
             assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()

@@ -19,6 +19,7 @@ from vmcore2core.arch.spec import CpuNote
 from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import DumpError, UsageError, Vmcore2coreError
 from vmcore2core.kernel.sched import task_pid
 from vmcore2core.session import Session
@@ -100,8 +101,8 @@ def test_the_cores_are_the_same(tmp_path: Path, form: str) -> None:
     with Session([FIXTURE]) as theirs, Session(paths) as ours:
         assert ours.warnings == []
         for leader in ours.processes.with_mm():
-            mine = ours.extract(leader, tmp_path / "ours", force=True)
-            theirs.extract(theirs.processes.find(task_pid(leader)), tmp_path / "theirs", force=True)
+            mine = ours.extract(leader, tmp_path / "ours", CoreOptions(force=True))
+            theirs.extract(theirs.processes.find(task_pid(leader)), tmp_path / "theirs", CoreOptions(force=True))
             running += sum("crash note" in t.gregs_source for t in mine.snapshot.threads)
             assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     assert running
@@ -116,7 +117,7 @@ def test_registers_of_another_cpu_are_not_believed(tmp_path: Path) -> None:
     with Session([tmp_path / "vmcore"]) as session:
         left_out = 0
         for leader in session.processes.with_mm():
-            result = session.extract(leader, tmp_path / "core", force=True)
+            result = session.extract(leader, tmp_path / "core", CoreOptions(force=True))
             left_out += len(result.snapshot.threads_left_out)
             assert not any("crash note" in t.gregs_source for t in result.snapshot.threads)
     assert left_out

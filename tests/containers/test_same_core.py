@@ -21,7 +21,7 @@ from tests.builders.lime import build_avml, build_lime
 from tests.builders.migration import build_stream
 from tests.builders.present import present_runs
 from vmcore2core.containers import open_container
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "debian-6.1-amd64" / "vmcore"
 INIT = 1
@@ -43,7 +43,7 @@ def ranges() -> Ranges:
 
 
 def core(paths: list[Path], output: Path, memory_map: str | None = None) -> bytes:
-    with Session(paths, memory_map=memory_map) as session:
+    with Session(paths, OpenOptions(memory_map=memory_map)) as session:
         assert session.warnings == []
         result = session.extract(session.processes.find(INIT), output)
         assert result.complete

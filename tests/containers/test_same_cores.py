@@ -24,6 +24,7 @@ from tests.conftest import unpack
 from tests.e2e.debuggers import need
 from tests.e2e.guests import FIXTURES
 from vmcore2core.containers import open_container
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.session import Session, core_name
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
@@ -52,7 +53,7 @@ def cores(paths: list[Path], folder: Path) -> dict[str, bytes]:
         assert session.warnings == []
         for leader in session.processes.with_mm():
             output = folder / "core"
-            result = session.extract(leader, output, force=True)
+            result = session.extract(leader, output, CoreOptions(force=True))
             assert result.complete
             found[core_name(leader)] = output.read_bytes()
     return found

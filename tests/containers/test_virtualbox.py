@@ -12,6 +12,7 @@ import pytest
 from tests.builders.elfdump import Load, build_elf_vmcore, page
 from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.kernel.sched import task_pid
 from vmcore2core.session import Session
 
@@ -76,8 +77,8 @@ def test_the_core_of_running_threads_is_the_same(tmp_path: Path) -> None:
         with Session([tmp_path / "vmcore"]) as ours:
             for leader in ours.processes.with_mm():
                 core, expected = tmp_path / "ours", tmp_path / "theirs"
-                snapshot = ours.extract(leader, core, force=True).snapshot
-                theirs.extract(theirs.processes.find(task_pid(leader)), expected, force=True)
+                snapshot = ours.extract(leader, core, CoreOptions(force=True)).snapshot
+                theirs.extract(theirs.processes.find(task_pid(leader)), expected, CoreOptions(force=True))
                 running += sum("crash note" in t.gregs_source for t in snapshot.threads)
                 assert core.read_bytes() == expected.read_bytes()
         assert running

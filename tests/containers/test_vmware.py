@@ -17,6 +17,7 @@ from vmcore2core.addresses import AddressRange
 from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import FormatError, UsageError, Vmcore2coreError
 from vmcore2core.kernel.sched import task_pid
 from vmcore2core.session import Session
@@ -97,8 +98,8 @@ def test_the_core_of_running_threads_is_the_same(tmp_path: Path, inside: bool) -
         assert ours.warnings == []
         for leader in ours.processes.with_mm():
             core, expected = tmp_path / "ours", tmp_path / "theirs"
-            mine = ours.extract(leader, core, force=True)
-            their = theirs.extract(theirs.processes.find(task_pid(leader)), expected, force=True)
+            mine = ours.extract(leader, core, CoreOptions(force=True))
+            their = theirs.extract(theirs.processes.find(task_pid(leader)), expected, CoreOptions(force=True))
             assert [t.gregs for t in mine.snapshot.threads] == [t.gregs for t in their.snapshot.threads]
             running += sum("crash note" in t.gregs_source for t in mine.snapshot.threads)
             assert core.read_bytes() == expected.read_bytes()

@@ -16,6 +16,7 @@ from tests.e2e.debuggers import lldb
 from tests.e2e.guests import FIXTURES, bundled, convert, unpacked_sysroot
 from vmcore2core.corefile.minidump import write_minidump
 from vmcore2core.corefile.minidump_head import Facts
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.corefile.writer import PagesChanged
 from vmcore2core.errors import OutputError
 from vmcore2core.formats import minidump as fmt
@@ -216,13 +217,16 @@ def test_usage(tmp_path: Path) -> None:
 
 
 FACTS = Facts(system="Linux")
+REPLACING = CoreOptions(force=True)
 SP = int.from_bytes(GREGS_64[19 * 8 : 20 * 8], "little")
 """The slot of rsp in a hand-made thread."""
 
 
-def made(tmp_path: Path, process: Any, pages: dict[int, bytes], **more: Any) -> Minidump:
+def made(
+    tmp_path: Path, process: Any, pages: dict[int, bytes], options: CoreOptions = REPLACING, **more: Any
+) -> Minidump:
     path = tmp_path / "made.dmp"
-    write_minidump(FACTS, process, Pages(pages), path, force=True, **more)
+    write_minidump(FACTS, process, Pages(pages), path, options, **more)
     return Minidump(path)
 
 
@@ -270,5 +274,5 @@ def test_what_changes_while_it_is_read_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(PagesChanged):
         made(tmp_path, process, {}, still_valid=lambda: False)
     with pytest.raises(OutputError, match="not compressed"):
-        made(tmp_path, process, {}, compression="zstd")
+        made(tmp_path, process, {}, CoreOptions(compression="zstd"))
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from tests.e2e.debuggers import gdb_backtraces, gdb_command, in_order
 from tests.e2e.guests import Guest, convert, spoil_kallsyms, tasks
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.resolver import KernelLayout
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 LEVELS = ["level_c", "level_b", "level_a"]
 
@@ -136,7 +136,7 @@ def check_without_on_cpu(
 
     monkeypatch.setattr(KernelLayout, "find_member", known)
     left_out: set[int] = set()
-    with Session([dump], vmcoreinfo=layout) as session:
+    with Session([dump], OpenOptions(vmcoreinfo=layout)) as session:
         for path, spinning in cores.items():
             core, leader = Core(path), session.processes.find(int(path.name.rsplit(".", 1)[1]))
             snapshot = session.processes.capture(leader, with_absent=False).snapshot

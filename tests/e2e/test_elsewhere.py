@@ -17,17 +17,18 @@ from distributed import Client
 
 from tests.e2e.guests import FIXTURES, convert
 from tests.e2e.test_handover import contents, index_of, without_times
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import UsageError
-from vmcore2core.run import cluster as dispatch
-from vmcore2core.run.converter import Manner
+from vmcore2core.run import cluster
 from vmcore2core.run.jobs import Job
+from vmcore2core.session import OpenOptions
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 
 DIES = """
 import os, signal
 from pathlib import Path
-from vmcore2core.run import converter as conversion
+from vmcore2core.run import converter
 from vmcore2core.corefile import writer
 
 def die_once(*arguments, plain=writer.write_pages):
@@ -38,7 +39,7 @@ def die_once(*arguments, plain=writer.write_pages):
     Path("died").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
-def die_of_one(self, job, plain=conversion.Conversion.convert):
+def die_of_one(self, job, plain=converter.Converter.convert):
     if Path("deadly").exists() and job.comm == Path("deadly").read_text():
         with Path("deaths").open("a") as file:
             file.write(f"{job.pid}\\n")
@@ -46,12 +47,12 @@ def die_of_one(self, job, plain=conversion.Conversion.convert):
     return plain(self, job)
 
 writer.write_pages = die_once
-conversion.Conversion.convert = die_of_one
+converter.Converter.convert = die_of_one
 """
 
 
 @contextmanager
-def cluster(folder: Path, allowed_failures: int) -> Iterator[str]:
+def dask_workers(folder: Path, allowed_failures: int) -> Iterator[str]:
     """Give the address of a scheduler with two workers; none of them is replaced."""
     preload = folder / "dies.py"
     preload.write_text(DIES)
@@ -92,7 +93,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_worker_that_is_killed_in_the_middle_of_a_core_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "die").touch()
-    with cluster(tmp_path, allowed_failures=3) as address:
+    with dask_workers(tmp_path, allowed_failures=3) as address:
         executor = ["--executor", f"dask:{address}"]
         result = convert(DUMP, "--all", "-o", tmp_path / "cores", *executor)
         precious = convert(DUMP, "--pid", "1", "-o", tmp_path / "cores/core.init.1", *executor)
@@ -110,7 +111,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_core_changes_nothing(undistu
 def test_a_process_that_ends_its_workers_fails_alone(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "deadly").write_text("lab-static")
     folder = tmp_path / "cores"
-    with cluster(tmp_path, allowed_failures=0) as address:
+    with dask_workers(tmp_path, allowed_failures=0) as address:
         result = convert(DUMP, "--all", "-o", folder, "--executor", f"dask:{address}")
         sentence = "86 (lab-static): each worker that began to convert it died"
         assert (result.returncode, result.stderr) == (1, f"vmcore2core: {sentence}\n")
@@ -148,8 +149,8 @@ def other_bytes(path: Path) -> None:
 )
 def test_a_worker_that_sees_another_file_says_so(change: Callable[[Path], None], words: str, tmp_path: Path) -> None:
     dump = shutil.copyfile(DUMP, tmp_path / "vmcore")
-    with dispatch.beacon(tmp_path) as seen:
-        work = dispatch.Dispatch(dispatch.opening([dump]), Manner(), str(tmp_path), seen)
+    with cluster.beacon(tmp_path) as seen:
+        work = cluster.ConvertOnCluster(cluster.worker_dump([dump], OpenOptions()), CoreOptions(), str(tmp_path), seen)
         change(dump)
         outcome = pickle.loads(pickle.dumps(work))(Job(1, "init", 0, "core"))
     assert outcome.error is not None
@@ -158,27 +159,27 @@ def test_a_worker_that_sees_another_file_says_so(change: Callable[[Path], None],
 
 
 def test_a_worker_that_sees_another_folder_writes_nothing(tmp_path: Path) -> None:
-    with dispatch.beacon(tmp_path) as seen:
+    with cluster.beacon(tmp_path) as seen:
         pass
-    work = dispatch.Dispatch(dispatch.opening([DUMP]), Manner(), str(tmp_path), seen)
+    work = cluster.ConvertOnCluster(cluster.worker_dump([DUMP], OpenOptions()), CoreOptions(), str(tmp_path), seen)
     outcome = work(Job(1, "init", 0, "core"))
     assert f"its {tmp_path} is not the folder for the cores" in (outcome.error or "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_of_another_version_says_so(tmp_path: Path) -> None:
-    with dispatch.beacon(tmp_path) as seen:
-        how = replace(dispatch.opening([DUMP]), version="0.0.7")
-        outcome = dispatch.Dispatch(how, Manner(), str(tmp_path), seen)(Job(1, "init", 0, "core"))
+    with cluster.beacon(tmp_path) as seen:
+        how = replace(cluster.worker_dump([DUMP], OpenOptions()), version="0.0.7")
+        outcome = cluster.ConvertOnCluster(how, CoreOptions(), str(tmp_path), seen)(Job(1, "init", 0, "core"))
     assert "expected 0.0.7" in (outcome.error or "")
 
 
 def test_what_a_job_sends_is_small(tmp_path: Path) -> None:
-    how = dispatch.opening([DUMP], vmcoreinfo=DUMP, swap=[f"1={DUMP}"], memory_map="0:1G@0")
-    assert how.swap == (f"1={DUMP}",)
-    assert len(pickle.dumps(dispatch.Dispatch(how, Manner(), str(tmp_path), str(tmp_path)))) < 2048
+    how = cluster.worker_dump([DUMP], OpenOptions(vmcoreinfo=DUMP, swap=(f"1={DUMP}",), memory_map="0:1G@0"))
+    assert how.options.swap == (f"1={DUMP}",)
+    assert len(pickle.dumps(cluster.ConvertOnCluster(how, CoreOptions(), str(tmp_path), str(tmp_path)))) < 2048
 
 
 def test_a_pipe_is_refused() -> None:
     with pytest.raises(UsageError, match="keep it in a file"):
-        dispatch.opening([Path("-")])
+        cluster.worker_dump([Path("-")], OpenOptions())

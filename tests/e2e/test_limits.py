@@ -12,6 +12,7 @@ import pytest
 
 from tests.corefile.snapshots import PAGE, Pages, loads, snapshot, vma
 from tests.e2e.guests import FIXTURES
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.corefile.writer import write_core
 from vmcore2core.errors import OutputError
 
@@ -153,5 +154,5 @@ def test_a_claim_of_all_address_space_takes_no_disk(tmp_path: Path) -> None:
 
 def test_a_claim_of_all_address_space_is_not_compressed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="0x7fffffffe000 bytes is too large to be compressed, expected at most"):
-        write_core(snapshot(vma(PAGE, USER_END - PAGE)), Pages({}), tmp_path / "core", compression="zstd")
+        write_core(snapshot(vma(PAGE, USER_END - PAGE)), Pages({}), tmp_path / "core", CoreOptions(compression="zstd"))
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ from tests.e2e.guests import FIXTURES, convert, convert_all, rows, tasks
 from tests.e2e.machines import thread_notes
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.resolver import KernelLayout
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 GUEST = FIXTURES / "debian-6.1-mips64el"
 LAYOUT = GUEST / "layout.txt"
@@ -178,7 +178,7 @@ def test_a_layout_without_on_cpu_makes_no_registers_up(
         return None if (struct, member) == ("task_struct", "on_cpu") else find_member(self, struct, member)
 
     monkeypatch.setattr(KernelLayout, "find_member", known)
-    with Session([dump], vmcoreinfo=LAYOUT) as session:
+    with Session([dump], OpenOptions(vmcoreinfo=LAYOUT)) as session:
         snapshot = session.processes.capture(session.processes.find(98), with_absent=False).snapshot
     assert [thread.tid for thread in snapshot.threads_left_out] == [PREEMPTED]
     whole = registers(Core(cores / "core.victim-dyn.98"))

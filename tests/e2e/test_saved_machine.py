@@ -10,8 +10,9 @@ from tests.builders.migration import build_mapped, build_stream
 from tests.builders.present import present_runs
 from tests.e2e.guests import FIXTURES
 from vmcore2core.containers import open_container
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.kernel import sched
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 RAM = b"pc.ram"
@@ -38,10 +39,10 @@ def stream(pages: Pages, size: int = SIZE, above: int = 0) -> bytes:
 
 def core(path: Path, memory_map: str | None = None) -> tuple[bytes, list[str]]:
     """Return the core of a process, and the notices."""
-    with Session([path], memory_map=memory_map) as session:
+    with Session([path], OpenOptions(memory_map=memory_map)) as session:
         leader = next(task for task in session.processes.with_mm() if sched.task_tgid(task) == PID)
         output = path.with_name("core")
-        assert session.extract(leader, output, force=True).complete
+        assert session.extract(leader, output, CoreOptions(force=True)).complete
         assert session.warnings == []
         return output.read_bytes(), session.notices
 
@@ -75,5 +76,5 @@ def test_memory_that_the_kernel_has_and_the_machine_not_is_said(vmcore: Path, pa
     with Session([vmcore]) as session:
         said = "the kernel has memory at 0x7e00000-0x7fdffff, where the machine's type puts none: see --map"
         assert said in session.notices
-    with Session([vmcore], memory_map="0:126M") as session:
+    with Session([vmcore], OpenOptions(memory_map="0:126M")) as session:
         assert said.replace("the machine's type", "--map") in session.notices

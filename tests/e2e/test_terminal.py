@@ -93,8 +93,7 @@ def test_a_fault_of_ours_or_of_the_machine_is_one_sentence(error: str, words: st
 def test_a_fault_of_ours_costs_no_other_process_its_core(tmp_path: Path) -> None:
     code = PLANTED.replace("planted(*args, **kwargs):", "planted(snapshot, *args, **kwargs):")
     code = code.replace("    raise", "    if snapshot.tgid != 1: return real(snapshot, *args, **kwargs)\n    raise")
-    code = code.replace("def planted", "real = converter.write_core\ndef planted").replace("session.", "converter.")
-    code = code.replace("from vmcore2core import session", "from vmcore2core.run import converter")
+    code = code.replace("def planted", "real = session.write_core\ndef planted")
     options = "--pid", "1", "--pid", "86", "-o", tmp_path
     for jobs in ("1", "2"):
         result = run(code.format(error="IndexError('x')", where="write_core"), DUMP, *options, "--force", "-j", jobs)

@@ -11,6 +11,7 @@ from tests.builders.present import present_runs
 from tests.e2e.guests import FIXTURES, bundled
 from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers import open_container
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import DumpError
 from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo
 from vmcore2core.memory.kernel import KernelMemory
@@ -52,7 +53,7 @@ def core(dump: Path, folder: Path) -> tuple[bytes, str]:
     """Return the core of process 1, and where VMCOREINFO is from."""
     with Session([dump]) as session:
         assert session.warnings == []
-        session.extract(session.processes.find(1), folder / "core", force=True)
+        session.extract(session.processes.find(1), folder / "core", CoreOptions(force=True))
         return (folder / "core").read_bytes(), session.boot.vmcoreinfo_origin
 
 

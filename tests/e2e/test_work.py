@@ -15,6 +15,7 @@ from tests.e2e.guests import FIXTURES
 from vmcore2core.choose import Choice, choose
 from vmcore2core.commands.progress import progress_bars
 from vmcore2core.containers.diskdump_part import DiskDumpPart
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.structs import Structs
 from vmcore2core.memory import pagetable
@@ -22,7 +23,8 @@ from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.dump_filter import EVERYTHING
 from vmcore2core.process.mappings import Mappings
-from vmcore2core.run.run import Extraction, Request
+from vmcore2core.run.options import RunOptions
+from vmcore2core.run.run import Run
 from vmcore2core.session import Session
 from vmcore2core.tasks.ps import processes
 
@@ -129,10 +131,11 @@ def test_a_bulk_run_does_nothing_twice(jobs: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Processes, "capture", counted)
     monkeypatch.setattr(DiskDumpPart, "_decode_compressed", decode_counted)
     with Session([DUMP]) as session:
-        extraction = Extraction(session, Request(output=tmp_path / "cores", jobs=jobs, indexed=True), print)
-        chosen = extraction.choose(Choice(comm=("lab-*",)) if jobs == 2 else Choice())
-        extraction.run(chosen, progress_bars)
-    assert extraction.errors == []
+        core = CoreOptions(indexed=True, companions=True)
+        run = Run(session, RunOptions(core, output=tmp_path / "cores", jobs=jobs), print)
+        chosen, _ = choose(session.processes, Choice(comm=("lab-*",)) if jobs == 2 else Choice())
+        run.run(chosen, progress_bars)
+    assert run.errors == []
     assert len(chosen) == 4 - jobs
     assert sorted(log.read_text().split()) == sorted(f"{one.leader.address:#x}" for one in chosen)
     assert len(decoded) <= 1.05 * len(set(decoded))  # of jobs that others do, those pages that this process decodes

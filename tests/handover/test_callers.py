@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.guests import FIXTURES
-from vmcore2core.run.converter import Conversion, Manner
+from vmcore2core.corefile.options import CoreOptions
+from vmcore2core.run.converter import Converter
 from vmcore2core.run.jobs import Job
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 from vmcore2core.unwind.frames import LIMIT, Backtrace
 from vmcore2core.unwind.threads import ThreadUnwinder
 
@@ -33,11 +34,11 @@ def unwound(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("sysroots", [(), (SYSROOT,)], ids=["dump alone", "with --sysroot"])
 def test_each_thread_is_unwound_once(unwound: list[int], sysroots: tuple[Path, ...], tmp_path: Path) -> None:
-    with Session([DUMP], sysroots=sysroots) as session:
+    with Session([DUMP], OpenOptions(sysroots=sysroots)) as session:
         leader = session.processes.find(86)
         job = Job(86, "lab-static", int(leader.address), str(tmp_path / "core"))
-        manner = Manner(indexed=True, companions=True, debug_directory="/nonexistent")
-        outcome = Conversion(session, manner).convert(job)
+        options = CoreOptions(indexed=True, companions=True, debug_directory="/nonexistent")
+        outcome = Converter(session, options).convert(job)
         assert outcome.error is None
         assert outcome.entry is not None
         assert outcome.without_cfi is not None

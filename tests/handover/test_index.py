@@ -13,7 +13,7 @@ from vmcore2core.containers.remote import located
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.index import INDEX_NAME, Index
-from vmcore2core.run.run import dump_file
+from vmcore2core.run.index_entries import dump_file
 
 HEAD: dict[str, Any] = {"dump": {"files": [{"name": "vmcore", "size": 5}]}, "kernel": {}, "options": {"filter": None}}
 

@@ -22,7 +22,7 @@ from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel import sched
 from vmcore2core.layout import bootstrap, opening
 from vmcore2core.process.model import ProcessSnapshot
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 EXPORT = (
     "SYMBOL(init_task) SIZE(task_struct) OFFSET(task_struct.tasks) OFFSET(task_struct.thread_node) "
@@ -162,7 +162,7 @@ class KeysAlone:
             patch.setattr(bootstrap, "_btf_source", lambda *_: None)
             patch.setattr(opening, "_candidates", lambda *_: iter(()))
             patch.setattr(opening, "_from_image", lambda *_: iter(()))
-            with Session([self.path], memory_map=self.memory_map) as session:
+            with Session([self.path], OpenOptions(memory_map=self.memory_map)) as session:
                 return facts_of(session, self.pid)
 
 
@@ -244,7 +244,7 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """The two machines of the series, whose kernels have the export and nothing else."""
     folder = tmp_path_factory.mktemp("machine")
     path, memory_map = bundled(request.param, folder), "raw" if "mips" in request.param else None
-    with Session([path], memory_map=memory_map) as session:
+    with Session([path], OpenOptions(memory_map=memory_map)) as session:
         values = session.boot.vmcoreinfo.values
     pids = json.loads((FIXTURES / request.param / "truth/pids.json").read_text())
     text = "".join(f"{key}={value}\n" for key, value in values.items())

@@ -15,10 +15,11 @@ import pytest
 
 from tests.e2e.guests import FIXTURES, convert
 from vmcore2core.containers.diskdump_part import DiskDumpPart
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.layout import remembered
 from vmcore2core.layout.btf import Btf
 from vmcore2core.layout.kallsyms_names import SymbolNames
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 
@@ -52,8 +53,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def core(dump: Path, output: Path, *, remember: bool = True) -> bytes:
     """Convert the victim."""
-    with Session([dump], remember=remember) as session:
-        session.extract(session.processes.find(86), output, force=True)
+    with Session([dump], OpenOptions(remember=remember)) as session:
+        session.extract(session.processes.find(86), output, CoreOptions(force=True))
     return output.read_bytes()
 
 
@@ -83,7 +84,7 @@ def test_the_second_run_reads_neither_symbols_nor_types_and_gives_the_same(
 @pytest.mark.usefixtures("folder")
 def test_answers_and_who_gave_them_are_the_same() -> None:
     def everything() -> tuple[object, dict[str, str]]:
-        with Session([DUMP], remember=True) as session:
+        with Session([DUMP], OpenOptions(remember=True)) as session:
             layout = session.boot.layout
             members = [layout.find_member("task_struct", name) for name in ("mm", "thread_pid", "no_such", "jobctl")]
             numbers = layout.find_symbol("init_task"), layout.find_symbol("no_such"), layout.find_size("file")
@@ -180,7 +181,7 @@ def test_without_a_place_for_it_the_dump_is_asked_every_time(
 def test_what_was_given_with_the_dump_is_not_kept(folder: Path, tmp_path: Path) -> None:
     info = tmp_path / "info"
     info.write_text("OFFSET(task_struct.comm)=1\n")
-    with Session([DUMP], vmcoreinfo=info, remember=True):
+    with Session([DUMP], OpenOptions(vmcoreinfo=info, remember=True)):
         pass
     assert not folder.exists()
 

@@ -17,7 +17,7 @@ from vmcore2core.kernel.struct import Kernel
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.sanity import check_exported_abi, check_init_task
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 
 def sound() -> Scene:
@@ -97,7 +97,7 @@ def test_a_file_of_another_kernel_does_not_make_other_processes(tmp_path: Path) 
     path = tmp_path / "layout.txt"
     lines = [f"OFFSET({struct}.{member})={offset}" for (struct, member), offset in WRONG.items() if member != "vm_mm"]
     path.write_text("\n".join(lines))
-    with Session([DUMP]) as right, Session([DUMP], vmcoreinfo=path) as wrong:
+    with Session([DUMP]) as right, Session([DUMP], OpenOptions(vmcoreinfo=path)) as wrong:
         found = [[(sched.task_pid(t), sched.task_comm(t)) for t in s.processes.with_mm()] for s in (right, wrong)]
         assert found[0] == found[1]
         captured = [s.processes.capture(s.processes.find(86)).snapshot for s in (right, wrong)]

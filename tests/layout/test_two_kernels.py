@@ -17,7 +17,7 @@ from tests.e2e.guests import FIXTURES
 from vmcore2core.containers import open_container
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.layout.bootstrap import Bootstrapped, bootstrap
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 UP = 1 << 30
@@ -80,7 +80,7 @@ def test_the_capture_kernel_says_where_the_one_that_crashed_is(dumps: dict[str, 
 
 @pytest.mark.parametrize(("dump", "address"), [("capture", TEXT), ("crashed", TEXT + UP)])
 def test_one_is_chosen_by_its_text(dumps: dict[str, Path], dump: str, address: int) -> None:
-    with Session([dumps[dump]], vmcoreinfo=Path(f"{address:#x}")) as session:
+    with Session([dumps[dump]], OpenOptions(vmcoreinfo=Path(f"{address:#x}"))) as session:
         assert session.boot.vmcoreinfo_origin == f"VMCOREINFO text at physical {address:#x}"
         assert session.kernel.memory.to_phys(session.boot.layout.symbol("init_task")) // UP == address // UP
 

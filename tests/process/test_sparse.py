@@ -14,6 +14,7 @@ from tests.e2e.guests import FIXTURES
 from tests.process.scene import CODE, STACK, VM_EXEC, VM_READ, VM_WRITE, Scene
 from vmcore2core.corefile import plan
 from vmcore2core.corefile.inspect import CoreFile, problems
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.corefile.writer import PagesChanged, write_core
 from vmcore2core.process import sparse
 from vmcore2core.process.capture import Captured
@@ -97,7 +98,7 @@ def test_debuggers_read_what_was_touched_and_zeros(core: Path) -> None:
 @pytest.mark.usefixtures("smaller_limits")
 def test_a_core_with_them_can_be_compressed(tmp_path: Path) -> None:
     captured = scene(SMALLER).capture()
-    write_core(captured.snapshot, captured.memory, tmp_path / "core.zst", compression="zstd")
+    write_core(captured.snapshot, captured.memory, tmp_path / "core.zst", CoreOptions(compression="zstd"))
     assert (tmp_path / "core.zst").stat().st_size < 1 << 20
 
 

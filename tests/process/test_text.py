@@ -11,12 +11,12 @@ import pytest
 from tests.e2e.guests import bundled, unpacked_sysroot
 from tests.e2e.test_sysroot import PAGE, without_pages
 from vmcore2core.choose import Choice, choose
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.kernel.mm import VM_EXEC
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import AbsentReason, Vma
 from vmcore2core.process.sysroot import Sysroot
-from vmcore2core.run.converter import Manner
 from vmcore2core.session import Session
 
 GUEST, PROGRAM = "debian-6.1-amd64", "lab-dynamic"
@@ -70,7 +70,7 @@ def test_text_that_no_file_has_is_written(poor: Session) -> None:
     ]
     said = "text is written, too, of files of which neither memory nor a sysroot has all of it: /lib/libc.so.6"
     assert said in notices
-    segments = poor.segments(leader(poor), USUAL, torn_text=True)
+    segments = poor.segments(leader(poor), CoreOptions(indexed=True, companions=True))
     there = [(segment.start, segment.filesz) for segment in segments if libc.start <= segment.start < libc.end]
     assert there == [
         (libc.start, first + LOST.start * PAGE - libc.start),
@@ -103,7 +103,7 @@ def test_text_that_a_sysroot_has_is_left_to_that(
 
 
 def test_the_default_of_directories_alone_asks_for_it() -> None:
-    usual = Manner(indexed=True, companions=True)
+    usual = CoreOptions(indexed=True, companions=True)
     assert usual.torn_text
     others = [
         replace(usual, indexed=False),

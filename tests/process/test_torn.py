@@ -21,7 +21,7 @@ from vmcore2core.memory.pagetable import translate
 from vmcore2core.process.capture import Processes
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.roster import FoundBy
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 GARBAGE = 0xDEAD_0000_0000_0100
 STATIC, DYNAMIC = 86, 92
@@ -372,7 +372,7 @@ def test_pages_of_its_own_are_where_the_anonymous_offset_says(
     text = tmp_path / "layout.txt"
     text.write_text("".join(f"OFFSET(vm_area_struct.{name})={offset}\n" for name, offset in names.items()))
     vmas = [vma for vma in mm.for_each_vma(owner_of(leaders[DYNAMIC])) if vma.pointer("vm_file")]
-    with Session([DUMP], vmcoreinfo=text) as opened:
+    with Session([DUMP], OpenOptions(vmcoreinfo=text)) as opened:
 
         def warnings(anonymous: int, of_file: int) -> list[str]:
             """Return what is said with other offsets by so much."""

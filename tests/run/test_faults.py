@@ -22,13 +22,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.builders.faults import Faults, Killed
 from tests.corefile.snapshots import PAGE, changed, snapshot, vma, write
 from tests.needs import memory_folder
+from vmcore2core import convert
 from vmcore2core.commands.terminal import Interrupted
 from vmcore2core.corefile.atomic import atomic_file
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import OutputError, sentence_of
 from vmcore2core.handover.tree import Tree
-from vmcore2core.run import run as extraction
-from vmcore2core.run.jobs import Convert, Job, Outcome, Step
-from vmcore2core.run.run import Extraction, Request
+from vmcore2core.run import run as run_module
+from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage
+from vmcore2core.run.options import RunOptions
+from vmcore2core.run.run import Run
 from vmcore2core.run.space import CoreSize
 from vmcore2core.run.workers import Workers
 
@@ -56,24 +59,24 @@ def reference() -> dict[str, bytes]:
 WHOLE = reference()
 
 
-class Run(Extraction):
+class HandMade(Run):
     """A run over hand-made processes, in everything else the real one."""
 
-    def _steps(self, _first: Job | None) -> Mapping[Step, Convert]:
-        return {Step.MEASURE: lambda job: Outcome(job, size=CoreSize(1, 1)), Step.CONVERT: self._convert}
+    def _stages(self, _first: Job | None) -> Mapping[Stage, DoJob]:
+        return {Stage.MEASURE: lambda job: JobResult(job, size=CoreSize(1, 1)), Stage.CONVERT: self._convert}
 
-    def _convert(self, job: Job) -> Outcome:
+    def _convert(self, job: Job) -> JobResult:
         path = Path(job.target)
         try:
             write(PROCESSES[job.pid], path, PAGES, force=self._replace, verify=False)
             status = path.stat()
         except Exception as error:
-            return Outcome(job, error=sentence_of(error))
+            return JobResult(job, error=sentence_of(error))
         core = {"file": path.name, "file_size": status.st_size, "mtime_ns": status.st_mtime_ns}
         entry = {"pid": job.pid, "comm": job.comm, "threads": []}
-        return Outcome(job, entry={**entry, "core": {**core, "missing": 0, "pages": 3, "complete": True}})
+        return JobResult(job, entry={**entry, "core": {**core, "missing": 0, "pages": 3, "complete": True}})
 
-    def _add_companions(self, _workers: Workers, jobs: Sequence[Job]) -> None:
+    def _write_beside(self, _workers: Workers, jobs: Sequence[Job]) -> None:
         for job in jobs:
             with Tree(self.directory / "sysroot", force=self._replace).create(b"/lib/libx.so") as fd:
                 os.write(fd, LIBRARY)
@@ -82,17 +85,18 @@ class Run(Extraction):
                 os.write(fd, core.name.encode())
 
 
-def run(directory: Path, pids: Sequence[int], mode: str) -> Run:
+def run(directory: Path, pids: Sequence[int], mode: str) -> HandMade:
     """Convert processes into a directory."""
     session: Any = SimpleNamespace(warnings=[], notices=[], inputs=(), remembered=None)
-    request = Request(output=directory, indexed=True, force=mode == "--force", resume=mode == "--resume")
+    core = CoreOptions(indexed=True, companions=True, force=mode == "--force")
+    options = RunOptions(core, output=directory, resume=mode == "--resume")
     chosen: list[Any] = [SimpleNamespace(pid=pid, comm=b"p", leader=SimpleNamespace(address=pid)) for pid in pids]
     with (
-        mock.patch.object(extraction, "index_head", return_value=HEAD),
+        mock.patch.object(run_module, "index_head", return_value=HEAD),
         mock.patch("vmcore2core.run.story.story", return_value={}),
-        mock.patch.object(extraction, "core_name", lambda leader: f"core.p.{leader.address}"),
+        mock.patch.object(convert, "core_name", lambda leader: f"core.p.{leader.address}"),
     ):
-        made = Run(session, request, lambda _sentence: None)
+        made = HandMade(session, options, lambda _sentence: None)
         made.run(chosen, lambda _count: mock.MagicMock())
     return made
 

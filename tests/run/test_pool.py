@@ -15,23 +15,23 @@ import pytest
 
 from vmcore2core.errors import UsageError, WorkersError
 from vmcore2core.run.dask_cluster import dask_cluster, scheduler_address
-from vmcore2core.run.jobs import Job, Outcome
+from vmcore2core.run.jobs import Job, JobResult
 from vmcore2core.run.pool import Cluster, Pool
 
 JOBS = [Job(pid, f"p{pid}", 0, "", size=pid) for pid in range(1, 8)]
 
 
-def convert(job: Job) -> Outcome:
-    return Outcome(job, line=f"{os.getpid()}")
+def convert(job: Job) -> JobResult:
+    return JobResult(job, notices=(f"{os.getpid()}",))
 
 
-def failed_at_3(job: Job) -> Outcome:
+def failed_at_3(job: Job) -> JobResult:
     if job.pid == 3:
         raise RuntimeError("two\n lines")
     return convert(job)
 
 
-def died_at_3(job: Job) -> Outcome:
+def died_at_3(job: Job) -> JobResult:
     if job.pid == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return convert(job)
@@ -44,7 +44,7 @@ class WorkersDied(Exception):
 class Recorded(Executor):
     """Does jobs at once when asked to, and remembers how many were there at a time."""
 
-    def __init__(self, answer: Callable[[Job, int], Outcome | BaseException]) -> None:
+    def __init__(self, answer: Callable[[Job, int], JobResult | BaseException]) -> None:
         self.answer, self.tries = answer, Counter[int]()
         self.now = self.most = 0
         self._pool = ThreadPoolExecutor(8)
@@ -56,7 +56,7 @@ class Recorded(Executor):
             self.most = max(self.most, self.now)
         return self._pool.submit(self._do, args[0])
 
-    def _do(self, job: Job) -> Outcome:
+    def _do(self, job: Job) -> JobResult:
         self.tries[job.pid] += 1
         beside = self.now
         answer = self.answer(job, beside)
@@ -91,7 +91,7 @@ def test_an_executor_that_breaks_ends_the_run() -> None:
 
 
 def test_no_more_jobs_are_handed_over_than_there_is_room_for() -> None:
-    def slow(job: Job, _beside: int) -> Outcome:
+    def slow(job: Job, _beside: int) -> JobResult:
         time.sleep(0.05)
         return convert(job)
 
@@ -101,7 +101,7 @@ def test_no_more_jobs_are_handed_over_than_there_is_room_for() -> None:
 
 
 def test_what_workers_died_of_is_tried_once_more_by_itself() -> None:
-    def answer(job: Job, beside: int) -> Outcome | BaseException:
+    def answer(job: Job, beside: int) -> JobResult | BaseException:
         return WorkersDied() if job.pid == 3 or (job.pid == 7 and beside > 1) else convert(job)
 
     executor = Recorded(answer)

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from vmcore2core.run.jobs import Job, Outcome, Step
+from vmcore2core.run.jobs import Job, JobResult, Stage
 from vmcore2core.run.workers import Workers
 
 JOBS = [Job(pid, f"p{pid}", 0, "", size=pid) for pid in range(1, 8)]
 
 
-def convert(job: Job) -> Outcome:
-    return Outcome(job, line=f"{os.getpid()}")
+def convert(job: Job) -> JobResult:
+    return JobResult(job, notices=(f"{os.getpid()}",))
 
 
-def died_at_3(job: Job) -> Outcome:
+def died_at_3(job: Job) -> JobResult:
     if job.pid == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return convert(job)
@@ -30,32 +30,32 @@ def died_at_3(job: Job) -> Outcome:
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_every_job_has_an_outcome(count: int) -> None:
-    with Workers({Step.CONVERT: convert}, count) as workers:
-        outcomes = list(workers.run(Step.CONVERT, JOBS))
+    with Workers({Stage.CONVERT: convert}, count) as workers:
+        outcomes = list(workers.run(Stage.CONVERT, JOBS))
     assert sorted(outcome.job.pid for outcome in outcomes) == [job.pid for job in JOBS]
-    own = {outcome.line for outcome in outcomes} == {str(os.getpid())}
+    own = {outcome.notices for outcome in outcomes} == {(str(os.getpid()),)}
     assert own is (count == 1)
 
 
 def test_the_largest_are_begun_first() -> None:
-    with Workers({Step.CONVERT: convert}, 2) as workers:
-        first = next(iter(workers.run(Step.CONVERT, JOBS)))
+    with Workers({Stage.CONVERT: convert}, 2) as workers:
+        first = next(iter(workers.run(Stage.CONVERT, JOBS)))
     assert first.job.pid in (6, 7)
 
 
 def test_who_has_begun_with_a_job_gets_it_again() -> None:
     both = multiprocessing.get_context("fork").Barrier(2)
 
-    def beside_the_other(job: Job) -> Outcome:
+    def beside_the_other(job: Job) -> JobResult:
         both.wait(60)  # so that each worker has one
         return convert(job)
 
-    with Workers({Step.MEASURE: beside_the_other, Step.CONVERT: beside_the_other}, 2) as workers:
+    with Workers({Stage.MEASURE: beside_the_other, Stage.CONVERT: beside_the_other}, 2) as workers:
         first, second = (
-            {outcome.job.task: outcome.line for outcome in workers.run(step, jobs)}
-            for step, jobs in (
-                (Step.MEASURE, [Job(1, "", 1, "", size=2), Job(2, "", 2, "", size=1)]),
-                (Step.CONVERT, [Job(1, "", 1, "", size=1), Job(2, "", 2, "", size=2)]),
+            {outcome.job.task: outcome.notices for outcome in workers.run(stage, jobs)}
+            for stage, jobs in (
+                (Stage.MEASURE, [Job(1, "", 1, "", size=2), Job(2, "", 2, "", size=1)]),
+                (Stage.CONVERT, [Job(1, "", 1, "", size=1), Job(2, "", 2, "", size=2)]),
             )
         )
     assert len(set(first.values())) == 2
@@ -63,8 +63,8 @@ def test_who_has_begun_with_a_job_gets_it_again() -> None:
 
 
 def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
-    with Workers({Step.CONVERT: died_at_3}, 2) as workers:
-        outcomes = {outcome.job.pid: outcome for outcome in workers.run(Step.CONVERT, JOBS)}
+    with Workers({Stage.CONVERT: died_at_3}, 2) as workers:
+        outcomes = {outcome.job.pid: outcome for outcome in workers.run(Stage.CONVERT, JOBS)}
     assert len(outcomes) == len(JOBS)
     assert outcomes[3].error == "3 (p3): the process that converted it was ended by signal 9"
     assert all(outcome.error is None for pid, outcome in outcomes.items() if pid != 3)
@@ -73,21 +73,21 @@ def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-from vmcore2core.run.jobs import Job, Outcome, Step
+from vmcore2core.run.jobs import Job, JobResult, Stage
 from vmcore2core.run.workers import Workers
 
 def convert(job):
     Path(sys.argv[1], f"{job.pid}").write_text(str(os.getpid()))
     try:
         time.sleep(float(sys.argv[2]))
-        return Outcome(job)
+        return JobResult(job)
     except KeyboardInterrupt:
         Path(sys.argv[1], f"{job.pid}").unlink()
         raise
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
-with Workers({Step.CONVERT: convert}, 2) as workers:
-    list(workers.run(Step.CONVERT, [Job(1, "", 0, ""), Job(2, "", 0, "")]))
+with Workers({Stage.CONVERT: convert}, 2) as workers:
+    list(workers.run(Stage.CONVERT, [Job(1, "", 0, ""), Job(2, "", 0, "")]))
 """
 
 

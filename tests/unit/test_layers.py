@@ -21,7 +21,7 @@ LAYERS = (
     {"corefile", "unwind"},
     {"handover"},
     {"session", "redaction", "report", "verification", "arguments", "support", "dump", "choose"},
-    {"tasks", "run"},
+    {"tasks", "run", "convert", "minidump"},
     {"capture"},
     {"commands"},
 )

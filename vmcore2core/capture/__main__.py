@@ -64,7 +64,7 @@ def capture(config: Config, dump: Path, say: Log) -> int:
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from vmcore2core.capture.run import CORES, DATE_FORMAT, LOG_NAME, Capture, TimeUp, time_limit
-    from vmcore2core.session import Session
+    from vmcore2core.session import OpenOptions, Session
 
     directory = config.directory / time.strftime(DATE_FORMAT) / CORES
     try:
@@ -73,7 +73,7 @@ def capture(config: Config, dump: Path, say: Log) -> int:
     except OSError as error:
         raise OutputError(f"{directory} cannot be written to: {error.strerror}") from error
     try:
-        with time_limit(config.limits.seconds), Session([dump], remember=True) as session:
+        with time_limit(config.limits.seconds), Session([dump], OpenOptions(remember=True)) as session:
             run = Capture(session, config, directory, say)
             run.run()
     except TimeUp as over:

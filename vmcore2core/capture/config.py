@@ -36,10 +36,10 @@ from pathlib import Path
 from typing import Any
 
 from vmcore2core.choose import Choice
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import UsageError
-from vmcore2core.interfaces import Compression
 from vmcore2core.process.dump_filter import DumpFilter
-from vmcore2core.process.redact import Redaction, parse_redaction
+from vmcore2core.process.redact import parse_redaction
 
 DEFAULT_PATH = Path("/etc/vmcore2core/capture.toml")
 SIZE_MAX = 1 << 20
@@ -77,6 +77,7 @@ class Limits:
 
 
 DEFAULTS = Limits()
+PACKED = CoreOptions(compression="zstd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +96,15 @@ class Config:
         directory: DATE/cores is made below it.
         wanted: in the order of importance.
         limits: what it may cost.
-        compression: of the cores.
-        redaction: what is left out of them on purpose.
-        dump_filter: which memory belongs into them; None for what each process's own coredump_filter says.
-        options: the words of the file that change what a core has, as the index remembers them.
+        core: how each core is written.
+        words: of the file, that change what a core has, as the index remembers them.
     """
 
     directory: Path
     wanted: tuple[Wanted, ...]
     limits: Limits = DEFAULTS
-    compression: Compression | None = "zstd"
-    redaction: Redaction | None = None
-    dump_filter: DumpFilter | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    core: CoreOptions = PACKED
+    words: dict[str, Any] = field(default_factory=dict)
 
 
 def read_config(path: Path) -> Config | None:
@@ -149,10 +146,12 @@ def _config(found: Mapping[str, Any]) -> Config:
         directory=Path(directory),
         wanted=_wanted(found.get("process")),
         limits=_limits(_table(found.get("limits", {}), "[limits]")),
-        compression="zstd" if compress == "zstd" else None,
-        redaction=parse_redaction(redact),
-        dump_filter=None if mask is None else DumpFilter(_mask(mask)),
-        options={"filter": mask, "redact": sorted(redact), "compress": None if compress == "none" else compress},
+        core=CoreOptions(
+            dump_filter=None if mask is None else DumpFilter(_mask(mask)),
+            redaction=parse_redaction(redact),
+            compression="zstd" if compress == "zstd" else None,
+        ),
+        words={"filter": mask, "redact": sorted(redact), "compress": None if compress == "none" else compress},
     )
 
 

@@ -20,17 +20,19 @@ from typing import Any, NoReturn
 
 from vmcore2core.capture.config import Config, Limits, Wanted
 from vmcore2core.choose import choose
+from vmcore2core.convert import core_path
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
 from vmcore2core.handover.entry import KernelView, identity_entry
 from vmcore2core.handover.index import Index
 from vmcore2core.printable import text
+from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.identity import Identity
 from vmcore2core.process.redact import Redaction
-from vmcore2core.run.converter import core_entry, described, kernel_stacks_of, stacks_of
-from vmcore2core.run.run import index_head
+from vmcore2core.run.index_entries import core_entry, described, index_head, kernel_stacks_of, stacks_of
 from vmcore2core.run.space import amount, core_size
-from vmcore2core.session import CoreResult, Session, core_name
+from vmcore2core.session import CoreResult, Session
 from vmcore2core.unwind.originals import Files
 
 CORES = "cores"
@@ -160,9 +162,10 @@ class Capture:
         self.session, self.config, self.directory, self._say = session, config, directory, say
         session.boot.memory.physical.cached_pages = CACHED_PAGES
         self._room = Room(directory, config.limits)
-        self._index = Index(directory, index_head(session, config.options))
+        self._index = Index(directory, index_head(session, config.words))
         self._sizes: dict[int, int] = {}
         self._began = time.monotonic()
+        self._wanted: list[Target] = []
         self.whole: list[Target] = []
         self.stacks: list[Target] = []
         self.nothing: list[Target] = []
@@ -174,28 +177,42 @@ class Capture:
         Raises:
             OutputError: the index cannot be written.
         """
-        wanted: list[Target] = []
-        try:
+        with self._until_time_is_up():
             self._index.write()
-            wanted = targets(self.session, self.config.wanted, self._say)
-            for target in wanted:
-                self._write_stacks(target)
-                self.session.boot.layout.forget()
-            self._index.write()
-            self._say(f"stacks of {len(self.stacks)} processes after {self._elapsed}")
-            for target in list(self.stacks):
-                self._write_whole(target)
-            for target in (*self.whole, *self.stacks):
-                self._describe(target)
+            self._wanted = targets(self.session, self.config.wanted, self._say)
+            self._write_all_stacks()
+            self._write_whole_cores()
+            self._describe_all()
             self.finished = True
+        self._index.warnings = list(self.session.warnings)
+        self._index.write(finished=self.finished)
+
+    @contextlib.contextmanager
+    def _until_time_is_up(self) -> Iterator[None]:
+        """Say what is left undone where ``TimeUp`` or an error ends the block."""
+        try:
+            yield
         except TimeUp as over:
             self._say(f"{over} after {self._elapsed}")
-            self._left_over(wanted, str(over))
+            self._left_over(str(over))
         except Vmcore2coreError as error:
             self._say(str(error))
             self._index.errors.append({"pid": None, "comm": None, "error": str(error)})
-        self._index.warnings = list(self.session.warnings)
-        self._index.write(finished=self.finished)
+
+    def _write_all_stacks(self) -> None:
+        for target in self._wanted:
+            self._write_stacks(target)
+            self.session.boot.layout.forget()
+        self._index.write()
+        self._say(f"stacks of {len(self.stacks)} processes after {self._elapsed}")
+
+    def _write_whole_cores(self) -> None:
+        for target in list(self.stacks):
+            self._write_whole(target)
+
+    def _describe_all(self) -> None:
+        for target in (*self.whole, *self.stacks):
+            self._describe(target)
 
     @property
     def _elapsed(self) -> str:
@@ -203,10 +220,11 @@ class Capture:
 
     def _write_stacks(self, target: Target) -> None:
         """Write registers and stacks of a process."""
-        redaction = replace(self.config.redaction or Redaction(), files=True, anonymous=True)
+        core = self.config.core
+        redaction = replace(core.redaction or Redaction(), files=True, anonymous=True)
         try:
             self._refuse(target, 0)
-            result = self._extract(target, dump_filter=STACKS, redaction=redaction)
+            result = self._extract(target, replace(core, dump_filter=STACKS, redaction=redaction))
             identity = identity_entry(target.chosen, result.snapshot)
         except Exception as error:  # one process must not cost the others their cores
             self._failed(target, sentence_of(error))
@@ -222,9 +240,9 @@ class Capture:
             return
         pid = target.chosen.pid
         try:
-            captured = self.session.processes.capture(target.chosen.leader, dump_filter=self.config.dump_filter)
+            captured = self.session.capture(target.chosen.leader, self.config.core)
             self._refuse(target, core_size(captured).on_disk)
-            result = self._extract(target, captured=captured, redaction=self.config.redaction, force=True)
+            result = self._extract(target, replace(self.config.core, force=True), captured)
         except Exception as error:  # likewise; its stacks stay
             self._keep_stacks(target, sentence_of(error))
             return
@@ -237,7 +255,7 @@ class Capture:
         """Add the stacks with names, the mappings and the build IDs to the index."""
         leader, pid = target.chosen.leader, target.chosen.pid
         try:
-            captured = self.session.processes.capture(leader, dump_filter=self.config.dump_filter)
+            captured = self.session.capture(leader, self.config.core)
             stacks = stacks_of(self.session, captured, Files())
             self._index.amend(pid, **described(self.session, leader, captured, stacks, self._kernel_view))
         except Exception as error:  # likewise; its core is there
@@ -247,11 +265,10 @@ class Capture:
     def _kernel_view(self) -> KernelView:
         return KernelView(kernel_stacks_of(self.session))
 
-    def _extract(self, target: Target, *, force: bool = False, **how: Any) -> CoreResult:  # noqa: ANN401 - as ``extract`` has it
-        leader, compression = target.chosen.leader, self.config.compression
-        path = self.directory / (core_name(leader) + (".zst" if compression else ""))
-        how = {"dump_filter": self.config.dump_filter, "compression": compression, **how}
-        result = self.session.extract(leader, path, force=force, progress=self._room.watch, **how)
+    def _extract(self, target: Target, options: CoreOptions, captured: Captured | None = None) -> CoreResult:
+        leader = target.chosen.leader
+        path = core_path(self.directory, leader, options)
+        result = self.session.extract(leader, path, options, captured=captured, progress=self._room.watch)
         self._sizes[target.chosen.pid] = path.stat().st_blocks * STAT_BLOCK
         return result
 
@@ -272,10 +289,10 @@ class Capture:
         self._index.errors.append({"pid": identity.pid, "comm": text(identity.comm), "error": reason})
         self.nothing.append(target)
 
-    def _left_over(self, wanted: Sequence[Target], reason: str) -> None:
+    def _left_over(self, reason: str) -> None:
         """Say of each process whose turn did not come what there is of it."""
         done = {target.chosen.pid for target in (*self.whole, *self.stacks, *self.nothing)}
-        for target in wanted:
+        for target in self._wanted:
             if target.chosen.pid not in done:
                 self._failed(target, reason)
         for target in self.stacks:

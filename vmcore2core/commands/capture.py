@@ -80,16 +80,16 @@ def _check(config: "Config", memory: Path) -> Exit:
     """Say what would be captured of the running machine, or of a dump."""
     from vmcore2core.capture.run import targets
     from vmcore2core.run.space import amount, core_size
-    from vmcore2core.session import Session, core_name
+    from vmcore2core.session import OpenOptions, Session, core_name
 
     if not os.access(memory, os.R_OK):
         print(f"the configuration is good; {memory} cannot be read, so what it would capture is not known")
         return Exit.COMPLETE
     os.environ.setdefault("XDG_CACHE_HOME", CACHE)
     total = 0
-    with Session([memory], progress=one_bar, remember=True) as session:
+    with Session([memory], OpenOptions(remember=True), one_bar) as session:
         for target in targets(session, config.wanted, say):
-            captured = session.processes.capture(target.chosen.leader, dump_filter=config.dump_filter)
+            captured = session.capture(target.chosen.leader, config.core)
             size = core_size(captured).on_disk
             limit = config.limits.core
             stacks = target.stacks_only or (limit is not None and size > limit)

@@ -1,6 +1,7 @@
 """``vmcore2core``: write cores of the processes in a dump."""
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
@@ -11,7 +12,7 @@ import typer
 
 from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
-from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, takes_dump
+from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, open_options, takes_dump
 from vmcore2core.commands.progress import progress_bars
 from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 from vmcore2core.errors import UsageError
@@ -19,8 +20,14 @@ from vmcore2core.printable import to_json
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
+    from vmcore2core.arguments import Named
+    from vmcore2core.corefile.options import CoreOptions
     from vmcore2core.process.dump_filter import DumpFilter
-    from vmcore2core.run.run import Extraction
+    from vmcore2core.process.identity import Identity
+    from vmcore2core.report import ErrorEntry, RunReport
+    from vmcore2core.run.options import RunOptions
+    from vmcore2core.run.run import Run
+    from vmcore2core.session import Session
 
 
 FILTER_MAX = 0x1FF
@@ -238,12 +245,11 @@ def vmcore2core(
         raise typer.BadParameter("--minidump cannot be used with --resume, --companions or --compress")
     mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
-    from vmcore2core.choose import Choice
-    from vmcore2core.containers.remote import located
+    from vmcore2core.choose import Choice, choose
+    from vmcore2core.corefile.options import CoreOptions
     from vmcore2core.process.redact import parse_redaction
     from vmcore2core.process.secrets import ONE
-    from vmcore2core.report import excluded_sentence, left_out
-    from vmcore2core.run.run import Extraction, Request, planned_line, planned_summary
+    from vmcore2core.run.options import RunOptions
 
     catch_interrupts()
     if resume and any(word.startswith(ONE) for word in redact or ()):
@@ -270,61 +276,99 @@ def vmcore2core(
         servers()  # which there must be
     dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroots=tuple(sysroot or ()))
     files = dump_files(dump)
-    request = Request(
-        output=None if output is None else Path(output),
+    core = CoreOptions(
         dump_filter=mask,
         redaction=parse_redaction(redact or ()),
-        force=force,
-        resume=resume,
-        check=check,
-        jobs=jobs or 1,
-        copiers=jobs or len(os.sched_getaffinity(0)),
         compression=None if compress is None else compress.value,
-        single=single,
+        force=force,
+        minidump=minidump,
         indexed=everything or bool(companions),
         companions=companions is not False,
         debug_directory=str(debug_directory.absolute()),
         debuginfod=debuginfod,
         verbose=bool(dump.verbose),
-        minidump=minidump,
-        options={
-            "filter": None if mask is None else f"{mask:#x}",
-            # What is secret is not to stand in the index.
-            "redact": sorted(f"{ONE}..." if word.startswith(ONE) else word for word in redact or ()),
-            "compress": None if compress is None else compress.value,
-            "map": files.memory_map,
-            "zero_excluded": dump.zero_excluded,
-            "swap": [located(given).name for given in dump.swap],
-            "debuginfod": debuginfod,
-            "sysroot": [given.name for given in dump.sysroots],
-            **{
-                name: None if given is None else given.name
-                for name, given in (("vmlinux", files.vmlinux), ("vmcoreinfo", dump.vmcoreinfo))
-            },
-        },
+        copiers=jobs or len(os.sched_getaffinity(0)),
+    )
+    how = RunOptions(
+        core,
+        output=None if output is None else Path(output),
+        one_pid=single,
+        resume=resume,
+        check=check,
+        jobs=jobs or 1,
+        words=_words_for_index(core, redact or (), dump, files),
     )
     with ExitStack() as stack:
         if executor is not None:
-            from vmcore2core.run.cluster import opening, workers_elsewhere
+            from vmcore2core.run.cluster import cluster_workers, worker_dump
 
-            how = opening(files.paths, files.vmlinux, dump.vmcoreinfo, dump.swap, files.memory_map, dump.sysroots)
-            how = replace(how, cache=not dump.no_cache, any_size=dump.any_size, zero_excluded=dump.zero_excluded)
-            request = replace(request, elsewhere=stack.enter_context(workers_elsewhere(executor, how)))
+            opened = worker_dump(files.paths, open_options(dump, files))
+            how = replace(how, cluster=stack.enter_context(cluster_workers(executor, opened)))
         session = stack.enter_context(open_dump(dump, files))
-        extraction = Extraction(session, request, say)
-        chosen = extraction.choose(choice)
+        chosen, errors = choose(session.processes, choice)
+        not_found: list[ErrorEntry] = [{"pid": number, "error": str(error)} for number, error in errors]
+        for entry in not_found:
+            say(entry["error"])
+        if not dry_run and len(chosen) == 1 and not core.indexed and executor is None:
+            report = _convert_one(session, chosen[0], how)
+            report.errors[:0] = not_found
+            raise typer.Exit(_finish(session, report, verbose=core.verbose, as_json=as_json))
+        from vmcore2core.run.run import Run
+
+        run = Run(session, how, say, not_found)
         if dry_run:
-            planned = list(extraction.plan(chosen))
-            level = session.container.dump_level
-            if left_out(level):
-                say(excluded_sentence(level, session.container.DOC.name))
-            if as_json:
-                print_document("vmcore2core-plan", cores=[planned_summary(job, size) for job, size in planned])
-            for job, size in () if as_json else planned:
-                print(planned_line(job, size))
-            raise typer.Exit(Exit.ERROR if extraction.errors else Exit.COMPLETE)
-        extraction.run(chosen, progress_bars)
-        raise typer.Exit(_finish(extraction, as_json=as_json))
+            _show_plan(run, chosen, as_json=as_json)
+            raise typer.Exit(Exit.ERROR if run.errors else Exit.COMPLETE)
+        run.run(chosen, progress_bars)
+        raise typer.Exit(_finish(session, run.report(), verbose=core.verbose, as_json=as_json))
+
+
+def _words_for_index(
+    core: "CoreOptions", redact: Sequence[str], dump: DumpOptions, files: "Named"
+) -> dict[str, object]:
+    """Return what changes the cores, as the index remembers it: what is secret is not to stand there."""
+    from vmcore2core.containers.remote import located
+    from vmcore2core.process.secrets import ONE
+
+    return {
+        "filter": None if core.dump_filter is None else f"{core.dump_filter:#x}",
+        "redact": sorted(f"{ONE}..." if word.startswith(ONE) else word for word in redact),
+        "compress": core.compression,
+        "map": files.memory_map,
+        "zero_excluded": dump.zero_excluded,
+        "swap": [located(given).name for given in dump.swap],
+        "debuginfod": core.debuginfod,
+        "sysroot": [given.name for given in dump.sysroots],
+        **{
+            name: None if given is None else given.name
+            for name, given in (("vmlinux", files.vmlinux), ("vmcoreinfo", dump.vmcoreinfo))
+        },
+    }
+
+
+def _show_plan(run: "Run", chosen: "Sequence[Identity]", *, as_json: bool) -> None:
+    """Print what would be written."""
+    from vmcore2core.report import excluded_sentence, left_out
+    from vmcore2core.run.run import planned_line, planned_summary
+
+    planned, container = list(run.plan(chosen)), run.session.container
+    if left_out(container.dump_level):
+        say(excluded_sentence(container.dump_level, container.DOC.name))
+    if as_json:
+        print_document("vmcore2core-plan", cores=[planned_summary(job, size) for job, size in planned])
+    for job, size in () if as_json else planned:
+        print(planned_line(job, size))
+
+
+def _convert_one(session: "Session", process: "Identity", how: "RunOptions") -> "RunReport":
+    """Write the core of the only process; say why there is none."""
+    from vmcore2core.convert import convert_one
+
+    with progress_bars(1) as bar:
+        report = convert_one(session, process, how.target(process.leader), how.core, bar, in_directory=not how.is_file)
+    for error in report.errors:
+        say(error["error"])
+    return report
 
 
 def _filter_mask(text: str | None) -> "DumpFilter | None":
@@ -343,36 +387,26 @@ def _filter_mask(text: str | None) -> "DumpFilter | None":
     return DumpFilter(value)
 
 
-def _finish(extraction: "Extraction", *, as_json: bool) -> Exit:
+def _finish(session: "Session", report: "RunReport", *, verbose: bool, as_json: bool) -> Exit:
     """Say what there is to say of the cores, and return the exit status."""
     from vmcore2core.report import summary
 
-    session, verbose = extraction.session, extraction.request.verbose
-    for warning in extraction.warnings:
+    for warning in report.warnings:
         say(f"{session.container.paths[0]}: {warning}")
-    for notice in (*extraction.notices, *extraction.unmatched):
+    for notice in (*report.notices, *report.unmatched):
         say(notice)
-    provenance = session.boot.layout.provenance()
     # What is of the dump as a whole, each core's sentences have.
-    for sentence in dict.fromkeys(sentence for outcome in extraction.outcomes for sentence in outcome.sentences):
+    for sentence in dict.fromkeys(sentence for core in report.cores for sentence in core.sentences):
         say(sentence)
-    for outcome in extraction.outcomes:
-        provenance |= outcome.provenance
-    if verbose:
-        for item, source in provenance.items():
-            say(f"{item}: {source}")
+    for item, source in report.provenance.items() if verbose else ():
+        say(f"{item}: {source}")
     if as_json:
-        cores = [outcome.summary for outcome in extraction.outcomes if outcome.summary is not None]
-        print(to_json(summary(session, cores, extraction.warnings, provenance, extraction.errors), indent=1))
-    else:
-        for outcome in extraction.outcomes:
-            print(outcome.line)
-    if extraction.errors:
+        print(to_json(summary(session, report), indent=1))
+    for core in () if as_json else report.cores:
+        print(core.line)
+    if report.errors:
         return Exit.ERROR
-    complete = all(outcome.complete for outcome in extraction.outcomes) and not (
-        extraction.warnings or extraction.unmatched
-    )
-    return Exit.COMPLETE if complete else Exit.INCOMPLETE
+    return Exit.COMPLETE if report.complete else Exit.INCOMPLETE
 
 
 def main() -> None:

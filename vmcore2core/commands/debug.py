@@ -169,16 +169,18 @@ def _convert(session: "Session", chosen: "Identity", folder: Path, *, verbose: b
     Raises:
         OutputError: there is none.
     """
-    from vmcore2core.run.run import Extraction, Request
+    from vmcore2core.corefile.options import CoreOptions
+    from vmcore2core.run.options import RunOptions
+    from vmcore2core.run.run import Run
 
-    request = Request(output=folder, indexed=True, companions=True, verbose=verbose)
-    extraction = Extraction(session, request, say)
-    extraction.run([chosen], progress_bars)
-    if extraction.errors:
+    core = CoreOptions(indexed=True, companions=True, verbose=verbose)
+    run = Run(session, RunOptions(core, output=folder), say)
+    run.run([chosen], progress_bars)
+    if run.errors:
         raise typer.Exit(Exit.ERROR)  # they were said
-    for outcome in extraction.outcomes:
-        for sentence in (*extraction.warnings, *outcome.sentences):
-            say(sentence)
+    report = run.report()
+    for sentence in (*report.warnings, *(sentence for one in report.cores for sentence in one.sentences)):
+        say(sentence)
     script = next(folder.glob("core.*.lldb" if lldb else "core.*.gdb"), None)
     if script is None:
         raise OutputError(f"{chosen.pid} has no start script; vmcore2core -v with --companions says why")

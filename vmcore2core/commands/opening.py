@@ -18,7 +18,7 @@ from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, say
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
     from vmcore2core.arguments import Named
-    from vmcore2core.session import Session
+    from vmcore2core.session import OpenOptions, Session
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,9 @@ def dump_files(dump: DumpOptions) -> "Named":
     """Return the files that are named, or those of the usual places; say what was understood.
 
     Raises:
-        UsageError, DumpError: see ``arguments.named`` and ``session.find_dump``.
+        UsageError, DumpError: see ``arguments.named`` and ``arguments.find_dump``.
     """
-    from vmcore2core.arguments import Named, named
-    from vmcore2core.session import find_dump
+    from vmcore2core.arguments import Named, find_dump, named
 
     words = named(dump.vmcore or (), dump.vmlinux, dump.memory_map)
     for sentence in words.said:
@@ -85,6 +84,24 @@ def dump_files(dump: DumpOptions) -> "Named":
     path, why = find_dump(os.environ.get("VMCORE"))
     say(f"taking {path} ({why})")
     return Named([path], words.vmlinux, words.memory_map)
+
+
+def open_options(dump: DumpOptions, files: "Named") -> "OpenOptions":
+    """Return what a ``Session`` takes: what the options say, and what came with the files' names."""
+    from vmcore2core.session import OpenOptions
+
+    return OpenOptions(
+        vmlinux=files.vmlinux,
+        vmcoreinfo=dump.vmcoreinfo,
+        swap=dump.swap,
+        memory_map=files.memory_map,
+        sysroots=dump.sysroots,
+        remember=dump.remember,
+        scan=dump.scan,
+        cache=not dump.no_cache,
+        any_size=dump.any_size,
+        zero_excluded=dump.zero_excluded,
+    )
 
 
 def open_dump(dump: DumpOptions, files: "Named") -> "Session":
@@ -99,20 +116,7 @@ def open_dump(dump: DumpOptions, files: "Named") -> "Session":
     """
     from vmcore2core.session import Session
 
-    return Session(
-        files.paths,
-        files.vmlinux,
-        dump.vmcoreinfo,
-        dump.swap,
-        files.memory_map,
-        one_bar,
-        dump.sysroots,
-        scan=dump.scan,
-        remember=dump.remember,
-        cache=not dump.no_cache,
-        any_size=dump.any_size,
-        zero_excluded=dump.zero_excluded,
-    )
+    return Session(files.paths, open_options(dump, files), one_bar)
 
 
 @contextmanager

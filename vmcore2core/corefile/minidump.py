@@ -17,15 +17,16 @@ from vmcore2core.addresses import align_down, align_up
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.contexts import ContextForm, form_of
 from vmcore2core.corefile.minidump_head import Facts, Memory, Range, head_of
+from vmcore2core.corefile.options import PLAIN, CoreOptions
 from vmcore2core.corefile.plan import segments_of
 from vmcore2core.corefile.sink import FileSink
 from vmcore2core.corefile.stored import StoredMemory
 from vmcore2core.corefile.writer import PROGRESS_EVERY, PagesChanged, Progress, WriteReport, write_pages
 from vmcore2core.errors import OutputError
-from vmcore2core.interfaces import Compression, PageStream
+from vmcore2core.interfaces import PageStream
 from vmcore2core.printable import text
 from vmcore2core.process.model import ProcessSnapshot
-from vmcore2core.process.secrets import Secrets, merged
+from vmcore2core.process.secrets import merged
 
 
 def write_minidump(
@@ -33,14 +34,12 @@ def write_minidump(
     snapshot: ProcessSnapshot,
     stream: PageStream,
     output: Path,
+    options: CoreOptions = PLAIN,
     *,
-    force: bool = False,
     inputs: Sequence[Path] = (),
     origin: dict[str, str | None] | None = None,
     progress: Progress | None = None,
     still_valid: Callable[[], bool] = lambda: True,
-    compression: Compression | None = None,
-    secrets: Secrets | None = None,
 ) -> WriteReport:
     """Write the minidump of a process; it appears under its name only when it is whole.
 
@@ -49,13 +48,11 @@ def write_minidump(
         snapshot: the process.
         stream: its pages.
         output: the file's name.
-        force: replace an existing file.
+        options: of them, ``force`` and ``secrets``; it is not compressed, as no reader takes that.
         inputs: files that must never be replaced: the dump's.
         origin: what our own note says of the dump.
         progress: called with (bytes done, bytes in all) of the file.
         still_valid: asked when all pages were read: whether ``snapshot.vmas`` still says rightly which are absent.
-        compression: None; readers take no others.
-        secrets: what is blanked in text, or None.
 
     Raises:
         OutputError: minidumps have no form for the machine's registers; or it cannot be written.
@@ -67,12 +64,12 @@ def write_minidump(
             f"{snapshot.tgid} ({text(snapshot.comm)}) gets no minidump: there is no form for registers of e_machine "
             f"{snapshot.e_machine}, class ELF{snapshot.elf_class}, expected an x86-64, i386, arm64 or arm process"
         )
-    if compression is not None:
+    if options.compression is not None:
         raise OutputError(f"{output}: a minidump is not compressed here")
     memory = memory_of(snapshot, form)
-    head = head_of(facts, snapshot, StoredMemory(snapshot, stream), form, memory, origin or {}, secrets)
+    head = head_of(facts, snapshot, StoredMemory(snapshot, stream), form, memory, origin or {}, options.secrets)
     base = align_up(len(head), snapshot.page_size)
-    with atomic_file(output, force=force, inputs=inputs) as fd:
+    with atomic_file(output, force=options.force, inputs=inputs) as fd:
         target = FileSink(fd, base + memory.size)
         target.write(memoryview(head), 0)
         present, zero = _write_memory(target, stream, memory, base, progress)

@@ -13,12 +13,12 @@ from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.copying import Copied, copy_with, pieces
 from vmcore2core.corefile.notes import notes_of
+from vmcore2core.corefile.options import PLAIN, CoreOptions
 from vmcore2core.corefile.plan import CorePlan, build_plan, check_class
 from vmcore2core.corefile.sink import FileSink, Sink, sink
 from vmcore2core.elf.notes import build_notes
-from vmcore2core.interfaces import Compression, PageStream
+from vmcore2core.interfaces import PageStream
 from vmcore2core.process.model import ProcessSnapshot
-from vmcore2core.process.secrets import Secrets
 
 PROGRESS_EVERY = 16 << 20
 TOGETHER_MIN = 32 << 20
@@ -57,14 +57,12 @@ class Writer(Protocol):
         snapshot: ProcessSnapshot,
         stream: PageStream,
         output: Path,
+        options: CoreOptions = PLAIN,
         *,
-        force: bool = False,
         inputs: Sequence[Path] = (),
         origin: dict[str, str | None] | None = None,
         progress: Progress | None = None,
         still_valid: Callable[[], bool] = lambda: True,
-        compression: Compression | None = None,
-        secrets: Secrets | None = None,
     ) -> WriteReport:
         """See ``write_core``."""
         ...
@@ -74,16 +72,13 @@ def write_core(
     snapshot: ProcessSnapshot,
     stream: PageStream,
     output: Path,
+    options: CoreOptions = PLAIN,
     *,
-    force: bool = False,
     inputs: Sequence[Path] = (),
     origin: dict[str, str | None] | None = None,
     progress: Progress | None = None,
     still_valid: Callable[[], bool] = lambda: True,
     verify: bool = True,
-    compression: Compression | None = None,
-    secrets: Secrets | None = None,
-    processes: int = 1,
 ) -> WriteReport:
     """Write the core of a process; it appears under its name only when it is whole.
 
@@ -91,29 +86,26 @@ def write_core(
         snapshot: the process.
         stream: its pages.
         output: the core's name.
-        force: replace an existing file.
+        options: of them, ``force``, ``compression``, ``copiers`` and ``secrets``; the snapshot was made by the others.
         inputs: files that must never be replaced: the dump's.
         origin: what our own note says of the dump.
         progress: called with (bytes done, bytes in all) of the file.
         still_valid: asked when all pages were read: whether ``snapshot.vmas`` still says rightly which are absent.
         verify: read the headers back with another ELF reader before the core gets its name.
-        compression: of the file, or None.
-        secrets: what is blanked in the notes, or None.
-        processes: how many copy the pages of a large core that is not compressed; they are forked from this one.
 
     Raises:
         OutputError: it cannot be written.
         PagesChanged: ``still_valid`` said no, or what the process never touched has contents.
     """
     check_class(snapshot)
-    notes = build_notes(notes_of(snapshot, origin or {}, secrets), snapshot.byte_order)
+    notes = build_notes(notes_of(snapshot, origin or {}, options.secrets), snapshot.byte_order)
     plan = build_plan(snapshot, notes)
     pages = _Pages(plan, stream, snapshot.page_size, progress)
-    with atomic_file(output, force=force, inputs=inputs) as fd:
-        copied = pages.copy_together(fd, 1 if compression else processes, still_valid)
+    with atomic_file(output, force=options.force, inputs=inputs) as fd:
+        copied = pages.copy_together(fd, 1 if options.compression else options.copiers, still_valid)
         if copied is None:
             os.ftruncate(fd, 0)
-        report = _write(sink(fd, compression, plan.file_size), plan, pages, snapshot.page_size, copied)
+        report = _write(sink(fd, options.compression, plan.file_size), plan, pages, snapshot.page_size, copied)
         if not still_valid():
             raise PagesChanged
         if verify:

@@ -1,4 +1,4 @@
-"""Conversions by workers elsewhere, which share nothing with the process that began the run but files.
+"""Conversions by the workers of a cluster, which share nothing with the process that began the run but files.
 
 What goes to them for each job is below two kilobytes: which dump, how cores are to be written, which process. A worker
 opens the dump for its first job, and checks that it is the same one.
@@ -13,21 +13,22 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from vmcore2core import __version__
 from vmcore2core.containers.piped import STDIN
 from vmcore2core.containers.remote import Url, located
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import UsageError, Vmcore2coreError, WorkersError
 from vmcore2core.folders import opened_folder
-from vmcore2core.run.converter import Conversion, Manner
+from vmcore2core.run.converter import Converter
 from vmcore2core.run.dask_cluster import dask_cluster, scheduler_address
-from vmcore2core.run.jobs import Job, Outcome
+from vmcore2core.run.jobs import Job, JobResult
 from vmcore2core.run.pool import Cluster
 from vmcore2core.run.samefile import FileIdentity, identity_of
-from vmcore2core.session import Session
+from vmcore2core.session import OpenOptions, Session
 
 _NUMBERED = re.compile(r"(\d{1,2}=)?(.+)", re.DOTALL)
 _ONE_AT_A_TIME = threading.Lock()
@@ -35,24 +36,19 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """How ``Session`` opens a dump, from any working directory; see its arguments.
+class WorkerDump:
+    """The dump as a worker opens it, from any working directory.
 
     Attributes:
+        paths: absolute, or URLs.
+        options: how it is opened; all paths are absolute.
         identities: of all files that are named.
         version: of vmcore2core.
     """
 
     paths: tuple[str, ...]
-    vmlinux: str | None
-    vmcoreinfo: str | None
-    swap: tuple[str, ...]
-    memory_map: str | None
-    sysroots: tuple[str, ...]
+    options: OpenOptions
     identities: tuple[FileIdentity, ...]
-    cache: bool = True
-    any_size: bool = False
-    zero_excluded: bool = False
     version: str = __version__
 
     def check(self) -> None:
@@ -70,15 +66,8 @@ class Opening:
                 raise WorkersError(f"{difference}: it sees another file there")
 
 
-def opening(
-    paths: Sequence[Path],
-    vmlinux: Path | None = None,
-    vmcoreinfo: Path | None = None,
-    swap: Sequence[str] = (),
-    memory_map: str | None = None,
-    sysroots: Sequence[Path] = (),
-) -> Opening:
-    """Return how workers open what ``Session`` opens with these arguments.
+def worker_dump(paths: Sequence[Path], options: OpenOptions) -> WorkerDump:
+    """Return how workers open what ``Session`` opens with these arguments; they search nothing and remember nothing.
 
     Raises:
         UsageError: the dump comes through a pipe.
@@ -87,22 +76,29 @@ def opening(
     for path in paths:
         if path == STDIN or path.is_fifo():
             raise UsageError(f"{path} is a pipe, which workers elsewhere cannot open: keep it in a file")
-    dump = [_absolute(path) for path in paths]
-    symbols = [None if path is None else _absolute(path) for path in (vmlinux, vmcoreinfo)]
-    areas = [(match[1] or "", _absolute(Path(match[2]))) for text in swap if (match := _NUMBERED.fullmatch(text))]
-    in_file = memory_map is not None and ":" not in memory_map and Path(memory_map).is_file()
-    where = _absolute(Path(memory_map)) if in_file and memory_map is not None else memory_map
-    files = [*dump, *(path for path in symbols if path), *(path for _, path in areas)]
-    files += [where] if in_file and where is not None else []
-    return Opening(
-        paths=tuple(dump),
-        vmlinux=symbols[0],
-        vmcoreinfo=symbols[1],
+    dump = tuple(map(_absolute, paths))
+    vmlinux, vmcoreinfo = (
+        None if path is None else Path(_absolute(path)) for path in (options.vmlinux, options.vmcoreinfo)
+    )
+    areas = [
+        (match[1] or "", _absolute(Path(match[2]))) for text in options.swap if (match := _NUMBERED.fullmatch(text))
+    ]
+    files = [*dump, *(str(path) for path in (vmlinux, vmcoreinfo) if path), *(path for _, path in areas)]
+    where = options.memory_map
+    if where is not None and ":" not in where and Path(where).is_file():
+        where = _absolute(Path(where))
+        files.append(where)
+    absolute = replace(
+        options,
+        vmlinux=vmlinux,
+        vmcoreinfo=vmcoreinfo,
         swap=tuple(number + path for number, path in areas),
         memory_map=where,
-        sysroots=tuple(map(_absolute, sysroots)),
-        identities=tuple(identity_of(located(path)) for path in files),
+        sysroots=tuple(Path(_absolute(folder)) for folder in options.sysroots),
+        remember=False,
+        scan=False,
     )
+    return WorkerDump(dump, absolute, tuple(identity_of(located(path)) for path in files))
 
 
 def _absolute(path: Path) -> str:
@@ -110,55 +106,43 @@ def _absolute(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Dispatch:
+class ConvertOnCluster:
     """What a worker does; it is sent with each job.
 
     Attributes:
-        opening: the dump.
-        manner: how cores are written.
+        dump: the dump.
+        options: how cores are written.
         folder: what a job's target is relative to.
         beacon: a file in the folder of the cores, which the worker must see.
     """
 
-    opening: Opening
-    manner: Manner
+    dump: WorkerDump
+    options: CoreOptions
     folder: str
     beacon: str
 
-    def __call__(self, job: Job) -> Outcome:
-        """Convert one process; an error is in the outcome, as exceptions of ours need not survive pickling."""
+    def __call__(self, job: Job) -> JobResult:
+        """Convert one process; an error is in the result, as exceptions of ours need not survive pickling."""
         with _ONE_AT_A_TIME:
             try:
                 if not Path(self.beacon).exists():
                     folder = Path(self.beacon).parent
                     raise WorkersError(f"its {folder} is not the folder for the cores, expected one that is shared")
-                session = _opened(self.opening)
+                session = _opened(self.dump)
             except Vmcore2coreError as error:
-                return Outcome(job, error=f"{job.pid} ({job.comm}): the worker on {os.uname().nodename}: {error}")
-            return Conversion(session, self.manner, folder=Path(self.folder)).convert(job)
+                return JobResult(job, error=f"{job.pid} ({job.comm}): the worker on {os.uname().nodename}: {error}")
+            return Converter(session, self.options, folder=Path(self.folder)).convert(job)
 
 
 @lru_cache(maxsize=1)
-def _opened(how: Opening) -> Session:
+def _opened(dump: WorkerDump) -> Session:
     """Return the dump; a worker has many jobs of one."""
-    how.check()
-    vmlinux, vmcoreinfo = (None if path is None else Path(path) for path in (how.vmlinux, how.vmcoreinfo))
-    paths = [located(path) for path in how.paths]
-    return Session(
-        paths,
-        vmlinux,
-        vmcoreinfo,
-        how.swap,
-        how.memory_map,
-        sysroots=[Path(folder) for folder in how.sysroots],
-        cache=how.cache,
-        any_size=how.any_size,
-        zero_excluded=how.zero_excluded,
-    )
+    dump.check()
+    return Session([located(path) for path in dump.paths], dump.options)
 
 
 @contextlib.contextmanager
-def workers_elsewhere(executor: str, how: Opening) -> Iterator[tuple[Cluster, Opening]]:
+def cluster_workers(executor: str, dump: WorkerDump) -> Iterator[tuple[Cluster, WorkerDump]]:
     """Give the workers that ``--executor`` names, and how they open the dump.
 
     Raises:
@@ -166,7 +150,7 @@ def workers_elsewhere(executor: str, how: Opening) -> Iterator[tuple[Cluster, Op
         WorkersError: they do not answer.
     """
     with dask_cluster(scheduler_address(executor), release) as cluster:
-        yield cluster, how
+        yield cluster, dump
 
 
 def release() -> None:

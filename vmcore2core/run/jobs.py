@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import MappedFiles
     from vmcore2core.handover.recovered import RecoveredFiles
+    from vmcore2core.report import CoreReport
     from vmcore2core.run.space import CoreSize
 
 
@@ -40,22 +41,22 @@ class Job:
     without_cfi: WithoutCfi | None = None
 
 
-class Step(Enum):
+class Stage(Enum):
     """What is done with a job, one after the other."""
 
     MEASURE = auto()
     """How large will the core be?"""
     CONVERT = auto()
     """Write it."""
-    LOOK_UP = auto()
+    FIND_FILES = auto()
     """Which files has the process mapped? CONVERT tells as well."""
-    ACCOMPANY = auto()
+    WRITE_SCRIPTS = auto()
     """Write its start scripts."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a job.
+class JobResult:
+    """What came of a stage of a job.
 
     Attributes:
         job: the job.
@@ -66,11 +67,8 @@ class Outcome:
         images: where the process's program and libraries are loaded.
         without_cfi: what of its stacks was found without call frame information.
         scripts: names of its start scripts.
-        entry: what the index says of it (``entry``).
-        line: what stdout says of it.
-        summary: what ``--json`` says of it.
-        sentences: what stderr says of it.
-        complete: whether the core is.
+        entry: what the index says of it (``handover.entry``).
+        report: what is said of its core, once that is written.
         warnings: sentences about the dump as a whole that its worker has met so far.
         notices: likewise, about what came from elsewhere than the dump.
         provenance: which layout source answered what, so far.
@@ -86,18 +84,15 @@ class Outcome:
     without_cfi: WithoutCfi | None = None
     scripts: tuple[str, ...] = ()
     entry: dict[str, Any] | None = None
-    line: str = ""
-    summary: dict[str, Any] | None = None
-    sentences: tuple[str, ...] = ()
-    complete: bool = False
+    report: CoreReport | None = None
     warnings: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     answers: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
 
 
-Convert = Callable[[Job], Outcome]
-"""Does one step for one process; every error that is the process's own is in the outcome."""
+DoJob = Callable[[Job], JobResult]
+"""Does one stage of one job; every error that is the process's own is in the result."""
 
 
 def largest_first(jobs: Sequence[Job]) -> list[Job]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 
-from vmcore2core.run.jobs import Convert, Job, Outcome, largest_first
+from vmcore2core.run.jobs import DoJob, Job, JobResult, largest_first
 
 POLL_S = 1.0
 """How often it is looked whether there are workers."""
@@ -47,10 +47,10 @@ class Pool:
         convert: what they do; it is pickled for each job.
     """
 
-    def __init__(self, cluster: Cluster, convert: Convert) -> None:
+    def __init__(self, cluster: Cluster, convert: DoJob) -> None:
         self._cluster, self._convert = cluster, convert
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
         """Yield what comes of the jobs, as they are done: the largest are begun first."""
         blamed = []
         for job, answer in self._answers(largest_first(jobs)):
@@ -62,18 +62,18 @@ class Pool:
             for _, answer in self._answers([job]):
                 yield self._outcome(job, answer)
 
-    def _outcome(self, job: Job, answer: Outcome | BaseException) -> Outcome:
-        if isinstance(answer, Outcome):
+    def _outcome(self, job: Job, answer: JobResult | BaseException) -> JobResult:
+        if isinstance(answer, JobResult):
             return answer
         if isinstance(answer, self._cluster.killed):
             why = "each worker that began to convert it died"
         else:
             why = f"no worker could convert it: {_sentence(answer)}"
-        return Outcome(job, error=f"{job.pid} ({job.comm}): {why}")
+        return JobResult(job, error=f"{job.pid} ({job.comm}): {why}")
 
-    def _answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome | BaseException]]:
+    def _answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult | BaseException]]:
         """Yield each job with what came of it."""
-        waiting, running = deque(jobs), dict[Future[Outcome], Job]()
+        waiting, running = deque(jobs), dict[Future[JobResult], Job]()
         manned = time.monotonic()
         try:
             while waiting or running:
@@ -106,7 +106,7 @@ class Pool:
             return 0  # who cannot be asked has none; it may come back
 
 
-def _answer(future: Future[Outcome]) -> Outcome | BaseException:
+def _answer(future: Future[JobResult]) -> JobResult | BaseException:
     if future.cancelled():
         return ConnectionError("what hands out the jobs is gone")
     return future.exception() or future.result()

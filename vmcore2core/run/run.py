@@ -1,116 +1,66 @@
-"""A run of ``vmcore2core``: which processes, where their cores go, and what came of each."""
+"""A run of ``vmcore2core`` over many processes: where their cores go, and what came of each."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmcore2core.choose import Choice, choose
-from vmcore2core.containers.remote import Url
+from vmcore2core.convert import make_directory, matches_nothing
 from vmcore2core.corefile.atomic import check_output
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.corefile.writer import Progress
-from vmcore2core.errors import OutputError, OutputExists, Vmcore2coreError
-from vmcore2core.folders import opened_folder
+from vmcore2core.errors import OutputError, OutputExists
 from vmcore2core.handover.index import Entry, Index
-from vmcore2core.interfaces import Compression
-from vmcore2core.kernel import printk
-from vmcore2core.printable import counted, text
-from vmcore2core.process.binaries import DEBUG_TREE
-from vmcore2core.process.dump_filter import DumpFilter
+from vmcore2core.printable import text
 from vmcore2core.process.identity import Identity
-from vmcore2core.process.redact import Redaction
-from vmcore2core.report import ErrorEntry, core_line
-from vmcore2core.run.converter import Conversion, Manner
-from vmcore2core.run.jobs import Convert, Job, Outcome, Step
+from vmcore2core.report import CoreReport, ErrorEntry, RunReport, core_line
+from vmcore2core.run.converter import Converter
+from vmcore2core.run.index_entries import index_head
+from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage
+from vmcore2core.run.options import RunOptions
 from vmcore2core.run.space import CoreSize, amount, check_space
 from vmcore2core.run.workers import Workers
-from vmcore2core.session import Session, core_name
+from vmcore2core.session import Session
 
 if TYPE_CHECKING:
     from vmcore2core.handover.vscode import Opened
-    from vmcore2core.run.cluster import Opening
-    from vmcore2core.run.pool import Cluster
 
 Bar = Callable[[str], Progress | None]
 PIDS_SHOWN = 8
 
 
-@dataclass(frozen=True)
-class Request:
-    """How cores are to be written.
-
-    Attributes:
-        output: the core, or a directory for ``core.COMM.PID`` files; None for the working directory.
-        dump_filter: which memory belongs into them; None for what each process's coredump_filter says.
-        redaction: what is left out of them on purpose.
-        force: replace what is there.
-        resume: keep what an index there says is finished.
-        check: of this, only cores whose pages and notes are the dump's.
-        jobs: how many processes convert.
-        compression: of the cores.
-        single: one core, and ``output`` may be its name.
-        indexed: an index is wanted even if there is one process.
-        companions: programs, libraries and start scripts are wanted beside the cores of a directory.
-        debug_directory: debug packages' tree, for the stacks in the index.
-        debuginfod: ask the servers in $DEBUGINFOD_URLS for files, likewise.
-        verbose: say more.
-        options: what changes the cores, as the index remembers it.
-        elsewhere: workers on other machines and how they open the dump, or None.
-        minidump: minidumps in place of cores, without an index.
-        copiers: how many processes copy the pages of a single core, where they are compressed.
-    """
-
-    output: Path | None = None
-    dump_filter: DumpFilter | None = None
-    redaction: Redaction | None = None
-    force: bool = False
-    resume: bool = False
-    check: bool = False
-    jobs: int = 1
-    compression: Compression | None = None
-    single: bool = False
-    indexed: bool = False
-    companions: bool = True
-    debug_directory: str = str(DEBUG_TREE)
-    debuginfod: bool = False
-    verbose: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
-    elsewhere: tuple[Cluster, Opening] | None = None
-    minidump: bool = False
-    copiers: int = 1
-
-
-class Extraction:
+class Run:
     """One run.
 
+    Args:
+        session: the dump.
+        options: what is done with the chosen processes.
+        say: takes each sentence for people.
+        errors: what was said before: of processes that are not there.
+
     Attributes:
-        outcomes: what came of the processes, in the dump's order.
+        results: what came of the processes, in the dump's order.
         errors: what could not be done.
         unmatched: sentences about patterns of ``--redact`` that match nothing of some processes.
         index: of the directory, where there is one.
     """
 
-    def __init__(self, session: Session, request: Request, say: Callable[[str], None]) -> None:
-        self.session, self.request, self._say = session, request, say
-        self.outcomes: list[Outcome] = []
-        self.errors: list[ErrorEntry] = []
+    def __init__(
+        self, session: Session, options: RunOptions, say: Callable[[str], None], errors: Sequence[ErrorEntry] = ()
+    ) -> None:
+        self.session, self.options, self._say = session, options, say
+        self.results: list[JobResult] = []
+        self.errors = list(errors)
         self.unmatched: list[str] = []
         self.index: Index | None = None
         self._is_single = False
-        self._replace = request.force
+        self._replace = options.core.force
         self._bar: Bar = lambda _label: None
-        self._heard: list[Outcome] = []
-
-    def choose(self, choice: Choice) -> list[Identity]:
-        """Return the processes asked for; what there is to say of others is said."""
-        chosen, errors = choose(self.session.processes, choice)
-        for number, error in errors:
-            self.failed(str(error), number)
-        return chosen
+        self._other_results: list[JobResult] = []
 
     def failed(self, error: str, number: int | None, comm: str | None = None) -> None:
         """Say an error and remember it for the summary."""
@@ -139,10 +89,10 @@ class Extraction:
         jobs = [self._job(one) for one in chosen]
         self._check_patterns(jobs)
         left = jobs
-        if (self.request.indexed or len(jobs) > 1) and not self.request.minidump:
+        if (self.options.core.indexed or len(jobs) > 1) and not self.options.core.minidump:
             left = self._open_directory(chosen)
-        elif jobs and not self._is_file:
-            self._make_directory()
+        elif jobs and not self.options.is_file:
+            make_directory(self.directory)
         order = {job.pid: number for number, job in enumerate(jobs)}
         self._is_single = len(left) == 1
         with ExitStack() as stack:
@@ -152,14 +102,14 @@ class Extraction:
             self._bar = stack.enter_context(bars(len(left)))
             finished = False
             try:
-                for outcome in self._converted(workers, left, stack):
-                    self._take(self._learned(outcome))
+                for result in self._converted(workers, left, stack):
+                    self._add(self._remembered(result))
                     if self._in_parallel:
-                        self._bar(outcome.job.comm)
-                self._add_companions(workers, jobs)
+                        self._bar(result.job.comm)
+                self._write_beside(workers, jobs)
                 finished = True
             finally:
-                self.outcomes.sort(key=lambda outcome: order[outcome.job.pid])
+                self.results.sort(key=lambda result: order[result.job.pid])
                 self._close_directory(finished=finished)
 
     def _check_patterns(self, jobs: Sequence[Job]) -> None:
@@ -168,20 +118,17 @@ class Extraction:
         Raises:
             OutputError: one matches no mapping of any process.
         """
-        redaction = self.request.redaction
+        redaction = self.options.core.redaction
         if redaction is None or not redaction.patterns:
             return
         with self._workers(jobs) as workers:
-            measured = [one for one in workers.run(Step.MEASURE, jobs) if one.error is None]
+            measured = [one for one in workers.run(Stage.MEASURE, jobs) if one.error is None]
         if not measured:
             return  # why, their conversion says
         for pattern in redaction.patterns:
             without = sorted(one.job.pid for one in measured if pattern in one.unmatched)
             if len(without) == len(measured):
-                raise OutputError(
-                    f"--redact {pattern!r} matches no mapping of any process, so nothing is written; vmcore-tasks maps "
-                    "shows what they are called"
-                )
+                raise OutputError(matches_nothing(pattern))
             if without:
                 shown = ", ".join(map(str, without[:PIDS_SHOWN])) + (" ..." if len(without) > PIDS_SHOWN else "")
                 self.unmatched.append(
@@ -190,104 +137,88 @@ class Extraction:
 
     def _workers(self, jobs: Sequence[Job]) -> Workers:
         """Return this machine's workers."""
-        count = min(self.request.jobs, len(jobs))
-        return Workers(self._steps(jobs[0] if count > 1 else None), count)
+        count = min(self.options.jobs, len(jobs))
+        return Workers(self._stages(jobs[0] if count > 1 else None), count)
 
-    def _steps(self, first: Job | None) -> Mapping[Step, Convert]:
+    def _stages(self, first: Job | None) -> Mapping[Stage, DoJob]:
         """Return what workers do.
 
         Args:
             first: the first job, if they are processes of their own.
         """
         bar: Bar = lambda label: None if self._in_parallel else self._bar(label)  # noqa: E731 - there is a bar only later
-        conversion = Conversion(self.session, self._manner(), bar=bar)
+        converter = Converter(self.session, self._core_options(), bar=bar)
         if first is not None:
-            conversion.prepare(first)
-        return conversion.steps()
+            converter.prepare(first)
+        return converter.stages()
+
+    def _core_options(self) -> CoreOptions:
+        """Return how cores are written, now that it is known whether there is an index, and what it kept."""
+        copiers = self.session.copiers(self.options.core) if self._is_single else 1
+        return replace(self.options.core, force=self._replace, indexed=self.index is not None, copiers=copiers)
 
     def _measured(self, workers: Workers, jobs: Sequence[Job]) -> Iterator[tuple[Job, CoreSize]]:
         """Yield the jobs that can be done, and how large their cores will be; the others are said."""
-        for outcome in self._in_order(jobs, workers.run(Step.MEASURE, jobs)):
-            if outcome.size is not None:
-                yield outcome.job, outcome.size
+        for result in self._in_order(jobs, workers.run(Stage.MEASURE, jobs)):
+            if result.size is not None:
+                yield result.job, result.size
             else:
-                self.failed(str(outcome.error), outcome.job.pid, outcome.job.comm)
+                self.failed(str(result.error), result.job.pid, result.job.comm)
 
-    def _in_order(self, jobs: Sequence[Job], outcomes: Iterable[Outcome]) -> list[Outcome]:
-        """Return what came of jobs in their order, and remember what it says of the dump."""
-        of = {outcome.job.task: outcome for outcome in map(self._learned, outcomes)}
+    def _in_order(self, jobs: Sequence[Job], results: Iterable[JobResult]) -> list[JobResult]:
+        """Return what came of jobs in their order; what it says of the dump counts at the end, too."""
+        of = {result.job.task: result for result in map(self._remembered, results)}
         found = [of[job.task] for job in jobs]
-        self._heard += found
+        self._other_results += found
         return found
 
-    def _converted(self, workers: Workers, jobs: list[Job], stack: ExitStack) -> Iterator[Outcome]:
-        """Yield the cores; workers elsewhere begin a job again whose worker died, and may find its core there."""
-        if self.request.elsewhere is None:
-            return workers.run(Step.CONVERT, jobs)
-        from vmcore2core.run.cluster import Dispatch, beacon  # which most runs do without
+    def _converted(self, workers: Workers, jobs: list[Job], stack: ExitStack) -> Iterator[JobResult]:
+        """Yield the cores; a cluster begins a job again whose worker died, and may find its core there."""
+        if self.options.cluster is None:
+            return workers.run(Stage.CONVERT, jobs)
+        from vmcore2core.run.cluster import ConvertOnCluster, beacon  # which most runs do without
         from vmcore2core.run.pool import Pool
 
-        manner = self._manner()
-        cluster, opening = self.request.elsewhere
+        options = self._core_options()
+        cluster, dump = self.options.cluster
         for job in list(jobs):
             try:
-                check_output(Path(job.target), force=manner.force, inputs=self.session.container.paths)
+                check_output(Path(job.target), force=options.force, inputs=self.session.container.paths)
             except OutputError as error:
                 self.failed(str(error), job.pid, job.comm)
                 jobs.remove(job)
         folder = Path(jobs[0].target).parent if jobs else self.directory
         seen = stack.enter_context(beacon(folder))
-        return Pool(cluster, Dispatch(opening, replace(manner, force=True), os.fspath(Path.cwd()), seen)).run(jobs)
+        convert = ConvertOnCluster(dump, replace(options, force=True), os.fspath(Path.cwd()), seen)
+        return Pool(cluster, convert).run(jobs)
 
     @property
     def _in_parallel(self) -> bool:
-        return self.request.jobs > 1 or self.request.elsewhere is not None
+        return self.options.jobs > 1 or self.options.cluster is not None
 
-    def _learned(self, outcome: Outcome) -> Outcome:
+    def _remembered(self, result: JobResult) -> JobResult:
         """Return what a worker sends, and keep for later runs what the layout told it."""
         if self.session.remembered is not None:
-            self.session.remembered.learn(outcome.answers)
-        return outcome
+            self.session.remembered.learn(result.answers)
+        return result
 
-    def _take(self, outcome: Outcome) -> None:
-        job = outcome.job
-        if outcome.error is not None:
-            self.failed(outcome.error, job.pid, job.comm)
-            self._heard.append(outcome)
+    def _add(self, result: JobResult) -> None:
+        job = result.job
+        if result.error is not None:
+            self.failed(result.error, job.pid, job.comm)
+            self._other_results.append(result)
             return
-        self.outcomes.append(outcome)
-        if self.index is not None and outcome.entry is not None:
-            self.index.add(outcome.entry)
-
-    @property
-    def _is_file(self) -> bool:
-        output = self.request.output
-        return self.request.single and output is not None and not output.is_dir()
+        self.results.append(result)
+        if self.index is not None and result.entry is not None:
+            self.index.add(result.entry)
 
     @property
     def directory(self) -> Path:
         """Where the cores go."""
-        return self.request.output or Path()
+        return self.options.directory
 
     def _job(self, one: Identity) -> Job:
-        target = self.directory
-        if not self._is_file:
-            target /= core_name(one.leader) + self._suffix
-        return Job(one.pid, text(one.comm), int(one.leader.address), os.fspath(target))
-
-    @property
-    def _suffix(self) -> str:
-        """What follows core.COMM.PID in the name of a file."""
-        if self.request.minidump:
-            return ".dmp"
-        return ".zst" if self.request.compression else ""
-
-    def _make_directory(self) -> None:
-        try:
-            with opened_folder(self.directory, make=True):
-                pass
-        except OSError as error:
-            raise OutputError(f"{self.directory}: {error.strerror}, expected a directory for the cores") from error
+        return Job(one.pid, text(one.comm), int(one.leader.address), os.fspath(self.options.target(one.leader)))
 
     def _open_directory(self, chosen: Sequence[Identity]) -> list[Job]:
         """Make the directory; return the jobs that are left."""
@@ -295,13 +226,13 @@ class Extraction:
         from vmcore2core.handover.tree import check_trees
         from vmcore2core.run.story import story
 
-        self._make_directory()
+        make_directory(self.directory)
         check_trees(self.directory)
-        hide = self._manner().hide
-        self.index = Index(self.directory, hide(index_head(self.session, self.request.options)), hide)
+        hide = self.options.core.hide
+        self.index = Index(self.directory, hide(index_head(self.session, self.options.words)), hide)
         self.index.story = story(self.session)
         # Without an index, what is in the directory is not of an earlier run.
-        self._replace = self.index.resume() if self.request.resume else self.request.force
+        self._replace = self.index.resume() if self.options.resume else self.options.core.force
         for path in (self.index.path, self.directory / HTML_NAME):
             if not self._replace and os.path.lexists(path):
                 raise OutputExists(f"{path} exists already; --resume goes on with a run, --force replaces it")
@@ -311,7 +242,7 @@ class Extraction:
         for one in chosen:
             job = self._job(one)
             entry = self.index.kept(job.pid, job.comm)
-            damage = self._damage(one, job, entry) if entry is not None and self.request.check else None
+            damage = self._damage(one, job, entry) if entry is not None and self.options.check else None
             if damage is not None:
                 self._say(f"{job.target} is written again: {damage}")
                 self.index.drop(job.pid)
@@ -319,44 +250,27 @@ class Extraction:
                 left.append(job)
             else:
                 self._say(f"{job.target} is kept: it was finished before")
-                self.outcomes.append(_kept(job, entry))
+                self.results.append(_kept(job, entry))
         return left
 
     def _begin_index(self, workers: Workers, left: Sequence[Job]) -> list[Job]:
         """Write the index if there is room for the cores; return their jobs, with their sizes."""
         assert self.index is not None  # noqa: S101 - for mypy
         sized = [replace(job, size=size.on_disk) for job, size in self._measured(workers, left)]
-        if self.request.compression is None:
+        if self.options.core.compression is None:
             check_space(self.directory, sum(job.size for job in sized))
         self.index.write()
         return sized
 
     def _damage(self, one: Identity, job: Job, entry: Entry) -> str | None:
         """Return a sentence where a core that an earlier run had finished is not what it was."""
-        from vmcore2core.corefile.inspect import problems  # and the readers of ELF that it has
-        from vmcore2core.verification import compare, open_core
+        from vmcore2core.run.check import damage  # and the readers of ELF that it has
 
-        try:
-            with open_core(Path(job.target)) as core:
-                wrong = next(problems(core), None)
-                if wrong is not None:
-                    return wrong
-                found = compare(core, self.session)
-                planned = self.session.segments(
-                    one.leader, self.request.dump_filter, self.request.redaction, torn_text=self._manner().torn_text
-                )
-                wanted = [replace(load, offset=0, shared=False) for load in planned]
-                if [replace(load, offset=0) for load in core.loads] != wanted:
-                    return "its program headers differ from those that it would get"
-        except Vmcore2coreError as error:
-            return str(error)
-        if found.equal and found.same != entry["core"]["pages"]:
-            return f"it has {counted(found.same, 'page')}, expected {entry['core']['pages']}"
-        return next(found.sentences(), None)
+        return damage(self.session, one.leader, Path(job.target), self._core_options(), entry["core"]["pages"])
 
-    def _add_companions(self, workers: Workers, jobs: Sequence[Job]) -> None:
+    def _write_beside(self, workers: Workers, jobs: Sequence[Job]) -> None:
         """Write what lies beside the cores that are there."""
-        if self.index is None or not self.request.companions:
+        if self.index is None or not self.options.core.companions:
             return
         from vmcore2core.handover.companions import Companions, debug_entry  # a single core needs none of it
         from vmcore2core.handover.vscode import opened_by
@@ -365,14 +279,14 @@ class Extraction:
             self.session.processes,
             self.directory,
             force=self._replace,
-            secrets=None if self.request.redaction is None else self.request.redaction.secrets,
+            secrets=self.options.core.secrets,
         )
         if companions.problem is not None:
             self._say(companions.problem)
         there = [job for job in jobs if self.index.kept(job.pid, job.comm) is not None]
-        found = {outcome.job.task: outcome for outcome in self.outcomes if outcome.entry is not None}
+        found = {result.job.task: result for result in self.results if result.entry is not None}
         earlier = [job for job in there if job.task not in found]
-        found |= {o.job.task: o for o in self._in_order(earlier, workers.run(Step.LOOK_UP, earlier))}
+        found |= {r.job.task: r for r in self._in_order(earlier, workers.run(Stage.FIND_FILES, earlier))}
         for job in there:
             companions.learn(found[job.task].files)
         beside = [companions.add(found[job.task].error or found[job.task].files) for job in there]
@@ -386,7 +300,7 @@ class Extraction:
             )
             for job, (recovered, _) in zip(there, beside, strict=True)
         ]
-        scripts = self._in_order(there, workers.run(Step.ACCOMPANY, work))
+        scripts = self._in_order(there, workers.run(Stage.WRITE_SCRIPTS, work))
         self._write_launch_json(
             [
                 opened_by(Path(job.target), job.recovered, job.images)
@@ -398,21 +312,20 @@ class Extraction:
             job = written.job
             entry = debug_entry(recovered, written.scripts, [*sentences, *filter(None, [written.error])])
             self.index.amend(job.pid, debug=entry)
-            for notice in entry["notices"] if self.request.verbose else ():
+            for notice in entry["notices"] if self.options.core.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")
 
     def _write_launch_json(self, cores: Sequence[Opened]) -> None:
         """Write what VS Code opens the cores by; without it, they are as good."""
         from vmcore2core.handover.vscode import write_launch_json
 
-        redaction = self.request.redaction
         try:
             write_launch_json(
                 self.directory,
                 cores,
                 self.session.boot.utsname.machine,
                 force=self._replace,
-                secrets=None if redaction is None else redaction.secrets,
+                secrets=self.options.core.secrets,
             )
         except OutputError as error:
             self._say(str(error))
@@ -425,55 +338,37 @@ class Extraction:
 
         if finished:
             self.index.remove_parts()
-        self.index.warnings = list(self.warnings)
-        self.index.story |= {"notices": list(self.notices), "deadlocks": deadlocks(self.index.entries())}
+        self.index.warnings = self._with_workers("warnings", self.session.warnings)
+        notices = self._with_workers("notices", self.session.notices)
+        self.index.story |= {"notices": notices, "deadlocks": deadlocks(self.index.entries())}
         self.index.write(finished=finished)
         write_page(self.directory, self.index.top(finished=finished), self.index.entries())
 
-    def _manner(self) -> Manner:
-        request = self.request
-        return Manner(
-            dump_filter=request.dump_filter,
-            redaction=request.redaction,
-            compression=request.compression,
-            force=self._replace,
-            indexed=self.index is not None,
-            companions=request.companions,
-            debug_directory=request.debug_directory,
-            debuginfod=request.debuginfod,
-            verbose=request.verbose,
-            minidump=request.minidump,
-            copiers=request.copiers if self._is_single and self._is_decompressed_here else 1,
-        )
+    def report(self) -> RunReport:
+        """Return what there is to say at the end, this process's and the workers'."""
+        report = RunReport(
+            cores=[result.report for result in self.results if result.report is not None],
+            errors=self.errors,
+            unmatched=self.unmatched,
+        ).with_dump(self.session)
+        for result in self.results:
+            report.provenance |= result.provenance
+        report.warnings = self._with_workers("warnings", report.warnings)
+        report.notices = self._with_workers("notices", report.notices)
+        return report
 
-    @property
-    def _is_decompressed_here(self) -> bool:
-        """Whether the dump has compressed pages that forked processes can read: a connection they cannot share."""
-        container = self.session.container
-        return container.compressed is not None and all(path.is_file() for path in container.paths)
-
-    @property
-    def _told(self) -> Iterator[Outcome]:
-        yield from self._heard
-        yield from self.outcomes
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Sentences about the dump as a whole, this process's and the workers'."""
-        return tuple(dict.fromkeys((*self.session.warnings, *(w for o in self._told for w in o.warnings))))
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """Sentences about what came from elsewhere than the dump, likewise."""
-        return tuple(dict.fromkeys((*self.session.notices, *(n for o in self._told for n in o.notices))))
+    def _with_workers(self, kind: str, own: Sequence[str]) -> list[str]:
+        """Return sentences about the dump as a whole, this process's and the workers', each once."""
+        results = (*self._other_results, *self.results)
+        return list(dict.fromkeys((*own, *(sentence for result in results for sentence in getattr(result, kind)))))
 
 
-def _kept(job: Job, entry: Entry) -> Outcome:
-    """Return the outcome of a core that an earlier run had finished."""
+def _kept(job: Job, entry: Entry) -> JobResult:
+    """Return the result of a core that an earlier run had finished."""
     core = entry["core"]
     line = core_line(job.target, core["missing"], len(entry["threads"]), core["pages"], complete=core["complete"])
     summary = {"pid": job.pid, "comm": job.comm, "path": job.target, "complete": core["complete"], "kept": True}
-    return Outcome(job, line=line, summary=summary, complete=core["complete"])
+    return JobResult(job, report=CoreReport(line, summary, complete=core["complete"]))
 
 
 def planned_line(job: Job, size: CoreSize) -> str:
@@ -484,42 +379,3 @@ def planned_line(job: Job, size: CoreSize) -> str:
 def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
     """Return what ``--json`` says of it."""
     return {"pid": job.pid, "comm": job.comm, "path": job.target, "on_disk": size.on_disk, "size": size.apparent}
-
-
-def dump_file(path: Path) -> dict[str, Any]:
-    """Return what the index says of a file of the dump; of one that came through a pipe, the name alone."""
-    if isinstance(path, Url):
-        from vmcore2core.run.samefile import identity_of
-
-        remote = identity_of(path)
-        return {"name": path.name, "size": remote.size, "mtime_ns": None, "tag": remote.tag}
-    try:
-        status = path.stat()
-    except OSError:
-        return {"name": path.name, "size": None, "mtime_ns": None}
-    return {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what an index says of the dump, the kernel, and how the cores are written."""
-    container, boot = session.container, session.boot
-    lines, _ = printk.read_messages(session.kernel)
-    panic = printk.panic_message(lines)
-    crash_time = boot.vmcoreinfo.string("CRASHTIME")
-    return {
-        "dump": {
-            "files": [dump_file(path) for path in container.paths],
-            "format": container.DOC.name,
-            "dump_level": container.dump_level,
-        },
-        "kernel": {
-            "machine": boot.utsname.machine,
-            "nodename": text(boot.utsname.nodename.encode()),
-            "release": text(boot.utsname.release.encode()),
-            "version": text(boot.utsname.version.encode()),
-            "build_id": boot.vmcoreinfo.build_id,
-            "panic": text(panic.encode()) if panic is not None else None,
-            "crash_time": int(crash_time) if crash_time and crash_time.isdigit() else None,
-        },
-        "options": options,
-    }

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from vmcore2core.run.jobs import Convert, Job, Outcome, Step, largest_first
+from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage, largest_first
 
 if TYPE_CHECKING:  # multiprocessing, too: a run without workers does without it
     from multiprocessing.connection import Connection
@@ -27,12 +27,12 @@ class Workers:
     """Worker processes; with one, the jobs are done in this process itself.
 
     Args:
-        steps: what they do.
+        stages: what they do.
         count: how many.
     """
 
-    def __init__(self, steps: Mapping[Step, Convert], count: int) -> None:
-        self._steps = steps
+    def __init__(self, stages: Mapping[Stage, DoJob], count: int) -> None:
+        self._stages = stages
         self._workers: list[_Worker] = []
         for _ in range(count if count > 1 else 0):
             self._add()
@@ -44,10 +44,10 @@ class Workers:
         for worker in self._workers:
             worker.end()
 
-    def run(self, step: Step, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run(self, stage: Stage, jobs: Sequence[Job]) -> Iterator[JobResult]:
         """Yield what comes of the jobs, as they are done: the largest are begun first where there are workers."""
         if not self._workers:
-            yield from map(self._steps[step], jobs)
+            yield from map(self._stages[stage], jobs)
             return
         from multiprocessing.connection import wait
 
@@ -55,7 +55,7 @@ class Workers:
         while waiting or any(worker.job for worker in self._workers):
             for worker in self._workers:
                 if waiting and worker.job is None:
-                    worker.begin(step, waiting.pop(worker.preferred(waiting)))
+                    worker.begin(stage, waiting.pop(worker.preferred(waiting)))
             busy = {worker.connection: worker for worker in self._workers if worker.job}
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
@@ -64,17 +64,17 @@ class Workers:
                     job, how = worker.died()
                     self._workers.remove(worker)
                     self._add()
-                    outcome = Outcome(job, error=f"{job.pid} ({job.comm}): the process that converted it {how}")
+                    outcome = JobResult(job, error=f"{job.pid} ({job.comm}): the process that converted it {how}")
                 yield outcome
 
     def _add(self) -> None:
-        self._workers.append(_Worker(self._steps, [worker.connection for worker in self._workers]))
+        self._workers.append(_Worker(self._stages, [worker.connection for worker in self._workers]))
 
 
 class _Worker:
     """One worker process, as its parent sees it."""
 
-    def __init__(self, steps: Mapping[Step, Convert], siblings: list[Connection]) -> None:
+    def __init__(self, stages: Mapping[Stage, DoJob], siblings: list[Connection]) -> None:
         import multiprocessing
 
         fork = multiprocessing.get_context("fork")
@@ -82,7 +82,7 @@ class _Worker:
         self._known: set[int] = set()
         self.connection, theirs = fork.Pipe()
         # It closes what it inherits of its parent's ends: only so it sees when the parent is gone.
-        self._process = fork.Process(target=_serve, args=(theirs, steps, [*siblings, self.connection]))
+        self._process = fork.Process(target=_serve, args=(theirs, stages, [*siblings, self.connection]))
         # No signal may come before it has its own handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
@@ -92,20 +92,20 @@ class _Worker:
         theirs.close()
 
     def preferred(self, waiting: Sequence[Job]) -> int:
-        """Return the index of the job that it should have: the first that it knows from an earlier step, if any."""
+        """Return the index of the job that it should have: the first that it knows at an earlier stage, if any."""
         return next((i for i, job in enumerate(waiting) if job.task in self._known), 0)
 
-    def begin(self, step: Step, job: Job) -> None:
+    def begin(self, stage: Stage, job: Job) -> None:
         """Give it a job; should it be dead, ``outcome`` tells."""
         self.job = job
         self._known.add(job.task)
         with contextlib.suppress(OSError):
-            self.connection.send((step, job))
+            self.connection.send((stage, job))
 
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> JobResult | None:
         """Return what came of its job; None if it died."""
         try:
-            found: Outcome = self.connection.recv()
+            found: JobResult = self.connection.recv()
         except (EOFError, OSError):
             return None
         self.job = None
@@ -127,7 +127,7 @@ class _Worker:
         self._process.join()
 
 
-def _serve(connection: Connection, steps: Mapping[Step, Convert], inherited: list[Connection]) -> NoReturn:
+def _serve(connection: Connection, stages: Mapping[Stage, DoJob], inherited: list[Connection]) -> NoReturn:
     """Do jobs until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal's, the parent tells
     signal.signal(signal.SIGTERM, _stop)
@@ -137,8 +137,8 @@ def _serve(connection: Connection, steps: Mapping[Step, Convert], inherited: lis
         for other in inherited:
             other.close()
         while True:
-            step, job = connection.recv()
-            connection.send(steps[step](job))
+            stage, job = connection.recv()
+            connection.send(stages[stage](job))
     except (EOFError, OSError):
         pass
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import TaskError
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.struct import StructView
@@ -33,7 +34,8 @@ def mini_core(
     captured = session.processes.capture(leader)
     if tid is not None:
         captured = _with_one_thread(captured, tid)
-    return session.extract(leader, output, captured=captured, redaction=parse_redaction(["stacks"]), force=force)
+    options = CoreOptions(redaction=parse_redaction(["stacks"]), force=force)
+    return session.extract(leader, output, options, captured=captured)
 
 
 def _with_one_thread(captured: Captured, tid: int) -> Captured:

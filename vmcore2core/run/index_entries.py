@@ -1,0 +1,141 @@
+"""What an index says of the dump, of a process and of its core."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vmcore2core.containers.remote import Url
+from vmcore2core.errors import Vmcore2coreError
+from vmcore2core.kernel import printk
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.printable import text
+from vmcore2core.process.capture import Captured
+from vmcore2core.process.identity import Identity
+from vmcore2core.process.threads import thread_rows
+from vmcore2core.session import CoreResult, Session
+
+if TYPE_CHECKING:
+    from vmcore2core.handover.entry import KernelView
+    from vmcore2core.process.kernelbt import KernelStacks
+    from vmcore2core.unwind.originals import Files
+    from vmcore2core.unwind.threads import Unwound
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def dump_file(path: Path) -> dict[str, Any]:
+    """Return what the index says of a file of the dump; of one that came through a pipe, the name alone."""
+    if isinstance(path, Url):
+        from vmcore2core.run.samefile import identity_of
+
+        remote = identity_of(path)
+        return {"name": path.name, "size": remote.size, "mtime_ns": None, "tag": remote.tag}
+    try:
+        status = path.stat()
+    except OSError:
+        return {"name": path.name, "size": None, "mtime_ns": None}
+    return {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what an index says of the dump, the kernel, and how the cores are written."""
+    container, boot = session.container, session.boot
+    lines, _ = printk.read_messages(session.kernel)
+    panic = printk.panic_message(lines)
+    crash_time = boot.vmcoreinfo.string("CRASHTIME")
+    return {
+        "dump": {
+            "files": [dump_file(path) for path in container.paths],
+            "format": container.DOC.name,
+            "dump_level": container.dump_level,
+        },
+        "kernel": {
+            "machine": boot.utsname.machine,
+            "nodename": text(boot.utsname.nodename.encode()),
+            "release": text(boot.utsname.release.encode()),
+            "version": text(boot.utsname.version.encode()),
+            "build_id": boot.vmcoreinfo.build_id,
+            "panic": text(panic.encode()) if panic is not None else None,
+            "crash_time": int(crash_time) if crash_time and crash_time.isdigit() else None,
+        },
+        "options": options,
+    }
+
+
+def stacks_of(session: Session, captured: Captured, files: Files) -> Unwound | str:
+    """Return the frames of a process's threads; or why there are none, as a sentence.
+
+    Args:
+        session: the dump.
+        captured: the process.
+        files: where files are looked for that tell what memory does not.
+    """
+    from vmcore2core.unwind.threads import unwound  # which a single core does without
+
+    try:
+        return unwound(captured, session.kernel.arch, thread_rows(captured.answers), files)
+    except Vmcore2coreError as error:
+        return str(error)
+
+
+def kernel_stacks_of(session: Session) -> KernelStacks | None:
+    """Return the kernel's stacks of threads; None where there can be none."""
+    from vmcore2core.process.kernelbt import KernelStacks  # likewise
+
+    return if_known("kernel stacks", lambda: KernelStacks(session.kernel, session.processes.cpus, needed=False))
+
+
+def if_known(what: str, made: Callable[[], T]) -> T | None:
+    """Return what the layout tells, or None where it does not."""
+    try:
+        return made()
+    except Vmcore2coreError as error:
+        log.info("the index has no %s: %s", what, error)
+        return None
+
+
+def described(
+    session: Session,
+    leader: StructView,
+    captured: Captured,
+    stacks: Unwound | str,
+    kernel: KernelView,
+) -> dict[str, Any]:
+    """Return what an index says of a process, without its core.
+
+    Args:
+        session: the dump.
+        leader: ``struct task_struct`` of its thread group's leader.
+        captured: the same process.
+        stacks: see ``stacks_of``.
+        kernel: what the kernel has of it.
+    """
+    from vmcore2core.handover.entry import process_entry  # likewise
+
+    return process_entry(Identity(session.processes, leader), captured, stacks, kernel)
+
+
+def core_entry(result: CoreResult) -> dict[str, Any]:
+    """Return what the index says of a core."""
+    status = result.path.stat()
+    return {
+        "file": result.path.name,
+        "size": result.report.file_size,
+        "file_size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "complete": result.complete,
+        "pages": result.report.present_pages,
+        "missing": result.missing_pages,
+        "absent": {reason.name.lower(): n for reason, n in result.absent_pages.items()},
+        "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in result.snapshot.blanked],
+        "threads_left_out": [
+            {"tid": left.tid, "comm": text(left.comm), "reason": left.reason}
+            for left in result.snapshot.threads_left_out
+        ],
+        "warnings": list(result.snapshot.warnings),
+        "notices": list(result.snapshot.notices),
+    }
