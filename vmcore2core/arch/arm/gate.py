@@ -1,4 +1,4 @@
-"""32-bit ARM: gate."""
+"""32-bit ARM: the page of vectors, which is in no process's mm."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 
@@ -20,7 +19,6 @@ class ArmRegisters(Registers):
     """General registers of 32-bit ARM's threads."""
 
     names = fmt.REGS
-    thread_members: Mapping[str, int] = MappingProxyType({})
 
     @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:

@@ -1,4 +1,4 @@
-"""32-bit ARM: vdso."""
+"""32-bit ARM: where the image of a process's vDSO is in the kernel image."""
 
 from __future__ import annotations
 

@@ -10,9 +10,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.arm64 import compat, regsets
 from vmcore2core.arch.arm64.registers import Arm64Registers
 from vmcore2core.arch.parts import Cpus
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core

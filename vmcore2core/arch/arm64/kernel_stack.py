@@ -13,9 +13,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.arm64.registers import Arm64Registers
 from vmcore2core.arch.capabilities import KernelStacks
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText, SystemCall
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override

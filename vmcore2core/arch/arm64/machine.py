@@ -10,19 +10,13 @@ from vmcore2core.arch.arm64 import paging, regsets
 from vmcore2core.arch.arm64.cores import Arm64Cores
 from vmcore2core.arch.arm64.cpus import Arm64Cpus
 from vmcore2core.arch.arm64.kernel_stack import Arm64KernelStacks
-from vmcore2core.arch.arm64.paging import (
-    Arm64Paging,
-    Arm64SwapEntries,
-)
+from vmcore2core.arch.arm64.paging import Arm64Paging, Arm64SwapEntries
 from vmcore2core.arch.arm64.registers import Arm64Registers
 from vmcore2core.arch.arm64.tags import Arm64Tags
 from vmcore2core.arch.arm64.unwind import Arm64Unwind
 from vmcore2core.arch.arm64.vdso import Arm64Vdso
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.spec import (
-    ArchDoc,
-    LayoutKeys,
-)
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats.elf import EM_AARCH64
 from vmcore2core.interfaces import ByteOrder

@@ -15,14 +15,7 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
 from vmcore2core.arch.capabilities import SwapEntries
 from vmcore2core.arch.parts import Paging
-from vmcore2core.arch.spec import (
-    EntryKind,
-    KernelMap,
-    LayoutKeys,
-    LinearMapping,
-    PageTableLevel,
-    PageTableSpec,
-)
+from vmcore2core.arch.spec import EntryKind, KernelMap, LayoutKeys, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.errors import LayoutUnknown
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.interfaces import KernelView, Layout

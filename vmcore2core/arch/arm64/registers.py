@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 
@@ -22,7 +21,6 @@ class Arm64Registers(Registers):
 
     names = (*(fmt.user_pt_regs.names or ()), "orig_x0", "syscallno")
     saved_sp = "cpu_context.sp"
-    thread_members: Mapping[str, int] = MappingProxyType({})
 
     @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:

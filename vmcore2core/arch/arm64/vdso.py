@@ -1,12 +1,10 @@
-"""arm64: vdso."""
+"""arm64: where the image of a process's vDSO is in the kernel image."""
 
 from __future__ import annotations
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.capabilities import Vdso
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.i386.registers import I386Registers
 from vmcore2core.arch.parts import Cores
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.arch.x86 import regsets as x86_regsets
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats.elf import EM_386

@@ -8,9 +8,7 @@ import numpy as np
 
 from vmcore2core.arch.i386.registers import I386Registers
 from vmcore2core.arch.parts import Cpus
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.arch.x86.cpus import each_cpu
 from vmcore2core.formats import i386 as fmt
 from vmcore2core.overrides import override

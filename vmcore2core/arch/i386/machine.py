@@ -12,10 +12,7 @@ from vmcore2core.arch.i386.cpus import I386Cpus
 from vmcore2core.arch.i386.paging import I386Paging
 from vmcore2core.arch.i386.registers import I386Registers
 from vmcore2core.arch.i386.unwind import I386Unwind
-from vmcore2core.arch.spec import (
-    ArchDoc,
-    LayoutKeys,
-)
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.arch.task import STACK_KEYS
 from vmcore2core.arch.x86 import regsets as x86_regsets
 from vmcore2core.arch.x86.vdso import X86Vdso

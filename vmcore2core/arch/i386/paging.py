@@ -13,14 +13,7 @@ import numpy as np
 
 from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
 from vmcore2core.arch.parts import Paging
-from vmcore2core.arch.spec import (
-    EntryKind,
-    KernelMap,
-    LayoutKeys,
-    LinearMapping,
-    PageTableLevel,
-    PageTableSpec,
-)
+from vmcore2core.arch.spec import EntryKind, KernelMap, LayoutKeys, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.arch.task import mem_map
 from vmcore2core.arch.x86 import paging as x86_paging
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown

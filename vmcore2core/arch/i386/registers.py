@@ -22,7 +22,6 @@ class I386Registers(Registers):
 
     names = fmt.pt_regs.names or ()
     saved_sp = "sp"
-    thread_members: Mapping[str, int] = {}
 
     @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from vmcore2core.arch.parts import Unwind
-from vmcore2core.arch.spec import (
-    CoreMachine,
-    UnwindSpec,
-)
+from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86.unwind import unwind_32
 from vmcore2core.formats import i386 as fmt
 from vmcore2core.overrides import override

@@ -8,9 +8,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.loongarch64.registers import Loongarch64Registers
 from vmcore2core.arch.loongarch64.regsets import Regsets
 from vmcore2core.arch.parts import Cores
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats.elf import EM_LOONGARCH
 from vmcore2core.interfaces import KernelView

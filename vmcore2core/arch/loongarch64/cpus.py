@@ -11,9 +11,7 @@ from vmcore2core.arch.capabilities import CpuNumbers
 from vmcore2core.arch.loongarch64.registers import Loongarch64Registers
 from vmcore2core.arch.loongarch64.regsets import Regsets
 from vmcore2core.arch.parts import Cpus
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import loongarch64 as fmt

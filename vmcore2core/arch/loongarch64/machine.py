@@ -13,10 +13,7 @@ from vmcore2core.arch.loongarch64.paging import INVALID_TABLES, LINEAR_END, Loon
 from vmcore2core.arch.loongarch64.registers import Loongarch64Registers
 from vmcore2core.arch.loongarch64.regsets import LAYOUT_KEYS
 from vmcore2core.arch.loongarch64.unwind import Loongarch64Unwind
-from vmcore2core.arch.spec import (
-    ArchDoc,
-    LayoutKeys,
-)
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.arch.task import STACK_KEYS
 from vmcore2core.formats import loongarch64 as fmt
 from vmcore2core.formats.elf import EM_LOONGARCH

@@ -16,14 +16,7 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
 from vmcore2core.arch.capabilities import SwapEntries
 from vmcore2core.arch.parts import Paging
-from vmcore2core.arch.spec import (
-    EntryKind,
-    KernelMap,
-    LayoutKeys,
-    LinearMapping,
-    PageTableLevel,
-    PageTableSpec,
-)
+from vmcore2core.arch.spec import EntryKind, KernelMap, LayoutKeys, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.formats import loongarch64 as fmt
 from vmcore2core.interfaces import KernelView, Layout

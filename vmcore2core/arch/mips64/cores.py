@@ -12,9 +12,7 @@ from vmcore2core.arch.mips64.registers import Mips64Registers
 from vmcore2core.arch.mips64.regsets import Regsets
 from vmcore2core.arch.mips64.unwind import Abi, abi_of
 from vmcore2core.arch.parts import Cores
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import KernelView

@@ -6,9 +6,7 @@ import numpy as np
 
 from vmcore2core.arch.mips64.registers import Mips64Registers
 from vmcore2core.arch.parts import Cpus
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.overrides import override

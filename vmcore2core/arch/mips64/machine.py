@@ -13,18 +13,12 @@ from vmcore2core.arch.base import Arch
 from vmcore2core.arch.mips64 import paging, saved
 from vmcore2core.arch.mips64.cores import Mips64Cores
 from vmcore2core.arch.mips64.cpus import Mips64Cpus
-from vmcore2core.arch.mips64.paging import (
-    Mips64Paging,
-    Mips64SwapEntries,
-)
+from vmcore2core.arch.mips64.paging import Mips64Paging, Mips64SwapEntries
 from vmcore2core.arch.mips64.registers import Mips64Registers
 from vmcore2core.arch.mips64.regsets import LAYOUT_KEYS
 from vmcore2core.arch.mips64.unwind import Mips64Unwind
 from vmcore2core.arch.mips64.vdso import VDSO_IMAGES, Mips64Vdso
-from vmcore2core.arch.spec import (
-    ArchDoc,
-    LayoutKeys,
-)
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.arch.task import STACK_KEYS
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import ByteOrder

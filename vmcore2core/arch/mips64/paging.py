@@ -18,14 +18,7 @@ from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U
 from vmcore2core.arch.capabilities import SwapEntries
 from vmcore2core.arch.mips64.registers import Mips64Registers
 from vmcore2core.arch.parts import Paging
-from vmcore2core.arch.spec import (
-    EntryKind,
-    KernelMap,
-    LayoutKeys,
-    LinearMapping,
-    PageTableLevel,
-    PageTableSpec,
-)
+from vmcore2core.arch.spec import EntryKind, KernelMap, LayoutKeys, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.arch.task import mem_map
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import mips64 as fmt

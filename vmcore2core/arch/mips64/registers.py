@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 
@@ -21,7 +20,6 @@ class Mips64Registers(Registers):
     """General registers of MIPS64's threads."""
 
     names = fmt.GREGS
-    thread_members: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, byte_order: ByteOrder) -> None:
         self.byte_order = byte_order

@@ -15,12 +15,7 @@ import numpy as np
 
 from vmcore2core.arch.mips64.code import BEFORE, BEHIND, frame_at, frame_at_call, is_call
 from vmcore2core.arch.parts import Unwind
-from vmcore2core.arch.spec import (
-    CodeFrame,
-    CoreMachine,
-    SignalTrampoline,
-    UnwindSpec,
-)
+from vmcore2core.arch.spec import CodeFrame, CoreMachine, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.overrides import override

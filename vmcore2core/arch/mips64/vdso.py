@@ -1,4 +1,4 @@
-"""MIPS64: vdso."""
+"""MIPS64: where the image of a process's vDSO is in the kernel image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from types import MappingProxyType
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.capabilities import Vdso
 from vmcore2core.arch.mips64.unwind import Abi, abi_of
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
 

@@ -8,9 +8,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.ppc64le.registers import Ppc64leRegisters
 from vmcore2core.arch.ppc64le.regsets import Thread, saved_regsets
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.formats.elf import EM_PPC, EM_PPC64

@@ -11,9 +11,7 @@ from vmcore2core.arch.capabilities import CpuNumbers
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.ppc64le.registers import gregs_of
 from vmcore2core.arch.ppc64le.regsets import LOST, Thread, live_regsets, qemu_regsets
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt

@@ -13,18 +13,11 @@ from vmcore2core.arch.base import Arch
 from vmcore2core.arch.ppc64le.cores import Ppc64leCores
 from vmcore2core.arch.ppc64le.cpus import Ppc64leCpuNumbers, Ppc64leCpus
 from vmcore2core.arch.ppc64le.kernel_stack import Ppc64leKernelStacks
-from vmcore2core.arch.ppc64le.paging import (
-    VMEMMAP_KEYS,
-    Ppc64lePaging,
-    Ppc64leSwapEntries,
-)
+from vmcore2core.arch.ppc64le.paging import VMEMMAP_KEYS, Ppc64lePaging, Ppc64leSwapEntries
 from vmcore2core.arch.ppc64le.registers import Ppc64leRegisters
 from vmcore2core.arch.ppc64le.regsets import LAYOUT_KEYS
 from vmcore2core.arch.ppc64le.unwind import Ppc64leUnwind
-from vmcore2core.arch.spec import (
-    ArchDoc,
-    LayoutKeys,
-)
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.formats.elf import EM_PPC64
 from vmcore2core.interfaces import ByteOrder

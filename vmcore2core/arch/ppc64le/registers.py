@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 
@@ -29,7 +28,6 @@ class Ppc64leRegisters(Registers):
     names = fmt.ELF_GREGSET
     tp_register = "r13"
     saved_sp = "ksp"
-    thread_members: Mapping[str, int] = MappingProxyType({})
 
     @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:

@@ -9,9 +9,7 @@ import numpy as np
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.riscv64.registers import Riscv64Registers
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core

@@ -7,9 +7,7 @@ import numpy as np
 from vmcore2core.arch.capabilities import CpuNumbers
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.riscv64.registers import Riscv64Registers
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.interfaces import KernelView

@@ -12,16 +12,10 @@ from vmcore2core.arch.base import Arch
 from vmcore2core.arch.riscv64.cores import Riscv64Cores
 from vmcore2core.arch.riscv64.cpus import Riscv64CpuNumbers, Riscv64Cpus
 from vmcore2core.arch.riscv64.kernel_stack import Riscv64KernelStacks
-from vmcore2core.arch.riscv64.paging import (
-    Riscv64Paging,
-    Riscv64SwapEntries,
-)
+from vmcore2core.arch.riscv64.paging import Riscv64Paging, Riscv64SwapEntries
 from vmcore2core.arch.riscv64.registers import Riscv64Registers
 from vmcore2core.arch.riscv64.unwind import Riscv64Unwind
-from vmcore2core.arch.spec import (
-    ArchDoc,
-    LayoutKeys,
-)
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.formats.elf import EM_RISCV
 from vmcore2core.interfaces import ByteOrder

@@ -14,14 +14,7 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, PhysAddr, U8Array, U64Array
 from vmcore2core.arch.capabilities import SwapEntries
 from vmcore2core.arch.parts import Paging
-from vmcore2core.arch.spec import (
-    EntryKind,
-    KernelMap,
-    LayoutKeys,
-    LinearMapping,
-    PageTableLevel,
-    PageTableSpec,
-)
+from vmcore2core.arch.spec import EntryKind, KernelMap, LayoutKeys, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.arch.task import mem_map
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.formats import riscv64 as fmt

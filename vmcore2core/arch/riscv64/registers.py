@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 
 import numpy as np
 
@@ -22,7 +21,6 @@ class Riscv64Registers(Registers):
     names = fmt.user_regs_struct.names or ()
     tp_register = "tp"
     saved_sp = "sp"
-    thread_members: Mapping[str, int] = MappingProxyType({})
 
     @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:

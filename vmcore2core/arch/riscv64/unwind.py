@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from vmcore2core.arch.parts import Unwind
-from vmcore2core.arch.spec import (
-    CoreMachine,
-    SignalTrampoline,
-    UnwindSpec,
-)
+from vmcore2core.arch.spec import CoreMachine, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.overrides import override
 

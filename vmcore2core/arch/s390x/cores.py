@@ -10,9 +10,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.s390x.registers import S390xRegisters
 from vmcore2core.arch.s390x.regsets import Thread, saved_regsets
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.formats.elf import EM_S390

@@ -11,9 +11,7 @@ from vmcore2core.arch.capabilities import CpuNumbers
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.s390x.registers import S390xRegisters, peek_user
 from vmcore2core.arch.s390x.regsets import Thread, cpu_regsets, live_regsets
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt

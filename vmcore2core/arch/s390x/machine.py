@@ -15,10 +15,7 @@ from vmcore2core.arch.s390x.paging import S390xPaging, S390xSwapEntries
 from vmcore2core.arch.s390x.registers import S390xRegisters
 from vmcore2core.arch.s390x.regsets import LAYOUT_KEYS
 from vmcore2core.arch.s390x.unwind import S390xUnwind
-from vmcore2core.arch.spec import (
-    ArchDoc,
-    LayoutKeys,
-)
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.formats.elf import EM_S390
 from vmcore2core.interfaces import ByteOrder

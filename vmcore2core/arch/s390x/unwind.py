@@ -7,11 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vmcore2core.arch.parts import Unwind
-from vmcore2core.arch.spec import (
-    CoreMachine,
-    SignalTrampoline,
-    UnwindSpec,
-)
+from vmcore2core.arch.spec import CoreMachine, SignalTrampoline, UnwindSpec
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt

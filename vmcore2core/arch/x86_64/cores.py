@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.parts import Cores
-from vmcore2core.arch.spec import (
-    CoreMachine,
-)
+from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.arch.x86 import regsets
 from vmcore2core.arch.x86_64.registers import X86_64Registers
 from vmcore2core.elf.notes import Note

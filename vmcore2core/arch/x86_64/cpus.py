@@ -8,9 +8,7 @@ import numpy as np
 
 from vmcore2core.arch.capabilities import CpuNumbers
 from vmcore2core.arch.parts import Cpus
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.arch.x86.cpus import each_cpu
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import KernelView
@@ -64,7 +62,7 @@ class X86_64CpuNumbers(CpuNumbers):
 
     @override
     def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
-        """Sadump's notes are by APIC ID: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""
+        """Where notes tell the APIC ID, that: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""
         layout = kernel.layout
         if not any("apic_id" in note.regs for note in notes):
             return super().note_of(cpu, notes, kernel)

@@ -1,4 +1,4 @@
-"""x86-64: gate."""
+"""x86-64: the vsyscall page, which is in no process's mm."""
 
 from __future__ import annotations
 

@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.capabilities import KernelStacks
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText, SystemCall
-from vmcore2core.arch.spec import (
-    CpuNote,
-)
+from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.interfaces import KernelView, Member, Memory

@@ -9,10 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.spec import (
-    ArchDoc,
-    LayoutKeys,
-)
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.arch.x86 import regsets
 from vmcore2core.arch.x86.inference import FpuInference
 from vmcore2core.arch.x86.vdso import X86Vdso

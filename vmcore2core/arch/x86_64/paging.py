@@ -7,16 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U64Array
+from vmcore2core.addresses import AddressRange, PhysAddr, U64Array
 from vmcore2core.arch.capabilities import SwapEntries
 from vmcore2core.arch.parts import Paging
-from vmcore2core.arch.spec import (
-    KernelMap,
-    LayoutKeys,
-    LinearMapping,
-    PageTableLevel,
-    PageTableSpec,
-)
+from vmcore2core.arch.spec import KernelMap, LayoutKeys, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.arch.x86.paging import decode, swap_entry
 from vmcore2core.errors import LayoutUnknown
 from vmcore2core.formats import x86_64 as fmt
@@ -81,11 +75,6 @@ class X86_64Paging(Paging):
         if known in (None, base):
             for enabled in (0, 1) if level_5 is None else (level_5,):
                 yield {"NUMBER(phys_base)": str(base), "NUMBER(pgtable_l5_enabled)": str(enabled)}
-
-    @override
-    def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
-        """User and kernel tables have one form."""
-        return kernel_map.spec
 
     @override
     def vmemmap(self, kernel: KernelView) -> int | None:

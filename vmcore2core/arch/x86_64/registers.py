@@ -65,7 +65,7 @@ class X86_64Registers(Registers):
 
     @override
     def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
-        """Follows current_save_fsgs() of process_64.c keeps them at each switch."""
+        """current_save_fsgs() in arch/x86/kernel/process_64.c keeps them at each switch."""
         bases: dict[str, int | None] = {}
         for reg, member, size in (
             ("fs_base", "fsbase", 8),

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from vmcore2core.arch.parts import Unwind
-from vmcore2core.arch.spec import (
-    CoreMachine,
-    UnwindSpec,
-)
+from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86.unwind import UNWIND_64, UNWIND_X32, unwind_32
 from vmcore2core.formats import x86_64 as fmt
 from vmcore2core.formats.elf import EM_386, EM_X86_64
