@@ -1,4 +1,4 @@
-"""Numbers of the layout that are shifted by, divided by or read as sizes: the dump tells them, so they are checked."""
+"""Checks of layout numbers that are used as shifts, divisors and sizes: the dump tells them, so they may be wrong."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ PFN_END = 1 << 46
 
 
 def bit_number(layout: Layout, name: str) -> int | None:
-    """Return a constant that is the number of a bit in an unsigned long; None where it is not known.
+    """Return a constant that is a bit number in an unsigned long; None if it is not known.
 
     Raises:
-        LayoutInvalid: it is none.
+        LayoutInvalid: it is not a bit number.
     """
     value = layout.find_constant(name)
     if value is not None and not 0 <= value < WORD_BITS:
@@ -26,7 +26,7 @@ def struct_size(layout: Layout, struct: str, at_most: int) -> int:
     """Return the size of a structure, 1 to ``at_most`` bytes.
 
     Raises:
-        LayoutInvalid: it is another.
+        LayoutInvalid: it has another size.
         LayoutUnknown: it is not known.
     """
     size = layout.size(struct)
@@ -36,10 +36,10 @@ def struct_size(layout: Layout, struct: str, at_most: int) -> int:
 
 
 def physmem_bits(layout: Layout, page_shift: int) -> int | None:
-    """Return MAX_PHYSMEM_BITS, bits of a physical address; None where it is not known.
+    """Return MAX_PHYSMEM_BITS, bits of a physical address; None if it is not known.
 
     Raises:
-        LayoutInvalid: no page has so few, or no address so many.
+        LayoutInvalid: it is not larger than PAGE_SHIFT, or larger than a word.
     """
     bits = layout.find_constant("MAX_PHYSMEM_BITS")
     if bits is not None and not page_shift < bits <= WORD_BITS:

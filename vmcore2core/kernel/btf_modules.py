@@ -25,7 +25,7 @@ MODULE_NAME_LEN = 64
 
 
 def with_module_types(kernel: Kernel, module: str) -> Kernel:
-    """Return the kernel with a layout that knows the types of a module, too; as it is where there is no such BTF.
+    """Return the kernel with a layout that also knows a module's types; the same kernel if the module has no BTF.
 
     Raises:
         LayoutInvalid: the module's BTF is broken.
@@ -46,7 +46,7 @@ def with_module_types(kernel: Kernel, module: str) -> Kernel:
 
 
 class _Known(LayoutSource):
-    """What a layout knows already, as a source."""
+    """The answers of a layout, as a source."""
 
     name = "kernel"
 
@@ -80,7 +80,7 @@ def _find_module(kernel: Kernel, module: str) -> StructView | None:
 
 
 def _joined(btf: StructView) -> bytes | None:
-    """Return one BTF of the kernel's types and the module's: type IDs and names of the second go on from the first."""
+    """Join the kernel's BTF and the module's, whose type IDs and names continue the kernel's."""
     base = btf.follow("base_btf", "btf")
     if base is None:
         return None
@@ -97,7 +97,7 @@ def _sections(btf: StructView) -> tuple[bytes, bytes]:
     """Return the types and the strings of a ``struct btf``.
 
     Raises:
-        LayoutInvalid: its header is not one.
+        LayoutInvalid: its header is not BTF's.
     """
     kernel, size, data = btf.kernel, btf.uint("data_size", size=4), btf.pointer("data")
     dtype = fmt.btf_header(NUMPY_ORDER[kernel.arch.byte_order])

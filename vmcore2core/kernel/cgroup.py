@@ -22,11 +22,11 @@ NEEDED = (
     ("kernfs_node", "name"),
     ("kernfs_node", "__parent", "parent"),
 )
-"""Structures, and the names of the member that is needed, newest kernel's first."""
+"""Structures, and the names of the member that is needed, the newest kernel's name first."""
 
 
 def task_cgroup_paths(task: StructView) -> tuple[bytes, ...]:
-    """Return the paths of a task's control groups, each once: the unified hierarchy's first, then those of version 1.
+    """Return the paths of a task's control groups, each once: first in the unified hierarchy, then in version 1's.
 
     Args:
         task: ``struct task_struct *``.
@@ -64,7 +64,7 @@ def cgroup_path(group: StructView) -> bytes:
     """Return the path of a ``struct cgroup *`` from the root of its hierarchy, as /proc/PID/cgroup has it.
 
     Raises:
-        CorruptStructure: its parents do not end.
+        CorruptStructure: its chain of parents does not end.
     """
     kernel = group.kernel
     names: list[bytes] = []

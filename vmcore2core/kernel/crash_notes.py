@@ -1,4 +1,4 @@
-"""What a kernel that crashed noted of each CPU (``crash_notes``; kernel/crash_core.c: crash_save_cpu())."""
+"""The registers of each CPU that a crashing kernel saved (``crash_notes``; kernel/crash_core.c: crash_save_cpu())."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DESC_SIZE_MAX = 4096
 
 
 def crash_notes(kernel: Kernel) -> Iterator[tuple[int, Note]]:
-    """Yield each CPU that noted its registers, and the first note, as /proc/vmcore has it; none where none crashed.
+    """Yield each CPU that saved its registers, and the first note, as in /proc/vmcore; none if it did not crash.
 
-    A dump's own notes do not say whose they are, and a CPU that was offline has none.
+    A dump's own notes do not name their CPU, and a CPU that was offline has none.
 
     Args:
         kernel: the dumped kernel.

@@ -1,4 +1,4 @@
-"""Names of files that are in memory: a directory's dentries, mapped or not, open or not.
+"""Names of files in memory: all dentries of a directory, whether their files are mapped or open or not.
 
 References: include/linux/dcache.h: struct dentry; fs/dcache.c: __d_alloc(), d_walk() (Linux 7.2).
 """
@@ -16,7 +16,7 @@ CHILDREN_MAX = 1 << 16
 
 
 def for_each_child(dentry: StructView) -> Iterator[StructView]:
-    """Yield the ``struct dentry`` of each name in a directory that is in memory, in no order.
+    """Yield the ``struct dentry`` of each name of a directory that is in memory, in no particular order.
 
     Raises:
         CorruptStructure, MemoryFault: after the good ones: a broken list.
@@ -42,9 +42,9 @@ def for_each_child(dentry: StructView) -> Iterator[StructView]:
 
 
 def lookup(root: StructView, path: bytes) -> StructView | None:
-    """Return the ``struct inode`` of a path below a directory, or None where it is not in memory or there is none.
+    """Return the ``struct inode`` of a path below a directory; None if it is not in memory or does not exist.
 
-    Neither symbolic links nor mounts are followed.
+    Symbolic links and mounts are not followed.
 
     Raises:
         CorruptStructure, MemoryFault: a directory's list of names is broken.

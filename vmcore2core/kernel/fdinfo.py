@@ -1,4 +1,4 @@
-"""What fdinfo says of a file beyond its position and flags: the kinds of files that have no name in a directory.
+"""Further lines of /proc/PID/fdinfo, for files without a name in a directory: eventfd, epoll, timerfd and so on.
 
 References: show_fdinfo() of fs/eventfd.c, fs/eventpoll.c, fs/timerfd.c, fs/signalfd.c, fs/notify/fdinfo.c, fs/pidfs.c,
 io_uring/fdinfo.c; include/linux/pipe_fs_i.h (Linux 5.10 to 7.2).
@@ -14,23 +14,23 @@ from vmcore2core.kernel.rbtree import rb_nodes
 from vmcore2core.kernel.struct import StructView
 
 TARGETS_MAX = 1 << 12
-"""Entries of an epoll set or an inotify instance that are listed."""
+"""Most entries of an epoll set or an inotify instance that are listed."""
 PIPE_SLOTS_MAX = 1 << 16
-"""Above what /proc/sys/fs/pipe-max-size lets a user ask for."""
+"""Above the limit that /proc/sys/fs/pipe-max-size sets."""
 IN_ALL_EVENTS = 0xFFF
 KTIME_MAX = (1 << 63) - 1
 WORD = (1 << 64) - 1
 
 Details = dict[str, object]
-"""By fdinfo's names; only what the layout knows."""
+"""By fdinfo's names; only values that the layout knows."""
 
 
 def fdinfo(file: StructView, path: bytes) -> Details:
-    """Return what fdinfo has of a file by its kind; nothing for a kind that has no more.
+    """Return fdinfo's lines for the kind of a file; nothing for kinds without such lines.
 
     Args:
         file: ``struct file``.
-        path: as ``fs.d_path`` has it: what has no name in a directory is told by it.
+        path: from ``fs.d_path``; it tells the kind of a file without a name in a directory.
 
     Raises:
         MemoryFault, CorruptStructure: it cannot be read.
@@ -42,7 +42,7 @@ def fdinfo(file: StructView, path: bytes) -> Details:
 
 
 def pipe(file: StructView) -> Details:
-    """Return how full a pipe is, and how many have it open at either end.
+    """Return how full a pipe is, and how many files are open at each end.
 
     Args:
         file: ``struct file`` of a pipe or a FIFO.
@@ -68,13 +68,13 @@ def pipe(file: StructView) -> Details:
 
 
 def _numbers(view: StructView, names: tuple[str, ...]) -> Details:
-    """Return members that are numbers of 32 bits where the layout does not tell, by their C names."""
+    """Return numeric members by their C names; if the layout does not tell a size, it is 32 bits."""
     values = ((name, view.find_uint(name, 4)) for name in names)
     return {name: value for name, value in values if value is not None}
 
 
 def _of(struct: str) -> Callable[[Callable[[StructView], Details]], Callable[[StructView], Details]]:
-    """Have a reader of a ``struct struct`` take the ``struct file`` whose private data it is."""
+    """Make a reader of a ``struct struct`` take a ``struct file`` whose private data it is."""
 
     def reader(read: Callable[[StructView], Details]) -> Callable[[StructView], Details]:
         def read_file(file: StructView) -> Details:
@@ -134,7 +134,7 @@ def _seconds(nanoseconds: int) -> str:
 
 @_of("signalfd_ctx")
 def _signalfd(ctx: StructView) -> Details:
-    # It keeps the signals that it does not take.
+    # It stores the complement: the signals that it does not take.
     return {"sigmask": f"{ctx.uint('sigmask', size=8) ^ WORD:016x}"}
 
 

@@ -1,4 +1,4 @@
-"""Pages of files that are in memory, mapped or not: the page cache.
+"""The page cache: pages of files in memory, mapped or not.
 
 References: mm/filemap.c: filemap_get_entry(); mm/shmem.c; include/asm-generic/memory_model.h (vmemmap).
 """
@@ -17,7 +17,7 @@ from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
 from vmcore2core.memory.region import UserPageState
 
-# address_space_operations of file systems that keep their files in memory alone: what is not there is a hole.
+# address_space_operations of file systems that keep files only in memory: a page that is not there is a hole.
 MEMORY_AOPS = ("shmem_aops", "ram_aops", "hugetlbfs_aops")
 INDEX_MAX = (1 << 64) - 1
 
@@ -38,7 +38,7 @@ class CachedPages:
     state: U8Array
 
 
-# First page index, pages, physical address (or swp_entry_t) of the first, what they are.
+# First page index, number of pages, physical address (or swp_entry_t) of the first, their state.
 Run = tuple[int, int, int, UserPageState]
 
 
@@ -46,8 +46,8 @@ class PageCache:
     """All files' cached pages; needs a virtual memory map (CONFIG_SPARSEMEM_VMEMMAP) to turn pages into addresses.
 
     Attributes:
-        tells_uptodate: whether it is known of a page that its file was read into it (PG_uptodate); those that it was
-            not are left out, else they are taken as if it was.
+        tells_uptodate: whether PG_uptodate is known, which tells that the file was read into a page. If so, pages
+            without the file's bytes are left out; if not, all pages are taken.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -77,7 +77,7 @@ class PageCache:
         return self.pages(mapping, first, last)
 
     def pages(self, mapping: StructView, first: int, last: int) -> CachedPages:
-        """Return the cached pages of a ``struct address_space``; see ``lookup``."""
+        """Return the cached pages of a ``struct address_space``; errors as of ``lookup``."""
         in_memory = self._in_memory(mapping)
         array = XArray(mapping.embedded("i_pages", "xarray"))
         unit = self._index_unit(mapping, array)
@@ -96,16 +96,16 @@ class PageCache:
         return _pages(self._with_holes(runs, mapping, first, last, in_memory=in_memory), self.page_size)
 
     def _up_to_date(self, runs: list[Run], mapping: StructView | None) -> list[Run]:
-        """Return the runs without those of pages that do not have what the file has (folio_test_uptodate()).
+        """Return the runs without pages that do not have the file's bytes yet (folio_test_uptodate()).
 
-        A page of a file that lives in memory, and was set aside, reads as a hole does.
+        In a file that lives in memory, such a page was allocated and not written, and reads as a hole.
 
         Args:
             runs: of the index.
-            mapping: whose the pages must say that they are, at these indices; None for not to be checked.
+            mapping: the address_space that the pages must name, at these indices; None for no check.
 
         Raises:
-            CorruptStructure: a page is another file's, or of another place.
+            CorruptStructure: a page belongs to another file or to another place in it.
         """
         here = [at for at, run in enumerate(runs) if run[3] == UserPageState.PRESENT]
         places = self._structs.of(np.array([runs[at][2] for at in here], np.uint64))
@@ -119,7 +119,7 @@ class PageCache:
         return [run for at, run in enumerate(runs) if at not in gone]
 
     def _check_nrpages(self, mapping: StructView, array: XArray) -> None:
-        """Check that a file that lives in memory has the pages that it counts: what is not there reads as zeros."""
+        """Check that a file that lives in memory has as many pages as it counts: a missing page would read as zeros."""
         a_ops = mapping.pointer("a_ops")
         if int(mapping.address) in self._counted or not mapping.has("nrpages") or a_ops == self._hugetlbfs_aops:
             return
@@ -140,7 +140,7 @@ class PageCache:
             member: where the pointer was.
 
         Raises:
-            CorruptStructure: there is none at this address.
+            CorruptStructure: there is no such structure at this address.
         """
         pfn, rest = divmod(page - self._structs.vmemmap, self._structs.size)
         if rest or not 0 <= pfn < PFN_END:
@@ -148,7 +148,7 @@ class PageCache:
         return pfn * self.page_size
 
     def _index_unit(self, mapping: StructView, array: XArray) -> int:
-        """Return by how many bits an index of hugetlbfs counts more than a page.
+        """Return by how many bits an index of hugetlbfs must be shifted to count pages.
 
         Since Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7),
         an entry spans as many indices as its pages. Before that, it has one, which counts huge pages.
@@ -168,13 +168,13 @@ class PageCache:
         return mapping.has("a_ops") and mapping.pointer("a_ops") in self._memory_aops
 
     def is_of_disk(self, file: StructView) -> bool:
-        """Tell whether a file's file system is known not to be one that lives in memory."""
+        """Tell whether a file is known to lie on a disk, not in a file system that lives in memory."""
         mapping = file.follow("f_mapping", "address_space")
         known = self._shmem_aops is not None and mapping is not None and mapping.has("a_ops")
         return known and mapping is not None and not self._in_memory(mapping)
 
     def _with_holes(self, runs: list[Run], mapping: StructView, first: int, last: int, *, in_memory: bool) -> list[Run]:
-        """Add what the file's size and kind tell of the pages that are not cached."""
+        """Add the states of pages that are not cached, by the file's size and kind."""
         inode = mapping.follow("host", "inode") if mapping.has("host") else None
         if inode is None or not inode.has("i_size"):
             return runs
@@ -196,7 +196,7 @@ class PageCache:
 
 
 def _check_places(mapping: StructView, index: U64Array, places: PagePlaces) -> None:
-    """Check that cached pages are of this file, and of the places where its index has them."""
+    """Check that cached pages belong to this file, at the places in its index."""
     wrong = places.of_file & ((places.mapping != mapping.address) | (places.index != index))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

@@ -1,4 +1,4 @@
-"""Open files of a task: its table of descriptors, and what /proc/PID/fd and /proc/PID/fdinfo say of each.
+"""Open files of a task: its table of descriptors, and what /proc/PID/fd and /proc/PID/fdinfo show of each.
 
 References: include/linux/fdtable.h: struct fdtable; fs/file.c; fs/proc/fd.c: seq_show(), tid_fd_mode() (Linux 4.18 to
 7.2).
@@ -19,7 +19,7 @@ FDS_MAX = 1 << 24
 FDS_PER_READ = 4096
 FMODE_READ, FMODE_WRITE, FMODE_PATH = 0x1, 0x2, 0x4000
 O_CLOEXEC = 0o2000000
-"""As all architectures of ours have it."""
+"""The same on all supported architectures."""
 S_IFMT, S_IFIFO, S_IFSOCK = 0o170000, 0o010000, 0o140000
 
 NEEDED = (
@@ -37,7 +37,7 @@ NEEDED = (
     ("inode", "i_mode"),
     ("inode", "i_ino"),
 )
-"""Structures and members that a table of descriptors cannot be shown without."""
+"""Structures and members that are needed to show a table of descriptors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Descriptor:
 
     @property
     def flags(self) -> int:
-        """What fdinfo has as flags: ``f_flags``, with O_CLOEXEC as the descriptor has it."""
+        """``f_flags``, with the descriptor's O_CLOEXEC: fdinfo's flags."""
         return self.file.uint("f_flags", size=4) & ~O_CLOEXEC | (O_CLOEXEC if self.close_on_exec else 0)
 
     @property
@@ -66,7 +66,7 @@ class Descriptor:
 
     @property
     def access(self) -> str:
-        """What it was opened for: "r", "w", "rw", or "" with O_PATH."""
+        """The access that it was opened for: "r", "w", "rw", or "" with O_PATH."""
         f_mode = self.file.uint("f_mode", size=4)
         return "r" * bool(f_mode & FMODE_READ) + "w" * bool(f_mode & FMODE_WRITE)
 
@@ -92,13 +92,13 @@ def missing(kernel: Kernel) -> tuple[str, ...]:
 def descriptors(files: StructView) -> Iterator[Descriptor]:
     """Yield the open descriptors of a table, ascending.
 
-    A number that open() has taken and not yet given a file is passed over, as /proc does.
+    A number that open() has reserved without a file yet is skipped, as in /proc.
 
     Args:
         files: ``struct files_struct``.
 
     Raises:
-        CorruptStructure: the table is larger than any.
+        CorruptStructure: the table is impossibly large.
         MemoryFault: after the good ones: the table cannot be read.
     """
     fdt = files.follow("fdt", "fdtable")
@@ -117,7 +117,7 @@ def descriptors(files: StructView) -> Iterator[Descriptor]:
 
 
 def _bits(fdt: StructView, name: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Return bool[count]: a bitmap of unsigned longs that a member points to."""
+    """Return the bitmap of unsigned longs that a member points to, as bool[count]."""
     kernel, word = fdt.kernel, fdt.kernel.arch.pointer_size
     size = -(-count // (8 * word)) * word
     raw = np.frombuffer(kernel.memory.read(fdt.pointer(name), size), np.uint8)
@@ -144,7 +144,7 @@ def is_kind(inode: StructView, kind: int) -> bool:
 
 
 def working_folder(task: StructView, name: str) -> StructView | None:
-    """Return ``fs->pwd`` or ``fs->root`` of a task as ``struct path``; None where it has none, or it is not known.
+    """Return ``fs->pwd`` or ``fs->root`` of a task as ``struct path``; None if it has none, or if it is not known.
 
     Raises:
         MemoryFault: it cannot be read.
@@ -156,5 +156,5 @@ def working_folder(task: StructView, name: str) -> StructView | None:
 
 
 def table_of(task: StructView) -> StructView | None:
-    """Return a task's ``struct files_struct``, or None where it has exited."""
+    """Return a task's ``struct files_struct``; None if the task has exited."""
     return task.follow("files", "files_struct")

@@ -1,4 +1,4 @@
-"""Paths of files: ``struct path`` to text across mounts.
+"""Paths of files: a ``struct path`` as text, across mounts.
 
 References: fs/d_path.c: d_path(), prepend_path(), simple_dname(); fs/mount.h: struct mount; include/linux/fs.h:
 file_user_path(), file_user_inode() (Linux 7.2).
@@ -25,11 +25,11 @@ S_IFMT, S_IFREG = 0o170000, 0o100000
 DMA_BUF_NAME_LEN = 32  # include/uapi/linux/dma-buf.h, with its NUL
 
 Root = tuple[int, int]
-"""(vfsmount, dentry) of a ``struct path`` at which paths begin, as ``fs->root`` is."""
+"""(vfsmount, dentry) of a ``struct path`` at which paths begin, such as ``fs->root``."""
 
 
 def is_regular(file: StructView) -> bool:
-    """Tell whether a ``struct file`` is known to be no device's, whose driver may map what it likes."""
+    """Tell whether a ``struct file`` is known not to be a device's: a driver may map anything."""
     try:
         inode = file.follow("f_inode", "inode") if file.has("f_inode") and file.has("f_mapping") else None
         mode = inode.find_uint("i_mode", 2) if inode is not None else None
@@ -45,7 +45,7 @@ def dentry_name(dentry: StructView) -> bytes:
 
     Raises:
         MemoryFault: it cannot be read.
-        CorruptStructure: it is not as long as it says.
+        CorruptStructure: it does not have the length that it says.
     """
     d_name = dentry.embedded("d_name", "qstr")
     length, at = d_name.uint("hash_len", size=8) >> 32, d_name.pointer("name")
@@ -70,8 +70,8 @@ class Mount(NamedTuple):
     """A ``struct mount``.
 
     Attributes:
-        root: ``mnt.mnt_root``, the dentry that is seen where it is mounted; None where the layout does not tell.
-        above: the parent's vfsmount and the dentry it is mounted on; None for a mount that is on no other.
+        root: ``mnt.mnt_root``, the dentry that appears at the mount point; None if the layout does not tell.
+        above: the parent's vfsmount and the dentry that it is mounted on; None for a mount without a parent.
     """
 
     root: KernelAddr | None
@@ -83,7 +83,7 @@ class Mount(NamedTuple):
 
 
 class Mounts:
-    """``struct mount`` around a ``struct vfsmount``; what is looked up is remembered."""
+    """``struct mount`` around a ``struct vfsmount``; results are kept."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -91,7 +91,7 @@ class Mounts:
         self._mounts: dict[int, Mount] = {}
 
     def of(self, vfsmount: int) -> Mount:
-        """Return the mount of a ``struct vfsmount *``; one that is on no other where the layout knows no mounts."""
+        """Return the mount of a ``struct vfsmount *``; a mount without a parent if the layout knows no mounts."""
         if vfsmount not in self._mounts:
             self._mounts[vfsmount] = self._read(vfsmount) if self.known else Mount(None, None)
         return self._mounts[vfsmount]
@@ -109,17 +109,17 @@ class Mounts:
 def d_path(kernel: Kernel, path: StructView, mounts: Mounts, root: Root | None = None) -> bytes:
     """Return a ``struct path`` as text, as the kernel prints it for a process with this root.
 
-    As there, a path that does not lead to this root begins where its tree of mounts does, and one that leads out of
-    what its mount shows (a bind mount whose folder was moved away) is "/".
+    As in the kernel, a path that does not lead to this root begins at the top of its tree of mounts, and a path that
+    leaves the visible part of its mount (a bind mount whose folder was moved away) is "/".
 
     Args:
         path: ``struct path *``.
-        mounts: the mounts of this kernel; where their layout is not known, the path ends at its file system's root.
+        mounts: the mounts of this kernel; if their layout is not known, the path ends at its file system's root.
         root: of the process that asks, or None for the root of all mounts.
 
     Raises:
         MemoryFault, LayoutUnknown: a dentry on the way cannot be read.
-        CorruptStructure: a name is none, or the path leads back into itself.
+        CorruptStructure: a name is impossible, or the path leads back into itself.
     """
     dentry = kernel.view("dentry", path.pointer("dentry"))
     vfsmount = path.pointer("mnt") if mounts.known else KernelAddr(0)
@@ -130,7 +130,7 @@ def d_path(kernel: Kernel, path: StructView, mounts: Mounts, root: Root | None =
 
 
 def _prepend_path(dentry: StructView, vfsmount: int, mounts: Mounts, root: Root | None) -> bytes:
-    """Return the names from the root on, each behind a slash; none for the root itself, and for what escaped it."""
+    """Return the names from the root on, each after a slash; none for the root, or for a path that escaped it."""
     parts: list[bytes] = []
     seen: set[Root] = set()
     while root != (vfsmount, dentry.address):
@@ -151,7 +151,7 @@ def _prepend_path(dentry: StructView, vfsmount: int, mounts: Mounts, root: Root 
 
 
 def _has_dname(dentry: StructView) -> bool:
-    """Tell whether ``dentry->d_op->d_dname`` is there: the file system makes names up for what has none."""
+    """Tell whether ``dentry->d_op->d_dname`` is set: then the file system makes up a name."""
     found = dentry.kernel.layout.find_member("dentry_operations", "d_dname")
     if found is not None and dentry.has("d_op"):
         d_op = dentry.pointer("d_op")
@@ -159,12 +159,12 @@ def _has_dname(dentry: StructView) -> bool:
             return bool(d_op) and dentry.kernel.read_pointer(d_op + found.offset) != 0
         except MemoryFault:
             pass  # the kernel's read-only data need not be in the dump
-    # Such a dentry is in no directory, and has a name; the roots of other file systems are "/".
+    # Such a dentry is in no directory and has a name. Roots of other file systems are "/".
     return is_root(dentry) and dentry_name(dentry) not in (b"/", b"")
 
 
 def _d_dname(dentry: StructView) -> bytes:
-    """Return what ``dentry->d_op->d_dname()`` makes up; that of most is simple_dname(): memfd, SysV, /dev/zero."""
+    """Return the name that ``dentry->d_op->d_dname()`` makes up; mostly simple_dname(): memfd, SysV, /dev/zero."""
     name, magic = dentry_name(dentry), _s_magic(dentry)
     if magic is None and name[:1] == b"[" and name != b"[aio]":
         magic = ANON_INODE_FS_MAGIC  # no other file system has names in brackets
@@ -214,7 +214,7 @@ def task_root(task: StructView) -> Root | None:
 
 
 def is_chroot(kernel: Kernel, root: Root | None, mounts: Mounts) -> bool:
-    """Tell whether a task's root is a folder of a tree of mounts, and not the top: others see longer paths.
+    """Tell whether a task's root is a folder below the top of its tree of mounts: then others see longer paths.
 
     Args:
         root: as ``task_root`` returns it.
@@ -230,9 +230,9 @@ def is_chroot(kernel: Kernel, root: Root | None, mounts: Mounts) -> bool:
 def file_user_path(file: StructView) -> StructView:
     """Return the ``struct path`` by which the user opened a file.
 
-    A file that overlayfs or FUSE has mapped in place of its own (``struct backing_file``) is of another file system:
-    since Linux kernel commit def3ae83da02 ("fs: store real path instead of fake path in backing file f_path") (in
-    v6.7), its f_path is the path there, which no process sees. Before, f_path is the user's.
+    overlayfs and FUSE map another file system's file (``struct backing_file``) in place of their own. Since Linux
+    kernel commit def3ae83da02 ("fs: store real path instead of fake path in backing file f_path") (in v6.7), that
+    file's f_path is a path which no process sees. Before, f_path is the user's.
     """
     layout = file.kernel.layout
     found = layout.find_member("backing_file", "user_path")

@@ -1,7 +1,7 @@
-"""Members that VMCOREINFO's task and VMA export leaves out, found by what must be true of them.
+"""Members that VMCOREINFO's task and VMA export leaves out, inferred from facts that must hold.
 
-Each is asked only when no other source knows it, is checked on the dump's own processes before it is believed, and is
-reported as inferred. What fails its check stays unknown.
+A member is inferred only if no other source knows it. It is checked on the dump's own processes before it is used, and
+reported as inferred. If the check fails, the member stays unknown.
 
 References: include/linux/mm_types.h (vm_area_struct), include/linux/dcache.h, include/linux/path.h, fs/mount.h,
 include/linux/fs.h (address_space), include/linux/xarray.h, arch/x86/include/asm/processor.h, Linux 4.20 to 7.2.
@@ -35,11 +35,11 @@ SAMPLE_TASKS = 4096
 NR_CPUS_MAX = 8192
 PGOFF_MAX = 1 << 44  # MAX_LFS_FILESIZE in pages
 DENTRY_DEPTH_MAX = 64
-ADDRESS_SPACE_MAX = 192  # bytes that struct address_space has at least
+ADDRESS_SPACE_MAX = 192  # least size of struct address_space
 
 
 class InferredSource(LayoutSource):
-    """Answers that were inferred and checked; each group of members is tried once, when first asked for."""
+    """Inferred and checked answers; each group of members is tried once, at the first question."""
 
     name = NAME
 
@@ -65,7 +65,7 @@ class InferredSource(LayoutSource):
     def member(self, struct: str, path: str) -> Member | None:
         infer = self._pending.pop((struct, path), None)
         if infer is not None and (struct, path) not in self._found:
-            # Whatever the inference itself asks for must come from another source.
+            # The inference's own questions must go to other sources.
             self._pending = {key: other for key, other in self._pending.items() if other != infer}
             try:
                 answer = infer()
@@ -127,7 +127,7 @@ class _Sample:
             yield self.kernel.view("dentry", path.pointer("dentry")), path.address
 
     def vm_pgoff(self) -> dict[tuple[str, str], int]:
-        """vm_pgoff stands right before vm_file; adjacent mappings of one file must continue each other."""
+        """vm_pgoff lies directly before vm_file; adjacent mappings of one file must continue each other."""
         offset = self.kernel.layout.member("vm_area_struct", "vm_file").offset - self.word
         page = self.kernel.memory.kernel_map.spec.page_size
         continued = 0
@@ -143,7 +143,7 @@ class _Sample:
         return {("vm_area_struct", "vm_pgoff"): offset}
 
     def d_hash(self) -> dict[tuple[str, str], int]:
-        """d_hash stands right before d_parent; the pointer that it names as its own must point back to it."""
+        """d_hash lies directly before d_parent; the pointer that pprev names must point back to it."""
         offset = self.kernel.layout.member("dentry", "d_parent").offset - 2 * self.word
         hashed = 0
         for dentry, _ in self._dentries():
@@ -253,7 +253,7 @@ class _Sample:
             found += self._in_xarray(mapping + i_pages + xa_head, slots, pgoff, page)
         if not found or not candidates:
             return {}
-        # f_inode->i_mapping would be another struct's; more than one word of the file that agrees is all the same.
+        # f_inode->i_mapping would be in another structure. If several words of the file agree, any of them will do.
         return dict(zip(_PAGE_CACHE, (min(candidates), i_pages, xa_head, 0, slots), strict=True))
 
     def a_ops(self) -> dict[tuple[str, str], int]:
@@ -303,7 +303,7 @@ class _Sample:
                 here = {
                     i * self.word for i, value in enumerate(words) if arch.registers.is_thread_pointer(value, user.read)
                 }
-                if here:  # a process without a TCB says nothing
+                if here:  # a process without a TCB is no evidence
                     candidates = here if candidates is None else candidates & here
         if not candidates or len(candidates) != 1:
             return {}
@@ -313,9 +313,9 @@ class _Sample:
         }
 
     def on_cpu(self) -> dict[tuple[str, str], int]:
-        """on_cpu has a byte that is 1 in the tasks that are the CPUs' current ones, and 0 in all others.
+        """on_cpu is a byte that is 1 in the CPUs' current tasks, and 0 in all others.
 
-        Whichever such byte is taken tells the same of every task.
+        If several bytes fit, any of them gives the same answers.
         """
         current = set(self._current_tasks())
         size = self.kernel.layout.size("task_struct")
@@ -345,7 +345,7 @@ class _Sample:
             yield task.address
 
     def of_arch(self) -> dict[tuple[str, str], int]:
-        """What only the architecture can tell, by the threads that are off the CPU."""
+        """Members that only the architecture can infer, from threads that are off the CPU."""
         threads = (thread for leader, _ in self._leaders() for thread in pid.for_each_thread(leader))
         tasks = [thread.address for thread in islice(threads, SAMPLE_TASKS) if sched.task_on_cpu(thread) is False]
         inference = self.kernel.arch.inference

@@ -1,4 +1,4 @@
-"""Names of kernel addresses as the kernel's own messages have them: ``name+0xoff/0xsize [module]``.
+"""Names of kernel addresses, in the form of the kernel's own messages: ``name+0xoff/0xsize [module]``.
 
 References: kernel/kallsyms.c: sprint_symbol(), kallsyms_lookup() (Linux 7.2).
 """
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KernelSymbol:
-    """Where an address is.
+    """The function that an address lies in.
 
     Attributes:
         name: of the function.
         offset: of the address from its start, in bytes.
         size: of the function.
-        module: that it is of, None for the kernel itself.
+        module: its module, None for the kernel itself.
     """
 
     name: str
@@ -60,7 +60,7 @@ class KernelNames:
 
     @cached_property
     def modules(self) -> Sequence[Module]:
-        """The loaded modules, as far as the list of them goes."""
+        """The loaded modules, up to the point where their list is broken."""
         found: list[Module] = []
         try:
             found.extend(modules(self._kernel))
@@ -69,12 +69,12 @@ class KernelNames:
         return found
 
     def of(self, address: int, lookup: int | None = None) -> KernelSymbol | None:
-        """Return the function that an address is in; None where it is in none, or it is not known.
+        """Return the function that an address lies in; None if there is none, or if it is not known.
 
         Args:
             address: of code.
-            lookup: where to look it up: of a return address, one byte before, as a call may be a function's last
-                instruction.
+            lookup: the address to look up: for a return address, one byte before, because a call may be a function's
+                last instruction.
         """
         wanted = address if lookup is None else lookup
         if any(wanted in part for part in self._text):

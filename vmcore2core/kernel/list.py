@@ -21,8 +21,8 @@ def list_for_each(
         where: C type and member, for messages, likewise ``offset`` and ``source``, as ``CorruptStructure`` has them.
 
     Raises:
-        CorruptStructure: after the good entries: a next pointer whose prev does not point back, that cannot be
-            read, or a list that does not end.
+        CorruptStructure: after the good entries: an entry that cannot be read or does not point back, or a list that
+            does not end.
     """
     size = kernel.arch.pointer_size
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""Locks that tasks wait for: of files, and the kernel's own.
+"""Locks that tasks wait for: file locks, and the kernel's own.
 
 References: fs/locks.c; include/linux/filelock.h: struct file_lock_core (file_lock itself before Linux 6.9);
 include/linux/hung_task.h (Linux 6.16); kernel/locking/mutex.h: __mutex_owner(); kernel/locking/rwsem.c: rwsem_owner().
@@ -17,18 +17,18 @@ LOCKS_MAX = 1 << 12
 BLOCKER_MUTEX, BLOCKER_SEM, BLOCKER_RWSEM_READER, BLOCKER_RWSEM_WRITER = range(4)
 BLOCKER_MASK = 3
 OWNER_FLAGS = 7
-"""Bits of ``mutex.owner`` and ``rw_semaphore.owner`` that are none of the task's address."""
+"""Bits of ``mutex.owner`` and ``rw_semaphore.owner`` that do not belong to the task's address."""
 RWSEM_READER_OWNED = 1
 
 
 @dataclass(frozen=True, slots=True)
 class FileLock:
-    """A lock that somebody has, and somebody else waits for.
+    """A lock that one process holds and others wait for.
 
     Attributes:
-        pid: ``flc_pid`` of who has it: the process that took it.
-        file: address of the ``struct file`` that it was taken by.
-        waiting: ``flc_pid`` of those that wait for it.
+        pid: ``flc_pid`` of the process that holds it.
+        file: address of the ``struct file`` that it was taken through.
+        waiting: ``flc_pid`` of the waiting processes.
         kind: "flock" or "posix".
     """
 
@@ -39,7 +39,7 @@ class FileLock:
 
 
 def file_locks(inode: StructView) -> Iterator[FileLock]:
-    """Yield the locks of a file that somebody waits for.
+    """Yield the locks of a file that processes wait for.
 
     Raises:
         CorruptStructure, MemoryFault: a list is broken.
@@ -64,7 +64,7 @@ def file_locks(inode: StructView) -> Iterator[FileLock]:
 
 @dataclass(frozen=True, slots=True)
 class KernelLock:
-    """A lock of the kernel that a task waits for; ``owner`` is the address of a task, 0 where it is not known."""
+    """A lock of the kernel that a task waits for; ``owner`` is the address of a task, 0 if unknown."""
 
     kind: str
     address: int
@@ -72,7 +72,7 @@ class KernelLock:
 
 
 def kernel_lock(task: StructView) -> KernelLock | None:
-    """Return the mutex or semaphore that a task waits for; None for none, and where the kernel does not note it.
+    """Return the mutex or semaphore that a task waits for; None if there is none, or if the kernel does not record it.
 
     It does since Linux kernel commit 194a9b9e843b ("hung_task: show the blocker task if the task is hung on mutex") (in
     v6.16), with CONFIG_DETECT_HUNG_TASK_BLOCKER.
@@ -89,5 +89,5 @@ def kernel_lock(task: StructView) -> KernelLock | None:
     struct, word = ("mutex", "mutex") if kind == BLOCKER_MUTEX else ("rw_semaphore", "rwsem")
     owner = task.kernel.view(struct, address).find_uint("owner", 8) or 0
     if struct == "rw_semaphore" and owner & RWSEM_READER_OWNED:
-        return KernelLock("rwsem", address, 0)  # of its readers, one that may have gone long ago
+        return KernelLock("rwsem", address, 0)  # for readers, this is one that may have left long ago
     return KernelLock(word, address, owner & ~OWNER_FLAGS)

@@ -1,7 +1,7 @@
-"""LZO-RLE, the kernel's extension of LZO1X: a stream begins with a version, and an instruction is a run of zeros.
+"""LZO-RLE, the kernel's extension of LZO1X: a stream begins with a version, and one instruction is a run of zeros.
 
-Liblzo's decoders know neither. Version 0 is LZO1X behind the version; so is version 1 where it has no run of zeros:
-that instruction reads as a match 49,151 bytes back, which no decoder finds in a page of 4 KiB, so that trying is safe.
+liblzo's decoders know neither. Version 0 is LZO1X after the version, and so is version 1 without a run of zeros. A
+decoder reads that instruction as a match 49,151 bytes back, which cannot exist in a page of 4 KiB, so trying is safe.
 
 References: Documentation/staging/lzo.rst (Linux 5.1 to 7.2).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from vmcore2core.errors import CodecError
 
-VERSIONED = 17  # no LZO1X stream of more than its end begins with this byte
+VERSIONED = 17  # no LZO1X stream begins with this byte, unless it has nothing but its end
 VERSIONED_MIN = 5
 ZERO_RUN_MIN = 4
 ZERO_RUN_DISTANCE = 0xBFFF  # what the instruction would be as a match
@@ -20,21 +20,21 @@ M4_OFFSET = 0x4000
 
 
 def split_version(data: bytes) -> tuple[int, bytes]:
-    """Return a stream's version (0 where it has none) and the instructions."""
+    """Return a stream's version (0 if it has none) and the instructions."""
     if len(data) >= VERSIONED_MIN and data[0] == VERSIONED:
         return data[1], data[2:]
     return 0, data
 
 
 def decompress(data: bytes, size: int) -> bytes:
-    """Return what the instructions of a version 1 stream stand for.
+    """Decode the instructions of a version 1 stream.
 
     Args:
         data: the instructions, without the version.
-        size: most bytes that may come out.
+        size: most bytes to return.
 
     Raises:
-        CodecError: they are not such instructions, or make more bytes.
+        CodecError: they are not such instructions, or decode to more bytes.
     """
     try:
         return bytes(_Decoder(data, size).run())
@@ -51,7 +51,7 @@ class _Decoder:
         self.at = 0
 
     def run(self) -> bytearray:
-        """Execute the instructions up to the end marker; raises IndexError where the input ends before it."""
+        """Execute the instructions up to the end marker; raise IndexError if the input ends before it."""
         data, out = self.data, self.out
         state = 0  # literals that the last instruction copied; 4: a long run of them
         if data[0] > FIRST_LITERALS:
@@ -92,7 +92,7 @@ class _Decoder:
             state = self._trailing(low)
 
     def _length(self, length: int, most: int) -> int:
-        """Return an instruction's length: what its code says, or more in the bytes behind it; 2 is added to it."""
+        """Return an instruction's length: from its code, or from the bytes behind it; plus 2."""
         if not length:
             length = most
             while not self.data[self.at]:

@@ -18,7 +18,7 @@ MAPLE_NODE_MASK = 255  # nodes are aligned to 256 bytes
 MAPLE_NODE_TYPE_SHIFT = 3
 MAPLE_NODE_TYPE_MASK = 15
 MAPLE_HEIGHT_MAX = 31
-MAX_NODES = 1 << 20  # more VMAs than vm.max_map_count lets a process have
+MAX_NODES = 1 << 20  # more VMAs than vm.max_map_count allows
 
 
 class MapleType(IntEnum):
@@ -32,10 +32,10 @@ class MapleType(IntEnum):
 
 
 class NodeForm(NamedTuple):
-    """Where pivots, slots and the number of the last slot that is used are in one node type.
+    """Where one node type has its pivots, its slots and the number of the last used slot.
 
     Attributes:
-        shares_end: whether that number is in the last slot, where this is not used itself.
+        shares_end: whether that number is in the last slot while this slot is unused.
     """
 
     pivot: int
@@ -78,11 +78,11 @@ class MapleTree:
         self.forms = {MapleType.LEAF_64: range_form, MapleType.RANGE_64: range_form, MapleType.ARANGE_64: arange}
 
     def entries(self) -> Iterator[KernelAddr]:
-        """Yield the pointers stored in the tree in index order; see ``ranges``."""
+        """Yield the pointers stored in the tree in index order; errors as of ``ranges``."""
         return (entry for _, _, entry in self.ranges())
 
     def ranges(self) -> Iterator[tuple[int, int, KernelAddr]]:
-        """Yield (first index, last index, pointer) of what is stored in the tree, in index order.
+        """Yield (first index, last index, pointer) of each entry of the tree, in index order.
 
         Raises:
             CorruptStructure: after the good entries: a node that is not readable, of an unknown type, out of order,

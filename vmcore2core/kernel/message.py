@@ -1,4 +1,4 @@
-"""One message of the kernel, whatever buffer it was in."""
+"""One message of the kernel, from either form of the buffer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FACILITIES = ("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news",
 """dmesg(1)'s names of syslog(3)'s facilities, 0 to 11."""
 NSEC_PER_SEC = 10**9
 CPU_CALLER = 0x8000_0000
-"""Set in ``caller_id`` where an interrupt printed and no task; then the rest is the CPU's number."""
+"""Set in ``caller_id`` if an interrupt printed, not a task; then the rest is the CPU's number."""
 
 
 @dataclass(frozen=True, slots=True)

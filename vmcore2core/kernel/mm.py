@@ -54,8 +54,8 @@ def for_each_vma(mm: StructView, problems: list[CorruptStructure] | None = None)
 
     Args:
         mm: ``struct mm_struct``.
-        problems: where it goes that a VMA does not fit the others and is left out, or fits and is odd; with it, the
-            walk goes on as long as the index leads on. Without it, the first VMA that does not fit ends the walk.
+        problems: takes the errors of VMAs that do not fit the others and are left out, and of odd VMAs; with it, the
+            walk goes on as far as the index can be read. Without it, the first VMA that does not fit ends the walk.
 
     Raises:
         CorruptStructure: after the good ones: a broken index, or a VMA that does not fit.
@@ -79,7 +79,7 @@ def for_each_vma(mm: StructView, problems: list[CorruptStructure] | None = None)
 
 
 def miscounted(mm: StructView, count: int) -> Iterator[CorruptStructure]:
-    """Yield what is wrong with ``mm->map_count``, where there are ``count`` mappings."""
+    """Yield an error if ``mm->map_count`` is not ``count``."""
     expected = mm.find_uint("map_count", 4)
     if expected not in (None, count):
         yield mm.corrupt("map_count", f"{expected} mappings, expected {count} as there are")
@@ -88,8 +88,8 @@ def miscounted(mm: StructView, count: int) -> Iterator[CorruptStructure]:
 def mmap_lock_writer(mm: StructView) -> int | None:
     """Return the ``struct task_struct *`` that holds ``mm->mmap_lock`` for writing, or None.
 
-    kernel/locking/rwsem.c: rwsem_set_owner(); the lowest bits of the owner are flags, of which the first says that it
-    reads. With PREEMPT_RT, no owner is there. Before Linux kernel commit da1c55f1b272 ("mmap locking API: rename
+    kernel/locking/rwsem.c: rwsem_set_owner(); the lowest bits of the owner are flags, and the first one marks a reader.
+    With PREEMPT_RT, there is no owner. Before Linux kernel commit da1c55f1b272 ("mmap locking API: rename
     mmap_sem to mmap_lock") (in v5.8), it is mmap_sem.
 
     Args:
@@ -107,19 +107,19 @@ def mmap_lock_writer(mm: StructView) -> int | None:
 
 
 def is_settled(mm: StructView) -> bool:
-    """Tell whether the mappings of an mm are known to be no task's to change at this moment.
+    """Tell whether it is known that no task is changing the mappings of an mm.
 
-    With PREEMPT_RT, nothing tells.
+    With PREEMPT_RT, it is never known.
     """
     known = mm.has("mmap_lock.owner") or mm.has("mmap_sem.owner")
     return known and mmap_lock_writer(mm) is None
 
 
 def is_unlocked(mm: StructView) -> bool:
-    """Tell whether ``mm->mmap_lock`` is known to be held by nobody, to read either.
+    """Tell whether it is known that no task holds ``mm->mmap_lock``, not even for reading.
 
-    Who holds it to read may unmap pages of mappings that are no longer in the tree: munmap() (mmap_write_downgrade()),
-    and the OOM killer.
+    A reader may unmap pages of mappings that are no longer in the tree: munmap() (mmap_write_downgrade()) and the OOM
+    killer do.
 
     Args:
         mm: ``struct mm_struct``.
@@ -154,7 +154,7 @@ def check_range(mm: StructView, vma: StructView, end_before: int, indexed: tuple
 
 
 def oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
-    """Yield what no mapping of this mm can have.
+    """Yield the impossible values of a mapping.
 
     Raises:
         MemoryFault: it, or what it points to, cannot be read.
@@ -163,7 +163,7 @@ def oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
         yield vma.corrupt("vm_mm", f"{vma.pointer('vm_mm'):#x}, expected {mm.address:#x}")
     yield from _anon_vma_oddities(vma)
     flags = vma.ulong("vm_flags")
-    # mprotect_fixup() and mmap() never let a mapping be what it may not become.
+    # mprotect_fixup() and mmap() never give a mapping an access that its VM_MAY* flags do not allow.
     granted, allowed = flags & VM_ACCESS_FLAGS, flags >> VM_MAY_SHIFT & VM_ACCESS_FLAGS
     both = VM_PFNMAP | VM_MIXEDMAP
     shared = flags & VM_SHARED and not flags & VM_MAYSHARE
@@ -180,7 +180,7 @@ def oddities(mm: StructView, vma: StructView) -> Iterator[CorruptStructure]:
 
 
 def _lost_file(vma: StructView) -> bool:
-    """Tell whether a mapping without a file has the operations of one with a file: only special ones have any."""
+    """Tell whether a mapping without a file has operations: only special mappings have any, so its file was lost."""
     special = vma.kernel.layout.find_symbol("special_mapping_vmops")
     if special is None or not vma.has("vm_ops") or vma.pointer("vm_file"):
         return False
@@ -190,7 +190,7 @@ def _lost_file(vma: StructView) -> bool:
 
 
 def _is_special(vma: StructView) -> bool:
-    """Tell whether a mapping is of __install_special_mapping()."""
+    """Tell whether __install_special_mapping() made a mapping."""
     find = vma.kernel.layout.find_symbol
     return vma.has("vm_ops") and vma.pointer("vm_ops") in [find(name) for name in SPECIAL_OPERATIONS]
 
@@ -206,14 +206,14 @@ def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
     else:
         differs = bool(prot & valid) != bool(access)
         forbids = flags & VM_EXEC and prot & noexec
-        # Only shared memory is writable without a page fault; shadow stacks are by their own rules.
+        # Only shared memory is writable without a page fault; shadow stacks have their own rules.
         writable = prot & mm.kernel.arch.paging.pte_write and not flags & mm.kernel.arch.paging.vm_shadow_stack
         differs |= bool(forbids or (writable and ~flags & (VM_SHARED | VM_WRITE))) and _is_no_driver_s(vma)
     return differs and is_settled(mm)
 
 
 def _is_no_driver_s(vma: StructView) -> bool:
-    """Tell whether a mapping is known to be anonymous or of a regular file: drivers change vm_page_prot."""
+    """Tell whether a mapping is known not to belong to a driver: drivers change vm_page_prot."""
     file = vma.follow("vm_file", "file")
     return fs.is_regular(file) if file is not None else vma.has("vm_ops") and not vma.pointer("vm_ops")
 
@@ -285,7 +285,7 @@ def mm_flags(mm: StructView) -> int | None:
 
 
 def coredump_filter(mm: StructView) -> int | None:
-    """Return what /proc/PID/coredump_filter says, or None where the layout does not know ``mm->flags``.
+    """Return the value of /proc/PID/coredump_filter; None if the layout does not know ``mm->flags``.
 
     proc_coredump_filter_read() in fs/proc/base.c; MMF_DUMP_FILTER_SHIFT and _MASK in include/linux/mm_types.h.
     """
@@ -310,7 +310,8 @@ def get_mm_rss(mm: StructView, threads: Iterable[StructView]) -> int | None:
 def mm_counters(mm: StructView, threads: Iterable[StructView]) -> list[int] | None:
     """Return the pages that the kernel counts for an mm, by MM_FILEPAGES and so on; None where that is not known.
 
-    They are exact: what /proc/PID/status has since Linux 6.17, and before but for what CPUs or threads have yet to add.
+    They are exact. /proc/PID/status has the same numbers since Linux 6.17; before, without what CPUs or threads had not
+    yet added.
 
     Args:
         mm: ``struct mm_struct``.
@@ -371,7 +372,7 @@ def vma_name(mm: StructView, vma: StructView) -> str:
 def special_mapping_name(vma: StructView) -> str:
     """Return the name of a special mapping (struct vm_special_mapping in include/linux/mm_types.h), or "".
 
-    Only text in brackets is taken: where the layout has no vm_ops to tell, private data may be anything.
+    Only text in brackets is taken: if the layout does not know vm_ops, private data may be anything.
     """
     if not vma.has("vm_private_data") or (vma.has("vm_ops") and not vma.pointer("vm_ops")):
         return ""

@@ -1,4 +1,4 @@
-"""Loaded modules: where their code is, and the names of their functions.
+"""Loaded modules: the addresses of their code, and the names of their functions.
 
 References: include/linux/module.h: struct module, struct module_memory, struct mod_kallsyms; kernel/module/kallsyms.c:
 find_kallsyms_symbol() (Linux 4.18 to 7.2).
@@ -43,7 +43,7 @@ class Module:
     view: StructView
 
     def symbol_at(self, address: int) -> SymbolAt | None:
-        """Return the function that an address of its code belongs to; None where that is not known."""
+        """Return the function that an address of its code belongs to; None if it is not known."""
         values, names = self._symbols
         after = int(np.searchsorted(values, np.uint64(address), "right"))
         if not after:
@@ -55,7 +55,7 @@ class Module:
 
     @cached_property
     def _symbols(self) -> tuple[U64Array, U64Array]:
-        """The addresses of its functions, ascending, and of their names; none where they cannot be read."""
+        """The addresses of its functions, ascending, and of their names; none if they cannot be read."""
         try:
             return self._read_symbols()
         except (LayoutError, MemoryFault):
@@ -78,7 +78,7 @@ class Module:
         )
         order = np.argsort(values, kind="stable")
         names = table["st_name"].astype(np.uint64) + np.uint64(strings)
-        # Of symbols at one address, the kernel has the first.
+        # If several symbols have one address, the kernel takes the first.
         first = np.unique(values[order], return_index=True)[1]
         return values[order][first], names[order][first]
 

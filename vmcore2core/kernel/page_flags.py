@@ -17,14 +17,14 @@ from vmcore2core.kernel.struct import Kernel
 
 SIZEOF_PAGE_MAX = 256
 READ_PAGES = 1 << 12
-"""Page structures that are read together."""
+"""How many page structures are read at once."""
 
 
 class PageFlags:
     """The flags of all pages.
 
     Raises:
-        LayoutUnknown, LayoutInvalid, MemoryFault: where the page structures are is not known.
+        LayoutUnknown, LayoutInvalid, MemoryFault: it is not known where the page structures are.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -41,7 +41,7 @@ class PageFlags:
         self._dtype = np.dtype(f"{'<' if kernel.arch.byte_order == 'little' else '>'}u{word}")
 
     def test(self, paddrs: U64Array, bit: int) -> NDArray[np.bool_]:
-        """Tell of which pages a flag is set; where the structure is not in the dump, it is taken as set.
+        """Tell which pages have a flag set; if a page's structure is not in the dump, the flag counts as set.
 
         Args:
             paddrs: uint64[n], physical addresses of pages.

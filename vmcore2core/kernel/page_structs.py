@@ -1,4 +1,4 @@
-"""What the ``struct page`` of many pages say of their place: whose they are, and which page of it.
+"""The owner of many pages, and the place in it, by each ``struct page``.
 
 A page behind the first of a folio (a tail) has the folio's place, further on. References: include/linux/mm_types.h,
 include/linux/page-flags.h: compound_head(); include/linux/pagemap.h: page_pgoff() (Linux 5.10 to 7.3).
@@ -22,7 +22,7 @@ FOLIO_PAGES_MAX = 1 << 20  # MAX_FOLIO_ORDER: 4 GiB of 4 KiB pages
 MAPPING_FLAGS, MAPPING_ANON, MAPPING_KSM = 0x3, 0x1, 0x3
 """PAGE_MAPPING_FLAGS and its bits, FOLIO_MAPPING_* since Linux 6.16."""
 MAPPING_DAX_SHARED = 0x1
-"""The whole word, of a page that several files share."""
+"""The whole word, if several files share a page."""
 HEADS = ("compound_head", "compound_info")
 """Its name since Linux 7.1 is the second, which may hold a mask that makes a tail's address the head's."""
 INDEX_NAMES = (("page", "index"), ("page", "__folio_index"), ("folio", "index"))
@@ -31,10 +31,10 @@ INDEX_NAMES = (("page", "index"), ("page", "__folio_index"), ("folio", "index"))
 
 @dataclass(frozen=True, slots=True)
 class PagePlaces:
-    """What pages say of themselves; zeros where ``known`` is false.
+    """Owners and places of pages; zeros where ``known`` is false.
 
     Attributes:
-        known: bool[n], whether the structure is in the dump, and is none of a broken folio.
+        known: bool[n], whether the structure is in the dump, and not part of a broken folio.
         mapping: uint64[n], ``folio->mapping``: ``struct address_space *``, or ``struct anon_vma *`` with a bit set.
         index: uint64[n], which page of that it is.
         flags: uint64[n], ``folio->flags``; zero where the layout does not know them.
@@ -71,7 +71,7 @@ class PageStructs:
         tell_flags: whether it knows ``flags``; what it does not know reads as zeros.
 
     Raises:
-        LayoutUnknown, LayoutInvalid, MemoryFault: where they are is not known.
+        LayoutUnknown, LayoutInvalid, MemoryFault: it is not known where they are.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -92,12 +92,12 @@ class PageStructs:
         self._dtype = np.dtype(f"{order}u{kernel.arch.pointer_size}")
 
     def of(self, paddrs: U64Array) -> PagePlaces:
-        """Return what the pages at physical addresses say of themselves; see ``at``."""
+        """Return owners and places of the pages at physical addresses."""
         base = np.uint64(self.vmemmap % (1 << 64))
         return self.at(base + paddrs // np.uint64(self._page_size) * np.uint64(self.size) & self._mask)
 
     def at(self, pages: U64Array) -> PagePlaces:
-        """Return what ``struct page *`` say of themselves.
+        """Return owners and places, given pointers to ``struct page``.
 
         Args:
             pages: uint64[n].
@@ -122,7 +122,7 @@ class PageStructs:
         return heads
 
     def _read(self, pages: U64Array) -> tuple[NDArray[np.bool_], list[U64Array]]:
-        """Return of which pages the structure was read, and mapping, index, flags, head of each, uint64[n].
+        """Return which structures were read, bool[n], and each one's mapping, index, flags and head, uint64[n].
 
         A structure that lies in two pages of memory (its size is no power of two) is not read.
         """

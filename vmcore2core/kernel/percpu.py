@@ -15,7 +15,7 @@ def per_cpu_ptrs(kernel: Kernel, variable: int) -> Iterator[tuple[int, int]]:
 
     Args:
         kernel: the dumped kernel.
-        variable: address of the per-CPU variable, as a symbol or a pointer to one has it.
+        variable: address of the per-CPU variable, from a symbol or a pointer.
     """
     layout, word = kernel.layout, kernel.arch.pointer_size
     offsets, nr_cpu_ids = layout.find_symbol("__per_cpu_offset"), layout.find_symbol("nr_cpu_ids")

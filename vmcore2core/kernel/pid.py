@@ -17,7 +17,7 @@ from vmcore2core.kernel.xarray import XArray
 MAX_PID_NS_LEVEL = 32  # include/linux/pid_namespace.h
 
 NSPID_NEEDED = (("task_struct", "thread_pid"), ("pid", "level"), ("pid", "numbers"))
-"""Structures and members that ``task_nspids`` cannot do without."""
+"""Structures and members that ``task_nspids`` needs."""
 
 
 def init_task(kernel: Kernel) -> StructView:
@@ -36,10 +36,10 @@ def for_each_process(kernel: Kernel) -> Iterator[StructView]:
 
 
 def nr_cpus_seen(kernel: Kernel) -> int | None:
-    """Return how many CPUs were online at some time, or None where the list of tasks does not tell.
+    """Return how many CPUs were ever online; None if the list of tasks does not tell.
 
-    Each has a ``ksoftirqd/N`` from then on, parked while it is offline (kernel/softirq.c: softirq_threads). For layouts
-    that do not tell ``nr_cpu_ids``.
+    A CPU has a ``ksoftirqd/N`` from its first start on, parked while it is offline (kernel/softirq.c: softirq_threads).
+    This serves layouts that do not know ``nr_cpu_ids``.
     """
     try:
         names = {task_comm(task) for task in for_each_process(kernel) if is_kthread(task)}
@@ -49,10 +49,10 @@ def nr_cpus_seen(kernel: Kernel) -> int | None:
 
 
 def for_each_thread(leader: StructView) -> Iterator[StructView]:
-    """Yield the ``struct task_struct`` of each thread in a leader's group, the leader first where it is linked.
+    """Yield the ``struct task_struct`` of each thread in a leader's group; the leader comes first if it is linked.
 
     Raises:
-        CorruptStructure: after the good ones, where the list is broken or has other threads than the group.
+        CorruptStructure: after the good ones: the list is broken or has threads of other groups.
     """
     kernel = leader.kernel
     signal = leader.follow("signal", "signal_struct")

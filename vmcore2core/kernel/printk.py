@@ -28,11 +28,11 @@ DESC_COMMITTED, DESC_FINALIZED = 1, 2
 
 
 def messages(kernel: Kernel) -> Iterator[Message]:
-    """Yield the records that are in the buffer, oldest first; a broken one is passed over.
+    """Yield the records in the buffer, oldest first; skip broken ones.
 
     Raises:
         LayoutUnknown: VMCOREINFO does not tell where the buffer is (before Linux 5.10).
-        LayoutInvalid: it tells sizes that cannot be.
+        LayoutInvalid: it tells impossible sizes.
         CorruptStructure, MemoryFault: the buffer cannot be read; at the end, records in it could not.
     """
     ring = kernel.view("printk_ringbuffer", kernel.read_pointer(kernel.layout.symbol("prb")))
@@ -52,7 +52,7 @@ def messages(kernel: Kernel) -> Iterator[Message]:
     for number in buffer.whole(tail, min(buffer.count, (head - tail & id_mask) + 1), id_mask):
         message, taken = buffer.record(number)
         left -= taken
-        if left < 0:  # as no two share their bytes
+        if left < 0:  # no two records share bytes
             raise CorruptStructure(
                 f"records have more text than 2**{size_bits} bytes", ring.address, "printk_ringbuffer"
             )
@@ -76,10 +76,10 @@ class _Buffer:
         self.sizeof_info = struct_size(layout, "printk_info", STRUCT_MAX)
 
     def whole(self, tail: int, count: int, id_mask: int) -> Iterator[int]:
-        """Yield the numbers of those of ``count`` descriptors that hold a whole record, from ``tail`` on.
+        """Yield the numbers of descriptors with a complete record, among ``count`` from ``tail`` on.
 
-        A ring is as large as it says it is, which may be what a flipped bit says: page by page is read, and what is
-        not there is passed over with its page.
+        The ring's size comes from the dump, so a flipped bit may make it huge. It is read page by page, and pages that
+        are not there are skipped.
         """
         word, order = self.kernel.arch.pointer_size, "<" if self.kernel.arch.byte_order == "little" else ">"
         at, done = self.kernel.layout.member("prb_desc", "state_var").offset, 0
@@ -99,7 +99,7 @@ class _Buffer:
             done += size
 
     def _or_zeros(self, start: int, size: int) -> bytes:
-        """Return memory, with zeros for its pages that are not in the dump: no whole record is of zeros."""
+        """Return memory, with zeros for pages that are not in the dump: no complete record consists of zeros."""
         pieces, end, page = [], start + size, self.kernel.memory.kernel_map.spec.page_size
         while start < end:
             part = min(end, (start // page + 1) * page) - start
@@ -111,7 +111,7 @@ class _Buffer:
         return b"".join(pieces)
 
     def record(self, number: int) -> tuple[Message | None, int]:
-        """Return the record of descriptor ``number``, None where it is not in the dump; and how long its text is."""
+        """Return the record of descriptor ``number`` (None if it is not in the dump), and the length of its text."""
         kernel, index = self.kernel, number & (self.count - 1)
         try:
             desc = kernel.view("prb_desc", self.descs + index * self.sizeof_desc)
@@ -124,7 +124,7 @@ class _Buffer:
         return Message(nanoseconds, text.decode("utf-8", "replace"), *about), len(text)
 
     def _about(self, info: StructView) -> tuple[int, int, str] | tuple[()]:
-        """Return level, facility and caller; VMCOREINFO names the members before and behind the first two."""
+        """Return level, facility and caller. VMCOREINFO has the members around the first two, not these."""
         length, caller = (self.kernel.layout.find_member("printk_info", name) for name in ("text_len", "caller_id"))
         if length is None or caller is None or caller.offset != length.offset + 4:
             return ()
@@ -137,14 +137,14 @@ class _Buffer:
         if begin & 1:
             return b""  # a record without data
         word, size = self.kernel.arch.pointer_size, 1 << self.size_bits
-        # A block that would wrap stands at the start of the buffer instead; the record's ID precedes the text.
+        # A block that would wrap is at the start of the buffer instead; the record's ID precedes the text.
         wraps = begin >> self.size_bits != (following - 1) >> self.size_bits
         at = (0 if wraps else begin & (size - 1)) + word
         return self.kernel.memory.read(self.data + at, max(0, min(length, TEXT_MAX, size - at)))
 
 
 def panic_message(lines: list[Message]) -> str | None:
-    """Return the last line that says why the kernel died, or None."""
+    """Return the last line that tells why the kernel died, or None."""
     for message in reversed(lines):
         _, found, reason = message.text.partition(PANIC)
         if found:
@@ -153,7 +153,7 @@ def panic_message(lines: list[Message]) -> str | None:
 
 
 def read_messages(kernel: Kernel) -> tuple[list[Message], str | None]:
-    """Return all messages that can be read, one for each of their lines, and why there are no more, if so."""
+    """Return all readable messages, one for each line, and a reason if some could not be read."""
     found: list[Message] = []
     before_5_10 = kernel.layout.find_symbol("prb") is None and kernel.layout.find_symbol("log_first_idx") is not None
     try:

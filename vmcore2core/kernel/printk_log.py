@@ -1,4 +1,4 @@
-"""The kernel's messages before Linux 5.10: ``struct printk_log`` records in ``log_buf``, one behind the other.
+"""The kernel's messages before Linux 5.10: ``struct printk_log`` records in sequence in ``log_buf``.
 
 References: kernel/printk/printk.c: log_first_idx, log_from_idx(), log_next(), msg_print_text() (Linux 3.6 to 5.9); the
 layout is all in VMCOREINFO.
@@ -20,11 +20,11 @@ RECORDS_MAX = 1 << 22
 
 
 def records(kernel: Kernel) -> Iterator[Message]:
-    """Yield the records that are in the buffer, oldest first.
+    """Yield the records in the buffer, oldest first.
 
     Raises:
         LayoutUnknown: VMCOREINFO does not tell where the buffer is.
-        LayoutInvalid: it tells a size that cannot be.
+        LayoutInvalid: it tells an impossible size.
         CorruptStructure, MemoryFault: the buffer cannot be read, or not from here on.
     """
     layout = kernel.layout

@@ -9,7 +9,7 @@ from vmcore2core.kernel.struct import Kernel
 
 NODES_MAX = 1 << 20
 COLOUR = 3
-"""Bits of ``rb_node.__rb_parent_color`` that are none of the parent's address."""
+"""Bits of ``rb_node.__rb_parent_color`` that do not belong to the parent's address."""
 
 
 def rb_nodes(kernel: Kernel, root: int, where: str) -> Iterator[int]:
@@ -21,7 +21,7 @@ def rb_nodes(kernel: Kernel, root: int, where: str) -> Iterator[int]:
         where: C type and member, for messages.
 
     Raises:
-        CorruptStructure: after the good ones: a node whose parent is another, or more than ``NODES_MAX`` nodes.
+        CorruptStructure: after the good ones: a node names another parent, or there are more than ``NODES_MAX`` nodes.
         MemoryFault: likewise: a node cannot be read.
     """
     waiting: list[tuple[int, int]] = []

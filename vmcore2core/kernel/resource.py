@@ -15,11 +15,11 @@ IORESOURCE_SYSTEM_RAM = 0x01000200
 """IORESOURCE_MEM | IORESOURCE_SYSRAM, since Linux 4.6."""
 RESOURCES_MAX = 1 << 16
 SIZE_MIN = 1 << 20
-"""Firmware keeps less than this for itself in one piece that a kernel may still call RAM."""
+"""The kernel may call a piece of memory RAM that firmware keeps for itself; such pieces are smaller than this."""
 
 
 def system_ram(kernel: Kernel) -> tuple[AddressRange, ...]:
-    """Return the ranges of /proc/iomem's "System RAM", ascending; none where they cannot be read."""
+    """Return the ranges of /proc/iomem's "System RAM", ascending; none if they cannot be read."""
     root = kernel.layout.find_symbol("iomem_resource")
     if root is None or kernel.arch.pointer_size != 8:  # resource_size_t may be larger than a pointer there
         return ()
@@ -35,7 +35,7 @@ def system_ram(kernel: Kernel) -> tuple[AddressRange, ...]:
 
 
 def not_in(ranges: Sequence[AddressRange], memory: Sequence[AddressRange]) -> Iterator[AddressRange]:
-    """Yield what of some ranges is not in memory, as far as it is ``SIZE_MIN`` or more.
+    """Yield the parts of some ranges that are not in memory, if they have ``SIZE_MIN`` bytes or more.
 
     Args:
         ranges: any.

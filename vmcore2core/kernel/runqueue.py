@@ -1,4 +1,4 @@
-"""Per-CPU runqueues: what each CPU runs, and since when it counts (kernel/sched/sched.h: struct rq)."""
+"""Per-CPU runqueues: the task that each CPU runs, and its clock (kernel/sched/sched.h: struct rq)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def running(kernel: Kernel) -> Iterator[StructView]:
 
 
 def curr(kernel: Kernel, cpu: int) -> KernelAddr | None:
-    """Return ``cpu_rq(cpu)->curr``, what a CPU runs or is about to switch to; None where it is not known.
+    """Return ``cpu_rq(cpu)->curr``, the task that a CPU runs or is about to switch to; None if it is not known.
 
     Raises:
         MemoryFault: it cannot be read.
@@ -54,7 +54,7 @@ def curr(kernel: Kernel, cpu: int) -> KernelAddr | None:
 
 
 def current(kernel: Kernel, cpu: int) -> KernelAddr | None:
-    """Return the task that a CPU itself has as its current one; None where it is not in memory (on x86, it is).
+    """Return a CPU's current task from its own variable; None if that is not in memory (on x86, it is).
 
     arch/x86/include/asm/current.h. It was in ``pcpu_hot`` from Linux kernel commit e57ef2ed97c1 ("x86: Put hot per CPU
     variables into a struct") (in v6.2) to v6.14.
@@ -71,7 +71,7 @@ def current(kernel: Kernel, cpu: int) -> KernelAddr | None:
 
 
 def cpu_time_max(kernel: Kernel) -> int | None:
-    """Return nanoseconds that no task can have spent: all CPUs since boot, and as much again; None where not known."""
+    """Return more nanoseconds than any task can have run: twice all CPUs' time since boot; None if not known."""
     clocks = []
     for rq in for_each_runqueue(kernel):
         try:

@@ -1,6 +1,6 @@
-"""Whether a layout fits the processes: asked of some, before the first core is written.
+"""Checks that a layout fits the processes, on some of them, before the first core is written.
 
-One process may be broken; an offset that fits none of them is wrong.
+One process may be broken, but an offset that fits no process is wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_processes(kernel: Kernel, layout: KernelLayout) -> list[str]:
 
 
 def _misfit(kernel: Kernel) -> Misfit | None:
-    """Return what is wrong with every process that was looked at, by the first of them; None where one fits."""
+    """Return the first process's defect if all checked processes have one; None if one fits."""
     first: Misfit | None = None
     for task in islice(_with_mm(kernel), PROCESSES_MAX):
         found = _of_process(task)
@@ -72,7 +72,7 @@ def _of_process(task: StructView) -> Misfit | None:
 
 
 def _of_mappings(owner: StructView, who: str) -> Misfit | None:
-    """Check the first mappings; the tree or list of them is to blame where there is not even one."""
+    """Check the first mappings; if there is none at all, their tree or list is to blame."""
     index = "mm_mt" if owner.has("mm_mt") else "mmap"
     try:
         problems: list[CorruptStructure] = []

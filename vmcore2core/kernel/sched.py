@@ -1,4 +1,4 @@
-"""What ``struct task_struct`` says of a task by itself (include/linux/sched.h)."""
+"""The members of ``struct task_struct`` that describe one task (include/linux/sched.h)."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def task_ids(task: StructView) -> TaskIds:
     """Return the real uid and gid, the process group and the session, as the initial namespaces number them.
 
     Raises:
-        CorruptStructure: a number is none.
+        CorruptStructure: a number is impossible.
         MemoryFault: it cannot be read.
     """
     cred = task.follow("real_cred", "cred") if task.has("real_cred") else None

@@ -1,4 +1,4 @@
-"""Sockets as ss(8) shows them: family, type, state, addresses, what is queued.
+"""Sockets as ss(8) shows them: family, type, state, addresses, queues.
 
 References: include/linux/net.h: struct socket; include/net/sock.h: struct sock_common; include/net/inet_sock.h;
 include/net/af_unix.h; net/netlink/af_netlink.h; net/ipv4/tcp_diag.c: tcp_diag_get_info() (Linux 4.18 to 7.2).
@@ -41,16 +41,16 @@ QUEUED_MAX = 1 << 12
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """One socket; None is "not known", or what its kind does not have.
+    """One socket; None means "not known", or "not for this kind".
 
     Attributes:
-        sock: address of ``struct sock``, 0 where it has none any more.
+        sock: address of ``struct sock``, 0 if it has none any more.
         netid: ss's word for family, type and protocol: "tcp", "u_str".
-        family, type, protocol: by name, or the number where it has none here.
+        family, type, protocol: by name, or the number if there is no name here.
         state: ss's word.
         local, peer: addresses; of a unix socket, its name, "@" first where it is abstract.
-        recv_q, send_q: bytes that the process has not read, and that the other side has not acknowledged; of one that
-            listens, connections that nobody has accepted, and how many there may be.
+        recv_q, send_q: bytes that the process has not read, and bytes that the other side has not acknowledged. For a
+            listening socket: connections to be accepted, and the limit of these.
         net: address of the ``struct net`` that it belongs to.
         net_inode: number of the network namespace, as in /proc/PID/ns/net.
         peer_sock: address of the other end's ``struct sock``, of a unix socket.
@@ -72,7 +72,7 @@ class Socket:
 
     @override
     def __str__(self) -> str:
-        """Return it as ``ss -a`` has it in a line, without what is not known."""
+        """Return it in a line, like ``ss -a``, without unknown values."""
         queues = (
             "" if self.recv_q is None else f"recv-q {self.recv_q} send-q {'?' if self.send_q is None else self.send_q}"
         )
@@ -81,7 +81,7 @@ class Socket:
 
 
 def socket_of(file: StructView) -> Socket | None:
-    """Return the socket that a file is; None where it is none any more.
+    """Return the socket of a file; None if it is not a socket any more.
 
     Args:
         file: ``struct file`` of a socket.
@@ -190,7 +190,7 @@ def _unix(sk: StructView, kind: int, found: Socket) -> Socket:
     listens = state == TCP_LISTEN
     return replace(
         found,
-        # unix_diag shows a datagram socket as not connected, whatever its state is.
+        # unix_diag shows a datagram socket as not connected, in every state.
         state=_state_name(state),
         local=_unix_name(unix),
         peer=_unix_name(peer) if peer is not None else None,
@@ -216,7 +216,7 @@ def _unix_name(unix: StructView) -> str | None:
 
 
 def _queued(sk: StructView, kind: int) -> int | None:
-    """Return unix_inq_len() or unix_outq_len()'s other side: bytes that lie ready; of datagrams, of the first one."""
+    """Return the bytes that can be read, like unix_inq_len(); of datagrams, those of the first one."""
     if not sk.has("sk_receive_queue") or sk.kernel.layout.find_member("sk_buff", "len") is None:
         return None
     head = sk.addr_of("sk_receive_queue")

@@ -18,7 +18,7 @@ WHOLE_MAX = 2048  # bytes of a structure that is read whole
 
 @dataclass(frozen=True)
 class Kernel:
-    """The dumped kernel as the walkers see it."""
+    """The dumped kernel: its memory, layout and architecture."""
 
     arch: Arch
     memory: KernelMemory
@@ -65,14 +65,14 @@ class Kernel:
 class StructView:
     """One structure in kernel memory.
 
-    Where the layout knows the structure's size, and it is a small one, it is read whole, once; otherwise member by
-    member: a task_struct lies in three or four pages, of which most callers want one.
+    A small structure of known size is read at once. Others are read member by member: a task_struct spans three or four
+    pages, and most callers need one of them.
 
     Attributes:
         kernel: the kernel it belongs to.
         struct: C tag, without "struct".
         address: kernel virtual address.
-        raw: its bytes, where they were read already.
+        raw: its bytes, if they were read already.
     """
 
     __slots__ = ("_raw", "address", "kernel", "struct")
@@ -141,7 +141,7 @@ class StructView:
         return self.kernel.view(struct, self.addr_of(name))
 
     def corrupt(self, name: str, what: str) -> CorruptStructure:
-        """Return the error that says what is wrong with a member, where it is, and who told its offset."""
+        """Return the error for a member: what is wrong, the address, and the source of the offset."""
         found = self.kernel.layout.find_member(self.struct, name)
         where = f"{self.struct}.{name}"
         if found is None:
@@ -171,7 +171,7 @@ class StructView:
             raise fault.reading(f"{self.struct}.{' or '.join(names)}, offset {offset:#x}") from None
 
     def _whole(self) -> bytes:
-        """Return the structure, or nothing where it is a large one, of unknown size, or not all of it can be read."""
+        """Return the structure's bytes; none if it is large or of unknown size, or if part of it cannot be read."""
         size = self.kernel.layout.find_size(self.struct)
         try:
             return self.kernel.memory.read(self.address, size) if size and size <= WHOLE_MAX else b""
@@ -180,7 +180,7 @@ class StructView:
 
 
 def chain(start: StructView | None, name: str, struct: str, limit: int) -> Iterator[StructView]:
-    """Yield ``start`` and what follows it through pointer member ``name``, to NULL.
+    """Yield ``start`` and its successors by the pointer member ``name``, up to NULL.
 
     Raises:
         CorruptStructure: after the good ones: the chain leads back into itself, or has more than ``limit`` structures.

@@ -1,6 +1,7 @@
-"""Swapped pages: from a page-table entry to the page, in the order in which the kernel itself looks.
+"""Swapped pages: from a page-table entry to the page.
 
-The swap cache, then the slots that stand for zeros, then zswap, then the swap device: zram, or a file or partition.
+The kernel's order is kept: the swap cache, the slots that stand for zeros, zswap, then the swap device (zram, a file or
+a partition).
 
 References: mm/memory.c: do_swap_page(); mm/swapfile.c; mm/page_io.c: swap_read_folio() (Linux 4.20 to 7.2).
 """
@@ -35,13 +36,13 @@ _SPECIAL = {
 
 
 class Store(Protocol):
-    """Where slots of one device have their pages, besides the swap cache."""
+    """A place with pages of one device's slots, besides the swap cache."""
 
     def find(self, offset: int) -> UserPageState | None:
-        """Return what the store has of a slot: ``STORED``, a reason why not, or None for nothing at all.
+        """Return a slot's state here: ``STORED``, a reason why there is no page, or None if the slot is unknown.
 
         Raises:
-            CodecError, CorruptStructure, LayoutError, MemoryFault: it should have it, and cannot be read.
+            CodecError, CorruptStructure, LayoutError, MemoryFault: the page should be here, and cannot be read.
         """
         ...
 
@@ -56,7 +57,7 @@ class SwapDevice(NamedTuple):
     Attributes:
         number: the type of its swp_entry_t.
         info: the structure.
-        slots_max: ``max``: first slot that it does not have.
+        slots_max: ``max``: one more than its last slot.
         disk: ``struct gendisk`` of the block device, or None for a file or where it is not known.
         name: as /proc/swaps has it, as far as it can be read.
     """
@@ -109,13 +110,13 @@ def _disk(info: StructView) -> StructView | None:
 
 
 class Slots:
-    """The slots of one device, and where each has its page.
+    """The slots of one device, and the places of their pages.
 
     Args:
         device: the device.
         cache: its swap cache.
-        stores: asked in turn for what the cache does not have; the first that knows of a slot decides.
-        problem: takes a sentence about what is broken.
+        stores: asked in turn for slots that are not in the cache; the first that knows a slot decides.
+        problem: takes a sentence on a defect.
     """
 
     def __init__(
@@ -172,11 +173,11 @@ class KernelSwap:
 
     Args:
         kernel: the kernel.
-        open_stores: from a device to its stores, in the order in which they are asked; may raise as ``Store.find``.
+        open_stores: returns a device's stores in the order to ask them; errors as of ``Store.find``.
 
     Attributes:
         devices: the swap devices in use.
-        problems: sentences about what could not be read, the first few.
+        problems: the first few sentences on what could not be read.
 
     Raises:
         LayoutError, MemoryFault, CorruptStructure: the kernel's records of its swap devices cannot be used.

@@ -1,6 +1,6 @@
 """The swap cache: pages in memory that have a swap slot, by slot.
 
-A page found there is believed only if its own struct page names the slot, and if its bytes have arrived (PG_uptodate).
+A page found there is used only if its own struct page names the slot, and if its bytes have arrived (PG_uptodate).
 
 References: mm/swap_state.c: swap_cache_get_folio(), add_to_swap_cache(); mm/swap_table.h; mm/swap.h (Linux 4.20 to
 7.2).
@@ -31,11 +31,11 @@ CACHED_CLUSTERS = 1024
 
 
 class CachePages:
-    """``struct page`` as the swap cache uses it.
+    """The use of ``struct page`` by the swap cache.
 
     Raises:
         LayoutUnknown: a member, a flag or the virtual memory map is not known.
-        LayoutInvalid: one of them cannot be.
+        LayoutInvalid: one of them is impossible.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -67,7 +67,7 @@ class CachePages:
             Its physical address; None where its bytes have not arrived yet.
 
         Raises:
-            CorruptStructure: it is not of this slot.
+            CorruptStructure: it belongs to another slot.
         """
         pfn, rest = divmod(page - self.vmemmap, self.sizeof_page)
         if rest or not 0 <= pfn < PFN_END:
@@ -83,7 +83,7 @@ class CachePages:
         return (pfn + index) * self.page_size
 
     def _check_tail(self, head: int, index: int) -> None:
-        """Check that page ``index`` is of the folio: the cache, or private, may be out of date."""
+        """Check that page ``index`` belongs to the folio: the cache, or private, may be out of date."""
         tail = self.kernel.view("page", head + index * self.sizeof_page)
         told = tail.pointer("compound_info", "compound_head")
         # The head's address; in Linux 7.2, where struct page has a power of 2 as its size, a mask that leads to it.
@@ -116,7 +116,7 @@ class SwapCache(ABC):
         """
 
     def zeros(self, offsets: U64Array) -> Iterator[int]:
-        """Yield the index of each slot whose page was all zeros, and was never written for that."""
+        """Yield the index of each slot whose page was all zeros, and so was not written."""
         return iter(())
 
 
@@ -148,7 +148,7 @@ class XArrayCache(SwapCache):
             base = number << fmt.SWAP_ADDRESS_SPACE_SHIFT
             low, high = min(wanted), max(wanted)
             # Since Linux kernel commit 7aad25b4b469 ("mm/swap: get the swap device offset directly" and after) (in
-            # v6.11), the index counts from the space's own start. Whose page it is, the page says itself.
+            # v6.11), the index counts from the space's own start. The page itself names its slot.
             for shift in {0, base}:
                 for run in tree.runs(low - shift, high - shift):
                     if run.is_value:
@@ -257,9 +257,9 @@ def swap_cache(pages: CachePages, info: StructView, swap_type: int) -> SwapCache
         swap_type: its number.
 
     Raises:
-        LayoutUnknown: where the cache is, is not known.
-        LayoutInvalid: a size of its structures cannot be.
-        MemoryFault: what tells cannot be read.
+        LayoutUnknown: it is not known where the cache is.
+        LayoutInvalid: a size of its structures is impossible.
+        MemoryFault: its structures cannot be read.
     """
     kernel = pages.kernel
     zeromap = info.pointer("zeromap") if info.has("zeromap") else None
@@ -272,11 +272,11 @@ def swap_cache(pages: CachePages, info: StructView, swap_type: int) -> SwapCache
 
 
 def cached(cache: SwapCache, offsets: U64Array, swap_type: int) -> dict[int, int | str | None]:
-    """Return, by index into ``offsets``, where the pages are that the cache has.
+    """Return, by index into ``offsets``, the places of pages that are in the cache.
 
     Returns:
-        Physical address; None for a page whose bytes have not arrived yet; a sentence where the ``struct page`` does
-        not fit: what the slot holds elsewhere may be out of date then.
+        Physical address; None for a page whose bytes have not arrived yet; a sentence if the ``struct page`` does not
+        fit: then the slot's content elsewhere may be out of date.
 
     Raises:
         CorruptStructure, MemoryFault: the cache cannot be read.

@@ -1,7 +1,7 @@
 """Page-table entries that are neither present nor empty: a swap slot, or one of the kernel's special kinds.
 
-Special kinds have the types from MAX_SWAPFILES on, which number depends on the kernel's configuration; it is told by
-which functions and enumerators this kernel has.
+Special kinds have the types from MAX_SWAPFILES on. That number depends on the kernel's configuration; the kernel's
+functions and enumerators tell it.
 
 References: include/linux/swap.h, include/linux/swapops.h, include/linux/leafops.h: softleaf_type() (Linux 4.18 to 7.2).
 """
@@ -15,20 +15,20 @@ from vmcore2core.interfaces import Layout
 
 
 class SoftLeaf(Enum):
-    """What an entry of a special type is; the kernel's SOFTLEAF_*."""
+    """The kind of an entry of a special type: the kernel's SOFTLEAF_*."""
 
     MIGRATION = auto()
-    """Its offset has the page frame in its low bits; the page is in memory and whole."""
+    """Its offset has the page frame in its low bits; the page is in memory, and complete."""
     DEVICE_PRIVATE = auto()
     DEVICE_EXCLUSIVE = auto()
-    """As ``MIGRATION``: the page is in memory, only a device works on it."""
+    """Like ``MIGRATION``: the page is in memory, but a device works on it."""
     HWPOISON = auto()
     MARKER = auto()
     UNKNOWN = auto()
 
 
 def special_types(layout: Layout) -> dict[int, SoftLeaf]:
-    """Return the kinds of special types, as many as this kernel lets one tell.
+    """Return the kinds of special types, as far as this kernel tells them.
 
     MAX_SWAPFILES is 32 less their number; then they come in this order: hardware-poisoned, migration, device, marker.
     """

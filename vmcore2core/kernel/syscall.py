@@ -1,7 +1,7 @@
-"""Names and arguments of system calls, as the kernel's own tables have them.
+"""Names and arguments of system calls, from the kernel's own tables.
 
-What the tracer of system calls knows of each (CONFIG_FTRACE_SYSCALLS, as distributions have it) has the names and the
-types of its arguments; where there is none, the table of functions tells the name alone.
+The tracer of system calls (CONFIG_FTRACE_SYSCALLS, as in distributions) has the names and types of the arguments.
+Without it, the table of functions tells only a call's name.
 
 References: include/trace/syscall.h: struct syscall_metadata; kernel/trace/trace_syscalls.c: init_ftrace_syscalls();
 include/linux/syscalls.h (Linux 4.18 to 7.2).
@@ -36,7 +36,7 @@ FUTEX_PRIVATE_FLAG, FUTEX_CLOCK_REALTIME = 0x80, 0x100
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument; ``name`` is None where the kernel does not tell it, ``text`` how a person reads the value."""
+    """An argument; ``name`` is None if the kernel does not tell it, ``text`` is the value in readable form."""
 
     name: str | None
     value: int
@@ -50,7 +50,7 @@ class NamedCall:
     Attributes:
         number: of the machine's table.
         name: "futex"; None where no table has it.
-        arguments: as many as it takes; all six registers where that is not known.
+        arguments: as many as it takes; all six registers if that is not known.
     """
 
     number: int
@@ -139,7 +139,7 @@ class SystemCalls:
 
 
 def _shown(name: str | None, label: str, kind: str, value: int) -> str:
-    """Return the value of an argument as its type has it: strace's form, without what lies behind pointers."""
+    """Return the value of an argument by its type, in strace's form, without following pointers."""
     if not WIDE.search(kind):
         value &= 0xFFFF_FFFF
     if name == "futex" and label == "op":

@@ -1,9 +1,9 @@
-"""Thread-group leaders in physical memory, whatever leads to them: the last way in, where lists and tables are torn.
+"""Thread-group leaders, found by searching physical memory: the last resort if lists and tables are torn.
 
-A leader's ``group_leader`` points to itself, so a word tells the address at which it stands, page offset included:
-that sieves in numpy, and few candidates are left to be checked one by one. volatility's psscan and crash's
-``foreach`` over slabs have other marks. Tasks that were freed are still there until their memory is used again; their
-list entries are poisoned, and they are left out.
+A leader's ``group_leader`` points to the leader itself, so this word tells its own address, including the page offset.
+numpy filters memory by that, and few candidates remain to be checked one by one. volatility's psscan and crash's
+``foreach`` over slabs use other marks. Freed tasks stay in memory until it is used again; their list entries are
+poisoned, and they are left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TaskScan:
 
     Raises:
         LayoutUnknown: task_struct.group_leader or its size is not known.
-        LayoutInvalid: an offset cannot be.
+        LayoutInvalid: an offset is impossible.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -52,10 +52,10 @@ class TaskScan:
             raise LayoutInvalid(f"struct task_struct of {self._size:#x} bytes cannot be searched for")
 
     def leaders(self, update: Update | None = None) -> Iterator[StructView]:
-        """Yield what looks like a leader, in order of physical addresses.
+        """Yield possible leaders, in order of physical addresses.
 
         Args:
-            update: told how far the search is.
+            update: called with the progress of the search.
         """
         physical, done, found = self.kernel.memory.physical, 0, 0
         total = sum(memory_range.size for memory_range in physical.container.dumped_ranges())
@@ -79,7 +79,7 @@ class TaskScan:
                 update(done, total)
 
     def _candidates(self, memory: U8Array, start: int) -> list[tuple[int, int]]:
-        """Return (what group_leader says, physical address) of what passes the sieve.
+        """Return (group_leader, physical address) of each candidate.
 
         Args:
             memory: uint8[n], contiguous.
@@ -110,7 +110,7 @@ class TaskScan:
         return cast("NDArray[np.uint64]", raw.view(dtype).reshape(-1).astype(wide))
 
     def _is_leader(self, task: StructView, paddr: int) -> bool:
-        """Tell whether a candidate is at the address that it says, has a name, and is linked into its group."""
+        """Tell whether a candidate is mapped at its group_leader, has a name, and is linked into its group."""
         try:
             if self.kernel.memory.to_phys(task.address) != paddr:
                 return False

@@ -1,4 +1,4 @@
-"""What time it was: ``struct timekeeper`` (include/linux/timekeeper_internal.h, kernel/time/timekeeping.c)."""
+"""The kernel's time: ``struct timekeeper`` (include/linux/timekeeper_internal.h, kernel/time/timekeeping.c)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmcore2core.kernel.struct import Kernel, StructView
 
 NSEC_PER_SEC = 10**9
 CENTURY = 100 * 366 * 86400
-"""Seconds that no kernel runs."""
+"""More seconds than any kernel runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Clock:
 
     Attributes:
         now: seconds since 1970.
-        boot: likewise, of when the monotonic clock was 0: what the messages count from.
-        boottime: likewise of the clock that goes on while the machine is suspended: what tasks' starts count from.
+        boot: seconds since 1970 when the monotonic clock was 0; messages count from there.
+        boottime: the same for the clock that runs while the machine is suspended; tasks' start times count from there.
     """
 
     now: int

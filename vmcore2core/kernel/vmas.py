@@ -1,7 +1,7 @@
 """All ``struct vm_area_struct`` of a process at once: a column of numbers for each member.
 
-Each is checked as ``mm.for_each_vma`` checks it. Numbers tell which may be wrong, and only these are looked at one by
-one, to say what is.
+Each is checked as in ``mm.for_each_vma``. numpy finds the suspects, and only these are checked one by one, for the
+message.
 """
 
 from __future__ import annotations

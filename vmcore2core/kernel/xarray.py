@@ -36,7 +36,7 @@ class XArray:
 
     Args:
         xa: ``struct xarray``.
-        counted: whether nodes count what is in their slots: an IDR's count what is allocated.
+        counted: whether nodes count their used slots; an IDR's nodes count allocated numbers.
     """
 
     def __init__(self, xa: StructView, *, counted: bool = True) -> None:
@@ -53,7 +53,7 @@ class XArray:
         )
 
     def runs(self, first: int, last: int) -> Iterator[XaRun]:
-        """Yield what is stored at the indices ``[first, last]``, ascending; a run may begin before and end after them.
+        """Yield the entries at the indices ``[first, last]``, ascending; a run may begin before and end after them.
 
         Raises:
             CorruptStructure: after the good entries: a node that is not readable or does not get smaller.
@@ -99,7 +99,7 @@ class XArray:
             entry = int(slots[offset])
             start = base + offset * span
             if start > last or (entry & 3 == 2 and entry < 4096):
-                continue  # beyond, or a sibling: its canonical slot has told already
+                continue  # beyond the range, or a sibling, whose canonical slot came before
             end = start + span - 1
             if self._is_node(entry):
                 if end >= first:
@@ -116,7 +116,7 @@ class XArray:
                 yield XaRun(start, end, entry)
 
     def _check_links(self, node: int, above: tuple[int, int] | None, seen: set[int]) -> None:
-        """Check that a node says itself whose it is: one that several slots lead to would be walked for each.
+        """Check that a node names its parent: else several slots could lead to one node, which would be walked often.
 
         Args:
             node: ``struct xa_node *``.

@@ -1,4 +1,4 @@
-"""The compressors of zram and zswap, by the kernel's names, each imported when its first page comes.
+"""The compressors of zram and zswap, by the kernel's names; each is imported when the first page needs it.
 
 References: drivers/block/zram/zcomp.c and backend_*.c; crypto/{lzo,lzo-rle,lz4,lz4hc,zstd,deflate,842}.c (Linux 7.2).
 """

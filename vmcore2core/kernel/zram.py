@@ -62,7 +62,7 @@ class Zram:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def _flag(self, name: str) -> int:
-        """Return the mask of an enumerator of ``enum zram_pageflags``; 0 where this kernel has none of that name."""
+        """Return the mask of an enumerator of ``enum zram_pageflags``; 0 if this kernel does not have it."""
         bit = bit_number(self._layout, name)
         if bit is None and name == "ZRAM_SAME":
             raise LayoutUnknown("NUMBER(ZRAM_SAME)")
@@ -115,7 +115,7 @@ class Zram:
         return self._codecs[priority]
 
     def _open_codec(self, priority: int) -> Decompress:
-        """Return the decoder of one of the device's algorithms; more than one are possible since Linux 6.2."""
+        """Return the decoder of one of the device's algorithms; there may be several since Linux 6.2."""
         word = self._kernel.arch.pointer_size
         params = self._layout.find_member("zram", "params")
         if params is not None and self._zram.has("params"):

@@ -1,7 +1,7 @@
 """zsmalloc, the allocator of zram and zswap: objects that may lie across two pages.
 
-A handle is the address of a word that tells page frame and index of the object. How the word is made up has changed;
-it is told by the object itself, which begins with its handle.
+A handle is the address of a word with the object's page frame and index. The form of that word has changed between
+kernels; the right form leads to an object that begins with its handle.
 
 References: mm/zsmalloc.c: zs_obj_read_begin(), obj_to_location(), get_next_zpdesc(); mm/zpdesc.h (Linux 4.18 to 7.3).
 """
@@ -24,7 +24,7 @@ PHYSMEM_BITS = (52, 46, 48, 44, 56)  # MAX_POSSIBLE_PHYSMEM_BITS: x86-64's, then
 
 @dataclass(frozen=True, slots=True)
 class SizeClass:
-    """What of ``struct size_class`` says where an object is; sizes in bytes."""
+    """The members of ``struct size_class`` that tell where an object is; sizes in bytes."""
 
     size: int
     objs_per_zspage: int
@@ -34,7 +34,7 @@ class SizeClass:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """How the word behind a handle is made up: bits below the page frame; of these, the lowest and the highest few."""
+    """The form of the word behind a handle: bits below the page frame; of these, the lowest and the highest few."""
 
     below_pfn: int
     tag_bits: int = 0
@@ -82,7 +82,7 @@ class ZsPool:
         Raises:
             CorruptStructure: handle, object and zspage do not fit each other.
             MemoryFault: one of them cannot be read.
-            LayoutUnknown, LayoutInvalid: a member is not known, or a number cannot be.
+            LayoutUnknown, LayoutInvalid: a member is not known, or a number is impossible.
         """
         if not 0 < size <= self._page_size:
             raise CorruptStructure(f"an object of {size:#x} bytes, expected at most a page", handle, "zsmalloc handle")
@@ -99,7 +99,7 @@ class ZsPool:
         return data
 
     def _place(self, handle: int) -> _Place:
-        """Find an object in the ways that found those before it; at first, in the way whose object has the handle."""
+        """Find an object by the form that found the previous ones; first, by the form whose object has the handle."""
         word = self.kernel.read_pointer(handle)
         if not self._words:
             self._words = self._forms()
@@ -126,7 +126,7 @@ class ZsPool:
         return forms
 
     def _by_word(self, word: int, form: _Word, handle: int) -> _Place:
-        """Return where the object is, if it is there: a zspage whose object of this index has this handle."""
+        """Return the object's place, if there is a zspage whose object of this index has this handle."""
         index_end = form.below_pfn - form.class_bits
         index = (word & ((1 << index_end) - 1)) >> form.tag_bits
         page = self.kernel.view("page", self._vmemmap + (word >> form.below_pfn) * self._sizeof_page)
@@ -149,19 +149,19 @@ class ZsPool:
         return _Place(page, nth, offset, zspage, size_class)
 
     def _head(self, page: StructView, offset: int) -> int:
-        """Return the handle that an object begins with: its tag says that it is allocated."""
+        """Return the handle at the start of an object; its tag must say that the object is allocated."""
         raw = self._bytes(page, offset, self.kernel.arch.pointer_size)
         value = int.from_bytes(raw, self.kernel.arch.byte_order)
         return value & ~fmt.OBJ_ALLOCATED_TAG if value & fmt.OBJ_ALLOCATED_TAG else 0
 
     def _huge_handles(self, page: StructView) -> Iterator[int]:
-        """Yield what may be the handle of a huge class's page, which has it in ``struct page``."""
+        """Yield possible handles of a huge class's page, which are in ``struct page``."""
         for value in self._links(page):
             yield value & ~fmt.OBJ_ALLOCATED_TAG
             yield value
 
     def _links(self, page: StructView) -> Iterator[int]:
-        """Yield what may be the link to the zspage's next page, newest kernel's first.
+        """Yield possible links to the zspage's next page, the newest kernel's first.
 
         ``page->freelist`` until Linux kernel commit ffedd09fa9b0 ("zsmalloc: Stop using slab fields in struct page")
         (in v5.17), then ``page->index``, then ``zpdesc->next`` (v6.14).
@@ -173,7 +173,7 @@ class ZsPool:
                 yield self.kernel.uint(page.address + found.offset, word)
 
     def _next(self, place: _Place) -> StructView:
-        """Return the page after an object's first, if the zspage has as many from there on as it must."""
+        """Return the page after an object's first one, if the zspage has the right number of pages from there on."""
         at = int(place.page.address)
         if at not in self._known:
             after = place.size_class.pages_per_zspage - place.nth - 1
@@ -186,7 +186,7 @@ class ZsPool:
         return self._known[at]
 
     def _following(self, place: _Place) -> Iterator[StructView]:
-        """Yield the pages behind an object's first in its zspage; without an end where they lead back."""
+        """Yield the pages behind an object's first one in its zspage; endless if they form a circle."""
         page: StructView | None = place.page
         while page is not None:
             page = next(self._successors(page, place.zspage), None)

@@ -1,4 +1,4 @@
-"""zswap: pages compressed in memory in front of a swap device, which has nothing of them, or what is out of date.
+"""zswap: pages compressed in memory in front of a swap device, whose slots for them are empty or out of date.
 
 References: mm/zswap.c: zswap_load(), zswap_decompress(), zswap_frontswap_load(); mm/zpool.c; mm/zbud.c: zbud_map()
 (Linux 4.18 to 7.2).
@@ -20,7 +20,7 @@ RB_DEPTH_MAX = 128  # twice the height of a balanced tree of 2^64 nodes
 
 
 class Zswap:
-    """``kernel.swap.Store`` of what zswap has of one swap device.
+    """The ``kernel.swap.Store`` of zswap for one swap device.
 
     Args:
         kernel: the kernel.
@@ -40,7 +40,7 @@ class Zswap:
         self._typed: Kernel | None = None
         self._trees, self._nr_trees = 0, None
         trees, lengths = (kernel.layout.find_symbol(name) for name in ("zswap_trees", "nr_zswap_trees"))
-        if trees is not None:  # else the kernel has no zswap: whoever asks knows its other symbols
+        if trees is not None:  # else the kernel has no zswap: the caller knows its other symbols
             self._trees = kernel.read_pointer(trees + number * kernel.arch.pointer_size)
         # Since Linux kernel commit 44c7c734a513 ("mm/zswap: split zswap rb-tree") (in v6.9), a device has many trees.
         self._nr_trees = None if lengths is None else kernel.uint(lengths + number * 4, 4)
@@ -87,7 +87,7 @@ class Zswap:
         return found
 
     def _slot(self, entry: StructView) -> int:
-        """Return the slot of an entry; its swp_entry_t, since Linux 6.5, has the device too."""
+        """Return the slot of an entry; since Linux 6.5, it is an swp_entry_t, with the device."""
         if not entry.has("swpentry"):
             return entry.ulong("offset")
         number, slot = divmod(entry.uint("swpentry", size=8), 1 << fmt.SWP_TYPE_SHIFT)
@@ -137,7 +137,7 @@ class Zswap:
         return pool.read(handle, header + length)[header:]
 
     def _open_pool(self, pool: StructView) -> tuple[ZsPool | None, int]:
-        """Return the allocator that a pool uses, None for zbud, and the bytes that zswap has before each page."""
+        """Return a pool's allocator (None for zbud), and the number of bytes that zswap has before each page."""
         if pool.has("zs_pool"):  # since Linux 6.18
             return self._zsmalloc(pool.pointer("zs_pool")), 0
         if pool.has("zpools"):  # Linux 6.7 to 6.9: 32 of them, of the same size classes
