@@ -68,7 +68,7 @@ def test_a_core_decodes_each_of_its_pages_once(work: Counter[str], tmp_path: Pat
     assert report.present_pages > 1700
     assert work["pages"] < report.present_pages + 500  # page tables, and the kernel's structures one by one
     assert work["reads"] < 500
-    assert work["tables"] < 280
+    assert work["tables"] < 50  # each is read by the page index, and once more
 
 
 def test_ps_walks_no_process(work: Counter[str]) -> None:
@@ -106,8 +106,8 @@ def test_a_conversion_imports_what_it_needs(tmp_path: Path) -> None:
     imported = json.loads(done.stdout.splitlines()[-1])
     archs = {name.split(".")[2] for name in imported["modules"] if name.startswith("vmcore2core.arch.")}
     assert not {name for name in archs if name.startswith(("arm", "i386", "loong", "mips", "ppc", "riscv", "s390"))}
-    assert len(imported["modules"]) < 195
-    assert imported["dataclasses"] < 64  # each takes 3 to 4 million instructions, a NamedTuple 1
+    assert len(imported["modules"]) < 205
+    assert imported["dataclasses"] < 60  # each takes 3 to 4 million instructions, a NamedTuple 1
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

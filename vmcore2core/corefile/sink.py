@@ -62,11 +62,13 @@ class FileSink:
     """
 
     def __init__(self, fd: int, size: int = 0) -> None:
-        self._fd, self._begun = fd, 0
+        self._fd = fd
+        self._begun: int | None = None
         os.ftruncate(fd, size)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write bytes at an offset of the file."""
+        self._begun = offset if self._begun is None else self._begun
         offset = pwrite_all(self._fd, data, offset)
         if offset - self._begun >= WRITEBACK_EVERY:
             _start_writeback(self._fd, self._begun, offset - self._begun)

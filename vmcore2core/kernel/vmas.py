@@ -6,6 +6,7 @@ message.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from copy import copy
 
@@ -32,7 +33,7 @@ class Vmas(Structs):
 
     def __init__(self, owner: StructView) -> None:
         self.owner = owner
-        self._indexed: list[tuple[int, int] | None] = []
+        self._first, self._last = array("Q"), array("Q")  # as the index has each; empty where that is a list
         self._error: CorruptStructure | MemoryFault | None = None
         super().__init__(owner.kernel, "vm_area_struct", list(self._listed()))
         self.start, self.end, self.flags, self.file = map(self.ulong, ("vm_start", "vm_end", "vm_flags", "vm_file"))
@@ -40,7 +41,9 @@ class Vmas(Structs):
     def _listed(self) -> Iterator[int]:
         try:
             for indexed, vma in mm.each_vma(self.owner):
-                self._indexed.append(indexed)
+                if indexed is not None:
+                    self._first.append(indexed[0])
+                    self._last.append(indexed[1] - 1)
                 yield int(vma.address)
         except (CorruptStructure, MemoryFault) as error:
             self._error = error
@@ -51,7 +54,7 @@ class Vmas(Structs):
             return self
         kept, found = np.array(rows, np.intp), copy(self)
         raw, whole = self._read
-        found.addresses, found._read, found._indexed = self.addresses[kept], (raw[kept], whole[kept]), []
+        found.addresses, found._read = self.addresses[kept], (raw[kept], whole[kept])
         found.start, found.end, found.flags, found.file = (
             column[kept] for column in (self.start, self.end, self.flags, self.file)
         )
@@ -70,12 +73,12 @@ class Vmas(Structs):
         end_before = 0
         for row in range(len(self)):
             if suspects[row]:
-                vma = self.view(row)
+                vma, indexed = self.view(row), (self._first[row], self._last[row] + 1) if self._first else None
                 try:
-                    mm.check_range(self.owner, vma, end_before, self._indexed[row])
+                    mm.check_range(self.owner, vma, end_before, indexed)
                     problems += mm.oddities(self.owner, vma)
                 except CorruptStructure as error:
-                    if self._indexed[row] is None:
+                    if indexed is None:
                         raise
                     problems.append(error)
                     continue
@@ -88,12 +91,12 @@ class Vmas(Structs):
     def _in_place(self) -> Flags:
         """Tell which are where they can be, if those before them are; one that is not makes suspects of all."""
         start, end = self.start, self.end
-        fits = self.whole & (start < end) & (end <= np.uint64(self.kernel.arch.user_end))
+        fits: Flags = self.whole & (start < end) & (end <= np.uint64(self.kernel.arch.user_end))
         fits &= (start | end) & np.uint64(mm.PAGE_SIZE_MIN - 1) == 0
         fits[1:] &= start[1:] >= end[:-1]
-        ranges = zip(start.tolist(), end.tolist(), self._indexed, strict=True)
-        as_indexed = all(found is None or found == (low, high) for low, high, found in ranges)
-        return fits if as_indexed and fits.all() else np.zeros(len(self), np.bool_)
+        if self._first:
+            fits &= (start == np.array(self._first)) & (end - np.uint64(1) == np.array(self._last))
+        return fits if fits.all() else np.zeros(len(self), np.bool_)
 
     def _odd(self) -> Flags:
         """Tell which may be what no mapping can be, as ``mm.oddities`` says."""

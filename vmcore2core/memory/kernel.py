@@ -17,8 +17,8 @@ from vmcore2core.memory.pagetable import KnownTables, translate
 from vmcore2core.memory.physical import PhysicalMemory
 
 TLB_ENTRIES = 16384
-GATHERED = 4096
-"""Structures that are read together: of a page each, at most, that takes 16 MiB."""
+GATHERED = 1024
+"""Structures that are read together: of a page each, at most, that takes 4 MiB."""
 
 
 class KernelMemory:

@@ -106,6 +106,15 @@ class UserMemory:
         self._remembered: OrderedDict[tuple[int, int], _Walked] = OrderedDict()
         self._surveys: dict[Region, tuple[int, Survey]] = {}
 
+    def with_regions(self, regions: tuple[Region, ...]) -> UserMemory:
+        """Return the memory with other regions; where they are the same ranges, the page tables are known already."""
+        found = UserMemory(self.memory, self.spec, self.root, regions, self.swap)
+        for (first, end), walked in self._remembered.items():
+            same = [(r.start, r.end) for r in regions[first:end]] == [(r.start, r.end) for r in self.regions[first:end]]
+            if same and found._groups.get(self.regions[first].start) == (first, end):
+                found._remembered[first, end] = walked
+        return found
+
     def forget_walks(self) -> None:
         """Let go what page tables said, which is large; surveys stay."""
         self._remembered.clear()

@@ -257,9 +257,13 @@ class _Capture:
             self.processes.links,
         )
         mappings.leave_out_beyond(1 << machine.elf_class)
-        mappings.regions[:], misled = believed(self._memory(mappings.regions), self.mm)
-        self.warnings += [] if misled is None else [misled]
-        memory = self._memory(mappings.regions)
+        memory = UserMemory(
+            self.kernel.memory.physical, self.spec, self.pgd, tuple(mappings.regions), self.processes.swap.space
+        )
+        mappings.regions[:], misled = believed(memory, self.mm)
+        if misled is not None:
+            self.warnings.append(misled)
+            memory = memory.with_regions(tuple(mappings.regions))
         self._ask_pages(mappings, memory, [task for task, _ in answers])
         stack = InitialStack(self.mm, memory, machine)
         auxv = mm.saved_auxv(self.mm, machine.elf_class // 8)
@@ -287,7 +291,7 @@ class _Capture:
         if gate is not None and gate.dumped:
             mappings.vmas.append(gate)
             mappings.regions.append(Region(gate.start, gate.end, zero_fill=False))
-        memory = self._memory(mappings.regions)
+        memory = memory.with_regions(tuple(mappings.regions))
         mappings.look_for_elf_headers(memory)
         if torn_text:
             mappings.vmas[:], said = with_torn_text(
@@ -299,7 +303,7 @@ class _Capture:
         self.notices += self.processes.swap.notices_since(from_files)
         for sysroot in self.processes.sysroots if with_absent else ():
             regions, notices = sysroot.complete(vmas, memory, machine.elf_class, self.kernel.arch.byte_order)
-            memory, self.notices = self._memory(regions), self.notices + notices
+            memory, self.notices = memory.with_regions(tuple(regions)), self.notices + notices
             vmas = _surveyed(vmas, memory)
         if with_absent:
             vmas, sparse = with_untouched(vmas, memory)
@@ -422,9 +426,6 @@ class _Capture:
             regsets_unknown=unknown,
             **prstatus_or_unknown(task, group, warnings),
         )
-
-    def _memory(self, regions: list[Region]) -> UserMemory:
-        return UserMemory(self.kernel.memory.physical, self.spec, self.pgd, tuple(regions), self.processes.swap.space)
 
     def _vdso_image(self, machine: CoreMachine) -> KernelAddr | None:
         vdso = self.kernel.arch.vdso
