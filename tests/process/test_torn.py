@@ -20,7 +20,10 @@ from vmcore2core.kernel.task_scan import TaskScan
 from vmcore2core.memory.pagetable import translate
 from vmcore2core.process.capture import Processes
 from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.openfiles import Ends
 from vmcore2core.process.roster import FoundBy
+from vmcore2core.process.waits import Waits
+from vmcore2core.run.story import story
 from vmcore2core.session import OpenOptions, Session
 
 GARBAGE = 0xDEAD_0000_0000_0100
@@ -141,6 +144,18 @@ def test_a_torn_thread_list_loses_no_thread(session: Session, leaders: dict[int,
     assert {thread.tid for thread in found.threads} == {thread.tid for thread in good.threads}
     assert f"task_struct.thread_node at {node:#x}" in found.warnings[0]
     assert any("is not in its group's list, but found elsewhere" in warning for warning in found.warnings)
+
+
+def test_what_is_torn_of_others_is_said_of_them_alone(session: Session, leaders: dict[int, StructView]) -> None:
+    """The index's story looks at all threads, and a run is of some processes: what others lack is not lost."""
+    node = list(session.processes.threads(leaders[STATIC]))[2].addr_of("thread_node")
+    changed = with_words(session, {node: GARBAGE})
+    assert [one["tid"] for one in story(changed)["blocked"]] == [one["tid"] for one in story(session)["blocked"]]
+    with changed.processes.unheard():
+        Waits(changed.processes, Ends(changed.processes))
+    assert changed.warnings == session.warnings
+    assert any("task_struct.thread_node" in warning for warning in captured(changed).warnings)
+    assert captured(changed, DYNAMIC).warnings == captured(session, DYNAMIC).warnings
 
 
 def test_fewer_threads_than_the_group_counts_are_said(session: Session, leaders: dict[int, StructView]) -> None:

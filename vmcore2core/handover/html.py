@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -112,7 +113,7 @@ def _data_folder(directory: Path) -> Iterator[int]:
 
 def _write(data: int, name: str, value: object) -> str:
     """Write one file of the page's data, and return its name."""
-    text = to_json(value, separators=(",", ":")).translate(_IN_QUOTES)
+    text = json.dumps(value, separators=(",", ":")).translate(_IN_QUOTES)
     with new_file(data, f"{name}.js", ".", force=True) as fd, os.fdopen(os.dup(fd), "w", encoding="ascii") as file:
         file.write(f"loaded('{name}','{text}')\n")
     return f"{name}.js"

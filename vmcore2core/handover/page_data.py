@@ -3,11 +3,12 @@
 Both are made from entries of the index. The table is small, for a browser has it whole; what is said often stands once,
 in a list, and numbers name its place there::
 
-    {"pid", "nspid", "comm", "command", "exe", "uid", "states": letters of all threads, "containers", "cgroup",
-     "rss": bytes, "size": of the core, "missing": pages, "complete", "waits": what a thread waits for, in words,
-     "threads": [[tid, name, stack], ...]
+    {"pid", "nspid", "comm", "command", "exe", "uid", "states": letters of all threads, "container": the innermost,
+     "cgroup", "rss": bytes, "size": of the core, "missing": pages, "complete",
+     "waits": what a thread waits for, in words, "threads": [[tid, name, stack], ...]
          each of these a list with an item a process,
-     "names": [names of threads], "functions": [names],
+     "texts": [what "comm", "command", "exe", "states", "container", "cgroup", "waits" and names are numbers of],
+     "functions": [names],
      "stacks": [[[functions of the kernel, innermost first], [likewise of the program]], ...],
      "errors": as in the index}
 
@@ -54,7 +55,7 @@ class ProcessTable:
 
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {}
-        self._names: Numbered[str] = Numbered()
+        self._texts: Numbered[str] = Numbered()
         self._functions: Numbered[str] = Numbered()
         self._stacks: Numbered[tuple[tuple[int, ...], tuple[int, ...]]] = Numbered()
 
@@ -65,12 +66,13 @@ class ProcessTable:
             KeyError, TypeError, AttributeError: it is not as any index has it.
         """
         for name, value in self._row(entry).items():
-            self._columns.setdefault(name, []).append(value)
+            shown = self._texts.number(value) if isinstance(value, str) else value
+            self._columns.setdefault(name, []).append(shown)
 
     def document(self) -> dict[str, Any]:
         """Return the table, without what could not be converted."""
         columns = self._columns or {name: [] for name in self._row(_NOT_KNOWN)}
-        said_once = {"names": self._names.items, "functions": self._functions.items, "stacks": self._stacks.items}
+        said_once = {"texts": self._texts.items, "functions": self._functions.items, "stacks": self._stacks.items}
         return {**columns, **said_once}
 
     def _row(self, entry: Entry) -> dict[str, Any]:
@@ -85,7 +87,7 @@ class ProcessTable:
             "exe": entry["exe"] or "",
             "uid": entry["uid"],
             "states": "".join(dict.fromkeys((entry["state"], *(thread["state"] for thread in entry["threads"])))),
-            "containers": entry["containers"],
+            "container": next(iter(entry["containers"]), ""),
             "cgroup": next(iter(entry["cgroups"] or ()), ""),
             "rss": entry["rss_kib"] * 1024,
             "size": core["size"],
@@ -93,7 +95,7 @@ class ProcessTable:
             "complete": core["complete"],
             "waits": next((wait["what"][:WAIT_MAX] for wait in waits if wait), ""),
             "threads": [
-                [thread["tid"], self._names.number(thread["comm"]), self._stack(thread)] for thread in entry["threads"]
+                [thread["tid"], self._texts.number(thread["comm"]), self._stack(thread)] for thread in entry["threads"]
             ],
         }
 

@@ -50,7 +50,7 @@ function cpus() {
 function deadlocks() {
   if (!head.deadlocks || !head.deadlocks.length) return null;
   const owner = new Map();
-  table.threads.forEach((threads, i) => threads.forEach(([tid, name]) => owner.set(tid, [i, table.names[name]])));
+  table.threads.forEach((threads, i) => threads.forEach(([tid, name]) => owner.set(tid, [i, table.texts[name]])));
   return card("Threads that wait for each other", ...head.deadlocks.map((ring) => make("p", {},
     [...ring, ring[0]].flatMap((tid, at) => [at ? " waits for " : null,
       owner.has(tid) ? task(table.pid[owner.get(tid)[0]], owner.get(tid)[1], tid) : String(tid)]))));

@@ -1,14 +1,16 @@
 // The processes: what is looked for, and in which order they stand. `table` has a column a list, as page_data.py says.
 
 let table = null;
-let haystack = [], order = null;
+let haystack = [];
+const TEXTS = ["comm", "command", "exe", "states", "container", "cgroup", "waits"];
 
 function prepare(data) {
   table = data;
-  const { names } = table;
+  const { texts } = table;
+  for (const name of TEXTS) table[name] = table[name].map((number) => texts[number]);
   haystack = table.pid.map((pid, i) => [
-    pid, ...table.nspid[i], table.comm[i], table.waits[i], table.command[i], table.exe[i], table.containers[i].join(" "), table.cgroup[i],
-    ...table.threads[i].map(([tid, name]) => tid + " " + names[name]),
+    pid, ...table.nspid[i], table.comm[i], table.waits[i], table.command[i], table.exe[i], table.container[i], table.cgroup[i],
+    ...table.threads[i].map(([tid, name]) => tid + " " + texts[name]),
   ].join("\n").toLowerCase());
   table.search = table.functions.map((name) => name.toLowerCase());
 }
@@ -56,9 +58,9 @@ const SHOWN = {
   complete: ["complete", (i) => table.complete[i]],
   blocked: ["with a thread in uninterruptible sleep", (i) => table.states[i].includes("D")],
   running: ["with a thread running or runnable", (i) => table.states[i].includes("R")],
-  contained: ["in a container", (i) => table.containers[i].length],
+  contained: ["in a container", (i) => table.container[i]],
 };
-const group = (i) => table.containers[i].length ? table.containers[i][0].slice(0, 12) : table.cgroup[i];
+const group = (i) => table.container[i] ? table.container[i].slice(0, 12) : table.cgroup[i];
 const contents = (i) => table.complete[i] ? "complete" : table.missing[i] ? plural(table.missing[i], "page") + " missing" : "incomplete";
 const COLUMNS = [
   { name: "pid", title: "PID", kind: "number", of: (i) => table.pid[i] },
