@@ -46,38 +46,12 @@ ZSTD_BLOCK_SIZE_SHIFT = 3
 ZSTD_BLOCK_MAX = 1 << 17
 ZSTD_CHECKSUM = 4
 
-# LZ4 frame: magic, FLG, BD, content size and dictionary ID where FLG says so, HC; blocks with their size before them.
+# LZ4 frame: magic, then FLG; python-lz4 reads the rest.
 LZ4_MAGIC = b"\x04\x22\x4d\x18"
 LZ4_FLG = 4
-LZ4_BD = 5
-LZ4_DESCRIPTOR = 6
-LZ4_VERSION_MASK = 0xC0
-LZ4_VERSION = 0x40
-LZ4_FLG_BLOCK_INDEPENDENCE = 0x20
-LZ4_FLG_BLOCK_CHECKSUM = 0x10
-LZ4_FLG_CONTENT_SIZE = 0x08
-LZ4_FLG_CONTENT_CHECKSUM = 0x04
-LZ4_FLG_RESERVED = 0x02
 LZ4_FLG_DICT_ID = 0x01
-LZ4_BD_RESERVED = 0x8F
-LZ4_CONTENT_SIZE = 8
-LZ4_HC = 1
-LZ4_HC_SHIFT = 8
-"""HC is the second byte of the descriptor's XXH32, from FLG on."""
-LZ4_CHECKSUM = 4
-LZ4_BLOCK_SIZES = {4: 64 << 10, 5: 256 << 10, 6: 1 << 20, 7: 4 << 20}
-"""Bytes that a block decodes to at most, by bits 4 to 6 of BD."""
-LZ4_BD_SIZE_SHIFT = 4
-LZ4_BD_SIZE_MASK = 0x7
-LZ4_BLOCK_SIZE = 4
-LZ4_UNCOMPRESSED = 0x80000000
-"""In a block's size: the block is stored as it is."""
-LZ4_OFFSET_MAX = 65535
-"""How far a match may reach back, into the block before where blocks are linked."""
-LZ4_RUN_MASK = 15
-LZ4_RUN_SHIFT = 4
-"""A sequence's first byte: how many literals, where 15 means that more bytes follow; below, the match's length."""
 
+LZ4_BLOCK_SIZE = 4
 LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
 LZ4_LEGACY_BLOCK = 8 << 20
 """Bytes that every block but the last decodes to."""

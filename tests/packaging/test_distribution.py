@@ -21,7 +21,7 @@ from tests.needs import need
 ROOT = Path(__file__).resolve().parents[2]
 DUMP = ROOT / "fixtures/debian-6.1-amd64/vmcore"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-WITHOUT = ("lief", "lzallright", "isal", "capstone")
+WITHOUT = ("lief", "lz4", "lzallright", "isal", "capstone")
 BUILD = [sys.executable, "-m", "build", "--no-isolation"]
 VERIFY = "from vmcore2core.__main__ import vmcore2core; vmcore2core()"
 
@@ -107,7 +107,7 @@ def test_an_index_would_take_both(distribution: Distribution) -> None:
 
 @pytest.fixture(scope="module")
 def bare(distribution: Distribution, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, unpacked, and nothing of lief, lzallright, isal and capstone."""
+    """The wheel, unpacked, and nothing of lief, lz4, lzallright, isal and capstone."""
     folder = tmp_path_factory.mktemp("bare")
     with zipfile.ZipFile(distribution.wheel) as wheel:
         wheel.extractall(folder)
