@@ -124,6 +124,8 @@ def test_a_debugger_that_is_not_there_is_said_before_anything_is_read(
     with pytest.raises(DebuggerError, match=r"; lldb is there \(--debugger lldb\)$"):
         found_debugger("gdb")
     assert found_debugger("lldb") == str(tmp_path / "lldb")
+    monkeypatch.chdir(tmp_path)
+    assert found_debugger("./lldb") == str(tmp_path / "lldb")
 
 
 def test_lldb_takes_its_own_script() -> None:

@@ -276,3 +276,23 @@ def test_what_changes_while_it_is_read_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not compressed"):
         made(tmp_path, process, {}, CoreOptions(compression="zstd"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_threads_in_one_mapping_have_their_own_place(tmp_path: Path) -> None:
+    """Stacks of one mapping that touch are one range of memory; each thread's begins there."""
+    stack = vma(0x100000, 0x200000, absent=(absent(0x140000, 0x150000),))
+    pointers = [0x101010, 0x139008, 0x150010, 0x1FFFF8, 0x145000]
+    threads = tuple(thread(tid=number, gregs=gregs(rsp)) for number, rsp in enumerate(pointers, start=-1))
+    found = made(tmp_path, snapshot(vma(0x1000, 0x3000), stack, threads=threads), {0x138000: b"x"})
+    assert [(start, size) for start, size, _ in found.memory] == [
+        (0x100000, 0x40000),
+        (0x150000, 0xB0000),
+        (0x1000, 0x2000),
+    ]
+    assert {tid: (start, len(content)) for tid, (_, start, content) in found.threads.items()} == {
+        0xFFFFFFFF: (0x100000, 0x40000),  # as a torn dump may number it
+        0: (0x100000, 0x40000),
+        1: (0x150000, 0xB0000),
+        2: (0x150000, 0xB0000),
+        3: (0x145000, 0),
+    }

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -121,7 +121,7 @@ def found_debugger(debugger: str) -> str:
         others = [name for name in ("gdb", "lldb") if name != debugger and shutil.which(name)]
         hint = f"; {others[0]} is there (--debugger {others[0]})" if others else ""
         raise DebuggerError(f"{debugger} is not installed, expected a debugger in $PATH{hint}")
-    return found
+    return str(Path(found).absolute())  # it is started in another directory
 
 
 def is_lldb(debugger: str) -> bool:
@@ -143,12 +143,30 @@ def temporary_folder() -> Iterator[Path]:
     """
     # As coredumpctl has it: cores are large, and /tmp may be in memory.
     usual = None if "TMPDIR" in os.environ or not os.access("/var/tmp", os.W_OK | os.X_OK) else "/var/tmp"  # noqa: S108
+    with ExitStack() as stack:
+        with _signals_later():
+            try:
+                made = tempfile.TemporaryDirectory(prefix="vmcore2core-debug-", dir=usual)
+            except OSError as error:
+                raise OutputError(f"no temporary directory can be made: {error.strerror}") from error
+            stack.callback(_remove, made)
+        yield Path(made.name)
+
+
+def _remove(folder: "tempfile.TemporaryDirectory[str]") -> None:
+    """Remove a directory, and let no signal come in between."""
+    with _signals_later():
+        folder.cleanup()
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Keep signals that end the command from coming before the block ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
-        made = tempfile.TemporaryDirectory(prefix="vmcore2core-debug-", dir=usual)
-    except OSError as error:
-        raise OutputError(f"no temporary directory can be made: {error.strerror}") from error
-    with made as name:
-        yield Path(name)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _only(chosen: "Sequence[Identity]") -> "Identity":
@@ -200,7 +218,7 @@ def run_debugger(words: Sequence[str], folder: Path, environment: Mapping[str, s
     Raises:
         DebuggerError: it cannot be started.
     """
-    before = signal.signal(signal.SIGINT, _leave_to_debugger)  # SIG_IGN would be inherited
+    signal.signal(signal.SIGINT, _leave_to_debugger)  # SIG_IGN would be inherited; what is left to do is short
     try:
         process = subprocess.Popen(words, cwd=folder, env=environment)  # noqa: S603 - whom the user named
         try:
@@ -210,8 +228,6 @@ def run_debugger(words: Sequence[str], folder: Path, environment: Mapping[str, s
             raise
     except OSError as error:
         raise DebuggerError(f"{words[0]} cannot be started: {error.strerror}") from error
-    finally:
-        signal.signal(signal.SIGINT, before)
     return BY_SIGNAL - status if status < 0 else status
 
 

@@ -31,7 +31,7 @@ _DUMPS: tuple[tuple[bytes, str], ...] = (
     (b"\xee\xeb\x0f\xf0", _XEN),
     (b"\x14\x20\x28\x01", _HYPER_V),
     (b"PAGEDU", "is a Windows crash dump, not a Linux one"),
-    (b"MDMP", "is a minidump of a Windows process, not a kernel dump"),
+    (b"MDMP", "is a minidump of a process, not a kernel dump"),
     (b"QFI\xfb", "is a qcow2 disk image, not a kernel dump"),
     (b"KDMV", "is a VMDK disk image, not a kernel dump: the machine's memory is in its .vmem, .vmss or .vmsn"),
     (b"vhdxfile", "is a VHDX disk image, not a kernel dump"),

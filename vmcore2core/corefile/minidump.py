@@ -85,8 +85,7 @@ def memory_of(snapshot: ProcessSnapshot, form: ContextForm) -> Memory:
     segments = [s for s in segments_of(snapshot) if s.filesz and not s.shared]
     stored = merged((segment.start, segment.start + segment.filesz) for segment in segments)
     stacks = merged(_stack_ranges(snapshot, form, stored))
-    rest = tuple(part for start, end in stored for part in _gaps(stacks, start, end))
-    return Memory(tuple(stacks), rest)
+    return Memory(tuple(stacks), tuple(_without(stored, stacks)))
 
 
 def _stack_ranges(snapshot: ProcessSnapshot, form: ContextForm, stored: Sequence[Range]) -> Iterator[Range]:
@@ -102,15 +101,18 @@ def _stack_ranges(snapshot: ProcessSnapshot, form: ContextForm, stored: Sequence
             yield max(low, piece[0], int(vma.start)), min(piece[1], int(vma.end))
 
 
-def _gaps(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
-    """Yield what of ``[start, end)`` is in none of the ranges."""
-    for low, high in ranges:
-        if low < end and high > start:
-            if start < low:
-                yield start, low
-            start = high
-    if start < end:
-        yield start, end
+def _without(stored: Sequence[Range], stacks: Sequence[Range]) -> Iterator[Range]:
+    """Yield what of the stored ranges is in no stack, each of which is in one of them; all are ascending."""
+    number = 0
+    for start, end in stored:
+        at = start
+        while number < len(stacks) and stacks[number][0] < end:
+            low, high = stacks[number]
+            if at < low:
+                yield at, low
+            at, number = high, number + 1
+        if at < end:
+            yield at, end
 
 
 def _write_memory(

@@ -6,6 +6,7 @@ are, and what is in them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from vmcore2core.process.secrets import Secrets
 STRINGS_MAX = 1 << 24
 """Bytes of arguments, and of environment: more than execve(2) takes."""
 ALIGN = 16
+U32 = 0xFFFF_FFFF
+"""What a DWORD holds of a number that a torn dump may have negative or too large."""
 
 Range = tuple[int, int]
 
@@ -119,7 +122,7 @@ class Head:
                 "stream_count": len(self._streams),
                 "stream_directory_rva": self._directory_at,
                 "checksum": 0,
-                "time_date_stamp": time & 0xFFFF_FFFF,
+                "time_date_stamp": time & U32,
                 "flags": flags,
             }
         )
@@ -149,7 +152,7 @@ def head_of(
     modules = [_module(module, head, name(module.path)) for module in modules_of(snapshot, stored.read)]
     head.stream(fmt.MODULE_LIST_STREAM, _list(modules))
     names = [
-        fmt.MDRawThreadName.build({"thread_id": t.tid, "thread_name_rva": head.string(name(t.comm))})
+        fmt.MDRawThreadName.build({"thread_id": t.tid & U32, "thread_name_rva": head.string(name(t.comm))})
         for t in snapshot.threads
     ]
     head.stream(fmt.THREAD_NAME_LIST_STREAM, _list(names))
@@ -186,9 +189,10 @@ def _threads_and_memory(
     threads_size = fmt.COUNT.sizeof() + len(snapshot.threads) * fmt.MDRawThread.sizeof()
     at = align_up(align_up(head.size, ALIGN) + threads_size, ALIGN)
     base = align_up(at + list_size, snapshot.page_size)
-    places = dict(zip(memory.stacks, (base + np.cumsum(sizes) - sizes).tolist(), strict=False))
+    places = (base + np.cumsum(sizes) - sizes).tolist()
     threads = [
-        _thread(thread, form, places, context) for thread, context in zip(snapshot.threads, contexts, strict=True)
+        _thread(thread, form, memory.stacks, places, context)
+        for thread, context in zip(snapshot.threads, contexts, strict=True)
     ]
     head.stream(fmt.THREAD_LIST_STREAM, _list(threads))
     start = fmt.MDMemory64List.build({"number_of_memory_ranges": len(table), "base_rva": base})
@@ -199,16 +203,33 @@ def _list(records: Sequence[bytes]) -> bytes:
     return fmt.COUNT.build(len(records)) + b"".join(records)
 
 
-def _thread(thread: ThreadSnapshot, form: ContextForm, places: dict[Range, int], context: dict[str, int]) -> bytes:
-    """Return MDRawThread; of a stack that lies where no RVA leads, its address alone."""
-    pointer = form.registers(thread)[form.stack_pointer]
-    start, place, size = pointer, 0, 0
-    for (low, high), rva in places.items():
-        if low <= pointer < high and rva + high - low < fmt.RVA_END:
-            start, place, size = low, rva, high - low
+def _thread(
+    thread: ThreadSnapshot,
+    form: ContextForm,
+    stacks: Sequence[Range],
+    places: Sequence[int],
+    context: dict[str, int],
+) -> bytes:
+    """Return MDRawThread; of a stack that lies where no RVA leads, its address alone.
+
+    Args:
+        thread: the thread.
+        form: of its registers.
+        stacks: which parts of memory are stacks, ascending.
+        places: where each is in the file.
+        context: where its registers are there.
+    """
+    start, place, size = form.registers(thread)[form.stack_pointer], 0, 0
+    number = bisect_right(stacks, start, key=lambda stack: stack[0]) - 1
+    if (
+        number >= 0
+        and start < stacks[number][1]
+        and places[number] + stacks[number][1] - stacks[number][0] < fmt.RVA_END
+    ):
+        start, place, size = stacks[number][0], places[number], stacks[number][1] - stacks[number][0]
     return fmt.MDRawThread.build(
         {
-            "thread_id": thread.tid,
+            "thread_id": thread.tid & U32,
             "suspend_count": 0,
             "priority_class": 0,
             "priority": 0,
@@ -227,7 +248,7 @@ def _module(module: Module, head: Head, name: str) -> bytes:
     return fmt.MDRawModule.build(
         {
             "base_of_image": module.start,
-            "size_of_image": min(module.end - module.start, 0xFFFF_FFFF),
+            "size_of_image": min(module.end - module.start, U32),
             "checksum": 0,
             "time_date_stamp": 0,
             "module_name_rva": head.string(name),
@@ -256,7 +277,7 @@ def _misc_info(pid: int) -> bytes:
     times = ("process_create_time", "process_user_time", "process_kernel_time")
     size = fmt.MDRawMiscInfo.sizeof()
     return fmt.MDRawMiscInfo.build(
-        {**dict.fromkeys(times, 0), "size_of_info": size, "flags1": fmt.MISC_INFO_PROCESS_ID, "process_id": pid}
+        {**dict.fromkeys(times, 0), "size_of_info": size, "flags1": fmt.MISC_INFO_PROCESS_ID, "process_id": pid & U32}
     )
 
 
@@ -266,8 +287,8 @@ def _exception(thread: ThreadSnapshot, context: dict[str, int]) -> bytes:
     return fmt.MDRawExceptionStream.build(
         {
             **dict.fromkeys(names, 0),
-            "thread_id": thread.tid,
-            "exception_code": thread.pr_cursig,
+            "thread_id": thread.tid & U32,
+            "exception_code": thread.pr_cursig & U32,
             "thread_context": context,
         }
     )
