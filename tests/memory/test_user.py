@@ -286,3 +286,22 @@ def test_a_run_ends_where_the_state_or_the_address_jumps() -> None:
         (0x3000, 0x4000, 2),
         (0x5000, 0x6000, 2),
     ]
+
+
+def test_mapped_pages_are_counted_to_a_bound_and_what_has_too_many_tables_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Small pages, a large one, a swapped one and an untouched one; without a budget all that a table spans."""
+    image = PhysicalImage(16)
+    image.map(BASE, image.page(b"first") | P | US)
+    image.map(BASE + 0x1000, 0x2 << 12)
+    image.map(BASE + 0x3000, image.page(b"fourth") | P | US)
+    image.map_2m(BASE + 0x20_0000, P | US | PSE)
+    areas = region(4), region(512, BASE + 0x20_0000)
+    memory, _ = user_memory(image, *areas)
+    assert memory.resident_pages() == memory.nr_mapped(areas) == 2 + 512
+    assert memory.resident_pages([areas[1].start]) == 2
+    assert memory.nr_mapped([*areas], stop=1) > 1
+    monkeypatch.setattr("vmcore2core.memory.pagetable.TABLES_ALWAYS", 0)
+    monkeypatch.setattr("vmcore2core.memory.pagetable.TABLES_PER_FRAME", 0)
+    assert memory.nr_mapped(areas) > 514
