@@ -7,18 +7,14 @@ References: man-pages(7), groff_man(7).
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import typer
-from typer.models import ArgumentInfo, OptionInfo
 
 from vmcore2core import __version__
 from vmcore2core.commands import capture, convert, debug, journal, verify
@@ -255,28 +251,26 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def _lines(page: Page) -> Iterator[str]:
-    commands = _commands(page.app)
-    first, *rest = _paragraphs(page.app.info.help if len(commands) > 1 else inspect.getdoc(commands[0][1]))
+    command = typer.main.get_command(page.app)
+    group = getattr(command, "commands", {})
+    first, *rest = _paragraphs(command.help)
     dashed = page.name.replace(" ", "-")
     yield f'.TH {dashed.upper()} 1 {DATE} "vmcore2core {__version__}" "User Commands"'
     yield from (".SH NAME", f"{roff(dashed)} \\- {roff(first.rstrip('.'))}", ".SH SYNOPSIS")
-    if len(commands) > 1:
+    if group:
         yield from (f".B {roff(page.name)}", r"\fICOMMAND\fR [\fIOPTION\fR]... [\fIARGUMENT\fR]...")
-        yield from (".SH DESCRIPTION", roff(first))
-        before = page.app.registered_callback
-        if before is not None and before.callback is not None:
-            yield ".SH OPTIONS"
-            yield from _options(before.callback)
+        yield from (".SH DESCRIPTION", roff(first), ".SH OPTIONS")
+        yield from _options(command)
         yield ".SH COMMANDS"
-        for name, command in commands:
-            yield f".SS {_synopsis(name, command)}"
-            yield from _body(_paragraphs(inspect.getdoc(command)))
-            yield from _options(command)
+        for name, one in group.items():
+            yield f".SS {_synopsis(name, one)}"
+            yield from _body(_paragraphs(one.help))
+            yield from _options(one)
     else:
-        yield from (_synopsis(page.name, commands[0][1]), ".SH DESCRIPTION")
+        yield from (_synopsis(page.name, command), ".SH DESCRIPTION")
         yield from _body([first, *(part for part in rest if not part.startswith("Exit status:"))])
         yield ".SH OPTIONS"
-        yield from _options(commands[0][1])
+        yield from _options(command)
     for title, entries in (("EXIT STATUS", page.status), ("ENVIRONMENT", page.environment), ("FILES", page.files)):
         yield f".SH {title}"
         for term, text in entries:
@@ -285,10 +279,6 @@ def _lines(page: Page) -> Iterator[str]:
     for what, line in page.examples:
         yield from (".TP", roff(f"{what}:"), f".EX\n{roff(line)}\n.EE")
     yield from (".SH SEE ALSO", ",\n".join(f".BR {roff(name[:-3])} {name[-3:]}" for name in page.see_also))
-
-
-def _commands(app: typer.Typer) -> list[tuple[str, Callable[..., Any]]]:
-    return [(info.callback.__name__, info.callback) for info in app.registered_commands if info.callback is not None]
 
 
 def _paragraphs(text: str | None) -> list[str]:
@@ -301,60 +291,44 @@ def _body(paragraphs: Sequence[str]) -> Iterator[str]:
         yield roff(part)
 
 
-def _parameters(command: Callable[..., Any]) -> Iterator[tuple[str, OptionInfo | ArgumentInfo, Any, bool]]:
-    """Yield (name, what typer is told of it, its type, whether it must be given)."""
-    hints = get_type_hints(command, include_extras=True)
-    for name, parameter in inspect.signature(command).parameters.items():
-        kind, declared = get_args(hints[name])
-        if not declared.hidden:
-            yield name, declared, kind, parameter.default is parameter.empty
+def _parameters(command: Any) -> Iterator[tuple[Any, bool]]:  # noqa: ANN401 - a click command; its parameters
+    """Yield each parameter that --help shows, and whether it is an argument; arguments come first, as there."""
+    shown = [(one, one.param_type_name == "argument") for one in command.params if not one.hidden]
+    yield from sorted(shown, key=lambda pair: not pair[1])
 
 
-def _synopsis(name: str, command: Callable[..., Any]) -> str:
+def _synopsis(name: str, command: Any) -> str:  # noqa: ANN401 - likewise
     words = [rf"\fB{roff(name)}\fR", r"[\fIOPTION\fR]..."]
-    for parameter, declared, kind, needed in _parameters(command):
-        if isinstance(declared, ArgumentInfo):
-            shown = rf"\fI{roff(parameter.upper())}\fR"
-            words.append(shown if needed else f"[{shown}]{'...' if _is_list(kind) else ''}")
-        elif needed:
-            words.append(rf"\fB{roff(_flags(parameter, declared, kind)[0])}\fR \fI{_metavar(declared, kind)}\fR")
+    parameters = list(_parameters(command))
+    for one, is_argument in parameters:
+        if one.required and not is_argument:
+            words.append(rf"\fB{roff(one.opts[0])}\fR \fI{_metavar(one)}\fR")
+    for one, is_argument in parameters:
+        if is_argument:
+            text = rf"\fI{roff(one.name.upper())}\fR"
+            words.append((text if one.required else f"[{text}]") + ("..." if one.nargs == -1 else ""))
     return " ".join(words)
 
 
-def _options(command: Callable[..., Any]) -> Iterator[str]:
-    # Arguments come first, as in --help.
-    for name, declared, kind, _ in sorted(_parameters(command), key=lambda one: isinstance(one[1], OptionInfo)):
-        shown = [name.upper()] if isinstance(declared, ArgumentInfo) else _flags(name, declared, kind)
-        terms = ", ".join(rf"\fB{roff(flag)}\fR" for flag in shown)
-        if isinstance(declared, ArgumentInfo):
-            terms = rf"\fI{roff(name.upper())}\fR"
-        elif kind is not bool and not declared.count:
-            terms += rf" \fI{roff(_metavar(declared, kind))}\fR"
-        yield from (".TP", terms, roff(declared.help or ""))
+def _options(command: Any) -> Iterator[str]:  # noqa: ANN401 - likewise
+    for one, is_argument in _parameters(command):
+        if is_argument:
+            terms = rf"\fI{roff(one.name.upper())}\fR"
+        else:
+            terms = ", ".join(rf"\fB{roff(flag)}\fR" for flag in (*one.opts, *one.secondary_opts))
+            if not (one.is_flag or one.count):
+                terms += rf" \fI{roff(_metavar(one))}\fR"
+        yield from (".TP", terms, roff(one.help or ""))
     yield from (".TP", r"\fB\-h\fR, \fB\-\-help\fR", "Show a summary of the options.")
 
 
-def _flags(name: str, declared: OptionInfo | ArgumentInfo, kind: object) -> list[str]:
-    """Return an option's names; where none are declared, typer makes them of the parameter's."""
-    # In an annotation, typer takes what is in the default's place for the first name.
-    given = [word for word in (declared.default, *(declared.param_decls or ())) if isinstance(word, str)]
-    plain = name.replace("_", "-")
-    made = f"--{plain}/--no-{plain}" if kind is bool else f"--{plain}"
-    return [flag for word in given or [made] for flag in word.split("/")]
-
-
-def _metavar(declared: OptionInfo | ArgumentInfo, kind: Any) -> str:  # noqa: ANN401 - a type or what typing makes of several
-    if declared.metavar:
-        return declared.metavar
-    while get_origin(kind) in (UnionType, list):
-        (kind,) = (part for part in get_args(kind) if part is not NoneType)
-    if issubclass(kind, Enum):
-        return "|".join(str(member.value) for member in kind)
-    return {int: "NUMBER", str: "TEXT"}.get(kind, "PATH")
-
-
-def _is_list(kind: Any) -> bool:  # noqa: ANN401 - likewise
-    return any(get_origin(part) is list for part in (kind, *get_args(kind)))
+def _metavar(one: Any) -> str:  # noqa: ANN401 - a click option
+    if one.metavar:
+        return str(one.metavar)
+    choices = getattr(one.type, "choices", None)
+    if choices:
+        return "|".join(str(getattr(choice, "value", choice)) for choice in choices)
+    return {"integer": "NUMBER", "integer range": "NUMBER", "text": "TEXT"}.get(one.type.name, "PATH")
 
 
 def roff(text: str) -> str:
