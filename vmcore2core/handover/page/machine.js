@@ -36,7 +36,8 @@ function died() {
   return card("Why the kernel died",
     crash.oops && head.kernel.panic !== null ? make("p", { class: "panic" }, crash.oops) : null,
     definitions([["CPU", crash.cpu === null ? null : String(crash.cpu)], ["It ran", who]]),
-    crash.trace.length ? make("ol", { class: "trace" }, crash.trace.map((line) => make("li", {}, mono(line)))) : null);
+    crash.trace.length ? make("ol", { class: "trace" }, crash.trace.map((line) =>
+      make("li", {}, make("code", { class: line.startsWith("?") ? "guess" : null }, line)))) : null);
 }
 function cpus() {
   if (!head.cpus || !head.cpus.length) return null;

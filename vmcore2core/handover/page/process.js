@@ -102,7 +102,8 @@ function thread(one) {
     one.end ? make("p", { class: "soft" }, "The stack ends here: " + one.end) : null,
     one.registers ? make("p", { class: "soft" }, "Registers: " + one.registers) : null,
     one.wanted && one.wanted.length ? make("p", { class: "soft" }, "These files would tell more: " +
-      one.wanted.map((file) => (file.path || "?") + (file.build_id ? " (build ID " + file.build_id + ")" : "")).join(", ")) : null,
+      one.wanted.map((file) => (file.path || "?") + (file.build_id ? " (build ID " + file.build_id + ")" : "")).join(", ")
+      + ". gdb takes them from below VMCORE2CORE_SYSROOT=DIR, and this page has what they tell with --sysroot DIR.") : null,
   ].flat().filter(Boolean);
 }
 // Threads with the same frames stand together, as a pool's do.
