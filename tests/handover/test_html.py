@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.browser import Browser, page_data
+from vmcore2core.errors import OutputError
 from vmcore2core.handover.html import page, write_page
 from vmcore2core.handover.page_data import ProcessTable
 
@@ -265,6 +266,13 @@ def test_a_directory_without_processes_has_a_page(tmp_path: Path) -> None:
     assert page_data(tmp_path, "processes")["pid"] == []
 
 
+@pytest.mark.parametrize("threads", [None, [5], [{"tid": 30}]])
+def test_an_entry_of_another_form_is_an_error(tmp_path: Path, threads: Any) -> None:
+    with pytest.raises(OutputError, match="entry of process 30 is not as this version writes it"):
+        write_page(tmp_path, head(), [{**process(30, "a"), "threads": threads}])
+    assert not (tmp_path / "index.html").exists()
+
+
 def test_processes_of_an_earlier_run_are_gone_and_other_files_stay(tmp_path: Path) -> None:
     write_page(tmp_path, head(), [process(30, "a"), process(31, "b")])
     (tmp_path / "index.data" / "notes.txt").write_text("mine")
@@ -401,6 +409,10 @@ def test_back_and_the_keyboard_lead_from_view_to_view(browser: Browser, cores: P
     browser.until("document.body.dataset.view === 'process'")
     browser.press("Escape")
     browser.until("document.body.dataset.view !== 'process'")
+    browser.open(cores / "index.html", "#pid=30&q=postgres&sort=-rss")
+    browser.run("document.querySelector('a.close').click()")
+    browser.until("document.body.dataset.view !== 'process'")
+    assert browser.run("location.hash") == "#view=processes&q=postgres&sort=-rss"
 
 
 def test_a_process_of_65530_mappings_opens_at_once(browser: Browser, cores: Path) -> None:

@@ -91,7 +91,8 @@ def write_page(directory: Path, head: dict[str, Any], processes: Iterable[Entry]
                 table.add(entry)
                 found = process_data(entry)
             except (KeyError, TypeError, AttributeError) as error:  # of an index that --resume took over
-                raise OutputError(f"{directory}: the index says of {entry['pid']} what none does: {error}") from error
+                words = f"the index's entry of process {entry['pid']} is not as this version writes it: {error!r}"
+                raise OutputError(f"{directory}: {words}") from error
             written.add(_write(data, str(entry["pid"]), found))
         written.add(_write(data, "processes", {**table.document(), "errors": head["errors"]}))
         _remove_others(data, written)

@@ -11,6 +11,8 @@ function address(more) {
   }
   return "#" + all;
 }
+// Another view than a process's, with what is looked for.
+function elsewhere(name) { return address({ view: name === "machine" ? null : name, pid: null, tid: null, tab: null }); }
 // Each place is a step that "back" returns from; what is typed into the search is none.
 function go(more) {
   history.pushState(null, "", address(more));
@@ -52,9 +54,11 @@ async function arrive() {
   if (/^#\d+$/.test(location.hash)) history.replaceState(null, "", "#pid=" + location.hash.slice(1));
   view = new URLSearchParams(location.hash.slice(1));
   document.body.dataset.view = view.has("pid") ? "process" : view.get("view") === "processes" ? "processes" : "machine";
-  for (const link of document.querySelectorAll("nav a"))
+  for (const link of document.querySelectorAll("nav a")) {
+    link.href = elsewhere(link.dataset.view);
     if (link.dataset.view === document.body.dataset.view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
+  }
   if (find("#search").value !== (view.get("q") || "")) find("#search").value = view.get("q") || "";
   find("#show").value = view.get("show") || "";
   fill();
@@ -118,6 +122,12 @@ function tabs(event) {
   requestAnimationFrame(() => { const tab = document.getElementById(next.id); if (tab) tab.focus(); });
   return true;
 }
+function toSearch() {
+  if (!find("#list").offsetHeight) go({ pid: null, tid: null, tab: null, view: "processes" });
+  find("#search").focus();
+  find("#search").select();
+}
+function openFirst() { if (found.length) go({ pid: table.pid[found[0]], tid: null, tab: null, view: null }); }
 function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || find("#keys").open) return;
   const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
@@ -128,11 +138,10 @@ function pressed(event) {
     else return;
   } else if (event.key === "ArrowDown" && (inSearch || event.target.closest("#table"))) step(inSearch ? 0 : 1);
   else if (event.key === "ArrowUp" && event.target.closest("#table")) step(-1);
-  else if (event.key === "Enter" && inSearch) { if (found.length) go({ pid: table.pid[found[0]], tid: null, tab: null, view: null }); }
-  else if (/^Arrow(Left|Right)$/.test(event.key) && tabs(event)) ;
-  else if (event.key === "/" && !typing) { if (!find("#list").offsetHeight) go({ pid: null, tid: null, tab: null, view: "processes" }); find("#search").focus(); find("#search").select(); }
+  else if (event.key === "Enter" && inSearch) openFirst();
+  else if (event.key === "/" && !typing) toSearch();
   else if (event.key === "?" && !typing) find("#keys").showModal();
-  else return;
+  else if (!/^Arrow(Left|Right)$/.test(event.key) || !tabs(event)) return;
   event.preventDefault();
 }
 // What is printed is what is looked at, whole: rows that are out of sight, too, and what is folded up.

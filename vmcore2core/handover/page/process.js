@@ -42,7 +42,7 @@ function present(process, tab, tid, went) {
   const body = make("div", { class: "body", id: "body", role: "tabpanel", "aria-labelledby": "tab-" + chosen });
   const view = make("article", {},
     make("div", { class: "title" }, make("h2", { tabindex: "-1" }, process.comm + ", PID " + process.pid + number),
-      make("a", { class: "close", href: "#view=processes", "aria-label": "Close", title: "Close (Esc)" }, "\u2715")),
+      make("a", { class: "close", href: elsewhere("processes"), "aria-label": "Close", title: "Close (Esc)" }, "\u2715")),
     make("p", { class: "soft clip", title: process.command_line }, process.command_line || process.exe),
     missing(process),
     definitions(commands(process).map(([name, command]) => [name, copied(command, "the command for " + name)])),
