@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vmcore2core.arch import all_archs, arch_for_machine
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.capabilities import CpuNumbers
 from vmcore2core.arch.parts import Unwind
+from vmcore2core.arch.regsets import RegisterSet
 from vmcore2core.formats.utsname import e_machine_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +75,15 @@ def test_a_machine_has_a_formats_file_fixtures_and_tests(arch: Arch) -> None:
     rows = [line for line in (ROOT / "fixtures/README.md").read_text().splitlines() if line.startswith("| `")]
     assert [row for row in rows if re.search(rf"[-,{{]{port}\b", row)]
     assert list((ROOT / "fixtures").glob(f"*-{port}*/fixture.json"))
+
+
+@pytest.mark.parametrize("arch", all_archs(), ids=lambda arch: arch.name)
+def test_register_sets_are_a_table(arch: Arch) -> None:
+    shared = [folder for folder in FOLDERS if not (PACKAGE / "arch" / folder / "machine.py").exists()]
+    files = [f for f in (*folders_of(arch), *shared) if (PACKAGE / "arch" / f / "regsets.py").exists()]
+    table = import_module(f"vmcore2core.arch.{files[0]}.regsets").REGSETS
+    assert all(isinstance(row, RegisterSet) for row in table)
+    assert len({row.n_type for row in table}) == len(table)
 
 
 def test_the_list_names_what_a_machine_has() -> None:

@@ -6,7 +6,7 @@ To add a machine NAME (tests/arch/test_machines.py checks this list):
   - ``arch/NAME/machine.py``, which ends in ``ARCH = Name()``: what it is, and its parts, by these attributes.
   - ``arch/NAME/paging.py``: ``Paging``. Now memory can be read.
   - ``arch/NAME/registers.py``, ``cpus.py``, ``cores.py``: ``Registers``, ``Cpus``, ``Cores``. Now cores can be written.
-    ``regsets.py`` has the table of the register sets besides NT_PRSTATUS.
+    ``regsets.py`` has ``REGSETS``, the table of the register sets besides NT_PRSTATUS.
   - ``arch/NAME/unwind.py``: ``Unwind``. Now user stacks can be shown.
   - ``arch/NAME/kernel_stack.py``: ``KernelStacks``. Now the kernel's own stacks can be shown.
   - What else it has of ``arch/capabilities.py``.

@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
-from vmcore2core.arch.x86.regsets import process_notes, regsets
+from vmcore2core.arch.x86.regsets import Thread, process_notes, regsets
 from vmcore2core.interfaces import MemoryAndLayout
 from vmcore2core.layout.resolver import KernelLayout
 
@@ -53,7 +53,7 @@ def old(size: int) -> tuple[Bytes, KernelLayout]:
 @pytest.mark.parametrize("build", [new, old])
 def test_without_xsave_a_thread_has_fxsaves_registers_and_no_xstate(build: Build) -> None:
     memory, layout = build(512)
-    notes = regsets(TASK, {}, True, MemoryAndLayout(memory, layout))
+    notes = regsets(Thread(TASK, {}, MemoryAndLayout(memory, layout), is_64=True))
     assert [(n.name, n.n_type, n.desc) for n in notes or ()] == [("CORE", NT_FPREGSET, LEGACY)]
     assert process_notes(MemoryAndLayout(memory, layout)) == ()
 
@@ -61,6 +61,6 @@ def test_without_xsave_a_thread_has_fxsaves_registers_and_no_xstate(build: Build
 @pytest.mark.parametrize("build", [new, old])
 def test_without_xsave_a_32_bit_thread_has_both_forms_of_them(build: Build) -> None:
     memory, layout = build(512)
-    notes = regsets(TASK, {"cs": 0x23, "ds": 0x2B}, False, MemoryAndLayout(memory, layout)) or ()
+    notes = regsets(Thread(TASK, {"cs": 0x23, "ds": 0x2B}, MemoryAndLayout(memory, layout), is_64=False)) or ()
     assert [(n.name, n.n_type, len(n.desc)) for n in notes] == [("CORE", NT_FPREGSET, 108), ("LINUX", NT_PRXFPREG, 512)]
     assert notes[1].desc == LEGACY

@@ -21,7 +21,7 @@ class ArmCores(Cores):
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[Note, ...] | None:
-        return regsets.Regsets(task, kernel).notes()
+        return regsets.Thread(task, kernel).notes()
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:

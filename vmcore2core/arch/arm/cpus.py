@@ -49,4 +49,4 @@ class ArmCpus(Cpus):
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[Note, ...], str | None]:
-        return regsets.Regsets(task, kernel).live(note.regsets, user_mode=note.user_mode), None
+        return regsets.Thread(task, kernel).live(note.regsets, user_mode=note.user_mode), None

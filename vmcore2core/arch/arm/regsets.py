@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vmcore2core.arch.regsets import RegisterSet, notes_of
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm as fmt
@@ -32,22 +33,22 @@ LAYOUT_KEYS = (
 )
 
 
-def vfp_note(fpregs: bytes, fpscr: int) -> Note:
-    """Return NT_ARM_VFP.
+def user_vfp(fpregs: bytes, fpscr: int) -> bytes:
+    """Return ``struct user_vfp``, the descriptor of NT_ARM_VFP.
 
     Args:
         fpregs: d0 to d15 or d31, 8 bytes each; the note has 32.
         fpscr: status and control.
     """
-    note = np.zeros(1, fmt.user_vfp)
+    made = np.zeros(1, fmt.user_vfp)
     count = min(len(fpregs) // 8, fmt.VFP_REGS)
-    note["fpregs"][0, :count] = np.frombuffer(fpregs, "<u8", count)
-    note["fpscr"] = fpscr
-    return Note(elf_core.NOTE_LINUX, fmt.NT_ARM_VFP, note.tobytes())
+    made["fpregs"][0, :count] = np.frombuffer(fpregs, "<u8", count)
+    made["fpscr"] = fpscr
+    return made.tobytes()
 
 
 @dataclass(frozen=True)
-class Regsets:
+class Thread:
     """What ``struct thread_info`` of a task of a 32-bit kernel has."""
 
     task: int
@@ -69,13 +70,13 @@ class Regsets:
     def _uint(self, address: int) -> int:
         return self.kernel.uint(address, WORD)
 
-    def _fpa(self) -> Note | None:
+    def fpa(self) -> bytes | None:
+        """Return NT_FPREGSET: fpa_get()."""
         address = self._thread_info("fpstate")
-        if address is None:
-            return None
-        return Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, self.kernel.memory.read(address, fmt.USER_FP_SIZE))
+        return None if address is None else self.kernel.memory.read(address, fmt.USER_FP_SIZE)
 
-    def _vfp(self) -> Note | None:
+    def vfp(self) -> bytes | None:
+        """Return NT_ARM_VFP: vfp_get()."""
         address = self._thread_info("vfpstate")
         fpregs, fpscr = (self.kernel.layout.find_member("vfp_hard_struct", name) for name in ("fpregs", "fpscr"))
         if address is None or fpregs is None or fpscr is None:
@@ -83,7 +84,7 @@ class Regsets:
         # One with 16 registers has them in half the room.
         size = fpregs.size or min(fpscr.offset - fpregs.offset, 8 * fmt.VFP_REGS) & ~0x7F
         registers = self.kernel.memory.read(address + fpregs.offset, min(size, 8 * fmt.VFP_REGS))
-        return vfp_note(registers, self._uint(address + fpscr.offset))
+        return user_vfp(registers, self._uint(address + fpscr.offset))
 
     @property
     def has_vfp(self) -> bool:
@@ -107,9 +108,10 @@ class Regsets:
         return self._uint(state + last.offset) == cpu and self._uint(owners + WORD * cpu) == state
 
     def saved(self) -> tuple[Note, ...] | None:
-        """Return the notes as memory has them; None where the layout does not know where they are."""
-        notes = (self._fpa(), *((self._vfp(),) if self.has_vfp else ()))
-        return tuple(note for note in notes if note is not None) if None not in notes else None
+        """Return the notes as memory has them; None if the layout does not know where they are."""
+        table = REGSETS if self.has_vfp else REGSETS[:1]
+        notes = notes_of(table, self)
+        return notes if len(notes) == len(table) else None
 
     def notes(self) -> tuple[Note, ...] | None:
         """Return the notes of a thread that is off the CPU.
@@ -143,5 +145,12 @@ class Regsets:
         owner = self.in_processor() if self.has_vfp else False
         if owner is False:
             return self.saved() or ()
-        fpa = self._fpa()
-        return (fpa, *of_cpu) if owner and user_mode and of_cpu and fpa is not None else ()
+        fpa = notes_of(REGSETS, self, (elf_core.NT_FPREGSET,))
+        return (*fpa, *of_cpu) if owner and user_mode and of_cpu and fpa else ()
+
+
+REGSETS: tuple[RegisterSet[Thread], ...] = (
+    RegisterSet(elf_core.NT_FPREGSET, Thread.fpa, elf_core.NOTE_CORE),
+    RegisterSet(fmt.NT_ARM_VFP, Thread.vfp),
+)
+"""arm_regsets[]; the second is of kernels with CONFIG_VFP."""

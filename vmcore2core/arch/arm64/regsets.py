@@ -10,12 +10,13 @@ sve_context}.h; arch/arm64/kernel/{mte,pointer_auth}.c (Linux 5.10 to 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from vmcore2core.arch.arm64.features import LAYOUT_KEYS as FEATURE_KEYS
 from vmcore2core.arch.arm64.features import Features, checked_vl, max_vl, regset_sizes
+from vmcore2core.arch.regsets import RegisterSet, in_order
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
@@ -300,25 +301,26 @@ def _syscall(thread: Thread) -> bytes | None:
     return None if number is None else (number & 0xFFFF_FFFF).to_bytes(4, "little")
 
 
-_MAKERS: Mapping[int, Callable[[Thread], bytes | None]] = {
-    elf_core.NT_FPREGSET: _fpsimd,
-    fmt.NT_ARM_TLS: _tls,
-    fmt.NT_ARM_HW_BREAK: lambda thread: _debug(thread, "debug.hbp_break", 12, "core_num_brps"),
-    fmt.NT_ARM_HW_WATCH: lambda thread: _debug(thread, "debug.hbp_watch", 20, "core_num_wrps"),
-    fmt.NT_ARM_FPMR: lambda thread: thread.raw("uw.fpmr", 8) if thread.features.has("fpmr") else None,
-    fmt.NT_ARM_SYSTEM_CALL: _syscall,
-    fmt.NT_ARM_SVE: lambda thread: _vectors(thread, fmt.ARM64_VEC_SVE),
-    fmt.NT_ARM_SSVE: lambda thread: _vectors(thread, fmt.ARM64_VEC_SME),
-    fmt.NT_ARM_ZA: _za,
-    fmt.NT_ARM_ZT: _zt,
-    fmt.NT_ARM_PAC_MASK: _pac_mask,
-    fmt.NT_ARM_PAC_ENABLED_KEYS: _pac_enabled,
-    fmt.NT_ARM_PACA_KEYS: _address_keys,
-    fmt.NT_ARM_PACG_KEYS: _generic_key,
-    fmt.NT_ARM_TAGGED_ADDR_CTRL: _tagged_addr_ctrl,
-    fmt.NT_ARM_POE: lambda thread: thread.raw("por_el0", 8) if thread.features.has("poe") else None,
-    fmt.NT_ARM_GCS: _gcs,
-}
+REGSETS: tuple[RegisterSet[Thread], ...] = (
+    RegisterSet(elf_core.NT_FPREGSET, _fpsimd, elf_core.NOTE_CORE),
+    RegisterSet(fmt.NT_ARM_TLS, _tls),
+    RegisterSet(fmt.NT_ARM_HW_BREAK, lambda thread: _debug(thread, "debug.hbp_break", 12, "core_num_brps")),
+    RegisterSet(fmt.NT_ARM_HW_WATCH, lambda thread: _debug(thread, "debug.hbp_watch", 20, "core_num_wrps")),
+    RegisterSet(fmt.NT_ARM_FPMR, lambda thread: thread.raw("uw.fpmr", 8) if thread.features.has("fpmr") else None),
+    RegisterSet(fmt.NT_ARM_SYSTEM_CALL, _syscall),
+    RegisterSet(fmt.NT_ARM_SVE, lambda thread: _vectors(thread, fmt.ARM64_VEC_SVE)),
+    RegisterSet(fmt.NT_ARM_SSVE, lambda thread: _vectors(thread, fmt.ARM64_VEC_SME)),
+    RegisterSet(fmt.NT_ARM_ZA, _za),
+    RegisterSet(fmt.NT_ARM_ZT, _zt),
+    RegisterSet(fmt.NT_ARM_PAC_MASK, _pac_mask),
+    RegisterSet(fmt.NT_ARM_PAC_ENABLED_KEYS, _pac_enabled),
+    RegisterSet(fmt.NT_ARM_PACA_KEYS, _address_keys),
+    RegisterSet(fmt.NT_ARM_PACG_KEYS, _generic_key),
+    RegisterSet(fmt.NT_ARM_TAGGED_ADDR_CTRL, _tagged_addr_ctrl),
+    RegisterSet(fmt.NT_ARM_POE, lambda thread: thread.raw("por_el0", 8) if thread.features.has("poe") else None),
+    RegisterSet(fmt.NT_ARM_GCS, _gcs),
+)
+_BY_TYPE = {row.n_type: row for row in REGSETS}
 
 
 def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Note]:
@@ -329,10 +331,10 @@ def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Not
         without: types that are not wanted.
     """
     for n_type, size in regset_sizes(thread.kernel).items():
-        desc = None if n_type in without else _MAKERS[n_type](thread)
+        row = _BY_TYPE[n_type]
+        desc = None if n_type in without else row.get(thread)
         if desc is not None:
-            owner = elf_core.NOTE_CORE if n_type == elf_core.NT_FPREGSET else elf_core.NOTE_LINUX
-            yield Note(owner, n_type, desc[:size])
+            yield Note(row.name, n_type, desc[:size])
 
 
 def regsets(thread: Thread) -> tuple[Note, ...] | None:
@@ -348,8 +350,7 @@ def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
     live = {note.n_type: note for note in of_cpu if _is_whole(thread, note)}
     if not live:
         return ()
-    order = list(_MAKERS)
-    return tuple(sorted((*live.values(), *saved(thread, IN_PROCESSOR)), key=lambda note: order.index(note.n_type)))
+    return in_order(REGSETS, (*live.values(), *saved(thread, IN_PROCESSOR)))
 
 
 def _is_whole(thread: Thread, note: Note) -> bool:

@@ -25,7 +25,7 @@ class I386Cores(Cores):
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[Note, ...] | None:
-        return x86_regsets.regsets_of_32_bit(task, kernel)
+        return x86_regsets.regsets(x86_regsets.Thread32(task, kernel))
 
     @override
     def process_notes(self, kernel: KernelView) -> tuple[Note, ...]:

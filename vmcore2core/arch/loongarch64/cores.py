@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.loongarch64 import regsets
 from vmcore2core.arch.loongarch64.registers import Loongarch64Registers
-from vmcore2core.arch.loongarch64.regsets import Regsets
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.elf.notes import Note
@@ -30,4 +30,4 @@ class Loongarch64Cores(Cores):
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[Note, ...] | None:
-        return Regsets(task, kernel).notes()
+        return regsets.regsets(regsets.Thread(task, kernel))

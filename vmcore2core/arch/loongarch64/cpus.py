@@ -8,8 +8,8 @@ import numpy as np
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.capabilities import CpuNumbers
+from vmcore2core.arch.loongarch64 import regsets
 from vmcore2core.arch.loongarch64.registers import Loongarch64Registers
-from vmcore2core.arch.loongarch64.regsets import Regsets
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.elf.notes import Note
@@ -66,10 +66,10 @@ class Loongarch64Cpus(Cpus):
 
         Until then its registers are in memory, and QEMU's NT_FPREGSET has another thread's.
         """
-        regsets = Regsets(task, kernel)
-        owner = regsets.owns_fpu()
+        thread = regsets.Thread(task, kernel)
+        owner = thread.owns_fpu()
         if owner is False:
-            return regsets.notes() or (), None
+            return regsets.regsets(thread) or (), None
         if owner and note.user_mode and note.regsets:
             return note.regsets, "its vector registers were in the processor: the dump has their lowest 64 bits"
         return (), None

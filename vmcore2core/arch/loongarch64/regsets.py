@@ -5,14 +5,16 @@ switch_to() saves the FPU of a task that owns it, so that ``thread.fpu`` is curr
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
+from vmcore2core.arch.regsets import RegisterSet, notes_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import loongarch64 as fmt
-from vmcore2core.interfaces import KernelView
 
 LAYOUT_KEYS = (
     "OFFSET(task_struct.thread.fpu)",
@@ -34,59 +36,38 @@ LAYOUT_KEYS = (
 )
 
 
-class Regsets:
+class Thread(ThreadStruct):
     """The notes of one task that is off the CPU."""
 
-    def __init__(self, task: int, kernel: KernelView) -> None:
-        self.task, self.kernel, self.layout = task, kernel, kernel.layout
-        self.thread = ThreadStruct(task, kernel)
+    @cached_property
+    def fpu(self) -> np.void | None:
+        """``struct loongarch_fpu``; None if the layout does not tell where it is."""
+        raw = self.raw("fpu", fmt.loongarch_fpu.itemsize)
+        return None if raw is None else np.frombuffer(raw, fmt.loongarch_fpu)[0]
 
-    def notes(self) -> tuple[Note, ...] | None:
-        """Return them in the kernel's order, None where the layout does not tell where the FPU's registers are.
-
-        NT_LOONGARCH_CPUCFG is not made: the kernel asks the processor.
-
-        Raises:
-            MemoryFault, LayoutInvalid: as ``Cores.regsets``.
-        """
-        raw = self.thread.raw("fpu", fmt.loongarch_fpu.itemsize)
-        if raw is None:
-            return None
-        fpu = np.frombuffer(raw, fmt.loongarch_fpu)[0]
-        scalars = fpu["fpr"][:, :8].tobytes() + fpu["fcc"].tobytes() + fpu["fcsr"].tobytes()
-        return (
-            Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, scalars),
-            *self._vectors(fpu["fpr"]),
-            *self._lbt(fpu["ftop"].tobytes()),
-            *self._breakpoints(fmt.NT_LOONGARCH_HW_BREAK, "hbp_break", "watch_ireg_count"),
-            *self._breakpoints(fmt.NT_LOONGARCH_HW_WATCH, "hbp_watch", "watch_dreg_count"),
-        )
+    def scalars(self) -> bytes | None:
+        """Return NT_FPREGSET: fpr_get()."""
+        fpu = self.fpu
+        return None if fpu is None else fpu["fpr"][:, :8].tobytes() + fpu["fcc"].tobytes() + fpu["fcsr"].tobytes()
 
     def owns_fpu(self) -> bool | None:
         """Tell whether the task's floating-point registers are in the CPU that it is on; None where nothing tells."""
         tif, fixade = self._thread_flags(self.task), self._fixade()
         return None if tif is None or fixade is None else bool(tif >> fmt.TIF_USEDFPU[fixade] & 1)
 
-    def _has(self, function: str) -> bool:
+    def has_function(self, function: str) -> bool:
         """Tell whether the kernel was configured with what has this function."""
         return self.layout.find_symbol(function) is not None
 
-    def _vectors(self, fpr: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> list[Note]:
-        """Return NT_LOONGARCH_LSX and _LASX; what a task has not used of its registers is all ones: simd_get()."""
-        live = self._live()
-        if live is None:
-            return []
-        result = []
-        for function, n_type, size in (
-            ("_save_lsx", fmt.NT_LOONGARCH_LSX, 16),
-            ("_save_lasx", fmt.NT_LOONGARCH_LASX, 32),
-        ):
-            if self._has(function):
-                registers = np.full((fmt.NUM_FPU_REGS, size), 0xFF, np.uint8)
-                used = min(live, size)
-                registers[:, :used] = fpr[:, :used]
-                result.append(Note(elf_core.NOTE_LINUX, n_type, registers.tobytes()))
-        return result
+    def vectors(self, function: str, size: int) -> bytes | None:
+        """Return NT_LOONGARCH_LSX or _LASX; what a task has not used of its registers is all ones: simd_get()."""
+        live = self._live() if self.has_function(function) else None
+        if live is None or self.fpu is None:
+            return None
+        registers = np.full((fmt.NUM_FPU_REGS, size), 0xFF, np.uint8)
+        used = min(live, size)
+        registers[:, :used] = self.fpu["fpr"][:, :used]
+        return registers.tobytes()
 
     def _live(self) -> int | None:
         """Return how many bytes of each register the task has used, None where that is not known."""
@@ -99,7 +80,7 @@ class Regsets:
             return 0
         if not tif >> fixade + fmt.TIF_LSX_CTX_LIVE & 1:
             return 8
-        return 32 if self._has("_save_lasx") and tif >> fixade + fmt.TIF_LASX_CTX_LIVE & 1 else 16
+        return 32 if self.has_function("_save_lasx") and tif >> fixade + fmt.TIF_LASX_CTX_LIVE & 1 else 16
 
     def _fixade(self) -> int | None:
         """Return the number of TIF_FIXADE, by the one task whose flags the source has: init_task."""
@@ -124,30 +105,28 @@ class Regsets:
             return None
         return self.kernel.uint(address + flags.offset, 8)
 
-    def _lbt(self, ftop: bytes) -> list[Note]:
+    def lbt(self) -> bytes | None:
         """Return NT_LOONGARCH_LBT: lbt_get()."""
-        raw = self.thread.raw("lbt", fmt.loongarch_lbt.itemsize) if self._has("_save_lbt") else None
-        if raw is None:
-            return []
-        return [Note(elf_core.NOTE_LINUX, fmt.NT_LOONGARCH_LBT, raw[:36] + ftop)]
+        raw = self.raw("lbt", fmt.loongarch_lbt.itemsize) if self.has_function("_save_lbt") else None
+        return None if raw is None or self.fpu is None else raw[:36] + self.fpu["ftop"].tobytes()
 
-    def _breakpoints(self, n_type: int, member: str, count: str) -> list[Note]:
+    def breakpoints(self, member: str, count: str) -> bytes | None:
         """Return NT_LOONGARCH_HW_BREAK or _HW_WATCH: hw_break_get()."""
         slots = self.layout.find_member("task_struct", f"thread.{member}")
         cpu_data, counter = self.layout.find_symbol("cpu_data"), self.layout.find_member("cpuinfo_loongarch", count)
         if slots is None or not slots.size or cpu_data is None or counter is None:
-            return []
-        if not self._has("hw_breakpoint_slots"):
-            return []
+            return None
+        if not self.has_function("hw_breakpoint_slots"):
+            return None
         if not 0 < slots.size <= 0x100:
             raise LayoutInvalid(f"thread_struct.{member} has {slots.size:#x} bytes, expected at most 32 pointers")
         number = self.kernel.memory.read(cpu_data + counter.offset, 1)
         pointers = np.frombuffer(self.kernel.memory.read(self.task + slots.offset, slots.size), "<u8").tolist()
         made = [self._breakpoint(pointer) for pointer in pointers]
         if None in made:
-            return []
+            return None
         body = b"".join(one for one in made if one is not None)
-        return [Note(elf_core.NOTE_LINUX, n_type, number.ljust(8, b"\0") + body)]
+        return number.ljust(8, b"\0") + body
 
     def _breakpoint(self, event: int) -> bytes | None:
         """Return address, mask and control word of a ``struct perf_event *``; zeros of NULL."""
@@ -161,3 +140,19 @@ class Regsets:
         ctrl = int(one["ctrl"][0])
         one["ctrl"], one["pad"] = (ctrl >> 28 & 3) << 10 | (ctrl >> 30) << 8, 0
         return one.tobytes()
+
+
+REGSETS: tuple[RegisterSet[Thread], ...] = (
+    RegisterSet(elf_core.NT_FPREGSET, Thread.scalars, elf_core.NOTE_CORE),
+    RegisterSet(fmt.NT_LOONGARCH_LSX, lambda thread: thread.vectors("_save_lsx", 16)),
+    RegisterSet(fmt.NT_LOONGARCH_LASX, lambda thread: thread.vectors("_save_lasx", 32)),
+    RegisterSet(fmt.NT_LOONGARCH_LBT, Thread.lbt),
+    RegisterSet(fmt.NT_LOONGARCH_HW_BREAK, lambda thread: thread.breakpoints("hbp_break", "watch_ireg_count")),
+    RegisterSet(fmt.NT_LOONGARCH_HW_WATCH, lambda thread: thread.breakpoints("hbp_watch", "watch_dreg_count")),
+)
+"""loongarch64_regsets[], but NT_LOONGARCH_CPUCFG: the kernel asks the processor."""
+
+
+def regsets(thread: Thread) -> tuple[Note, ...] | None:
+    """Return the notes of a thread that is off the CPU; None if the layout does not tell where the FPU's are."""
+    return None if thread.fpu is None else notes_of(REGSETS, thread)

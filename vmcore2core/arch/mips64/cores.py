@@ -8,8 +8,8 @@ from types import MappingProxyType
 import numpy as np
 
 from vmcore2core.addresses import KernelAddr
+from vmcore2core.arch.mips64 import regsets
 from vmcore2core.arch.mips64.registers import Mips64Registers
-from vmcore2core.arch.mips64.regsets import Regsets
 from vmcore2core.arch.mips64.unwind import Abi, abi_of
 from vmcore2core.arch.parts import Cores
 from vmcore2core.arch.spec import CoreMachine
@@ -77,4 +77,4 @@ class Mips64Cores(Cores):
         if flags is None:
             return None
         narrow = abi_of(machine) == "o32"
-        return Regsets(task, flags, kernel, self.byte_order, narrow=narrow).notes()
+        return regsets.regsets(regsets.Thread(task, flags, kernel, self.byte_order, narrow=narrow))

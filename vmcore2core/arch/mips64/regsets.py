@@ -6,8 +6,11 @@ current while the task is off the CPU.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
+from vmcore2core.arch.regsets import RegisterSet, notes_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
@@ -23,8 +26,8 @@ LAYOUT_KEYS = (
 )
 
 
-class Regsets:
-    """The notes of one task that is off the CPU.
+class Thread(ThreadStruct):
+    """``struct thread_struct`` of a task that is off the CPU, and what is around it.
 
     Args:
         task: ``struct task_struct *``.
@@ -35,36 +38,37 @@ class Regsets:
     """
 
     def __init__(self, task: int, flags: int, kernel: KernelView, byte_order: ByteOrder, *, narrow: bool) -> None:
-        self.task, self.flags, self.narrow, self.kernel, self.layout = task, flags, narrow, kernel, kernel.layout
+        super().__init__(task, kernel)
+        self.flags, self.narrow = flags, narrow
         self.byte_order: ByteOrder = byte_order
         self.order = "<" if byte_order == "little" else ">"
-        self.thread = ThreadStruct(task, kernel)
 
-    def notes(self) -> tuple[Note, ...] | None:
-        """Return them in the kernel's order, None where the layout does not tell where they are.
-
-        Raises:
-            MemoryFault: as ``Cores.regsets``.
-        """
-        cpu = self._cpuinfo()
+    @cached_property
+    def fpu(self) -> np.void | None:
+        """``struct mips_fpu_struct``; None if the layout does not tell where it is, and how wide registers are."""
         found = self.layout.find_member("task_struct", "thread.fpu")
         widths = {fmt.mips_fpu_struct(self.order, width).itemsize: width for width in (8, fmt.MSA_REG_SIZE)}
         width = widths.get(found.size or 0) if found is not None else None
-        if cpu is None or found is None or width is None:
+        if found is None or width is None:
             return None
         declared = fmt.mips_fpu_struct(self.order, width)
-        fpu = np.frombuffer(self.kernel.memory.read(self.task + found.offset, declared.itemsize), declared)[0]
+        record: np.void = np.frombuffer(self.kernel.memory.read(self.task + found.offset, declared.itemsize), declared)[
+            0
+        ]
+        return record
+
+    def scalars(self) -> bytes | None:
+        """Return NT_FPREGSET: fpr_get()."""
+        cpu, fpu = self.cpu, self.fpu
+        if cpu is None or fpu is None:
+            return None
         fcr31, fir = (self._u32(int(value)) for value in (fpu["fcr31"], cpu["fpu_id"]))
-        scalars = fpu["fpr"][:, :8].tobytes() + fcr31 + fir
-        mode = (0 if self._has(fmt.TIF_32BIT_FPREGS) else fmt.PR_FP_MODE_FR) | (
-            fmt.PR_FP_MODE_FRE if self._has(fmt.TIF_HYBRID_FPREGS) else 0
-        )
-        return (
-            *self._dsp(cpu),
-            Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, scalars),
-            Note(elf_core.NOTE_LINUX, fmt.NT_MIPS_FP_MODE, self._u32(mode)),
-            *(self._msa(fpu, fir + fcr31 + self._u32(int(cpu["msa_id"]))) if width == fmt.MSA_REG_SIZE else ()),
-        )
+        return bytes(fpu["fpr"][:, :8].tobytes() + fcr31 + fir)
+
+    def mode(self) -> bytes:
+        """Return NT_MIPS_FP_MODE: fp_mode_get()."""
+        narrow = 0 if self._has(fmt.TIF_32BIT_FPREGS) else fmt.PR_FP_MODE_FR
+        return self._u32(narrow | (fmt.PR_FP_MODE_FRE if self._has(fmt.TIF_HYBRID_FPREGS) else 0))
 
     def _has(self, flag: int) -> bool:
         return bool(self.flags >> flag & 1)
@@ -72,8 +76,9 @@ class Regsets:
     def _u32(self, value: int) -> bytes:
         return value.to_bytes(4, self.byte_order)
 
-    def _cpuinfo(self) -> np.void | None:
-        """Return ``boot_cpu_data`` as far as it is needed."""
+    @cached_property
+    def cpu(self) -> np.void | None:
+        """``boot_cpu_data`` as far as it is needed."""
         cpu_data, fpu_id = self.layout.find_symbol("cpu_data"), self.layout.find_member("cpuinfo_mips", "fpu_id")
         if cpu_data is None or fpu_id is None:
             return None
@@ -82,33 +87,40 @@ class Regsets:
         record: np.void = np.frombuffer(raw, declared)[0]
         return record
 
-    def _dsp(self, cpu: np.void) -> tuple[Note, ...]:
+    def dsp(self) -> bytes | None:
         """Return NT_MIPS_DSP: dsp32_get(), dsp64_get(); dsp_active() wants a processor that has it."""
         declared = fmt.mips_dsp_state(self.order)
-        raw = self.thread.raw("dsp", declared.itemsize) if int(cpu["ases"]) & fmt.MIPS_ASE_DSP else None
+        able = self.cpu is not None and int(self.cpu["ases"]) & fmt.MIPS_ASE_DSP
+        raw = self.raw("dsp", declared.itemsize) if able else None
         if raw is None:
-            return ()
+            return None
         state = np.frombuffer(raw, declared)[0]
         values = np.array([*state["dspr"].tolist(), int(state["dspcontrol"])], np.uint64)
-        narrowed = values.astype(np.uint32) if self.narrow else values
-        return (
-            Note(
-                elf_core.NOTE_LINUX,
-                fmt.NT_MIPS_DSP,
-                narrowed.astype(narrowed.dtype.newbyteorder("<" if self.byte_order == "little" else ">")).tobytes(),
-            ),
-        )
+        return values.astype(self.order + ("u4" if self.narrow else "u8")).tobytes()
 
-    def _msa(self, fpu: np.void, control: bytes) -> tuple[Note, ...]:
+    def msa(self) -> bytes | None:
         """Return NT_MIPS_MSA: msa_get(); what a task has not used of its registers is all ones."""
-        flags = self.layout.find_member("task_struct", "flags")
-        if flags is None:
-            return ()
-        task_flags = self.kernel.uint(self.task + flags.offset, 4)
+        flags, cpu, fpu = self.layout.find_member("task_struct", "flags"), self.cpu, self.fpu
+        if flags is None or cpu is None or fpu is None or fpu["fpr"].shape[1] != fmt.MSA_REG_SIZE:
+            return None
         used = 0
-        if task_flags & fmt.PF_USED_MATH:
+        if self.kernel.uint(self.task + flags.offset, 4) & fmt.PF_USED_MATH:
             used = fmt.MSA_REG_SIZE if self._has(fmt.TIF_MSA_CTX_LIVE) else 8
         registers = np.full((fmt.NUM_FPU_REGS, fmt.MSA_REG_SIZE), 0xFF, np.uint8)
         registers[:, :used] = fpu["fpr"][:, :used]
-        body = registers.tobytes() + control + self._u32(int(fpu["msacsr"]))
-        return (Note(elf_core.NOTE_LINUX, fmt.NT_MIPS_MSA, body),)
+        control = (cpu["fpu_id"], fpu["fcr31"], cpu["msa_id"], fpu["msacsr"])
+        return registers.tobytes() + b"".join(self._u32(int(word)) for word in control)
+
+
+REGSETS: tuple[RegisterSet[Thread], ...] = (
+    RegisterSet(fmt.NT_MIPS_DSP, Thread.dsp),
+    RegisterSet(elf_core.NT_FPREGSET, Thread.scalars, elf_core.NOTE_CORE),
+    RegisterSet(fmt.NT_MIPS_FP_MODE, Thread.mode),
+    RegisterSet(fmt.NT_MIPS_MSA, Thread.msa),
+)
+"""mips64_regsets[] and mips_regsets[]."""
+
+
+def regsets(thread: Thread) -> tuple[Note, ...] | None:
+    """Return the notes of a thread; None if the layout does not tell where its registers are."""
+    return None if thread.cpu is None or thread.fpu is None else notes_of(REGSETS, thread)

@@ -11,8 +11,9 @@ thread_fp_state, struct thread_vr_state, TS_FPROFFSET (Linux 4.7 to 7.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
+from vmcore2core.arch.regsets import RegisterSet, in_order, notes_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
@@ -52,50 +53,48 @@ class Thread(ThreadStruct):
         return self.kernel.memory.read(regs + found.offset, 8) if regs else None
 
 
-def saved_floats(thread: Thread) -> Iterator[Note]:
-    """Yield NT_FPREGSET and NT_PPC_VSX from memory; fpr_get(), vsr_get().
-
-    Each of the 32 doubleword pairs has the low half of a VSX register first, TS_VSRLOWOFFSET, and the floating-point
-    register second.
+def _halves(thread: Thread) -> list[bytes] | None:
+    """Return the halves of VSX registers 0 to 31: the low one (TS_VSRLOWOFFSET), then the other.
 
     Raises:
         LayoutInvalid: the kernel has no VSX, so that its registers lie otherwise.
     """
     found = thread.layout.find_member("task_struct", "thread.fp_state.fpr")
-    pairs, fpscr = thread.raw("fp_state.fpr", 2 * 8 * fmt.NR_REGS), thread.raw("fp_state.fpscr", 8)
-    if found is None or pairs is None or fpscr is None:
-        return
+    pairs = thread.raw("fp_state.fpr", 2 * 8 * fmt.NR_REGS)
+    if found is None or pairs is None or not thread.has("fp_state.fpscr"):
+        return None
     if found.size not in (None, len(pairs)):
         raise LayoutInvalid(f"task_struct.thread.fp_state.fpr has {found.size} bytes, expected {len(pairs)} (with VSX)")
-    halves = [pairs[at : at + 8] for at in range(0, len(pairs), 8)]
-    yield Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, b"".join(halves[1::2]) + fpscr)
-    if thread.uint("used_vsr", 4):
-        yield Note(elf_core.NOTE_LINUX, fmt.NT_PPC_VSX, b"".join(halves[::2]))
+    return [pairs[at : at + 8] for at in range(0, len(pairs), 8)]
 
 
-def saved_vectors(thread: Thread) -> Iterator[Note]:
-    """Yield NT_PPC_VMX from memory, of a thread that has ever used these registers; vr_get()."""
+def _fpr(thread: Thread) -> bytes | None:
+    """Return what fpr_get() does."""
+    halves, fpscr = _halves(thread), thread.raw("fp_state.fpscr", 8)
+    return None if halves is None or fpscr is None else b"".join(halves[1::2]) + fpscr
+
+
+def _vsr(thread: Thread) -> bytes | None:
+    """Return what vsr_get() does, of a thread that has ever used these registers."""
+    halves = _halves(thread)
+    return b"".join(halves[::2]) if halves is not None and thread.uint("used_vsr", 4) else None
+
+
+def _vr(thread: Thread) -> bytes | None:
+    """Return what vr_get() does, of a thread that has ever used these registers."""
     state, vrsave = thread.raw("vr_state", fmt.VMX_VRSAVE), thread.raw("vrsave", 4)
-    if state is not None and vrsave is not None and thread.uint("used_vr", 4):
-        yield Note(elf_core.NOTE_LINUX, fmt.NT_PPC_VMX, state + vrsave.ljust(fmt.VR_SIZE, b"\0"))
+    if state is None or vrsave is None or not thread.uint("used_vr", 4):
+        return None
+    return state + vrsave.ljust(fmt.VR_SIZE, b"\0")
 
 
-def special(thread: Thread) -> Iterator[Note]:
-    """Yield NT_PPC_PPR, DSCR, TAR, EBB and PMU from memory; ppr_get() and its like."""
-    for n_type, raw in (
-        (fmt.NT_PPC_PPR, thread.ppr),
-        (fmt.NT_PPC_DSCR, thread.raw("dscr", 8)),
-        (fmt.NT_PPC_TAR, thread.raw("tar", 8)),
-    ):
-        if raw is not None:
-            yield Note(elf_core.NOTE_LINUX, n_type, raw)
-    if not _arch_2_07(thread):
-        return
-    ebb = thread.raw("ebbrr", fmt.EBB_SIZE) if thread.uint("used_ebb", 4) else None
+def _ebb(thread: Thread) -> bytes | None:
+    return thread.raw("ebbrr", fmt.EBB_SIZE) if _arch_2_07(thread) and thread.uint("used_ebb", 4) else None
+
+
+def _pmu(thread: Thread) -> bytes | None:
     # The kernel copies eight bytes for each register, of which mmcr0 has only four and used_ebb follows it.
-    for n_type, raw in ((fmt.NT_PPC_EBB, ebb), (fmt.NT_PPC_PMU, thread.raw("siar", fmt.PMU_SIZE))):
-        if raw is not None:
-            yield Note(elf_core.NOTE_LINUX, n_type, raw)
+    return thread.raw("siar", fmt.PMU_SIZE) if _arch_2_07(thread) else None
 
 
 def _arch_2_07(thread: Thread) -> bool:
@@ -109,21 +108,25 @@ def _arch_2_07(thread: Thread) -> bool:
     return bool(features & fmt.PPC_FEATURE2_ARCH_2_07)
 
 
+REGSETS: tuple[RegisterSet[Thread], ...] = (
+    RegisterSet(elf_core.NT_FPREGSET, _fpr, elf_core.NOTE_CORE),
+    RegisterSet(fmt.NT_PPC_VMX, _vr),
+    RegisterSet(fmt.NT_PPC_VSX, _vsr),
+    RegisterSet(fmt.NT_PPC_PPR, lambda thread: thread.ppr),
+    RegisterSet(fmt.NT_PPC_DSCR, lambda thread: thread.raw("dscr", 8)),
+    RegisterSet(fmt.NT_PPC_TAR, lambda thread: thread.raw("tar", 8)),
+    RegisterSet(fmt.NT_PPC_EBB, _ebb),
+    RegisterSet(fmt.NT_PPC_PMU, _pmu),
+)
+"""native_regsets[]."""
+FLOATS = (elf_core.NT_FPREGSET, fmt.NT_PPC_VSX)
+
+
 def saved_regsets(thread: Thread) -> tuple[Note, ...] | None:
     """Return all notes of a thread that is off the CPU, in the kernel's order; None where they cannot be found."""
     if not thread.has("fp_state.fpr"):
         return None
-    return in_order((*saved_floats(thread), *saved_vectors(thread), *special(thread)))
-
-
-def in_order(notes: tuple[Note, ...]) -> tuple[Note, ...]:
-    """Return notes as native_regsets[] has them."""
-    order = (
-        elf_core.NT_FPREGSET,
-        *(fmt.NT_PPC_VMX, fmt.NT_PPC_VSX, fmt.NT_PPC_PPR, fmt.NT_PPC_DSCR),
-        *(fmt.NT_PPC_TAR, fmt.NT_PPC_EBB, fmt.NT_PPC_PMU),
-    )
-    return tuple(sorted(notes, key=lambda note: order.index(note.n_type)))
+    return notes_of(REGSETS, thread)
 
 
 def qemu_regsets(notes: Mapping[int, bytes], order: ByteOrder) -> tuple[Note, ...]:
@@ -147,7 +150,7 @@ def qemu_regsets(notes: Mapping[int, bytes], order: ByteOrder) -> tuple[Note, ..
             registers, vscr = _reversed(registers, fmt.VR_SIZE), vscr[::-1]
         made.append((fmt.NT_PPC_VMX, registers + vscr.ljust(fmt.VMX_SIZE - fmt.VMX_VSCR, b"\0")))
     name = {elf_core.NT_FPREGSET: elf_core.NOTE_CORE}
-    return in_order(tuple(Note(name.get(t, elf_core.NOTE_LINUX), t, desc) for t, desc in made))
+    return in_order(REGSETS, tuple(Note(name.get(t, elf_core.NOTE_LINUX), t, desc) for t, desc in made))
 
 
 def _reversed(raw: bytes, size: int) -> bytes:
@@ -168,16 +171,16 @@ def live_regsets(thread: Thread, msr: int, of_cpu: tuple[Note, ...]) -> tuple[No
     cpu = {note.n_type: note for note in of_cpu}
     made: list[Note] = []
     if not msr & fmt.MSR_FP:
-        made += saved_floats(thread)
+        made += notes_of(REGSETS, thread, FLOATS)
     else:
         used = (elf_core.NT_FPREGSET, *((fmt.NT_PPC_VSX,) if thread.uint("used_vsr", 4) else ()))
         made += [cpu[n_type] for n_type in used if n_type in cpu]
     vrsave = thread.raw("vrsave", 4)
     if not msr & fmt.MSR_VEC:
-        made += saved_vectors(thread)
+        made += notes_of(REGSETS, thread, (fmt.NT_PPC_VMX,))
     elif fmt.NT_PPC_VMX in cpu and vrsave is not None:
         # VRSAVE, a mask that no ABI in use has a meaning for, is as it was when the thread last left a CPU.
         desc = bytearray(cpu[fmt.NT_PPC_VMX].desc)
         desc[fmt.VMX_VRSAVE : fmt.VMX_VRSAVE + 4] = vrsave
         made.append(Note(elf_core.NOTE_LINUX, fmt.NT_PPC_VMX, bytes(desc)))
-    return in_order(tuple(made))
+    return in_order(REGSETS, made)

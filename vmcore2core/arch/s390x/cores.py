@@ -51,7 +51,7 @@ class S390xCores(Cores):
         else:
             inside = kernel.uint(address + flags.offset, 8) & fmt.PIF_SYSCALL
             system_call = saved["int_code"] if inside else 0
-        return saved_regsets(Thread(task, kernel), saved["int_code"], system_call)
+        return saved_regsets(Thread(task, kernel, saved["int_code"], system_call))
 
     @override
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:

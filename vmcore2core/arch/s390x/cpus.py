@@ -78,7 +78,7 @@ class S390xCpus(Cpus):
         """In the kernel, vector registers may be the kernel's own."""
         if not note.user_mode:
             return (), None
-        return live_regsets(Thread(task, kernel), note.regsets)
+        return live_regsets(Thread(task, kernel, system_call=0), note.regsets)
 
 
 class S390xCpuNumbers(CpuNumbers):

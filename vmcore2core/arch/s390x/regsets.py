@@ -8,12 +8,14 @@ References: arch/s390/kernel/ptrace.c: s390_regsets[] and its get functions; arc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
+from vmcore2core.arch.regsets import RegisterSet, in_order, notes_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
+from vmcore2core.interfaces import KernelView
 
 LAYOUT_KEYS = (
     *(
@@ -29,7 +31,18 @@ LOST = "the address of its last branch was in the processor"
 
 
 class Thread(ThreadStruct):
-    """``struct thread_struct`` of a task."""
+    """``struct thread_struct`` of a task, and what its ``struct pt_regs`` tells.
+
+    Args:
+        task: ``struct task_struct *``.
+        kernel: the dumped one.
+        int_code: of its ``struct pt_regs``.
+        system_call: the same if it is in a system call, else 0; None if this is not known.
+    """
+
+    def __init__(self, task: int, kernel: KernelView, int_code: int = 0, system_call: int | None = None) -> None:
+        super().__init__(task, kernel)
+        self.int_code, self.system_call = int_code, system_call
 
     def pointed(self, member: str, size: int) -> bytes | None:
         """Return bytes that a member points to; None where it is NULL, too."""
@@ -45,61 +58,59 @@ class Thread(ThreadStruct):
         return bool(self.kernel.memory.read(found + byte, 1)[0] & 0x80 >> bit)
 
 
-def saved_regsets(thread: Thread, int_code: int, system_call: int | None) -> tuple[Note, ...] | None:
-    """Return all notes of a thread that is off the CPU, in the kernel's order; None where they cannot be found.
+def _floats(thread: Thread) -> bytes | None:
+    """Return FPC and the floating-point registers.
 
     Since Linux 6.9, thread.ufpu has the vector registers, of machines without them the floating-point ones there.
-
-    Args:
-        thread: its ``struct thread_struct``.
-        int_code: of its ``struct pt_regs``.
-        system_call: the same where it is in a system call, else 0; None where this is not known.
     """
-    fpc, vxrs = thread.raw("ufpu.fpc", 4), thread.raw("ufpu.vxrs", fmt.NR_VXRS * fmt.VXR_SIZE)
+    fpc, vxrs = thread.raw("ufpu.fpc", 4), _vxrs(thread)
     if fpc is None or vxrs is None:
         return None
-    registers = [vxrs[at : at + fmt.VXR_SIZE] for at in range(0, len(vxrs), fmt.VXR_SIZE)]
-    floats = b"".join(register[:8] for register in registers[: fmt.NR_FPRS])
-    notes = [Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, fpc.ljust(8, b"\0") + floats)]
-    if thread.has_vx():
-        low = b"".join(register[8:] for register in registers[: fmt.NR_FPRS])
-        notes.append(Note(elf_core.NOTE_LINUX, fmt.NT_S390_VXRS_LOW, low))
-        notes.append(Note(elf_core.NOTE_LINUX, fmt.NT_S390_VXRS_HIGH, b"".join(registers[fmt.NR_FPRS :])))
-    last_break = thread.raw("last_break", 8)
-    if last_break is not None:
-        notes.append(Note(elf_core.NOTE_LINUX, fmt.NT_S390_LAST_BREAK, last_break))
+    return fpc.ljust(8, b"\0") + b"".join(register[:8] for register in vxrs[: fmt.NR_FPRS])
+
+
+def _vxrs(thread: Thread) -> list[bytes] | None:
+    raw = thread.raw("ufpu.vxrs", fmt.NR_VXRS * fmt.VXR_SIZE)
+    return None if raw is None else [raw[at : at + fmt.VXR_SIZE] for at in range(0, len(raw), fmt.VXR_SIZE)]
+
+
+def _vxrs_low(thread: Thread) -> bytes | None:
+    vxrs = _vxrs(thread) if thread.has_vx() else None
+    return None if vxrs is None else b"".join(register[8:] for register in vxrs[: fmt.NR_FPRS])
+
+
+def _vxrs_high(thread: Thread) -> bytes | None:
+    vxrs = _vxrs(thread) if thread.has_vx() else None
+    return None if vxrs is None else b"".join(vxrs[fmt.NR_FPRS :])
+
+
+def _tdb(thread: Thread) -> bytes | None:
     tdb = thread.raw("trap_tdb", fmt.TDB_SIZE)
-    if tdb is not None and int_code & fmt.INT_CODE_TDB:
-        notes.append(Note(elf_core.NOTE_LINUX, fmt.NT_S390_TDB, tdb))
-    if system_call is not None:
-        notes.append(_system_call(system_call))
-    return in_order((*notes, *_pointed(thread)))
+    return tdb if thread.int_code & fmt.INT_CODE_TDB else None
 
 
-def _system_call(number: int) -> Note:
-    return Note(elf_core.NOTE_LINUX, fmt.NT_S390_SYSTEM_CALL, number.to_bytes(4, "big"))
+def _system_call(thread: Thread) -> bytes | None:
+    return None if thread.system_call is None else thread.system_call.to_bytes(4, "big")
 
 
-def _pointed(thread: Thread) -> Iterator[Note]:
-    """Yield what a thread has that uses guarded storage or runtime instrumentation."""
-    for member, n_type, size in (
-        ("gs_cb", fmt.NT_S390_GS_CB, fmt.GS_CB_SIZE),
-        ("gs_bc_cb", fmt.NT_S390_GS_BC, fmt.GS_CB_SIZE),
-        ("ri_cb", fmt.NT_S390_RI_CB, fmt.RI_CB_SIZE),
-    ):
-        raw = thread.pointed(member, size)
-        if raw is not None:
-            yield Note(elf_core.NOTE_LINUX, n_type, raw)
+REGSETS: tuple[RegisterSet[Thread], ...] = (
+    RegisterSet(elf_core.NT_FPREGSET, _floats, elf_core.NOTE_CORE),
+    RegisterSet(fmt.NT_S390_SYSTEM_CALL, _system_call),
+    RegisterSet(fmt.NT_S390_LAST_BREAK, lambda thread: thread.raw("last_break", 8)),
+    RegisterSet(fmt.NT_S390_TDB, _tdb),
+    RegisterSet(fmt.NT_S390_VXRS_LOW, _vxrs_low),
+    RegisterSet(fmt.NT_S390_VXRS_HIGH, _vxrs_high),
+    RegisterSet(fmt.NT_S390_GS_CB, lambda thread: thread.pointed("gs_cb", fmt.GS_CB_SIZE)),
+    RegisterSet(fmt.NT_S390_GS_BC, lambda thread: thread.pointed("gs_bc_cb", fmt.GS_CB_SIZE)),
+    RegisterSet(fmt.NT_S390_RI_CB, lambda thread: thread.pointed("ri_cb", fmt.RI_CB_SIZE)),
+)
+"""s390_regsets[]; guarded storage and runtime instrumentation are of threads that use them."""
 
 
-def in_order(notes: tuple[Note, ...]) -> tuple[Note, ...]:
-    """Return notes as s390_regsets[] has them."""
-    order = (
-        *(elf_core.NT_FPREGSET, fmt.NT_S390_SYSTEM_CALL, fmt.NT_S390_LAST_BREAK, fmt.NT_S390_TDB),
-        *(fmt.NT_S390_VXRS_LOW, fmt.NT_S390_VXRS_HIGH),
-        *(fmt.NT_S390_GS_CB, fmt.NT_S390_GS_BC, fmt.NT_S390_RI_CB),
-    )
-    return tuple(sorted(notes, key=lambda note: order.index(note.n_type)))
+def saved_regsets(thread: Thread) -> tuple[Note, ...] | None:
+    """Return all notes of a thread that is off the CPU, in the kernel's order; None if they cannot be found."""
+    known = thread.has("ufpu.fpc") and thread.has("ufpu.vxrs")
+    return notes_of(REGSETS, thread) if known else None
 
 
 def cpu_regsets(notes: Mapping[int, bytes]) -> tuple[Note, ...]:
@@ -126,7 +137,7 @@ def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[tuple[Note, 
     """Return the notes of a thread that was in user mode on a CPU, and what they lack, as ``Cpus.regsets``.
 
     Args:
-        thread: its ``struct thread_struct``.
+        thread: the thread, in no system call.
         of_cpu: as ``cpu_regsets`` returns them.
     """
     if not of_cpu:
@@ -135,6 +146,6 @@ def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[tuple[Note, 
     if thread.pointed("gs_cb", fmt.GS_CB_SIZE) is None:
         left_out.add(fmt.NT_S390_GS_CB)  # the thread does not use it, and the kernel writes none
     live = tuple(note for note in of_cpu if note.n_type not in left_out)
-    stale = (fmt.NT_S390_GS_CB, fmt.NT_S390_RI_CB)  # what memory has is as it was when the thread last left a CPU
-    saved = tuple(note for note in _pointed(thread) if note.n_type not in stale)
-    return in_order((*live, _system_call(0), *saved)), LOST
+    # What memory has of GS_CB and RI_CB is as it was when the thread last left a CPU.
+    saved = notes_of(REGSETS, thread, (fmt.NT_S390_SYSTEM_CALL, fmt.NT_S390_GS_BC))
+    return in_order(REGSETS, (*live, *saved)), LOST

@@ -7,9 +7,13 @@ ssp_active(), ssp_get() (Linux 5.10 to 7.2).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
+from vmcore2core.arch.regsets import RegisterSet, notes_of
 from vmcore2core.arch.x86 import fpu
 from vmcore2core.arch.x86.fpu import (
+    FpuImage,
+    XsaveGeometry,
     find_geometry,
     find_image,
     fxsave,
@@ -24,6 +28,7 @@ from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_fpu as fmt
 from vmcore2core.interfaces import KernelView
+from vmcore2core.overrides import override
 
 LAYOUT_KEYS = (
     *fpu.LAYOUT_KEYS,
@@ -33,75 +38,146 @@ LAYOUT_KEYS = (
 )
 
 
-def regsets(task: int, regs: Mapping[str, int], is_64: bool, kernel: KernelView) -> tuple[Note, ...] | None:
-    """Return the notes of a thread of a 64-bit kernel besides NT_PRSTATUS, see ``Cores.regsets``.
+class Thread:
+    """A thread whose FPU state is in memory.
 
     Args:
         task: its ``struct task_struct *``.
         regs: its general registers.
-        is_64: whether it has user_x86_64_view, as x32 processes do, too.
         kernel: the dumped one.
+        is_64: whether it has user_x86_64_view, as x32 processes do, too.
     """
-    state = _state(task, is_64, kernel)
-    if state is None:
-        return None
-    legacy, more = state
-    ports = ioperm(task, kernel)
-    if is_64:
-        return Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, legacy), *ports, *more
-    return (
-        Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, i387(legacy, regs.get("cs", 0), regs.get("ds", 0))),
-        Note(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy),
-        *more,
-        *thread_area(task, kernel, fmt.GDT_ENTRY_TLS_MIN),
-        *ports,
-    )
+
+    word = 8
+    tls_min = fmt.GDT_ENTRY_TLS_MIN
+
+    def __init__(self, task: int, regs: Mapping[str, int], kernel: KernelView, *, is_64: bool) -> None:
+        self.task, self.regs, self.kernel, self.is_64 = task, regs, kernel, is_64
+
+    @cached_property
+    def xsave_size(self) -> int | None:
+        """Bytes of the kernel's image of the FPU; None if that is not known."""
+        size = user_size(self.kernel)
+        return None if size is None else size[0]
+
+    @cached_property
+    def geometry(self) -> XsaveGeometry | None:
+        """Where the image has what; None if nothing tells, or the processor has no XSAVE (xstateregs_active())."""
+        return None if self.xsave_size == fmt.FXSAVE_SIZE else find_geometry(self.kernel)
+
+    @cached_property
+    def image(self) -> FpuImage | None:
+        """The image of the FPU; None if nothing tells where it is."""
+        if self.xsave_size == fmt.FXSAVE_SIZE:
+            return find_image(self.task, self.kernel, at_least=fmt.FXSAVE_SIZE)
+        return find_image(self.task, self.kernel) if self.geometry is not None else None
+
+    @cached_property
+    def fxsave(self) -> bytes | None:
+        """FXSAVE's 512 bytes."""
+        if self.image is None:
+            return None
+        return self.image.data[: fmt.FXSAVE_SIZE] if self.geometry is None else fxsave(self.image, self.geometry)
+
+    def floats(self) -> bytes | None:
+        """Return NT_FPREGSET."""
+        if self.fxsave is None or self.is_64:
+            return self.fxsave
+        return i387(self.fxsave, self.regs.get("cs", 0), self.regs.get("ds", 0))
+
+    def xstate(self) -> bytes | None:
+        """Return NT_X86_XSTATE: xstateregs_get()."""
+        return None if self.image is None or self.geometry is None else xsave(self.image, self.geometry)
+
+    def shadow_stack(self) -> bytes | None:
+        """Return NT_X86_SHSTK: ssp_get(); ssp_active() wants a thread that has one."""
+        if self.image is None or self.geometry is None or not self._has_shadow_stack():
+            return None
+        return user_ssp(self.image, self.geometry)
+
+    def _has_shadow_stack(self) -> bool:
+        features = self.kernel.layout.find_member("task_struct", "thread.features")
+        return features is not None and bool(self.kernel.uint(self.task + features.offset, 8) & fmt.ARCH_SHSTK_SHSTK)
+
+    def thread_area(self) -> bytes | None:
+        """Return NT_386_TLS of a thread that has asked for thread-local storage."""
+        array = self.kernel.layout.find_member("task_struct", "thread.tls_array")
+        if array is None or not array.size:
+            return None
+        descriptors = self.kernel.memory.read(self.task + array.offset, array.size)
+        return tls(descriptors, self.tls_min) if any(descriptors) else None
+
+    def ioperm(self) -> bytes | None:
+        """Return NT_386_IOPERM of a thread that has asked for I/O ports: a clear bit is a port that it may use."""
+        layout = self.kernel.layout
+        pointer = layout.find_member("task_struct", "thread.io_bitmap")
+        bitmap = layout.find_member("io_bitmap", "bitmap")
+        if pointer is None or bitmap is None:
+            return None  # before Linux 5.5
+        address = self.kernel.uint(self.task + pointer.offset, self.word)
+        return self.kernel.memory.read(address + bitmap.offset, fmt.IO_BITMAP_BYTES) if address else None
 
 
-def _state(task: int, is_64: bool, kernel: KernelView) -> tuple[bytes, list[Note]] | None:
-    """Return FXSAVE's 512 bytes, and the notes of what only XSAVE keeps; None where the layout does not tell."""
-    size = user_size(kernel)
-    if size is not None and size[0] == fmt.FXSAVE_SIZE:  # a processor without XSAVE: xstateregs_active() says no
-        image = find_image(task, kernel, at_least=fmt.FXSAVE_SIZE)
-        return None if image is None else (image.data[: fmt.FXSAVE_SIZE], [])
-    geometry, image = find_geometry(kernel), find_image(task, kernel)
-    if geometry is None or image is None:
-        return None
-    notes = [Note(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry))]
-    ssp = user_ssp(image, geometry) if is_64 and _has_shadow_stack(task, kernel) else None
-    if ssp is not None:
-        notes.append(Note(elf_core.NOTE_LINUX, elf_core.NT_X86_SHSTK, ssp))
-    return fxsave(image, geometry), notes
-
-
-def regsets_of_32_bit(task: int, kernel: KernelView) -> tuple[Note, ...] | None:
-    """Return the notes of a thread of a 32-bit kernel besides NT_PRSTATUS, see ``Cores.regsets``.
+class Thread32(Thread):
+    """A thread of a 32-bit kernel.
 
     A processor without XSAVE has FXSAVE's state, or FSAVE's, and its cores lack the notes of more than that.
     """
-    size = user_size(kernel)
-    image = find_image(task, kernel, word=4, at_least=fmt.FSAVE_SIZE)
-    if size is None or image is None:
-        return None
-    state: tuple[Note, ...] = ()
-    legacy = image.data[: fmt.FXSAVE_SIZE]
-    if size[0] >= fmt.XSAVE_EXTENDED_OFFSET:
-        geometry = find_geometry(kernel)
-        if geometry is None or len(image.data) < fmt.XSAVE_EXTENDED_OFFSET:
+
+    word = 4
+    tls_min = fmt.GDT_ENTRY_TLS_MIN_32
+
+    def __init__(self, task: int, kernel: KernelView) -> None:
+        super().__init__(task, {}, kernel, is_64=False)
+
+    @cached_property
+    @override
+    def geometry(self) -> XsaveGeometry | None:
+        has_xsave = self.xsave_size is not None and self.xsave_size >= fmt.XSAVE_EXTENDED_OFFSET
+        return find_geometry(self.kernel) if has_xsave else None
+
+    @cached_property
+    @override
+    def image(self) -> FpuImage | None:
+        image = find_image(self.task, self.kernel, word=self.word, at_least=fmt.FSAVE_SIZE)
+        if self.xsave_size is None or image is None:
             return None
-        legacy = fxsave(image, geometry)
-        state = (Note(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xsave(image, geometry)),)
-    if len(legacy) == fmt.FXSAVE_SIZE:
-        registers = i387_of_32_bit(legacy)
-        state = (Note(elf_core.NOTE_LINUX, elf_core.NT_PRXFPREG, legacy), *state)
-    else:
-        registers = legacy[: fmt.FSAVE_SIZE]
-    return (
-        Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, registers),
-        *state,
-        *thread_area(task, kernel, fmt.GDT_ENTRY_TLS_MIN_32),
-        *ioperm(task, kernel, 4),
-    )
+        if self.xsave_size < fmt.XSAVE_EXTENDED_OFFSET:
+            return image
+        return image if self.geometry is not None and len(image.data) >= fmt.XSAVE_EXTENDED_OFFSET else None
+
+    @override
+    def floats(self) -> bytes | None:
+        if self.fxsave is None:
+            return None
+        return i387_of_32_bit(self.fxsave) if len(self.fxsave) == fmt.FXSAVE_SIZE else self.fxsave[: fmt.FSAVE_SIZE]
+
+
+def _prxfpreg(thread: Thread) -> bytes | None:
+    whole = thread.fxsave is not None and len(thread.fxsave) == fmt.FXSAVE_SIZE
+    return thread.fxsave if whole else None
+
+
+REGSETS: tuple[RegisterSet[Thread], ...] = (
+    RegisterSet(elf_core.NT_FPREGSET, lambda thread: thread.floats(), elf_core.NOTE_CORE),
+    RegisterSet(elf_core.NT_386_IOPERM, Thread.ioperm),
+    RegisterSet(elf_core.NT_X86_XSTATE, Thread.xstate),
+    RegisterSet(elf_core.NT_X86_SHSTK, Thread.shadow_stack),
+)
+"""x86_64_regsets[]."""
+REGSETS_32: tuple[RegisterSet[Thread], ...] = (
+    RegisterSet(elf_core.NT_FPREGSET, lambda thread: thread.floats(), elf_core.NOTE_CORE),
+    RegisterSet(elf_core.NT_PRXFPREG, _prxfpreg),
+    RegisterSet(elf_core.NT_X86_XSTATE, Thread.xstate),
+    RegisterSet(elf_core.NT_386_TLS, Thread.thread_area),
+    RegisterSet(elf_core.NT_386_IOPERM, Thread.ioperm),
+)
+"""x86_32_regsets[]."""
+
+
+def regsets(thread: Thread) -> tuple[Note, ...] | None:
+    """Return the notes of a thread besides NT_PRSTATUS, see ``Cores.regsets``."""
+    return None if thread.image is None else notes_of(REGSETS if thread.is_64 else REGSETS_32, thread)
 
 
 def process_notes(kernel: KernelView) -> tuple[Note, ...]:
@@ -113,33 +189,3 @@ def process_notes(kernel: KernelView) -> tuple[Note, ...]:
     if geometry is None or not geometry.has_layout_note:
         return ()
     return (Note(elf_core.NOTE_LINUX, elf_core.NT_X86_XSAVE_LAYOUT, geometry.layout_note()),)
-
-
-def thread_area(task: int, kernel: KernelView, first: int) -> tuple[Note, ...]:
-    """Return NT_386_TLS for a thread that has asked for thread-local storage; ``first`` is GDT_ENTRY_TLS_MIN."""
-    array = kernel.layout.find_member("task_struct", "thread.tls_array")
-    descriptors = kernel.memory.read(task + array.offset, array.size) if array is not None and array.size else b""
-    if not any(descriptors):
-        return ()
-    return (Note(elf_core.NOTE_LINUX, elf_core.NT_386_TLS, tls(descriptors, first)),)
-
-
-def ioperm(task: int, kernel: KernelView, word: int = 8) -> tuple[Note, ...]:
-    """Return NT_386_IOPERM for a thread that has asked for I/O ports: a clear bit is a port that it may use."""
-    layout = kernel.layout
-    pointer = layout.find_member("task_struct", "thread.io_bitmap")
-    bitmap = layout.find_member("io_bitmap", "bitmap")
-    if pointer is None or bitmap is None:
-        return ()  # before Linux 5.5
-    address = kernel.uint(task + pointer.offset, word)
-    if not address:
-        return ()
-    raw = kernel.memory.read(address + bitmap.offset, fmt.IO_BITMAP_BYTES)
-    return (Note(elf_core.NOTE_LINUX, elf_core.NT_386_IOPERM, raw),)
-
-
-def _has_shadow_stack(task: int, kernel: KernelView) -> bool:
-    features = kernel.layout.find_member("task_struct", "thread.features")
-    if features is None:
-        return False
-    return bool(kernel.uint(task + features.offset, 8) & fmt.ARCH_SHSTK_SHSTK)

@@ -26,7 +26,7 @@ class X86_64Cores(Cores):
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[Note, ...] | None:
-        return regsets.regsets(task, regs, machine.e_machine == EM_X86_64, kernel)
+        return regsets.regsets(regsets.Thread(task, regs, kernel, is_64=machine.e_machine == EM_X86_64))
 
     @override
     def process_notes(self, kernel: KernelView) -> tuple[Note, ...]:
