@@ -1,19 +1,24 @@
 """vmcore2core: ordinary per-process ELF cores out of Linux kernel crash dumps, without kernel debug information.
 
-``open_dump`` begins; ``vmcore2core/docs/dump.md`` has examples. What it needs is imported when it is asked for.
+``open_dump`` begins; ``vmcore2core/docs/api.md`` has examples. What it needs is imported when it is asked for.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vmcore2core.dump import Dump, Process, open_dump
+    from vmcore2core.dump import Dump, Process, Thread, open_dump
+    from vmcore2core.errors import Vmcore2coreError
 
 __version__ = "0.1.0"
-__all__ = ["Dump", "Process", "__version__", "open_dump"]
+__all__ = ["Dump", "Process", "Thread", "Vmcore2coreError", "__version__", "open_dump"]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Dump", "Process", "open_dump"):
+    if name == "Vmcore2coreError":
+        from vmcore2core.errors import Vmcore2coreError
+
+        return Vmcore2coreError
+    if name in ("Dump", "Process", "Thread", "open_dump"):
         from vmcore2core import dump
 
         return getattr(dump, name)

@@ -34,6 +34,8 @@ from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import StackRow, backtraces
 
 PathLike = str | os.PathLike[str]
+Thread = ThreadRow
+"""A thread, with its user registers and where they come from."""
 
 
 def open_dump(
@@ -165,7 +167,7 @@ class Process:
         return self._session.processes.capture(self._leader)
 
     @cached_property
-    def threads(self) -> tuple[ThreadRow, ...]:
+    def threads(self) -> tuple[Thread, ...]:
         """Its threads with their user registers, and where these come from.
 
         ``registers`` is None where there are none, and ``source`` says why.

@@ -23,10 +23,10 @@ STATIC = str(PIDS["lab-static"])
 THREADS = [line.split("\t") for line in (FOLDER / "truth/lab-static.tasks").read_text().splitlines()]
 
 
-def table(*options: str, status: int = 0) -> list[list[str]]:
+def table(*options: str) -> list[list[str]]:
     """Return the words of each line; the heading first."""
     result = tasks("ps", DUMP, *options)
-    assert (result.returncode, result.stderr) == (status, "")
+    assert (result.returncode, result.stderr) == (0, "")
     return [line.split() for line in result.stdout.splitlines()]
 
 
@@ -51,9 +51,18 @@ def test_a_state_is_that_of_any_thread_and_letters_may_stand_together() -> None:
     assert [row[0] for row in table("-L", "-p", STATIC, "--state", "R", "-o", "tid")[1:]] == spinning
 
 
-@pytest.mark.parametrize("options", [("-p", "4194304"), ("--comm", "nobody"), ("--state", "T")])
-def test_where_nothing_is_found_the_status_is_one_and_the_heading_stands_alone(options: tuple[str, ...]) -> None:
-    assert table(*options, "-o", "pid", status=1) == [["PID"]]
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-p", "4194304"), "no task has PID 4194304 in this dump"),
+        (("--comm", "nobody"), "no process matches: --comm nobody fits none"),
+        (("--state", "T"), "no process matches: --state T fits none"),
+    ],
+)
+def test_where_nothing_is_found_the_heading_stands_alone(options: tuple[str, ...], said: str) -> None:
+    result = tasks("ps", DUMP, *options, "-o", "pid")
+    assert (result.returncode, result.stdout.split()) == (1, ["PID"])
+    assert result.stderr.startswith(f"vmcore-tasks: {said}")
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from tests.fuzz.overlay import poked
 from tests.fuzz.poke import DUMP, core_digest, recorded
 from vmcore2core.choose import Choice, choose
 from vmcore2core.kernel import printk, sched
+from vmcore2core.process.threads import thread_rows
 from vmcore2core.session import Session
 from vmcore2core.tasks import ps
 from vmcore2core.tasks.crash import cause
-from vmcore2core.tasks.maps import threads
 from vmcore2core.unwind.stacks import backtraces
 
 GUESTS = ("debian-6.1-amd64", "debian-7.2-s390x")
@@ -73,7 +73,7 @@ def run(data: bytes) -> str:
     with parts.one():
         leader = changed.processes.find(victim)
         captured = changed.processes.capture(leader)
-        rows = list(threads(changed, leader))
+        rows = list(thread_rows(changed.processes.thread_registers(leader)))
         list(backtraces(captured, changed.kernel.arch, rows, 64))
     return parts.result
 

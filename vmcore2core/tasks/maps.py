@@ -1,9 +1,9 @@
-"""The threads and the mappings of a process as ``vmcore-tasks threads``, ``regs`` and ``maps`` show them."""
+"""The mappings of a process as ``vmcore-tasks maps`` shows them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,13 +13,7 @@ from vmcore2core.memory.region import UserPageState
 from vmcore2core.printable import text
 from vmcore2core.process.capture import Captured
 from vmcore2core.process.model import Vma
-from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import Session
-
-
-def threads(session: Session, leader: StructView) -> Iterator[ThreadRow]:
-    """Yield the threads of a process."""
-    yield from thread_rows(session.processes.thread_registers(leader))
 
 
 @dataclass(frozen=True, slots=True)

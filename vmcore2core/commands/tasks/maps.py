@@ -22,9 +22,9 @@ def maps(
 ) -> None:
     """Show the mappings of a process, like /proc/PID/maps; with -v, count their pages by state."""
     with opened(dump) as session:
-        from vmcore2core.tasks import maps as tasks
+        from vmcore2core.tasks.maps import maps as mappings_of
 
-        rows, _ = tasks.maps(session, session.processes.find(pid), pages=bool(dump.verbose) or as_json)
+        rows, _ = mappings_of(session, session.processes.find(pid), pages=bool(dump.verbose) or as_json)
         if not session.processes.mounts.known:
             say("mounts are not known: paths begin at the root of their file system")
         if as_json:

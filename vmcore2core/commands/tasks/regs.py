@@ -11,7 +11,7 @@ from vmcore2core.commands.tasks.shown import Tid, thread_document
 from vmcore2core.errors import UsageError
 
 if TYPE_CHECKING:
-    from vmcore2core.process.threads import ThreadRow
+    from vmcore2core import Thread
     from vmcore2core.session import Session
 
 
@@ -42,12 +42,11 @@ def regs(
                 print(f"  not known: {' '.join(row.unknown)}")
 
 
-def _chosen(session: "Session", pid: int | None, tid: int | None) -> "list[ThreadRow]":
+def _chosen(session: "Session", pid: int | None, tid: int | None) -> "list[Thread]":
     """Return the threads that --pid and --tid name."""
-    from vmcore2core.tasks import maps as tasks
+    from vmcore2core.dump import Dump
 
     number = tid if tid is not None else pid
     if number is None:
         raise UsageError("no process is named: expected --pid PID or --tid TID")
-    rows = tasks.threads(session, session.processes.find(number))
-    return [row for row in rows if tid is None or row.tid == tid]
+    return [row for row in Dump(session).process(number).threads if tid is None or row.tid == tid]

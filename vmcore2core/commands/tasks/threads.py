@@ -15,9 +15,9 @@ def threads(
 ) -> None:
     """List the threads of a process."""
     with opened(dump) as session:
-        from vmcore2core.tasks import maps as tasks
+        from vmcore2core.dump import Dump
 
-        rows = list(tasks.threads(session, session.processes.find(pid)))
+        rows = Dump(session).process(pid).threads
         if as_json:
             print_document("vmcore-tasks-threads", threads=[thread_document(row) for row in rows])
             return
