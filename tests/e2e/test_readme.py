@@ -37,5 +37,5 @@ def test_the_common_uses_run_in_a_shell(tmp_path: Path) -> None:
     assert "core.lab-dynamic.92" in written, "from the pipe, in the working directory"
     below = README.partition("\ncores/\n")[2].partition("```")[0]
     shown = {f"cores/{line.split()[0]}" for line in below.splitlines() if line.strip() != "..."}
-    assert len(shown) == 6
+    assert len(shown) == 8
     assert all((tmp_path / name).exists() for name in shown)
