@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vmcore2core.handover.debugger_frames import Caller, LastFrame, notices
+import pytest
+
+from vmcore2core.handover.debugger_frames import Caller, LastFrame, in_lldb, notices
 from vmcore2core.unwind.frames import Found
 
 
@@ -39,3 +41,13 @@ def test_threads_whose_frames_gdb_guesses_are_named() -> None:
 def test_a_name_with_control_characters_is_quoted() -> None:
     (line,) = notices([caller("/tmp/a\n\x1b[31mb", Found.CODE)], [])
     assert line.isprintable()
+
+
+def test_lldb_says_once_which_files_frames_it_guesses(capsys: pytest.CaptureFixture[str]) -> None:
+    in_lldb({"/usr/bin/a", "/usr/lib/x.so", "/usr/lib/other.so"}, ["/usr/lib/x.so", "", "/usr/bin/a", "/usr/bin/there"])
+    assert capsys.readouterr().out == (
+        "vmcore2core: no call frame information for code of no file, /usr/bin/a, /usr/lib/x.so: "
+        "lldb guesses frames there, and some may be missing\n"
+    )
+    in_lldb({"/usr/lib/other.so"}, ["/usr/bin/there"])
+    assert capsys.readouterr().out == ""
