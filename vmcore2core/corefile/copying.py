@@ -1,8 +1,8 @@
-"""Copies a core's pages with several processes: to decompress a page holds Python's global lock for half of the time.
+"""Copies a core's pages with several processes: Python's global lock lets one thread of a process decode at a time.
 
-Each is forked from the one that made the plan, takes a piece of the core after the other, and writes it where it goes.
-If anything goes wrong in one of them, nothing of it is believed: the one that they were forked from does it all again,
-alone, and says what is wrong.
+Each process is forked from the one that made the plan, takes one piece of the core after another, and writes the pages
+where they go. If anything goes wrong in one of them, nothing of it is believed: the parent does it all again, alone,
+and says what is wrong.
 """
 
 from __future__ import annotations
