@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from vmcore2core.errors import OutputError, UsageError, sentence_of
 from vmcore2core.overrides import override
@@ -148,7 +148,9 @@ def run_command(command: typer.Typer, program: str) -> NoReturn:
     status: object = Exit.ERROR
     try:
         try:
-            command(prog_name=program, complete_var=_complete_var(program))
+            status = (
+                command(prog_name=program, complete_var=_complete_var(program), standalone_mode=False) or Exit.COMPLETE
+            )
         except SystemExit as ended:
             status = ended.code
         sys.stdout.flush()  # what does not reach its place is an error; later nobody would say so
@@ -162,6 +164,11 @@ def run_command(command: typer.Typer, program: str) -> NoReturn:
 
 def _end(error: BaseException) -> Exit:
     """Say why it ends, and return the exit status."""
+    if hasattr(error, "format_message"):  # click's, of the command line
+        return _end_of_usage(error)
+    if type(error).__name__ == "Abort":  # likewise: a question was not answered
+        say("aborted")
+        return Exit.ERROR
     if _debug:
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
@@ -173,6 +180,16 @@ def _end(error: BaseException) -> Exit:
     status = Exit.USAGE if isinstance(error, UsageError) else Exit.ERROR
     say(sentence_of(error))
     return status
+
+
+def _end_of_usage(error: Any) -> Exit:  # noqa: ANN401 - typer may have a click of its own, so no class can be named
+    """Say what is wrong with the command line; without any word on it, show the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        # Before our own sentences, format_message() would have "Invalid value:".
+        say(error.format_message() if getattr(error, "param", None) is not None or not error.message else error.message)
+    return Exit.USAGE
 
 
 def _flush_or_give_up(stream: TextIO) -> None:
