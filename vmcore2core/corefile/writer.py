@@ -106,14 +106,14 @@ def write_core(
         if copied is None:
             os.ftruncate(fd, 0)
         report = _write(sink(fd, options.compression, plan.file_size), plan, pages, snapshot.page_size, copied)
+        if progress is not None:  # which may refuse, so before the core gets its name
+            progress(plan.file_size, plan.file_size)
         if not still_valid():
             raise PagesChanged
         if verify:
             from vmcore2core.corefile.verify import verify_head
 
             verify_head(plan, snapshot, output)
-    if progress is not None:
-        progress(plan.file_size, plan.file_size)
     return report
 
 
