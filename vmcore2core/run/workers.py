@@ -59,13 +59,13 @@ class Workers:
             busy = {worker.connection: worker for worker in self._workers if worker.job}
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
-                outcome = worker.outcome()
-                if outcome is None:
+                result = worker.result()
+                if result is None:
                     job, how = worker.died()
                     self._workers.remove(worker)
                     self._add()
-                    outcome = JobResult(job, error=f"{job.pid} ({job.comm}): the process that converted it {how}")
-                yield outcome
+                    result = JobResult(job, error=f"{job.pid} ({job.comm}): the process that converted it {how}")
+                yield result
 
     def _add(self) -> None:
         self._workers.append(_Worker(self._stages, [worker.connection for worker in self._workers]))
@@ -96,13 +96,13 @@ class _Worker:
         return next((i for i, job in enumerate(waiting) if job.task in self._known), 0)
 
     def begin(self, stage: Stage, job: Job) -> None:
-        """Give it a job; should it be dead, ``outcome`` tells."""
+        """Give it a job; should it be dead, ``result`` tells."""
         self.job = job
         self._known.add(job.task)
         with contextlib.suppress(OSError):
             self.connection.send((stage, job))
 
-    def outcome(self) -> JobResult | None:
+    def result(self) -> JobResult | None:
         """Return what came of its job; None if it died."""
         try:
             found: JobResult = self.connection.recv()
