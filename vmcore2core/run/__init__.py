@@ -1,1 +1,1 @@
-"""Many processes in one run: jobs, workers on this machine and elsewhere, what is resumed, what the index gets."""
+"""Many processes in one run: jobs, workers on this machine and on others, resuming, entries of the index."""

@@ -1,4 +1,4 @@
-"""What ``--check`` asks of a core that an earlier run had finished."""
+"""The ``--check`` of a core that an earlier run finished."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vmcore2core.verification import compare, open_core
 
 
 def damage(session: Session, leader: StructView, path: Path, options: CoreOptions, pages: int) -> str | None:
-    """Return a sentence where a core is not what it would be now, or None.
+    """Return a sentence if a core differs from what this run would write, else None.
 
     Args:
         session: the dump.
         leader: the process.
         path: the core.
-        options: how it would be written.
-        pages: how many it had when it was written.
+        options: how this run would write it.
+        pages: number of its pages when it was written.
     """
     try:
         with open_core(path) as core:

@@ -1,7 +1,7 @@
-"""Conversions by the workers of a cluster, which share nothing with the process that began the run but files.
+"""Conversions by the workers of a cluster, which share only files with the process that started the run.
 
-What goes to them for each job is below two kilobytes: which dump, how cores are to be written, which process. A worker
-opens the dump for its first job, and checks that it is the same one.
+For each job they get less than two kilobytes: the dump's paths, the options for cores, the process. A worker opens the
+dump for its first job, and checks that it is the same one.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from vmcore2core.session import OpenOptions, Session
 
 _NUMBERED = re.compile(r"(\d{1,2}=)?(.+)", re.DOTALL)
 _ONE_AT_A_TIME = threading.Lock()
-"""A worker may have threads; a session is for one."""
+"""A worker may have several threads; only one may use a session."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDump:
-    """The dump as a worker opens it, from any working directory.
+    """How a worker opens the dump, from any working directory.
 
     Attributes:
-        paths: absolute, or URLs.
-        options: how it is opened; all paths are absolute.
-        identities: of all files that are named.
-        version: of vmcore2core.
+        paths: absolute paths, or URLs.
+        options: how to open the dump; all paths are absolute.
+        identities: the identities of all named files.
+        version: vmcore2core's version.
     """
 
     paths: tuple[str, ...]
@@ -55,7 +55,7 @@ class WorkerDump:
         """Check that this machine has the same files and the same program.
 
         Raises:
-            WorkersError: it has not.
+            WorkersError: they differ.
             DumpError: a file cannot be read.
         """
         if self.version != __version__:
@@ -67,7 +67,7 @@ class WorkerDump:
 
 
 def worker_dump(paths: Sequence[Path], options: OpenOptions) -> WorkerDump:
-    """Return how workers open what ``Session`` opens with these arguments; they search nothing and remember nothing.
+    """Return how workers open the dump that ``Session`` opens with these arguments; they neither search nor cache.
 
     Raises:
         UsageError: the dump comes through a pipe.
@@ -107,12 +107,12 @@ def _absolute(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOnCluster:
-    """What a worker does; it is sent with each job.
+    """The function that a worker calls; it is sent with each job.
 
     Attributes:
         dump: the dump.
-        options: how cores are written.
-        folder: what a job's target is relative to.
+        options: how to write cores.
+        folder: the folder that a job's target is relative to.
         beacon: a file in the folder of the cores, which the worker must see.
     """
 
@@ -122,7 +122,7 @@ class ConvertOnCluster:
     beacon: str
 
     def __call__(self, job: Job) -> JobResult:
-        """Convert one process; an error is in the result, as exceptions of ours need not survive pickling."""
+        """Convert one process; the result holds any error, as our exceptions may not survive pickling."""
         with _ONE_AT_A_TIME:
             try:
                 if not Path(self.beacon).exists():
@@ -136,17 +136,17 @@ class ConvertOnCluster:
 
 @lru_cache(maxsize=1)
 def _opened(dump: WorkerDump) -> Session:
-    """Return the dump; a worker has many jobs of one."""
+    """Return the dump's session; a worker reuses it for many jobs."""
     dump.check()
     return Session([located(path) for path in dump.paths], dump.options)
 
 
 @contextlib.contextmanager
 def cluster_workers(executor: str, dump: WorkerDump) -> Iterator[tuple[Cluster, WorkerDump]]:
-    """Give the workers that ``--executor`` names, and how they open the dump.
+    """Yield the workers that ``--executor`` names, and how they open the dump.
 
     Raises:
-        UsageError: it names none that are known, or their package is not installed.
+        UsageError: the executor is unknown, or its package is not installed.
         WorkersError: they do not answer.
     """
     with dask_cluster(scheduler_address(executor), release) as cluster:
@@ -154,7 +154,7 @@ def cluster_workers(executor: str, dump: WorkerDump) -> Iterator[tuple[Cluster, 
 
 
 def release() -> None:
-    """Let the dump go: what a worker does when a run ends."""
+    """Close the dump: a worker calls this when a run ends."""
     with _ONE_AT_A_TIME:
         _opened.cache_clear()
         gc.collect()
@@ -162,7 +162,7 @@ def release() -> None:
 
 @contextlib.contextmanager
 def beacon(folder: Path) -> Iterator[str]:
-    """Give a file that is in ``folder`` while the block lasts; ``--resume`` removes one that stayed."""
+    """Yield a file that exists in ``folder`` during the block; ``--resume`` removes a leftover one."""
     name = f".workers.{secrets.token_hex(8)}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with opened_folder(folder) as directory:

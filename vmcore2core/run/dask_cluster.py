@@ -1,4 +1,4 @@
-"""A Dask cluster that is there already, as ``--executor dask:tcp://host:port`` names it.
+"""An existing Dask cluster, named by ``--executor dask:tcp://host:port``.
 
 References: distributed's documentation, "API": Client, Client.get_executor(), Client.nthreads(); "Resilience":
 KilledWorker, distributed.scheduler.allowed-failures (2026.8).
@@ -20,10 +20,10 @@ PACKAGES = "pip install distributed"
 
 
 def scheduler_address(text: str) -> str:
-    """Return what ``--executor`` names.
+    """Return the cluster that ``--executor`` names.
 
     Raises:
-        UsageError: it is none that is known.
+        UsageError: the name is unknown.
     """
     address = text.removeprefix(SCHEME)
     if address == text or "://" not in address:
@@ -36,8 +36,8 @@ def dask_cluster(address: str, release: Callable[[], None]) -> Iterator[Cluster]
     """Connect to a scheduler.
 
     Args:
-        address: as Dask has it: tcp://host:port.
-        release: what each worker does at the end.
+        address: Dask's address of it: tcp://host:port.
+        release: each worker calls this at the end.
 
     Raises:
         UsageError: Dask is not installed.
@@ -47,10 +47,10 @@ def dask_cluster(address: str, release: Callable[[], None]) -> Iterator[Cluster]
         from distributed import Client, KilledWorker
     except ImportError as error:
         raise UsageError(f"--executor dask: needs a package that is not installed ({error}): {PACKAGES}") from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is lost, the jobs' errors say
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the jobs' own errors say what is lost
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
-    except Exception as error:  # of the protocol's own kind
+    except Exception as error:  # each protocol raises its own exceptions
         raise WorkersError(f"no Dask scheduler answers at {address}: {' '.join(str(error).split())}") from error
     try:
         yield Cluster(client.get_executor(pure=False), lambda: sum(client.nthreads().values()), (KilledWorker,))

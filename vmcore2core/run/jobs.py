@@ -1,4 +1,4 @@
-"""The jobs of a run, and what comes of each."""
+"""The jobs of a run, and their results."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Job:
     """One process to convert.
 
     Attributes:
-        pid: of its thread group.
-        comm: printable.
+        pid: PID of its thread group.
+        comm: its name, printable.
         task: kernel virtual address of its leader's ``struct task_struct``.
         target: the core's path.
-        size: bytes that the core will take on disk, about; 0 as long as it is not known.
-        recovered: its programs and libraries, once they are there.
+        size: estimated bytes of the core on disk; 0 until it is known.
+        recovered: its programs and libraries, once they are written.
         images: where they are loaded, once that is known.
-        without_cfi: what gdb lacks call frame information for, likewise.
+        without_cfi: the places without call frame information for gdb, once they are known.
     """
 
     pid: int
@@ -42,37 +42,37 @@ class Job:
 
 
 class Stage(Enum):
-    """What is done with a job, one after the other."""
+    """The stages of a job, in order."""
 
     MEASURE = auto()
     """How large will the core be?"""
     CONVERT = auto()
     """Write it."""
     FIND_FILES = auto()
-    """Which files has the process mapped? CONVERT tells as well."""
+    """Which files has the process mapped? CONVERT answers this as well."""
     WRITE_SCRIPTS = auto()
     """Write its start scripts."""
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of a stage of a job.
+    """The result of one stage of a job.
 
     Attributes:
         job: the job.
         error: why there is no core, or no answer, as a sentence; or None.
-        size: of the core, which is not yet there.
-        unmatched: patterns of ``--redact`` that match none of its mappings; told with the size.
-        files: which files the process has mapped, or why that is not known; None where there are none to be had.
+        size: the size that the core will have.
+        unmatched: patterns of ``--redact`` that match none of its mappings; set together with the size.
+        files: the files that the process has mapped, or why they are not known; None if the run collects none.
         images: where the process's program and libraries are loaded.
-        without_cfi: what of its stacks was found without call frame information.
+        without_cfi: the parts of its stacks that were found without call frame information.
         scripts: names of its start scripts.
-        entry: what the index says of it (``handover.entry``).
-        report: what is said of its core, once that is written.
-        warnings: sentences about the dump as a whole that its worker has met so far.
-        notices: likewise, about what came from elsewhere than the dump.
-        provenance: which layout source answered what, so far.
-        answers: what its worker has learned of the layout since its last job (``LayoutMemory.news``).
+        entry: its entry in the index (``handover.entry``).
+        report: the report on its core, once that is written.
+        warnings: sentences about the dump as a whole that its worker has collected so far.
+        notices: likewise, about data from outside the dump.
+        provenance: the layout source of each item so far.
+        answers: layout items that its worker has learned since its last job (``LayoutMemory.news``).
     """
 
     job: Job
@@ -92,9 +92,9 @@ class JobResult:
 
 
 DoJob = Callable[[Job], JobResult]
-"""Does one stage of one job; every error that is the process's own is in the result."""
+"""Does one stage of one job; the result holds every error that concerns only this process."""
 
 
 def largest_first(jobs: Sequence[Job]) -> list[Job]:
-    """Return jobs so that the last ones to end take little time."""
+    """Order jobs so that the last ones to end are short."""
     return sorted(jobs, key=lambda job: -job.size)

@@ -1,8 +1,8 @@
-"""Workers elsewhere: any ``concurrent.futures.Executor`` whose workers see the same files.
+"""Workers on other machines: any ``concurrent.futures.Executor`` whose workers see the same files.
 
-It replaces those that die, as Dask does, and gives their jobs to others. No more jobs are handed over than workers take
-at once: so a job that ends its worker has no others waiting there. Where it says that a job ended several workers, the
-job is tried once more, when all others are done, with nothing beside it: if that ends workers too, it was this job.
+The executor replaces dead workers, as Dask does, and gives their jobs to others. The pool submits only as many jobs as
+the workers take at once, so that no other job waits behind one that kills its worker. If the executor says that a job
+killed several workers, the pool tries it once more, alone, after all others: if workers die again, the job is to blame.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from vmcore2core.run.jobs import DoJob, Job, JobResult, largest_first
 
 POLL_S = 1.0
-"""How often it is looked whether there are workers."""
+"""How often the pool checks for workers."""
 
 EMPTY_S = 60.0
-"""How long there may be none before the jobs are given up."""
+"""How long the pool waits without any worker before it gives up the jobs."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the workers are.
+    """The workers of an executor.
 
     Attributes:
         executor: takes the jobs.
-        room: how many jobs its workers take at once at present; 0 where there are none.
-        killed: what a job raises that ended several workers.
-        empty_s: seconds without any worker after which the jobs are given up.
+        room: how many jobs its workers take at once at present; 0 without workers.
+        killed: exception raised for a job that killed several workers.
+        empty_s: seconds without any worker after which the pool gives up the jobs.
     """
 
     executor: Executor
@@ -43,15 +43,15 @@ class Pool:
     """The workers of a cluster, for one run.
 
     Args:
-        cluster: where they are.
-        convert: what they do; it is pickled for each job.
+        cluster: the workers.
+        convert: does a job; it is pickled for each one.
     """
 
     def __init__(self, cluster: Cluster, convert: DoJob) -> None:
         self._cluster, self._convert = cluster, convert
 
     def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
-        """Yield what comes of the jobs, as they are done: the largest are begun first."""
+        """Start the largest jobs first; yield each result when it is ready."""
         blamed = []
         for job, answer in self._answers(largest_first(jobs)):
             if isinstance(answer, self._cluster.killed):
@@ -72,7 +72,7 @@ class Pool:
         return JobResult(job, error=f"{job.pid} ({job.comm}): {why}")
 
     def _answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult | BaseException]]:
-        """Yield each job with what came of it."""
+        """Yield each job with its result."""
         waiting, running = deque(jobs), dict[Future[JobResult], Job]()
         manned = time.monotonic()
         try:
@@ -83,7 +83,7 @@ class Pool:
                     job = waiting.popleft()
                     try:
                         running[self._cluster.executor.submit(self._convert, job)] = job
-                    except Exception as error:  # each executor has exceptions of its own
+                    except Exception as error:  # each executor raises its own exceptions
                         yield job, error
                 if not running:
                     time.sleep(min(POLL_S, self._cluster.empty_s))
@@ -103,7 +103,7 @@ class Pool:
         try:
             return self._cluster.room()
         except Exception:
-            return 0  # who cannot be asked has none; it may come back
+            return 0  # an executor that does not answer has no workers now; it may come back
 
 
 def _answer(future: Future[JobResult]) -> JobResult | BaseException:

@@ -1,4 +1,4 @@
-"""Whether another machine sees the same file at a path: by its size, its time and its first bytes."""
+"""Check whether another machine sees the same file at a path, by its size, time and first bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ HEAD_SIZE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What tells a file from another.
+    """What identifies a file.
 
     Attributes:
-        path: absolute, or a URL, all of it.
-        size: bytes.
-        time: of its last change, in seconds since 1970; None of a URL.
-        tag: what a server says of its version, or None.
-        head: SHA-256 of its first 64 KiB, as hexadecimal digits.
+        path: absolute path, or the whole URL.
+        size: its size in bytes.
+        time: its last change, in seconds since 1970; None for a URL.
+        tag: the server's version tag of a URL, or None.
+        head: SHA-256 of its first 64 KiB, in hexadecimal.
     """
 
     path: str
@@ -32,10 +32,10 @@ class FileIdentity:
     head: str
 
     def difference(self) -> str | None:
-        """Return a sentence where the file that is at this path here is another one.
+        """Return a sentence if this machine has another file at this path, else None.
 
         Raises:
-            DumpError: there is none, or it cannot be read.
+            DumpError: the file does not exist, or cannot be read.
         """
         path = located(self.path)
         here = identity_of(path)
@@ -50,7 +50,7 @@ class FileIdentity:
 
 
 def identity_of(path: Path) -> FileIdentity:
-    """Return what tells a file from another.
+    """Return the identity of a file.
 
     Args:
         path: absolute, or a ``Url``.
@@ -61,7 +61,7 @@ def identity_of(path: Path) -> FileIdentity:
     time = None
     if not isinstance(path, Url):
         try:
-            time = int(path.stat().st_mtime)  # not every file system and client keeps what is below a second
+            time = int(path.stat().st_mtime)  # some file systems and clients drop fractions of a second
         except OSError as error:
             raise os_error(path, error) from error
     with closing(RemoteFile(path) if isinstance(path, Url) else DumpFile(path)) as file:
