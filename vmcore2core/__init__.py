@@ -1,6 +1,6 @@
-"""vmcore2core: ordinary per-process ELF cores out of Linux kernel crash dumps, without kernel debug information.
+"""vmcore2core writes ordinary per-process ELF cores from Linux kernel crash dumps, without kernel debug information.
 
-``open_dump`` begins; ``vmcore2core/docs/api.md`` has examples. What it needs is imported when it is asked for.
+Start with ``open_dump``; ``vmcore2core/docs/api.md`` has examples. Modules are imported on first use.
 """
 
 from typing import TYPE_CHECKING

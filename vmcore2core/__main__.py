@@ -1,6 +1,6 @@
 """The commands' entry points, and ``python -m vmcore2core``.
 
-Before the first import of weight, an interrupt ends the process as the system does it: nothing is there to clean up.
+Until the first large import, an interrupt ends the process in the system's default way: nothing needs cleaning up.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _STDERR = 2
 def _prepare() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    # numpy's OpenBLAS makes a thread a CPU when it is loaded, each 40 MiB of address space; nothing here uses any, and
-    # a process with threads is not to be forked.
+    # When numpy loads OpenBLAS, it starts one thread per CPU, each with 40 MiB of address space. Nothing here uses
+    # them, and a process with threads must not fork.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_standard_streams()
 
 
 def _open_standard_streams() -> None:
-    """Open those that the caller closed: the next file would get their numbers, and a core what is said to stderr."""
+    """Open the standard streams that the caller closed: else a core could get descriptor 2, and our messages."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(fd)
@@ -38,9 +38,9 @@ COMMANDS = ("debug", "verify", "capture", "journal")
 
 
 def vmcore2core() -> None:
-    """Run ``vmcore2core``, or one of ``COMMANDS``, which are commands of their own: a dump of that name comes first."""
+    """Run ``vmcore2core``, or one of its subcommands ``COMMANDS``; a dump of the same name takes precedence."""
     _prepare()
-    # Where a shell asks what could come next, typer's variables have the words that are there.
+    # When a shell asks for completions, typer's environment variables hold the words typed so far.
     asked = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
     words = (*sys.argv[1:2], *asked.split()[1:2])
     command = next((name for name in COMMANDS if name in words and not Path(name).exists()), None)

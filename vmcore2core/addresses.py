@@ -1,7 +1,7 @@
-"""The address spaces, each with its own type, and page arithmetic.
+"""One type for each address space, and page arithmetic.
 
 ``Pfn`` counts pages of the container (``DumpContainer.page_size``); the others are byte addresses. An end is
-exclusive. Bulk code carries addresses as ``uint64`` arrays and says in the docstring which space they are in.
+exclusive. Bulk code keeps addresses in ``uint64`` arrays; its docstrings name their address space.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class AddressRange:
 
 
 def align_down(address: int, size: int) -> int:
-    """Return the greatest multiple of ``size`` (a power of two) that is not above ``address``."""
+    """Round ``address`` down to a multiple of ``size``, a power of two."""
     return address & ~(size - 1)
 
 
 def align_up(address: int, size: int) -> int:
-    """Return the least multiple of ``size`` (a power of two) that is not below ``address``."""
+    """Round ``address`` up to a multiple of ``size``, a power of two."""
     return (address + size - 1) & ~(size - 1)

@@ -1,4 +1,4 @@
-"""What a user names as the dump: files, a directory of kdump's, banks of memory, and crash's ``vmlinux vmcore``."""
+"""The dump as a user names it: files, a kdump directory, memory banks, or ``vmlinux vmcore`` as for crash."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vmcore2core.errors import DumpError, UsageError
 from vmcore2core.formats.elf import EI_DATA, ELF_BYTE_ORDERS, ELFMAG
 
 IN_DIRECTORY = ("vmcore", "dump.*", "vmcore.*", "vmcore-incomplete")
-"""What kdump's directories have: RHEL's vmcore, Debian's dump.DATE; with makedumpfile --split, several."""
+"""File names in kdump's directories: RHEL's vmcore, Debian's dump.DATE; makedumpfile --split writes several."""
 ET_EXEC, ET_DYN = 2, 3
 E_TYPE = 16
 
 
 @dataclass(frozen=True)
 class Named:
-    """The dump's files, and what came with their names.
+    """The dump's files, and the options that the user's words imply.
 
     Attributes:
-        said: sentences about what was understood.
+        said: sentences that tell the user how the words were understood.
     """
 
     paths: list[Path]
@@ -33,16 +33,16 @@ class Named:
 
 
 def named(words: Sequence[str], vmlinux: Path | None, memory_map: str | None) -> Named:
-    """Return what the words on a command line name.
+    """Return the files that the words on a command line name.
 
     Args:
         words: paths and URLs.
-        vmlinux: what was given as the kernel's ELF file otherwise.
-        memory_map: what was given as the dump's map.
+        vmlinux: the kernel's ELF file, if an option names it.
+        memory_map: the memory map, if an option gives it.
 
     Raises:
-        UsageError: two files are a vmlinux, or some files alone are given with an address.
-        DumpError: a directory has no dump, or several.
+        UsageError: two files are a vmlinux, or some files have an address and others do not.
+        DumpError: a directory holds no dump, or several.
     """
     paths = [located(word) for word in words]
     said = []
@@ -61,7 +61,7 @@ def named(words: Sequence[str], vmlinux: Path | None, memory_map: str | None) ->
 
 
 def _is_program(path: Path) -> bool:
-    """Tell whether a file is an ELF program, as a vmlinux is and no dump."""
+    """Tell whether a file is an ELF program; a vmlinux is one, a dump is not."""
     try:
         with path.open("rb") as file:
             head = file.read(E_TYPE + 2)
@@ -73,10 +73,10 @@ def _is_program(path: Path) -> bool:
 
 
 def _in_directory(directory: Path) -> list[Path]:
-    """Return the dump in a directory, as kdump makes one a crash.
+    """Return the dump in a directory; kdump makes one directory per crash.
 
     Raises:
-        DumpError: there is none, or the directory cannot be looked into, which glob() takes for empty.
+        DumpError: it holds no dump, or cannot be read, which glob() reports as empty.
     """
     if not os.access(directory, os.R_OK | os.X_OK):
         raise DumpError(f"{directory} cannot be read: Permission denied")
@@ -92,7 +92,7 @@ def _may_look_into(directory: Path) -> bool:
 
 
 def find_dump(environ: str | None) -> tuple[Path, str]:
-    """Return the dump to take when none is named, and how it was found.
+    """Return the dump to use when the user names none, and how it was found.
 
     Raises:
         DumpError: there is none.

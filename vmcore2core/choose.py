@@ -1,4 +1,4 @@
-"""Which processes a command is for: of one condition any word, of several conditions all must fit, as in pgrep(1)."""
+"""The selection of processes: a process must meet every condition, by any of its words, as in pgrep(1)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was asked for, by kind; an empty kind does not restrict.
+    """The conditions that select processes; an empty one selects all.
 
     Attributes:
-        pid: of the process or of any of its threads.
+        pid: PIDs of processes or of any of their threads.
         comm: shell patterns.
         exe: shell patterns of the program's path.
         uid: real user IDs.
         cgroup: shell patterns of a control group's path; ``*`` matches "/", too.
-        container: container IDs, or how they begin.
-        nspid: PIDs as any PID namespace numbers them, below the initial one.
-        state: letters as ps(1) has them, of any of its threads.
+        container: container IDs, or their beginnings.
+        nspid: PIDs in any PID namespace other than the initial one.
+        state: ps(1)'s state letters; one thread in such a state is enough.
         exclude: shell patterns of comm that must not match.
     """
 
@@ -56,19 +56,19 @@ class Choice:
 
     @property
     def by_pid_alone(self) -> bool:
-        """Whether each wanted process is named by itself."""
+        """Whether every wanted process is named by its PID."""
         return bool(self.pid) and self == Choice(pid=self.pid)
 
     @property
     def positive(self) -> bool:
-        """Whether anything is asked for, not only left out."""
+        """Whether any condition selects processes, rather than only excluding some."""
         return self != Choice(exclude=self.exclude)
 
     def check(self, layout: Layout) -> None:
-        """Check that the layout tells what is asked.
+        """Check that the layout has the members that the conditions need.
 
         Raises:
-            LayoutError: it does not.
+            LayoutError: it lacks one.
         """
         for kind, members in _NEEDED.items():
             if not getattr(self, kind):
@@ -80,7 +80,7 @@ class Choice:
                 raise LayoutError(f"--{kind} cannot be answered: {error}") from error
 
     def takes(self, identity: Identity) -> bool:
-        """Tell whether a process is wanted; its PID was looked at already."""
+        """Tell whether a process is wanted; the caller has already checked its PID."""
         comm = text(identity.comm)
         return (
             self.names(comm)
@@ -94,7 +94,7 @@ class Choice:
         )
 
     def names(self, comm: str) -> bool:
-        """Tell whether a printable name is one that is asked for."""
+        """Tell whether a printable name is among the wanted ones."""
         return not self.comm or _matches(comm, self.comm)
 
 
@@ -105,17 +105,17 @@ def _matches(shown: str, patterns: Sequence[str]) -> bool:
 def choose(
     processes: Processes, choice: Choice, among: Callable[[], Iterable[StructView]] | None = None
 ) -> tuple[list[Identity], list[tuple[int | None, Vmcore2coreError]]]:
-    """Return the wanted processes in the dump's order, and errors: of PIDs that no task has, or that nothing fits.
+    """Return the wanted processes in the dump's order, and errors: PIDs without a task, or that no process matches.
 
-    A PID that is named by itself stands for the process even where this has no memory, so that its conversion says why.
+    A process named by its PID is returned even if it has no user memory, so that its conversion reports why.
 
     Args:
-        processes: of the dump.
-        choice: which of them.
-        among: yields the leaders of those that are looked at where no PID is named; None for all with user memory.
+        processes: the dump's processes.
+        choice: the conditions.
+        among: yields the leaders to examine where no PID is named; None for all processes with user memory.
 
     Raises:
-        LayoutError: the layout does not tell what is asked.
+        LayoutError: the layout lacks a member that the conditions need.
     """
     choice.check(processes.kernel.layout)
     errors: list[tuple[int | None, Vmcore2coreError]] = []
@@ -136,7 +136,7 @@ def choose(
 
 
 def _why_none(choice: Choice, identities: Sequence[Identity]) -> str:
-    """Return which condition no process fits, as the end of a sentence."""
+    """Return the condition that no process meets, as the end of a sentence."""
     for kind in (field.name for field in fields(choice) if field.name not in ("pid", "exclude")):
         asked = getattr(choice, kind)
         if asked and not any(replace(Choice(), **{kind: asked}).takes(identity) for identity in identities):
@@ -147,7 +147,7 @@ def _why_none(choice: Choice, identities: Sequence[Identity]) -> str:
 
 
 def pattern_hint(kind: str, patterns: Sequence[str]) -> str:
-    """Return what may be wrong with patterns of a kind that fit nothing, as the end of a sentence."""
+    """Return why patterns of one kind may match nothing, as the end of a sentence."""
     if kind == "comm" and any(len(pattern) > COMM_LEN and not WILDCARDS & set(pattern) for pattern in patterns):
         return f"; the kernel keeps {COMM_LEN} characters of a name"
     if kind in ("comm", "exe", "cgroup") and not all(WILDCARDS & set(pattern) for pattern in patterns):
@@ -157,7 +157,7 @@ def pattern_hint(kind: str, patterns: Sequence[str]) -> str:
 
 
 def _readable(processes: Processes, choice: Choice, leaders: Iterable[StructView]) -> Iterator[Identity]:
-    """Yield who the processes are; of one that cannot be read, a warning says so."""
+    """Yield the identities of the processes; add a warning for each that cannot be read."""
     for leader in leaders:
         try:
             one = Identity(processes, leader)

@@ -1,4 +1,4 @@
-"""One process of an open dump becomes a core: alone, or as a job of a run of many."""
+"""Convert one process of an open dump to a core: alone, or as one job of a run."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def convert_one(
     *,
     in_directory: bool = False,
 ) -> RunReport:
-    """Write the core of the only process that is asked for; if there is none, the report says why.
+    """Write the core of the only selected process; if that fails, the report says why.
 
     Args:
         session: the dump.
-        process: which.
-        target: the core.
-        options: how it is written.
-        bar: gives what draws the bar for a label.
-        in_directory: make the directory for the core, if it is not there.
+        process: the process.
+        target: path of the core.
+        options: how to write it.
+        bar: returns the progress callback for a label.
+        in_directory: make the core's directory if it is missing.
 
     Raises:
         OutputError: a pattern of ``--redact`` matches none of its mappings, or the directory cannot be made.
@@ -82,7 +82,7 @@ def write_process(
 
 
 def failure(pid: int, comm: str, error: Exception, options: CoreOptions) -> str:
-    """Return why a process has no core, without secrets; of a fault of ours, with the process's name."""
+    """Return why a process has no core, without secrets; for a bug of ours, add the process's name."""
     log.debug("%d (%s) is not converted", pid, comm, exc_info=error)
     who = "" if isinstance(error, Vmcore2coreError) else f"{pid} ({comm}): "
     return str(options.hide(who + sentence_of(error)))
@@ -90,10 +90,10 @@ def failure(pid: int, comm: str, error: Exception, options: CoreOptions) -> str:
 
 @contextmanager
 def _failures(report: RunReport, process: Identity, options: CoreOptions) -> Iterator[None]:
-    """Take an error of the block into the report."""
+    """Put an error of the block into the report."""
     try:
         yield
-    except Exception as error:  # even a fault of ours is one sentence
+    except Exception as error:  # even a bug of ours is reported as one sentence
         report.errors.append({"pid": process.pid, "error": failure(process.pid, text(process.comm), error, options)})
 
 
@@ -113,15 +113,15 @@ def matches_nothing(pattern: str) -> str:
 
 
 def core_path(directory: Path, leader: StructView, options: CoreOptions) -> Path:
-    """Return where a process's core goes in a directory."""
+    """Return the path of a process's core in a directory."""
     return directory / (core_name(leader) + options.suffix)
 
 
 def make_directory(directory: Path) -> None:
-    """Make the directory for cores, if it is not there.
+    """Make the directory for cores if it is missing.
 
     Raises:
-        OutputError: it cannot be made, or is no directory.
+        OutputError: it cannot be made, or is not a directory.
     """
     try:
         with opened_folder(directory, make=True):

@@ -1,7 +1,7 @@
 """The public interface of vmcore2core: open a dump, look at its processes, write their cores.
 
-``vmcore2core/docs/api.md`` has an example for each thing that can be done. What is here, and the fields of the records
-that it returns, follow semantic versioning; the other modules may change with any release.
+``vmcore2core/docs/api.md`` has an example of each use. The names in this module, and the fields of the records that
+they return, follow semantic versioning; the other modules may change with any release.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def open_dump(
     remember: bool = False,
     zero_excluded: bool = False,
 ) -> Dump:
-    """Open a dump; the options are those of the command ``vmcore2core``.
+    """Open a dump; the options are the same as the command ``vmcore2core`` has.
 
     Args:
         paths: the dump's file or files, or one URL.
-        vmlinux: the kernel's own ELF file with symbols, for what the dump does not tell.
-        vmcoreinfo: VMCOREINFO text whose keys go before the dump's.
-        memory_map: what physical memory is where in a dump without a header: "START:SIZE@OFFSET,...", "raw", or a file.
+        vmlinux: the kernel's own ELF file with symbols, used where the dump lacks layout information.
+        vmcoreinfo: VMCOREINFO text whose keys take precedence over the dump's.
+        memory_map: where physical memory lies in a dump without a header: "START:SIZE@OFFSET,...", "raw", or a file.
         swap: the machine's swap files and partitions: "FILE" or "NUMBER=FILE".
         sysroots: folders with the machine's files, for pages that are not in memory.
         scan: search all memory for tasks as well.
-        remember: keep what the dump tells of its kernel in the user's cache, and use what is there.
+        remember: cache the kernel's layout for the user, and use what is cached.
         zero_excluded: read pages that were left out of an ELF dump as zeros.
 
     Raises:
@@ -92,7 +92,7 @@ class Dump:
         self.close()
 
     def close(self) -> None:
-        """Close the dump's files; its processes cannot be read any more."""
+        """Close the dump's files; its processes can no longer be read."""
         self._session.__exit__()
 
     @property
@@ -107,17 +107,17 @@ class Dump:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about what is broken so far; with one, whatever comes from the dump may be incomplete."""
+        """Sentences about damage found so far; if there are any, all results from the dump may be incomplete."""
         return tuple(self._session.warnings)
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Sentences about what is worth knowing, and takes nothing away."""
+        """Sentences about things worth knowing that leave the results complete."""
         return tuple(self._session.notices)
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """What was asked of the kernel's layout so far, such as "OFFSET(task_struct.mm)", and who answered."""
+        """Layout items looked up so far, such as "OFFSET(task_struct.mm)", each with the source that answered."""
         return MappingProxyType(self._session.boot.layout.provenance())
 
     def processes(self) -> Iterator[Process]:
@@ -126,10 +126,10 @@ class Dump:
             yield Process(self._session, leader)
 
     def process(self, pid: int) -> Process:
-        """Return the process that has a PID, or a thread with it.
+        """Return the process with a PID, or with a thread of that TID.
 
         Raises:
-            TaskNotFound: none has.
+            TaskNotFound: no task has this PID.
             KernelThread, NoUserMemory: it has no user memory.
         """
         leader = self._session.processes.find(pid)
@@ -138,7 +138,7 @@ class Dump:
 
 
 class Process:
-    """A process of an open dump. What is asked for is looked up once."""
+    """A process of an open dump. Each property is looked up once, when it is first used."""
 
     def __init__(self, session: Session, leader: StructView) -> None:
         self._session, self._leader = session, leader
@@ -149,17 +149,17 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """In the initial PID namespace."""
+        """The PID in the initial PID namespace."""
         return sched.task_tgid(self._leader)
 
     @property
     def comm(self) -> str:
-        """The kernel's name of it, of at most 15 characters; what cannot be printed is escaped."""
+        """The kernel's name for the process, at most 15 characters; unprintable characters are escaped."""
         return text(sched.task_comm(self._leader))
 
     @property
     def state(self) -> str:
-        """A letter, as ps(1) has them."""
+        """The state as one of ps(1)'s letters."""
         return sched.task_state_char(self._leader)
 
     @cached_property
@@ -168,15 +168,15 @@ class Process:
 
     @cached_property
     def threads(self) -> tuple[Thread, ...]:
-        """Its threads with their user registers, and where these come from.
+        """The threads with their user registers, and the registers' source.
 
-        ``registers`` is None where there are none, and ``source`` says why.
+        ``registers`` is None where they are not known; ``source`` then says why.
         """
         return tuple(thread_rows(self._session.processes.thread_registers(self._leader)))
 
     @property
     def mappings(self) -> tuple[Vma, ...]:
-        """Its mappings, ascending; ``Vma.absent`` has the pages whose bytes are not known, with reasons."""
+        """The mappings, ascending; ``Vma.absent`` has the pages whose bytes are not known, with reasons."""
         return self._captured.snapshot.vmas
 
     @property
@@ -186,25 +186,25 @@ class Process:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about what is broken in it."""
+        """Sentences about damage in this process."""
         return self._captured.snapshot.warnings
 
     @property
     def absent(self) -> Iterator[AbsentRun]:
-        """Runs of pages that it had and whose bytes are not known, ascending, with reasons."""
+        """Runs of pages that the process had but whose bytes are not known, ascending, with reasons."""
         return (run for vma in self.mappings for run in vma.absent)
 
     @property
     def absent_pages(self) -> Mapping[AbsentReason, int]:
-        """The same, counted by reason."""
+        """The number of pages whose bytes are not known, by reason."""
         return MappingProxyType(absent_pages(self._captured.snapshot))
 
     def read(self, address: int, size: int) -> bytes:
-        """Return bytes of its memory, at most 16 MiB.
+        """Return bytes of the process's memory, at most 16 MiB.
 
         Raises:
-            MemoryFault: one of them is not known; the message says why.
-            UsageError: the size is none that can be read at once.
+            MemoryFault: a byte is not known; the message says why.
+            UsageError: the size is out of range.
         """
         if not 0 <= size <= READ_MAX:
             raise UsageError(f"{size:#x} bytes, expected at most {READ_MAX:#x}")
@@ -214,7 +214,7 @@ class Process:
         return found
 
     def _fault(self, address: int, end: int) -> MemoryFault:
-        """Return why not all bytes of a range are known."""
+        """Return why some bytes of a range are not known."""
         for vma in self.mappings:
             if address < vma.start:
                 break
@@ -229,7 +229,7 @@ class Process:
         """Return the frames of each thread.
 
         Args:
-            sysroots: folders with the machine's files at their paths, for what memory does not tell.
+            sysroots: folders with the machine's files at their paths, used where memory lacks them.
         """
         found = Binaries(tuple(Sysroot(Path(folder)) for folder in sysroots))
         files = Files(found, Copies(self._session.processes))
@@ -243,13 +243,13 @@ class Process:
         compression: Compression | None = None,
         force: bool = False,
     ) -> CoreResult:
-        """Write its core; return what is in it and what is missing.
+        """Write the process's core; return what it holds and what is missing.
 
         Args:
-            path: of the core.
-            filter_bits: which memory belongs into it, as in core(5); None for what the process itself says.
-            compression: of the core; None for none.
-            force: replace what is there.
+            path: where the core goes.
+            filter_bits: which memory to dump, as in core(5); None for the process's own coredump_filter.
+            compression: how to compress the core; None to write it uncompressed.
+            force: replace an existing file.
 
         Raises:
             OutputError: the core cannot be written.

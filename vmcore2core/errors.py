@@ -1,4 +1,4 @@
-"""Every exception of vmcore2core; a message is one sentence: what, where in hex, what was expected.
+"""All exceptions of vmcore2core; a message is one sentence: what, where in hex, what was expected.
 
 ::
 
@@ -63,16 +63,16 @@ class UnknownFormat(DumpError):
 
 
 class CodecError(DumpError):
-    """What is compressed, a page or a section, does not decode to what it must be."""
+    """Compressed data, of a page or a section, does not decode as it must."""
 
 
 class MemoryFault(Vmcore2coreError):
     """An address cannot be read from the dump.
 
     Args:
-        address: in the address space that was read.
-        detail: what is the matter, beyond the class.
-        where: C type, member and its offset where a structure was read, such as "task_struct.mm, offset 0x390".
+        address: the address, in the address space that was read.
+        detail: what is wrong, more closely than the class says.
+        where: C type, member and offset if a structure was read, such as "task_struct.mm, offset 0x390".
     """
 
     reason = "cannot be read"
@@ -85,7 +85,7 @@ class MemoryFault(Vmcore2coreError):
         self.where = where
 
     def reading(self, where: str) -> MemoryFault:
-        """Return the same fault, and what was read, unless it says so already."""
+        """Return the same fault with what was read, unless it already says so."""
         return self if self.where else type(self)(self.address, self.detail, where)
 
 
@@ -108,7 +108,7 @@ class NotMapped(MemoryFault):
 
 
 class LayoutError(Vmcore2coreError):
-    """Something about the layout of this kernel."""
+    """The layout of this kernel is unknown or does not fit."""
 
 
 class LayoutUnknown(LayoutError):
@@ -116,8 +116,8 @@ class LayoutUnknown(LayoutError):
 
     Args:
         item: such as "OFFSET(task_struct.mm)", in VMCOREINFO's grammar; several with commas between.
-        sources: names of the sources asked.
-        because: why it is not known, where that is known ("this kernel has no BTF").
+        sources: names of the sources that were asked.
+        because: why it is not known ("this kernel has no BTF"), if there is a reason to give.
     """
 
     def __init__(self, item: str, sources: tuple[str, ...] = (), because: str = "") -> None:
@@ -135,7 +135,7 @@ class LayoutInvalid(LayoutError):
 
 
 class SuppliedInvalid(LayoutInvalid):
-    """The VMCOREINFO text that the user gave is of another kernel than the dump's own, which fits."""
+    """The user's VMCOREINFO text is from another kernel; the dump's own text fits."""
 
 
 class CorruptStructure(Vmcore2coreError):
@@ -145,8 +145,8 @@ class CorruptStructure(Vmcore2coreError):
         what: what is wrong, such as "list does not come back to its head".
         address: kernel virtual address of the structure.
         where: C type and member, such as "task_struct.tasks".
-        offset: of the member in its structure, in bytes.
-        source: of the layout, that told the offset.
+        offset: offset of the member in its structure, in bytes.
+        source: layout source that gave the offset.
     """
 
     def __init__(self, what: str, address: int, where: str, offset: int | None = None, source: str = "") -> None:
@@ -184,7 +184,7 @@ class OutputError(Vmcore2coreError):
 
 
 class OutputExists(OutputError):
-    """Something is there already, and ``--force`` was not given."""
+    """The file exists already, and ``--force`` was not given."""
 
 
 class DebuggerError(Vmcore2coreError):
@@ -196,13 +196,13 @@ class WorkersError(Vmcore2coreError):
 
 
 def package_missing(error: ImportError) -> str:
-    """Return the end of a sentence about a Python package that is needed and not there."""
+    """Return the end of a sentence about a required Python package that is not installed."""
     name = (error.name or str(error)).partition(".")[0]
     return f"the Python package {name} is not installed: pip install {name}"
 
 
 def sentence_of(error: BaseException) -> str:
-    """Return what is to be said of an exception: one that is not of this tree is the machine's, or a fault here."""
+    """Return the message for an exception; one outside this tree comes from the system, or from a bug of ours."""
     if isinstance(error, Vmcore2coreError):
         return str(error)
     if isinstance(error, MemoryError):

@@ -1,13 +1,13 @@
-"""The folders that files are written to and kept in, opened so that nobody else can lead them elsewhere.
+"""Open folders for output and cached files so that no other user can redirect the writes.
 
-root runs this program on dumps, often into /tmp or /var/crash, where others may have put something before. So each
-directory of a path is opened by its own descriptor, without following a link, and looked at:
+root runs this program on dumps, often with output to /tmp or /var/crash, where other users may have planted links. So
+it opens each directory of a path by its own descriptor, without following links, and checks it:
 
-- it belongs to the user, to root, or to whoever called sudo;
-- nobody else can write to it, or it has the sticky bit, as /tmp has: then nobody else can rename what is in it;
-- a link on the way belongs to one of the same owners, and is followed by the same rules.
+- the user, root, or the user who called sudo owns it;
+- nobody else can write to it, or it has the sticky bit, as /tmp has: then nobody else can rename its files;
+- a link on the way has one of the same owners, and is followed by the same rules.
 
-What is written afterwards goes by the descriptor, so that it does not matter what the path leads to by then.
+Later writes go through the descriptor, so later changes of the path do not matter.
 
 References: open(2), O_NOFOLLOW; proc_sys_fs(5), protected_symlinks; OpenSSH's auth_secure_path(), and Debian's
 secure_permissions() for groups of one user; git's safe.directory for SUDO_UID.
@@ -32,23 +32,23 @@ from vmcore2core.errors import OutputError
 from vmcore2core.printable import text
 
 LINKS_MAX = 40
-"""Links on the way, as the kernel has it (MAXSYMLINKS)."""
+"""Most links on the way, as in the kernel (MAXSYMLINKS)."""
 MODE = 0o700
-"""Of a directory that is made: what a process had mapped may be secret."""
+"""Mode of a new directory: a process's memory may be secret."""
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @contextmanager
 def opened_folder(path: Path, *, make: bool = False) -> Iterator[int]:
-    """Give a descriptor of a directory, of O_PATH.
+    """Yield an O_PATH descriptor of a directory.
 
     Args:
         path: links in it are followed if they are trusted.
-        make: make what is not there.
+        make: make missing directories.
 
     Raises:
-        OutputError: somebody else could lead it elsewhere; the sentence says which directory, and how.
+        OutputError: another user could redirect it; the message says at which directory, and how.
         OSError: the system refuses.
     """
     walk = _Walk(path)
@@ -61,16 +61,16 @@ def opened_folder(path: Path, *, make: bool = False) -> Iterator[int]:
 
 @contextmanager
 def opened_below(directory: int, name: str | bytes, shown: str, *, make: bool = False) -> Iterator[int]:
-    """Give a descriptor of a directory in an open one; no link is followed, whoever made it.
+    """Yield a descriptor of a directory inside an open one; no link is followed, not even a trusted one.
 
     Args:
-        directory: a descriptor.
-        name: of the directory in it.
+        directory: descriptor of the outer directory.
+        name: name of the inner one.
         shown: its path, for messages.
-        make: make it if it is not there.
+        make: make it if it is missing.
 
     Raises:
-        OutputError: it is a link, or somebody else's.
+        OutputError: it is a link, or another user owns it.
         OSError: the system refuses.
     """
     try:
@@ -85,13 +85,13 @@ def opened_below(directory: int, name: str | bytes, shown: str, *, make: bool = 
 
 
 def open_own_file(directory: int, name: str | bytes, shown: str) -> int:
-    """Return a descriptor of a regular file in an open directory, to be read.
+    """Open a regular file in an open directory for reading; return its descriptor.
 
     It neither follows a link nor waits for the other end of a FIFO.
 
     Raises:
-        OutputError: it is something else, belongs to somebody else, or somebody else can write to it.
-        OSError: the system refuses, or there is none.
+        OutputError: it is not a regular file, or another user owns it or can write to it.
+        OSError: the system refuses, or the file does not exist.
     """
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -118,11 +118,11 @@ def _check_file(status: os.stat_result, shown: str) -> None:
 
 
 def trusted_owners(*, sheltered: bool = False) -> frozenset[int]:
-    """Return the user IDs whose directories and links are believed: root's, the user's, and that of who called sudo.
+    """Return the user IDs whose directories and links are trusted: root, the user, and the user who called sudo.
 
     Args:
-        sheltered: whether it is in a directory where nobody but its owner can make anything. There, in a user
-            namespace, what belongs to nobody in it is the outer root's, as "/" of a container may be.
+        sheltered: whether only the owner of its directory can make files there. There, in a user namespace, a file
+            of the overflow user is taken to be the outer root's, as "/" of a container may be.
     """
     owners = {0, os.geteuid(), *(_owners_outside() if sheltered else ())}
     caller = os.environ.get("SUDO_UID", "")
@@ -133,7 +133,7 @@ def trusted_owners(*, sheltered: bool = False) -> frozenset[int]:
 
 @lru_cache(maxsize=1)
 def _owners_outside() -> frozenset[int]:
-    """Return what the owner of a file is shown as that no user of this user namespace can be; most often nothing."""
+    """Return the overflow user ID, if no user of this namespace can have it; most often the result is empty."""
     try:
         spans = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
         overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
@@ -144,10 +144,10 @@ def _owners_outside() -> frozenset[int]:
 
 
 class _Walk:
-    """From the working directory, or "/", to a directory.
+    """The walk from the working directory, or "/", to a directory.
 
     Attributes:
-        at: a descriptor of where it is.
+        at: descriptor of the directory reached so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -164,7 +164,7 @@ class _Walk:
         return os.open("/" if absolute else ".", _DIRECTORY)
 
     def run(self, *, make: bool) -> None:
-        """Go there."""
+        """Walk to the end of the path."""
         self._look()
         while self._names:
             name = self._names.popleft()
@@ -185,7 +185,7 @@ class _Walk:
         self._sheltered = not os.fstat(self.at).st_mode & _OTHERS_WRITE
 
     def _follow(self, name: bytes) -> bool:
-        """Put what a link leads to in its place, and return whether it is one."""
+        """If a name is a link, replace it by its target; return whether it was one."""
         try:
             status = os.stat(name, dir_fd=self.at, follow_symlinks=False)
         except FileNotFoundError:
@@ -219,10 +219,10 @@ def _enter(directory: int, name: str | bytes, *, make: bool) -> int:
 
 
 def _check(directory: int, shown: str, *, sheltered: bool = False) -> None:
-    """Check that nobody else can change what a directory has.
+    """Check that no other user can replace the entries of a directory.
 
     Raises:
-        OutputError: somebody else can.
+        OutputError: another user can.
     """
     status = os.fstat(directory)
     if status.st_uid not in trusted_owners(sheltered=sheltered) and not _is_ours_there(directory, status.st_uid):
@@ -239,7 +239,7 @@ def _check(directory: int, shown: str, *, sheltered: bool = False) -> None:
 
 
 def _only_ours(status: os.stat_result) -> bool:
-    """Tell whether those who can write to it by its group are its owner alone: a group of one user, of their name."""
+    """Tell whether its group has its owner as the only member: a group of one user, with the same name."""
     if status.st_mode & stat.S_IWOTH:
         return False
     try:
@@ -255,9 +255,9 @@ def _only_ours(status: os.stat_result) -> bool:
 
 
 def _is_ours_there(directory: int, owner: int) -> bool:
-    """Tell whether what this user makes in a directory belongs to its owner: on NFS root may be nobody, on vfat anyone.
+    """Tell whether a file that this user makes in a directory has the directory's owner.
 
-    A file is made to see, and is gone again.
+    On NFS root may become nobody; vfat gives all files one owner. The check makes a file and removes it.
     """
     name = f".{secrets.token_hex(8)}.part"
     try:

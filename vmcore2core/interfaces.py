@@ -1,4 +1,4 @@
-"""Protocols at the seams, so that a layer sees what it needs of another and no more."""
+"""Protocols between layers, so that a layer sees only the part of another that it needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Memory(Protocol):
         """Return exactly ``size`` bytes at ``address``.
 
         Raises:
-            MemoryFault: some of them cannot be read; nothing is made up for them.
+            MemoryFault: some bytes cannot be read; none are invented.
         """
         ...
 
@@ -31,7 +31,7 @@ class Member:
 
     Attributes:
         offset: bytes from the start of the structure.
-        size: bytes of the member, or None where the source does not tell (VMCOREINFO).
+        size: bytes of the member, or None where the source does not give it (VMCOREINFO).
         bit_offset: bits from ``offset`` for a bit field, else None.
         bit_size: width of a bit field, else None.
         type_name: C type as the source names it ("unsigned int", "struct list_head", "pointer"), or None.
@@ -51,7 +51,7 @@ class SymbolAt:
     """The symbol that an address belongs to.
 
     Attributes:
-        name: of symbols at one address, the first of the table, as the kernel's own messages have it.
+        name: the first in the table of the symbols at this address, as the kernel's own messages have it.
         start: its address.
         size: bytes up to the next symbol.
     """
@@ -62,7 +62,7 @@ class SymbolAt:
 
 
 class Layout(Protocol):
-    """Offsets, sizes, symbols and constants of the kernel in the dump, each with its provenance.
+    """Offsets, sizes, symbols and constants of the dumped kernel, each with its source.
 
     ``find_*`` return None for "not known"; the others raise ``LayoutUnknown``.
     """
@@ -88,11 +88,11 @@ class Layout(Protocol):
         ...
 
     def find_symbols(self, name: str) -> tuple[int, ...]:
-        """Return the run-time addresses of all kernel symbols of a name, which static ones may share."""
+        """Return the run-time addresses of all kernel symbols with a name; static symbols may share one."""
         ...
 
     def find_symbol_at(self, address: int) -> SymbolAt | None:
-        """Return the kernel symbol at or before a run-time address, of whatever section."""
+        """Return the kernel symbol at or before a run-time address, in any section."""
         ...
 
     def symbol(self, name: str) -> int:
@@ -105,7 +105,7 @@ class Layout(Protocol):
 
 
 class KernelView(Protocol):
-    """The dumped kernel, as far as code needs it that walks none of its structures: its memory and its layout."""
+    """The dumped kernel's memory and layout, for code that walks no kernel structures."""
 
     @property
     def memory(self) -> Memory:
@@ -114,7 +114,7 @@ class KernelView(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """Where things are in it."""
+        """The kernel's layout."""
         ...
 
     def uint(self, address: int, size: int) -> int:
@@ -128,7 +128,7 @@ class KernelView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MemoryAndLayout:
-    """A ``KernelView`` of two parts, for code that has no ``Kernel``."""
+    """A ``KernelView`` made from a memory and a layout, for code that has no ``Kernel``."""
 
     memory: Memory
     layout: Layout
@@ -143,14 +143,14 @@ class PageStream(Protocol):
     """User pages of one process, as the core writer takes them."""
 
     def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[U64Array, U8Array]]:
-        """Yield the present pages of some user memory, a bounded batch at a time, which may span ranges.
+        """Yield the present pages of ranges of user memory in bounded batches; a batch may span ranges.
 
         Args:
             ranges: ``[start, end)`` of whole pages each, ascending and disjoint.
 
         Yields:
             ``vaddr``: uint64[n], page addresses, ascending within a batch and from one to the next; and
-            ``pages``: uint8[n, page_size], their bytes, valid until the next batch is asked for.
+            ``pages``: uint8[n, page_size], their bytes, valid until the caller takes the next batch.
             A page that is not yielded reads as zero.
         """
         ...

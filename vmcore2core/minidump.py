@@ -1,4 +1,4 @@
-"""What a minidump says of a process that its core does not say, or says elsewhere."""
+"""Data of a process that a minidump holds and its core lacks, or holds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmcore2core.tasks.maps import map_row
 
 
 def minidump_writer(session: Session, leader: StructView, captured: Captured) -> Writer:
-    """Return what writes the minidump of a process."""
+    """Return the function that writes the minidump of a process."""
     snapshot = captured.snapshot
     word = session.kernel.arch.pointer_size
     lines = [map_row(vma, snapshot.page_size).line(word) for vma in snapshot.vmas]
@@ -33,7 +33,7 @@ def minidump_writer(session: Session, leader: StructView, captured: Captured) ->
 
 
 def _time(session: Session) -> int | None:
-    """Return when the kernel died or, if it did not, what its clock says; None where neither is known."""
+    """Return the time of the panic or, without one, of the kernel's clock; None if neither is known."""
     given = session.boot.vmcoreinfo.string("CRASHTIME")
     if given is not None and given.isdigit():
         return int(given)
@@ -42,7 +42,7 @@ def _time(session: Session) -> int | None:
 
 
 def _strings(session: Session, leader: StructView, first: str, last: str) -> Range | None:
-    """Return where arguments or environment are, as mm_struct has it; None where it does not tell."""
+    """Return where mm_struct says the arguments or the environment are; None where that is not known."""
     word = session.kernel.arch.pointer_size
     try:
         owner = session.processes.mm_of(leader)

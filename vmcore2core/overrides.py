@@ -1,7 +1,7 @@
 """``@override`` marks a method that replaces one of its base class.
 
-mypy refuses a marked method that replaces none, such as one with a misspelt name, and (explicit-override) a method that
-replaces one and is not marked. ``typing.override`` exists since Python 3.12 only.
+mypy rejects a marked method that replaces nothing, such as a misspelt one, and (explicit-override) an unmarked method
+that replaces one. ``typing.override`` needs Python 3.12.
 """
 
 from __future__ import annotations
@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 else:
 
     def override(method: object) -> object:
-        """Return the method: at run time there is nothing to do."""
+        """Return the method unchanged: the mark is for type checkers only."""
         return method

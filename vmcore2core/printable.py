@@ -1,6 +1,6 @@
-r"""Bytes from the dump as text for people: whatever a process set must not reach a terminal or a browser as it is.
+r"""Bytes from the dump as text for people: a terminal or a browser must not get a process's raw control characters.
 
-So it is with names of files, which need not be text either: a byte of one that is none is ``\xff``.
+File names need not be text either: a byte that is not text is shown as ``\xff``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, overload
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNDECODED = range(0xDC80, 0xDD00)
-"""What Python has in the place of a byte that is no text (surrogateescape)."""
+"""The characters by which Python stands for bytes that are not text (surrogateescape)."""
 
 
 @overload
@@ -27,19 +27,19 @@ def text(raw: bytes | None) -> str | None: ...
 
 
 def text(raw: bytes | None) -> str | None:
-    """Return bytes from the dump as text that a terminal and JSON can take: no control characters."""
+    """Return bytes from the dump as text that is safe for a terminal and JSON: without control characters."""
     if raw is None:
         return None
     return _escaped(raw.decode("utf-8", "replace"))
 
 
 def lines(shown: str) -> str:
-    """Return what is about to be printed without control characters, but for the ends of lines."""
+    """Return text without control characters, except for newlines."""
     return "\n".join(map(_escaped, shown.split("\n")))
 
 
 def one_line(shown: str) -> str:
-    """Return what is about to be shown without control characters, those that end lines either."""
+    """Return text without control characters, newlines included."""
     return _escaped(shown)
 
 
@@ -49,12 +49,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def file_name(raw: bytes) -> bytes:
-    """Return a file's name from the dump as it may stand where people list it: with no control characters."""
+    """Return a file's name from the dump for display: without control characters."""
     return _escaped(raw.decode("utf-8", "surrogateescape")).encode()
 
 
 def to_json(value: object, **options: Any) -> str:  # noqa: ANN401 - what json.dumps() takes
-    """Return what ``json.dumps`` does; its strings are text, as RFC 8259, 8.2 has it, whatever was no text in them."""
+    """Return JSON as ``json.dumps`` does, with bytes that are not text escaped in its strings (RFC 8259, 8.2)."""
     return json.dumps(_as_text(value), **options)
 
 

@@ -1,4 +1,4 @@
-"""Secrets in what is about to be written of a process: found page by page, as the writer will have them."""
+"""Find secrets in the memory that will be written of a process, page by page as the writer gets it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vmcore2core.process.secrets import Search, Secrets, merged
 def without_secrets(
     secrets: Secrets, processes: Processes, leader: StructView, captured: Captured
 ) -> tuple[Captured, Secrets]:
-    """Return a process with the secrets in its memory blanked, and all that was looked for.
+    """Return a process with the secrets in its memory blanked, and all secrets that were searched for.
 
     Args:
-        secrets: what is looked for; the values of its own environment are added.
-        processes: of the dump.
+        secrets: the secrets to find; the values of the process's own environment are added.
+        processes: the dump's processes.
         leader: the thread group's leader.
         captured: the process.
     """
@@ -51,7 +51,7 @@ def without_secrets(
 
 
 def _written(captured: Captured) -> Iterator[tuple[int, bytes]]:
-    """Yield what would be written of a process's memory: an address, and the bytes of pages that follow each other."""
+    """Yield the memory that would be written of a process: the address and the bytes of each run of pages."""
     snapshot, page = captured.snapshot, captured.snapshot.page_size
     stream = BlankedStream(captured.memory, snapshot.blanked, page)
     for segment in build_plan(snapshot, b"").segments:

@@ -1,4 +1,4 @@
-"""What a run has to say: sentences for stderr, and one JSON document for ``--json``."""
+"""The report of a run: sentences for stderr, and one JSON document for ``--json``."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ FILES_SHOWN = 8
 
 
 class ErrorEntry(TypedDict):
-    """One thing that could not be done."""
+    """One error: a thing that could not be done."""
 
     pid: int | None
     error: str
 
 
 _USER_PAGES = 2 | 4 | 8
-"""makedumpfile's -d bits for pages that processes may have: cache, private cache, user data."""
+"""makedumpfile's -d bits for pages that a process may map: cache, private cache, user data."""
 _USER_DATA = 8
 _LEVEL_BITS = {2: "page cache", 4: "private page cache", 8: "user data", 16: "free pages", 1: "zero pages"}
 
 
 @dataclass(frozen=True, slots=True)
 class CoreReport:
-    """What is said of one core.
+    """The report on one core.
 
     Attributes:
-        line: on stdout.
-        summary: with ``--json``.
-        sentences: on stderr.
-        complete: whether nothing is missing in it.
+        line: its line on stdout.
+        summary: its part of ``--json``.
+        sentences: its sentences on stderr.
+        complete: whether the core lacks nothing.
     """
 
     line: str
@@ -49,15 +49,15 @@ class CoreReport:
 
 @dataclass
 class RunReport:
-    """What a run has to say at its end.
+    """The report at the end of a run.
 
     Attributes:
-        cores: one each, in the dump's order.
-        errors: what could not be done.
-        warnings: sentences about the dump as a whole that make everything from it incomplete.
-        notices: sentences about what came from elsewhere than the dump.
-        unmatched: sentences about patterns of ``--redact`` that match nothing of some processes.
-        provenance: which layout source answered what.
+        cores: the reports on the cores, in the dump's order.
+        errors: the things that could not be done.
+        warnings: sentences about the dump as a whole; any makes all results incomplete.
+        notices: sentences about data that came from outside the dump.
+        unmatched: sentences about patterns of ``--redact`` that match nothing in some processes.
+        provenance: the layout source of each item.
     """
 
     cores: list[CoreReport] = field(default_factory=list)
@@ -68,19 +68,19 @@ class RunReport:
     provenance: dict[str, str] = field(default_factory=dict)
 
     def with_dump(self, session: Session) -> RunReport:
-        """Add what is known of the dump as a whole by now; return the same report."""
+        """Add what is known so far about the dump as a whole; return the same report."""
         self.warnings, self.notices = session.warnings, session.notices
         self.provenance = session.boot.layout.provenance()
         return self
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing in any core, and nothing broken on the way."""
+        """Whether no core lacks anything and no damage was found."""
         return all(core.complete for core in self.cores) and not (self.warnings or self.unmatched)
 
 
 def core_report(session: Session, leader: StructView, result: CoreResult, *, verbose: bool) -> CoreReport:
-    """Return what is said of a core that was written, without the secrets that were looked for in it."""
+    """Return the report on a finished core, without the secrets that were searched for."""
     container = session.container
     sentences = core_sentences(result, container.dump_level, container.DOC.name, verbose=verbose)
     summary = {**core_summary(result), "found_by": session.processes.roster.found_by(leader).value}
@@ -91,26 +91,26 @@ def core_report(session: Session, leader: StructView, result: CoreResult, *, ver
 
 
 def one_line(result: CoreResult) -> str:
-    """Return what stdout says of a core."""
+    """Return a core's line on stdout."""
     snapshot, pages = result.snapshot, result.report.present_pages
     return core_line(str(result.path), result.missing_pages, len(snapshot.threads), pages, complete=result.complete)
 
 
 def core_line(path: str, missing: int, threads: int, pages: int, *, complete: bool) -> str:
-    """Return what stdout says of a core, by numbers."""
+    """Return a core's line on stdout, from its numbers."""
     lost = f", {counted(missing, 'page')} missing" if missing else ""
     state = "complete" if complete else f"incomplete{lost}"
     return f"{path}: {state}, {counted(threads, 'thread')}, {counted(pages, 'page')}"
 
 
 def core_sentences(result: CoreResult, dump_level: int | None, dump_format: str, *, verbose: bool) -> list[str]:
-    """Return what is to be said of one core, for people.
+    """Return the sentences about one core, for people.
 
     Args:
         result: the core.
         dump_level: makedumpfile's -d bits, or None where the file does not tell.
         dump_format: the name of the dump's format.
-        verbose: add what leaves the core complete.
+        verbose: add sentences about things that leave the core complete.
     """
     snapshot = result.snapshot
     who = f"{snapshot.tgid} ({text(snapshot.comm)})"
@@ -144,7 +144,7 @@ def core_sentences(result: CoreResult, dump_level: int | None, dump_format: str,
 
 
 def _left_of(result: CoreResult) -> str:
-    """Say what a dump without user data has of a process."""
+    """Say what a dump without user data still holds of a process."""
     snapshot = result.snapshot
     threads, vmas, pages = len(snapshot.threads), len(snapshot.vmas), result.report.present_pages
     of_threads = "1 thread's" if threads == 1 else f"{threads} threads'"
@@ -153,7 +153,7 @@ def _left_of(result: CoreResult) -> str:
 
 
 def _left_to_files(files: Sequence[OnDisk]) -> str:
-    """Say which files have pages that are in no memory."""
+    """Say which files have pages that are not in the dump's memory."""
     named = [f"{text(file.path)} ({_identity(file)})" for file in files[:FILES_SHOWN]]
     pages, rest = sum(file.pages for file in files), len(files) - FILES_SHOWN
     more = f" and {counted(rest, 'more file')} (--json lists all)" if rest > 0 else ""
@@ -167,13 +167,13 @@ def _identity(file: OnDisk) -> str:
         return f"build ID {file.build_id}"
     known = [] if file.size is None else [f"{file.size} bytes"]
     if file.mtime is not None:
-        with contextlib.suppress(ValueError, OverflowError, OSError):  # whatever a dump may have there
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # a dump may hold any number there
             known.append(f"of {datetime.fromtimestamp(file.mtime, UTC):%Y-%m-%d %H:%M:%S} UTC")
     return " ".join(known) or "size not known"
 
 
 def missing_ranges(snapshot: ProcessSnapshot) -> list[tuple[int, int]]:
-    """Return the maximal address ranges of missing pages, over mappings that touch."""
+    """Return the longest address ranges of missing pages; a range may span adjacent mappings."""
     ranges: list[tuple[int, int]] = []
     for run in (run for vma in snapshot.vmas for run in vma.absent if _counts(run.reason)):
         if ranges and ranges[-1][1] == run.start:
@@ -188,14 +188,14 @@ def _counts(reason: AbsentReason) -> bool:
 
 
 def excluded_sentence(dump_level: int | None, dump_format: str) -> str:
-    """Say what left pages out of a dump, and what would have kept them.
+    """Say what left pages out of a dump, and which setting would have kept them.
 
     Args:
         dump_level: makedumpfile's -d bits, or None where the file does not tell.
         dump_format: the name of the dump's format.
     """
     if dump_level is None:
-        is_elf = dump_format == "ELF"  # where pages of zeros that were left out are told from no others
+        is_elf = dump_format == "ELF"  # ELF does not distinguish zero pages from other pages that were left out
         zeros = "; if only zero pages were left out, --zero-excluded reads them so" if is_elf else ""
         keeps = f"makedumpfile -d {16 if is_elf else 17} keeps all memory of processes"
         return f"the dump was filtered when it was written; {keeps}{zeros}"
@@ -213,7 +213,7 @@ def excluded_sentence(dump_level: int | None, dump_format: str) -> str:
 
 
 def left_out(dump_level: int | None) -> list[str] | None:
-    """Return which pages of processes a dump of this level lacks, in makedumpfile's words; None where it is unknown.
+    """Return which process pages a dump of this level lacks, in makedumpfile's words; None if that is unknown.
 
     Args:
         dump_level: makedumpfile's -d bits, or None where the file does not tell.

@@ -1,4 +1,4 @@
-"""A dump, opened; the only place that wires the layers together."""
+"""An open dump; the only module that wires the layers together."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ REWRITES_MAX = 4
 
 @dataclass(frozen=True)
 class CoreResult:
-    """One core that was written.
+    """One finished core.
 
     Attributes:
         absent_pages: pages of dumped mappings whose bytes are not known, by reason.
-        secrets: what was looked for and blanked, and is to be in nothing else that is said of it; or None.
+        secrets: the secrets that were blanked, which no report of the core may show; or None.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class CoreResult:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing: no page, no thread, nothing broken on the way."""
+        """Whether no page and no thread is missing and no damage was found."""
         return not (self.missing_pages or self.snapshot.threads_left_out or self.snapshot.warnings)
 
 
@@ -86,16 +86,16 @@ class OpenOptions:
     """How a dump is opened.
 
     Attributes:
-        vmlinux: the kernel's own ELF file with symbols, for what the dump does not tell.
-        vmcoreinfo: a VMCOREINFO text whose keys go before the dump's; or 0xADDRESS of the one in memory to be taken.
-        swap: the machine's swap files and partitions, FILE or NUMBER=FILE, for the pages that were swapped to them.
-        memory_map: what is where in a dump without a header (``containers.raw.parse_map``).
+        vmlinux: the kernel's own ELF file with symbols, used where the dump lacks layout information.
+        vmcoreinfo: a VMCOREINFO text whose keys take precedence over the dump's; or 0xADDRESS of one in memory.
+        swap: the machine's swap files and partitions, FILE or NUMBER=FILE, for pages that were swapped out.
+        memory_map: where memory lies in a dump without a header (``containers.raw.parse_map``).
         sysroots: folders with the machine's files, for pages of programs and libraries that are not in memory; the
-            first that has one gives it.
-        remember: keep what the dump tells of its kernel in the cache, and use what is there.
+            first folder that has a page's file is used.
+        remember: cache the kernel's layout, and use what is cached.
         scan: search all memory for tasks as well.
-        cache: keep a dump that has to be unpacked or comes through a pipe for other runs.
-        any_size: unpack a compressed file to whatever size.
+        cache: keep an unpacked dump, or one that was read from a pipe, for later runs.
+        any_size: unpack a compressed file however large it gets.
         zero_excluded: read pages that were left out as zeros.
     """
 
@@ -112,7 +112,7 @@ class OpenOptions:
 
     @property
     def may_remember(self) -> bool:
-        """Whether what the dump tells of its kernel may be kept: not where the user supplied answers."""
+        """Whether the kernel's layout may be cached: not if the user supplied answers."""
         supplied = self.vmlinux is not None or self.vmcoreinfo is not None or self.zero_excluded
         return self.remember and self.cache and not supplied
 
@@ -125,13 +125,13 @@ class Session:
 
     Args:
         paths: the dump's file or files.
-        options: how it is opened.
+        options: how to open it.
         progress: draws a bar while a file is unpacked or received, or memory is searched.
 
     Raises:
         DumpError, LayoutError: the dump cannot be used.
-        UsageError: a swap file is none of this machine's, or the folder is none; or zeros are asked for, and the
-            format itself tells which pages were zero.
+        UsageError: a swap file is not from this machine, or the folder is not a folder; or ``zero_excluded`` is set
+            although the format itself marks zero pages.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Session:
             self.processes = Processes(self.kernel, notes, swap, originals, search)
         except (DumpError, LayoutError) as error:
             self.container.close()
-            if self.container.warnings:  # a file that is cut off is the likely cause, and the more useful sentence
+            if self.container.warnings:  # the likely cause is a truncated file, and its sentence helps more
                 raise DumpError(f"{paths[0]}: {self.container.warnings[0]}; so {error}") from error
             raise
         except BaseException:
@@ -186,18 +186,18 @@ class Session:
 
     @property
     def inputs(self) -> tuple[Path, ...]:
-        """Files that are read, and must never be replaced."""
+        """The input files, which no output may replace."""
         given = (path for path in (self.options.vmlinux, self.options.vmcoreinfo) if path is not None)
         return *self.container.paths, *self.processes.swap.paths, *given
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about the dump as a whole that make everything from it incomplete."""
+        """Sentences about the dump as a whole; any makes all results incomplete."""
         return [*self.container.warnings, *self.processes.warnings]
 
     @property
     def notices(self) -> list[str]:
-        """Sentences about what came from elsewhere than the dump or its first source, and may be out of date."""
+        """Sentences about data from outside the dump, or from a second-choice source, that may be out of date."""
         zeros = ["pages that were left out of the dump read as zeros, as asked (--zero-excluded)"]
         asked = zeros if self.container.zero_excluded else []
         return [*asked, *self._layout_notices, *self._unplaced, *self.processes.swap.notices]
@@ -217,10 +217,10 @@ class Session:
         Args:
             leader: the thread group's leader.
             output: where the core goes.
-            options: how it is written.
-            captured: the process, if it was captured already, as ``options`` say.
+            options: how to write it.
+            captured: the process, if the caller has already captured it with these ``options``.
             progress: called with (bytes done, bytes in all).
-            write: makes another format of the same memory than ``write_core`` does.
+            write: writes a format other than the core of ``write_core``.
 
         Raises:
             TaskError, MemoryFault, LayoutError: the process cannot be converted.
@@ -242,26 +242,26 @@ class Session:
                     still_valid=partial(self._still_valid, memory, known),
                 )
             except PagesChanged:
-                # Pages turned out to be damaged when they were read: write a core that says so.
+                # Reading found damaged pages: write a core that says so.
                 captured = refresh_absent(captured)
                 continue
             return CoreResult(output, captured, report, absent_pages(captured.snapshot), options.secrets)
         raise DumpError(f"{self.container.paths[0]}: its pages read differently each time")
 
     def capture(self, leader: StructView, options: CoreOptions) -> Captured:
-        """Return a process as its core is to have it, before anything is left out on purpose; see ``Processes``."""
+        """Capture a process for its core (see ``Processes``), before redaction and filters leave anything out."""
         return self.processes.capture(leader, dump_filter=options.dump_filter, torn_text=options.torn_text)
 
     def copiers(self, options: CoreOptions) -> int:
-        """Return how many processes copy a core's pages: one, unless these are compressed in the dump.
+        """Return how many worker processes copy a core's pages: one, unless the dump holds the pages compressed.
 
-        Forked processes read a file; a connection to a server they cannot share.
+        Forked processes can share a file, but not a connection to a server.
         """
         compressed = self.container.compressed is not None and all(path.is_file() for path in self.container.paths)
         return options.copiers if compressed else 1
 
     def _redacted(self, leader: StructView, captured: Captured, options: CoreOptions) -> tuple[Captured, CoreOptions]:
-        """Return a process without what is left out on purpose, and with the secrets that it has itself to look for."""
+        """Apply redaction and filters to a process; return it with the secrets to search for, its own included."""
         redaction = options.redaction
         if redaction is None:
             return captured, options
@@ -272,7 +272,7 @@ class Session:
         return captured, replace(options, redaction=replace(redaction, secrets=secrets))
 
     def _origin(self) -> dict[str, str | None]:
-        """Return what a core's own note says of the dump."""
+        """Return the description of the dump for the core's note."""
         return {
             "dump": self.container.paths[0].name,
             "kernel": self.boot.utsname.release,
@@ -281,16 +281,16 @@ class Session:
         }
 
     def check_unchanged(self) -> None:
-        """Check that nobody has written to what is read: the dump, and the swap files.
+        """Check that the input files, the dump and the swap files, have not changed.
 
         Raises:
-            DumpError: somebody has.
+            DumpError: one has changed.
         """
         self.container.check_unchanged()
         self.processes.swap.check_unchanged()
 
     def _frames(self, captured: Captured) -> Iterator[ThreadFrames]:
-        from vmcore2core.unwind.extents import thread_frames  # which most runs do without
+        from vmcore2core.unwind.extents import thread_frames  # most runs do not need it
 
         return thread_frames(captured, self.kernel.arch)
 
@@ -299,7 +299,7 @@ class Session:
         return len(memory.damaged) == known
 
     def segments(self, leader: StructView, options: CoreOptions) -> tuple[Segment, ...]:
-        """Return the PT_LOADs that ``extract`` would write, at other offsets."""
+        """Return the PT_LOADs that ``extract`` would write, except for their file offsets."""
         captured = self.capture(leader, options)
         if options.redaction is not None:
             captured = redact(options.redaction, self.processes, leader, captured, self._frames)
@@ -307,10 +307,10 @@ class Session:
 
 
 def _read_as_zeros(container: DumpContainer) -> None:
-    """Have pages that were left out read as zeros.
+    """Make pages that were left out read as zeros.
 
     Raises:
-        UsageError: the format tells which pages were zero.
+        UsageError: the format itself marks zero pages.
     """
     if container.zero_excluded is None:
         container.close()
@@ -330,13 +330,13 @@ def _vmlinux_sources(
 
 
 def _scan(kernel: Kernel, progress: ProgressBar | None) -> Iterator[StructView]:
-    """Yield what looks like thread-group leaders in memory, with a bar."""
+    """Search memory for thread-group leaders and yield the candidates; draw a bar."""
     with progress_bar(progress, "searching memory for tasks") as update:
         yield from TaskScan(kernel).leaders(update)
 
 
 def _unplaced(kernel: Kernel, container: DumpContainer) -> list[str]:
-    """Return a sentence where the kernel has memory that is nowhere in a dump which does not say where memory lies."""
+    """Return a sentence if the kernel has memory that a dump without a memory map lacks, else None."""
     if container.placed_by is None:
         return []
     missing = tuple(resource.not_in(resource.system_ram(kernel), container.memory_ranges()))
@@ -345,9 +345,9 @@ def _unplaced(kernel: Kernel, container: DumpContainer) -> list[str]:
 
 
 def _supplied(path: Path | None) -> VmcoreInfo | int | None:
-    """Return a VMCOREINFO text from a file, whose last line may lack a newline, as an editor leaves it.
+    """Return the VMCOREINFO text in a file, or the physical address of one in the dump, if a number is given.
 
-    Or the physical address of one in the dump, where what is given is a number and no file.
+    The last line of the file may lack its newline, as some editors leave it.
     """
     if path is None:
         return None
@@ -364,11 +364,11 @@ def _supplied(path: Path | None) -> VmcoreInfo | int | None:
 
 
 def core_name(leader: StructView, tid: int | None = None) -> str:
-    """Return "core.COMM.PID", with what a file name should not have replaced: comm is whatever a process set.
+    """Return "core.COMM.PID", with unsafe characters replaced: a process can set its comm to anything.
 
     Args:
         leader: the process.
-        tid: a thread of it, whose number stands there instead.
+        tid: a thread, whose TID replaces the PID.
     """
     comm = re.sub(r"[^A-Za-z0-9._+-]", "_", sched.task_comm(leader).decode("latin-1")) or "_"
     return f"core.{comm}.{sched.task_tgid(leader) if tid is None else tid}"

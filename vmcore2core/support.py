@@ -1,6 +1,6 @@
-"""The tables of dump formats and architectures in docs/formats.md, made from the plug-ins' own descriptions.
+"""Generate the tables of dump formats and architectures in docs/formats.md from the plug-ins' descriptions.
 
-``python -m vmcore2core.support`` writes them.
+Run ``python -m vmcore2core.support`` to write them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Times of a dump for people: UTC, and None where a number from the dump is no date."""
+"""Times from a dump as text in UTC; None if a number is not a valid date."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def iso(seconds: float | None) -> str | None:
-    """Return seconds since 1970 as ISO 8601 writes them."""
+    """Return seconds since 1970 as an ISO 8601 time."""
     return _formatted(seconds, "%Y-%m-%dT%H:%M:%SZ")
 
 

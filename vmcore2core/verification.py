@@ -1,4 +1,4 @@
-"""A finished core against the dump that it came from, page by page and note by note."""
+"""Compare a finished core with its dump, page by page and note by note."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SHOWN = 8
 
 @dataclass
 class Comparison:
-    """What came of it.
+    """The result of the comparison.
 
     Attributes:
-        same: pages that are equal to the dump's.
-        zero: pages of the core without any bytes, which the dump has none of, either.
-        differing: addresses of pages that are not equal, or have bytes where the dump has none.
+        same: number of pages equal to the dump's.
+        zero: number of zero pages in the core that the dump does not hold.
+        differing: addresses of pages that differ, or have bytes although the dump has none.
         notes: sentences about notes that differ.
-        zeros: (offset in the file, bytes) of what was read and is zeros: PT_LOADs of untouched memory share it.
+        zeros: (file offset, bytes) already read as zeros: PT_LOADs of untouched memory share it.
     """
 
     same: int = 0
@@ -54,7 +54,7 @@ class Comparison:
         return not (self.differing or self.notes)
 
     def sentences(self) -> Iterator[str]:
-        """Yield what differs."""
+        """Yield a sentence for each difference."""
         if self.differing:
             shown = ", ".join(f"{address:#x}" for address in self.differing[:SHOWN])
             more = f" and {len(self.differing) - SHOWN} more" if len(self.differing) > SHOWN else ""
@@ -64,10 +64,10 @@ class Comparison:
 
 
 def open_core(path: Path) -> CoreFile:
-    """Open a core; one in zstd's seekable format is read where it is, a frame at a time.
+    """Open a core; one in zstd's seekable format is decompressed a frame at a time.
 
     Raises:
-        DumpError: it cannot be read as an ELF core, or is compressed in one piece.
+        DumpError: it is not a readable ELF core, or is compressed in one piece.
     """
     with ExitStack() as stack:
         file = stack.enter_context(closing(DumpFile(path)))
@@ -77,19 +77,19 @@ def open_core(path: Path) -> CoreFile:
         if not index.known or not 0 < max(index.contents, default=0) <= ZSTD_IN_PLACE_MAX:
             raise DumpError(f"{path} is compressed in one piece, expected frames: zstd -d unpacks it")
         core = CoreFile(path, ZstdFrames(file, index))
-        stack.pop_all()  # the core closes it now
+        stack.pop_all()  # from here on the core closes it
         return core
 
 
 def compare(core: CoreFile, session: Session) -> Comparison:
-    """Return how a core compares with the process in the dump.
+    """Compare a core with the process in the dump.
 
     Args:
-        core: the core, of which ``corefile.inspect.problems`` finds none.
+        core: the core; ``corefile.inspect.problems`` must have found no problem in it.
         session: the dump.
 
     Raises:
-        TaskError: the core does not tell its process, or the dump does not have it.
+        TaskError: the core does not identify its process, or the dump lacks the process.
         MemoryFault, LayoutError: the process cannot be read.
     """
     if core.pid is None:
@@ -111,7 +111,7 @@ def compare(core: CoreFile, session: Session) -> Comparison:
 
 
 def _same_desc(ours: bytes, theirs: bytes, *, hidden: bool) -> bool:
-    """Tell whether a note is the dump's, but for secrets that were blanked in it."""
+    """Tell whether a note equals the dump's, apart from blanked secrets."""
     if ours == theirs or not hidden or len(ours) != len(theirs):
         return ours == theirs
     return all(our in (their, ord("*")) for our, their in zip(ours, theirs, strict=True))
@@ -122,7 +122,7 @@ def _described(note: Note) -> str:
 
 
 def _compare_load(core: CoreFile, load: Segment, stream: BlankedStream, memory: UserMemory, result: Comparison) -> None:
-    """Compare the contents of one PT_LOAD; what lies between the pages that the dump has must be zeros."""
+    """Compare the contents of one PT_LOAD; between the pages that the dump holds there must be zeros."""
     page, at, end = memory.spec.page_size, load.start, load.start + load.filesz
     for vaddr, rows in stream.batches([(load.start, end)]):
         for first, last in _contiguous(vaddr, page):
@@ -162,7 +162,7 @@ def _expect_zeros(core: CoreFile, load: Segment, start: int, end: int, page: int
 
 
 def _blanked(own: dict[str, Any]) -> list[tuple[int, int]]:
-    """Return the ranges that a core's own note says are zeros as asked."""
+    """Return the ranges that the core's own note declares to be zeros on request."""
     found = own.get("blanked")
     try:
         return [(int(start, 16), int(end, 16)) for start, end in found] if isinstance(found, list) else []
