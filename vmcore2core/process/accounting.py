@@ -1,10 +1,10 @@
-"""What an mm counts of itself, against what there is: pages of its mappings, by kind, page tables and their pages.
+"""Compare an mm's counters with its mappings and page tables.
 
 References: mm/vma.c: vm_stat_account(), is_data_mapping(); include/linux/mm.h: get_mm_counter(), mm_inc_nr_ptes();
 mm/huge_memory.c: pgtable_trans_huge_deposit(); lib/percpu_counter.c (Linux 5.10 to 7.3). Where a task changes the
-mappings (it holds mmap_lock), they need not agree. Pages and page tables are counted a little before or after they are
-put in or taken out, with a page table's lock held: whatever runs in the kernel may be between the two, with a table
-and its pages each. A machine that went on while its memory was read says nothing by them.
+mappings (it holds mmap_lock), they need not agree. The kernel counts pages and page tables a little before or after it
+adds or removes them, under a page table's lock: each CPU in the kernel may be between the two steps, with one table and
+its pages. If the machine went on while its memory was read, a difference proves nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vmcore2core.process.walked import Walked
 
 VM_GROWSDOWN = 0x100
 WORD = 8
-"""Of 64-bit kernels, whose page tables are all of user memory; 32-bit ones count some of their own."""
+"""For 64-bit kernels, whose counted page tables all map user memory; 32-bit kernels also count some of their own."""
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Accounting:
 
     Args:
         kernel: the dumped kernel.
-        cpus: the dump's CPU notes: what was in user mode is not between two steps.
+        cpus: the dump's CPU notes: a CPU in user mode is not between two steps.
     """
 
     def __init__(self, kernel: Kernel, cpus: CpuNotes) -> None:
@@ -48,9 +48,9 @@ class Accounting:
 
         Args:
             owner: ``struct mm_struct``.
-            threads: ``struct task_struct`` of those that share it.
+            threads: ``struct task_struct`` of each thread that shares it.
             mappings: vm_flags and bytes of each.
-            walked: what the page tables have of them, but for those of hugetlbfs.
+            walked: what a walk of the page tables counted, without mappings of hugetlbfs.
         """
         try:
             if mm.is_settled(owner):
@@ -63,7 +63,7 @@ class Accounting:
             yield str(fault)
 
     def _of_mappings(self, owner: StructView, mappings: Sequence[tuple[int, int]]) -> Iterator[CorruptStructure]:
-        """Yield what is wrong with total_vm and its like."""
+        """Yield what is wrong with total_vm and similar counters."""
         page = self.kernel.memory.kernel_map.spec.page_size
         word = self.kernel.arch.pointer_size
         counted = {"total_vm": sum(size for _, size in mappings) // page, "exec_vm": 0, "stack_vm": 0, "data_vm": 0}
@@ -79,13 +79,13 @@ class Accounting:
                 yield owner.corrupt(name, f"{found} pages, expected {expected} as the mappings have")
 
     def _of_tables(self, owner: StructView, walked: Walked, busy: int, elsewhere: bool) -> Iterator[CorruptStructure]:
-        """Yield what is wrong if the page tables are not those that are counted; ``elsewhere`` tells of more tables."""
+        """Yield what is wrong if the page tables differ from the count; ``elsewhere``: there are further tables."""
         word, own = self.kernel.arch.pointer_size, self.kernel.arch.paging.own_tables
         counted = owner.find_uint("pgtables_bytes", word)
         if counted is None or word != WORD or (own and owner.find_uint(own, word)):
             return
         least, last = walked.table_bytes(), len(walked.spec.levels) - 1
-        # The table that a huge page would be split into is kept, of anonymous memory always, and counted.
+        # The kernel keeps and counts a spare table to split a huge page into; for anonymous memory it always does.
         most = least + walked.huge * walked.size_of_table(last)
         most += busy * max(walked.size_of_table(position) for position in range(last + 1))
         if counted < least or (counted > most and not elsewhere):
@@ -95,7 +95,7 @@ class Accounting:
     def _of_pages(
         self, owner: StructView, threads: Sequence[StructView], walked: Walked, busy: int
     ) -> Iterator[CorruptStructure]:
-        """Yield what is wrong if the page tables have fewer pages in memory than are counted, or others swapped out."""
+        """Yield what is wrong if the page tables have fewer pages than the mm counts, or other swapped ones."""
         counters = self._counters(owner, threads)
         if counters is None:
             return
@@ -107,15 +107,15 @@ class Accounting:
             yield owner.corrupt("rss_stat", f"{swapped} swapped pages, but the page tables have {walked.in_slots}")
 
     def _counters(self, owner: StructView, threads: Sequence[StructView]) -> list[int] | None:
-        """Return how many pages are counted; None where it is not known of all tasks that have the mm."""
-        # SPLIT_RSS_COUNTING: each task has a part.
+        """Return how many pages the mm counts; None if the part of any of its tasks is not known."""
+        # SPLIT_RSS_COUNTING: each task keeps a part of the count.
         if owner.has("rss_stat.count") and owner.find_uint("mm_users", 4) != len(threads):
             return None
         return mm.mm_counters(owner, threads)
 
     @cached_property
     def _busy(self) -> int | None:
-        """How many CPUs may be between two steps: were in the kernel, and not idle; None where that is not known."""
+        """How many CPUs may be between two steps: they were in the kernel and not idle; None if that is not known."""
         return _known(self._in_kernel) if self._cpu_notes.notes else None
 
     def _in_kernel(self) -> int | None:
@@ -129,7 +129,7 @@ class Accounting:
 
 
 def _kind(flags: int) -> str | None:
-    """Return which counter a mapping is in besides total_vm."""
+    """Return which counter, besides total_vm, includes a mapping."""
     if flags & (mm.VM_EXEC | mm.VM_WRITE | VM_GROWSDOWN) == mm.VM_EXEC:
         return "exec_vm"
     if flags & VM_GROWSDOWN:

@@ -1,7 +1,7 @@
-"""Whether a process can have what its page tables map, where tables may be aliases of one another.
+"""Check whether a process can really have all pages that its page tables map: tables may be aliases of one another.
 
 A page may be mapped at several places, and a page of zeros at any number; but page tables that lead to each other map
-more than anybody could ever look at. What of it is not believed is left out, and said.
+more than any program could read. We leave out regions that we do not believe, and say so.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from vmcore2core.memory.user import UserMemory
 
 PAGES_ALWAYS = 1 << 24
 PAGES_PER_FRAME = 16
-"""A process may map ``PAGES_ALWAYS`` pages, and so many a page frame of the dump: garbage collectors map theirs three
-times, as colours."""
+"""A process may map ``PAGES_ALWAYS`` pages, plus this many for each page frame of the dump: garbage collectors map
+their pages three times, as colours."""
 
 
 def believed(memory: UserMemory, owner: StructView) -> tuple[list[Region], str | None]:
-    """Return the regions of a process, those that cannot be marked ``broken``; and a sentence, where there are any.
+    """Return a process's regions, the unbelievable ones marked ``broken``, and a sentence if there are any of these.
 
     Args:
         memory: its memory.
@@ -44,7 +44,7 @@ def believed(memory: UserMemory, owner: StructView) -> tuple[list[Region], str |
 
 
 def _largest(memory: UserMemory, regions: Sequence[Region], most: int) -> set[int]:
-    """Return where the regions begin that map most, so that the others can be believed."""
+    """Return the start addresses of the regions that map most; without them, the others are plausible."""
     counts = {int(region.start): memory.nr_mapped([region], most) for region in regions}
     left, broken = sum(counts.values()), set()
     for start in sorted(counts, key=lambda start: -counts[start]):

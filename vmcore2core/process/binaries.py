@@ -2,8 +2,8 @@
 
 In this order: ``sysroot/`` beside the dump, the folders that ``--sysroot`` names (at the file's path, then in any
 ``.build-id`` tree below them), the debug trees of this machine, debuginfod servers. A file with another build ID is
-never taken. Where memory does not tell the build ID, because the page that has it is not in the dump, the file at the
-path is taken if it has the size of the mapped one and its segments are where the mappings are.
+never taken. If the page with the build ID is not in the dump, the file at the path is taken if it has the mapped file's
+size and its segments lie where the mappings are.
 
 References: gdb's manual, "Separate Debug Files"; binutils' bfd/opncls.c (2.44) for .gnu_debuglink.
 """
@@ -34,12 +34,12 @@ FOLDERS_MAX = 4096
 
 
 class MappedImage(NamedTuple):
-    """An ELF file as a process has it mapped.
+    """An ELF file that a process has mapped.
 
     Attributes:
         path: as the process sees it.
-        build_id: what memory has, or None where it does not tell.
-        size: of the file in bytes, or None where that is not known.
+        build_id: as read from memory, or None if it is not there.
+        size: of the file in bytes, or None if it is not known.
         vmas: its mappings.
         elf_class, byte_order, page_size: of the process.
     """
@@ -55,13 +55,13 @@ class MappedImage(NamedTuple):
 
 @dataclass
 class Binaries:
-    """Where files are looked for.
+    """Where to look for files.
 
     Attributes:
-        sysroots: folders with the machine's files at their paths, the first first.
-        debug_trees: folders as /usr/lib/debug is one.
-        debuginfod: servers, or None where none is asked.
-        notices: sentences about files that are used or are not.
+        sysroots: folders with the machine's files at their paths, in search order.
+        debug_trees: folders laid out like /usr/lib/debug.
+        debuginfod: servers, or None to ask no server.
+        notices: sentences about files that were used or rejected.
     """
 
     sysroots: tuple[Sysroot, ...] = ()
@@ -72,11 +72,11 @@ class Binaries:
 
     @property
     def all_notices(self) -> list[str]:
-        """The same, with those about servers."""
+        """``notices``, and the notices about servers."""
         return self.notices + (self.debuginfod.notices if self.debuginfod is not None else [])
 
     def program(self, image: MappedImage) -> OriginalFile | None:
-        """Return the file that is mapped, or None where it is not found."""
+        """Return the mapped file, or None if it is not found."""
         for sysroot in self.sysroots:
             found = sysroot.find(image.path)
             if found is not None and (file := self._judged(found, image)) is not None:
@@ -93,7 +93,7 @@ class Binaries:
 
         Args:
             image: the image.
-            build_id: of memory or of the file that was taken.
+            build_id: from memory, or from the file that was found.
             link: name in its .gnu_debuglink, or None.
         """
         for found in (*self._in_trees(build_id, ".debug"), *self._by_link(image.path, link)):
@@ -106,7 +106,7 @@ class Binaries:
         return None if found is None else self._opened(found, image, build_id)
 
     def _judged(self, found: Path, image: MappedImage) -> OriginalFile | None:
-        """Return the file at the path of an image if it is the one; say so if it is not."""
+        """Return the file at the image's path if it is the mapped one; otherwise add a notice."""
         if image.build_id is not None:
             return self._opened(found, image, image.build_id, say=True)
         file = _open(found, image.page_size)
@@ -137,7 +137,7 @@ class Binaries:
             self.notices.append(sentence)
 
     def _in_trees(self, wanted: bytes, suffix: str) -> Iterator[Path]:
-        """Yield what the .build-id trees have of a build ID."""
+        """Yield the files that the .build-id trees have for a build ID."""
         digits = wanted.hex()
         if len(wanted) < 2:
             return
@@ -153,7 +153,7 @@ class Binaries:
         return self._trees
 
     def _by_link(self, path: bytes, link: bytes | None) -> Iterator[Path]:
-        """Yield where .gnu_debuglink leads to: beside the file, in .debug/ there, and in the debug trees."""
+        """Yield the paths that .gnu_debuglink may mean: beside the file, in .debug/ there, and in the debug trees."""
         if link is None or b"/" in link:
             return
         folder = path.rpartition(b"/")[0]
@@ -180,13 +180,13 @@ def binaries(
     """Return where to look for the files of a dump's processes.
 
     Args:
-        dump: ``sysroot/`` is looked for beside it.
-        sysroots: what ``--sysroot`` names, the first first.
-        debug_trees: looked in where a sysroot or a server is given.
-        server: debuginfod's.
+        dump: its folder may have a ``sysroot/``.
+        sysroots: the folders that ``--sysroot`` names, in search order.
+        debug_trees: searched if a sysroot or a server is given.
+        server: of debuginfod.
 
     Raises:
-        UsageError: one of these is no directory.
+        UsageError: a sysroot is not a directory.
     """
     folders = [] if isinstance(dump, Url) else _own(dump.parent / SYSROOT)
     folders += sysroots
@@ -195,7 +195,7 @@ def binaries(
 
 
 def _own(folder: Path) -> list[Path]:
-    """Return a folder that nobody has named, if nobody else can have put it there."""
+    """Return a folder that the user did not name, if no other user can have put it there."""
     try:
         with opened_folder(folder):
             return [folder]
@@ -204,13 +204,13 @@ def _own(folder: Path) -> list[Path]:
 
 
 def is_mapped_so(headers: ElfHeaders, vmas: Sequence[Vma], page_size: int) -> bool:
-    """Tell whether the mappings of a file are those of its segments: where they lie, and which of them is code."""
+    """Tell whether a file's mappings match its segments: their places, and which of them are code."""
     found = [set(biases(headers, vma, page_size)) for vma in vmas]
     return bool(found) and bool(set.intersection(*found))
 
 
 def biases(headers: ElfHeaders, vma: Vma, page_size: int) -> Iterator[int]:
-    """Yield what may be added to a file's addresses to get those of one of its mappings."""
+    """Yield the possible load biases: what to add to a file's addresses to get those of the mapping."""
     if vma.pgoff is None:
         return
     first = vma.pgoff * page_size
@@ -236,7 +236,7 @@ def _open(path: Path, page_size: int) -> OriginalFile | None:
 
 
 def _trees_below(folder: Path) -> Iterator[Path]:
-    """Yield the .build-id folders below a folder, not too deep and not too many."""
+    """Yield the .build-id folders below a folder, up to a bounded depth and number."""
     usual = folder / "usr/lib/debug" / TREE
     if usual.is_dir():
         yield usual

@@ -72,7 +72,7 @@ _OF_SWAP = (AbsentReason.SWAPPED, AbsentReason.SWAP_UNREADABLE, AbsentReason.DAM
 
 
 Answer = tuple[StructView, ThreadRegs | str]
-"""A thread with its user registers, or with a sentence that says why there are none."""
+"""A thread with its user registers, or with a sentence that says why they are not known."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Captured:
     """A process ready to be written.
 
     Attributes:
-        answers: its threads, each with its user registers, or with a sentence that says why there are none.
-        mm_rss: pages of memory as the kernel counts them, or None where that is not known.
+        answers: its threads, each with its user registers, or with a sentence that says why they are not known.
+        mm_rss: resident pages as the kernel counts them, or None if the count is not known.
     """
 
     snapshot: ProcessSnapshot
@@ -90,7 +90,7 @@ class Captured:
     mm_rss: int | None = None
 
     def rss_kib(self) -> int:
-        """Return the process's resident memory as ps(1) has it; counted in the page tables where it is not known."""
+        """Return the process's resident memory as ps(1) shows it, or if the kernel's count is unknown, count pages."""
         pages = self.mm_rss
         if pages is None:
             uncounted = {vma.start for vma in self.snapshot.vmas if vma.vm_flags & (mm.VM_HUGETLB | mm.VM_PFNMAP)}
@@ -102,9 +102,9 @@ class Processes:
     """All processes of the dump.
 
     Attributes:
-        warnings: sentences about broken task lists met so far.
+        warnings: sentences about broken task lists that were found so far.
         roster: every way to the tasks.
-        consistency: what is checked of each process.
+        consistency: checks each process.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Processes:
         self.accounting = Accounting(kernel, self.cpus)
 
     def leaders(self) -> Iterator[StructView]:
-        """Yield each thread group's leader; where the list is broken, those that other ways lead to, with a warning."""
+        """Yield each thread group's leader; if the list is broken, also leaders found in other ways, with a warning."""
         return self.roster.leaders()
 
     def threads(self, leader: StructView, broken: list[str] | None = None) -> Iterator[StructView]:
@@ -138,7 +138,7 @@ class Processes:
 
     @contextmanager
     def unheard(self) -> Iterator[None]:
-        """Say nothing of what is broken meanwhile: it is of processes that nobody asked for."""
+        """Suppress warnings meanwhile: they would be about processes that the user did not ask for."""
         known = list(self.warnings)
         try:
             yield
@@ -147,7 +147,7 @@ class Processes:
             self.roster.look_again()
 
     def warn(self, sentence: str) -> None:
-        """Remember a sentence about what is broken, once."""
+        """Remember a sentence about a broken structure, once."""
         if sentence not in self.warnings:
             self.warnings.append(sentence)
 
@@ -155,7 +155,7 @@ class Processes:
         """Return the leader of the group that has a thread with this PID.
 
         Raises:
-            TaskNotFound: none has.
+            TaskNotFound: no group has one.
         """
         for leader in self.leaders():
             if sched.task_pid(leader) == number:
@@ -169,7 +169,7 @@ class Processes:
         """Return the group's ``struct mm_struct``; a leader that has exited has none, its threads may.
 
         Raises:
-            KernelThread: it is one.
+            KernelThread: the leader is a kernel thread.
             NoUserMemory: no thread has an mm any more.
         """
         number = sched.task_pid(leader)
@@ -196,11 +196,11 @@ class Processes:
             yield leader
 
     def thread_registers(self, leader: StructView, broken: list[str] | None = None) -> Iterator[Answer]:
-        """Yield each thread with its user registers, or with a sentence that says why there are none."""
+        """Yield each thread with its user registers, or with a sentence that says why they are not known."""
         return self.registers_of(leader, list(self.threads(leader, broken)))
 
     def registers_of(self, leader: StructView, group: Sequence[StructView]) -> Iterator[Answer]:
-        """Yield the same of a group whose threads are known already."""
+        """Yield the same for a group whose threads are already known."""
         pgd = self.kernel.memory.to_phys(self.mm_of(leader).pointer("pgd"))
         siblings = ThreadPointers(self.kernel, group)
         for task in group:
@@ -221,19 +221,19 @@ class Processes:
 
         Args:
             leader: the thread group's leader.
-            dump_filter: which memory belongs into the core; None for what the process's own coredump_filter says.
+            dump_filter: which memory belongs in the core; None to follow the process's own coredump_filter.
             torn_text: see ``text.with_torn_text``.
             with_absent: look up which pages are absent; without it, ``Vma.absent`` is empty.
 
         Raises:
             KernelThread, NoUserMemory: it has no user memory.
-            MemoryFault, LayoutUnknown, CorruptStructure: what cannot be done without is not readable or known.
+            MemoryFault, LayoutUnknown, CorruptStructure: an essential structure is not readable, known or intact.
         """
         return _Capture(self, leader).run(dump_filter, with_absent=with_absent, torn_text=torn_text)
 
 
 class _Capture:
-    """The capture of one process; its attributes are what the steps share."""
+    """The capture of one process; the steps share its attributes."""
 
     def __init__(self, processes: Processes, leader: StructView) -> None:
         self.processes = processes
@@ -355,14 +355,14 @@ class _Capture:
             return None
 
     def _ask_pages(self, mappings: Mappings, memory: UserMemory, threads: Sequence[StructView]) -> None:
-        """Ask the page tables, and what the mm counts, whether they agree with the mappings."""
+        """Check that the page tables and the mm's counters agree with the mappings."""
         looked = self.processes.page_index.look(mappings.table, memory)
         self.warnings += looked.sentences
         sizes = [(vma.vm_flags, vma.end - vma.start) for vma in mappings.vmas]
         self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.walked)
 
     def _threads(self) -> tuple[list[Answer], list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
-        """Capture the threads, the leader first; each as a whole, as of thousands not all that is read can be kept."""
+        """Capture the threads, the leader first, one at a time: the cache cannot hold the data of thousands."""
         answers: list[Answer] = []
         found: list[ThreadSnapshot] = []
         left_out: list[ThreadLeftOut] = []
@@ -379,7 +379,7 @@ class _Capture:
         return answers, found, left_out, machine or self._machine(self.leader, {})
 
     def _is_left_out(self, task: StructView, answer: ThreadRegs | str, left_out: list[ThreadLeftOut]) -> bool:
-        """Check a thread, and tell whether no core can have it; ``left_out`` gets it where that is a loss."""
+        """Check a thread, and tell whether to leave it out; add it to ``left_out`` if that is a loss."""
         try:
             self.warnings += self.processes.consistency.of_task(task, self.leader, self.mm)
             if not task.pointer("mm"):
@@ -394,7 +394,7 @@ class _Capture:
         return isinstance(answer, str)
 
     def _machine(self, task: StructView, regs: Mapping[str, int]) -> CoreMachine:
-        """Return what the process's core is, by one of its threads."""
+        """Return machine and class of the process's core, judged by one of its threads."""
         arch = self.kernel.arch
         task_size = self.mm.find_uint("task_size", arch.pointer_size)
         machine = arch.cores.process_machine(task.address, regs, task_size, self.kernel)
@@ -435,7 +435,7 @@ class _Capture:
             return None
 
     def _own_filter(self) -> DumpFilter:
-        """Return the process's coredump_filter; everything where it is not known."""
+        """Return the process's coredump_filter; if it is not known, one that lets everything through."""
         bits = mm.coredump_filter(self.mm)
         if bits is None:
             self.notices.append("all mappings are written: the layout has no mm_struct.flags to tell coredump_filter")
@@ -445,7 +445,7 @@ class _Capture:
 
 
 def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
-    """Return the mappings with their absent pages, and with the reasons that the core gives for each run."""
+    """Return the mappings with their absent pages, each run with the reason that the core gives."""
     regions = {region.start: region for region in memory.regions}
     result = []
     for vma in vmas:
@@ -460,7 +460,7 @@ def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
 
 
 def _reason(vma: Vma, region: Region, state: UserPageState) -> AbsentReason:
-    """Return what the core says of pages that are not known."""
+    """Return the reason that the core gives for unknown pages."""
     if vma.beyond_filter:
         return AbsentReason.BEYOND_FILTER
     backing = region.backing
@@ -471,6 +471,6 @@ def _reason(vma: Vma, region: Region, state: UserPageState) -> AbsentReason:
 
 
 def refresh_absent(captured: Captured) -> Captured:
-    """Return the process with its pages surveyed again, after reading showed that some are damaged."""
+    """Return the process with its pages surveyed again, after reading them showed that some are damaged."""
     vmas = _surveyed(captured.snapshot.vmas, captured.memory)
     return replace(captured, snapshot=replace(captured.snapshot, vmas=tuple(vmas)))

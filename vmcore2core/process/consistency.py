@@ -1,9 +1,9 @@
-"""What must hold between the structures of a process: a word that was overwritten seldom fits the others.
+"""Check that a process's structures agree with each other: an overwritten word seldom fits the others.
 
-A check that fails names member, address and offset, and which layout source told the offset. What the layout does not
-know is not checked. What cannot be noticed: registers, and numbers that any process may set as it likes (comm, gid,
-the nice value within its range, flags of a task), and signals: one may be pending that is not queued, as
-__send_signal_locked() drops the siginfo where RLIMIT_SIGPENDING is reached.
+A failed check names the member, its address and offset, and which layout source gave the offset. Members that the
+layout does not know are not checked. No check can notice damage to registers, to numbers that a process may set freely
+(comm, gid, the nice value within its range, flags of a task), or to signals: one may be pending without being queued,
+as __send_signal_locked() drops the siginfo when RLIMIT_SIGPENDING is reached.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vmcore2core.process.kernelstack import kernel_stack
 
 EXIT_STATES = {0, sched.EXIT_DEAD, sched.EXIT_ZOMBIE, sched.EXIT_DEAD | sched.EXIT_ZOMBIE}
 STATE_END = 1 << 20  # TASK_STATE_MAX is 1 << 16 in Linux 7.2
-UNBLOCKABLE = 1 << 8 | 1 << 18  # SIGKILL, SIGSTOP; on every architecture that is read here
+UNBLOCKABLE = 1 << 8 | 1 << 18  # SIGKILL, SIGSTOP; on every supported architecture
 MMF_BITS = 40  # of mm->flags; Linux 7.2 uses 32
 _TIMES = ("utime", "stime")
 
@@ -54,7 +54,7 @@ class Consistency:
         return [sentence for check in checks for sentence in _sentences(check)]
 
     def of_process(self, leader: StructView, owner: StructView) -> list[str]:
-        """Return what is wrong with what the threads share."""
+        """Return what is wrong with the structures that the threads share."""
         return [sentence for check in (self._signal_struct(leader), self._mm(owner)) for sentence in _sentences(check)]
 
     def _links(self, task: StructView, leader: StructView, owner: StructView) -> Iterator[CorruptStructure]:
@@ -68,13 +68,13 @@ class Consistency:
         parent = task.follow("real_parent", "task_struct") if task.has("real_parent") else None
         if parent is not None:
             yield from self._number(parent)
-            # forget_original_parent() gives children away before their parent is released.
+            # forget_original_parent() gives children to another parent before their own is released.
             if parent.has("thread_pid") and not parent.pointer("thread_pid"):
                 yield task.corrupt("real_parent", f"{parent.address:#x}, where no task is")
             yield from self._siblings(task, leader, parent)
 
     def _siblings(self, task: StructView, leader: StructView, parent: StructView) -> Iterator[CorruptStructure]:
-        """Compare a task's parent with that of its group's leader, and of the child beside that one."""
+        """Compare a task's parent with that of its group's leader, and with that of the leader's next sibling."""
         other = leader
         if task.address == leader.address:
             if not task.has("sibling") or not parent.has("children"):
@@ -84,25 +84,25 @@ class Consistency:
                 return
             other = self.kernel.container_of(following, "task_struct", "sibling")
         found = other.follow("real_parent", "task_struct")
-        # Those of a parent that exits get another one by one.
+        # When a parent exits, its children get another parent one by one.
         if found is None or found.address == parent.address or _is_exiting(found) or _is_exiting(parent):
             return
         whose = "the leader" if other is leader else f"the child beside it, {other.address:#x},"
         yield task.corrupt("real_parent", f"{parent.address:#x}, expected {found.address:#x} as {whose} has")
 
     def _stack(self, task: StructView) -> Iterator[CorruptStructure]:
-        """Compare a task's stack with what else tells it; a thread whose stack is not known is left out anyway."""
+        """Compare a task's stack with other records of it; a thread with no known stack is left out anyway."""
         with contextlib.suppress(CorruptStructure):
             _, wrong = kernel_stack(task)
             if wrong is not None:
                 yield wrong
 
     def _number(self, task: StructView) -> Iterator[CorruptStructure]:
-        """Compare a task's PID with its ``struct pid``'s."""
+        """Compare a task's PID with the one in its ``struct pid``."""
         if not task.has("thread_pid") or self.kernel.layout.find_member("pid", "numbers") is None:
             return
         found = task.follow("thread_pid", "pid")
-        if found is not None:  # else it was released
+        if found is not None:  # otherwise it was released
             number = self.kernel.uint(found.addr_of("numbers"), 4)
             yield from _expect(task, "pid", number, sched.task_pid(task))
 
@@ -164,7 +164,7 @@ class Consistency:
 
     def _find_pid(self, number: int) -> int | None:
         try:
-            if not number:  # of processes that are in no group and no session: init_struct_pid
+            if not number:  # init_struct_pid: the process is in no group and no session
                 return int(pid.init_task(self.kernel).pointer("thread_pid"))
             return pid.find_pid(self.kernel, number) if number < sched.PID_MAX_LIMIT else None
         except (LayoutError, CorruptStructure, MemoryFault):
@@ -189,7 +189,7 @@ class Consistency:
             yield owner.corrupt("mm_users", f"{users:#x}, expected 1 or more")
 
     def _pgd(self, owner: StructView) -> Iterator[CorruptStructure]:
-        """Compare whose a page table is with whose its struct page says it is, where the kernel keeps that."""
+        """Check that the page table's ``struct page`` names this mm as its owner, if the kernel records owners."""
         layout, paging = self.kernel.layout, self.kernel.arch.paging
         known = (layout.find_member(*member) for member in paging.pgd_mm)
         found = next((member for member in known if member is not None), None)

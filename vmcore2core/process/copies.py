@@ -1,7 +1,7 @@
-"""Other copies of a mapped file: what the page cache lacks of it, another file with the same build ID may have.
+"""Find other copies of a mapped file: a file with the same build ID may have pages that this file's cache lacks.
 
-Containers, chroots and copies have the same programs and libraries as files of their own, each with pages of its own.
-They are looked for among the executable mappings of all processes, once, and only when a page is not there.
+Containers and chroots have their own files of the same programs and libraries, each with its own cached pages. We
+search the executable mappings of all processes for them, once, and only when a page is missing.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.sysroot import build_id
 
 VMAS_MAX = 1 << 17
-"""Mappings that are looked at: some two seconds."""
+"""Most mappings to look at: about two seconds."""
 COPIES_MAX = 64
-"""Files of one size that are looked at."""
+"""Most files of one size to look at."""
 _BROKEN = (CorruptStructure, MemoryFault, LayoutUnknown)
 
 log = logging.getLogger(__name__)
 
 
 class Copies:
-    """The files that any process has mapped to run.
+    """The files that any process has mapped as executable.
 
     Args:
         processes: of the dump.
@@ -41,13 +41,13 @@ class Copies:
     def read(
         self, wanted: bytes, size: int, elf_class: int, order: ByteOrder, offset: int, length: int
     ) -> bytes | None:
-        """Return bytes of a file, with zeros from its end to the end of that page; None where they are not known.
+        """Return bytes of a file, with zeros from its end to the end of that page; None if any are not known.
 
         Args:
             wanted: its build ID.
             size: of the file in bytes.
-            elf_class, order: of the process that has it mapped.
-            offset, length: of what is read.
+            elf_class, order: of the process that maps it.
+            offset, length: of the bytes to read.
         """
         key = wanted, size
         if key not in self._found:
@@ -59,7 +59,7 @@ class Copies:
         return None if found is None else found.ljust(length, b"\0")
 
     def _pages(self, wanted: bytes, size: int, elf_class: int, order: ByteOrder) -> FilePages | None:
-        """Return what all copies of a file together have; None where there is but one."""
+        """Return the pages of all copies of a file together; None if there is only one copy."""
         candidates = self._of_size.get(size, [])[:COPIES_MAX]
         pages: FilePages | None = None
         for mapping in candidates if len(candidates) > 1 else ():
@@ -81,7 +81,7 @@ class Copies:
 
     @cached_property
     def _of_size(self) -> dict[int, list[StructView]]:
-        """``struct address_space`` of each file that is mapped to run, by the file's size."""
+        """``struct address_space`` of each file that is mapped as executable, by the file's size."""
         found: dict[int, StructView] = {}
         looked = 0
         for leader in self._processes.with_mm():

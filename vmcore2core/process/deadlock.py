@@ -1,17 +1,17 @@
-"""Who waits for whom, and which of them wait for each other."""
+"""Which threads wait for which others, and which wait for each other."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
 Releasers = Mapping[int, Collection[int]]
-"""Of a thread that waits without an end in time: the threads any of which can end that, all of them known."""
+"""For each thread that waits without a timeout: all threads that can wake it, any one of which is enough."""
 
 
 def stuck(releasers: Releasers) -> set[int]:
-    """Return the threads that wait for each other, or for one that does, whatever any other thread does.
+    """Return the threads that wait for each other, or for a thread that does, and that no other thread can wake.
 
-    A thread whose wait some thread can end that itself goes on is not one, nor are those that it can wake.
+    If a running thread can wake a waiting one, that one is not stuck, and neither are the threads that it can wake.
     """
     found = {thread for thread, others in releasers.items() if others}
     while True:
@@ -22,9 +22,9 @@ def stuck(releasers: Releasers) -> set[int]:
 
 
 def cycles(releasers: Releasers) -> list[list[int]]:
-    """Return the circles of at least two threads that are stuck, each in its order, from its lowest number on.
+    """Return the cycles of at least two stuck threads, each in waiting order, beginning with its lowest TID.
 
-    Of several ways around, the one by the lowest numbers; a thread is in one circle at most.
+    Where several cycles are possible, take the one with the lowest TIDs; a thread is in one cycle at most.
     """
     among = stuck(releasers)
     found: list[list[int]] = []
@@ -40,7 +40,7 @@ def cycles(releasers: Releasers) -> list[list[int]]:
 
 
 def _around(start: int, releasers: Releasers, among: set[int]) -> list[int]:
-    """Return the shortest way from a thread back to itself; nothing where there is none."""
+    """Return the shortest path from a thread back to itself; empty if there is none."""
     before: dict[int, int] = {}
     waiting = [start]
     for thread in waiting:

@@ -1,7 +1,7 @@
 """Files by build ID from debuginfod servers, kept where the debuginfod client keeps them.
 
-Nothing but build IDs is sent, and only to the servers that $DEBUGINFOD_URLS names. What comes is bounded in size and
-time, and believed if it has the build ID that was asked for.
+We send only build IDs, and only to the servers that $DEBUGINFOD_URLS names. Downloads are bounded in size and time, and
+a file is accepted only if it has the requested build ID.
 
 Reference: elfutils' debuginfod-find(1) and debuginfod/debuginfod-client.c (0.188): GET URL/buildid/BUILDID/executable
 and .../debuginfo; the cache has CACHE/BUILDID/executable and .../debuginfo, and an empty file where no server had one.
@@ -27,13 +27,13 @@ from vmcore2core.errors import OutputError, UsageError
 from vmcore2core.folders import opened_folder, trusted_owners
 
 TIMEOUT = 90
-"""Seconds without a byte after which a server is given up, as that client has it."""
+"""Seconds without a byte after which we give up a server, as the debuginfod client does."""
 MAXTIME = 600
-"""Seconds that one file may take in all."""
+"""Most seconds for one file."""
 MAXSIZE = 4 << 30
-"""Bytes that one file may have."""
+"""Most bytes of one file."""
 CACHE_MISS = 600
-"""Seconds for which an empty file in the cache means that no server had the file, as that client has it."""
+"""Seconds for which an empty file in the cache means that no server had the file, as in the debuginfod client."""
 CHUNK = 1 << 20
 _SERVER = re.compile(r"https?://[^/]")
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Kind(Enum):
-    """What is asked for of a build ID."""
+    """Which file to request for a build ID."""
 
     EXECUTABLE = "executable"
     DEBUGINFO = "debuginfo"
@@ -70,7 +70,7 @@ class Debuginfod:
     _absent: set[tuple[bytes, Kind]] = field(default_factory=set)
 
     def find(self, build_id: bytes, kind: Kind) -> Path | None:
-        """Return a file of the cache, asked of the servers first where it is not there; None where nobody has it."""
+        """Return a file from the cache, after asking the servers if it is not there; None if no server has it."""
         if not build_id or (build_id, kind) in self._absent:
             return None
         kept = self.cache / build_id.hex() / kind.value
@@ -85,14 +85,14 @@ class Debuginfod:
 
     def _fetched(self, url: str, build_id: bytes, kept: Path) -> bool:
         """Ask one server; tell whether the file is in the cache now."""
-        import tempfile  # these take a tenth of a second, which runs without servers do without
+        import tempfile  # these imports take a tenth of a second, which runs without servers need not spend
         from http.client import NOT_FOUND, HTTPException
         from urllib.error import HTTPError
 
         asked = f"{url}/buildid/{build_id.hex()}/{kept.name}"
         try:
             with opened_folder(kept.parent, make=True):
-                pass  # it is ours
+                pass  # the folder exists and is ours
             with tempfile.NamedTemporaryFile(dir=kept.parent, prefix=f"{kept.name}.", delete=False) as part:
                 try:
                     self._receive(asked, part.file)
@@ -111,7 +111,7 @@ class Debuginfod:
             return True
         finally:
             with contextlib.suppress(OSError):
-                kept.parent.rmdir()  # where nothing came
+                kept.parent.rmdir()  # no file came
         return False
 
     def _gave_up(self, url: str, why: str) -> None:
@@ -137,7 +137,7 @@ class Debuginfod:
 
 
 def _is_there(kept: Path) -> bool:
-    """Tell whether the cache has a file, which nobody else can have put there."""
+    """Tell whether the cache has a file, and no other user can have put it there."""
     try:
         status = kept.stat()
     except OSError:
@@ -184,6 +184,6 @@ def _cache(environ: Mapping[str, str]) -> Path:
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """Return a bound; as the client has it, 0 and what is no number set none of their own."""
+    """Return a limit; as in the client, 0 or a value that is not a number means the default."""
     value = environ.get(name, "")
     return int(value) if value.isdecimal() and int(value) else default

@@ -1,9 +1,9 @@
-"""Which memory belongs into a core: the rules of core(5), "Controlling which mappings are written".
+"""Which memory belongs in a core: the rules of core(5), "Controlling which mappings are written".
 
 References: fs/coredump.c: vma_dump_size(), always_dump_vma(), dump_vma_snapshot(); fs/binfmt_elf.c: elf_core_dump()
-(Linux 7.3). Two rules are not the kernel's: memory of devices (VM_PFNMAP) is not in the dump, so such a mapping has no
-contents even where the kernel writes some, and neither has [vvar], of which kernels write zeros until Linux 7.2, then
-the clocks of the moment; and where it is not known whether a VMA was written to, it was.
+(Linux 7.3). Two rules are not the kernel's. Device memory (VM_PFNMAP) is not in the dump, so the core has no contents
+of such mappings, even where the kernel would write some; the same goes for [vvar], for which kernels write zeros until
+Linux 7.2 and the current clocks since. And if it is not known whether a VMA was written to, we assume that it was.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EVERYTHING = ~DumpFilter(0)
 
 
 class Extent(Enum):
-    """How much of a mapping belongs into a core."""
+    """How much of a mapping belongs in a core."""
 
     NOTHING = "nothing"
     FIRST_PAGE = "first page"
@@ -43,7 +43,7 @@ class Extent(Enum):
 
 
 class MappedFile(NamedTuple):
-    """What the rules ask of a mapped file; None where it is not known.
+    """What the rules need to know about a mapped file; None if it is not known.
 
     Attributes:
         linked: whether its inode has a name (i_nlink).
@@ -66,13 +66,13 @@ def vma_p_flags(vm_flags: int) -> int:
 def vma_dump_extent(
     vm_flags: int, dump_filter: DumpFilter, *, file: MappedFile | None, anon_vma: bool | None, at_start: bool = True
 ) -> Extent:
-    """Return how much of a VMA belongs into the core; the vDSO does as a whole, whatever this says.
+    """Return how much of a VMA belongs in the core; the caller includes the whole vDSO regardless.
 
     Args:
         vm_flags: ``vma->vm_flags``.
         dump_filter: the process's, or the user's.
         file: None without ``vm_file``.
-        anon_vma: whether ``anon_vma`` is set, or None where the layout does not know.
+        anon_vma: whether ``anon_vma`` is set, or None if the layout does not know it.
         at_start: whether ``vm_pgoff`` is 0.
     """
     if vm_flags & (VM_DONTDUMP | VM_IO | VM_PFNMAP):
@@ -83,7 +83,7 @@ def vma_dump_extent(
     if vm_flags & VM_HUGETLB:
         return _whole_if(dump_filter, DumpFilter.HUGETLB_SHARED if shared else DumpFilter.HUGETLB_PRIVATE)
     if shared:
-        # Shared anonymous memory is a file without a name; where nothing tells, it is what most people want to see.
+        # Shared anonymous memory is a file without a name; if the name is unknown, assume one, as most users want it.
         named = file is not None and file.linked is True
         return _whole_if(dump_filter, DumpFilter.MAPPED_SHARED if named else DumpFilter.ANON_SHARED)
     if anon_vma is not False and dump_filter & DumpFilter.ANON_PRIVATE:

@@ -1,4 +1,4 @@
-"""Where pages of mapped files come from that a process has not mapped in: the page cache, with answers remembered."""
+"""The page cache, for pages of mapped files that are not in the process's page tables; lookups are cached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pages = tuple[U64Array, U64Array, U8Array]  # as ``Backing.lookup`` returns them
 
 
 def mtime_of(inode: StructView) -> int | None:
-    """Return when a file was changed last, in seconds since 1970, or None where that is not known (inode_get_mtime()).
+    """Return when a file was last changed, in seconds since 1970, or None if that is not known (inode_get_mtime()).
 
     Raises:
         MemoryFault: the ``struct inode`` cannot be read.
@@ -30,7 +30,7 @@ def mtime_of(inode: StructView) -> int | None:
 
 
 class CachedLookups:
-    """The page cache of all files, with the latest answers: processes share libraries.
+    """The page cache of all files; it keeps the latest lookups, as processes share libraries.
 
     Attributes:
         problem: why the page cache cannot be searched, or None.
@@ -46,10 +46,10 @@ class CachedLookups:
             self.problem = f"files' pages that were not mapped in cannot be looked for: {error}"
 
     def lookup(self, file: StructView, first: int, last: int) -> Pages | None:
-        """Return a file's pages as ``Backing.lookup`` does; None where no page cache can be searched.
+        """Return a file's pages as ``Backing.lookup`` does; None if no page cache can be searched.
 
         Raises:
-            CorruptStructure, MemoryFault, LayoutUnknown: this file's is broken.
+            CorruptStructure, MemoryFault, LayoutUnknown: this file's page cache is broken.
         """
         if self._pages is None:
             return None
@@ -62,7 +62,7 @@ class CachedLookups:
         return self._answers[key]
 
     def is_of_disk(self, file: StructView) -> bool:
-        """Tell whether a file's file system is known not to be one that lives in memory.
+        """Tell whether a file's file system is known to be on disk, not in memory.
 
         Raises:
             CorruptStructure, MemoryFault, LayoutUnknown: its structures are broken, or not known.
@@ -70,13 +70,13 @@ class CachedLookups:
         return self._pages is not None and self._pages.is_of_disk(file)
 
     def paddr_of(self, page: int) -> int | None:
-        """Return the physical address of a page of a special mapping; None where that is known of no page.
+        """Return the physical address of a page of a special mapping; None if no page's address can be found.
 
         Args:
             page: ``struct page *``.
 
         Raises:
-            CorruptStructure: there is none at this address.
+            CorruptStructure: there is no ``struct page`` at this address.
         """
         return None if self._pages is None else self._pages.paddr_of(page, "vm_special_mapping.pages")
 
@@ -90,7 +90,7 @@ class FileBacking:
         problems: where a sentence goes if this file's page cache is broken.
 
     Attributes:
-        broken: whether it turned out to be.
+        broken: whether this file's page cache turned out to be broken.
     """
 
     def __init__(self, cache: CachedLookups, file: StructView, problems: list[str]) -> None:
@@ -98,9 +98,9 @@ class FileBacking:
         self.broken = False
 
     def on_disk(self) -> bool:
-        """Tell whether what the page cache lacks is in the file: it has a name, and its file system is not in memory.
+        """Tell whether the file has the pages that the page cache lacks: it has a name and is not kept in memory.
 
-        The page cache drops no page before it is written (mm/vmscan.c: __remove_mapping()).
+        The kernel writes a page before it drops it from the page cache (mm/vmscan.c: __remove_mapping()).
         """
         try:
             inode = self.file.follow("f_inode", "inode") if self.file.has("f_inode") else None
@@ -121,7 +121,7 @@ class FileBacking:
 
     @property
     def file_mtime(self) -> int | None:
-        """When the file was changed last, in seconds since 1970, or None likewise."""
+        """When the file was last changed, in seconds since 1970, or None if that is not known."""
         try:
             inode = self.file.follow("f_inode", "inode") if self.file.has("f_inode") else None
             return None if inode is None else mtime_of(inode)
