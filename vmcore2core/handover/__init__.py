@@ -1,1 +1,1 @@
-"""A directory of cores that can be handed over as it is: many processes at once, an index, and what goes with them."""
+"""A directory of cores, ready to hand over: many processes at once, an index, and the files that debuggers need."""

@@ -1,8 +1,8 @@
-"""Callers that were found without call frame information, for gdb, which goes on by guesses where it has none.
+"""Callers found without call frame information, handed to gdb, which otherwise guesses them.
 
-Of libraries and programs that lack pages, call frame information may be among what is lost. Where a function's
-instructions, frame pointers or the word at the stack pointer led on, gdb's start script says so to gdb, for as long as
-the file itself is not found; of code that no file has (JIT), always.
+A library or program that lacks pages may have lost its call frame information. Where a function's instructions, its
+frame pointer or the word at the stack pointer led to the caller, gdb's start script tells gdb that caller. It does so
+only until gdb finds the file itself; for code that is in no file (JIT), it always does.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Caller:
     """The caller of one frame.
 
     Attributes:
-        path: of the file whose code the frame runs, as its mapping has it; empty where it is of none.
+        path: path of the file whose code the frame runs, as its mapping has it; empty if the code is in no file.
         pc: program counter of the frame.
-        sp: its stack pointer.
-        registers: name and value of those of the caller that are known, its own program counter among them.
-        found_by: how it was found.
+        sp: stack pointer of the frame.
+        registers: name and value of each known register of the caller, including its program counter.
+        found_by: how the caller was found.
     """
 
     path: bytes
@@ -45,12 +45,12 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class LastFrame:
-    """The last frame that was found of a thread whose stack goes on.
+    """The last frame found on a thread's stack, where the stack itself goes on.
 
     Attributes:
-        path: as of ``Caller``.
+        path: as in ``Caller``.
         pc: program counter of the frame.
-        tid: of the thread.
+        tid: the thread's TID.
     """
 
     path: bytes
@@ -60,19 +60,19 @@ class LastFrame:
 
 @dataclass(frozen=True, slots=True)
 class WithoutCfi:
-    """What of a process's stacks lacks call frame information."""
+    """The frames of a process that were found, or ended, without call frame information."""
 
     callers: tuple[Caller, ...] = ()
     last: tuple[LastFrame, ...] = ()
 
     @property
     def paths(self) -> set[bytes]:
-        """Of the files whose code these frames run."""
+        """Paths of the files whose code these frames run."""
         return {one.path for one in self.callers} | {one.path for one in self.last}
 
 
 def stacks_without_cfi(stacks: Unwound) -> WithoutCfi:
-    """Return what was found of a process's stacks without call frame information, where programs have it as a rule."""
+    """Return the frames found without call frame information, on machines whose programs usually have it."""
     snapshot = stacks.space.snapshot
     if not stacks.spec.has_cfi:
         return WithoutCfi()
@@ -88,7 +88,7 @@ def stacks_without_cfi(stacks: Unwound) -> WithoutCfi:
 
 
 def led_by_files(stacks: Unwound) -> Iterator[Path]:
-    """Yield the files, of those that were found elsewhere than in memory, whose call frame information led on."""
+    """Yield the files outside the dump whose call frame information led to a caller."""
     for _, found in stacks.threads:
         for frame, caller in itertools.pairwise(found.frames):
             image = stacks.space.image(frame.lookup_pc) if caller.cfi_origin not in (None, Origin.MEMORY) else None
@@ -107,13 +107,13 @@ def _callers(snapshot: ProcessSnapshot, found: Backtrace, spec: UnwindSpec) -> I
 
 
 def _is_main(space: UserSpace, frame: Frame) -> bool:
-    """Tell whether a frame is main()'s, behind which gdb shows nothing."""
+    """Tell whether a frame is main()'s; gdb shows no frame beyond it."""
     image = space.image(frame.lookup_pc)
     symbol = None if image is None else image.symbol(frame.lookup_pc)
     return symbol is not None and symbol.name == b"main"
 
 
 def _path(snapshot: ProcessSnapshot, pc: int) -> bytes | None:
-    """Return the file whose code is at an address, empty where it is of none; None where nothing is mapped."""
+    """Return the file whose code is at an address, empty if it is in no file; None if nothing is mapped there."""
     vma = vma_at(snapshot, pc)
     return None if vma is None else vma.path or b""

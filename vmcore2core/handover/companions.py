@@ -1,4 +1,4 @@
-"""What lies beside a core, so that a debugger finds all: its programs and libraries, and start scripts."""
+"""The files beside a core that a debugger needs: its programs and libraries, and start scripts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vmcore2core.process.secrets import Secrets
 
 
 class Companions:
-    """Files of all processes of a directory; to be made in the dump's order, so that they are the same again.
+    """The files of all processes of a directory; add processes in the dump's order, so that each run writes the same.
 
     Args:
-        processes: of the dump.
+        processes: the dump's processes.
         directory: where the cores are.
         force: replace existing files.
-        secrets: no file in which one is found is written.
+        secrets: a file that contains one is not written.
 
     Attributes:
-        problem: why no files can be had at all, as a sentence, or None.
+        problem: why no files can be recovered at all, as a sentence, or None.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -44,15 +44,15 @@ class Companions:
             self.problem = f"programs and libraries are not written beside the cores: {error}"
 
     def learn(self, files: MappedFiles | str | None) -> None:
-        """Remember which files a process has: what one lacks in memory, another with the same build ID may have."""
+        """Remember which files a process has: another file with the same build ID may have the pages that one lacks."""
         if self._recovery is not None and files is not None and not isinstance(files, str):
             self._recovery.same.learn(files)
 
     def add(self, files: MappedFiles | str | None) -> tuple[RecoveredFiles | None, list[str]]:
-        """Write the files of a process, and return them, and sentences about those that are not there.
+        """Write the files of a process; return them, and sentences about files that were not written.
 
         Args:
-            files: which it has; or why that is not known, as a sentence.
+            files: the process's files; or why they are not known, as a sentence.
         """
         if self._recovery is None or files is None:
             return None, []
@@ -66,7 +66,7 @@ class Companions:
 
 
 def debug_entry(recovered: RecoveredFiles | None, scripts: Sequence[str], sentences: Sequence[str]) -> dict[str, Any]:
-    """Return what the index says of what lies beside a core ("debug")."""
+    """Return the index's "debug" object, which describes the files beside a core."""
     return {
         "sysroot": recovered.sysroot.name if recovered is not None else None,
         "program": text(recovered.program) if recovered is not None else None,

@@ -1,4 +1,4 @@
-"""The cores of a directory: those whose names say so, and those that its index names."""
+"""The cores of a directory: files with a core's name, and files that its index lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CORE_NAME = re.compile(r"core|core\.(?:.+\.)?\d+(?:\.zst)?|.+\.core(?:\.zst)?", 
 
 
 def cores_of(directory: Path) -> list[Path]:
-    """Return the cores of a directory by name; one that its index names may not be there.
+    """Return the cores of a directory, sorted by name; a core that its index lists may not exist.
 
     Raises:
         DumpError: the directory cannot be read, has no core, or its index is broken.
@@ -32,7 +32,7 @@ def cores_of(directory: Path) -> list[Path]:
 
 
 def _indexed(path: Path) -> Iterator[str]:
-    """Yield the names that an index has; none where there is no index."""
+    """Yield the cores' names that an index lists; nothing if there is no index."""
     try:
         with path.open("rb") as file:
             document: Any = json.loads(file.read(INDEX_MAX))
@@ -47,10 +47,10 @@ def _indexed(path: Path) -> Iterator[str]:
 
 
 def _plain(name: str) -> str:
-    """Return a name of a file in a directory.
+    """Return a file's name, checked to stay in its directory.
 
     Raises:
-        ValueError: it leads elsewhere.
+        ValueError: the name leads out of the directory.
     """
     if Path(name).name != name or not name:
         raise ValueError(f"{name!r} is no name of a file beside it")

@@ -1,8 +1,8 @@
-"""Call frame information of which parts are missing, as a .debug_frame section.
+"""Writes a .debug_frame section from an .eh_frame section that has holes.
 
-In .eh_frame each entry leads to the next, so debuggers cannot read on behind a hole, and gdb 13 ends with an internal
-error there. .eh_frame_hdr says where each FDE is: those that are known, with their CIEs, are written again as
-.debug_frame has them, where no entry depends on its place.
+In .eh_frame each entry leads to the next, so debuggers cannot read past a hole; gdb 13 stops there with an internal
+error. .eh_frame_hdr says where each FDE is. This module copies every known FDE and its CIE to .debug_frame, where an
+entry does not depend on its position.
 
 References: DWARF 5, section 6.4.1; LSB Core 5.0, chapter 10.6.
 """
@@ -23,14 +23,14 @@ from vmcore2core.unwind.cfi_rules import Cie, Fde
 
 FDES_MAX = 1 << 19
 HDR_SIZE = 12
-TABLE_STEP = 1 << 12  # entries that are read together: as large as a page's
+TABLE_STEP = 1 << 12  # bytes of entries read at once: a page
 USUAL = (1, fmt.EhApplication.DW_EH_PE_pcrel | fmt.EhFormat.DW_EH_PE_sdata4, fmt.EhFormat.DW_EH_PE_udata4)
 DEBUG_FRAME_CIE_ID = 0xFFFFFFFF
-CIE_VERSION = 1  # of DWARF 2: the return address's column is a byte
+CIE_VERSION = 1  # DWARF 2's version: the return address's column is one byte
 
 
 def fdes_of(read: Read, hdr: int, order: ByteOrder, word: int) -> Iterator[Fde]:
-    """Yield the FDEs that .eh_frame_hdr lists, as far as their bytes and those of their CIEs are known.
+    """Yield each FDE that .eh_frame_hdr lists, if all its bytes and its CIE's bytes are known.
 
     Args:
         read: bytes of the image by its own addresses.
@@ -55,7 +55,7 @@ def _addresses(read: Read, hdr: int, order: ByteOrder) -> Iterator[int]:
     left, at = min(int.from_bytes(head[8:12], order), FDES_MAX), hdr + HDR_SIZE
     kind = np.dtype("<i4" if order == "little" else ">i4")
     while left:
-        # Up to a page's end, so that a page that is missing takes no others with it.
+        # Stop at each page's end, so that one missing page loses only its own entries.
         count = min(left, max((TABLE_STEP - at % TABLE_STEP) // fmt.EH_TABLE_ENTRY, 1))
         raw = read(at, count * fmt.EH_TABLE_ENTRY)
         if raw is not None:

@@ -1,10 +1,10 @@
-"""Runs inside gdb and lldb: an executable by its build ID, from debuginfod servers, kept where their client keeps it.
+"""Runs inside gdb and lldb: downloads an executable by its build ID from debuginfod servers, into their client's cache.
 
-Nothing but build IDs is sent, and only to the servers of $DEBUGINFOD_URLS. Start scripts load this file from the folder
-of the cores.
+It sends only build IDs, and only to the servers in $DEBUGINFOD_URLS. Start scripts load this file from the folder of
+the cores.
 
-References: debuginfod(8), "WEBAPI"; debuginfod_find_debuginfo(3), "FILES"; ``vmcore2core.folders`` for whose folders
-are used.
+References: debuginfod(8), "WEBAPI"; debuginfod_find_debuginfo(3), "FILES"; ``vmcore2core.folders`` for which owners'
+folders are trusted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-DOWNLOAD_MAX = 1 << 30  # bytes of one file
-DOWNLOAD_SECONDS = 90  # of one file
+DOWNLOAD_MAX = 1 << 30  # bytes per file
+DOWNLOAD_SECONDS = 90  # per file
 
 
 def download(build_id: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return an executable that a server of $DEBUGINFOD_URLS has, or that was downloaded before."""
+    """Return the executable with a build ID from the cache or a server in $DEBUGINFOD_URLS; None if neither has it."""
     urls = environ.get("DEBUGINFOD_URLS", "").split()
     if not urls:
         return None
@@ -46,10 +46,10 @@ def download(build_id: str, environ: Mapping[str, str] = os.environ) -> Path | N
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether nobody else can have put a file or a folder there: as vmcore2core's ``folders`` has it.
+    """Tell whether nobody else can have put a file or folder there, by the rules of vmcore2core's ``folders``.
 
-    It belongs, with each folder above it, to the user, to root, or to whoever called sudo, and others cannot write to
-    it; to a folder above that has the sticky bit they may. It is no link, and no FIFO or device.
+    The file and each folder above it must belong to the user, to root, or to the user who called sudo, and others must
+    not be able to write to it, except to a folder above it with the sticky bit. It must not be a link, FIFO or device.
     """
     caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
     owners = {0, os.geteuid(), *([int(caller)] if caller.isdecimal() else [])}
@@ -67,9 +67,9 @@ def is_ours(path: Path) -> bool:
 
 
 def _others_write(status: os.stat_result, owners: set[int]) -> bool:
-    """Tell whether others than the owners can write to a file or folder.
+    """Tell whether anybody but the owners can write to a file or folder.
 
-    Those who can by its group may be the owner alone: a group of one user, of their name, as Debian makes it.
+    Group write permission is harmless if the owner is the group's only member: Debian gives each user such a group.
     """
     if not status.st_mode & stat.S_IWGRP or status.st_mode & stat.S_IWOTH:
         return bool(status.st_mode & stat.S_IWOTH)
@@ -87,12 +87,12 @@ def _names(users: set[int]) -> Iterator[str]:
 
 
 def _fetch(url: str, target: Path) -> None:
-    """Download a file of bounded size in bounded time; it appears whole.
+    """Download a file, within limits of size and time; it gets its name only when it is complete.
 
     Raises:
-        OSError, ValueError: it cannot be had, or is too large or too slow.
+        OSError, ValueError: the download failed, or is too large or too slow.
     """
-    for folder in (*reversed(target.parent.parents), target.parent):  # each is the user's alone, whatever the umask
+    for folder in (*reversed(target.parent.parents), target.parent):  # only the user may access each, whatever the umask
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
     if not is_ours(target.parent):

@@ -1,10 +1,9 @@
-"""Runs inside gdb and lldb: finds the files that a process had loaded, by build ID, and says where each of them is.
+"""Runs inside gdb and lldb: finds the files that a process had loaded, by build ID, and loads each at its address.
 
-Start scripts load this file from the folder of the cores. Files are looked for in ``sysroot`` beside the core; below
-each folder of $VMCORE2CORE_SYSROOT (DIR:DIR; "/" where it is not set), at their path and in .build-id trees; in the
-debugger's own folders of debug files; and by debuginfod. Where a file is nowhere, what of it was in memory is taken,
-from ``sysroot.incomplete``. A file with another build ID is never loaded, and one line says which are wanted and not
-found.
+Start scripts load this file from the folder of the cores. It searches ``sysroot`` beside the core; each folder in
+$VMCORE2CORE_SYSROOT (DIR:DIR; "/" if unset), at the file's path and in .build-id trees; the debugger's own folders of
+debug files; and debuginfod. If a file is nowhere, the debugger gets the incomplete copy that was recovered from memory,
+in ``sysroot.incomplete``. A file with another build ID is never loaded. One line lists the files that were not found.
 
 Reference: System V gABI, "Program Header" and "Note Section".
 """
@@ -38,14 +37,14 @@ class Wanted(NamedTuple):
     Attributes:
         path: as the process saw it.
         build_id: hexadecimal digits, or None where it is not known.
-        bias: what is added to the file's addresses; None where only the file can tell.
+        bias: load address minus the file's own addresses; None if only the file can tell.
         address: where some of its text is mapped.
-        offset: of that text in the file.
-        here: where it is beside the core, or None.
-        partial: where it is beside the core with what of it was in memory, or None.
+        offset: file offset of that text.
+        here: path of the complete copy beside the core, or None.
+        partial: path of the incomplete copy beside the core, or None.
         program: whether it is the process's program.
-        size: in bytes, or None where it is not known.
-        mtime: when it was changed last, in seconds since 1970, likewise.
+        size: in bytes, or None if unknown.
+        mtime: time of last modification, in seconds since 1970, or None if unknown.
     """
 
     path: str
@@ -60,19 +59,19 @@ class Wanted(NamedTuple):
     mtime: int | None = None
 
     def is_as_large_and_old(self, path: Path, *, any_time: bool) -> bool:
-        """Tell whether a file has the known size of this one, and the known time, unless any will do."""
+        """Tell whether a file has this one's size and, unless ``any_time``, its modification time."""
         status = path.stat()
         return self.size == status.st_size and (any_time or self.mtime == int(status.st_mtime))
 
 
 class Facts(NamedTuple):
-    """What an ELF file says of itself: its build ID, and p_offset, p_vaddr and p_filesz of its text."""
+    """An ELF file's build ID, and p_offset, p_vaddr and p_filesz of its text."""
 
     build_id: str | None
     text: list[tuple[int, int, int]]
 
     def bias(self, wanted: Wanted) -> int | None:
-        """Return what is added to the file's addresses, or None where none of its text can be what was mapped."""
+        """Return the file's load bias, or None if the mapped text is not in this file's text segments."""
         if wanted.bias is not None:
             return wanted.bias
         for p_offset, p_vaddr, p_filesz in self.text:
@@ -82,13 +81,13 @@ class Facts(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A file that is the one.
+    """A file that matches the wanted one.
 
     Attributes:
         path: where it is.
-        bias: what is added to its addresses.
+        bias: its load bias.
         partial: whether it lacks pages.
-        by_path: whether it is taken by its path, size and time, as its build ID is not known.
+        by_path: whether it matched by path, size and time, because the wanted build ID is not known.
     """
 
     path: Path
@@ -98,7 +97,7 @@ class Found(NamedTuple):
 
 
 class Elf:
-    """An ELF file, opened; it may be anything."""
+    """An open file that should be ELF; its content is not trusted."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -124,7 +123,7 @@ class Elf:
             yield p_type, p_flags, p_offset, p_vaddr, p_filesz
 
     def notes(self) -> Iterator[tuple[int, int]]:
-        """Yield offset and size of each piece of notes; Go's linker has the build ID in a section alone."""
+        """Yield offset and size of each note segment and section; Go's linker puts the build ID only in a section."""
         for p_type, _, p_offset, _, p_filesz in self.segments():
             if p_type == PT_NOTE:
                 yield p_offset, p_filesz
@@ -135,7 +134,7 @@ class Elf:
                 yield sh_offset, sh_size
 
     def build_id(self) -> str | None:
-        """Return hexadecimal digits, or None where there is no such note."""
+        """Return the build ID in hexadecimal, or None if the file has none."""
         for start, size in self.notes():
             at, end = start, start + min(size, NOTES_MAX)
             while at + 12 <= end:
@@ -151,9 +150,9 @@ class Elf:
 
 
 def facts_of(path: Path) -> Facts | None:
-    """Return what an ELF file says of itself, or None where there is none."""
+    """Return an ELF file's build ID and text segments, or None if the path is not a readable ELF file."""
     try:
-        if not path.is_file():  # what is no file may block whoever opens it
+        if not path.is_file():  # opening a FIFO or device may block
             return None
         with path.open("rb") as file:
             elf = Elf(file)
@@ -164,7 +163,7 @@ def facts_of(path: Path) -> Facts | None:
 
 
 def below(root: Path, path: str) -> Path:
-    """Return where a path leads below a folder: an absolute link begins there again, and nothing leads out of it."""
+    """Resolve a path inside a folder, as chroot would: absolute links start at the folder, and nothing leads out."""
     todo, links = path.split("/")[::-1], 0
     at: list[str] = []
     while todo:
@@ -183,13 +182,13 @@ def below(root: Path, path: str) -> Path:
 
 
 class Places:
-    """Where files may be, in the order in which they are tried.
+    """The places to search for files, in order.
 
     Args:
-        folder: of the cores.
-        debug_folders: the debugger's own, each with a .build-id tree.
-        environ: $VMCORE2CORE_SYSROOT.
-        download: returns the file that has a build ID, by debuginfod, or None.
+        folder: the folder of the cores.
+        debug_folders: the debugger's own debug folders, each with a .build-id tree.
+        environ: the environment, for $VMCORE2CORE_SYSROOT.
+        download: returns the file with a build ID from debuginfod, or None.
     """
 
     def __init__(
@@ -204,7 +203,7 @@ class Places:
         self.roots = [Path(root) for root in environ.get("VMCORE2CORE_SYSROOT", "/").split(":") if root]
 
     def find(self, wanted: Wanted) -> Found | None:
-        """Return the file, if it is anywhere."""
+        """Return the file, or None if no place has it."""
         for path in self._candidates(wanted):
             facts = facts_of(path)
             bias = None if facts is None else facts.bias(wanted)
@@ -213,7 +212,7 @@ class Places:
         return None if wanted.build_id is not None else self._by_path(wanted)
 
     def debug_file(self, build_id: str) -> Path | None:
-        """Return the separate file of debug information of a file, by its build ID."""
+        """Return the separate debug file with a build ID, or None."""
         name = f".build-id/{build_id[:2]}/{build_id[2:]}.debug"
         below_roots = (below(root, folder + name) for root in self.roots for folder in ("usr/lib/debug/", ""))
         for path in (*below_roots, *(folder / name for folder in self.debug_folders)):
@@ -223,9 +222,9 @@ class Places:
         return None
 
     def _by_path(self, wanted: Wanted) -> Found | None:
-        """Return the file at the path, if it has the size and the time of what was mapped.
+        """Return the file at the wanted path, if it has the mapped file's size and modification time.
 
-        The time of one beside the core was compared when it was copied there.
+        For a copy beside the core, vmcore2core compared the time before it copied the file.
         """
         here = [] if wanted.here is None else [self.folder / wanted.here]
         for path in (*here, *(below(root, wanted.path) for root in self.roots)):
@@ -258,7 +257,7 @@ class Places:
 
 
 def missing(wanted: list[Wanted]) -> str:
-    """Return one line about files that were not found."""
+    """Return one line that lists the files that were not found."""
     named = ", ".join(
         f"{quote(w.path, safe='/+=@,:~')} ({_known_by(w)}{'; in part' if w.partial else ''})" for w in wanted
     )
@@ -273,32 +272,32 @@ def _known_by(wanted: Wanted) -> str:
 
 
 def taken_by_path(paths: list[str]) -> str:
-    """Return one line about files that were taken though their build ID is not known."""
+    """Return one line that lists the files that were accepted although their build ID is not known."""
     known = "by path, size and time, as the dump does not have the build ID"
     return f"vmcore2core: {known}: {', '.join(quote(path, safe='/+=@,:~') for path in paths)}"
 
 
 def said(lost: list[Wanted], by_path: list[str]) -> set[str]:
-    """Print what there is to say of files, and return the paths of those that were not found."""
+    """Print the lines about files, and return the paths of files that were not found."""
     for line in [missing(lost)] * bool(lost) + [taken_by_path(by_path)] * bool(by_path):
         print(line, flush=True)
     return {one.path for one in lost}
 
 
 class Gdb:
-    """gdb; its module is there only inside of it.
+    """Loads files into gdb, whose ``gdb`` module exists only inside gdb.
 
     Args:
-        folder: of the cores.
-        wanted: the files.
-        download: see ``Places``.
+        folder: the folder of the cores.
+        wanted: the files, as arguments of ``Wanted``.
+        download: as in ``Places``.
     """
 
     def __init__(self, folder: str, wanted: list[tuple[Any, ...]], download: Download) -> None:
         import gdb
 
         self.gdb: Any = gdb
-        self.partial_program: int | None = None  # what is added to the addresses of a program that lacks pages
+        self.partial_program: int | None = None  # load bias of a program that lacks pages
         self.wanted = [Wanted(*one) for one in wanted]
         self.places = Places(
             Path(folder), str(gdb.parameter("debug-file-directory") or "").split(":"), download=download
@@ -312,10 +311,10 @@ class Gdb:
                 self.gdb.execute(f"file {_quoted(found.path)}", to_string=True)
 
     def rest(self) -> set[str]:
-        """Load what gdb has not found by the dynamic linker's list.
+        """Load the files that gdb did not find through the dynamic linker's list.
 
         Returns:
-            Paths of the files that are not there, or not whole.
+            Paths of files that are missing or incomplete.
         """
         there = [one for one in self.gdb.objfiles() if one.owner is None]
         loaded = [one.build_id for one in there if one.build_id]
@@ -341,16 +340,16 @@ class Gdb:
         self.gdb.execute(f"add-symbol-file {_quoted(path)} -o {'-' * (bias < 0)}{abs(bias):#x}", to_string=True)
 
     def _add_debug_file(self, wanted: Wanted, bias: int) -> None:
-        """Add debug information to a file that lacks pages: its sections are not those that gdb would lay it over."""
+        """Add debug information for a file that lacks pages; gdb cannot match its sections to the debug file's itself."""
         found = None if wanted.build_id is None else self.places.debug_file(wanted.build_id)
         if found is not None:
             self._add(found, bias)
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as an argument for gdb, which splits command lines as buildargv() of libiberty does.
+    """Quote a path for gdb, which splits command lines as libiberty's buildargv() does.
 
-    One that a command line cannot have, as a line ends within it, gets a link with another name.
+    A path with a line break cannot be quoted; it gets a link with another name.
     """
     if not os.fspath(path).isprintable():
         folder = tempfile.mkdtemp(prefix="vmcore2core-")
@@ -362,10 +361,10 @@ def _quoted(path: Path) -> str:
 
 
 def in_lldb(wanted: list[tuple[Any, ...]], download: Download) -> set[str]:
-    """Load each file that lldb lacks, and take away those with another build ID that it found on this machine.
+    """Load each file that lldb lacks, and remove modules with another build ID that lldb found on this machine.
 
     Returns:
-        Paths of the files that are not there, or not whole.
+        Paths of files that are missing or incomplete.
     """
     import lldb
 
@@ -388,7 +387,7 @@ def _build_id(module: Any) -> str:  # noqa: ANN401
 
 
 def _load_in_lldb(target: Any, places: Places, wanted: Wanted) -> bool:  # noqa: ANN401
-    """Have lldb know a file and its place; returns whether it is there, and whole."""
+    """Load a file into lldb at its address; return whether a complete file was found."""
     if wanted.build_id and _build_id(target.ResolveLoadAddress(wanted.address).module) == wanted.build_id:
         return True
     found = places.find(wanted)

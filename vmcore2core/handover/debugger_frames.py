@@ -1,7 +1,8 @@
-"""Runs inside gdb and lldb: says which frames they guess, and gives gdb those that are known better.
+"""Runs inside gdb and lldb: says which frames the debugger guesses, and tells gdb the callers that vmcore2core found.
 
-Where call frame information is missing, debuggers go on by guesses, and do not say so. Callers that were found without
-it are given to gdb; lldb takes none. Start scripts load this file from the folder of the cores.
+Where call frame information is missing, debuggers guess callers and do not say so. gdb takes the callers that
+vmcore2core found by other means; lldb has no way to take them. Start scripts load this file from the folder of the
+cores.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ class Caller(NamedTuple):
     """The caller of a frame, found without call frame information.
 
     Attributes:
-        path: of the file whose code the frame runs; empty where it is of none.
-        pc, sp: of the frame.
-        registers: name and value of those that are known of the caller.
-        found_by: how it was found.
+        path: path of the file whose code the frame runs; empty if the code is in no file.
+        pc, sp: program counter and stack pointer of the frame.
+        registers: name and value of each known register of the caller.
+        found_by: how the caller was found.
     """
 
     path: str
@@ -32,12 +33,12 @@ class Caller(NamedTuple):
 
 
 class LastFrame(NamedTuple):
-    """The last frame that was found of a thread whose stack goes on.
+    """The last frame found on a thread's stack, where the stack itself goes on.
 
     Attributes:
-        path: as of ``Caller``.
-        pc: of the frame.
-        tid: of the thread.
+        path: as in ``Caller``.
+        pc: program counter of the frame.
+        tid: the thread's TID.
     """
 
     path: str
@@ -46,12 +47,12 @@ class LastFrame(NamedTuple):
 
 
 def use(lost: set[str], callers: list[tuple[Any, ...]], last: list[tuple[Any, ...]]) -> None:
-    """Have gdb take callers where it has no call frame information, and say what it shows then.
+    """Give gdb callers where it has no call frame information, and print which frames these are.
 
     Args:
-        lost: paths of the files that are not there, or not whole; of the others, gdb has call frame information.
-        callers: ``Caller`` for each.
-        last: ``LastFrame`` for each.
+        lost: paths of files that are missing or incomplete; gdb has call frame information of all others.
+        callers: arguments of ``Caller``, one tuple per caller.
+        last: arguments of ``LastFrame``, one tuple per frame.
     """
     taken = [one for one in (Caller(*one) for one in callers) if not one.path or one.path in lost]
     ends = [one for one in (LastFrame(*one) for one in last) if not one.path or one.path in lost]
@@ -62,11 +63,11 @@ def use(lost: set[str], callers: list[tuple[Any, ...]], last: list[tuple[Any, ..
 
 
 def in_lldb(lost: set[str], without: list[str]) -> None:
-    """Say once which frames lldb guesses: it takes no callers from elsewhere.
+    """Print once which frames lldb guesses: it cannot be told callers.
 
     Args:
-        lost: paths of the files that are not there, or not whole.
-        without: paths of those whose frames were found without call frame information, or not at all.
+        lost: paths of files that are missing or incomplete.
+        without: paths of files whose frames were found without call frame information, or not at all.
     """
     guessed = {path for path in without if not path or path in lost}
     if guessed:
@@ -74,7 +75,7 @@ def in_lldb(lost: set[str], without: list[str]) -> None:
 
 
 def notices(taken: list[Caller], ends: list[LastFrame]) -> list[str]:
-    """Return a line for each way by which frames come without call frame information."""
+    """Return one line for each way in which frames were found without call frame information."""
     by_code = {one.path for one in taken if one.found_by == "instructions"}
     others = {one.path for one in taken if one.found_by != "instructions"}
     lines = []

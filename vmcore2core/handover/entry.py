@@ -1,4 +1,4 @@
-"""What the index says of one process, as plain data for JSON; its form is in ``index``'s docstring."""
+"""One process's entry in the index, as plain data for JSON; ``index``'s docstring describes its form."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class KernelView:
-    """What the kernel has of processes; each None where it is not wanted, or the layout does not tell.
+    """Readers of the kernel's side of processes; each is None if it is not wanted or the layout does not support it.
 
     Attributes:
-        stacks: of threads in the kernel.
-        sleepers: why they sleep, and since when.
-        tables: of their open files.
+        stacks: the kernel stacks of threads.
+        sleepers: why threads sleep, and since when.
+        tables: the open files of processes.
     """
 
     stacks: KernelStacks | None = None
@@ -67,13 +67,13 @@ class KernelView:
 
 
 def process_entry(identity: Identity, captured: Captured, stacks: Unwound | str, kernel: KernelView) -> dict[str, Any]:
-    """Return what the index says of a process, without what the writing of its core tells.
+    """Return a process's entry in the index, without the facts that are known only once its core is written.
 
     Args:
-        identity: who it is.
+        identity: the process's identity.
         captured: the same process.
         stacks: the frames of its threads; or why there are none, as a sentence.
-        kernel: what the kernel has of it.
+        kernel: readers of the kernel's side of it.
     """
     in_kernel = _in_kernel(captured, kernel)
     return {
@@ -87,10 +87,10 @@ def process_entry(identity: Identity, captured: Captured, stacks: Unwound | str,
 
 
 def identity_entry(identity: Identity, snapshot: ProcessSnapshot) -> dict[str, Any]:
-    """Return the part that takes no look at memory.
+    """Return the part of the entry that needs no user memory.
 
     Args:
-        identity: who it is.
+        identity: the process's identity.
         snapshot: the same process.
     """
     psargs = snapshot.psinfo.pr_psargs
@@ -113,7 +113,7 @@ def _threads(captured: Captured, stacks: Unwound | str) -> Iterator[dict[str, An
     why = stacks if isinstance(stacks, str) else "no registers"
     try:
         rows = {} if isinstance(stacks, str) else {stack.tid: stack for stack in stack_rows(stacks)}
-    except Vmcore2coreError as error:  # the core is there, and is not to go unmentioned for want of names
+    except Vmcore2coreError as error:  # the core was written: list it even without names
         rows, why = {}, str(error)
     for row in thread_rows(captured.answers):
         stack = rows.get(row.tid)
@@ -141,7 +141,7 @@ def _in_kernel(captured: Captured, kernel: KernelView) -> dict[int, dict[str, An
             tid = sched.task_pid(task)
             stack, call = kernel.stacks.with_call(task, registers)
             asleep = leader is not None and sched.task_state_char(task) not in AWAKE
-        except Vmcore2coreError:  # its core is there, and is not to go unmentioned
+        except Vmcore2coreError:  # the core was written: list it anyway
             continue
         frames = [_kernel_frame(frame) for frame in stack.frames]
         found[tid] = {
@@ -235,9 +235,9 @@ def _vma(vma: Vma, region: Region | None, memory: UserMemory) -> dict[str, Any]:
 
 
 def page_accounting(region: Region, memory: UserMemory) -> dict[str, int]:
-    """Return how many pages of a mapping are what, without those of which there are none.
+    """Return the number of a mapping's pages by state; states without pages are omitted.
 
-    Those that are in the page cache alone are told from those that the process has mapped in.
+    Pages that are only in the page cache are counted apart from pages that the process has mapped in.
     """
     states = memory.survey(region).counts
     counts: Counter[str] = Counter()
@@ -251,7 +251,7 @@ def page_accounting(region: Region, memory: UserMemory) -> dict[str, int]:
 
 
 def _images(captured: Captured) -> Iterator[dict[str, Any]]:
-    """Yield the ELF images that are mapped from their beginning: programs, libraries, the vDSO."""
+    """Yield the ELF images whose first page is mapped: programs, libraries, the vDSO."""
     snapshot = captured.snapshot
     seen: set[tuple[bytes | str, str | None]] = set()
     for vma in snapshot.vmas:

@@ -1,4 +1,4 @@
-"""Symbols of Go programs whose symbol table is not in memory: from the table that Go's runtime has of all functions."""
+"""Symbols of Go programs whose symbol table is not in memory, made from the Go runtime's own table of functions."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NOTES_MAX = 1 << 16
 def go_symbols(
     read: PagedRead, headers: ElfHeaders, order: ByteOrder, word: int, dtype: np.dtype[np.void]
 ) -> tuple[NDArray[np.void], bytes]:
-    """Return Elf_Sym[n] of a Go program's functions, as far as they are known, and their string table.
+    """Return Elf_Sym[n] of a Go program's known functions, and their string table.
 
     Args:
         read: bytes of the file by its own addresses.
-        headers: of the file.
+        headers: the file's headers.
         order: byte order.
         word: bytes of an address.
         dtype: Elf_Sym.
