@@ -92,7 +92,7 @@ def _fetch(url: str, target: Path) -> None:
     Raises:
         OSError, ValueError: the download failed, or is too large or too slow.
     """
-    for folder in (*reversed(target.parent.parents), target.parent):  # only the user may access each, whatever the umask
+    for folder in (*reversed(target.parent.parents), target.parent):  # only the user may access it, whatever the umask
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
     if not is_ours(target.parent):

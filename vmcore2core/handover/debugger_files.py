@@ -340,7 +340,7 @@ class Gdb:
         self.gdb.execute(f"add-symbol-file {_quoted(path)} -o {'-' * (bias < 0)}{abs(bias):#x}", to_string=True)
 
     def _add_debug_file(self, wanted: Wanted, bias: int) -> None:
-        """Add debug information for a file that lacks pages; gdb cannot match its sections to the debug file's itself."""
+        """Add debug information for a file that lacks pages; gdb cannot match its sections to the debug file's."""
         found = None if wanted.build_id is None else self.places.debug_file(wanted.build_id)
         if found is not None:
             self._add(found, bias)

@@ -1,13 +1,13 @@
 """``index.html``: the index as a page that opens from disk, without network.
 
-The page itself has its script, its style and what is to be said of the machine; however large that is, it is small.
-What there is of the processes lies in ``index.data``: ``processes.js``, a table of all, and ``PID.js`` of each, which
-is loaded when somebody looks at it. A browser lets no page read a file from disk, but it lets it run one as a script,
-so each is a call with JSON text.
+The page itself holds its script, its style and the facts about the machine, and stays small however large the machine
+is. The processes are in ``index.data``: ``processes.js`` is a table of all of them, and the page loads ``PID.js`` when
+the reader opens that process. A browser does not let a page read a file from disk, but does let it run one as a script,
+so each file is a function call with JSON text.
 
-Strings from the dump are data: they are JSON, and the script puts them into the page as text alone. A content security
-policy lets no other script run than the template's own and these files, no other style, and asks nothing of a network;
-where the browser knows trusted types, no text can become markup either.
+Strings from the dump are data: they are JSON, and the script adds them to the page only as text. A content security
+policy allows only the template's own script and style and these files, and no network access. In browsers with trusted
+types, no text can become markup either.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HTML_NAME = "index.html"
 SCRIPTS = ("words", "data", "rows", "search", "machine", "process", "main")
 """In the order in which they are run, as one."""
 NO_NAME = ("", "(none)")
-"""What a kernel has as its nodename that was never told one."""
+"""The nodename of a kernel on which none was ever set."""
 _PROCESS_FILE = re.compile(r"\d+\.js")
 _IN_SCRIPTS = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 _IN_QUOTES = {ord("\\"): "\\\\", ord("'"): "\\'"}
@@ -64,7 +64,7 @@ def _asset(name: str) -> str:
 
 
 def _source(text: str) -> str:
-    """Return what a content security policy has for an inline script or style."""
+    """Return the source expression (hash) of an inline script or style for the content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -77,12 +77,12 @@ def write_page(directory: Path, head: dict[str, Any], processes: Iterable[Entry]
     """Write the page and its data, the page last; each file appears whole.
 
     Args:
-        directory: of the cores.
+        directory: the directory of the cores.
         head: the index without "processes".
-        processes: of the index.
+        processes: the entries of the index.
 
     Raises:
-        OutputError: the system refuses, or a process is not as any index has it.
+        OutputError: a system call fails, or an entry does not have an index entry's form.
     """
     table, written = ProcessTable(), set()
     with _data_folder(directory) as data:
@@ -90,7 +90,7 @@ def write_page(directory: Path, head: dict[str, Any], processes: Iterable[Entry]
             try:
                 table.add(entry)
                 found = process_data(entry)
-            except (KeyError, TypeError, AttributeError) as error:  # of an index that --resume took over
+            except (KeyError, TypeError, AttributeError) as error:  # an entry from an index that --resume took over
                 words = f"the index's entry of process {entry['pid']} is not as this version writes it: {error!r}"
                 raise OutputError(f"{directory}: {words}") from error
             written.add(_write(data, str(entry["pid"]), found))
@@ -103,7 +103,7 @@ def write_page(directory: Path, head: dict[str, Any], processes: Iterable[Entry]
 
 @contextmanager
 def _data_folder(directory: Path) -> Iterator[int]:
-    """Give a descriptor of the folder of the page's data, which is made where it is not there."""
+    """Open the folder of the page's data, created if needed, and give its descriptor."""
     shown = f"{directory}/{PAGE_DATA_NAME}"
     try:
         with opened_folder(directory) as above, opened_below(above, PAGE_DATA_NAME, shown, make=True) as data:
@@ -121,7 +121,7 @@ def _write(data: int, name: str, value: object) -> str:
 
 
 def _remove_others(data: int, written: set[str]) -> None:
-    """Remove what an earlier run wrote of processes that this one does not have."""
+    """Remove the files that an earlier run wrote for processes that this run does not have."""
     readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=data)
     try:
         with os.scandir(readable) as found:

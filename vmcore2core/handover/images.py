@@ -1,6 +1,6 @@
-"""Where each ELF file of a process is loaded: what a debugger needs where the dynamic linker's list is not in the core.
+"""Where each ELF file of a process is loaded. A debugger needs this if the core lacks the dynamic linker's list.
 
-The list (r_debug, link_map) is data, which a filtered dump lacks; mappings and program headers tell the same.
+The list (r_debug, link_map) is data, which a filtered dump lacks; mappings and program headers say the same.
 
 References: System V gABI, "Program Loading"; fs/binfmt_elf.c: elf_load() (Linux 7.2) for which file offset goes where.
 """
@@ -31,13 +31,13 @@ class Image:
     Attributes:
         path: as its mappings have it.
         address: where some of its text is mapped.
-        offset: of this text in the file, in bytes.
-        bias: what is added to the file's addresses; None where its program headers are not in memory.
-        build_id: hexadecimal digits, or None where it has none or memory does not tell.
+        offset: file offset of this text, in bytes.
+        bias: load address minus the file's own addresses; None if its program headers are not in memory.
+        build_id: hexadecimal digits, or None if it has none or it is not in memory.
         program: whether it is the process's program.
-        listed: whether the dynamic linker's list, which gdb and lldb follow, has it in the dump.
-        size: of the file in bytes, or None where that is not known.
-        mtime: when it was changed last, in seconds since 1970, likewise.
+        listed: whether the dump has its entry in the dynamic linker's list, which gdb and lldb follow.
+        size: of the file in bytes, or None if unknown.
+        mtime: time of last modification, in seconds since 1970, or None if unknown.
     """
 
     path: bytes
@@ -58,7 +58,7 @@ def images_of(captured: Captured) -> tuple[Image, ...]:
 
 
 class _Finder:
-    """The images of one process; its attributes are what the steps share."""
+    """Finds the images of one process; the attributes are the steps' shared state."""
 
     def __init__(self, snapshot: ProcessSnapshot, memory: UserMemory) -> None:
         self.snapshot, self.memory = snapshot, memory
@@ -74,13 +74,13 @@ class _Finder:
                 yield from self._with_headers(vma)
         at = 0
         for vma in self.executable:
-            # Of a file whose headers are not there, the first text of each mapping of it: the next begins behind it.
+            # If a file's headers are missing, take the first text of each loading of it, then search behind that.
             if vma.path is not None and vma.pgoff is not None and vma.start not in self.covered and vma.start >= at:
                 at = self._end_of_file(vma)
                 yield self._image(vma, vma.start, vma.pgoff * self.snapshot.page_size, None, None)
 
     def _with_headers(self, first: Vma) -> Iterator[Image]:
-        """Yield the image that begins in a mapping, if it is one whose text is where its headers say."""
+        """Yield the image that begins in a mapping, if its text is mapped where its headers say."""
         snapshot, read = self.snapshot, mapped(first, self.memory)
         try:
             headers = parse_headers(read, snapshot.elf_class, snapshot.byte_order)
@@ -103,7 +103,7 @@ class _Finder:
         return None
 
     def _text(self, headers: ElfHeaders, bias: int) -> tuple[int, int] | None:
-        """Return address and offset of the first page of text that is executable where the headers say."""
+        """Return address and file offset of the first page that is text by the headers and is mapped executable."""
         page, bits = self.snapshot.page_size, self.snapshot.elf_class
         for segment in headers.segments:
             at = (bias + (segment.p_vaddr & -page)) % (1 << bits)
@@ -118,7 +118,7 @@ class _Finder:
         self.covered |= {vma.start for vma in self.executable if first.start <= vma.start < (bias + end) & mask}
 
     def _end_of_file(self, first: Vma) -> int:
-        """Return where the mappings of one file end, from its text on, that are one loading of it."""
+        """Return the end of the mappings that belong to one loading of a file, starting at its text."""
         end, offset = first.end, first.pgoff or 0
         for vma in self.snapshot.vmas:
             if vma.start >= first.end and vma.path == first.path:

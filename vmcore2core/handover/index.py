@@ -1,20 +1,20 @@
-"""``index.json``: what a directory of cores has, for machines; every string from the dump is printable.
+"""``index.json``: a machine-readable list of a directory of cores; every string from the dump is made printable.
 
 ::
 
     {"format": "vmcore2core-index", "version": 1,
-     "tool": "vmcore2core 0.1.0", "started": UTC time as ISO 8601, "finished": same, or null while it is not,
-     "dump": {"files": [{"name", "size", "mtime_ns"}], "format", "dump_level"}: of a URL, "mtime_ns" is null, and
-             "tag" is what its server says of its version; of a pipe, "size" is null, too,
+     "tool": "vmcore2core 0.1.0", "started": UTC time as ISO 8601, "finished": same, or null until then,
+     "dump": {"files": [{"name", "size", "mtime_ns"}], "format", "dump_level"}: for a URL, "mtime_ns" is null, and
+             "tag" is the server's version tag; for a pipe, "size" is null, too,
      "kernel": {"machine", "nodename", "release", "version", "build_id", "panic", "crash_time": seconds since 1970},
-     "options": {...} what changes what a core has,
-     "crash", "cpus", "unknown": as of vmcore-tasks info --json,
+     "options": {...} the options that change a core's content,
+     "crash", "cpus", "unknown": as in vmcore-tasks info --json,
      "messages": the kernel's last ones, as dmesg shows them,
      "blocked": [{"pid", "tid", "comm", "frames": [functions, innermost first]} of tasks in uninterruptible sleep],
      "deadlocks": [[TIDs, each of which waits for the next one, and the last for the first]],
-     "left_out": [which pages of processes the dump was written without] or null, "notices": [sentences],
+     "left_out": [the kinds of process pages that the dump left out] or null, "notices": [sentences],
      "warnings": [sentences about the dump],
-     "processes": [one each, by PID],
+     "processes": [one entry per process, by PID],
      "errors": [{"pid", "comm", "error": sentence}]}
 
 A process::
@@ -25,10 +25,10 @@ A process::
      "core": {"file": name in this directory, "size": bytes of the core (holes included), "file_size": of the
               file, which may be compressed, "mtime_ns": of the file,
               "complete": true or false, "pages": present, "missing": pages,
-              "absent": {reason: pages}, "blanked": [[start, end] of bytes that are zeros as was asked],
+              "absent": {reason: pages}, "blanked": [[start, end] of bytes that were blanked on request],
               "threads_left_out": [{"tid", "comm", "reason"}],
               "warnings": [sentences], "notices": [sentences]},
-     "threads": [{"tid", "comm", "state", "registers": where they come from, or why there are none,
+     "threads": [{"tid", "comm", "state", "registers": their source, or why they are missing,
                   "frames": [{"address", "function", "offset", "file", "signal_trampoline", "found_by", "cfi_from",
                               "function_from", "source": {"function", "file", "line"} or null,
                               "inlined": [likewise, the innermost first]}], innermost first: as of vmcore-tasks bt,
@@ -37,27 +37,27 @@ A process::
                              first], "end": likewise} or null,
                   "system_call": {"number", "name", "arguments": [{"name", "value", "text": as a person reads it}]} or
                                  null,
-                  "since": seconds since it last ran, of one that sleeps, or null,
+                  "since": seconds since a sleeping thread last ran, or null,
                   "wait": {"kind", "what": what it waits for, in words, "address": of the futex or the lock or null,
                            "holders": [TIDs of those that can end it], "all_known": whether nothing else can} or null,
-                  "wanted": [{"path", "build_id"} of files that would tell more]}],
+                  "wanted": [{"path", "build_id"} of files that would improve the stack]}],
      "vmas": [{"start", "end", "permissions", "file_pages_offset", "name", "in_core": "yes", "first page" or "no",
                "pages": {state: pages}}],
      "images": [{"name", "start", "build_id"}],
-     "files": [as of vmcore-tasks files --json: the process's, and those of threads that have others] or null,
+     "files": [as in vmcore-tasks files --json: the process's, and threads' own file tables] or null,
      "debug": {"sysroot": folder in this directory or null, "program": its path below it or null,
                "scripts": [names in this directory], "notices": [sentences]},
      "capture": {"kept": "whole" or "stacks", "reason": why no more, or null}}
 
-``capture`` is in an index of ``vmcore2core capture`` alone, which has nothing from ``crash`` to ``notices``. ``debug``
-is there once all cores are. States of pages: ``present`` (mapped in, in the dump), ``page_cache`` (in the dump, not
-mapped in), ``zero``, ``from_swap`` and ``from_file`` (recovered), ``swapped`` (not recovered), ``excluded`` (when the
-dump was written), ``not_in_memory`` (of a file), ``none`` (there is no such page), ``missing`` (all others). null is
+Only ``vmcore2core capture`` writes ``capture``; its index has no ``crash`` to ``notices``. ``debug`` is added once all
+cores are written. Page states: ``present`` (mapped in, in the dump), ``page_cache`` (in the dump, not mapped in),
+``zero``, ``from_swap`` and ``from_file`` (recovered), ``swapped`` (not recovered), ``excluded`` (when the dump was
+written), ``not_in_memory`` (a file's page), ``none`` (no such page exists), ``missing`` (all others). null means
 "not known".
 
-``--resume`` keeps a core if the index has it, was made from the same files (names, sizes, modification times) with the
-same options, and the core has the size and modification time that the index says; with ``--check``, if its pages and
-notes are the dump's, too.
+``--resume`` keeps a core if the index lists it, the index was made from the same files (names, sizes, modification
+times) with the same options, and the core still has the size and modification time in the index. With ``--check``, its
+pages and notes must also match the dump's.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ from vmcore2core.printable import to_json
 FORMAT, VERSION = "vmcore2core-index", 1
 INDEX_NAME = "index.json"
 SLOWDOWN = 10
-"""An index is written again when this many times as long has passed as its writing took: a tenth of the time."""
+"""Rewrite the index after this many times as long as the last write took, so that writing takes a tenth of the time."""
 INDEX_MAX = 1 << 30
 
 Entry = dict[str, Any]
@@ -97,12 +97,12 @@ class Index:
     Args:
         directory: where it is.
         head: "dump", "kernel", "options".
-        hide: blanks secrets in what is added later; of processes, who adds them has done that.
+        hide: blanks secrets in values added later; the caller has already blanked them in processes' entries.
 
     Attributes:
         warnings: sentences about the dump.
-        errors: what could not be converted.
-        story: what the machine was doing, from "crash" to "notices"; nothing where nobody looked.
+        errors: processes that could not be converted.
+        story: what the machine was doing, from "crash" to "notices"; empty if that was not read.
     """
 
     def __init__(self, directory: Path, head: dict[str, Any], hide: Callable[[Any], Any] = lambda value: value) -> None:
@@ -117,24 +117,24 @@ class Index:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the index file."""
         return self.directory / INDEX_NAME
 
     def add(self, entry: Entry) -> None:
-        """Add a process whose core is there, and write the index if it is time."""
+        """Add a process whose core was written, and write the index if it is time."""
         self._entries[entry["pid"]] = to_json(entry)
         if time.monotonic() >= self._next_write:
             self.write()
 
     def amend(self, pid: int, /, **more: object) -> None:
-        """Add to what it says of a process."""
+        """Add fields to a process's entry."""
         self._entries[pid] = to_json({**json.loads(self._entries[pid]), **self._hide(more)})
 
     def write(self, *, finished: bool = False) -> None:
-        """Write the index; it appears whole.
+        """Write the index; the file is replaced only when the new one is complete.
 
         Raises:
-            OutputError: the system refuses.
+            OutputError: a system call fails.
         """
         began = time.monotonic()
         with atomic_file(self.path, force=True) as fd, os.fdopen(os.dup(fd), "w", encoding="ascii") as file:
@@ -142,7 +142,7 @@ class Index:
         self._next_write = time.monotonic() + SLOWDOWN * (time.monotonic() - began)
 
     def document(self, *, finished: bool = False) -> str:
-        """Return the index as JSON, a process a line."""
+        """Return the index as JSON, one process per line."""
         entries = ",\n".join(self._entries[pid] for pid in sorted(self._entries))
         top = ",\n".join(f"{to_json(name)}: {to_json(value)}" for name, value in self.top(finished=finished).items())
         return f'{{{top},\n"processes": [\n{entries}\n]}}\n'
@@ -154,18 +154,18 @@ class Index:
         return {**head, **self._hide({**self.story, "warnings": self.warnings, "errors": errors})}
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what it says of each process, by PID."""
+        """Yield each process's entry, by PID."""
         for pid in sorted(self._entries):
             yield json.loads(self._entries[pid])
 
     def resume(self) -> bool:
-        """Take over what a run before this one had finished, and remove what it had begun.
+        """Take over the cores that an earlier run finished, and remove its unfinished files.
 
         Returns:
-            Whether there was such a run.
+            Whether there was an earlier run.
 
         Raises:
-            OutputError: the index there is of another dump, of other options, or none.
+            OutputError: the existing index belongs to another dump or other options, or is not an index.
         """
         before = read_index(self.path)
         if before is not None:
@@ -179,13 +179,13 @@ class Index:
         return True
 
     def remove_parts(self, sysroots: Sequence[str] = ()) -> None:
-        """Remove what workers had begun that were killed; none may be at work.
+        """Remove the unfinished files of killed workers; no worker may be running.
 
         Args:
-            sysroots: folders in the directory in which to do so as well.
+            sysroots: folders in the directory to clean up as well.
 
         Raises:
-            OutputError: the system refuses.
+            OutputError: a system call fails.
         """
         try:
             with opened_folder(self.directory) as directory:
@@ -197,7 +197,7 @@ class Index:
             raise OutputError(f"{self.directory} cannot be read: {error.strerror}") from error
 
     def _check(self, before: dict[str, Any]) -> None:
-        """Raise ``OutputError`` if an index is of another dump, of other options or another version."""
+        """Raise ``OutputError`` if an index belongs to another dump, other options or another version."""
         if any(file["size"] is None for file in self.head["dump"]["files"]):
             raise OutputError(
                 f"{self.path} cannot be gone on with: the dump comes through a pipe, so it may be another; name the "
@@ -212,11 +212,11 @@ class Index:
         return [path.name for path in found if path.is_dir() and not path.is_symlink()]
 
     def drop(self, pid: int) -> None:
-        """Forget a process, whose core is to be written again."""
+        """Forget a process, so that its core is written again."""
         self._entries.pop(pid, None)
 
     def kept(self, pid: int, comm: str) -> Entry | None:
-        """Return what is known of a process whose core is there already, or None."""
+        """Return the entry of a process whose core an earlier run wrote, or None."""
         entry = json.loads(self._entries[pid]) if pid in self._entries else None
         return entry if entry is not None and entry["comm"] == comm else None
 
@@ -232,10 +232,10 @@ class Index:
 
 
 def read_index(path: Path) -> dict[str, Any] | None:
-    """Return an index, or None where there is no file.
+    """Return an index, or None if the file does not exist.
 
     Raises:
-        OutputError: the file is no index.
+        OutputError: the file is not an index.
     """
     try:
         found = json.loads(_content(path))
@@ -256,7 +256,7 @@ def read_index(path: Path) -> dict[str, Any] | None:
 
 
 def _content(path: Path) -> bytes:
-    """Return what a file has, as far as it can be an index."""
+    """Return a file's content, if it can be an index."""
     with opened_folder(path.parent) as directory:
         fd = open_own_file(directory, path.name, str(path))
     with os.fdopen(fd, "rb") as file:
@@ -267,7 +267,7 @@ def _content(path: Path) -> bytes:
 
 
 def _is_entry(entry: object) -> bool:
-    """Tell whether an entry has what ``--resume`` looks at."""
+    """Tell whether an entry has the fields that ``--resume`` reads."""
     if not isinstance(entry, dict) or not isinstance(core := entry.get("core"), dict):
         return False
     numbers = (entry.get("pid"), *(core.get(name) for name in ("file_size", "mtime_ns", "missing", "pages")))

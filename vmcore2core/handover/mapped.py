@@ -1,7 +1,7 @@
-"""Which files of a process belong beside its core: what is found in the process itself, as plain data.
+"""Which files of a process belong beside its core, as plain data, found in the process itself.
 
-ELF files that it has mapped, by the paths that it sees, the other names that its dynamic linker has for them, and what
-tells of which system it was.
+These are the ELF files that it has mapped, by the paths that it sees, with its dynamic linker's other names for them,
+and the os-release file that identifies its system.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MappedFile:
 
     Attributes:
         mapping: kernel virtual address of its ``struct address_space``.
-        build_id: what the process's memory has there, or None where it has none.
+        build_id: the build ID in the process's memory, or None if it is not there.
     """
 
     mapping: int
@@ -48,12 +48,12 @@ class MappedFiles:
     """The files of one process.
 
     Attributes:
-        elf_class, byte_order: of its programs.
-        files: by path, as the process sees it.
-        paths: likewise, by what a mapping has: that may say " (deleted)".
-        links: path by each other name that the dynamic linker has for a file.
-        program: path of the process's program, or None where it is not known.
-        sentences: about what could not be looked up.
+        elf_class, byte_order: ELF class and byte order of its programs.
+        files: each file by its path, as the process sees it.
+        paths: the same path by the mapping's name, which may end in " (deleted)".
+        links: path of a file by each other name that the dynamic linker has for it.
+        program: path of the process's program, or None if unknown.
+        sentences: say what could not be looked up.
     """
 
     elf_class: int
@@ -66,13 +66,13 @@ class MappedFiles:
 
 
 class Finder:
-    """Finds the files of processes; what it saw of a file, it remembers.
+    """Finds the files of processes, and remembers how each file begins.
 
     Args:
-        processes: of the dump.
+        processes: the dump's processes.
 
     Raises:
-        LayoutUnknown, MemoryFault: there is no page cache that can be searched, or files' sizes are not known.
+        LayoutUnknown, MemoryFault: the page cache cannot be searched, or files' sizes are not known.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -84,7 +84,7 @@ class Finder:
 
         Args:
             leader: the thread group's leader.
-            captured: the process, if it was captured already.
+            captured: the process, if the caller has captured it already.
 
         Raises:
             TaskError, MemoryFault, LayoutError, CorruptStructure: the process cannot be converted.
@@ -93,7 +93,7 @@ class Finder:
         return _OfProcess(self, captured, leader).run()
 
     def magic(self, mapping: StructView) -> bytes | None:
-        """Return how a file begins, or None where that is not known.
+        """Return the first bytes of a file, or None if they are not known.
 
         Raises:
             CorruptStructure, MemoryFault, LayoutUnknown: its inode or its page cache is broken.
@@ -112,12 +112,12 @@ def page_cache(processes: Processes) -> PageCache:
         LayoutUnknown, MemoryFault: it cannot be searched, or files' sizes are not known.
     """
     for struct, member in (("address_space", "host"), ("inode", "i_size")):
-        processes.kernel.layout.member(struct, member)  # without a file's size, none is ever whole
+        processes.kernel.layout.member(struct, member)  # without its size, a file is never known to be complete
     return PageCache(processes.kernel)
 
 
 class _OfProcess:
-    """The files of one process; its attributes are what the steps share."""
+    """Finds the files of one process; the attributes are the steps' shared state."""
 
     def __init__(self, finder: Finder, captured: Captured, leader: StructView) -> None:
         self.finder, self.leader = finder, leader
@@ -140,7 +140,7 @@ class _OfProcess:
         )
 
     def _choose(self) -> None:
-        """Find the ELF files that the process has mapped, and the file that tells what system it saw."""
+        """Find the ELF files that the process has mapped, and its os-release file."""
         paths = {int(vma.start): vma.path for vma in self.snapshot.vmas}
         chosen: set[int] = set()
         for view in self._vmas():
@@ -166,19 +166,19 @@ class _OfProcess:
             self.sentences.append(f"files may be missing: {error}")
 
     def _is_image(self, mapping: StructView, *, executed: bool) -> bool:
-        """Tell whether a file begins as an ELF file; where that is not known, whether it is executed."""
+        """Tell whether a file begins with the ELF magic; if its start is not known, whether it is executed."""
         magic = self.finder.magic(mapping)
         return executed if magic is None else magic == ELFMAG
 
     def _choose_os_release(self) -> None:
-        """Find /etc/os-release, or what it is a link to, in the root directory of the process."""
+        """Find /etc/os-release, or the file that it links to, in the process's root directory."""
         try:
             fs_struct = self.leader.follow("fs", "fs_struct")
             root = None if fs_struct is None else fs_struct.embedded("root", "path").follow("dentry", "dentry")
             for path in OS_RELEASE:
                 inode = None if root is None else dcache.lookup(root, path[1:])
                 mapping = None if inode is None else inode.follow("i_mapping", "address_space")
-                # A link's inode has its text there.
+                # A symbolic link's inode has its target's name there, not pages of a file.
                 if mapping is not None and inode is not None and S_ISREG(inode.uint("i_mode", size=2)):
                     self.files[path] = int(mapping.address)
         except BROKEN as error:
@@ -200,13 +200,13 @@ class _OfProcess:
         return MappedFile(mapping, build_id(mapped(first, self.memory), snapshot.elf_class, snapshot.byte_order))
 
     def _links(self) -> dict[bytes, bytes]:
-        """Return the names by which the dynamic linker has the files, where these are others."""
+        """Return the dynamic linker's names for the files that differ from the mappings' names."""
         links = {}
         for loaded in link_map(self.snapshot, self.memory.read).objects:
             vma = vma_at(self.snapshot, loaded.l_ld)
             path = None if vma is None else self.path_of.get(vma.path or b"")
             name = loaded.l_name
-            # What leads through ".." is found by its last component, in the script's solib-search-path.
+            # gdb finds a name with ".." by its last component, in the script's solib-search-path.
             if path is not None and name.startswith(b"/") and name not in self.files and b".." not in name.split(b"/"):
                 links[name] = path
         return links
