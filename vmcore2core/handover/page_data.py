@@ -1,23 +1,23 @@
-"""What the page shows, as data for its script: a table of all processes, and of each process what its panel has.
+"""The page's data for its script: a table of all processes, and the panel of each process.
 
-Both are made from entries of the index. The table is small, for a browser has it whole; what is said often stands once,
-in a list, and numbers name its place there::
+Both are made from the index's entries. The browser loads the whole table, so it must be small: each repeated value is
+listed once, and rows hold its number in that list::
 
     {"pid", "nspid", "comm", "command", "exe", "uid", "states": letters of all threads, "container": the innermost,
      "cgroup", "rss": bytes, "size": of the core, "missing": pages, "complete",
      "waits": what a thread waits for, in words, "threads": [[tid, name, stack], ...]
-         each of these a list with an item a process,
-     "texts": [what "comm", "command", "exe", "states", "container", "cgroup", "waits" and names are numbers of],
+         each of these a list with one item per process,
+     "texts": [strings, which "comm", "command", "exe", "states", "container", "cgroup", "waits" and names number],
      "functions": [names],
      "stacks": [[[functions of the kernel, innermost first], [likewise of the program]], ...],
      "errors": as in the index}
 
-A process is its entry without the time of its core, and with the mappings in rows::
+A process's panel is its entry without its core's modification time, and with its mappings as rows::
 
     {..., "vmas": {"names": [...], "permissions": [...],
                    "rows": [[start, end, permissions, name, in the core, {state: pages}], ...]}}
 
-where 0, 1 and 2 say that a mapping is not in the core, is, or its first page alone.
+where "in the core" is 0 for a mapping that is not in the core, 1 for one that is, and 2 if only its first page is.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Entry = dict[str, Any]
 Item = TypeVar("Item", bound=Hashable)
 
 WAIT_MAX = 120
-"""Characters of what a thread waits for that the table has."""
+"""The table cuts the text that says what a thread waits for at this many characters."""
 _IN_CORE = {"no": 0, "yes": 1, "first page": 2}
 
 
 class Numbered(Generic[Item]):
-    """Items that are said once, and named by their number."""
+    """Lists each item once, and gives it a number."""
 
     def __init__(self) -> None:
         self._numbers: dict[Item, int] = {}
@@ -63,14 +63,14 @@ class ProcessTable:
         """Add a process.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is not as any index has it.
+            KeyError, TypeError, AttributeError: the entry does not have an index entry's form.
         """
         for name, value in self._row(entry).items():
             shown = self._texts.number(value) if isinstance(value, str) else value
             self._columns.setdefault(name, []).append(shown)
 
     def document(self) -> dict[str, Any]:
-        """Return the table, without what could not be converted."""
+        """Return the table, without the processes that could not be converted."""
         columns = self._columns or {name: [] for name in self._row(_NOT_KNOWN)}
         said_once = {"texts": self._texts.items, "functions": self._functions.items, "stacks": self._stacks.items}
         return {**columns, **said_once}
@@ -118,7 +118,7 @@ _NOT_KNOWN: Entry = {
 def functions(frames: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield the functions of frames of the index, innermost first.
 
-    One without a name is its address and file, so that only the very same one is equal.
+    A function without a name is shown as its address and file, so that different ones do not compare equal.
     """
     for frame in frames:
         for one in frame.get("inlined", ()):
@@ -134,10 +134,10 @@ def _place(frame: dict[str, Any]) -> str:
 
 
 def process_data(entry: Entry) -> Entry:
-    """Return what the panel of a process has.
+    """Return the data of a process's panel.
 
     Raises:
-        KeyError, TypeError, AttributeError: it is not as any index has it.
+        KeyError, TypeError, AttributeError: the entry does not have an index entry's form.
     """
     names: Numbered[str] = Numbered()
     permissions: Numbered[str] = Numbered()

@@ -1,12 +1,12 @@
-"""An ELF file of which pages are missing, made so that debuggers take symbols and call frame information from it.
+"""Rebuilds an ELF file that lacks pages, so that debuggers can read its symbols and call frame information.
 
-What is known of the file stays where it is. Behind it come section headers: the file's own if they are in memory, else
-some made of its program headers and its dynamic section, as only those are mapped. A section of which a byte is not
-known is SHT_NOBITS, so that nobody takes a hole's zeros for its bytes. In place of such, .symtab has the dynamic
-symbols that are known, and .debug_frame the call frame information.
+The known bytes stay at their offsets. Section headers follow them: the file's own if they are in memory, else headers
+made from its program headers and its dynamic section, because only those are mapped. A section with any unknown byte
+becomes SHT_NOBITS, so that no debugger takes a hole's zeros for its bytes. In place of such sections, a new .symtab
+has the known dynamic symbols, and a new .debug_frame the known call frame information.
 
-lief builds and edits ELF files, but moves segments when it writes section headers to a file that has none, and wants
-all bytes of a file.
+lief builds and edits ELF files, but moves segments when it adds section headers to a file that has none, and needs all
+bytes of a file.
 
 References: System V gABI, chapters "Sections", "Symbol Table" and "Dynamic Linking".
 """
@@ -38,12 +38,12 @@ SYMBOLS = (elf_dynamic.SHT_SYMTAB, elf_dynamic.SHT_DYNSYM)
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What is to be written to a copy of what is known.
+    """The bytes to write into a copy of a file's known bytes.
 
     Attributes:
-        header: its new ELF header, at 0.
-        tail: what comes behind it.
-        tail_at: where, in bytes.
+        header: the new ELF header, at offset 0.
+        tail: the bytes to append.
+        tail_at: file offset of ``tail``.
     """
 
     header: bytes
@@ -52,14 +52,14 @@ class Rebuilt:
 
 
 def rebuilt(read: Read, size: int, elf_class: int, order: ByteOrder, page_size: int) -> Rebuilt | None:
-    """Return what makes an ELF file of what is known of one, or None where its headers are not.
+    """Return the bytes that make a partly known file a readable ELF file, or None if its ELF headers are not known.
 
     Args:
         read: bytes by file offset.
-        size: of the file.
+        size: size of the file in bytes.
         elf_class: 32 or 64.
         order: byte order.
-        page_size: what is known is so page by page.
+        page_size: bytes of a page; each page is known as a whole, or not at all.
     """
 
     def padded(offset: int, wanted: int) -> bytes | None:
@@ -75,7 +75,7 @@ def rebuilt(read: Read, size: int, elf_class: int, order: ByteOrder, page_size: 
 
 
 class _Builder:
-    """One file; its attributes are what the steps share."""
+    """Rebuilds one file; the attributes are the steps' shared state."""
 
     def __init__(self, read: PagedRead, size: int, elf_class: int, order: ByteOrder, headers: ElfHeaders) -> None:
         self.read, self.size, self.headers = read, size, headers
@@ -105,7 +105,7 @@ class _Builder:
     def _at_address(self, address: int, size: int) -> bytes | None:
         """Read the file by its own addresses."""
         for segment in self.headers.segments:
-            # Whole pages are mapped: around a segment is what the file has there.
+            # Whole pages are mapped, so the bytes around a segment are the file's, too.
             within = segment.p_offset % self.read.page_size
             at = address - segment.p_vaddr + within
             if segment.p_type == elf.PT_LOAD and 0 <= at <= at + size <= align_up(
@@ -121,7 +121,7 @@ class _Builder:
         )
 
     def _own_sections(self) -> NDArray[np.void] | None:
-        """Return the file's own section headers, if they are known."""
+        """Return the file's own section headers, or None if they are not all known."""
         headers, dtype = self.headers, elf_dynamic.SHDR_DTYPE[self.variant]
         if not headers.e_shoff or not headers.e_shstrndx < headers.e_shnum <= SECTIONS_MAX:
             return None
@@ -129,7 +129,7 @@ class _Builder:
         return None if raw is None else np.frombuffer(raw, dtype)
 
     def _take_names(self, table: NDArray[np.void]) -> bool:
-        """Take the names of the file's own sections; returns whether they are known."""
+        """Take the names of the file's own sections; return whether they are known."""
         strings = table[self.headers.e_shstrndx]
         names = self.read(int(strings["sh_offset"]), int(strings["sh_size"]))
         self.names = b"\0" if names is None else names + b"\0"
@@ -143,15 +143,16 @@ class _Builder:
                 values["sh_type"] = elf_dynamic.SHT_NOBITS
             self.rows.append(values)
         for row in self.rows:
-            # Symbols whose names are not there are of no use to anybody.
+            # Symbols without their names are useless.
             if row["sh_type"] in SYMBOLS and not self._has_names(row):
                 row["sh_type"] = elf_dynamic.SHT_NOBITS
 
     def _sections_of_segments(self, own: NDArray[np.void] | None) -> None:
-        """Make sections of what is mapped: text and data for symbols to be in, notes, .eh_frame_hdr.
+        """Make sections from the mapped segments: text and data for symbols to refer to, notes, .eh_frame_hdr.
 
         Args:
-            own: the file's own section headers without names: Go's linker has those in front, and notes in no segment.
+            own: the file's own section headers if only their names are missing: Go's linker puts the headers at the
+                front of the file, and its notes in no segment.
         """
         self._add("", elf_dynamic.SHT_NULL, 0, 0, 0, 0)
         for segment in self.headers.segments:
@@ -170,8 +171,8 @@ class _Builder:
         flags |= elf_dynamic.SHF_EXECINSTR if text else elf_dynamic.SHF_WRITE
         whole = segment.p_filesz == segment.p_memsz and self._known(segment.p_offset, segment.p_filesz)
         kind = elf_dynamic.SHT_PROGBITS if whole else elf_dynamic.SHT_NOBITS
-        # No name of the linker's: where those begin is not known, and gdb lays the sections of a separate debug file
-        # over those of the same name.
+        # Use no name that linkers use: where their sections begin is not known, and gdb places a separate debug file's
+        # sections by those of the same name.
         name = ".load.text" if text else ".load.data"
         self._add(name, kind, flags, segment.p_vaddr, segment.p_offset, segment.p_memsz, sh_addralign=16)
 
@@ -180,7 +181,7 @@ class _Builder:
         return link < len(self.rows) and self.rows[link]["sh_type"] == elf_dynamic.SHT_STRTAB
 
     def _torn_symtab(self, own: NDArray[np.void]) -> tuple[int, int, int, int] | None:
-        """Return where .symtab is, how many symbols it has, and where their names are, if bytes are missing."""
+        """Return .symtab's place, its number of symbols, and its string table's place, if bytes of it are missing."""
         for before, row in zip(own, self.rows, strict=True):
             link = row["sh_link"]
             if before["sh_type"] == elf_dynamic.SHT_SYMTAB != row["sh_type"] and link < len(self.rows):
@@ -199,12 +200,12 @@ class _Builder:
             self._add_symbols(self.by_address, symtab, count, strtab, strsz)
 
     def _add_symbols(self, read: PagedRead, symtab: int, count: int, strtab: int, strsz: int) -> None:
-        """Add a symbol table of those symbols that are known, with their names.
+        """Add a symbol table of the symbols whose entries and names are known.
 
         Args:
-            read: bytes where the table and the names lie.
-            symtab: where the table begins there.
-            count: of symbols.
+            read: reads the table and the names.
+            symtab: where the table begins, as ``read`` counts.
+            count: number of symbols.
             strtab, strsz: where the names begin, and their size in bytes.
         """
         if strsz > STRINGS_MAX or not count:
@@ -220,7 +221,7 @@ class _Builder:
         self._add_symtab(table[named].copy(), strings)
 
     def _add_go_symbols(self) -> bool:
-        """Add a symbol table of a Go program's functions; returns whether there are any."""
+        """Add a symbol table of a Go program's functions; return whether any function was found."""
         dtype = elf_dynamic.SYM_DTYPE[self.variant]
         table, strings = go_symbols(self.by_address, self.headers, self.order, self.word, dtype)
         if len(table):
@@ -228,10 +229,10 @@ class _Builder:
         return bool(len(table))
 
     def _add_symtab(self, table: NDArray[np.void], strings: bytes) -> None:
-        """Add symbols, in the sections that there are, and their names."""
+        """Add the symbols that lie in an existing section, and their names."""
         dtype = table.dtype
         table["st_shndx"] = self._section_of(table["st_value"].astype(np.uint64))
-        # A symbol of no section that is there would be one of an absolute address, which no debugger relocates.
+        # A symbol without a section would have an absolute address, which debuggers do not relocate.
         table = table[table["st_shndx"] != elf_dynamic.SHN_UNDEF]
         local = table["st_info"] >> elf_dynamic.STB_SHIFT == elf_dynamic.STB_LOCAL
         table = np.concatenate([np.zeros(1, dtype), table[local], table[~local]])
@@ -252,12 +253,12 @@ class _Builder:
         self._add(".strtab", elf_dynamic.SHT_STRTAB, 0, 0, *self._append(strings), sh_addralign=1)
 
     def _symbols_in(self, start: int, run: bytes, symtab: int, dtype: np.dtype[np.void]) -> NDArray[np.void]:
-        """Return the symbols that lie whole in a run of known bytes."""
+        """Return the symbols that lie completely in a run of known bytes."""
         skip = -(start - symtab) % dtype.itemsize
         return np.frombuffer(run, dtype, max(len(run) - skip, 0) // dtype.itemsize, min(skip, len(run)))
 
     def _strings(self, read: PagedRead, strtab: int, strsz: int) -> Iterator[bytes]:
-        """Yield the string table: zeros where it is not known, which no name that is taken reaches."""
+        """Yield the string table, with zeros where it is not known; no symbol that is kept has its name there."""
         at = strtab
         for start, run in read.known(strtab, strsz):
             yield bytes(start - at)
@@ -285,18 +286,18 @@ class _Builder:
         return {int(row["d_tag"]): int(row["d_val"]) for row in reversed(table)}
 
     def _count(self, dynamic: dict[int, int]) -> int:
-        """Return the number of dynamic symbols; 0 where it is not known."""
+        """Return the number of dynamic symbols, or 0 if it is not known."""
         gnu, old = dynamic.get(elf_dynamic.DT_GNU_HASH), dynamic.get(elf_dynamic.DT_HASH)
         count = None if gnu is None else count_by_gnu_hash(self.by_address, gnu, self.order, self.word)
         if count is None and old is not None:
             count = count_by_hash(self.by_address, old, self.order)
         symtab, strtab = dynamic.get(elf_dynamic.DT_SYMTAB, 0), dynamic.get(elf_dynamic.DT_STRTAB, 0)
-        if count is None and symtab < strtab:  # GNU's linkers write the names behind them
+        if count is None and symtab < strtab:  # GNU linkers put the names behind the symbols
             count = (strtab - symtab) // elf_dynamic.SYM_DTYPE[self.variant].itemsize
         return min(count or 0, SYMBOLS_MAX)
 
     def _add_call_frames(self) -> None:
-        """Add call frame information where the file's own sections have none that is whole."""
+        """Add call frame information, unless the file's own section of it is complete."""
         hdr = self.headers.of_type(elf_dynamic.PT_GNU_EH_FRAME)
         own = self._find(".eh_frame")
         if hdr is None or (own is not None and own["sh_type"] != elf_dynamic.SHT_NOBITS):
@@ -336,7 +337,7 @@ class _Builder:
         self.names += name.encode() + b"\0" if name else b""
 
     def _finish(self) -> Rebuilt:
-        """Append the section headers, and return all with a header that leads to them."""
+        """Append the section headers, and return the tail with an ELF header that points to them."""
         names_at = len(self.names)
         self.names += b".shstrtab\0"
         place = self._append(self.names)

@@ -1,8 +1,8 @@
-"""Programs and libraries, rebuilt from the page cache at their paths below a folder that debuggers take as sysroot.
+"""Programs and libraries, rebuilt from the page cache at their paths below a folder that debuggers use as sysroot.
 
-Only a file all of whose bytes are known comes there. What is known of the others goes to another folder, with a list of
-what is missing: there is nothing in the first that the machine did not have. Where processes see different files at
-one path, as containers do, the second gets a folder of its own.
+The sysroot has only complete files, so it contains nothing that the machine did not have. Incomplete files go to
+another folder, with a list of the missing pages. Where processes see different files at one path, as in containers,
+the second file goes to a second sysroot.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NOT_CHECKED = (
 
 
 class _PagesDamaged(Exception):
-    """Pages turned out not to decode; the file is not whole."""
+    """Pages of the file failed to decode, so the file is not complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class RecoveredFile:
 
     Attributes:
         path: below the folder, as the process sees it.
-        folder: where it is; None where it could not be written.
+        folder: the folder that it was written to; None if it could not be written.
         size: bytes.
-        missing_pages: pages that are not known; not 0 means that it is in the folder of the incomplete ones.
-        build_id: of its bytes, as hexadecimal digits, or None where it has none.
-        build_id_in_process: what the process's own memory has there, likewise.
+        missing_pages: pages that are not known; if any, the file is in the folder of incomplete files.
+        build_id: the build ID in its bytes, in hexadecimal, or None.
+        build_id_in_process: the build ID in the process's own memory, in hexadecimal, or None.
         origin: the file below --sysroot that it was copied from, or None.
-        rebuilt: whether it lacks pages, and has sections of what is known.
+        rebuilt: whether it lacks pages and got new section headers for its known bytes.
     """
 
     path: bytes
@@ -72,17 +72,17 @@ class RecoveredFile:
 
 @dataclass(frozen=True)
 class RecoveredFiles:
-    """What came of one process's files.
+    """The files that were written for one process.
 
     Attributes:
-        sysroot: the folder that has the complete ones.
-        program: path of the process's program below it, or None where it is not there.
-        libraries: directories below it in which there are libraries, absolute as the process sees them.
-        names: path below it by what a mapping has, of each file that is there; start scripts may have it as it is.
-        incomplete: the folder that has the others.
-        partial: path below that, likewise, of each file that debuggers can take what is known from.
-        files: all.
-        sentences: about files that are not there, or not whole.
+        sysroot: the folder of complete files.
+        program: path of the process's program below it, or None if it is not there.
+        libraries: directories of libraries below it, as absolute paths that the process sees.
+        names: path below it of each complete file, by the mapping's name; start scripts can use the path unquoted.
+        incomplete: the folder of incomplete files.
+        partial: path below ``incomplete``, by the mapping's name, of each incomplete file that debuggers can read.
+        files: all files.
+        sentences: name the files that are missing or incomplete.
     """
 
     sysroot: Path
@@ -97,7 +97,7 @@ class RecoveredFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What an original has: bytes, build ID, and when it was changed last, in seconds since 1970; None: not known."""
+    """What the original file must match: size, build ID, modification time in seconds since 1970; None: not known."""
 
     size: int
     build_id: bytes | None
@@ -106,7 +106,7 @@ class _Wanted:
 
 @dataclass
 class _Place:
-    """One sysroot and its folder of incomplete files; what has which path is known by ``struct address_space``."""
+    """One sysroot and its folder of incomplete files; remembers which ``struct address_space`` has which path."""
 
     whole: Tree
     incomplete: Tree
@@ -121,13 +121,13 @@ class Recovery:
     """The files of all processes of a run.
 
     Args:
-        processes: of the dump.
+        processes: the dump's processes.
         folder: the first sysroot; others are beside it, as FOLDER.2, FOLDER.incomplete.
         force: replace existing files.
-        secrets: no file in which one is found is written.
+        secrets: a file that contains one is not written.
 
     Raises:
-        LayoutUnknown, MemoryFault: there is no page cache that can be searched, or files' sizes are not known.
+        LayoutUnknown, MemoryFault: the page cache cannot be searched, or files' sizes are not known.
     """
 
     def __init__(
@@ -139,11 +139,11 @@ class Recovery:
         self._places: list[_Place] = []
 
     def add(self, mapped: MappedFiles) -> RecoveredFiles:
-        """Write what a process has mapped of ELF files, and its os-release."""
+        """Write the ELF files that a process has mapped, and its os-release file."""
         return _OfProcess(self, mapped).run()
 
     def place(self, wanted: dict[bytes, int]) -> _Place:
-        """Return the first place in which no path has another file; a new one where there is none."""
+        """Return the first place where no path has a different file, or a new place."""
         for place in self._places:
             if place.agrees(wanted):
                 return place
@@ -159,7 +159,7 @@ class Recovery:
 
 
 class _OfProcess:
-    """The files of one process; its attributes are what the steps share."""
+    """Writes the files of one process; the attributes are the steps' shared state."""
 
     def __init__(self, recovery: Recovery, mapped: MappedFiles) -> None:
         self.recovery, self.mapped = recovery, mapped
@@ -208,7 +208,7 @@ class _OfProcess:
             self.sentences.append(str(error))
 
     def _recovered(self, place: _Place, path: bytes, file: MappedFile) -> Iterator[RecoveredFile]:
-        """Write a file that is not there yet, and yield what there is to say of it; nothing where that failed."""
+        """Write a file unless it was written before, and yield its record; yield nothing if that failed."""
         key = file.mapping, path
         try:
             if key not in place.written:
@@ -225,7 +225,7 @@ class _OfProcess:
         yield found
 
     def _write(self, place: _Place, path: bytes, file: MappedFile) -> RecoveredFile:
-        """Write a file where it belongs: pages may turn out to be damaged only when they are read.
+        """Write a file to the sysroot or, if a page turns out to be damaged when read, to the incomplete files.
 
         Raises:
             OutputError: it cannot be written, or is not the file that the process had.
@@ -253,7 +253,7 @@ class _OfProcess:
                 with tree.create(path) as fd:
                     _copy(pages, fd, whole=whole)
                     made = None if whole else self._rebuild(pages, fd)
-                    # Its time is not known. The present one would be later than the core's, and gdb warns of that.
+                    # The file's time is not known. gdb warns if a file is newer than the core, so do not leave "now".
                     os.utime(fd, (0, 0))
                 if not whole:
                     with tree.create(path + MISSING_SUFFIX) as fd:
@@ -267,7 +267,7 @@ class _OfProcess:
         raise OutputError("its pages read differently each time")
 
     def _rebuild(self, pages: FilePages, fd: int) -> Rebuilt | None:
-        """Give a file that lacks pages sections of what is known."""
+        """Give a file that lacks pages section headers for its known bytes."""
         mapped = self.mapped
         made = rebuilt(pages.read, pages.size, mapped.elf_class, mapped.byte_order, pages.page_size)
         if made is not None:
@@ -276,12 +276,12 @@ class _OfProcess:
         return made
 
     def _original(self, place: _Place, path: bytes, wanted: _Wanted) -> Path | None:
-        """Copy a file from below the first --sysroot that has the one, and return where it was."""
+        """Copy a file from the first --sysroot that has it, and return the path that it was copied from."""
         places = filter(None, (sysroot.find(path) for sysroot in self.recovery.processes.sysroots))
         return next((found for found in places if self._is_copied(place, path, found, wanted)), None)
 
     def _is_copied(self, place: _Place, path: bytes, found: Path, wanted: _Wanted) -> bool:
-        """Copy a file if it is the one; returns whether it is there."""
+        """Copy a file if it matches; return whether the copy exists."""
         try:
             with place.whole.create(path) as fd:
                 self._copy_original(found, fd, wanted)
@@ -300,7 +300,7 @@ class _OfProcess:
         """Copy a file.
 
         Raises:
-            OutputError: what was copied has another size or build ID; or another time, where no build ID is known.
+            OutputError: the copy has another size or build ID; or, if no build ID is known, another time.
             OSError: it cannot be read, or written.
         """
         with found.open("rb", buffering=0) as source, os.fdopen(os.dup(fd), "wb") as target:
@@ -329,10 +329,10 @@ def _read_at(fd: int, offset: int, size: int) -> bytes | None:
 
 
 def _copy(pages: FilePages, fd: int, *, whole: bool) -> None:
-    """Write what is known of a file; the rest stays a hole.
+    """Write the known pages of a file; the others stay holes.
 
     Raises:
-        _PagesDamaged: it was to be whole, and is not.
+        _PagesDamaged: ``whole`` is set, and a page failed to decode.
     """
     os.ftruncate(fd, pages.size)
     for index, rows in pages.batches():

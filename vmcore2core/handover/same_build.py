@@ -1,7 +1,7 @@
-"""Files that are more than once in a dump: what one lacks in memory, another with the same build ID may have.
+"""Files with the same build ID: one copy in the page cache may have the pages that another lacks.
 
-Containers, chroots and copies have the same programs and libraries as files of their own, each with its own pages in
-the page cache.
+Containers, chroots and copies have the same programs and libraries as separate files, each with its own pages in the
+page cache.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from vmcore2core.process.capture import Processes
 from vmcore2core.process.filepages import FilePages
 
 OTHERS_MAX = 64
-"""Files with one build ID that are looked at."""
+"""Most files with one build ID that are searched."""
 
 
 class SameBuilds:
     """The files of all processes, by build ID.
 
     Args:
-        processes: of the dump.
+        processes: the dump's processes.
         cache: the page cache.
     """
 
@@ -31,18 +31,18 @@ class SameBuilds:
         self._files: dict[bytes, dict[int, bytes]] = {}
 
     def learn(self, mapped: MappedFiles) -> None:
-        """Remember the files of a process: those whose build ID its memory has."""
+        """Remember the process's files whose build ID is in its memory."""
         for path, file in mapped.files.items():
             if file.build_id is not None:
                 self._files.setdefault(file.build_id, {}).setdefault(file.mapping, path)
 
     def complete(self, pages: FilePages, mapping: int, build_id: bytes | None) -> Iterator[tuple[bytes, int]]:
-        """Give a file the pages that it lacks, and yield the path of each file that had some, and how many.
+        """Add missing pages to a file from other copies; yield the path of each copy used, and its number of pages.
 
         Args:
-            pages: of the file.
+            pages: the file's pages.
             mapping: kernel virtual address of its ``struct address_space``.
-            build_id: of the file, or None where it is not known.
+            build_id: the file's build ID, or None if unknown.
         """
         others = {} if build_id is None else self._files.get(build_id, {})
         for address, path in list(others.items())[:OTHERS_MAX]:

@@ -1,9 +1,10 @@
 """Start scripts beside a core: ``gdb -x core.app.812.gdb``, ``lldb -s core.app.812.lldb``.
 
-All paths in them are relative to the folder of the core, so that it can be moved as a whole. Where the debugger has
-Python, ``debugger_files`` finds what the dynamic linker's list does not lead to, and gdb goes to that folder itself;
-elsewhere whoever starts it goes there, and without Python, files come from the sysroot beside the core alone. Names
-come from the dump: one that a debugger's command line could take for anything else is a link's (``tree.plain_name``).
+All paths in them are relative to the core's folder, so that the folder can be moved as a whole. If the debugger has
+Python, ``debugger_files`` finds the files that the dynamic linker's list does not lead to. gdb with Python changes to
+that folder itself; other debuggers must be started there. Without Python, files come only from the sysroot beside the
+core. Names come from the dump: if a debugger's command line could misread one, the script uses a link with a plain
+name (``tree.plain_name``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ HELPER_NAME = "debugger_files.py"
 FRAMES_NAME = "debugger_frames.py"
 DOWNLOAD_NAME = "debugger_download.py"
 HELPERS = (HELPER_NAME, FRAMES_NAME, DOWNLOAD_NAME)
-# Neither quotes, backslashes, control characters nor what separates commands, paths or options.
+# No quotes, backslashes or control characters, and no separators of commands, paths or options.
 _PLAIN = re.compile(r"[A-Za-z0-9._+,=@~%/ -]+")
 _GOES_THERE = """\
 # Made by vmcore2core; from the folder of the core, or with the script's path: gdb -x {script}
@@ -100,12 +101,12 @@ def write_scripts(
     """Write the start scripts of a core beside it, and return their paths.
 
     Args:
-        core: the core; of a compressed one, the scripts take what it unpacks to.
-        recovered: its program and libraries, or None where none were recovered.
+        core: the core; if it is compressed, the scripts open the unpacked file.
+        recovered: its program and libraries, or None if none were recovered.
         images: where its program and libraries are loaded.
-        without_cfi: what of its stacks was found without call frame information.
-        force: replace existing ones.
-        secrets: no script that has one is written.
+        without_cfi: the frames that were found without call frame information.
+        force: replace existing scripts.
+        secrets: a script that contains one is not written.
 
     Raises:
         OutputExists, OutputError: they cannot be written.
@@ -120,10 +121,10 @@ def write_scripts(
 
 
 def write_helpers(folder: Path, *, force: bool = False) -> None:
-    """Write what the scripts of a folder have in common, which runs in the debugger's Python.
+    """Write the Python files that all start scripts of a folder share, and that run in the debugger.
 
     Raises:
-        OutputExists, OutputError: it cannot be written, or another file is there.
+        OutputExists, OutputError: one cannot be written, or a different file is there.
     """
     for name in HELPERS:
         source = files("vmcore2core.handover").joinpath(name).read_text("utf-8")
@@ -196,7 +197,7 @@ def lldb_script(
 
 
 class _There:
-    """What lies beside a core, as its scripts call it: relative to its folder."""
+    """The files beside a core, by the paths in its scripts, which are relative to the core's folder."""
 
     def __init__(self, core: Path, recovered: RecoveredFiles | None) -> None:
         self.root = "" if recovered is None else _below(core, recovered.sysroot)
@@ -209,21 +210,21 @@ class _There:
         return [self._joined(folder) for folder in recovered.libraries if plain_name(folder) == folder]
 
     def file(self, image: Image) -> str | None:
-        """Return an image's file, or None where it is not beside the core."""
+        """Return the complete file of an image, or None if it is not beside the core."""
         name = self._names.get(image.path)
         return None if name is None else self._joined(name)
 
     def partial(self, image: Image) -> str | None:
-        """Return what is known of an image's file, likewise."""
+        """Return the incomplete file of an image, or None if it is not beside the core."""
         name = self._partial.get(image.path)
         return None if name is None else f"{self._incomplete}/{os.fsdecode(name).strip('/')}"
 
     def program(self, images: Sequence[Image]) -> str | None:
-        """Return the program's file, or None where it is not there."""
+        """Return the program's complete file, or None if it is not beside the core."""
         return next((self.file(image) for image in images if image.program), None)
 
     def loaded(self, images: Sequence[Image]) -> Iterator[tuple[Image, str, int]]:
-        """Yield the images that are there, with their files and biases."""
+        """Yield each image whose complete file is beside the core, with that file and its bias."""
         for image in images:
             file = self.file(image)
             if file is not None and image.bias is not None:
@@ -255,18 +256,18 @@ def _last(frame: LastFrame) -> str:
 
 
 def _paths(found: WithoutCfi) -> str:
-    """Return the files whose frames lack call frame information, as Python text."""
+    """Return, as Python text, the paths of files whose frames were found without call frame information."""
     paths = sorted({path.removesuffix(DELETED) for path in found.paths})
     return ", ".join(_literal(os.fsdecode(path)) for path in paths)
 
 
 def _literal(name: str) -> str:
-    """Return a name as Python text that no debugger looks into: lldb runs what is between backticks."""
+    """Return a name as a Python literal without characters that debuggers interpret: lldb runs text in backticks."""
     return '"' + "".join(char if _PLAIN.fullmatch(char) else f"\\U{ord(char):08x}" for char in name) + '"'
 
 
 def _name(core: Path) -> str:
-    """Return the core's name, unpacked."""
+    """Return the name of the unpacked core."""
     name = core.name.removesuffix(".zst")
     if not _PLAIN.fullmatch(name) or " " in name:
         raise OutputError(f"{core} gets no start scripts: a debugger's command line could misread its name")

@@ -24,7 +24,7 @@ class Sleep:
 
     Attributes:
         since: seconds since it last ran, with nine decimals.
-        wait: what it waits for; None outside of any system call.
+        wait: what it waits for; None if it is not in a system call.
     """
 
     since: str | None
@@ -32,11 +32,11 @@ class Sleep:
 
 
 class Sleepers:
-    """Threads of user processes that sleep.
+    """Finds why threads of user processes sleep.
 
     Args:
-        processes: of the dump.
-        ends: who has the other ends of pipes and sockets, where that was found already.
+        processes: the dump's processes.
+        ends: the processes at the other ends of pipes and sockets, if the caller has found them already.
 
     Raises:
         LayoutUnknown: the layout of open files is not known.
@@ -60,9 +60,9 @@ class Sleepers:
         """Return why a thread sleeps.
 
         Args:
-            thread: ``struct task_struct`` of it and of its group's leader.
+            thread: ``struct task_struct`` of the thread and of its group's leader.
             captured: its process.
-            space: likewise.
+            space: the same process, as the unwinder sees it.
             stack: its frames in the kernel.
             call: the system call that it is in.
         """
@@ -75,7 +75,7 @@ class Sleepers:
         return Sleep(self._since(task), self._waits.of(sleeper))
 
     def _since(self, task: StructView) -> str | None:
-        """Return the seconds since a thread left its CPU: ``se.exec_start`` is of then, ``last_arrival`` of before."""
+        """Return the seconds since a thread left its CPU; ``se.exec_start`` is set then, ``last_arrival`` earlier."""
         try:
             times = [task.find_uint(name, 8) for name in ("se.exec_start", "sched_info.last_arrival")]
         except MemoryFault:
@@ -99,7 +99,7 @@ def _now(kernel: Kernel) -> int | None:
 
 
 def named(space: UserSpace, address: int) -> str:
-    """Return what is at a user address: FILE:variable+offset, else the mapping and the offset in it."""
+    """Return a name for a user address: FILE:variable+offset, else its mapping and the offset in it."""
     image = space.image_of_data(address)
     variable = None if image is None else image.variable(address)
     vma = space.vma(address)

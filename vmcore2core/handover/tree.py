@@ -1,8 +1,8 @@
 """A folder of files whose names come from the dump: nothing is ever written outside it.
 
 Each name is checked, and the folder and each directory below it is opened by its own descriptor without following links
-(``folders``), so neither the dump nor what lies there already leads anywhere else. Files are 0600, directories 0700:
-what a process had mapped may be secret. A file appears whole or not at all.
+(``folders``), so neither the dump nor existing files can lead the writer elsewhere. Files are 0600, directories 0700,
+because a process's mapped files may be secret. A file gets its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from vmcore2core.process.secrets import Search, Secrets
 SYSROOT_NAME = "sysroot"
 """How the names of such folders begin."""
 PAGE_DATA_NAME = "index.data"
-"""The folder of what the page loads."""
+"""The folder of the files that the page loads."""
 _TREE = re.compile(rf"{SYSROOT_NAME}(\.\d+)?(\.incomplete)?|{re.escape(PAGE_DATA_NAME)}")
 NAME_MAX = 255
 LEVELS_MAX = 256
 COMPARE_SIZE = 1 << 20
 RENAMED = b"/.renamed/"
-"""Where the links are that stand for names that no script may have."""
+"""The folder of links with plain names, for files whose own names scripts cannot use."""
 _PLAIN = re.compile(rb"[A-Za-z0-9._+,=@~/-]+")
 
 
 def names_of(path: bytes) -> list[bytes]:
-    """Return the components of a path below a tree, as they stand there: without control characters.
+    """Return the components of a path in a tree, with control characters replaced.
 
     Raises:
-        OutputError: a component is "..", too long, or has a NUL; or there are none, or too many.
+        OutputError: a component is "..", too long, or has a NUL; or the path has no components, or too many.
     """
     if b"\0" in path:
         raise OutputError(f"{text(path[:NAME_MAX])} is not written: it has a NUL, expected a path")
@@ -54,13 +54,13 @@ def names_of(path: bytes) -> list[bytes]:
 
 
 def check_trees(directory: Path) -> None:
-    """Check that the folders of an earlier run, or of somebody else, may be written to: before anything is written.
+    """Check, before anything is written, that existing folders are safe to write to.
 
     Args:
         directory: where the cores go.
 
     Raises:
-        OutputError: one is a link, or could be changed by others.
+        OutputError: a folder is a link, or other users could change it.
     """
     try:
         with opened_folder(directory) as at:
@@ -72,10 +72,10 @@ def check_trees(directory: Path) -> None:
 
 
 def plain_name(path: bytes) -> bytes:
-    """Return a path as start scripts may have it: itself, or a name that is made of it, for a link.
+    """Return a path that start scripts can use: the path itself, or a name made from it, for a link.
 
-    A debugger's command line could take quotes, backslashes, control characters and what separates commands, paths or
-    options for something else.
+    A debugger's command line could misread quotes, backslashes, control characters, and separators of commands, paths
+    or options.
     """
     if _PLAIN.fullmatch(path):
         return path
@@ -84,12 +84,12 @@ def plain_name(path: bytes) -> bytes:
 
 
 class Tree:
-    """One such folder; it is made when the first file is.
+    """One such folder, created with its first file.
 
     Args:
-        folder: its path; it is no link itself, and links on the way to it are followed as ``opened_folder`` does.
+        folder: its path; the folder must not be a link, and ``opened_folder`` says which links above it are followed.
         force: replace existing files.
-        secrets: no file in which one is found is written, nor one whose name has one.
+        secrets: a file is not written if its content or name contains one.
     """
 
     def __init__(self, folder: Path, *, force: bool = False, secrets: Secrets | None = None) -> None:
@@ -103,7 +103,7 @@ class Tree:
 
         Raises:
             OutputExists: another file is there, and ``force`` was not given.
-            OutputError: the name is not one, or the system refuses.
+            OutputError: the path is not valid in a tree, or a system call fails.
         """
         names = names_of(path)
         with self._refusals(path), self._directory(names[:-1]) as directory:
@@ -116,7 +116,7 @@ class Tree:
                 raise OutputExists(f"{self._where(path)} exists already; --force replaces it") from None
 
     def _check(self, fd: int, path: bytes) -> None:
-        """Raise ``OutputError`` if a file has a secret, or its name."""
+        """Raise ``OutputError`` if a file's content or name contains a secret."""
         if self.secrets is None:
             return
         search = Search(self.secrets)
@@ -130,7 +130,7 @@ class Tree:
 
         Raises:
             OutputExists: something else is there.
-            OutputError: see ``create``.
+            OutputError: as ``create`` raises it.
         """
         names, to = names_of(path), names_of(target)
         common = next((i for i, (a, b) in enumerate(zip(names[:-1], to[:-1], strict=False)) if a != b), None)
@@ -146,7 +146,7 @@ class Tree:
 
     @contextmanager
     def _directory(self, names: list[bytes]) -> Iterator[int]:
-        """Give a descriptor of a directory of the tree, which is made where it is not there."""
+        """Open a directory of the tree, created if needed, and give its descriptor."""
         with ExitStack() as stack:
             at = stack.enter_context(opened_folder(self.folder.parent, make=True))
             shown = os.fspath(self.folder.parent)
@@ -174,7 +174,7 @@ def _content_of_link(name: bytes, directory: int) -> bytes | None:
 
 
 def _same_content(fd: int, name: bytes, directory: int) -> bool:
-    """Tell whether the file at ``name`` is a regular one, or a link to one, with the content of ``fd``."""
+    """Tell whether ``name`` is a regular file, or a link to one, with the same content as ``fd``."""
     try:
         other = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:

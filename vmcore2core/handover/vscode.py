@@ -1,9 +1,9 @@
 """``.vscode/launch.json`` beside the cores: each opens by a name in the list of "Run and Debug".
 
-There is a configuration for each of the extensions that people have: C/C++ (``cppdbg``), CodeLLDB (``lldb``), LLDB DAP
-(``lldb-dap``), and what speaks gdb's own protocol (``gdb``, from gdb 18 on). All but the last run the start script
-beside the core, which knows where everything is; the last takes the program and the core, and the script where gdb
-itself is started with it: ``gdb -i=dap -x core.app.812.gdb``.
+There is a configuration for each common extension: C/C++ (``cppdbg``), CodeLLDB (``lldb``), LLDB DAP (``lldb-dap``),
+and clients of gdb's own debug adapter (``gdb``, from gdb 18 on). All but the last run the start script beside the core,
+which loads every file. The last opens the program and the core; it runs the script only if gdb itself is started with
+it: ``gdb -i=dap -x core.app.812.gdb``.
 
 References: code.visualstudio.com, "Configure C/C++ debugging"; MIEngine's DebuggedProcess.cs: GetInitializeCommands()
 for what ``customLaunchSetupCommands`` replace; CodeLLDB's MANUAL.md (1.11), "Inspecting a Core Dump"; lldb-dap's
@@ -34,7 +34,7 @@ HERE = "${workspaceFolder}"
 TARGET_ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {"x86_64": "x86_64", "aarch64": "arm64", "i686": "x86", "i586": "x86", "armv7l": "arm"}
 )
-"""uname -m -> what the C/C++ extension calls the machine, as far as it knows it."""
+"""uname -m -> the C/C++ extension's name for the machine; machines that it does not know are absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Opened:
     """A core that has start scripts.
 
     Attributes:
-        core: its name in the folder, unpacked.
-        program: path of its program's file from the folder on, or the absolute one that it had; None if unknown.
+        core: name of the unpacked core in the folder.
+        program: its program's path relative to the folder, or the absolute path that the process saw; None if unknown.
     """
 
     core: str
@@ -51,11 +51,11 @@ class Opened:
 
 
 def opened_by(core: Path, recovered: RecoveredFiles | None, images: Sequence[Image]) -> Opened:
-    """Return how a core is opened; its program is beside it or, as a guess of where it is, where it was.
+    """Return how to open a core: with the program beside it or, as a guess, at the path that the process saw.
 
     Args:
-        core: the core; of a compressed one, what it unpacks to is opened.
-        recovered: its program and libraries, or None where none were recovered.
+        core: the core; if it is compressed, the unpacked file is opened.
+        recovered: its program and libraries, or None if none were recovered.
         images: where its program and libraries are loaded.
     """
     name = core.name.removesuffix(".zst")
@@ -63,7 +63,7 @@ def opened_by(core: Path, recovered: RecoveredFiles | None, images: Sequence[Ima
     if recovered is not None and recovered.program is not None:
         found = recovered.sysroot / os.fsdecode(recovered.program).strip("/")
         return Opened(name, os.path.relpath(found, core.parent))
-    # VS Code replaces what looks like ${command:...} by what the command gives.
+    # VS Code replaces ${command:...} in a string by the command's result.
     return Opened(name, os.fsdecode(path) if path is not None and plain_name(path) == path else None)
 
 
@@ -73,11 +73,11 @@ def write_launch_json(
     """Write ``.vscode/launch.json``.
 
     Args:
-        folder: of the cores, which is to be opened as the workspace.
-        cores: those that have start scripts.
+        folder: the folder of the cores, which the user opens as the workspace.
+        cores: the cores that have start scripts.
         machine: what uname -m would print.
-        force: replace what is there.
-        secrets: a file that has one is not written.
+        force: replace an existing file.
+        secrets: a file that contains one is not written.
 
     Raises:
         OutputExists, OutputError: it cannot be written.
@@ -100,7 +100,7 @@ def _configurations(opened: Opened, machine: str) -> Iterator[dict[str, Any]]:
     """Yield the configurations of a core, one for each extension."""
     core, program = f"{HERE}/{opened.core}", _from_here(opened.program)
     architecture = TARGET_ARCHITECTURES.get(machine)
-    if program is not None:  # which C/C++ insists on
+    if program is not None:  # the C/C++ extension requires it
         yield {
             **_named(opened, "C/C++, gdb", "cppdbg", "launch"),
             "program": program,
