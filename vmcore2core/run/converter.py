@@ -1,4 +1,4 @@
-"""What workers do with a job: a core, what the index says of its process, and what lies beside it."""
+"""The work of a job: write a core, its entry in the index, and the files beside it."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from vmcore2core.unwind.threads import Unwound
 
 KEPT_VMAS = 1 << 16
-"""Mappings of the processes that are kept: some 64 MiB."""
+"""Most mappings of cached processes: about 64 MiB."""
 
 log = logging.getLogger(__name__)
 
 
 class CaptureCache:
-    """Processes that were captured to know how large their cores will be, for their conversion: each once.
+    """Cache of processes captured for the size estimate; the conversion uses each once.
 
-    As many are kept as have ``KEPT_VMAS`` mappings together.
+    It holds at most ``KEPT_VMAS`` mappings in all.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class CaptureCache:
         self._room = KEPT_VMAS
 
     def add(self, task: int, captured: Captured) -> None:
-        """Keep one, if there is room."""
+        """Cache a process, if there is room."""
         nr_vmas = len(captured.snapshot.vmas)
         if task not in self._captured and nr_vmas <= self._room:
             captured.memory.forget_walks()
@@ -55,7 +55,7 @@ class CaptureCache:
             self._room -= nr_vmas
 
     def take(self, task: int) -> Captured | None:
-        """Return one that is kept, and let it go."""
+        """Remove a process from the cache and return it."""
         captured = self._captured.pop(task, None)
         self._room += 0 if captured is None else len(captured.snapshot.vmas)
         return captured
@@ -67,8 +67,8 @@ class Converter:
 
     Attributes:
         session: the dump.
-        options: how cores are written.
-        folder: what a job's target is relative to.
+        options: how to write cores.
+        folder: the folder that a job's target is relative to.
         bar: draws a bar for each core.
     """
 
@@ -79,7 +79,7 @@ class Converter:
     _cache: CaptureCache = field(default_factory=CaptureCache)
 
     def stages(self) -> Mapping[Stage, DoJob]:
-        """Return what is done at each stage of a job."""
+        """Return the function for each stage of a job."""
         return {
             Stage.MEASURE: self.measure,
             Stage.CONVERT: self.convert,
@@ -88,7 +88,7 @@ class Converter:
         }
 
     def prepare(self, job: Job) -> None:
-        """Load what each worker would load: it is to be shared with those that are forked from this process."""
+        """Import the modules that every worker needs, so that forked workers share them."""
         if self.options.indexed:
             import vmcore2core.handover.entry  # noqa: F401
 
@@ -108,7 +108,7 @@ class Converter:
         return self._result(job, size=size, unmatched=unmatched)
 
     def convert(self, job: Job) -> JobResult:
-        """Convert one process; every error that is its own is in the result."""
+        """Convert one process; the result holds every error that concerns only this process."""
         session, options = self.session, self.options
         leader, target = self._leader(job), Path(job.target)
         try:
@@ -116,7 +116,7 @@ class Converter:
             result = write_process(session, leader, self.folder / target, options, captured, self.bar(target.name))
             stacks = stacks_of(session, result.captured, self._stack_files) if options.indexed else ""
             entry = self._index_entry(leader, result, stacks) if options.indexed else None
-        except Exception as error:  # even a fault of ours must not cost the other processes their cores
+        except Exception as error:  # even a bug of ours must not cost the other processes their cores
             return self._result(job, error=failure(job.pid, job.comm, error, options))
         beside = self._files(job, captured, stacks) if options.indexed and options.companions else {}
         report = core_report(session, leader, replace(result, path=target), verbose=options.verbose)
@@ -124,12 +124,12 @@ class Converter:
         return self._result(job, entry=entry, report=report, **beside)
 
     def _index_entry(self, leader: StructView, result: CoreResult, stacks: Unwound | str) -> dict[str, Any]:
-        """Return what the index says of a process whose core was written."""
+        """Return the index entry of a process whose core was written."""
         said = described(self.session, leader, result.captured, stacks, self._kernel_view)
         return {**said, "core": core_entry(result)}
 
     def find_files(self, job: Job) -> JobResult:
-        """Return which files the process has mapped, whose core an earlier run wrote."""
+        """Return the files that a process has mapped, if an earlier run wrote its core."""
         return self._result(job, **self._files(job))
 
     def write_scripts(self, job: Job) -> JobResult:
@@ -153,25 +153,25 @@ class Converter:
         return self.session.kernel.view("task_struct", job.task)
 
     def _captured(self, job: Job) -> Captured:
-        """Return a process: as an earlier stage cached it, if it did."""
+        """Return a captured process: from the cache, if an earlier stage put it there."""
         return self._cache.take(job.task) or self.session.capture(self._leader(job), self.options)
 
     def _files(self, job: Job, captured: Captured | None = None, stacks: Unwound | str = "") -> dict[str, Any]:
-        """Return what a ``JobResult`` has of files, images and call frame information."""
+        """Return a ``JobResult``'s files, images and missing call frame information."""
         from vmcore2core.handover.images import images_of
 
         leader = self._leader(job)
         try:
             captured = captured or self.session.processes.capture(leader, dump_filter=EVERYTHING, with_absent=False)
             images = images_of(captured)
-            # Registers' values are in stacks, and what is left out of a core is not to be in its script.
+            # Stacks contain register values; a script must not show values that the core leaves out.
             without = self._without_cfi(captured, stacks) if self.options.redaction is None else None
         except Vmcore2coreError as error:
             return {"files": str(error)}
         return {"files": self._mapped(leader, captured), "images": images, "without_cfi": without}
 
     def _mapped(self, leader: StructView, captured: Captured) -> MappedFiles | str | None:
-        """Return which files a process has mapped, or why that is not known; None where it is of none."""
+        """Return the files that a process has mapped, or why they are not known; None if the run collects none."""
         if self._finder is None:
             return None
         try:
@@ -180,7 +180,7 @@ class Converter:
             return str(error)
 
     def _without_cfi(self, captured: Captured, stacks: Unwound | str) -> WithoutCfi:
-        """Return what lacks call frame information in the directory, which gets files of --sysroot alone."""
+        """Return the places without call frame information in the directory, which only gets files of --sysroot."""
         from vmcore2core.handover.callers import WithoutCfi, led_by_files, stacks_without_cfi
 
         given = self.session.processes.sysroots
@@ -192,7 +192,7 @@ class Converter:
 
     @cached_property
     def _finder(self) -> Finder | None:
-        from vmcore2core.handover.mapped import Finder  # a single core needs none of it
+        from vmcore2core.handover.mapped import Finder  # a single core does not need it
 
         try:
             return Finder(self.session.processes)
@@ -201,7 +201,7 @@ class Converter:
 
     @cached_property
     def _kernel_view(self) -> KernelView:
-        """What the kernel has of processes, for the index: a run's processes share the tables that they unwind by."""
+        """The kernel's view of processes, for the index: all processes of a run share the unwind tables."""
         from vmcore2core.handover.entry import KernelView
         from vmcore2core.handover.sleepers import Sleepers
         from vmcore2core.process.openfiles import FileTables
@@ -213,7 +213,7 @@ class Converter:
         return KernelView(kernel_stacks_of(self.session), sleepers, tables)
 
     def _result(self, job: Job, **found: Any) -> JobResult:  # noqa: ANN401 - the fields of a JobResult
-        """Return what came of a job, with what is known of the dump as a whole by now."""
+        """Return a job's result, with all that is known so far about the dump as a whole."""
         session = self.session
         return JobResult(
             job,
@@ -225,12 +225,12 @@ class Converter:
         )
 
     def _file_notices(self) -> list[str]:
-        """Return sentences about the files that stacks looked for; none where there were no stacks."""
+        """Return sentences about the files that unwinding searched for; none if nothing was unwound."""
         return self._stack_files.notices if "_stack_files" in self.__dict__ else []
 
     @cached_property
     def _stack_files(self) -> Files:
-        """Where the stacks in the index look for what memory does not have."""
+        """The files that supply what memory lacks, for the stacks in the index."""
         from vmcore2core.process.copies import Copies
         from vmcore2core.process.debuginfod import debuginfod
         from vmcore2core.unwind.originals import Files

@@ -1,4 +1,4 @@
-"""What an index says of the dump, of a process and of its core."""
+"""Entries of the index for the dump, a process and its core."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def dump_file(path: Path) -> dict[str, Any]:
-    """Return what the index says of a file of the dump; of one that came through a pipe, the name alone."""
+    """Return the index entry of a file of the dump; if it was read from a pipe, only the name."""
     if isinstance(path, Url):
         from vmcore2core.run.samefile import identity_of
 
@@ -42,7 +42,7 @@ def dump_file(path: Path) -> dict[str, Any]:
 
 
 def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what an index says of the dump, the kernel, and how the cores are written."""
+    """Return the index's description of the dump, the kernel, and the options for cores."""
     container, boot = session.container, session.boot
     lines, _ = printk.read_messages(session.kernel)
     panic = printk.panic_message(lines)
@@ -67,14 +67,14 @@ def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def stacks_of(session: Session, captured: Captured, files: Files) -> Unwound | str:
-    """Return the frames of a process's threads; or why there are none, as a sentence.
+    """Return the frames of a process's threads; or a sentence that says why there are none.
 
     Args:
         session: the dump.
         captured: the process.
-        files: where files are looked for that tell what memory does not.
+        files: finds files that supply what memory lacks.
     """
-    from vmcore2core.unwind.threads import unwound  # which a single core does without
+    from vmcore2core.unwind.threads import unwound  # a single core does not need it
 
     try:
         return unwound(captured, session.kernel.arch, thread_rows(captured.answers), files)
@@ -83,14 +83,14 @@ def stacks_of(session: Session, captured: Captured, files: Files) -> Unwound | s
 
 
 def kernel_stacks_of(session: Session) -> KernelStacks | None:
-    """Return the kernel's stacks of threads; None where there can be none."""
+    """Return the reader of threads' kernel stacks; None if this kernel's stacks cannot be read."""
     from vmcore2core.process.kernelbt import KernelStacks  # likewise
 
     return if_known("kernel stacks", lambda: KernelStacks(session.kernel, session.processes.cpus, needed=False))
 
 
 def if_known(what: str, made: Callable[[], T]) -> T | None:
-    """Return what the layout tells, or None where it does not."""
+    """Return the layout's answer, or None if it has none."""
     try:
         return made()
     except Vmcore2coreError as error:
@@ -105,14 +105,14 @@ def described(
     stacks: Unwound | str,
     kernel: KernelView,
 ) -> dict[str, Any]:
-    """Return what an index says of a process, without its core.
+    """Return the index entry of a process, without its core.
 
     Args:
         session: the dump.
         leader: ``struct task_struct`` of its thread group's leader.
         captured: the same process.
-        stacks: see ``stacks_of``.
-        kernel: what the kernel has of it.
+        stacks: its stacks, from ``stacks_of``.
+        kernel: the kernel's view of it.
     """
     from vmcore2core.handover.entry import process_entry  # likewise
 
@@ -120,7 +120,7 @@ def described(
 
 
 def core_entry(result: CoreResult) -> dict[str, Any]:
-    """Return what the index says of a core."""
+    """Return the index entry of a core."""
     status = result.path.stat()
     return {
         "file": result.path.name,

@@ -20,13 +20,13 @@ class RunOptions:
     """What a run does with the chosen processes.
 
     Attributes:
-        core: how each core is written; ``indexed`` asks for an index even if there is one process.
+        core: how to write each core; ``indexed`` asks for an index even for one process.
         output: the core, or a directory for ``core.COMM.PID`` files; None for the working directory.
-        one_pid: one process is named by its PID, and ``output`` may be the core's own name.
-        resume: keep what an index there says is finished.
-        check: of this, only cores whose pages and notes are the dump's.
+        one_pid: the user named one process by its PID, so ``output`` may be the core's own name.
+        resume: keep the cores that the directory's index says are finished.
+        check: keep them only if their pages and notes equal the dump's.
         jobs: number of worker processes.
-        words: what changes the cores, as the index remembers it.
+        words: the options that change the cores, as the index records them.
         cluster: workers on other machines and how they open the dump, or None.
     """
 
@@ -50,5 +50,5 @@ class RunOptions:
         return self.one_pid and self.output is not None and not self.output.is_dir()
 
     def target(self, leader: StructView) -> Path:
-        """Return where a process's core goes."""
+        """Return the path of a process's core."""
         return self.directory if self.is_file else core_path(self.directory, leader, self.core)

@@ -1,4 +1,4 @@
-"""A run of ``vmcore2core`` over many processes: where their cores go, and what came of each."""
+"""A run of ``vmcore2core`` over many processes: where their cores go, and their results."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Run:
 
     Args:
         session: the dump.
-        options: what is done with the chosen processes.
+        options: what to do with the chosen processes.
         say: takes each sentence for people.
-        errors: what was said before: of processes that are not there.
+        errors: errors reported earlier, about processes that do not exist.
 
     Attributes:
-        results: what came of the processes, in the dump's order.
-        errors: what could not be done.
-        unmatched: sentences about patterns of ``--redact`` that match nothing of some processes.
-        index: of the directory, where there is one.
+        results: the processes' results, in the dump's order.
+        errors: the things that could not be done.
+        unmatched: sentences about patterns of ``--redact`` that match nothing in some processes.
+        index: the directory's index, if it has one.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class Run:
             self.index.errors.append({"pid": number, "comm": comm, "error": error})
 
     def plan(self, chosen: Sequence[Identity]) -> Iterator[tuple[Job, CoreSize]]:
-        """Yield what would be written, and how large; processes that cannot be converted are said."""
+        """Yield the cores that would be written, and their sizes; report processes that cannot be converted."""
         jobs = [self._job(one) for one in chosen]
         self._check_patterns(jobs)
         with self._workers(jobs) as workers:
             yield from self._measured(workers, jobs)
 
     def run(self, chosen: Sequence[Identity], bars: Callable[[int], Any]) -> None:
-        """Write the cores; one that fails does not stop the others.
+        """Write the cores; a failure does not stop the others.
 
         Args:
             chosen: the processes.
             bars: ``progress.progress_bars``.
 
         Raises:
-            OutputError: the directory cannot be used, or has no room.
+            OutputError: the directory cannot be used, or lacks space.
         """
         jobs = [self._job(one) for one in chosen]
         self._check_patterns(jobs)
@@ -116,7 +116,7 @@ class Run:
         """Check, before anything is written, that each pattern of ``--redact`` matches something.
 
         Raises:
-            OutputError: one matches no mapping of any process.
+            OutputError: a pattern matches no mapping of any process.
         """
         redaction = self.options.core.redaction
         if redaction is None or not redaction.patterns:
@@ -124,7 +124,7 @@ class Run:
         with self._workers(jobs) as workers:
             measured = [one for one in workers.run(Stage.MEASURE, jobs) if one.error is None]
         if not measured:
-            return  # why, their conversion says
+            return  # their conversion reports why
         for pattern in redaction.patterns:
             without = sorted(one.job.pid for one in measured if pattern in one.unmatched)
             if len(without) == len(measured):
@@ -141,24 +141,24 @@ class Run:
         return Workers(self._stages(jobs[0] if count > 1 else None), count)
 
     def _stages(self, first: Job | None) -> Mapping[Stage, DoJob]:
-        """Return what workers do.
+        """Return the object that does the jobs.
 
         Args:
-            first: the first job, if they are processes of their own.
+            first: the first job, if the workers are separate processes.
         """
-        bar: Bar = lambda label: None if self._in_parallel else self._bar(label)  # noqa: E731 - there is a bar only later
+        bar: Bar = lambda label: None if self._in_parallel else self._bar(label)  # noqa: E731 - no bar exists yet
         converter = Converter(self.session, self._core_options(), bar=bar)
         if first is not None:
             converter.prepare(first)
         return converter.stages()
 
     def _core_options(self) -> CoreOptions:
-        """Return how cores are written, now that it is known whether there is an index, and what it kept."""
+        """Return how to write cores, now that the index, and the cores that it keeps, are known."""
         copiers = self.session.copiers(self.options.core) if self._is_single else 1
         return replace(self.options.core, force=self._replace, indexed=self.index is not None, copiers=copiers)
 
     def _measured(self, workers: Workers, jobs: Sequence[Job]) -> Iterator[tuple[Job, CoreSize]]:
-        """Yield the jobs that can be done, and how large their cores will be; the others are said."""
+        """Yield the jobs that can be done, with the sizes of their cores; report the others."""
         for result in self._in_order(jobs, workers.run(Stage.MEASURE, jobs)):
             if result.size is not None:
                 yield result.job, result.size
@@ -166,17 +166,17 @@ class Run:
                 self.failed(str(result.error), result.job.pid, result.job.comm)
 
     def _in_order(self, jobs: Sequence[Job], results: Iterable[JobResult]) -> list[JobResult]:
-        """Return what came of jobs in their order; what it says of the dump counts at the end, too."""
+        """Return the jobs' results in order; keep what they say about the dump for the final report."""
         of = {result.job.task: result for result in map(self._remembered, results)}
         found = [of[job.task] for job in jobs]
         self._other_results += found
         return found
 
     def _converted(self, workers: Workers, jobs: list[Job], stack: ExitStack) -> Iterator[JobResult]:
-        """Yield the cores; a cluster begins a job again whose worker died, and may find its core there."""
+        """Yield the cores; a cluster repeats the job of a dead worker, and may find its core written already."""
         if self.options.cluster is None:
             return workers.run(Stage.CONVERT, jobs)
-        from vmcore2core.run.cluster import ConvertOnCluster, beacon  # which most runs do without
+        from vmcore2core.run.cluster import ConvertOnCluster, beacon  # most runs do not need it
         from vmcore2core.run.pool import Pool
 
         options = self._core_options()
@@ -197,7 +197,7 @@ class Run:
         return self.options.jobs > 1 or self.options.cluster is not None
 
     def _remembered(self, result: JobResult) -> JobResult:
-        """Return what a worker sends, and keep for later runs what the layout told it."""
+        """Return a worker's result, and cache its layout answers for later runs."""
         if self.session.remembered is not None:
             self.session.remembered.learn(result.answers)
         return result
@@ -231,7 +231,7 @@ class Run:
         hide = self.options.core.hide
         self.index = Index(self.directory, hide(index_head(self.session, self.options.words)), hide)
         self.index.story = story(self.session)
-        # Without an index, what is in the directory is not of an earlier run.
+        # Without an index, the files in the directory are not from an earlier run.
         self._replace = self.index.resume() if self.options.resume else self.options.core.force
         for path in (self.index.path, self.directory / HTML_NAME):
             if not self._replace and os.path.lexists(path):
@@ -263,16 +263,16 @@ class Run:
         return sized
 
     def _damage(self, one: Identity, job: Job, entry: Entry) -> str | None:
-        """Return a sentence where a core that an earlier run had finished is not what it was."""
-        from vmcore2core.run.check import damage  # and the readers of ELF that it has
+        """Return a sentence if a core that an earlier run finished has changed."""
+        from vmcore2core.run.check import damage  # it loads the ELF readers
 
         return damage(self.session, one.leader, Path(job.target), self._core_options(), entry["core"]["pages"])
 
     def _write_beside(self, workers: Workers, jobs: Sequence[Job]) -> None:
-        """Write what lies beside the cores that are there."""
+        """Write the files beside the finished cores."""
         if self.index is None or not self.options.core.companions:
             return
-        from vmcore2core.handover.companions import Companions, debug_entry  # a single core needs none of it
+        from vmcore2core.handover.companions import Companions, debug_entry  # a single core does not need it
         from vmcore2core.handover.vscode import opened_by
 
         companions = Companions(
@@ -291,7 +291,7 @@ class Run:
             companions.learn(found[job.task].files)
         beside = [companions.add(found[job.task].error or found[job.task].files) for job in there]
         work = [
-            # Scripts have but the names of files.
+            # Scripts hold only the names of files.
             replace(
                 job,
                 recovered=recovered and replace(recovered, files=(), sentences=()),
@@ -316,7 +316,7 @@ class Run:
                 self._say(f"{job.pid} ({job.comm}): {notice}")
 
     def _write_launch_json(self, cores: Sequence[Opened]) -> None:
-        """Write what VS Code opens the cores by; without it, they are as good."""
+        """Write the settings by which VS Code opens the cores; the cores are complete without them."""
         from vmcore2core.handover.vscode import write_launch_json
 
         try:
@@ -345,7 +345,7 @@ class Run:
         write_page(self.directory, self.index.top(finished=finished), self.index.entries())
 
     def report(self) -> RunReport:
-        """Return what there is to say at the end, this process's and the workers'."""
+        """Return the final report, with the workers' sentences."""
         report = RunReport(
             cores=[result.report for result in self.results if result.report is not None],
             errors=self.errors,
@@ -358,13 +358,13 @@ class Run:
         return report
 
     def _with_workers(self, kind: str, own: Sequence[str]) -> list[str]:
-        """Return sentences about the dump as a whole, this process's and the workers', each once."""
+        """Return the sentences about the dump as a whole, the workers' included, without repeats."""
         results = (*self._other_results, *self.results)
         return list(dict.fromkeys((*own, *(sentence for result in results for sentence in getattr(result, kind)))))
 
 
 def _kept(job: Job, entry: Entry) -> JobResult:
-    """Return the result of a core that an earlier run had finished."""
+    """Return the result of a core that an earlier run finished."""
     core = entry["core"]
     line = core_line(job.target, core["missing"], len(entry["threads"]), core["pages"], complete=core["complete"])
     summary = {"pid": job.pid, "comm": job.comm, "path": job.target, "complete": core["complete"], "kept": True}
@@ -372,10 +372,10 @@ def _kept(job: Job, entry: Entry) -> JobResult:
 
 
 def planned_line(job: Job, size: CoreSize) -> str:
-    """Return what stdout says of a core that would be written."""
+    """Return the line on stdout for a core that would be written."""
     return f"{job.target}: {amount(size.on_disk)} at most, {amount(size.apparent)} with holes"
 
 
 def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
-    """Return what ``--json`` says of it."""
+    """Return its part of ``--json``."""
     return {"pid": job.pid, "comm": job.comm, "path": job.target, "on_disk": size.on_disk, "size": size.apparent}

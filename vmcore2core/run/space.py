@@ -1,4 +1,4 @@
-"""How large cores will be, and whether there is room for them."""
+"""Estimate the size of cores, and check the free space."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from vmcore2core.memory.region import LAST_KNOWN, UserPageState
 from vmcore2core.process.capture import Captured
 
 HEAD_SIZE = 1 << 16
-"""Bytes for headers and notes; a thread more takes THREAD_SIZE."""
+"""Bytes for headers and notes; each further thread takes THREAD_SIZE."""
 THREAD_SIZE = 1 << 13
 
 
 class CoreSize(NamedTuple):
-    """How large a core will be: bytes on disk at most, as pages of zeros become holes; and as it appears, about."""
+    """The size of a future core: most bytes on disk (zero pages become holes), and its approximate file size."""
 
     on_disk: int
     apparent: int
 
 
 def core_size(captured: Captured) -> CoreSize:
-    """Return how large the core of a process will be."""
+    """Estimate the size of a process's core."""
     snapshot, memory = captured.snapshot, captured.memory
     regions = {region.start: region for region in memory.regions}
     stored = known = 0
@@ -41,15 +41,15 @@ def core_size(captured: Captured) -> CoreSize:
 
 
 def check_space(directory: Path, needed: int) -> None:
-    """Check that a file system has room.
+    """Check that a file system has enough space.
 
     Raises:
-        OutputError: it has not.
+        OutputError: it has not enough.
     """
     try:
         found = os.statvfs(directory)
     except OSError:
-        return  # then writing will tell
+        return  # then writing will find out
     free = found.f_bavail * found.f_frsize
     if needed > free:
         raise OutputError(
@@ -59,7 +59,7 @@ def check_space(directory: Path, needed: int) -> None:
 
 
 def amount(size: int) -> str:
-    """Return bytes for people, in binary units."""
+    """Return a number of bytes as text in binary units."""
     return next((f"{size / (1 << shift):.1f} {unit}" for shift, unit in _units() if size >> shift), f"{size} bytes")
 
 

@@ -1,4 +1,4 @@
-"""What the machine was doing when it died, for the index: its messages, its CPUs, and who was blocked."""
+"""What the machine was doing when it died, for the index: its messages, its CPUs, and its blocked tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FRAMES_MAX = 64
 
 
 def story(session: Session) -> dict[str, Any]:
-    """Return what the index says of it: "crash", "cpus", "messages", "blocked", "unknown", "left_out"."""
+    """Return the index's fields: "crash", "cpus", "messages", "blocked", "unknown", "left_out"."""
     lines, problem = printk.read_messages(session.kernel)
     cpus = list(cpus_of(session))
     crash = crash_of(session, lines, cpus)
@@ -39,17 +39,17 @@ def story(session: Session) -> dict[str, Any]:
 
 
 def deadlocks(entries: Iterable[dict[str, Any]]) -> list[list[int]]:
-    """Return the circles of threads that wait for each other, as TIDs.
+    """Return the cycles of threads that wait for each other, as TIDs.
 
     Args:
-        entries: what the index says of the processes.
+        entries: the index entries of the processes.
     """
     waits = [(thread["tid"], thread.get("wait")) for entry in entries for thread in entry["threads"]]
     return cycles({tid: wait["holders"] for tid, wait in waits if wait is not None and wait["all_known"]})
 
 
 def _blocked(session: Session) -> Iterator[dict[str, Any]]:
-    """Yield the tasks in uninterruptible sleep, kernel threads among them, with their frames in the kernel."""
+    """Yield the tasks in uninterruptible sleep, kernel threads included, with their kernel frames."""
     stacks: KernelStacks | None = None
     for leader in session.processes.leaders():
         for task in _readable(session, leader):
@@ -59,7 +59,7 @@ def _blocked(session: Session) -> Iterator[dict[str, Any]]:
                 stacks = stacks or KernelStacks(session.kernel, session.processes.cpus, needed=False)
                 frames = [frame.function or f"{frame.address:#x}" for frame in stacks.of(task, FRAMES_MAX).frames]
                 pid, tid, comm = sched.task_tgid(task), sched.task_pid(task), text(sched.task_comm(task))
-            except Vmcore2coreError:  # whoever asks for this task is told
+            except Vmcore2coreError:  # a command that selects this task reports it
                 continue
             yield {"pid": pid, "tid": tid, "comm": comm, "frames": frames}
 

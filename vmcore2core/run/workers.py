@@ -1,9 +1,8 @@
 """Worker processes on this machine.
 
-Codecs hold Python's global lock for each page, so workers are processes. They are forked from the one that opened the
-dump, and share with it what it knows of the kernel; each remembers the pages that it decompressed, and what an earlier
-step found of a process. A worker that dies takes only its own job with it. One whose parent dies finishes its job and
-ends.
+Codecs hold Python's global lock for each page, so workers are processes. The process that opened the dump forks them,
+so they share its knowledge of the kernel. Each caches the pages that it decompressed and the processes that it has
+captured. A worker that dies loses only its own job. If the parent dies, a worker finishes its job and ends.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage, largest_first
 
-if TYPE_CHECKING:  # multiprocessing, too: a run without workers does without it
+if TYPE_CHECKING:  # multiprocessing, too: a run without workers does not need it
     from multiprocessing.connection import Connection
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Workers:
-    """Worker processes; with one, the jobs are done in this process itself.
+    """Worker processes; with a count of one, this process does the jobs itself.
 
     Args:
-        stages: what they do.
-        count: how many.
+        stages: the function for each stage.
+        count: number of workers.
     """
 
     def __init__(self, stages: Mapping[Stage, DoJob], count: int) -> None:
@@ -45,7 +44,7 @@ class Workers:
             worker.end()
 
     def run(self, stage: Stage, jobs: Sequence[Job]) -> Iterator[JobResult]:
-        """Yield what comes of the jobs, as they are done: the largest are begun first where there are workers."""
+        """Yield each result when it is ready; workers start the largest jobs first."""
         if not self._workers:
             yield from map(self._stages[stage], jobs)
             return
@@ -81,9 +80,9 @@ class _Worker:
         self.job: Job | None = None
         self._known: set[int] = set()
         self.connection, theirs = fork.Pipe()
-        # It closes what it inherits of its parent's ends: only so it sees when the parent is gone.
+        # The worker closes the inherited copies of its parent's pipe ends; otherwise it would not see the parent die.
         self._process = fork.Process(target=_serve, args=(theirs, stages, [*siblings, self.connection]))
-        # No signal may come before it has its own handlers.
+        # Block signals until it has its own handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
             self._process.start()
@@ -92,18 +91,18 @@ class _Worker:
         theirs.close()
 
     def preferred(self, waiting: Sequence[Job]) -> int:
-        """Return the index of the job that it should have: the first that it knows at an earlier stage, if any."""
+        """Return the index of the best job for it: the first whose earlier stage it did, if any."""
         return next((i for i, job in enumerate(waiting) if job.task in self._known), 0)
 
     def begin(self, stage: Stage, job: Job) -> None:
-        """Give it a job; should it be dead, ``result`` tells."""
+        """Send it a job; if it is dead, ``result`` will report that."""
         self.job = job
         self._known.add(job.task)
         with contextlib.suppress(OSError):
             self.connection.send((stage, job))
 
     def result(self) -> JobResult | None:
-        """Return what came of its job; None if it died."""
+        """Return the result of its job; None if it died."""
         try:
             found: JobResult = self.connection.recv()
         except (EOFError, OSError):
@@ -112,15 +111,15 @@ class _Worker:
         return found
 
     def died(self) -> tuple[Job, str]:
-        """Return the job that it took with it, and how it ended."""
-        assert self.job is not None  # noqa: S101 - only one that has a job is waited for
+        """Return the job that was lost with it, and how the worker ended."""
+        assert self.job is not None  # noqa: S101 - the parent waits only for workers with a job
         self.connection.close()
         self._process.join()
         code = self._process.exitcode or 0
         return self.job, f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
 
     def end(self) -> None:
-        """End it; what it had begun is removed."""
+        """Terminate it; it removes its unfinished files."""
         if self.job is not None:
             self._process.terminate()
         self.connection.close()
@@ -129,7 +128,7 @@ class _Worker:
 
 def _serve(connection: Connection, stages: Mapping[Stage, DoJob], inherited: list[Connection]) -> NoReturn:
     """Do jobs until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal's, the parent tells
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles the terminal's interrupt
     signal.signal(signal.SIGTERM, _stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     status = 0
@@ -143,9 +142,9 @@ def _serve(connection: Connection, stages: Mapping[Stage, DoJob], inherited: lis
         pass
     except KeyboardInterrupt:
         status = 1
-    os._exit(status)  # what the parent has to flush and to clean up is not this process's
+    os._exit(status)  # leave the parent's buffers and cleanup to the parent
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what cleans up is short, and a second one must not end it halfway
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cleanup is short, and a second signal must not interrupt it
     raise KeyboardInterrupt
