@@ -16,9 +16,9 @@ from vmcore2core.printable import text
 CPUS_MAX = 1 << 16
 """More than CONFIG_NR_CPUS of any kernel."""
 REPORT_LINES = 8
-"""Between the first line of a report and the last one that looks like a first one."""
+"""Most lines from a report's first line to the last one that also looks like a first line."""
 TRACE_MAX = 64
-"""Lines of a trace that are shown; the kernel prints no deeper stacks but by recursion."""
+"""Most lines of a trace to show; only recursion makes the kernel print deeper stacks."""
 
 # The first lines of reports: arch/*/kernel/traps.c, arch/*/mm/fault.c, lib/bug.c, kernel/watchdog.c.
 _OOPS = re.compile(
@@ -32,12 +32,12 @@ _FRAME = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+|^ ?</?[A-Za-z_#]+>$")
 
 @dataclass(frozen=True)
 class Cause:
-    """Why the kernel died, as its messages tell; printable text.
+    """Why the kernel died, from its messages; printable text.
 
     Attributes:
-        panic: what "Kernel panic - not syncing: " says.
-        oops: the first line of the report that led to it, where there was one.
-        trace: the lines of the call trace without their times; the program counter's line first, where there is one.
+        panic: the text after "Kernel panic - not syncing: ".
+        oops: the first line of the report that led to it, if any.
+        trace: the lines of the call trace without their times; the program counter's line first, if it has one.
     """
 
     panic: str | None
@@ -46,7 +46,7 @@ class Cause:
 
 
 def cause(messages: list[Message]) -> Cause | None:
-    """Return why the kernel died, by its last panic or oops; None where there was none."""
+    """Return why the kernel died, from its last panic or oops; None if it had neither."""
     at = _last(messages, PANIC)
     if at is None:
         return None if (at := _last(messages, _OOPS)) is None else _cause(messages, at, None)
@@ -61,7 +61,7 @@ def _last(messages: list[Message], what: str | re.Pattern[str]) -> int | None:
 
 
 def _cause(messages: list[Message], at: int, panic: str | None) -> Cause:
-    """Return the cause whose last line, or only one, is ``messages[at]``; other CPUs' messages stand between."""
+    """Return the cause whose last or only line is ``messages[at]``; other CPUs' messages may lie in between."""
     own = [(i, message.text) for i, message in enumerate(messages) if message.caller == messages[at].caller]
     after = [line for i, line in own if i > at]
     trace = _trace(after)
@@ -73,7 +73,7 @@ def _cause(messages: list[Message], at: int, panic: str | None) -> Cause:
         began = max((i for i, line in enumerate(before) if _TRACE.search(line)), default=None)
         first = [i for i, line in enumerate(before[:began]) if _OOPS.search(line)] if began is not None else []
         if first:
-            # Several lines of one report fit: the first of those that follow each other closely tells the most.
+            # Several lines of one report match: the first of a close series says the most.
             start = next((i for i in first if i >= first[-1] - REPORT_LINES), first[-1])
             oops, trace = before[start], _trace(before[start:])
     return Cause(panic, None if oops is None else text(oops.encode()), tuple(text(line.encode()) for line in trace))
@@ -94,7 +94,7 @@ def _trace(lines: list[str]) -> list[str]:
 
 
 def panic_cpu(kernel: Kernel) -> int | None:
-    """Return the CPU that panicked (kernel/panic.c: panic_cpu), or None where none did or it is not known."""
+    """Return the CPU that panicked (kernel/panic.c: panic_cpu), or None if none did or it is not known."""
     symbol = kernel.layout.find_symbol("panic_cpu")
     if symbol is None:
         return None
@@ -112,10 +112,10 @@ def crash_time(info: VmcoreInfo) -> int | None:
 
 
 def boot_time(kernel: Kernel, info: VmcoreInfo, messages: list[Message]) -> tuple[float | None, str | None]:
-    """Return when the messages' seconds begin, in seconds since 1970, and a sentence where that is not exact.
+    """Return the start of the messages' clock, in seconds since 1970, and a sentence if that is not exact.
 
     Args:
-        kernel: of the dump.
+        kernel: the dumped one.
         info: its VMCOREINFO.
         messages: the kernel's, oldest first.
     """

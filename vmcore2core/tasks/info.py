@@ -1,4 +1,4 @@
-"""What ``vmcore-tasks info`` shows: why the kernel died, what the dump has, what is not known."""
+"""What ``vmcore-tasks info`` shows: why the kernel died, what the dump holds, what is not known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DMESG_TAIL = 20
 
 
 def info(session: Session) -> dict[str, Any]:
-    """Return what there is to say of the dump and its kernel: "crash", "dump", "kernel", "cpus", "unknown", "messages".
+    """Return the facts about the dump and its kernel: "crash", "dump", "kernel", "cpus", "unknown", "messages".
 
     Times are UTC, as ISO 8601 writes them.
     """
@@ -48,9 +48,9 @@ def shown(line: Message) -> str:
 
 
 def crash_of(session: Session, lines: list[Message], cpus: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return who panicked, when and why; None where the kernel did not."""
+    """Return which task panicked, when and why; None if the kernel did not panic."""
     cpu, died, when = panic_cpu(session.kernel), cause(lines), crash_time(session.boot.vmcoreinfo)
-    if cpu is None and when is None and (died is None or died.panic is None):  # an oops alone may be survived
+    if cpu is None and when is None and (died is None or died.panic is None):  # a kernel may survive an oops
         return None
     who = next((one for one in cpus if cpu is not None and one["cpu"] == cpu), {})
     return {
@@ -105,7 +105,7 @@ def unknown_of(session: Session, problem: str | None, *, crashed: bool) -> Itera
 
 
 def cpus_of(session: Session) -> Iterator[dict[str, Any]]:
-    """Yield what each CPU was running: as its note tells or, where the dump has none, its runqueue."""
+    """Yield the task that each CPU was running: from its note or, without one, from its runqueue."""
     tasks: dict[tuple[str, int | None], StructView] = {}
     for task in runqueue.running(session.kernel):
         try:
@@ -125,7 +125,7 @@ def cpus_of(session: Session) -> Iterator[dict[str, Any]]:
 
 
 def _who(task: StructView | None) -> dict[str, Any]:
-    """Return a task's name, and its process, if it is another one's thread."""
+    """Return a task's name and, for a thread that is not the leader, its process."""
     unknown = {"comm": None, "process": None, "process_comm": None}
     if task is None:
         return unknown
@@ -142,7 +142,7 @@ def _who(task: StructView | None) -> dict[str, Any]:
 
 
 def page_counts(session: Session) -> dict[str, int]:
-    """Return the dump's page frames by state."""
+    """Count the dump's page frames by state."""
     container = session.container
     counts: Counter[str] = Counter()
     for memory_range in container.memory_ranges():

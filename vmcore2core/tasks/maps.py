@@ -18,7 +18,7 @@ from vmcore2core.session import Session
 
 @dataclass(frozen=True, slots=True)
 class MapRow:
-    """One line of ``maps``; ``pages`` counts the mapping's pages by what they are."""
+    """One line of ``maps``; ``pages`` counts the mapping's pages by state."""
 
     start: int
     end: int
@@ -30,10 +30,10 @@ class MapRow:
     pages: dict[str, int]
 
     def line(self, word: int) -> str:
-        """Return the line as fs/proc/task_mmu.c: show_map_vma() writes it; what is not known reads as zero.
+        """Return the line as show_map_vma() in fs/proc/task_mmu.c writes it; unknown fields are zero.
 
         Args:
-            word: bytes of a pointer of the kernel.
+            word: size of a kernel pointer in bytes.
         """
         head = (
             f"{self.start:08x}-{self.end:08x} {self.permissions} {self.offset or 0:08x} "
@@ -42,7 +42,7 @@ class MapRow:
         return head.ljust(25 + 6 * word) + self.name if self.name else head
 
     def device_name(self) -> str:
-        """Return the file's device as maps has it: MAJOR:MINOR, hexadecimal."""
+        """Return the file's device in the form of maps: MAJOR:MINOR, hexadecimal."""
         device = self.device or 0
         return f"{device >> 20:02x}:{device & 0xFFFFF:02x}"
 
@@ -53,7 +53,7 @@ def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[
     Args:
         session: the dump.
         leader: the process.
-        pages: count what each mapping's pages are.
+        pages: count each mapping's pages by state.
     """
     captured = session.processes.capture(leader, with_absent=False)
     regions = {region.start: region for region in captured.memory.regions}
@@ -72,7 +72,7 @@ def map_row(vma: Vma, page_size: int, counts: Mapping[UserPageState, int] = Mapp
     Args:
         vma: the mapping.
         page_size: bytes of a page.
-        counts: its pages by what they are.
+        counts: its pages by state.
     """
     return MapRow(
         start=vma.start,

@@ -1,4 +1,4 @@
-"""The kernel's messages of any dump with VMCOREINFO: they take no types of the kernel, as tasks do."""
+"""The kernel's messages from any dump with VMCOREINFO: unlike tasks, they need no kernel types."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 def kernel_without_types(
     paths: Sequence[Path], memory_map: str | None, keeping: Keeping
 ) -> Iterator[tuple[Kernel, VmcoreInfo, DumpContainer]]:
-    """Give the kernel of a dump that tells no types, its VMCOREINFO, and the dump.
+    """Yield the kernel of a dump without type information, its VMCOREINFO, and the dump.
 
     Args:
         paths: the dump's file or files.
-        memory_map: what is where in a dump without a header.
-        keeping: of what is unpacked.
+        memory_map: where memory lies in a dump without a header.
+        keeping: what to do with unpacked files.
 
     Raises:
-        DumpError, LayoutError: there is no VMCOREINFO, or it is not this kernel's.
+        DumpError, LayoutError: the dump has no VMCOREINFO, or that of another kernel.
     """
     container = open_container(paths, memory_map, keeping)
     try:

@@ -1,4 +1,4 @@
-"""A small core for backtraces: what ``vmcore-tasks dump`` writes."""
+"""A small core for backtraces, as ``vmcore-tasks dump`` writes it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vmcore2core.session import CoreResult, Session
 def mini_core(
     session: Session, leader: StructView, output: Path, *, tid: int | None = None, force: bool = False
 ) -> CoreResult:
-    """Write a core of a process that has what backtraces need, and no other memory.
+    """Write a core that holds only the memory that backtraces need.
 
     Args:
         session: the dump.
         leader: the process.
         output: where the core goes.
-        tid: the only thread that is written.
-        force: replace what is there.
+        tid: the only thread to write.
+        force: replace an existing file.
 
     Raises:
         TaskError, MemoryFault, LayoutError: the process cannot be converted.

@@ -16,10 +16,10 @@ def open_files(session: Session, chosen: Sequence[Identity], *, without_any: boo
     Args:
         session: the dump.
         chosen: the processes.
-        without_any: those that have no open files as well.
+        without_any: include processes without open files.
 
     Raises:
-        LayoutUnknown: the layout does not tell of open files.
+        LayoutUnknown: the layout lacks the members for open files.
     """
     tables = FileTables(session.processes)
     for process in chosen:

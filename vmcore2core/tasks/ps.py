@@ -1,4 +1,4 @@
-"""What ``vmcore-tasks ps`` shows: a row a process, or a row a thread."""
+"""What ``vmcore-tasks ps`` shows: one row per process, or per thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vmcore2core.session import Session
 
 
 class Part(Flag):
-    """What is looked up of a task beside what its ``task_struct`` has itself."""
+    """Data of a task to look up outside its ``task_struct``."""
 
     MEMORY = auto()
     IDS = auto()
@@ -40,21 +40,21 @@ EVERYTHING = Part.MEMORY | Part.IDS | Part.TIMES | Part.PLACES
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One process or, with its own state, CPU, name and times, one thread; None is "not known" or "not looked up".
+    """One process, or one thread with its own state, CPU, name and times; None: not known, or not looked up.
 
     Attributes:
-        pid: of the process, as ps(1) has it: the thread group's.
-        tid: of the thread; a process's row has its leader's.
+        pid: the process's PID, as in ps(1): the thread group's.
+        tid: the thread's ID; in a process's row, the leader's.
         ppid: the parent's, 0 for none.
-        state: a letter, as ps(1) has them.
+        state: one of ps(1)'s state letters.
         cpu: where it ran last.
         threads: how many the process has.
         comm: printable text, as ``command`` and ``exe`` are.
-        command: the arguments in the process's memory, as it may have changed them; "..." is what is not known.
-        found_by: which of the kernel's lists has it.
-        uid: effective; ``ruid`` is the real one. So with ``gid`` and ``rgid``.
+        command: the arguments in memory, which the process may have changed; "..." stands for unknown parts.
+        found_by: the kernel's list that holds it.
+        uid: the effective user ID; ``ruid`` is the real one. Likewise ``gid`` and ``rgid``.
         started: seconds since 1970.
-        cpu_seconds: time on a CPU; a process's has its threads', those that are gone as well.
+        cpu_seconds: time on a CPU; a process's includes all its threads, even ended ones.
         exe: the program's path.
         cgroups: paths of the control groups, the unified hierarchy's first.
         containers: IDs, the innermost first.
@@ -105,7 +105,7 @@ def threads(
     Args:
         session: the dump.
         chosen: the processes.
-        parts: what is looked up.
+        parts: what to look up.
         states: letters of which a thread must have one; empty for any.
     """
     return _rows(session, chosen, parts, lambda row, group: _thread_rows(session, row, group, states, parts))
@@ -117,7 +117,7 @@ def _rows(
     parts: Part,
     of: Callable[[TaskRow, list[StructView]], Iterable[TaskRow]],
 ) -> Iterator[TaskRow]:
-    """Yield what ``of`` makes of the row of each process, and of its threads."""
+    """Call ``of`` with each process's row and threads; yield the rows that it returns."""
     for leader in (one.leader for one in chosen):
         try:
             group = list(session.processes.threads(leader))
@@ -146,7 +146,7 @@ def _row(session: Session, leader: StructView, threads: int) -> TaskRow:
 def _thread_rows(
     session: Session, row: TaskRow, group: list[StructView], states: Sequence[str], parts: Part
 ) -> Iterator[TaskRow]:
-    """Yield the rows of a process's threads, of those in one of the states, if any are named."""
+    """Yield the rows of a process's threads; if states are given, only of threads in one of them."""
     for task in group:
         state = sched.task_state_char(task)
         if states and state not in states:
@@ -185,7 +185,7 @@ def _with_memory(session: Session, leader: StructView, group: list[StructView], 
 
 
 def _walked(captured: Captured, gate: Gate | None) -> Statm:
-    """Return a process's sizes and command line as its mappings, page tables and stack have them."""
+    """Return a process's sizes and command line from its mappings, page tables and stack."""
     own = [vma for vma in captured.snapshot.vmas if gate is None or vma.name != gate.name]
     vsz_kib = sum(vma.end - vma.start for vma in own) >> 10
     args = captured.snapshot.psinfo.pr_psargs
@@ -211,13 +211,13 @@ def _with_ids(task: StructView, row: TaskRow) -> TaskRow:
 
 
 def _with_times(session: Session, tasks: list[StructView], leader: StructView | None, row: TaskRow) -> TaskRow:
-    """Add when a task began, and its time on a CPU.
+    """Add a task's start time and its time on a CPU.
 
     Args:
         session: the dump.
-        tasks: a thread, or all of a process.
-        leader: of the process; None for a thread.
-        row: what it is added to.
+        tasks: a thread, or all threads of a process.
+        leader: the process's leader; None for a thread.
+        row: the row to fill in.
     """
     try:
         time = clock(session.kernel)

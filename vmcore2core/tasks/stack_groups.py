@@ -1,4 +1,4 @@
-"""Stacks of many threads together: equal ones in groups, as text for flame graphs, and for speedscope.
+"""Stacks of many threads: groups of equal ones, folded text for flame graphs, and speedscope's format.
 
 References: the folded stacks of Brendan Gregg's FlameGraph (stackcollapse-perf.pl: ``_[k]`` behind functions of the
 kernel, ``_[i]`` behind inlined ones); speedscope's file format (https://www.speedscope.app/file-format-schema.json).
@@ -16,16 +16,16 @@ from vmcore2core.unwind.stacks import FrameRow, StackRow
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 NAMED_MAX = 16
-"""Threads of a process that are named in a group's heading."""
+"""Most threads of a process that a group's heading names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A function on the way from the outermost frame to the innermost one.
+    """One function of a stack.
 
     Attributes:
-        name: the function; where it has no name, its place in the file, or its address.
-        file: the file or the module that it is of; None where that is not known, and for the kernel itself.
+        name: the function; if it has no name, its place in the file, or its address.
+        file: the file or module that contains it; None if that is not known, and for the kernel itself.
         kind: "user", "inlined" or "kernel".
     """
 
@@ -44,14 +44,14 @@ class Group:
 
     Attributes:
         steps: outermost first.
-        stacks: of each thread.
+        stacks: the stack of each thread.
     """
 
     steps: tuple[Step, ...]
     stacks: tuple[StackRow, ...]
 
     def heading(self) -> str:
-        """Return how many threads there are, of which processes, with their TIDs."""
+        """Return the number of threads, and their processes with the TIDs."""
         of: dict[tuple[int, str], list[int]] = {}
         for stack in self.stacks:
             of.setdefault((stack.pid, stack.comm), []).append(stack.tid)
@@ -61,7 +61,7 @@ class Group:
 
 
 def _numbers(pid: int, tids: list[int]) -> str:
-    """Return a process and those of its threads; without them, where it is the process itself."""
+    """Return a process with its threads; without them if the only thread is the leader."""
     if tids == [pid]:
         return str(pid)
     more = f" and {len(tids) - NAMED_MAX} more" if len(tids) > NAMED_MAX else ""
@@ -69,7 +69,7 @@ def _numbers(pid: int, tids: list[int]) -> str:
 
 
 def groups(stacks: Iterable[StackRow]) -> list[Group]:
-    """Return the groups of threads whose stacks go through the same functions, the largest first."""
+    """Group the threads whose stacks have the same functions; the largest group is first."""
     found: dict[tuple[Step, ...], list[StackRow]] = {}
     for stack in stacks:
         found.setdefault(steps(stack), []).append(stack)
@@ -115,12 +115,12 @@ def _annotated(step: Step) -> str:
         return f"{step.name}_[k]"
     if step.kind == "inlined":
         return f"{step.name}_[i]"
-    # A place without a name says nothing without its file.
+    # A place without a function name needs its file.
     return f"{step.file or ''}{step.name}" if step.name.startswith("+") else step.name
 
 
 def _word(name: str) -> str:
-    """Return a name without what ends it in folded text."""
+    """Return a name without the characters that end it in folded text."""
     return name.replace(";", ":").replace("\n", " ")
 
 

@@ -19,7 +19,7 @@ from vmcore2core.unwind.stacks import StackRow, backtraces
 
 @dataclass(frozen=True)
 class ProcessStacks:
-    """The stacks of one process's threads, and sentences about what is broken in it."""
+    """The stacks of one process's threads, and sentences about damage in the process."""
 
     stacks: tuple[StackRow, ...]
     warnings: tuple[str, ...] = ()
@@ -32,10 +32,10 @@ class Wanted:
     Attributes:
         states: letters of which a thread must have one; empty for any.
         tid: the only thread.
-        idle: with the kernel's frames, the idle tasks of the CPUs as well.
+        idle: with the kernel's frames, include the CPUs' idle tasks.
         limit: most frames of a thread.
-        files: where files are looked for that tell what memory does not.
-        kernel: with the kernel's frames.
+        files: finds files that supply what memory lacks.
+        kernel: include the kernel's frames.
     """
 
     states: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ def stacks(session: Session, chosen: Sequence[Identity], wanted: Wanted) -> Iter
         wanted: which of their stacks.
 
     Raises:
-        LayoutUnknown, LayoutInvalid: the kernel's stacks are wanted, and how they unwind is not known.
+        LayoutUnknown, LayoutInvalid: kernel stacks are wanted, but the layout lacks what unwinding needs.
         TaskError, MemoryFault, LayoutError: the only process has no stacks.
     """
     kernel_stacks = KernelStacks(session.kernel, session.processes.cpus) if wanted.kernel else None
@@ -71,7 +71,7 @@ def stacks(session: Session, chosen: Sequence[Identity], wanted: Wanted) -> Iter
 
 
 def _of_idle_cpus(session: Session, wanted: Wanted, kernel_stacks: KernelStacks) -> Iterator[StackRow]:
-    """Yield the idle tasks that CPUs ran: no list of tasks has them, and all have PID 0."""
+    """Yield the idle tasks that CPUs were running: they are on no task list, and all have PID 0."""
     for task in runqueue.running(session.kernel):
         try:
             if sched.task_pid(task) == 0:
@@ -114,7 +114,7 @@ def _is_wanted(row: ThreadRow, wanted: Wanted) -> bool:
 def _thread_rows(
     session: Session, leader: StructView, tasks: Iterable[StructView], kernel_stacks: KernelStacks | None
 ) -> Iterator[ThreadRow]:
-    """Yield the threads of a process; of one without user memory, only where the kernel's stacks are wanted."""
+    """Yield the threads of a process; without user memory, only if kernel stacks are wanted."""
     try:
         yield from thread_rows(session.processes.thread_registers(leader))
     except (KernelThread, NoUserMemory):
@@ -124,7 +124,7 @@ def _thread_rows(
 
 
 def _kernel_only(leader: StructView, row: ThreadRow, error: Vmcore2coreError) -> StackRow:
-    """Return a thread without user frames: complete, if it has no user memory at all."""
+    """Return a thread without user frames; it is complete if it has no user memory."""
     return StackRow(
         pid=sched.task_tgid(leader),
         tid=row.tid,

@@ -1,4 +1,4 @@
-"""Why threads sleep, and who waits for whom, as ``vmcore-tasks waits`` shows it."""
+"""Why threads sleep, and which thread waits for which, as ``vmcore-tasks waits`` shows it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vmcore2core.unwind.process import UserSpace
 
 @dataclass(frozen=True, slots=True)
 class WaitRow:
-    """A thread that sleeps; None is "not known".
+    """A sleeping thread; None means "not known".
 
     Attributes:
         since: seconds since it last ran, with nine decimals.
-        system_call: with its arguments.
-        wait: what it waits for; None outside of any system call.
+        system_call: its system call, with the arguments.
+        wait: what it waits for; None outside of system calls.
     """
 
     pid: int
@@ -40,11 +40,11 @@ class WaitRow:
 
 @dataclass(frozen=True)
 class WaitReport:
-    """All threads of user processes that sleep, and the circles of those that wait for each other.
+    """All sleeping threads of user processes, and the cycles of threads that wait for each other.
 
     Attributes:
-        deadlocks: TIDs, each of which waits for the next one, and the last for the first.
-        warnings: sentences about processes that are not in it.
+        deadlocks: cycles of TIDs: each waits for the next, and the last for the first.
+        warnings: sentences about processes that the report lacks.
     """
 
     rows: tuple[WaitRow, ...]
@@ -53,7 +53,7 @@ class WaitReport:
 
 
 def waits(session: Session) -> WaitReport:
-    """Return why the threads of user processes sleep, and who waits for whom.
+    """Return why the threads of user processes sleep, and which waits for which.
 
     Raises:
         LayoutUnknown: the layout of open files is not known.
@@ -73,12 +73,12 @@ def waits(session: Session) -> WaitReport:
 
 
 def chosen_rows(report: WaitReport, session: Session, choice: Choice) -> tuple[list[WaitRow], list[Vmcore2coreError]]:
-    """Return the threads of the processes that are asked for, or that have such a name themselves; and errors.
+    """Return the threads of the selected processes, and threads whose own name matches; and errors.
 
     Args:
-        report: all threads that sleep.
+        report: all sleeping threads.
         session: the dump.
-        choice: by PID and name.
+        choice: the selection, by PID and name.
     """
     named, errors = choose(session.processes, Choice(pid=choice.pid), session.processes.leaders)
     whole = {one.pid: choice.takes(one) for one in named}
@@ -95,7 +95,7 @@ class _Found:
         self._sleepers = Sleepers(session.processes)
 
     def of(self, leader: StructView) -> Iterator[WaitRow]:
-        """Yield the threads of a process that sleep."""
+        """Yield the sleeping threads of a process."""
         processes = self._session.processes
         tasks = {sched.task_pid(task): task for task in processes.threads(leader)}
         rows = [row for row in thread_rows(processes.thread_registers(leader)) if row.state not in AWAKE]
