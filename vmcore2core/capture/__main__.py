@@ -1,4 +1,4 @@
-"""``python -m vmcore2core.capture``: what the capture kernel's service runs; no option parser, no help, little memory.
+"""``python -m vmcore2core.capture``, run by the capture kernel's service: no option parser, no help, little memory.
 
 Exit status: 0 all cores are whole, or nothing is to be captured; 1 an error; 2 the configuration makes no sense;
 3 cores are left out or hold stacks alone: ``index.json`` and ``capture.log`` beside them say which and why.
@@ -22,7 +22,7 @@ PROC_VMCORE = Path("/proc/vmcore")
 
 
 class Log:
-    """Sentences on stderr, and in a file once there is one."""
+    """Writes sentences to stderr and, once it is open, to a file."""
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
@@ -38,7 +38,7 @@ class Log:
             self._write(line)
 
     def open(self, name: str, folder: int) -> None:
-        """Write what was said, and what will be, to a new file in an open directory.
+        """Copy all sentences, earlier and later ones, to a new file in an open directory.
 
         Raises:
             OSError: it cannot be made.
@@ -60,7 +60,7 @@ def capture(config: Config, dump: Path, say: Log) -> int:
     """Write the cores that the configuration asks for; return the exit status.
 
     Raises:
-        Vmcore2coreError: there is no dump that can be used, or no directory for the cores.
+        Vmcore2coreError: there is no usable dump, or no directory for the cores.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from vmcore2core.capture.run import CORES, DATE_FORMAT, LOG_NAME, Capture, TimeUp, time_limit
@@ -84,7 +84,7 @@ def capture(config: Config, dump: Path, say: Log) -> int:
 
 
 def main(path: Path = DEFAULT_PATH, dump: Path = PROC_VMCORE) -> int:
-    """Capture what the configuration asks for; without one, nothing."""
+    """Capture the configured processes; do nothing without a configuration."""
     say = Log()
     try:
         config = read_config(path)
@@ -97,12 +97,12 @@ def main(path: Path = DEFAULT_PATH, dump: Path = PROC_VMCORE) -> int:
         return USAGE
     except Vmcore2coreError as error:
         say(str(error))
-    except Exception as error:  # the service's log is all that is left of it
+    except Exception as error:  # afterwards only the service's log remains
         say(sentence_of(error))
     return ERROR
 
 
 if __name__ == "__main__":
-    # As if it were not installed: it takes 7 MiB, for names in the index of what lacks call frame information.
+    # Hide capstone: it takes 7 MiB, only to name places without call frame information in the index.
     sys.modules["capstone"] = None  # type: ignore[assignment]
     sys.exit(main(*map(Path, sys.argv[1:3])))

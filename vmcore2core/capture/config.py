@@ -1,4 +1,4 @@
-"""``/etc/vmcore2core/capture.toml``: which processes get cores when the machine crashes, and what that may cost.
+"""``/etc/vmcore2core/capture.toml``: which processes get cores when the machine crashes, and the limits.
 
 ::
 
@@ -56,11 +56,11 @@ class Limits:
     """What the cores may cost.
 
     Attributes:
-        seconds: of wall-clock time from the start.
-        core: bytes of one core at most, or None.
-        total: bytes of all cores at most, or None.
+        seconds: wall-clock time from the start.
+        core: most bytes of one core, or None.
+        total: most bytes of all cores, or None.
         keep_free: bytes of the file system that must stay free.
-        keep_free_percent: likewise, of its size.
+        keep_free_percent: likewise, in percent of its size.
         memory: bytes of the capture kernel's memory, which the service manager enforces.
     """
 
@@ -72,7 +72,7 @@ class Limits:
     memory: int = 64 << 20
 
     def free_at_least(self, size: int) -> int:
-        """Return how many bytes of a file system of ``size`` bytes must stay free."""
+        """Return the bytes that must stay free on a file system of ``size`` bytes."""
         return max(self.keep_free, size * self.keep_free_percent // 100)
 
 
@@ -90,14 +90,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a site wants.
+    """A site's configuration.
 
     Attributes:
-        directory: DATE/cores is made below it.
-        wanted: in the order of importance.
-        limits: what it may cost.
-        core: how each core is written.
-        words: of the file, that change what a core has, as the index remembers them.
+        directory: the capture makes DATE/cores below it.
+        wanted: the wanted processes, most important first.
+        limits: the limits of the cores.
+        core: how to write each core.
+        words: settings that change a core's contents, as the index records them.
     """
 
     directory: Path
@@ -108,10 +108,10 @@ class Config:
 
 
 def read_config(path: Path) -> Config | None:
-    """Return what the file says, or None where there is no such file: then nothing is to be captured.
+    """Return the file's configuration, or None if it does not exist: then nothing is captured.
 
     Raises:
-        UsageError: it cannot be read, or says something that is not understood.
+        UsageError: it cannot be read, or is not valid.
     """
     try:
         with path.open("rb") as file:

@@ -1,8 +1,8 @@
-"""The units and hooks by which kdump's own services run the capture; nothing is changed in files of other packages.
+"""The units and hooks by which kdump's own services run the capture; other packages' files stay unchanged.
 
 Debian, Ubuntu: the capture kernel boots the machine's root file system with ``systemd.unit=kdump-tools-dump.service``;
-a unit of ours is wanted by that and comes before it. RHEL, Fedora (kdump-utils): the capture kernel boots an initramfs,
-whose kdump.sh runs ``/etc/kdump/pre.d`` before it dumps; the root file system, where Python is, is at /sysroot.
+it pulls in our unit, which runs before it. RHEL, Fedora (kdump-utils): the capture kernel boots an initramfs, whose
+kdump.sh runs ``/etc/kdump/pre.d`` before it dumps; the root file system, which has Python, is at /sysroot.
 
 References: kdump-tools 1.10.7, kdump-config and kdump-tools-dump.service; kdump-utils, dracut/99kdumpbase/kdump.sh:
 do_kdump_pre(), dump_fs().
@@ -20,7 +20,7 @@ from vmcore2core.errors import OutputError, UsageError
 
 MADE_BY = "# Made by: vmcore2core capture --install"
 GRACE_SECONDS = 10
-"""From SIGTERM, or the end of the capture's own time, to SIGKILL."""
+"""Time from SIGTERM, or from the end of the capture's own time, to SIGKILL."""
 CAPTURE_UNIT = "vmcore2core-capture.service"
 JOURNAL_UNIT = "vmcore2core-journal.service"
 
@@ -30,10 +30,10 @@ class Installed:
     """One file, or one link, that ``--install`` makes.
 
     Attributes:
-        path: where.
-        text: what a file says; None for a link.
-        target: what a link says; None for a file.
-        mode: of the file.
+        path: its path.
+        text: a file's text; None for a link.
+        target: a link's target; None for a file.
+        mode: the file's mode.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Installed:
     mode: int = 0o644
 
     def is_ours(self) -> bool:
-        """Tell whether what has its path was made by ``--install``."""
+        """Tell whether ``--install`` made the file or link at this path."""
         if self.target is not None:
             return self.path.is_symlink() and str(self.path.readlink()) == self.target
         try:
@@ -52,12 +52,12 @@ class Installed:
 
 
 def files(config: Config, config_path: Path, root: Path = Path("/")) -> list[Installed]:
-    """Return what belongs on this machine.
+    """Return the files and links that this machine needs.
 
     Args:
-        config: what the site wants, for the units' limits.
+        config: the site's configuration, for the units' limits.
         config_path: its file.
-        root: of the machine's file system.
+        root: root of the machine's file system.
 
     Raises:
         UsageError: neither kdump-tools nor kdump-utils is installed.
@@ -88,7 +88,7 @@ def _python() -> str:
 
 
 def capture_unit(config: Config, config_path: Path) -> str:
-    """Return the unit that runs in Debian's capture kernel, and nowhere else."""
+    """Return the unit that runs only in Debian's capture kernel."""
     limits = config.limits
     return f"""{MADE_BY}
 [Unit]
@@ -114,7 +114,7 @@ StandardOutput=journal+console
 
 
 def journal_unit(config: Config) -> str:
-    """Return the unit that tells the journal of new cores after the reboot."""
+    """Return the unit that adds new cores to the journal after the reboot."""
     return f"""{MADE_BY}
 [Unit]
 Description=Journal entries for cores taken from a crashed kernel
@@ -151,7 +151,7 @@ exit 0
 
 
 def advice(made: list[Installed]) -> list[str]:
-    """Return what is left for an administrator to do."""
+    """Return the steps that the administrator still has to do."""
     if any(one.path.name == "vmcore2core.sh" for one in made):
         return [
             "echo 'extra_bins /usr/sbin/chroot /usr/bin/timeout' >> /etc/kdump.conf",
@@ -161,10 +161,10 @@ def advice(made: list[Installed]) -> list[str]:
 
 
 def write(one: Installed) -> None:
-    """Make a file or link; what another made in its place stays.
+    """Make a file or link; do not replace one that another program made.
 
     Raises:
-        OutputError: something else is there, or the system refuses.
+        OutputError: the path is taken, or the system refuses.
     """
     path = one.path
     try:

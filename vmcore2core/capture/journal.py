@@ -1,6 +1,6 @@
 """Entries in systemd's journal that point at captured cores, so that ``coredumpctl`` lists and opens them.
 
-References: systemd's src/coredump/coredump-submit.c (fields, extended attributes) and coredumpctl.c (what it asks for);
+References: systemd's src/coredump/coredump-submit.c (fields, extended attributes) and coredumpctl.c (its queries);
 https://systemd.io/JOURNAL_NATIVE_PROTOCOL.
 """
 
@@ -21,26 +21,26 @@ from vmcore2core.handover.index import INDEX_NAME, Entry, read_index
 SD_MESSAGE_COREDUMP = "fc2e22bc6ee647b6b90729ab34a250b1"
 SOCKET = Path("/run/systemd/journal/socket")
 SENT_NAME = "journal.sent"
-"""Of the file that says that the journal has the entries of a directory."""
+"""Name of the file that marks a directory whose entries are in the journal."""
 CRIT = "2"
 ADOPT_SECONDS = 3600
-"""A dump that kdump began so much later is of the same crash."""
+"""A dump that kdump began at most this much later belongs to the same crash."""
 NO_SIGNAL = "0"
-"""coredumpctl(1) shows no entry without a signal; no signal ended these processes."""
+"""coredumpctl(1) shows only entries with a signal, although no signal ended these processes."""
 
 Fields = dict[str, str]
 
 
 def new_directories(crash: Path) -> list[Path]:
-    """Return the directories of cores below kdump's directory of which the journal has no entries yet."""
+    """Return the core directories below kdump's directory that have no entries in the journal yet."""
     found = sorted(path.parent for path in crash.glob(f"*/cores/{INDEX_NAME}"))
     return [path for path in found if not (path / SENT_NAME).exists()]
 
 
 def beside_the_dump(cores: Path) -> Path:
-    """Move a directory of cores beside the dump of the same crash, if that lies elsewhere; return where it is then.
+    """Move a directory of cores next to the dump of the same crash, if necessary; return its path.
 
-    kdump names the dump's directory by the minute in which it begins, which may be a later one than the capture's.
+    kdump names the dump's directory after the minute in which it starts, which may be later than the capture's.
     """
     stamp, crash = cores.parent, cores.parent.parent
     if _has_dump(stamp):
@@ -57,7 +57,7 @@ def beside_the_dump(cores: Path) -> Path:
     if target.exists():
         return cores
     cores.rename(target)
-    with contextlib.suppress(OSError):  # something else is in it
+    with contextlib.suppress(OSError):  # it holds other files
         stamp.rmdir()
     return target
 
@@ -67,11 +67,11 @@ def _has_dump(folder: Path) -> bool:
 
 
 def tell(cores: Path, send_to: Path = SOCKET) -> int:
-    """Send an entry for each core of a directory, and mark the files as systemd does; return how many.
+    """Send an entry for each core of a directory, and mark the files as systemd does; return their number.
 
     Raises:
         UsageError: the directory has no index.
-        OutputError: the index is none, or the journal does not take an entry.
+        OutputError: the index is not valid, or the journal rejects an entry.
     """
     index = read_index(cores / INDEX_NAME)
     if index is None:
@@ -97,9 +97,9 @@ def entry_fields(index: dict[str, Any], process: Entry, core: Path) -> Fields:
     """Return the fields of a core's entry.
 
     Args:
-        index: the directory's.
-        process: of the index.
-        core: the file.
+        index: the directory's index.
+        process: the process's entry in it.
+        core: the core file.
     """
     kernel = index["kernel"]
     pid, comm, uid = process["pid"], process["comm"], process["uid"]
@@ -142,7 +142,7 @@ def _control_group(process: Entry) -> dict[str, str | None]:
 
 
 def _stack_traces(process: Entry) -> Iterator[str]:
-    """Yield the threads' stacks in the form of systemd's."""
+    """Yield the threads' stacks in systemd's format."""
     for thread in process["threads"]:
         if thread["frames"]:
             lines = [_frame(number, frame) for number, frame in enumerate(thread["frames"])]
@@ -165,7 +165,7 @@ def _package_json(process: Entry) -> str | None:
 
 
 def mark(core: Path, fields: Fields) -> None:
-    """Give a core the extended attributes that systemd's cores have, where the file system has any."""
+    """Give a core the extended attributes of systemd's cores, if the file system supports them."""
     for name in ("pid", "uid", "gid", "signal", "timestamp", "hostname", "comm", "exe"):
         value = fields.get(f"COREDUMP_{name.upper()}")
         if value is not None:
@@ -174,7 +174,7 @@ def mark(core: Path, fields: Fields) -> None:
 
 
 def encoded(fields: Fields) -> bytes:
-    """Return an entry in the journal's native protocol: a value of several lines has its size before it."""
+    """Return an entry in the journal's native protocol: the size precedes a value of several lines."""
     parts = []
     for name, value in fields.items():
         raw = value.encode("utf-8", "backslashreplace")
@@ -190,7 +190,7 @@ def _send(fields: Fields, send_to: Path) -> None:
             journal.connect(str(send_to))
             try:
                 journal.send(message)
-            except OSError:  # too large for a datagram: a sealed file takes its place
+            except OSError:  # too large for a datagram: send a sealed file instead
                 _send_file(journal, message)
     except OSError as error:
         raise OutputError(f"the journal at {send_to} takes no entry: {error.strerror}") from error

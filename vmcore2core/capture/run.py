@@ -1,8 +1,8 @@
-"""Writes the cores of one crash within the limits of the configuration.
+"""Write the cores of one crash within the limits of the configuration.
 
-First come registers and stacks of all chosen processes, in the order of importance. Then whole cores take their places
-in the same order, as far as the limits allow. A core and the index are whole or absent at any moment, whatever ends the
-run: the time that is over, a full disk, SIGKILL, a panic of the capture kernel.
+First the run writes the registers and stacks of all chosen processes, most important first. Then, in the same order,
+it replaces them by whole cores, as far as the limits allow. At any moment each core and the index are whole or absent,
+even if the time limit, a full disk, SIGKILL or a panic of the capture kernel ends the run.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from vmcore2core.unwind.originals import Files
 
 CORES = "cores"
 STACKS = DumpFilter.ANON_PRIVATE | DumpFilter.ELF_HEADERS
-"""Of these mappings are stacks, and what a debugger needs to follow them."""
+"""The kinds of mappings that hold stacks, and data that a debugger needs to follow them."""
 CACHED_PAGES = 1024
-"""Pages of the kernel's memory that are kept: 4 MiB."""
-STAT_BLOCK = 512  # stat(2): of st_blocks
+"""Most pages of kernel memory to cache: 4 MiB."""
+STAT_BLOCK = 512  # stat(2): bytes per unit of st_blocks
 LOG_NAME = "capture.log"
 DATE_FORMAT = "%Y%m%d%H%M"
-"""As kdump-tools names a dump's directory."""
+"""Format of kdump-tools' names for a dump's directory."""
 
 Say = Callable[[str], None]
 
 
 class TimeUp(BaseException):
-    """The time is over, or the service manager wants an end; no ``Exception``, as one process's errors are caught."""
+    """The time is over, or the service manager stops us; no ``Exception``, so handlers for one process let it pass."""
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def time_limit(seconds: int) -> Iterator[None]:
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    # What cleans up is short; a second signal must not end it halfway.
+    # Cleanup is short; a second signal must not interrupt it.
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise TimeUp("the time is over" if number == signal.SIGALRM else "SIGTERM came")
@@ -74,18 +74,18 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a file system has left for cores.
+    """The space that a file system has left for cores.
 
     Attributes:
-        directory: on it.
-        limits: what must be kept to.
+        directory: a directory on it.
+        limits: the limits to keep to.
     """
 
     directory: Path
     limits: Limits
 
     def refusal(self, needed: int, written: int) -> str | None:
-        """Return why a core of ``needed`` bytes may not be written where ``written`` bytes were, or None."""
+        """Return why a core of ``needed`` bytes has no room after ``written`` bytes of cores, or None."""
         limits = self.limits
         if limits.core is not None and needed > limits.core:
             return f"it would take {amount(needed)}, and one core may take {amount(limits.core)}"
@@ -101,7 +101,7 @@ class Room:
         return None
 
     def watch(self, _done: int, _total: int) -> None:
-        """Stop the writing of a core where it takes what must stay free (``corefile.writer.Progress``).
+        """Stop writing a core when it uses space that must stay free (``corefile.writer.Progress``).
 
         Raises:
             OutputError: it does.
@@ -117,7 +117,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One process that is wanted."""
+    """One wanted process."""
 
     chosen: Identity
     stacks_only: bool
@@ -129,10 +129,10 @@ class Target:
 
 
 def targets(session: Session, wanted: Sequence[Wanted], say: Say) -> list[Target]:
-    """Return the processes that are wanted, the most important first, each once.
+    """Return the wanted processes, most important first, without repeats.
 
     Raises:
-        LayoutError: the layout does not tell what is asked.
+        LayoutError: the layout lacks a member that the conditions need.
     """
     found: dict[int, Target] = {}
     for number, one in enumerate(wanted, 1):
@@ -149,13 +149,13 @@ class Capture:
 
     Args:
         session: the dump.
-        config: what is wanted.
+        config: the configuration.
         directory: where the cores go; it exists.
         say: takes each sentence for people.
 
     Attributes:
-        whole, stacks, nothing: the processes, by what there is of them.
-        finished: every process had its turn.
+        whole, stacks, nothing: the processes with whole cores, with stacks only, and without a core.
+        finished: whether every process had its turn.
     """
 
     def __init__(self, session: Session, config: Config, directory: Path, say: Say) -> None:
@@ -172,7 +172,7 @@ class Capture:
         self.finished = False
 
     def run(self) -> None:
-        """Write what the limits allow, until there is no more or ``TimeUp`` comes.
+        """Write the cores that the limits allow, until all are done or ``TimeUp`` is raised.
 
         Raises:
             OutputError: the index cannot be written.
@@ -189,7 +189,7 @@ class Capture:
 
     @contextlib.contextmanager
     def _until_time_is_up(self) -> Iterator[None]:
-        """Say what is left undone where ``TimeUp`` or an error ends the block."""
+        """If ``TimeUp`` or an error ends the block, say what is left undone."""
         try:
             yield
         except TimeUp as over:
@@ -235,7 +235,7 @@ class Capture:
         self.stacks.append(target)
 
     def _write_whole(self, target: Target) -> None:
-        """Replace a process's core of stacks by the whole one, if there is room."""
+        """Replace a process's core of stacks by a whole core, if there is room."""
         if target.stacks_only:
             return
         pid = target.chosen.pid
@@ -273,7 +273,7 @@ class Capture:
         return result
 
     def _refuse(self, target: Target, needed: int) -> None:
-        """Raise ``OutputError`` where a core of ``needed`` bytes has no room; its own core of stacks goes then."""
+        """Raise ``OutputError`` if a core of ``needed`` bytes has no room; it replaces the process's core of stacks."""
         written = sum(size for pid, size in self._sizes.items() if pid != target.chosen.pid)
         reason = self._room.refusal(needed, written)
         if reason is not None:
@@ -290,7 +290,7 @@ class Capture:
         self.nothing.append(target)
 
     def _left_over(self, reason: str) -> None:
-        """Say of each process whose turn did not come what there is of it."""
+        """For each process whose turn did not come, say what was written of it."""
         done = {target.chosen.pid for target in (*self.whole, *self.stacks, *self.nothing)}
         for target in self._wanted:
             if target.chosen.pid not in done:
@@ -301,5 +301,5 @@ class Capture:
 
 
 def _kept(what: str, reason: str | None = None) -> dict[str, str | None]:
-    """Return what the index says of how much of a process there is, and why no more."""
+    """Return the index's fields that say how much of a process was written, and why no more."""
     return {"kept": what, "reason": reason}
