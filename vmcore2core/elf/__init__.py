@@ -1,1 +1,1 @@
-"""ELF: headers, sections and notes, wherever their bytes are: a dump, a file, memory, a core that is written."""
+"""ELF headers, sections and notes in any source: a dump, a file, memory, or a finished core."""

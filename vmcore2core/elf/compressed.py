@@ -1,4 +1,4 @@
-"""Sections that are compressed: SHF_COMPRESSED.
+"""Compressed sections: SHF_COMPRESSED.
 
 References: System V gABI, "Section Compression".
 """
@@ -17,7 +17,7 @@ ZSTD_WINDOW_MAX = 1 << 27
 
 
 def decompressed(raw: bytes, variant: Variant, limit: int) -> bytes:
-    """Return what a compressed section has.
+    """Return the contents of a compressed section.
 
     Args:
         raw: its bytes in the file: Elf_Chdr, then the compressed ones.
@@ -25,7 +25,7 @@ def decompressed(raw: bytes, variant: Variant, limit: int) -> bytes:
         limit: most bytes.
 
     Raises:
-        CodecError: it is broken, or larger than ``limit``; the sentence goes on from its name.
+        CodecError: it is broken, or larger than ``limit``; the message continues a sentence that names the section.
     """
     dtype = CHDR_DTYPE[variant]
     if len(raw) < dtype.itemsize:

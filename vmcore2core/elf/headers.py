@@ -1,4 +1,4 @@
-"""The headers of an ELF image, checked before anything in them is believed.
+"""The headers of an ELF image; every field is checked before use.
 
 References: System V gABI, chapters "Program Header" and "Sections".
 """
@@ -52,13 +52,13 @@ class Section(NamedTuple):
 
 
 class ElfHeaders(NamedTuple):
-    """What the headers of an image say.
+    """The headers of an ELF image.
 
     Attributes:
         segments: the program headers.
         e_shoff: file offset of the section headers, 0 for none.
         e_shnum: their number.
-        e_shstrndx: which of them has the names.
+        e_shstrndx: index of the section that holds the names.
     """
 
     segments: tuple[Segment, ...]
@@ -84,7 +84,7 @@ class ElfHeaders(NamedTuple):
 
 
 def ident_variant(ident: bytes) -> Variant | None:
-    """Return class and byte order of e_ident; None where it does not begin an ELF file."""
+    """Return class and byte order from e_ident; None if it is not the start of an ELF file."""
     if len(ident) < elf.EI_NIDENT or not ident.startswith(elf.ELFMAG):
         return None
     elf_class, order = elf.ELF_CLASSES.get(ident[elf.EI_CLASS]), elf.ELF_BYTE_ORDERS.get(ident[elf.EI_DATA])
@@ -102,15 +102,15 @@ def variant_of(elf_class: int, order: ByteOrder) -> Variant:
 
 
 def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | None:
-    """Return the headers of the image at 0, or None where there is none or its bytes are not known.
+    """Return the headers of the image at offset 0, or None if there is no image or its bytes are not known.
 
     Args:
         read: bytes by file offset.
-        elf_class: 32 or 64, what the process is.
-        order: likewise.
+        elf_class: the process's class, 32 or 64.
+        order: the process's byte order.
 
     Raises:
-        CorruptStructure: it begins as an ELF file, and goes on otherwise.
+        CorruptStructure: it starts like an ELF file, but its headers are not valid.
     """
     variant = variant_of(elf_class, order)
     declaration = elf.Ehdr[variant]
@@ -139,7 +139,7 @@ def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | 
 
 
 def parse_sections(read: Read, headers: ElfHeaders, elf_class: int, order: ByteOrder) -> tuple[Section, ...]:
-    """Return the section headers; none where there are none or their bytes are not known.
+    """Return the section headers; empty if there are none or their bytes are not known.
 
     Args:
         read: bytes by file offset.

@@ -16,10 +16,10 @@ from vmcore2core.formats.elf import NOTE_ALIGN, Nhdr
 from vmcore2core.interfaces import ByteOrder
 
 NOTES_SIZE_MAX = 256 << 20
-"""Most bytes of notes that are read from one dump: 8192 CPUs with some 20 KiB of registers each have 160 MiB."""
+"""Most bytes of notes to read from one dump: 8192 CPUs with about 20 KiB of registers each need 160 MiB."""
 
 NOTES_MAX = 1 << 17
-"""Most notes that are read from one dump; 8192 CPUs with a dozen each have fewer."""
+"""Most notes to read from one dump; 8192 CPUs with a dozen each have fewer."""
 
 
 class Note(NamedTuple):
