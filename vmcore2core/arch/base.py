@@ -1,4 +1,4 @@
-"""What an architecture is to this tool: numbers and pure functions; no files, no memory of its own.
+"""An architecture as this tool sees it: numbers and pure functions; it reads no files and keeps no state.
 
 To add a machine NAME (tests/arch/test_machines.py checks this list):
 
@@ -36,11 +36,11 @@ class Arch(ABC):
         machine_names: further names in a dump header's utsname.machine.
         e_machine: ELF machine number of the kernel's own programs.
         byte_order: of the kernel.
-        both_orders: whether there is an ``Arch`` of the same ``e_machine`` for the other byte order.
+        both_orders: whether another ``Arch`` has the same ``e_machine`` and the other byte order.
         pointer_size: bytes of an ``unsigned long``.
         user_end: first address beyond what a process can map (TASK_SIZE_MAX at its largest).
-        layout_keys: what it asks of a layout, as VMCOREINFO keys: for a layout written to a file.
-        type_units: files of the kernel's source whose DWARF has types that this machine's code asks for.
+        layout_keys: layout items that it needs, as VMCOREINFO keys, for a layout written to a file.
+        type_units: kernel source files whose DWARF holds the types that this machine's code needs.
         exported_abi: keys of the VMCOREINFO export that tell what programs may rely on, and the value that the tables
             here have.
     """
@@ -74,7 +74,7 @@ class Arch(ABC):
 
     @abstractmethod
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """Tell whether a VMCOREINFO text is of this architecture; for dumps whose header does not say."""
+        """Tell whether a VMCOREINFO text comes from this architecture, for dumps whose header does not say."""
 
     def view(self, memory: Memory, layout: Layout) -> KernelView:
         """Return the view of a kernel of this architecture, of which these two are known."""

@@ -1,4 +1,4 @@
-"""What only some machines have: a machine's attribute is None where it has no such thing."""
+"""Capabilities that only some machines have; a machine's attribute is None if it lacks one."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class SwapEntries(ABC):
     def type_and_offset(
         self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
     ) -> tuple[U64Array, U64Array] | None:
-        """Return what page-table entries that are not present name: __swp_type() and __swp_offset().
+        """Return the swap type and offset in entries that are not present: __swp_type() and __swp_offset().
 
         Args:
             entries: uint64[n], ``EntryKind.NOT_PRESENT``, of any level.
             sizes: uint64[n], bytes of memory that each entry stands for: ``page_size`` at the last level.
-            page_size: of the kernel.
-            layout: of the kernel.
+            page_size: the kernel's page size.
+            layout: the kernel's layout.
 
         Returns:
-            type, uint64[n]; offset, uint64[n]; None where this is not known of the architecture or of this kernel.
+            type, uint64[n]; offset, uint64[n]; None if this is not known for the architecture or this kernel.
         """
 
 
@@ -36,10 +36,10 @@ class Tags(ABC):
 
     @abstractmethod
     def spec(self, kernel: KernelView) -> TagSpec | None:
-        """Return how memory with tags is told; None where the processors have none.
+        """Return how to recognise tagged memory; None if the processors have no tags.
 
         Raises:
-            MemoryFault, LayoutInvalid: what tells it cannot be read, or is broken.
+            MemoryFault, LayoutInvalid: the kernel's data for it cannot be read, or is broken.
         """
 
 
@@ -47,8 +47,8 @@ class Gate(ABC):
     """The mapping that all processes but compat ones have besides their own (x86's vsyscall page, ARM's vectors).
 
     Attributes:
-        name: what /proc/PID/maps calls it.
-        readable: whether the kernel's own cores have what is there, which a process's page table tells.
+        name: its name in /proc/PID/maps.
+        readable: whether the kernel's own cores hold its bytes; a process's page table tells.
     """
 
     name: str
@@ -64,37 +64,37 @@ class Vdso(ABC):
 
     @abstractmethod
     def image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """Return where the image of a process's vDSO is in the kernel image, or None where nothing tells.
+        """Return location of a process's vDSO image in the kernel image, or None if that is not known.
 
         Raises:
-            MemoryFault: what tells it cannot be read.
+            MemoryFault: the kernel's data for it cannot be read.
         """
 
 
 class Inference(ABC):
-    """Offsets that contents tell, for kernels without type information.
+    """Offsets inferred from the structures' contents, for kernels without type information.
 
     Attributes:
-        members: (struct, member) whose offsets ``infer`` may tell.
+        members: (struct, member) whose offsets ``infer`` may find.
     """
 
     members: tuple[tuple[str, str], ...]
 
     @abstractmethod
     def infer(self, tasks: Sequence[KernelAddr], kernel: KernelView) -> Mapping[tuple[str, str], int]:
-        """Return offsets of ``members``, told by what must be true of them; none where anything is amiss.
+        """Return offsets of ``members``, found by conditions that they must meet; none if any condition fails.
 
         Args:
             tasks: ``struct task_struct *`` of user threads that are off the CPU.
             kernel: the dumped one.
 
         Raises:
-            MemoryFault: what tells cannot be read.
+            MemoryFault: the structures cannot be read.
         """
 
 
 class CpuNumbers:
-    """The hardware's numbers of CPUs, by which notes are ordered or marked; this one where they are Linux's."""
+    """The hardware's CPU numbers, which order or mark notes; this default is for machines that use Linux's."""
 
     def number(self, cpu: int, kernel: KernelView) -> int:
         """Return the position of a CPU's note among QEMU's, which are in the order of the hardware's numbers.
@@ -103,19 +103,19 @@ class CpuNumbers:
             cpu: the kernel's number.
 
         Raises:
-            MemoryFault: what tells it cannot be read.
+            MemoryFault: the kernel's data for it cannot be read.
         """
         return cpu
 
     def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
-        """Return the note of a CPU among those that are numbered, not named by a PID; None where there is none.
+        """Return the note of a CPU among notes with CPU numbers rather than PIDs; None if it has none.
 
         Args:
             cpu: the kernel's number.
-            notes: of all CPUs.
+            notes: the notes of all CPUs.
 
         Raises:
-            MemoryFault: what tells it cannot be read.
+            MemoryFault: the kernel's data for it cannot be read.
         """
         number = self.number(cpu, kernel)
         return next((note for note in notes if note.number == number), None)
@@ -126,21 +126,21 @@ class KernelStacks(ABC):
 
     @abstractmethod
     def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
-        """Return how the kernel's own stacks unwind.
+        """Return the unwinder of the kernel's own stacks.
 
         Args:
             kernel: the dumped one.
-            modules: the loaded ones.
+            modules: the loaded modules.
 
         Raises:
-            LayoutUnknown: the layout does not tell what it needs.
-            LayoutInvalid, MemoryFault: what the kernel has for it cannot be used.
+            LayoutUnknown: the layout lacks an item that it needs.
+            LayoutInvalid, MemoryFault: the kernel's unwind data cannot be used.
         """
 
     def system_call(
         self, regs: Mapping[str, int], task: KernelAddr, stack: KernelAddr, kernel: KernelView
     ) -> SystemCall | None:
-        """Return the system call that a thread is in; None where it is in none, or that is not known.
+        """Return the system call that a thread is in; None if it is in none, or if that is not known.
 
         Args:
             regs: its user registers, by native names.
@@ -149,6 +149,6 @@ class KernelStacks(ABC):
             kernel: the dumped one.
 
         Raises:
-            MemoryFault: what tells it cannot be read.
+            MemoryFault: the kernel's data for it cannot be read.
         """
         return None

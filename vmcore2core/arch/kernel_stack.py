@@ -1,4 +1,4 @@
-"""The kernel's own stacks: what is common to the ways in which machines unwind them.
+"""The kernel's own stacks: the code that all machines' unwinders share.
 
 References: arch/*/kernel/stacktrace.c, arch/x86/kernel/unwind_orc.c (Linux 5.10 to 7.2).
 """
@@ -20,7 +20,7 @@ class KernelFrame:
     """One frame of the kernel.
 
     Attributes:
-        pc: program counter: of the next instruction to run when control comes back to this frame.
+        pc: program counter: the next instruction to run when control returns to this frame.
         sp: stack pointer.
         found_by: how it was found.
         exact: whether ``pc`` is where it was interrupted, not a return address (which may belong to the next function).
@@ -39,7 +39,7 @@ class KernelFrame:
 
 @dataclass(frozen=True, slots=True)
 class KernelStackEnd:
-    """Why there are no more frames; ``complete`` where the last one is the outermost."""
+    """Why there are no more frames; ``complete`` if the last one is the outermost."""
 
     complete: bool
     why: str
@@ -62,7 +62,7 @@ class ModuleText:
 
 
 class KernelUnwinder(ABC):
-    """How one machine's kernel stacks unwind."""
+    """Unwinds one machine's kernel stacks."""
 
     @abstractmethod
     def switched_out(self, task: KernelAddr) -> KernelFrame:
@@ -73,23 +73,23 @@ class KernelUnwinder(ABC):
 
         Raises:
             MemoryFault: it cannot be read.
-            LayoutUnknown: where it is kept is not known.
+            LayoutUnknown: the layout does not tell where the kernel saved it.
         """
 
     @abstractmethod
     def running(self, note: CpuNote) -> KernelFrame:
-        """Return the frame that a CPU was in, in the kernel."""
+        """Return the kernel frame that a CPU was executing."""
 
     @abstractmethod
     def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
-        """Return the frame that called one, or was interrupted by it.
+        """Return the frame that called the given one, or that it interrupted.
 
         Args:
             frame: as one of these methods returned it.
 
         Raises:
             MemoryFault: it cannot be read.
-            CorruptStructure: what tells the way from there is damaged.
+            CorruptStructure: the unwind data for this frame is damaged.
         """
 
     def trace(self, first: KernelFrame, limit: int = LIMIT) -> KernelTrace:
@@ -127,7 +127,7 @@ class SystemCall:
         number: of the machine's table.
         arguments: its six registers, in order.
         table: symbol of the table of functions.
-        native: whether the number is one of the kernel's own programs, not of compat ones.
+        native: whether the number is from the native table, not from the compat one.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""What every machine has: page tables, registers of threads, registers of CPUs, what a core is, user stacks."""
+"""The parts of every machine: page tables, threads' registers, CPUs' registers, core files, user stacks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vmcore2core.interfaces import ByteOrder, KernelView
 
 
 class Paging(ABC):
-    """How addresses become physical ones: ``arch/NAME/paging.py``.
+    """Address translation: ``arch/NAME/paging.py``.
 
     Attributes:
         image_keys: VMCOREINFO keys without which the kernel's memory cannot be read, for ``located_keys``.
-        prot_valid: bit of ``vma->vm_page_prot`` that mappings with any access have, and no others; 0 where none is.
-        prot_noexec: bit of ``vma->vm_page_prot`` that no mapping with VM_EXEC has, but for a driver's; 0 where none is.
-        pte_write: bit of a page-table entry that only pages of mappings with VM_WRITE have; 0 where none is.
-        own_tables: member of ``struct mm_struct`` that is not NULL where the kernel may have page tables of its own in
-            a process's; "" where it never has.
-        vm_shadow_stack: VM_SHADOW_STACK of ``vma->vm_flags``; 0 where there is none.
-        pgd_mm: (struct, member) of the page of a process's top table that points to its ``struct mm_struct``, the
-            newest kernel's first; none where the kernel does not keep it.
+        prot_valid: bit of ``vma->vm_page_prot`` set in exactly the mappings with any access; 0 if there is no such bit.
+        prot_noexec: bit of ``vma->vm_page_prot`` clear in all mappings with VM_EXEC, except a driver's; 0 if none.
+        pte_write: bit of a page-table entry set only for pages of mappings with VM_WRITE; 0 if none.
+        own_tables: member of ``struct mm_struct`` that is not NULL if the kernel may keep its own page tables inside a
+        process's; "" if it never does.
+        vm_shadow_stack: VM_SHADOW_STACK of ``vma->vm_flags``; 0 if there is none.
+        pgd_mm: (struct, member) that points from the page of a process's top table to its ``struct mm_struct``, the
+        newest kernel's first; empty if the kernel does not keep it.
     """
 
     image_keys: tuple[str, ...] = ()
@@ -37,22 +37,22 @@ class Paging(ABC):
 
     @abstractmethod
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """Return how kernel addresses translate.
+        """Return the translation of kernel addresses.
 
         Raises:
-            LayoutUnknown: VMCOREINFO lacks a key that this needs.
+            LayoutUnknown: VMCOREINFO lacks a required key.
         """
 
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
         """Yield VMCOREINFO keys that would put ``address`` of the kernel image at physical ``paddr``.
 
-        For a text that lacks them; the caller tries each and believes what the kernel's page table confirms. None are
-        needed where the image is always at the same place.
+        They stand in for keys that the text lacks; the caller tries each and accepts those that the kernel's page table
+        confirms. None are needed if the image is always at the same place.
         """
         return iter(({},))
 
     def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
-        """Return ``kernel_map`` with what memory itself tells of it, where VMCOREINFO does not tell all.
+        """Complete ``kernel_map`` from memory where VMCOREINFO leaves gaps; return it.
 
         Args:
             kernel_map: of the kernel, from ``kernel_map``.
@@ -69,15 +69,15 @@ class Paging(ABC):
             kernel: the dumped one.
 
         Raises:
-            MemoryFault, LayoutInvalid: what tells the form cannot be read, or is broken.
+            MemoryFault, LayoutInvalid: the data that determines the form cannot be read, or is broken.
         """
         return kernel_map.spec
 
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """Return the address that ``struct page`` of physical page 0 has or would have; None where it is not known.
+        """Return the address of physical page 0's ``struct page``, or where it would be; None if that is not known.
 
         Raises:
-            MemoryFault: what tells it cannot be read.
+            MemoryFault: the kernel's data for it cannot be read.
         """
         return kernel.layout.find_symbol("vmemmap")
 
@@ -86,13 +86,13 @@ class Registers(ABC):
     """General registers of threads, where the kernel saved them: ``arch/NAME/registers.py``.
 
     Attributes:
-        names: of a native core's general registers, in elf_gregset_t's order.
-        thread_members: members of ``struct thread_struct`` that ``thread_bases`` reads, and where they stand relative
-            to the one that holds the thread pointer, in bytes: for kernels that do not tell.
+        names: names of a native core's general registers, in elf_gregset_t's order.
+        thread_members: members of ``struct thread_struct`` that ``thread_bases`` reads, with byte offsets from the
+        one that holds the thread pointer: for kernels without type information.
         tp_register: general register that the ABI reserves for the thread pointer, so that no function changes it; ""
-            where the thread pointer is elsewhere.
-        saved_sp: member of ``struct thread_struct`` that has the kernel stack pointer of a task off the CPU; "" where
-            that is elsewhere.
+        if the thread pointer is elsewhere.
+        saved_sp: member of ``struct thread_struct`` that holds the kernel stack pointer of a task off the CPU; "" if
+        that is elsewhere.
     """
 
     names: tuple[str, ...]
@@ -109,8 +109,8 @@ class Registers(ABC):
             stack: ``task_struct.stack``, the lowest address of the stack.
 
         Returns:
-            Register name -> value, or None where what is there cannot be user registers (a task that never was in
-            user mode, or a layout that does not fit).
+            Register name -> value, or None if the data there cannot be user registers (the task never was in user
+            mode, or the layout does not fit).
         """
 
     def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
@@ -122,7 +122,7 @@ class Registers(ABC):
         return regs.get(self.tp_register)
 
     def is_thread_pointer(self, value: int, read_user: Callable[[int, int], bytes | None]) -> bool:
-        """Tell whether a word must be a thread pointer: what it points to in user memory says so itself."""
+        """Tell whether a word must be a thread pointer: the data that it points to proves it."""
         return False
 
     def implausible(self, regs: Mapping[str, int]) -> str | None:
@@ -134,7 +134,7 @@ class Cpus(ABC):
     """Registers of the CPUs, from a dump's notes: ``arch/NAME/cpus.py``.
 
     Attributes:
-        sp: register of a CPU's note that has the stack pointer; "" where this is not asked.
+        sp: register of a CPU's note that holds the stack pointer; "" if nothing needs it.
     """
 
     sp: str = ""
@@ -144,27 +144,27 @@ class Cpus(ABC):
         """Return the CPUs' registers from the dump's notes (name, type, descriptor)."""
 
     def bases(self, note: CpuNote) -> Mapping[str, int]:
-        """Return the registers of ``thread_bases`` that a CPU note has live, for the task that was running there."""
+        """Return the current values of ``thread_bases``' registers from a CPU note, for the task running there."""
         return {}
 
     def uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
-        """Tell whether a CPU was using the page table at physical ``pgd``; None where the note does not tell."""
+        """Tell whether a CPU was using the page table at physical ``pgd``; None if the note does not say."""
         return None
 
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[Note, ...], str | None]:
-        """Return the notes of a thread besides NT_PRSTATUS that was on a CPU.
+        """Return the notes, apart from NT_PRSTATUS, of a thread that was on a CPU.
 
         Args:
             task: its ``struct task_struct *``.
             regs: its general registers.
-            note: the CPU's.
+            note: the CPU's note.
             kernel: the dumped one.
 
         Returns:
-            The notes, none where its registers were lost with the processor; and a sentence that says what is not in
-            them, or None.
+            The notes, none if its registers were lost with the processor; and a sentence that says what they lack, or
+            None.
 
         Raises:
             MemoryFault, LayoutInvalid: as ``regsets``.
@@ -172,25 +172,25 @@ class Cpus(ABC):
         return note.regsets if note.user_mode else (), None
 
     def assumed_user_pc(self, note: CpuNote) -> int | None:
-        """Return the program counter of a note that does not tell the CPU's mode; None where it does (most do).
+        """Return the program counter of a note that does not say the CPU's mode; None if it does (most do).
 
-        Its ``user_mode`` is only assumed then: firmware may run at such an address, too.
+        Its ``user_mode`` is then only an assumption: firmware may run at such an address, too.
         """
         return None
 
 
 class Cores(ABC):
-    """What the core of a process is, and which notes it has: ``arch/NAME/cores.py``.
+    """The kind of a process's core, and its notes: ``arch/NAME/cores.py``.
 
     Attributes:
-        byte_order: of cores.
+        byte_order: the cores' byte order.
     """
 
     byte_order: ByteOrder = "little"
 
     @abstractmethod
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """Return what the core of a process is: native or compat.
+        """Return the machine of a process's core: native or compat.
 
         Args:
             regs: user registers of one of its threads, by native names; may be empty.
@@ -200,7 +200,7 @@ class Cores(ABC):
     def process_machine(
         self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, kernel: KernelView
     ) -> CoreMachine:
-        """Return what the core of a process is, where ``machine`` alone cannot tell.
+        """Return the machine of a process's core where ``machine`` alone cannot tell.
 
         Args:
             task: ``struct task_struct *`` of one of its threads.
@@ -209,7 +209,7 @@ class Cores(ABC):
             kernel: the dumped one.
 
         Raises:
-            MemoryFault: what tells it cannot be read.
+            MemoryFault: the kernel's data for it cannot be read.
         """
         return self.machine(regs, task_size)
 
@@ -217,32 +217,32 @@ class Cores(ABC):
         """Return e_flags of a process's core.
 
         Raises:
-            MemoryFault: what tells them cannot be read.
+            MemoryFault: the kernel's data for them cannot be read.
         """
         return 0
 
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], machine: CoreMachine, kernel: KernelView
     ) -> tuple[Note, ...] | None:
-        """Return the notes of a thread besides NT_PRSTATUS, in the kernel's order.
+        """Return the notes of a thread, apart from NT_PRSTATUS, in the kernel's order.
 
         Args:
-            task: ``struct task_struct *`` of a task that is off the CPU: else its registers are in the processor.
+            task: ``struct task_struct *`` of a task off the CPU: otherwise its registers are in the processor.
             regs: its general registers.
-            machine: of the core.
+            machine: the core's machine.
             kernel: the dumped one.
 
         Returns:
-            None where the layout does not know where the kernel keeps them.
+            None if the layout does not know where the kernel keeps them.
 
         Raises:
             MemoryFault: they cannot be read.
-            LayoutInvalid: what is there cannot be they.
+            LayoutInvalid: the data there cannot be registers.
         """
         return None
 
     def process_notes(self, kernel: KernelView) -> tuple[Note, ...]:
-        """Return the notes that this architecture's cores have once, at the end.
+        """Return the notes that a core of this architecture has once, at the end.
 
         Raises:
             MemoryFault, LayoutInvalid: as ``regsets``.
@@ -250,19 +250,19 @@ class Cores(ABC):
         return ()
 
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
-        """Return elf_gregset_t of these registers; a register that is not in ``regs`` is zero."""
+        """Return these registers as elf_gregset_t; registers missing from ``regs`` are zero."""
         size = machine.greg_size or machine.elf_class // 8
         mask = (1 << (8 * size)) - 1
         return b"".join((regs.get(name, 0) & mask).to_bytes(size, self.byte_order) for name in machine.greg_names)
 
 
 class Unwind:
-    """How user stacks unwind: ``arch/NAME/unwind.py``; this one of a machine of which it is not known."""
+    """How to unwind user stacks: ``arch/NAME/unwind.py``; this default is for machines where that is not known."""
 
     def spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """Return how the stacks of such a process unwind, or None where this is not known yet."""
+        """Return how to unwind the stacks of such a process, or None if that is not known yet."""
         return None
 
     def registers(self, notes: Sequence[Note]) -> Mapping[str, int]:
-        """Return the registers by ``spec``'s names that a thread's notes have besides NT_PRSTATUS."""
+        """Return the registers, by ``spec``'s names, from a thread's notes other than NT_PRSTATUS."""
         return {}

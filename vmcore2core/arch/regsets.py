@@ -38,7 +38,7 @@ def notes_of(
     Args:
         table: register sets.
         thread: what their ``get`` takes.
-        types: those that are wanted; None for all.
+        types: the wanted note types; None for all.
 
     Raises:
         MemoryFault, LayoutInvalid: a register set cannot be read, or is none.

@@ -1,4 +1,4 @@
-"""What an architecture tells, as plain data: page tables, the kernel's map, cores, register notes, unwinding."""
+"""Plain data that describes an architecture: page tables, the kernel's map, cores, register notes, unwinding."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class EntryKind(IntEnum):
     LEAF = 2
     """A page in memory; PROT_NONE and NUMA-hinting entries too."""
     NOT_PRESENT = 3
-    """The page exists, but not here: swap, migration, device memory, markers. The entry itself tells which."""
+    """The page exists, but not in memory: swap, migration, device memory, markers. The entry itself tells which."""
     BAD = 4
     """Reserved bits are set, or an address beyond what the machine can have."""
 
 
 class ArchDoc(NamedTuple):
-    """What the generated support table says of an architecture.
+    """An architecture's row in the generated support table.
 
     Attributes:
-        page_tables: those that are read.
+        page_tables: the page tables that can be read.
         tested: kernels and kinds of processes whose cores were compared with the kernel's own.
-        limitations: what is not done.
+        limitations: features that are missing.
     """
 
     page_tables: str
@@ -75,14 +75,14 @@ class PageTableSpec:
 
 
 class TagSpec(NamedTuple):
-    """How memory with tags is told from other memory.
+    """How to recognise memory with tags.
 
     Attributes:
         vm_flag: bit of ``vm_flags`` of a mapping that has tags, as a mask.
-        page_flag: number of the bit of ``page->flags`` of a page that has; None where it is not known.
+        page_flag: number of the bit of ``page->flags`` that marks a page with tags; None if it is not known.
         name: what the processor's documents call the tags.
         p_type: of a core's program headers that lead to tags.
-        saved: symbol of the xarray that has the tags of swapped pages.
+        saved: symbol of the xarray that holds the tags of swapped pages.
     """
 
     vm_flag: int
@@ -101,14 +101,14 @@ class LinearMapping(NamedTuple):
 
 @dataclass(frozen=True)
 class KernelMap:
-    """How kernel virtual addresses become physical ones.
+    """How kernel virtual addresses translate to physical ones.
 
     Attributes:
         spec: form of the kernel's page table.
         root: physical address of its top table (``swapper_pg_dir``).
         linear: ranges that need no walk; every address in them translates so.
-        image: where the kernel image may be, to search it; pages in these ranges may be of something else, too. The
-            same as ``linear`` where it is empty.
+        image: ranges to search for the kernel image; they may hold other pages, too. If it is empty, ``linear``
+            is searched.
     """
 
     spec: PageTableSpec
@@ -118,20 +118,20 @@ class KernelMap:
 
     @property
     def searched(self) -> tuple[LinearMapping, ...]:
-        """The ranges to search for what the kernel image has."""
+        """The ranges to search for the kernel image's contents."""
         return self.image or self.linear
 
 
 @dataclass(frozen=True, slots=True)
 class CoreMachine:
-    """What the core of one process is.
+    """The machine of one process's core.
 
     Attributes:
         e_machine: of the ELF header.
         elf_class: 32 or 64.
         greg_names: registers of elf_gregset_t in order; "" is one that is always zero.
-        unsupported: what the process is ("an n32 process, ...") where no core can be written, else None.
-        e_flags: of the ELF header, as far as the machine tells them.
+        unsupported: the kind of process ("an n32 process, ...") if no core can be written, else None.
+        e_flags: of the ELF header, as far as the machine determines them.
         greg_size: bytes of a register in elf_gregset_t where that is no ``long`` of the class (x32, n32), or None.
         uid_size: bytes of a uid in struct elf_prpsinfo where that is not what most have of the class, or None.
     """
@@ -169,7 +169,7 @@ class SignalTrampoline:
 
 @dataclass(frozen=True, slots=True)
 class CodeFrame:
-    """A frame as the instructions of its function tell it.
+    """A frame, found from the instructions of its function.
 
     Attributes:
         size: bytes; the caller's stack pointer is that far above the base.
@@ -187,12 +187,12 @@ class CodeFrame:
 
 
 class FramesByCode(Protocol):
-    """Tells a frame by instructions: see ``UnwindSpec.frames_by_code``."""
+    """Finds a frame from instructions, for ``UnwindSpec.frames_by_code``."""
 
     def __call__(
         self, read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
     ) -> Iterator[CodeFrame]:
-        """Yield what the instructions say of the frame of the function that has ``pc``: nothing, or each way its own.
+        """Yield the frame of the function at ``pc``, once for each way through its instructions; may yield nothing.
 
         Args:
             read: instructions: (address, size) -> bytes, or None.
@@ -205,7 +205,7 @@ class FramesByCode(Protocol):
 
 @dataclass(frozen=True)
 class UnwindSpec:
-    """What stack unwinding must know of one kind of process.
+    """Facts that stack unwinding needs about one kind of process.
 
     Attributes:
         word: bytes of an address.
@@ -226,8 +226,8 @@ class UnwindSpec:
         cfa_offset: how far the canonical frame address is above the caller's stack pointer.
         signed_bits: how many low bits of a return address may be the address alone, where the others may sign it.
         register_size: bytes of a register on the stack where that is more than an address (n32), or None.
-        frames_by_code: tells a frame by instructions, where there is no call frame information.
-        has_cfi: whether programs have call frame information as a rule, so that a function without it is worth a word.
+        frames_by_code: finds a frame from instructions if there is no call frame information.
+        has_cfi: whether programs normally have call frame information, so that a function without it is reported.
     """
 
     word: int
@@ -250,7 +250,7 @@ class UnwindSpec:
 
 
 class LayoutKeys(Protocol):
-    """VMCOREINFO, as an architecture sees it."""
+    """The VMCOREINFO keys that an architecture reads."""
 
     def symbol(self, name: str) -> int | None:
         """Return SYMBOL(name)."""
@@ -271,8 +271,8 @@ class CpuNote:
 
     Attributes:
         number: position among the CPU notes, from 0.
-        pr_pid: as the note has it: the running task's PID from kdump, the CPU number plus 1 from QEMU.
-        regs: register name -> value, as many as the note has ("rip", "fs_base", "cr3").
+        pr_pid: the note's pr_pid: the running task's PID from kdump, the CPU number plus 1 from QEMU.
+        regs: register name -> value, for all registers in the note ("rip", "fs_base", "cr3").
         user_mode: whether the CPU was executing user code.
         regsets: its further registers, as a core's notes have them.
     """

@@ -1,4 +1,4 @@
-"""What architectures read of a task in the same way: the size of its kernel stack, and its ``struct thread_struct``."""
+"""Task data that architectures read in the same way: kernel stack size and ``struct thread_struct``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ STACK_KEYS = ("SIZE(thread_union)", "SYMBOL(__start_init_stack)", "SYMBOL(__end_
 
 
 def stack_sizes(layout: Layout, possible: tuple[int, ...]) -> tuple[int, ...]:
-    """Return THREAD_SIZE where something tells it, else what it may be.
+    """Return THREAD_SIZE if it is known, else the possible sizes.
 
     The init task's stack is that large: INIT_TASK_DATA() in include/asm-generic/vmlinux.lds.h.
 
     Args:
         layout: of the kernel.
-        possible: what it may be on this architecture, in bytes.
+        possible: its possible sizes on this architecture, in bytes.
     """
     told = layout.find_constant("THREAD_SIZE") or layout.find_size("thread_union")
     if told:
@@ -40,7 +40,7 @@ def mem_map(kernel: KernelView, word: int) -> int | None:
 
 
 class ThreadStruct:
-    """What ``struct thread_struct`` of a task has; a member that the layout does not know is None.
+    """Reads the ``struct thread_struct`` of a task; a member that the layout does not know is None.
 
     Args:
         task: ``struct task_struct *``.

@@ -1,4 +1,4 @@
-"""32-bit ARM: what a process's core is, and which notes it has."""
+"""32-bit ARM: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmcore2core.overrides import override
 
 
 class ArmCores(Cores):
-    """What a core of 32-bit ARM has."""
+    """The kind and the notes of 32-bit ARM cores."""
 
     @override
     def regsets(
@@ -25,5 +25,5 @@ class ArmCores(Cores):
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """There is but one kind of process."""
+        """There is only one kind of process."""
         return CoreMachine(fmt.EM_ARM, 32, fmt.REGS)

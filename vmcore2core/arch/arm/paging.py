@@ -100,17 +100,17 @@ LPAE = PageTableSpec(levels=_LEVELS_LPAE, entry_dtype=np.dtype("<u8"), decode=de
 
 
 class ArmPaging(Paging):
-    """How addresses of 32-bit ARM become physical ones."""
+    """Address translation on 32-bit ARM."""
 
     # No kernel exports it, as each finds out where it was loaded.
     image_keys = ("NUMBER(__pv_offset)",)
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """The direct map ends where nothing tells, so that all goes through the page table.
+        """Nothing tells where the direct map ends, so all addresses go through the page table.
 
         Raises:
-            LayoutUnknown: VMCOREINFO lacks a key that this needs.
+            LayoutUnknown: VMCOREINFO lacks a required key.
             LayoutInvalid: the kernel is at none of the addresses where one may be.
         """
         pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")

@@ -1,4 +1,4 @@
-"""32-bit ARM: the register notes besides NT_PRSTATUS.
+"""32-bit ARM: the register notes other than NT_PRSTATUS.
 
 References: arch/arm/kernel/ptrace.c: arm_regsets[], fpa_get(), vfp_get(); arch/arm/vfp/vfpmodule.c:
 vfp_state_in_hw(), vfp_notifier(); arch/arm/include/asm/{thread_info,fpstate}.h (Linux 4.18 to 6.1).
@@ -94,7 +94,7 @@ class Thread:
         )
 
     def in_processor(self) -> bool | None:
-        """Tell whether the newest VFP registers are in a processor: vfp_state_in_hw(); None where nothing tells."""
+        """Tell whether the newest VFP registers are in a processor: vfp_state_in_hw(); None if that is not known."""
         owners, state = self.kernel.layout.find_symbol("vfp_current_hw_state"), self._thread_info("vfpstate")
         if owners is None or state is None:
             return None

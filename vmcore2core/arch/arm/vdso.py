@@ -1,4 +1,4 @@
-"""32-bit ARM: where the image of a process's vDSO is in the kernel image."""
+"""32-bit ARM: location of a process's vDSO image in the kernel image."""
 
 from __future__ import annotations
 

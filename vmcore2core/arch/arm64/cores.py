@@ -1,4 +1,4 @@
-"""arm64: what a process's core is, and which notes it has."""
+"""arm64: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmcore2core.overrides import override
 
 
 class Arm64Cores(Cores):
-    """What a core of arm64 has."""
+    """The kind and the notes of arm64 cores."""
 
     def __init__(self, registers: Arm64Registers) -> None:
         self.registers = registers

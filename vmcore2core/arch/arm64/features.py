@@ -1,4 +1,4 @@
-"""What an arm64 kernel and its processors can do, as far as the kernel's own tables tell.
+"""What an arm64 kernel and its processors can do, according to the kernel's own tables.
 
 References: arch/arm64/kernel/cpufeature.c: arm64_ftr_regs[], with the values that all processors have in common and
 that the command line left; arch/arm64/kernel/ptrace.c: aarch64_regsets[]; arch/arm64/kernel/fpsimd.c: vl_info[]
@@ -99,7 +99,7 @@ class Features:
 
     @property
     def known(self) -> bool:
-        """Whether the kernel's table of them was found; without it, no feature is there."""
+        """Whether the kernel's table of them was found; without it, all features count as absent."""
         return bool(self._values)
 
     @staticmethod
@@ -133,11 +133,11 @@ class Features:
 
 
 def max_vl(kernel: KernelView, vec_type: int) -> int | None:
-    """Return the longest vector in bytes that a thread may ask for; None where nothing tells.
+    """Return the longest vector in bytes that a thread may ask for; None if that is not known.
 
     Raises:
         MemoryFault: it cannot be read.
-        LayoutInvalid: it is not one that there is.
+        LayoutInvalid: no processor has such a length.
     """
     layout = kernel.layout
     table, size, member = (
@@ -169,7 +169,7 @@ def checked_vl(length: int, what: str) -> int:
 
 
 def tag_spec(kernel: KernelView) -> TagSpec | None:
-    """Return how memory with tags is told, see ``Tags.spec``: VM_MTE, and PG_mte_tagged, which is PG_arch_2."""
+    """Return how to recognise tagged memory, see ``Tags.spec``: VM_MTE, and PG_mte_tagged, which is PG_arch_2."""
     layout = kernel.layout
     if not Features(kernel).has("mte2"):
         return None

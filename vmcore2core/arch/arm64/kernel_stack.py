@@ -102,7 +102,7 @@ class Arm64Unwinder(KernelUnwinder):
 
 
 def system_call(frame: Mapping[str, int]) -> SystemCall | None:
-    """Return the system call that a thread is in; None where it is in none.
+    """Return the system call that a thread is in; None if it is in none.
 
     Args:
         frame: its ``struct pt_regs``: registers by native name, ``orig_x0``, ``syscallno``.

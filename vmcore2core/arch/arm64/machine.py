@@ -67,7 +67,7 @@ class Arm64(Arch):
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """These keys are in arch/arm64/kernel/vmcore_info.c alone."""
+        """These keys are in arch/arm64/kernel/vmcore_info.c only."""
         return any(vmcoreinfo.number(key) is not None for key in ("kimage_voffset", "TCR_EL1_T1SZ"))
 
 

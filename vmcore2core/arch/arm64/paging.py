@@ -158,7 +158,7 @@ def swap_entry(entries: U64Array, layout: Layout) -> tuple[U64Array, U64Array] |
 
 
 class Arm64Paging(Paging):
-    """How addresses of arm64 become physical ones."""
+    """Address translation on arm64."""
 
     prot_valid = 1 << 0
     prot_noexec = 1 << 54  # PTE_UXN

@@ -33,7 +33,7 @@ class Arm64Registers(Registers):
         return None if frame is None else {name: frame[name] for name in self.names}
 
     def saved_frame(self, stack: int, kernel: KernelView) -> Mapping[str, int] | None:
-        """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
+        """Return ``struct pt_regs`` at the top of a kernel stack, if it was saved in user mode."""
         layout = kernel.layout
         told = layout.find_size("pt_regs")
         found = []
@@ -47,7 +47,7 @@ class Arm64Registers(Registers):
                 regs = {name: int(record[name]) for name in fmt.pt_regs.names or ()}
                 if self._plausible(regs):
                     found.append(regs)
-        # What is a frame by chance, in the wrong place, is told from the true one by nothing.
+        # Nothing distinguishes a chance match in the wrong place from the true frame.
         return found[0] if len(found) == 1 else None
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:

@@ -87,7 +87,7 @@ class Thread(ThreadStruct):
 
     @property
     def has_sve_state(self) -> bool | None:
-        """Whether the vector registers are in sve_state, None where nothing tells; told by TIF_SVE until Linux 6.1."""
+        """Whether the vector registers are in sve_state, None if that is not known; told by TIF_SVE until Linux 6.1."""
         kind = self.uint("fp_type", 4)
         return self.flag("SVE") if kind is None else kind == fmt.FP_STATE_SVE
 

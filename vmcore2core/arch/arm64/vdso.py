@@ -1,4 +1,4 @@
-"""arm64: where the image of a process's vDSO is in the kernel image."""
+"""arm64: location of a process's vDSO image in the kernel image."""
 
 from __future__ import annotations
 

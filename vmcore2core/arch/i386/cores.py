@@ -1,4 +1,4 @@
-"""i386: what a process's core is, and which notes it has."""
+"""i386: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmcore2core.overrides import override
 
 
 class I386Cores(Cores):
-    """What a core of i386 has."""
+    """The kind and the notes of i386 cores."""
 
     def __init__(self, registers: I386Registers) -> None:
         self.registers = registers
@@ -33,5 +33,5 @@ class I386Cores(Cores):
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """There is but one kind of process."""
+        """There is only one kind of process."""
         return CoreMachine(EM_386, 32, self.registers.names)

@@ -61,17 +61,17 @@ PAE = PageTableSpec(
 
 
 class I386Paging(Paging):
-    """How addresses of i386 become physical ones."""
+    """Address translation on i386."""
 
     # No kernel exports it, as PAGE_OFFSET is fixed when it is built.
     image_keys = ("NUMBER(PAGE_OFFSET)",)
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """The direct map ends where nothing tells, so that all goes through the page table.
+        """Nothing tells where the direct map ends, so all addresses go through the page table.
 
         Raises:
-            LayoutUnknown: VMCOREINFO lacks a key that this needs.
+            LayoutUnknown: VMCOREINFO lacks a required key.
             LayoutInvalid: the kernel is below each PAGE_OFFSET that there may be.
         """
         pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")

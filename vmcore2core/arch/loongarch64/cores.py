@@ -1,4 +1,4 @@
-"""LoongArch: what a process's core is, and which notes it has."""
+"""LoongArch: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmcore2core.overrides import override
 
 
 class Loongarch64Cores(Cores):
-    """What a core of LoongArch has."""
+    """The kind and the notes of LoongArch cores."""
 
     def __init__(self, registers: Loongarch64Registers) -> None:
         self.registers = registers

@@ -1,7 +1,7 @@
 """loongarch64: the linear mapping and the kernel image are in one direct-mapped window, the rest in page tables.
 
 References: arch/loongarch/include/asm/{addrspace,pgtable,processor,ptrace}.h, arch/loongarch/kernel/{process,ptrace,
-signal}.c (Linux 7.2). There is no arch_crash_save_vmcoreinfo(): VMCOREINFO has only what it has everywhere.
+signal}.c (Linux 7.2). There is no arch_crash_save_vmcoreinfo(): VMCOREINFO has only the keys that all machines share.
 """
 
 from __future__ import annotations

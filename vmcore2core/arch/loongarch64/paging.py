@@ -94,7 +94,7 @@ def _has(entries: U64Array, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[n
 
 
 class Loongarch64Paging(Paging):
-    """How addresses of LoongArch become physical ones."""
+    """Address translation on LoongArch."""
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
@@ -104,7 +104,7 @@ class Loongarch64Paging(Paging):
         Entries of a level do not pass for another's, so that a wrong number finds nothing, and not other memory.
 
         Raises:
-            LayoutInvalid: the page size is none that these kernels have, or a symbol is not in the window.
+            LayoutInvalid: these kernels have no such page size, or a symbol is not in the window.
         """
         pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
         page_size = vmcoreinfo.string("PAGESIZE")

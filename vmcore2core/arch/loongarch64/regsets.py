@@ -51,7 +51,7 @@ class Thread(ThreadStruct):
         return None if fpu is None else fpu["fpr"][:, :8].tobytes() + fpu["fcc"].tobytes() + fpu["fcsr"].tobytes()
 
     def owns_fpu(self) -> bool | None:
-        """Tell whether the task's floating-point registers are in the CPU that it is on; None where nothing tells."""
+        """Tell whether the task's floating-point registers are in the CPU that it is on; None if that is not known."""
         tif, fixade = self._thread_flags(self.task), self._fixade()
         return None if tif is None or fixade is None else bool(tif >> fmt.TIF_USEDFPU[fixade] & 1)
 

@@ -1,4 +1,4 @@
-"""What a function did to its caller's registers, up to some place in it: read out of its instructions.
+"""What a function did to its caller's registers, up to some place in it: read from its instructions.
 
 A function makes its frame once (``daddiu $sp, $sp, -N``) and saves there each register that it will change. All ways
 from its beginning, or from that instruction, are followed to the place; what holds on each of them is known. A way that
@@ -20,7 +20,7 @@ from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import ByteOrder
 
 BEFORE, BEHIND = 32 << 10, 8 << 10
-"""Bytes of code around a place that are looked at: the kernel's largest functions have some 20 KiB."""
+"""Bytes of code to read around a place: the kernel's largest functions have about 20 KiB."""
 STEPS_MAX = 100_000
 
 TRACKED = (*fmt.STATIC, fmt.GP, fmt.RA)

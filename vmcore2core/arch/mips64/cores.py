@@ -1,4 +1,4 @@
-"""MIPS64: what a process's core is, and which notes it has."""
+"""MIPS64: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MACHINES: Mapping[Abi, CoreMachine] = MappingProxyType(
 
 
 class Mips64Cores(Cores):
-    """What a core of MIPS64 has."""
+    """The kind and the notes of MIPS64 cores."""
 
     def __init__(self, registers: Mips64Registers) -> None:
         self.registers, self.byte_order = registers, registers.byte_order

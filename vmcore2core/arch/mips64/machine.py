@@ -2,7 +2,7 @@
 
 References: arch/mips/include/asm/{addrspace,mach-generic/spaces,pgtable-64,processor,ptrace,stackframe,thread_info}.h,
 arch/mips/kernel/{process,ptrace,entry,scall64-n64,vdso}.[cS] (Linux 6.1). There is no arch_crash_save_vmcoreinfo():
-VMCOREINFO has only what it has everywhere, unless the kernel has the VMCOREINFO export's keys for MIPS.
+VMCOREINFO has only the keys that all machines share, unless the kernel has the VMCOREINFO export's keys for MIPS.
 """
 
 from __future__ import annotations

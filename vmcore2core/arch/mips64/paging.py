@@ -81,7 +81,7 @@ def table_form(page_size: int, levels: int | None, task_size: int | None, number
 
     Args:
         page_size: one that ``fmt.PGTABLE_LEVELS`` has.
-        levels: how many there are, or None where nothing tells: the fewest that there may be.
+        levels: how many there are, or None if that is not known: then the fewest possible.
         task_size: ``mm->task_size`` of a process, or None.
         number: what the layout knows.
     """
@@ -98,7 +98,7 @@ def table_form(page_size: int, levels: int | None, task_size: int | None, number
 
 
 def find_cache_shift(page_size: int, number: FindNumber) -> int | None:
-    """Return _CACHE_SHIFT, or None where nothing tells it.
+    """Return _CACHE_SHIFT, or None if that is not known.
 
     It is an enumerator, which debug information has; VMCOREINFO may have masks of the bits beside it.
     """
@@ -190,7 +190,7 @@ def linear_paddr(address: int) -> int | None:
 
 
 class Mips64Paging(Paging):
-    """How addresses of MIPS64 become physical ones."""
+    """Address translation on MIPS64."""
 
     def __init__(self, registers: Mips64Registers) -> None:
         self.registers = registers
@@ -203,7 +203,7 @@ class Mips64Paging(Paging):
         Entries of a level do not pass for another's, so that a wrong number finds nothing, and not other memory.
 
         Raises:
-            LayoutInvalid: the page size is none that these kernels have, or a symbol is in none of the segments.
+            LayoutInvalid: these kernels have no such page size, or a symbol is in none of the segments.
         """
         pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
         page_size = vmcoreinfo.string("PAGESIZE")

@@ -68,7 +68,7 @@ class Mips64Registers(Registers):
                 regs = {name: int(record[name]) for name in fmt.PT_REGS_FIELDS}
                 if self._plausible(regs):
                     found.append((address, regs))
-        # What is a frame by chance, in the wrong place, is told from the true one by nothing.
+        # Nothing distinguishes a chance match in the wrong place from the true frame.
         return found[0] if len(found) == 1 else None
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:

@@ -1,4 +1,4 @@
-"""MIPS64: where the image of a process's vDSO is in the kernel image."""
+"""MIPS64: location of a process's vDSO image in the kernel image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POWER: what a process's core is, and which notes it has."""
+"""POWER: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmcore2core.overrides import override
 
 
 class Ppc64leCores(Cores):
-    """What a core of POWER has."""
+    """The kind and the notes of POWER cores."""
 
     def __init__(self, registers: Ppc64leRegisters) -> None:
         self.registers = registers

@@ -81,7 +81,7 @@ class Ppc64leCpuNumbers(CpuNumbers):
 
     @override
     def number(self, cpu: int, kernel: KernelView) -> int:
-        """0 may be whichever CPU booted, and paca_struct has the hardware's number.
+        """Any CPU may boot as CPU 0; paca_struct has the hardware's number.
 
         smp_setup_cpu_maps() in arch/powerpc/kernel/setup-common.c.
         """

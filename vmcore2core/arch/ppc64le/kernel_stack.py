@@ -32,7 +32,7 @@ class Ppc64leUnwinder(KernelUnwinder):
         kernel: the dumped one.
 
     Raises:
-        LayoutUnknown: the layout does not tell of tasks' stacks.
+        LayoutUnknown: the layout lacks tasks' stacks.
     """
 
     def __init__(self, kernel: KernelView) -> None:
@@ -71,7 +71,7 @@ class Ppc64leUnwinder(KernelUnwinder):
 
 
 def system_call(regs: Mapping[str, int]) -> SystemCall | None:
-    """Return the system call that a thread is in; None where it is in none."""
+    """Return the system call that a thread is in; None if it is in none."""
     if regs.get("trap", 0) & ~0xF not in SYSTEM_CALL_TRAPS:
         return None
     return SystemCall(regs["r0"], (regs["orig_gpr3"], *(regs[f"r{i}"] for i in range(4, 9))))

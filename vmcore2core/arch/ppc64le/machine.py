@@ -60,7 +60,7 @@ class Ppc64le(Arch):
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """These keys are in arch/powerpc/kexec/vmcore_info.c alone."""
+        """These keys are in arch/powerpc/kexec/vmcore_info.c only."""
         return vmcoreinfo.number("RADIX_MMU") is not None or vmcoreinfo.symbol("mmu_psize_defs") is not None
 
 

@@ -123,7 +123,7 @@ def _has(entries: U64Array, bits: int) -> BoolArray:
 
 
 def decode_nothing(entries: U64Array, _index: int) -> tuple[U8Array, U64Array]:
-    """Say of every entry that it is broken, see ``kernel_spec``."""
+    """Mark every entry as broken, see ``kernel_spec``."""
     return np.full(len(entries), EntryKind.BAD, np.uint8), np.zeros(len(entries), np.uint64)
 
 
@@ -154,8 +154,8 @@ def vmemmap_backing(kernel: KernelView) -> tuple[LinearMapping, ...]:
     vmemmap_list_populate() in arch/powerpc/mm/init_64.c.
 
     Raises:
-        LayoutUnknown: what tells is not known.
-        LayoutInvalid: the list is none.
+        LayoutUnknown: a symbol or member for it is not known.
+        LayoutInvalid: the list is not valid.
         MemoryFault: it cannot be read.
     """
     layout = kernel.layout
@@ -228,14 +228,14 @@ def user_spec(page_size: int, kernel: KernelView) -> PageTableSpec:
 
 
 class Ppc64lePaging(Paging):
-    """How addresses of POWER become physical ones."""
+    """Address translation on POWER."""
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
         """0xc000000000000000 is physical 0 in every kernel, wherever it was loaded.
 
         Raises:
-            LayoutInvalid: the page size is none that these kernels have, or a symbol is not in the linear mapping.
+            LayoutInvalid: these kernels have no such page size, or a symbol is not in the linear mapping.
         """
         pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
         page_size = vmcoreinfo.string("PAGESIZE")

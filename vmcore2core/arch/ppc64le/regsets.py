@@ -38,7 +38,7 @@ LOST = (
     "its PPR, DSCR, TAR and performance-monitor registers were in the processor, which the dump does not have, and "
     "VRSAVE is as it was when it last left one"
 )
-"""What is not known of a thread that was on a CPU."""
+"""The registers of a thread on a CPU that are not known."""
 
 
 class Thread(ThreadStruct):

@@ -1,4 +1,4 @@
-"""RISC-V: what a process's core is, and which notes it has."""
+"""RISC-V: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmcore2core.overrides import override
 
 
 class Riscv64Cores(Cores):
-    """What a core of RISC-V has."""
+    """The kind and the notes of RISC-V cores."""
 
     def __init__(self, registers: Riscv64Registers) -> None:
         self.registers = registers

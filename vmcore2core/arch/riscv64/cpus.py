@@ -47,6 +47,6 @@ class Riscv64CpuNumbers(CpuNumbers):
 
     @override
     def number(self, cpu: int, kernel: KernelView) -> int:
-        """CPU 0 is whichever hart came first; arch/riscv/kernel/smp.c, setup_smp()."""
+        """CPU 0 is the hart that booted first; arch/riscv/kernel/smp.c, setup_smp()."""
         table = kernel.layout.find_symbol("__cpuid_to_hartid_map")
         return cpu if table is None else kernel.uint(table + 8 * cpu, 8)

@@ -112,7 +112,7 @@ class Riscv64Unwinder(KernelUnwinder):
 
 
 def system_call(regs: Mapping[str, int], pt_regs: int, kernel: KernelView) -> SystemCall | None:
-    """Return the system call that a thread is in; None where it is in none, or that is not known.
+    """Return the system call that a thread is in; None if it is in none, or if that is not known.
 
     Args:
         regs: its user registers.

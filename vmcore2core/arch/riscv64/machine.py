@@ -76,7 +76,7 @@ class Riscv64(Arch):
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """These keys are in arch/riscv/kernel/vmcore_info.c alone."""
+        """These keys are in arch/riscv/kernel/vmcore_info.c only."""
         return any(vmcoreinfo.number(key) is not None for key in ("va_kernel_pa_offset", "phys_ram_base"))
 
 

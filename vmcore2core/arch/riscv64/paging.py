@@ -95,7 +95,7 @@ def _has(entries: U64Array, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[n
 
 
 class Riscv64Paging(Paging):
-    """How addresses of RISC-V become physical ones."""
+    """Address translation on RISC-V."""
 
     prot_valid = 1 << 0
     pte_write = 1 << 2

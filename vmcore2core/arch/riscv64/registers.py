@@ -34,11 +34,11 @@ class Riscv64Registers(Registers):
         return None if found is None else {name: found[name] for name in self.names}
 
     def saved_frame(self, stack: int, kernel: KernelView) -> Mapping[str, int] | None:
-        """Return the registers of ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
+        """Return the registers of ``struct pt_regs`` at the top of a kernel stack, if it was saved in user mode."""
         return next((regs for _, regs in self.saved_frames(stack, kernel)), None)
 
     def saved_frames(self, stack: int, kernel: KernelView) -> Iterator[tuple[int, Mapping[str, int]]]:
-        """Yield address and registers of ``struct pt_regs`` at the top of a kernel stack, if it is of user mode."""
+        """Yield address and registers of ``struct pt_regs`` at the top of a kernel stack, if saved in user mode."""
         layout = kernel.layout
         size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
         align = layout.find_constant("STACK_ALIGN")

@@ -1,4 +1,4 @@
-"""RISC-V: the register notes besides NT_PRSTATUS.
+"""RISC-V: the register notes other than NT_PRSTATUS.
 
 References: arch/riscv/kernel/ptrace.c: riscv_user_regset[] (Linux 7.2).
 """

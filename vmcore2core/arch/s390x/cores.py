@@ -1,4 +1,4 @@
-"""s390x: what a process's core is, and which notes it has."""
+"""s390x: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmcore2core.overrides import override
 
 
 class S390xCores(Cores):
-    """What a core of s390x has."""
+    """The kind and the notes of s390x cores."""
 
     def __init__(self, registers: S390xRegisters) -> None:
         self.registers = registers

@@ -32,7 +32,7 @@ class S390xUnwinder(KernelUnwinder):
         kernel: the dumped one.
 
     Raises:
-        LayoutUnknown: the layout does not tell of stack frames.
+        LayoutUnknown: the layout lacks the stack frame's structure.
     """
 
     def __init__(self, kernel: KernelView) -> None:
@@ -70,7 +70,7 @@ class S390xUnwinder(KernelUnwinder):
 
 
 def system_call(regs: Mapping[str, int], pt_regs: int, kernel: KernelView) -> SystemCall | None:
-    """Return the system call that a thread is in; None where it is in none, or that is not known.
+    """Return the system call that a thread is in; None if it is in none, or if that is not known.
 
     Args:
         regs: its user registers.

@@ -56,7 +56,7 @@ class S390x(Arch):
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """This is in arch/s390/kernel/vmcore_info.c (older: machine_kexec.c) alone."""
+        """This is in arch/s390/kernel/vmcore_info.c (older: machine_kexec.c) only."""
         return vmcoreinfo.symbol("lowcore_ptr") is not None
 
 

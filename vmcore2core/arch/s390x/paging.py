@@ -104,7 +104,7 @@ def _has(entries: U64Array, bits: int) -> NDArray[np.bool_]:
 
 
 class S390xPaging(Paging):
-    """How addresses of s390x become physical ones."""
+    """Address translation on s390x."""
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:

@@ -40,7 +40,7 @@ class S390xRegisters(Registers):
         return None if found is None else peek_user(found[1])
 
     def saved_frame(self, stack: int, kernel: KernelView) -> tuple[int, Mapping[str, int]] | None:
-        """Return ``struct pt_regs`` at the top of a kernel stack, if it is of user mode, and its address."""
+        """Return ``struct pt_regs`` at the top of a kernel stack, if it was saved in user mode, and its address."""
         layout = kernel.layout
         size = layout.find_size("pt_regs") or fmt.PT_REGS_SIZE
         for top in stack_sizes(layout, fmt.THREAD_SIZES):

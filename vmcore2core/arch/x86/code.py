@@ -3,7 +3,7 @@
 From a place in a function, each way on to a return undoes what the function has on the stack: what is popped there, and
 added to the stack pointer, is the frame. So the function's beginning need not be known. A way that leads where nothing
 is known, or where code jumps by a register, tells nothing; neither does one past a call that never returns, and so into
-the next function: whoever asks compares what the ways say.
+the next function. So the caller compares the results of the ways.
 
 References: Intel SDM, volume 2; psABI x86-64 1.0, section 3.2.1. capstone decodes the instructions.
 """

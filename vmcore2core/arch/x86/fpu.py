@@ -33,7 +33,7 @@ XFEATURES_MAX = 63
 
 
 class XsaveGeometry(NamedTuple):
-    """What the kernel found out of its processor at boot.
+    """What the kernel found out about its processor at boot.
 
     Attributes:
         offsets: ``xstate_offsets``: of each component in the standard form, -1 for none.

@@ -1,4 +1,4 @@
-"""Where struct fpu and struct fpstate have what is asked of them, told by their contents: for kernels without BTF.
+"""Infer member offsets of struct fpu and struct fpstate from their contents, for kernels without BTF.
 
 References: arch/x86/include/asm/fpu/types.h: struct fpu, fpstate, fpu_state_config; arch/x86/include/asm/processor.h:
 x86_task_fpu() (Linux 6.16 to 7.2).
@@ -28,7 +28,7 @@ OWN_STATE_MAX = 1024  # how far that may be behind the beginning
 
 
 class FpuInference(Inference):
-    """Where struct fpu and struct fpstate have what is asked of them."""
+    """Infers member offsets of struct fpu and struct fpstate."""
 
     members = MEMBERS
 

@@ -62,7 +62,7 @@ class Thread:
 
     @cached_property
     def geometry(self) -> XsaveGeometry | None:
-        """Where the image has what; None if nothing tells, or the processor has no XSAVE (xstateregs_active())."""
+        """The image's layout; None if nothing tells, or the processor has no XSAVE (xstateregs_active())."""
         return None if self.xsave_size == fmt.FXSAVE_SIZE else find_geometry(self.kernel)
 
     @cached_property

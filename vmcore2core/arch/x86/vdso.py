@@ -1,4 +1,4 @@
-"""x86: where the image of a process's vDSO is in the kernel image.
+"""x86: location of a process's vDSO image in the kernel image.
 
 References: arch/x86/include/asm/vdso.h: struct vdso_image; arch/x86/include/asm/mmu.h (Linux 7.2).
 """

@@ -1,4 +1,4 @@
-"""x86-64: what a process's core is, and which notes it has."""
+"""x86-64: the kind of a process's core, and its notes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmcore2core.overrides import override
 
 
 class X86_64Cores(Cores):
-    """What a core of x86-64 has."""
+    """The kind and the notes of x86-64 cores."""
 
     def __init__(self, registers: X86_64Registers) -> None:
         self.registers = registers

@@ -1,4 +1,4 @@
-"""Kernel stacks of x86-64, by the ORC tables that the kernel has of itself and of its modules.
+"""Kernel stacks of x86-64, by the ORC tables of the kernel and its modules.
 
 A table has, for each range of code, where the caller's stack pointer is relative to a register, and whether what lies
 there is of a call or the registers of what was interrupted: so stacks of interrupts, exceptions and NMIs are crossed.
@@ -38,11 +38,11 @@ TYPES_BEFORE_6_4 = (CALL, REGS, REGS_PARTIAL, UNDEFINED)
 SIZEOF_ORC_ENTRY = 6
 ORCS_MAX = 1 << 22
 DAMAGED_PART = 16
-"""A table of which more than one in so many entries are out of order is none."""
+"""A table with more than one in this many entries out of order is rejected."""
 PAGE_SIZE = 4096
 CALL_REL32 = 0xE8
 CALL_SEARCH = 4096
-"""Bytes of a stack in which a call is looked for."""
+"""Bytes of a stack to search for a call."""
 WORD = (1 << 64) - 1
 _PT_REGS = {name: 8 * i for i, name in enumerate(fmt.pt_regs.names or ())}
 """Where registers are in ``struct pt_regs``, in bytes."""
@@ -70,7 +70,7 @@ FRAME_POINTER = OrcEntry(BP, 16, PREV_SP, -16, CALL, signal=False)
 
 @dataclass(frozen=True, slots=True)
 class OrcFrame(KernelFrame):
-    """A frame, with what leads to the next one.
+    """A frame, with the data that leads to the next one.
 
     Attributes:
         bp: rbp.
@@ -86,7 +86,7 @@ class OrcFrame(KernelFrame):
 
 
 class OrcTable:
-    """One pair of tables; of one that is damaged, what is whole.
+    """One pair of tables; if it is damaged, its intact part.
 
     Args:
         memory: kernel virtual memory.
@@ -116,7 +116,7 @@ class OrcTable:
         """Return the entry of a place as it is in memory.
 
         Raises:
-            CorruptStructure: it is among those that are damaged or not in the dump.
+            CorruptStructure: it is damaged or not in the dump.
             MemoryFault: it cannot be read.
         """
         at = int(np.searchsorted(self._places, np.uint64(pc), "right")) - 1
@@ -174,7 +174,7 @@ class OrcUnwinder(KernelUnwinder):
         modules: the loaded ones.
 
     Raises:
-        LayoutUnknown: the layout does not tell of the tables.
+        LayoutUnknown: the layout lacks the tables' symbols.
         LayoutInvalid, MemoryFault: they cannot be used.
     """
 

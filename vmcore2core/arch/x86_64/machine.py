@@ -72,7 +72,7 @@ class X86_64(Arch):
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """These two keys are in arch/x86/kernel/vmcore_info_64.c alone."""
+        """These two keys are in arch/x86/kernel/vmcore_info_64.c only."""
         return vmcoreinfo.symbol("init_top_pgt") is not None or vmcoreinfo.number("pgtable_l5_enabled") is not None
 
 

@@ -27,7 +27,7 @@ _LEVELS = (
 
 
 class X86_64Paging(Paging):
-    """How addresses of x86-64 become physical ones."""
+    """Address translation on x86-64."""
 
     image_keys = ("NUMBER(phys_base)", "NUMBER(pgtable_l5_enabled)")
     prot_valid = 1 << 0
