@@ -1,12 +1,13 @@
-"""A file that appears whole or not at all.
+"""Writes a file atomically: it gets its name only when it is complete.
 
-It is written without any name, synced, and then given its own; whatever ends the run before that, SIGKILL and a loss of
-power too, leaves nothing behind but what was there. Replacing a file takes another name for a moment, as rename(2) does
-it and linkat(2) does not: ended just then, a run leaves both files whole, the old one under its name.
+The file is written without a name, synced, and then linked to its name. If the run ends before that, even by SIGKILL
+or loss of power, the directory is unchanged. To replace a file, the new one needs a temporary name for a moment,
+because rename(2) can replace and linkat(2) cannot. A run that ends in that moment leaves both files complete, the old
+one under its name.
 
-That other name begins with "." and ends in ".part". Where a file cannot be without any, it has that one from the
-beginning, and SIGKILL leaves it: on a file system without O_TMPFILE (NFS, vfat), or without /proc, by which a file gets
-its first name. A file that somebody is still writing is locked.
+The temporary name begins with "." and ends in ".part". A file has it from the beginning, and SIGKILL leaves it behind,
+on a file system without O_TMPFILE (NFS, vfat), or without /proc, which is needed to link a nameless file. The writer
+keeps its file locked.
 
 References: open(2), O_TMPFILE, since Linux 3.11.
 """
@@ -78,11 +79,11 @@ def atomic_file(path: Path, *, force: bool = False, inputs: Sequence[Path] = ())
 
     Args:
         path: the name it gets; mode 0600: cores hold secrets.
-        force: replace what is there.
+        force: replace an existing file.
         inputs: files that must never be replaced.
 
     Raises:
-        OutputExists, OutputError: see ``check_output``; or the system refuses.
+        OutputExists, OutputError: as ``check_output`` raises them; or a system call fails.
     """
     check_output(path, force=force, inputs=inputs)
     # A name has at most 255 bytes (NAME_MAX).
@@ -106,15 +107,15 @@ def new_file(
     """Give a file descriptor as ``atomic_file`` does, in an open directory; nothing is synced.
 
     Args:
-        directory: a descriptor, for which O_PATH does.
+        directory: a descriptor of the directory; O_PATH is enough.
         name: the name in it that the file gets.
-        start: how its other name begins, should it need one: with a ".".
-        force: replace what is there.
-        enough: tells, given the new file, whether what has the name already will do.
+        start: prefix of the temporary name, if one is needed; it begins with ".".
+        force: replace an existing file.
+        enough: given the new file, tells whether the existing file can stay in its place.
 
     Raises:
         FileExistsError: something has the name already.
-        OSError: the system refuses.
+        OSError: a system call fails.
     """
     temporary = f"{start}{secrets.token_hex(8)}.part"
     try:
@@ -133,15 +134,15 @@ def new_file(
         finally:
             os.close(fd)
     except BaseException:
-        _remove(directory, temporary)  # it may have it, whatever it was that came in between
+        _remove(directory, temporary)  # the file may have its temporary name, whatever was raised
         raise
 
 
 def remove_partial(directory: int) -> None:
-    """Remove what killed runs had begun in a directory, but for what is still being written.
+    """Remove the unfinished files that killed runs left in a directory, except files that are still being written.
 
     Args:
-        directory: a descriptor, for which O_PATH does.
+        directory: a descriptor of the directory; O_PATH is enough.
     """
     readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
@@ -160,7 +161,7 @@ def remove_partial(directory: int) -> None:
 
 
 def lock(fd: int) -> bool:
-    """Lock a file until it is closed, whoever ends the process; False if it is locked, or cannot be."""
+    """Lock a file until it is closed or the process ends; return False if it is locked already or cannot be locked."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -171,7 +172,7 @@ def lock(fd: int) -> bool:
 def _open_new(directory: int, temporary: str) -> tuple[int, bool]:
     """Return a new file, and whether it has its temporary name already."""
     if _NAMELESS.is_dir():
-        # EOPNOTSUPP or EISDIR; whatever else refuses (no permission, no room), it refuses the other, too.
+        # EOPNOTSUPP or EISDIR; any other failure (no permission, no room) also stops the second way.
         with contextlib.suppress(OSError):
             return os.open(".", _NEW | os.O_TMPFILE, 0o600, dir_fd=directory), False
     return _open_named(directory, temporary), True
@@ -182,7 +183,7 @@ def _open_named(directory: int, temporary: str) -> int:
 
 
 def _name_at_once(fd: int, directory: int, temporary: str, name: str | bytes, *, force: bool) -> bool:
-    """Give a file without a name its own; False where it has its temporary one now, to replace something with it."""
+    """Link a nameless file to its name; return False if it got its temporary name instead, to replace another file."""
     try:
         _link_nameless(fd, directory, name)
     except FileExistsError:
@@ -215,7 +216,7 @@ def _copy(source: int, directory: int, temporary: str) -> None:
             try:
                 at = os.lseek(source, at, os.SEEK_DATA)
             except OSError as error:
-                if error.errno == errno.ENXIO:  # there is but a hole
+                if error.errno == errno.ENXIO:  # the rest is a hole
                     break
                 raise
             piece = os.pread(source, min(COPY_SIZE, os.lseek(source, at, os.SEEK_HOLE) - at), at)
@@ -229,7 +230,7 @@ def _give_name(directory: int, temporary: str, name: str | bytes, *, force: bool
     if force:
         os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         return
-    try:  # unlike rename, it never replaces what came in between
+    try:  # unlike rename, link never replaces a file that appeared meanwhile
         os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
     except FileExistsError:
         raise
@@ -253,7 +254,7 @@ def _remove(directory: int, name: str) -> None:
 
 
 def _sync_directory(directory: int) -> None:
-    # Some file systems cannot sync a directory; the file itself is safe by then.
+    # Some file systems cannot sync a directory; the file itself is on disk already.
     with contextlib.suppress(OSError):
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:

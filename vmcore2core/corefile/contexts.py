@@ -1,6 +1,6 @@
-"""Registers of a thread as a minidump has them (MDRawContext*), made of what its core has.
+"""A thread's registers in a minidump's form (MDRawContext*), made from its core's notes.
 
-Registers that are not known leave their part out of ``context_flags``, which tells readers not to believe it.
+If any register of a part is not known, ``context_flags`` omits that part, so that readers ignore it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ X86_CONTROL = ("ebp", "eip", "cs", "eflags", "esp", "ss")
 
 
 class ContextForm(NamedTuple):
-    """How a machine's threads stand in a minidump.
+    """How a minidump describes a machine's threads.
 
     Attributes:
         architecture: MDCPUArchitecture.
         build: makes MDRawContext* of a thread.
-        stack_pointer: its name in ``registers``.
+        stack_pointer: the stack pointer's name in ``registers``.
         dtype: elf_gregset_t.
         red_zone: bytes below the stack pointer that a function may use.
     """
@@ -50,19 +50,19 @@ class ContextForm(NamedTuple):
 
 
 def form_of(e_machine: int, elf_class: int) -> ContextForm | None:
-    """Return the form of a process's threads; None where minidumps have none that is read here."""
+    """Return the form of a process's threads, or None if minidumps of this machine are not supported."""
     return _FORMS.get((e_machine, elf_class))
 
 
 def _regset(thread: ThreadSnapshot, name: str, n_type: int, size: int) -> bytes | None:
-    """Return a note of a thread, if it has as many bytes at least."""
+    """Return a note of a thread, or None if it is missing or shorter than ``size`` bytes."""
     found = (one.data for one in thread.regsets if (one.note_name, one.note_type) == (name, n_type))
     data = next(found, b"")
     return data[:size] if len(data) >= size else None
 
 
 def _flags(thread: ThreadSnapshot, machine: int, parts: Iterable[tuple[int, Iterable[str]]]) -> int:
-    """Return context_flags: the machine, and the parts of which all registers are known."""
+    """Return context_flags: the machine, and each part whose registers are all known."""
     unknown = set(thread.gregs_unknown)
     return machine | sum(flag for flag, names in parts if not unknown & set(names))
 

@@ -1,8 +1,7 @@
-"""Copies a core's pages with several processes: Python's global lock lets one thread of a process decode at a time.
+"""Copies a core's pages with several processes, because Python's global lock lets only one thread decode at a time.
 
-Each process is forked from the one that made the plan, takes one piece of the core after another, and writes the pages
-where they go. If anything goes wrong in one of them, nothing of it is believed: the parent does it all again, alone,
-and says what is wrong.
+The process that made the plan forks the others. Each takes one piece of the core after another, and writes its pages
+to their offsets. If one of them fails, the parent discards their work, copies all pages itself, and reports the error.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:  # most runs do without
     from multiprocessing.connection import Connection
 
 PIECE_SIZE = 16 << 20
-"""Bytes of user memory in a piece, about; more where there would be more than ``PIECES_MAX``."""
+"""Approximate bytes of user memory in a piece; more if there would be more than ``PIECES_MAX`` pieces."""
 PIECES_MAX = 4096
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,14 +26,14 @@ Ranges = Sequence[tuple[int, int]]
 
 
 class Copied(NamedTuple):
-    """Pages that were copied, and how many of them hold only zeros."""
+    """The number of pages copied, and how many of them hold only zeros."""
 
     present: int
     zero: int
 
 
 def pieces(ranges: Ranges) -> Iterator[list[tuple[int, int]]]:
-    """Yield ascending ranges in pieces that take about as long as each other."""
+    """Yield ascending ranges in pieces that take about the same time to copy."""
     total = sum(end - start for start, end in ranges)
     room = size = max(align_up(-(-total // PIECES_MAX), PIECE_SIZE), PIECE_SIZE)
     piece: list[tuple[int, int]] = []
@@ -52,13 +51,13 @@ def pieces(ranges: Ranges) -> Iterator[list[tuple[int, int]]]:
 def copy_with(
     count: int, work: Sequence[Ranges], copy: Callable[[Ranges], Copied], told: Callable[[int], None]
 ) -> Copied | None:
-    """Return what several processes copied together; None if one of them could not.
+    """Copy pieces with several processes; return the totals, or None if a process failed.
 
     Args:
-        count: how many.
-        work: what is to be copied, in pieces.
-        copy: copies a piece.
-        told: gets how many pieces are done.
+        count: number of processes.
+        work: the pieces to copy.
+        copy: copies one piece.
+        told: called with the number of pieces done.
     """
     from multiprocessing.connection import Pipe
 
@@ -77,7 +76,7 @@ def copy_with(
         for connection, pid in children.items():
             connection.close()
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)  # those that are done have ended, and wait to be asked
+                os.kill(pid, signal.SIGTERM)  # a finished one is a zombie until waitpid()
             os.waitpid(pid, 0)
 
 
@@ -112,16 +111,16 @@ def _forked(connection: Connection, todo: int, work: Sequence[Ranges], copy: Cal
 
 
 def _serve(connection: Connection, todo: int, work: Sequence[Ranges], copy: Callable[[Ranges], Copied]) -> NoReturn:
-    """Copy pieces until there are no more."""
+    """Copy pieces until none are left."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal's, the parent tells
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent reports Ctrl-C
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        # A pipe gives each reader whole numbers: they were written at once, and a read takes its lock.
+        # Each read gets one whole number: the parent wrote them all at once, and the pipe's lock serialises readers.
         while number := os.read(todo, 2):
             connection.send(copy(work[int.from_bytes(number, "little")]))
     except BaseException:
         with contextlib.suppress(OSError):
             connection.send(None)
     finally:
-        os._exit(0)  # what the parent has to flush and to clean up is not this process's
+        os._exit(0)  # skip the parent's buffers and exit handlers

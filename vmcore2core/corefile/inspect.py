@@ -1,7 +1,7 @@
-"""A finished core, read again: what is wrong with it, and what a debugger will find missing.
+"""Reads a finished core again: what is wrong with it, and what a debugger will miss in it.
 
-The headers are read by pyelftools and by lief, which share no code with the writer. The core may be anybody's: nothing
-in it is believed unchecked.
+pyelftools and lief read the headers; they share no code with the writer. The core may come from anywhere, so every
+value in it is checked.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class CoreFile:
     """A core on disk.
 
     Args:
-        path: of it.
-        packed: what the file holds, where it is compressed; it is closed with the core.
+        path: the core's path.
+        packed: the unpacked bytes of a compressed core; closed with the core.
 
     Attributes:
-        path: of it.
+        path: the core's path.
         size: in bytes, unpacked.
         packed: whether it is compressed.
-        cut_off: a sentence where the file itself says that its end is missing, or None.
+        cut_off: a sentence if the file shows that its end is missing, else None.
         elf_class: 32 or 64.
         order: byte order.
-        loads: PT_LOADs as they stand.
-        notes: of all PT_NOTEs.
-        seen: what lief makes of the same headers, or None where it cannot read them.
+        loads: PT_LOADs in file order.
+        notes: the notes of all PT_NOTEs.
+        seen: the headers as lief reads them, or None if it cannot.
         unseen: why lief was not asked, or "".
 
     Raises:
@@ -136,7 +136,7 @@ class CoreFile:
         self._source.close()
 
     def pread(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file, fewer at its end.
+        """Return ``size`` bytes of the unpacked core, or fewer at its end.
 
         Raises:
             DumpError: they cannot be read.
@@ -147,7 +147,7 @@ class CoreFile:
             raise DumpError(f"{self.path}: {error}") from error
 
     def read(self, address: int, size: int) -> bytes | None:
-        """Return memory, or None where the core does not have all of it in one PT_LOAD."""
+        """Return memory, or None if no single PT_LOAD has all of it."""
         if not 0 <= size <= READ_MAX:
             return None
         for load in self.loads:
@@ -157,19 +157,19 @@ class CoreFile:
         return None
 
     def of_type(self, *types: str | int) -> list[RawNote]:
-        """Return the notes of a type, as pyelftools names it."""
+        """Return the notes of some types, by pyelftools' names or numbers."""
         return [note for note in self.notes if note.n_type in types]
 
     @property
     def tids(self) -> list[int]:
-        """Thread IDs, by NT_PRSTATUS."""
+        """Thread IDs from NT_PRSTATUS."""
         head = fmt.PRSTATUS_HEAD[self.elf_class, self.order]
         found = [note.desc for note in self.of_type("NT_PRSTATUS", fmt.NT_PRSTATUS)]
         return [int(head.parse(desc)["pr_pid"]) for desc in found if len(desc) >= head.sizeof()]
 
     @property
     def pid(self) -> int | None:
-        """The process, by NT_PRPSINFO."""
+        """The PID from NT_PRPSINFO."""
         forms = [fmt.PrPsInfo[self.elf_class, self.order, size] for size in (fmt.UID_SIZES[self.elf_class], 4)]
         for note in self.of_type("NT_PRPSINFO", fmt.NT_PRPSINFO):
             form = next((form for form in forms if form.sizeof() == len(note.desc)), None)
@@ -178,7 +178,7 @@ class CoreFile:
         return None
 
     def files(self) -> list[FileMapping]:
-        """Return what NT_FILE says; nothing where that is broken."""
+        """Return the entries of NT_FILE; none if the note is malformed."""
         notes = self.of_type("NT_FILE", fmt.NT_FILE)
         header = fmt.FILE_HEADER[self.elf_class, self.order]
         if not notes or len(notes[0].desc) < header.sizeof():
@@ -197,7 +197,7 @@ class CoreFile:
         ]
 
     def own_note(self) -> dict[str, Any]:
-        """Return what our own note says; {} for cores of others."""
+        """Return the content of our own note; {} if another program wrote the core."""
         for note in self.notes:
             if note.name == fmt.NOTE_VMCORE2CORE:
                 try:
@@ -209,7 +209,7 @@ class CoreFile:
 
 
 def problems(core: CoreFile) -> Iterator[str]:
-    """Yield what no core should have, as sentences."""
+    """Yield the core's defects, as sentences."""
     end = 0
     for load in core.loads:
         at = f"PT_LOAD at {load.start:#x}"
@@ -246,7 +246,7 @@ def _misread_by_lief(core: CoreFile) -> Iterator[str]:
 
 
 def _undecodable(core: CoreFile) -> Iterator[str]:
-    """Yield what does not decode of a compressed core; each frame has a checksum."""
+    """Yield the parts of a compressed core that do not decode; each frame has a checksum."""
     found = 0
     for at in range(0, core.size, READ_MAX):
         try:
@@ -261,7 +261,7 @@ def _undecodable(core: CoreFile) -> Iterator[str]:
 
 
 def missing(core: CoreFile) -> Iterator[str]:
-    """Yield what a debugger will not find in it, as sentences; what is left out on purpose is not among them."""
+    """Yield, as sentences, what a debugger will miss in it, apart from what was left out on purpose."""
     if not core.of_type("NT_AUXV", fmt.NT_AUXV):
         yield "there is no NT_AUXV: shared libraries will not be found"
     own = core.own_note()
@@ -273,7 +273,7 @@ def missing(core: CoreFile) -> Iterator[str]:
 
 
 def also(core: CoreFile) -> Iterator[str]:
-    """Yield what else there is to know, as sentences: it leaves a core complete."""
+    """Yield other notices, as sentences; they do not make a core incomplete."""
     if core.unseen:
         yield f"pyelftools alone has read its headers: {core.unseen}"
     own = core.own_note()
@@ -295,7 +295,7 @@ def also(core: CoreFile) -> Iterator[str]:
 
 
 def files_needed(core: CoreFile) -> Iterator[str]:
-    """Yield each file whose code is mapped and is not in the core, with its build ID if that is known."""
+    """Yield each file whose mapped code is not in the core, with its build ID if known."""
     files = core.files()
     for path in dict.fromkeys(file.path for file in files):
         mine = [file for file in files if file.path == path]

@@ -1,8 +1,8 @@
-"""Writing a minidump of a process, for what reads those: crash reporters' servers, and stackwalkers.
+"""Writes a minidump of a process, for crash report servers and stack walkers.
 
-It has the memory that a core would have, but for what a process never touched of very large mappings: as these would
-be bytes of the file. First comes each thread's stack, as readers that know no MDMemory64List take it from there. Bytes
-that are not known are in no range of memory; what is missing and why is told by our own note, in the comment.
+It has a core's memory, except the untouched pages of very large mappings, which a minidump cannot store as holes. Each
+thread's stack comes first, for readers that do not know MDMemory64List. Unknown bytes are in no memory range; our own
+note, in the minidump's comment, says what is missing and why.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ def write_minidump(
     progress: Progress | None = None,
     still_valid: Callable[[], bool] = lambda: True,
 ) -> WriteReport:
-    """Write the minidump of a process; it appears under its name only when it is whole.
+    """Write the minidump of a process; the file gets its name only when it is complete.
 
     Args:
-        facts: what is not in the snapshot.
+        facts: facts that the snapshot does not have.
         snapshot: the process.
         stream: its pages.
         output: the file's name.
-        options: of them, ``force`` and ``secrets``; it is not compressed, as no reader takes that.
+        options: only ``force`` and ``secrets`` are used; minidumps are never compressed, as no reader supports it.
         inputs: files that must never be replaced: the dump's.
-        origin: what our own note says of the dump.
-        progress: called with (bytes done, bytes in all) of the file.
-        still_valid: asked when all pages were read: whether ``snapshot.vmas`` still says rightly which are absent.
+        origin: facts about the dump for our own note.
+        progress: called with (bytes done, total bytes) of the file.
+        still_valid: called after all pages were read; tells whether ``snapshot.vmas`` still lists the absent pages.
 
     Raises:
-        OutputError: minidumps have no form for the machine's registers; or it cannot be written.
-        PagesChanged: ``still_valid`` said no.
+        OutputError: minidumps have no form for the machine's registers; or the file cannot be written.
+        PagesChanged: ``still_valid`` returned False.
     """
     form = form_of(snapshot.e_machine, snapshot.elf_class)
     if form is None:
@@ -81,7 +81,7 @@ def write_minidump(
 
 
 def memory_of(snapshot: ProcessSnapshot, form: ContextForm) -> Memory:
-    """Return which memory goes into the minidump of a process."""
+    """Return the memory ranges that go into a process's minidump."""
     segments = [s for s in segments_of(snapshot) if s.filesz and not s.shared]
     stored = merged((segment.start, segment.start + segment.filesz) for segment in segments)
     stacks = merged(_stack_ranges(snapshot, form, stored))
@@ -89,7 +89,7 @@ def memory_of(snapshot: ProcessSnapshot, form: ContextForm) -> Memory:
 
 
 def _stack_ranges(snapshot: ProcessSnapshot, form: ContextForm, stored: Sequence[Range]) -> Iterator[Range]:
-    """Yield each thread's stack: from its stack pointer on, as far as the mapping is known in one piece."""
+    """Yield each thread's stack: from its stack pointer up to the first unknown byte or the mapping's end."""
     ends = [int(vma.end) for vma in snapshot.vmas]
     for thread in snapshot.threads:
         pointer = form.registers(thread)[form.stack_pointer]
@@ -102,7 +102,7 @@ def _stack_ranges(snapshot: ProcessSnapshot, form: ContextForm, stored: Sequence
 
 
 def _without(stored: Sequence[Range], stacks: Sequence[Range]) -> Iterator[Range]:
-    """Yield what of the stored ranges is in no stack, each of which is in one of them; all are ascending."""
+    """Yield the parts of the stored ranges outside all stacks; each stack lies in one range, and all are ascending."""
     number = 0
     for start, end in stored:
         at = start
@@ -118,7 +118,7 @@ def _without(stored: Sequence[Range], stacks: Sequence[Range]) -> Iterator[Range
 def _write_memory(
     target: FileSink, stream: PageStream, memory: Memory, base: int, progress: Progress | None
 ) -> tuple[int, int]:
-    """Write the pages; return how many there were, and how many of them hold only zeros."""
+    """Write the pages; return the number of pages, and how many of them hold only zeros."""
     present = zero = told = 0
     size = base + memory.size
     for ranges in (memory.stacks, memory.rest):

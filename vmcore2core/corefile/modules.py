@@ -12,7 +12,7 @@ from vmcore2core.process.sysroot import DELETED, build_id
 
 PF_X = 1
 VDSO_NAME = b"linux-gate.so"
-"""What breakpad calls the vDSO, as symbol servers do."""
+"""The vDSO's name in breakpad and on symbol servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Module:
         path: as the process sees it.
         start: address of its first mapping.
         end: of its last one.
-        build_id: or None where it has none, or memory does not tell.
+        build_id: its build ID, or None if it has none or it is not in memory.
     """
 
     path: bytes
@@ -45,7 +45,7 @@ def modules_of(snapshot: ProcessSnapshot, read: Read) -> list[Module]:
 
 
 def _mapped(snapshot: ProcessSnapshot) -> Iterator[Module]:
-    """Yield each file's mappings that are one loading of it: one after the other, at growing offsets."""
+    """Yield each loading of a file: its successive mappings with ascending file offsets."""
     loading: list[Vma] = []
     for vma in (*snapshot.vmas, None):
         follows = (
@@ -64,7 +64,7 @@ def _mapped(snapshot: ProcessSnapshot) -> Iterator[Module]:
 
 
 def _identified(module: Module, snapshot: ProcessSnapshot, read: Read) -> Module:
-    """Return a module with its build ID; the ELF headers are where it begins."""
+    """Return a module with its build ID, found by the ELF headers at its start."""
 
     def at(offset: int, size: int) -> bytes | None:
         return read(module.start + offset, size) if offset + size <= module.end - module.start else None
