@@ -1,7 +1,7 @@
-"""What a minidump has before memory: the header, the directory of streams, and the streams.
+"""The part of a minidump before memory: the header, the directory of streams, and the streams.
 
-References: google/breakpad's src/client/linux/minidump_writer/minidump_writer.cc (August 2026) for which streams there
-are, and what is in them.
+References: google/breakpad's src/client/linux/minidump_writer/minidump_writer.cc (August 2026) for the streams and
+their content.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
 from vmcore2core.process.secrets import Secrets
 
 STRINGS_MAX = 1 << 24
-"""Bytes of arguments, and of environment: more than execve(2) takes."""
+"""Most bytes of arguments, and of environment: more than execve(2) accepts."""
 ALIGN = 16
 U32 = 0xFFFF_FFFF
-"""What a DWORD holds of a number that a torn dump may have negative or too large."""
+"""Mask of a DWORD, for numbers that a torn dump may have negative or too large."""
 
 Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a minidump says of a process and is not in its snapshot; None is "not known".
+    """Facts in a minidump that the process's snapshot does not have; None is "not known".
 
     Attributes:
         system: what uname(1) would print.
-        time: of the dump, in seconds since 1970.
-        arguments: where the command line's strings are.
-        environment: where those of the environment are.
-        maps: as /proc/PID/maps has it.
-        status: as /proc/PID/status has it.
+        time: the dump's time, in seconds since 1970.
+        arguments: address range of the command line's strings.
+        environment: address range of the environment's strings.
+        maps: text in the form of /proc/PID/maps.
+        status: text in the form of /proc/PID/status.
     """
 
     system: str = ""
@@ -54,11 +54,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What of the process's memory goes into the file, ``[start, end)`` each.
+    """The ranges of the process's memory that go into the file, ``[start, end)`` each.
 
     Attributes:
-        stacks: ascending and disjoint; they come first.
-        rest: likewise.
+        stacks: the threads' stacks, ascending and disjoint; they come first in the file.
+        rest: all other ranges, ascending and disjoint.
     """
 
     stacks: tuple[Range, ...]
@@ -66,20 +66,20 @@ class Memory:
 
     @property
     def ranges(self) -> tuple[Range, ...]:
-        """All, in the file's order."""
+        """All ranges, in the file's order."""
         return *self.stacks, *self.rest
 
     @property
     def size(self) -> int:
-        """Bytes of all."""
+        """Total bytes of all ranges."""
         return sum(end - start for start, end in self.ranges)
 
 
 class Head:
-    """What comes before memory: the header, the directory, and what they lead to.
+    """Builds the part before memory: the header, the directory, and what they point to.
 
     Args:
-        streams: how many there may be.
+        streams: most streams that the directory has room for.
     """
 
     def __init__(self, streams: int) -> None:
@@ -89,7 +89,7 @@ class Head:
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Bytes added so far."""
         return len(self._bytes)
 
     def put(self, data: bytes) -> dict[str, int]:
@@ -102,7 +102,7 @@ class Head:
         return {"data_size": len(data), "rva": rva}
 
     def string(self, shown: str) -> int:
-        """Add an MDString, and return where it is."""
+        """Add an MDString, and return its RVA."""
         raw = shown.encode("utf-16-le", "replace")
         return self.put(fmt.MDStringHead.build(len(raw)) + raw + b"\0\0")["rva"]
 
@@ -113,7 +113,7 @@ class Head:
         return location["rva"]
 
     def finish(self, time: int, flags: int) -> bytearray:
-        """Return all of it, with the header and the directory."""
+        """Return all bytes, with the header and the directory filled in."""
         directory = b"".join(map(fmt.MDRawDirectory.build, self._streams))
         header = fmt.MDRawHeader.build(
             {
@@ -140,7 +140,7 @@ def head_of(
     origin: dict[str, str | None],
     secrets: Secrets | None,
 ) -> bytearray:
-    """Return what comes before memory."""
+    """Return the part of the minidump before memory."""
     head = Head(streams=13)
     hidden: Callable[[bytes], bytes] = (lambda data: data) if secrets is None else secrets.hidden
 
@@ -180,7 +180,7 @@ def head_of(
 def _threads_and_memory(
     head: Head, snapshot: ProcessSnapshot, form: ContextForm, memory: Memory, contexts: Sequence[dict[str, int]]
 ) -> None:
-    """Add the last streams: how large they are is known before, and so where memory begins."""
+    """Add the last streams; their size is known in advance, so they can say where memory begins."""
     sizes = np.array([end - start for start, end in memory.ranges], np.uint64)
     table = np.zeros(len(sizes), fmt.MEMORY_RANGE_DTYPE)
     table["start_of_memory_range"] = [start for start, _ in memory.ranges]
@@ -210,14 +210,14 @@ def _thread(
     places: Sequence[int],
     context: dict[str, int],
 ) -> bytes:
-    """Return MDRawThread; of a stack that lies where no RVA leads, its address alone.
+    """Return MDRawThread; if the stack's file offset does not fit an RVA, it has only the stack's address.
 
     Args:
         thread: the thread.
-        form: of its registers.
-        stacks: which parts of memory are stacks, ascending.
-        places: where each is in the file.
-        context: where its registers are there.
+        form: the form of its registers.
+        stacks: the ranges of memory that are stacks, ascending.
+        places: file offset of each stack.
+        context: place of its registers in the file.
     """
     start, place, size = form.registers(thread)[form.stack_pointer], 0, 0
     number = bisect_right(stacks, start, key=lambda stack: stack[0]) - 1
@@ -241,7 +241,7 @@ def _thread(
 
 
 def _module(module: Module, head: Head, name: str) -> bytes:
-    """Return MDRawModule, with the build ID where it is known."""
+    """Return MDRawModule, with the build ID if known."""
     record = {"data_size": 0, "rva": 0}
     if module.build_id is not None:
         record = head.put(fmt.COUNT.build(fmt.CVINFOELF_SIGNATURE) + module.build_id)
@@ -282,7 +282,7 @@ def _misc_info(pid: int) -> bytes:
 
 
 def _exception(thread: ThreadSnapshot, context: dict[str, int]) -> bytes:
-    """Return MDRawExceptionStream of the signal that a thread has; what is not known of it is zero."""
+    """Return MDRawExceptionStream of a thread's signal; unknown fields are zero."""
     names = ("exception_flags", "exception_record", "exception_address", "number_parameters")
     return fmt.MDRawExceptionStream.build(
         {
@@ -295,7 +295,7 @@ def _exception(thread: ThreadSnapshot, context: dict[str, int]) -> bytes:
 
 
 def _strings(stored: StoredMemory, where: Range | None) -> bytes | None:
-    """Return arguments or environment with their NULs; None where a byte of them is not in the minidump either."""
+    """Return arguments or environment with their NULs; None if the minidump's memory lacks any of their bytes."""
     if where is None or not 0 < where[1] - where[0] <= STRINGS_MAX or stored.is_blanked(*where):
         return None
     return stored.read(where[0], where[1] - where[0])

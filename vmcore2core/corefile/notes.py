@@ -20,7 +20,7 @@ from vmcore2core.process.secrets import Secrets
 
 REPORT_RUNS_MAX = 512
 BLANKED_MAX = 1 << 16
-"""Ranges of blanked bytes that are listed: who compares the core with the dump needs them."""
+"""Most ranges of blanked bytes that the note lists, for users who compare the core with the dump."""
 OVERFLOW_UID = 65534  # DEFAULT_OVERFLOWUID in include/linux/highuid.h
 
 
@@ -29,8 +29,8 @@ def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: 
 
     Args:
         snapshot: the process.
-        origin: what our own note says of the dump, such as its kernel's release.
-        secrets: what is blanked in them, or None.
+        origin: facts about the dump for our own note, such as its kernel's release.
+        secrets: the secrets to blank in the notes, or None.
     """
     notes: list[Note] = []
     for i, thread in enumerate(snapshot.threads):
@@ -48,7 +48,7 @@ def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: 
 
 
 def process_notes(snapshot: ProcessSnapshot) -> Iterator[Note]:
-    """Yield the notes that a core has once."""
+    """Yield the notes that a core has once per process."""
     yield Note(fmt.NOTE_CORE, fmt.NT_PRPSINFO, prpsinfo(snapshot))
     if snapshot.auxv is not None:
         yield Note(fmt.NOTE_CORE, fmt.NT_AUXV, snapshot.auxv)
@@ -83,7 +83,7 @@ def prstatus(snapshot: ProcessSnapshot, thread: ThreadSnapshot) -> bytes:
     pr_fpvalid = any(
         regset.note_name == fmt.NOTE_CORE and regset.note_type == fmt.NT_FPREGSET for regset in thread.regsets
     )
-    # What is behind the registers is aligned as they are: struct x32_elf_prstatus.
+    # The fields behind the registers are aligned as the registers are: struct x32_elf_prstatus.
     tail_class: ElfClass = 64 if snapshot.greg_size == 8 else variant[0]
     tail = fmt.PRSTATUS_TAIL[tail_class, variant[1]].build({"pr_fpvalid": int(pr_fpvalid)})
     return fmt.PRSTATUS_HEAD[variant].build(head) + thread.gregs + tail
@@ -118,13 +118,13 @@ def prpsinfo(snapshot: ProcessSnapshot) -> bytes:
 
 
 def _id(number: int | None, size: int) -> int:
-    """Return a uid or gid as ``struct elf_prpsinfo`` has it: in most 32-bit cores of 16 bits (high2lowuid())."""
+    """Return a uid or gid for ``struct elf_prpsinfo``: most 32-bit cores have only 16 bits for it (high2lowuid())."""
     number = (number or 0) & 0xFFFF_FFFF
     return OVERFLOW_UID if size == 2 and number > 0xFFFF else number
 
 
 def nt_file(snapshot: ProcessSnapshot) -> bytes | None:
-    """Return NT_FILE: every mapping of a file whose path and offset are known; None where there is none."""
+    """Return NT_FILE: every mapping of a file whose path and offset are known; None if no mapping qualifies."""
     mapped = [vma for vma in snapshot.vmas if vma.path is not None and vma.pgoff is not None]
     if not mapped:
         return None
@@ -136,7 +136,7 @@ def nt_file(snapshot: ProcessSnapshot) -> bytes | None:
 
 
 def unknown_fields(snapshot: ProcessSnapshot) -> list[str]:
-    """Return the fields of NT_PRSTATUS and NT_PRPSINFO that hold zero because nothing tells them."""
+    """Return the fields of NT_PRSTATUS and NT_PRPSINFO that are zero because their values are not known."""
     info = snapshot.psinfo
     fields = ("psargs", "state", "sname", "zomb", "nice", "flag", "uid", "gid", "ppid", "pgrp", "sid")
     unknown = [f"pr_{name}" for name in fields if getattr(info, f"pr_{name}") is None]
@@ -145,7 +145,7 @@ def unknown_fields(snapshot: ProcessSnapshot) -> list[str]:
 
 
 def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: Secrets | None = None) -> bytes:
-    """Return our own note: JSON, UTF-8, for whoever has only the core."""
+    """Return our own note: JSON in UTF-8, for users who have only the core."""
     runs = [(run, vma) for vma in snapshot.vmas for run in vma.absent]
     document = {
         "version": __version__,

@@ -1,4 +1,4 @@
-"""How a core is written: the same for one process, for all of a dump, by workers elsewhere and in a capture kernel."""
+"""How to write a core: shared by single runs, runs over a whole dump, remote workers and the capture kernel."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CoreOptions:
-    """How a core is written, and what is made beside it.
+    """How to write a core and the files beside it.
 
     Attributes:
-        dump_filter: which memory belongs into it; None for what the process's own coredump_filter says.
-        redaction: what is left out of it on purpose.
-        compression: of the file.
-        force: replace what is there.
+        dump_filter: which kinds of memory go into the core; None for the process's own coredump_filter.
+        redaction: what to leave out on purpose.
+        compression: the file's compression, or None.
+        force: replace existing files.
         minidump: write a minidump in place of a core.
-        indexed: look up what the index says of the process.
-        companions: look up which files the process has mapped, to write them beside the core.
-        debug_directory: debug packages' tree, for the stacks in the index; None for the usual one.
-        debuginfod: ask the servers in $DEBUGINFOD_URLS for files, likewise.
-        verbose: say more.
-        copiers: how many processes, forked from this one, copy the pages of a large core that is not compressed.
+        indexed: gather the process's entry for the index.
+        companions: find the files that the process has mapped, to write them beside the core.
+        debug_directory: tree of debug packages, for the stacks in the index; None for the usual one.
+        debuginfod: ask the servers in $DEBUGINFOD_URLS for files, for the stacks in the index.
+        verbose: log more.
+        copiers: number of forked processes that copy the pages of a large uncompressed core.
     """
 
     dump_filter: DumpFilter | None = None
@@ -46,29 +46,29 @@ class CoreOptions:
 
     @property
     def suffix(self) -> str:
-        """What follows core.COMM.PID in the file's name."""
+        """The suffix after core.COMM.PID in the file's name."""
         if self.minidump:
             return ".dmp"
         return ".zst" if self.compression else ""
 
     @property
     def torn_text(self) -> bool:
-        """Whether cores have text of files that are not whole: where nobody says what they have, and files go along."""
+        """Whether cores include text of incomplete files: if no dump filter is given, and files go beside the core."""
         return self.dump_filter is None and self.indexed and self.companions
 
     @property
     def secrets(self) -> Secrets | None:
-        """What is looked for and blanked, without what a process's own environment adds."""
+        """The secrets to find and blank, without those from a process's own environment."""
         return None if self.redaction is None else self.redaction.secrets
 
     @property
     def hide(self) -> Callable[[Any], Any]:
-        """What blanks secrets in what is said or listed."""
+        """A function that blanks secrets in messages and in JSON values."""
         return _unchanged if self.secrets is None else self.secrets.hide
 
 
 PLAIN = CoreOptions()
-"""A core of all that the process's coredump_filter asks for, which replaces nothing."""
+"""Write everything that the process's coredump_filter selects, and replace no file."""
 
 
 def _unchanged(value: Any) -> Any:  # noqa: ANN401 - what JSON has

@@ -9,17 +9,17 @@ of p_memsz beyond p_filesz (gdb 13.1, lldb 14.0.6, both tried in tests/corefile/
 - lldb takes the first PT_LOAD with contents that has the address, and fails beyond its contents. So PT_LOADs may not
   overlap, and present pages behind absent ones need a PT_LOAD of their own.
 
-Where a mapping ends in pages that there are not, behind the mapped file's end, the PT_LOAD goes on without contents:
-the kernel's cores have zeros there.
+If a mapping extends beyond the mapped file's end, its PT_LOAD goes on there without contents, because no such pages
+exist; the kernel's cores have zeros there.
 
-What does not belong into the core (VM_DONTDUMP, VM_IO, coredump_filter) is in a PT_LOAD without contents, as in the
-kernel's cores; gdb takes it from the mapped file, or shows zeros, as it does with those.
+Mappings that do not belong in the core (VM_DONTDUMP, VM_IO, coredump_filter) get a PT_LOAD without contents, as in the
+kernel's cores; gdb reads them from the mapped file, or shows zeros, as it does with the kernel's.
 
-Where a process has terabytes that it never touched, PT_LOADs of those share one hole in the file: each has all its
-contents, so both debuggers read zeros, and the file stays as small as file systems want it.
+If a process has terabytes of untouched memory, the PT_LOADs of that memory share one hole in the file. Each has full
+contents, so both debuggers read zeros, and the file stays within file systems' limits.
 
-Memory tags are behind the pages, and their program headers behind those of PT_LOADs, as in the kernel's cores. Those
-have one for each mapping; here it is one for each run of pages whose tags are known.
+Memory tags follow the pages, and their program headers follow the PT_LOADs, as in the kernel's cores. The kernel writes
+one such header per mapping; we write one per run of pages whose tags are known.
 
 References: System V gABI, "Program Header"; fs/binfmt_elf.c: elf_core_dump(), fill_extnum_info();
 arch/arm64/kernel/elfcore.c (Linux 7.2).
@@ -48,7 +48,7 @@ class Segment:
     """One PT_LOAD: ``[start, start + memsz)``, of which the first ``filesz`` bytes are at ``offset`` in the file.
 
     Attributes:
-        shared: whether they are the hole that all such have in common.
+        shared: whether these bytes are the hole that all shared segments use.
     """
 
     start: int
@@ -61,7 +61,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class CorePlan:
-    """A core file, as far as it is not the bytes of pages.
+    """A core file without the bytes of its pages.
 
     Attributes:
         head: everything before the first page: Ehdr, program headers, the section header of PN_XNUM, PT_NOTE.
@@ -90,7 +90,7 @@ def segments_of(snapshot: ProcessSnapshot) -> Iterator[Segment]:
 
 
 def _apart(segment: Segment, untouched: Sequence[tuple[int, int]]) -> Iterator[Segment]:
-    """Yield a segment in pieces, those of untouched memory none longer than the hole that they share."""
+    """Split a segment, so that each piece of untouched memory is at most as long as the shared hole."""
     at, end, flags = segment.start, segment.start + segment.filesz, segment.p_flags
     for start, stop in untouched:
         start, stop = max(start, at), min(stop, end)
@@ -108,13 +108,13 @@ def _apart(segment: Segment, untouched: Sequence[tuple[int, int]]) -> Iterator[S
 
 
 def _pieces(vma: Vma, page_size: int) -> Iterator[Segment]:
-    """Yield a mapping whole, or one with absent pages in pieces: a PT_LOAD for each run of the others.
+    """Yield one PT_LOAD for a mapping or, if pages are absent, one for each run of the other pages.
 
-    Where pages are left to the file, the first one has a PT_LOAD of its own: jhsdb takes what begins where a library's
-    segment does for this segment, and gives up on another size than the segment's, or one page (ps_core_common.c:
-    read_lib_segments(), JDK 21); the rest it reads from the library.
+    If pages are left to the mapped file, the first page gets a PT_LOAD of its own. jhsdb matches a PT_LOAD to a
+    library's segment by its start, and accepts only the segment's size or one page (ps_core_common.c:
+    read_lib_segments(), JDK 21); it reads the rest from the library.
 
-    Where it ends in pages that there are not, behind the end of the mapped file, these belong to the last piece.
+    Pages beyond the end of the mapped file, which do not exist, belong to the last piece.
     """
     absent = list(vma.absent)
     filled = vma.end
@@ -134,10 +134,10 @@ def _pieces(vma: Vma, page_size: int) -> Iterator[Segment]:
 
 
 def check_class(snapshot: ProcessSnapshot) -> None:
-    """Check that the core's class can say where the process's mappings are.
+    """Check that the mappings' addresses fit the core's ELF class.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: they do not.
     """
     end = max((vma.end for vma in snapshot.vmas), default=0)
     if end > 1 << snapshot.elf_class:
@@ -155,7 +155,7 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
         notes: the PT_NOTE segment.
 
     Raises:
-        OutputError: the core's class has no room for it.
+        OutputError: the core is too large for its ELF class.
     """
     variant = cast("ElfClass", snapshot.elf_class), snapshot.byte_order
     ehdr, phdr, shdr = fmt.Ehdr[variant], fmt.Phdr[variant], fmt.Shdr[variant]
@@ -218,7 +218,7 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
 
 
 def _at(segment: Segment, offset: int) -> Segment:
-    """Return a segment with its offset; written out, as ``replace`` takes five times as long, and there are 64,000."""
+    """Return a segment with its offset; avoids ``replace``, which is five times slower, for up to 64,000 segments."""
     return Segment(segment.start, segment.memsz, segment.filesz, segment.p_flags, offset, segment.shared)
 
 

@@ -1,4 +1,4 @@
-"""Where a core's bytes go: into a file with holes, or compressed into frames that can be read by themselves.
+"""Where a core's bytes go: to a file with holes, or to compressed frames that can be read one by one.
 
 References: RFC 8878; zstd's contrib/seekable_format/zstd_seekable_compression_format.md (1.5.7).
 """
@@ -18,17 +18,17 @@ from vmcore2core.formats import packed as fmt
 from vmcore2core.interfaces import Compression
 
 FRAME_SIZE = 1 << 20
-"""Bytes in a frame: what is decompressed for one page of it."""
+"""Bytes in a frame, all of which a reader decompresses to read one page."""
 ZSTD_LEVEL = 3
 """zstd's own default."""
 COMPRESSED_MAX = 1 << 42
-"""Bytes of the largest core that is compressed: zeros, which as holes take nothing, take time and 20 bytes a frame."""
+"""Largest core to compress, in bytes: zeros, which are free as holes, cost time and 20 bytes per frame here."""
 WRITEBACK_EVERY = 16 << 20
-"""Bytes after which the kernel is told to begin writing them to the disk."""
+"""After this many bytes, tell the kernel to begin writing them to disk."""
 
 
 class Sink(Protocol):
-    """Takes a file in ascending order; what is not written reads as zeros."""
+    """Takes a file's bytes in ascending order; bytes that are not written read as zeros."""
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of ``data``, behind what was written before."""
@@ -40,10 +40,10 @@ class Sink(Protocol):
 
 
 def pwrite_all(fd: int, data: memoryview, offset: int) -> int:
-    """Write all of ``data`` at ``offset``, as a system call may write less, and return where it ends.
+    """Write all of ``data`` at ``offset``, with several system calls if needed; return the offset behind it.
 
     Raises:
-        OSError: the system refuses, or writes nothing.
+        OSError: a system call fails, or writes nothing.
     """
     while data:
         count = os.pwrite(fd, data, offset)
@@ -54,11 +54,11 @@ def pwrite_all(fd: int, data: memoryview, offset: int) -> int:
 
 
 class FileSink:
-    """A plain file with holes; bytes go to the disk on the way, so that the sync at the end finds few left.
+    """A plain file with holes; bytes go to disk early, so that the final sync has little left to write.
 
     Args:
         fd: the file.
-        size: bytes that it will have: a file system that has no files so large says so before anything is read.
+        size: its final size in bytes, so that a file system's size limit is hit before anything is read.
     """
 
     def __init__(self, fd: int, size: int = 0) -> None:
@@ -80,10 +80,10 @@ class FileSink:
 
 
 def _start_writeback(fd: int, offset: int, size: int) -> None:
-    """Have the kernel begin to write a range to the disk, and wait for nothing; where it refuses, fsync() does it all.
+    """Have the kernel begin to write a range to disk, without waiting; if it refuses, fsync() writes everything later.
 
-    The advice to forget pages does that with those which are still to be written, and these it does not forget
-    (mm/fadvise.c: generic_fadvise(), Linux 7.2). Python has no sync_file_range(2).
+    POSIX_FADV_DONTNEED starts the writing of dirty pages, and does not drop them (mm/fadvise.c: generic_fadvise(),
+    Linux 7.2). Python has no sync_file_range(2).
     """
     with contextlib.suppress(OSError):
         os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
@@ -122,7 +122,7 @@ class ZstdSink:
             self._advance(count)
 
     def finish(self, size: int) -> None:
-        """Write what is left, as a shorter last frame, and the seek table."""
+        """Write the remaining bytes as a shorter last frame, then the seek table."""
         self._skip(size)
         rest = self._filled
         if rest:
@@ -163,7 +163,7 @@ class ZstdSink:
 
 
 def sink(fd: int, compression: Compression | None, size: int) -> Sink:
-    """Return what writes a core of ``size`` bytes to a file descriptor.
+    """Return the sink that writes a core of ``size`` bytes to a file descriptor.
 
     Raises:
         OutputError: it is too large to be compressed.

@@ -1,4 +1,4 @@
-"""The bytes of a finished core: of a plain file, or of what a compressed one holds."""
+"""Reads the bytes of a finished core, from a plain file or a compressed one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class CoreSource(Protocol):
     """Where a core's bytes come from.
 
     Attributes:
-        size: of the core.
-        cut_off: a sentence where it is known that the end is missing, or None.
+        size: size of the unpacked core.
+        cut_off: a sentence if the end is known to be missing, else None.
     """
 
     size: int
@@ -65,7 +65,7 @@ class FileSource:
 
 
 class SourceFile(io.RawIOBase):
-    """A source as a file object, for readers that want one."""
+    """A source as a file object, for libraries that need one."""
 
     def __init__(self, source: CoreSource) -> None:
         self._source, self._at = source, 0
@@ -82,12 +82,12 @@ class SourceFile(io.RawIOBase):
 
     @override
     def tell(self) -> int:
-        """Return where it is."""
+        """Return the current offset."""
         return self._at
 
     @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go somewhere."""
+        """Move to an offset, and return it."""
         self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence] + offset
         if self._at < 0:
             raise ValueError(f"{self._at} is before the file's beginning")
@@ -95,7 +95,7 @@ class SourceFile(io.RawIOBase):
 
     @override
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer as far as there are bytes."""
+        """Read into a buffer, and return the number of bytes read."""
         found = self._source.read(self._at, len(buffer))
         buffer[: len(found)] = found
         self._at += len(found)

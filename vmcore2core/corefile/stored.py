@@ -1,4 +1,4 @@
-"""The memory that goes into a core, read byte by byte before it is written: what is left out reads as not known."""
+"""The memory that goes into a core, readable before it is written; bytes that the core omits read as not known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StoredMemory:
         self._starts = np.array([start for start, _ in self._ranges], np.uint64)
 
     def read(self, address: int, size: int) -> bytes | None:
-        """Return memory; None where the core does not have all of it."""
+        """Return memory, or None if the core will not have all of it."""
         at = int(np.searchsorted(self._starts, np.uint64(address), side="right")) - 1
         if at < 0 or address + size > self._ranges[at][1]:
             return None
@@ -38,5 +38,5 @@ class StoredMemory:
         return bytes(found[address - low : address - low + size])
 
     def is_blanked(self, start: int, end: int) -> bool:
-        """Tell whether all of ``[start, end)`` are zeros as was asked."""
+        """Tell whether all of ``[start, end)`` was blanked on request."""
         return any(low <= start and end <= high for low, high in self._blanked)

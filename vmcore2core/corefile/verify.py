@@ -1,8 +1,8 @@
-"""An independent look at a finished core's headers: by readers that share no code with the writer.
+"""Checks a finished core's headers with readers that share no code with the writer.
 
-Each core is read back by pyelftools before it gets its name. lief, whose start takes longer than a small core, is a
-second reader for whoever asks; it reads files whole, so it gets only the part before the first page, and it drops notes
-of equal content.
+pyelftools reads each core back before the core gets its name. lief, which takes longer to start than a small core takes
+to write, is a second reader on request. It reads whole files, so it gets only the part before the first page; and it
+drops notes with equal content.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from vmcore2core.process.model import ProcessSnapshot
 
 LIEF_SEGMENTS = 10_000
 HEADERS_READ = 4096
-"""Program headers that pyelftools reads of a core; where there are more, each second, third and so on."""
+"""Most program headers that pyelftools reads of a core; of more, it reads every second, third and so on."""
 PR_PID = {32: 24, 64: 32}
-"""Where NT_PRSTATUS has the thread ID, by ELF class; a number of its own, so that a slip in the writer's is seen."""
+"""Offset of the thread ID in NT_PRSTATUS, by ELF class; not shared with the writer, so that its errors are caught."""
 
 
 def verify_head(plan: CorePlan, snapshot: ProcessSnapshot, output: Path) -> None:
     """Check with pyelftools that the headers say what was planned.
 
     Raises:
-        OutputError: they do not: a bug of ours, and the core must not get its name.
+        OutputError: they do not; this is a bug in vmcore2core, and the core must not get its name.
     """
     problem = _by_pyelftools(plan, snapshot)
     if problem is not None:
@@ -77,7 +77,7 @@ class SeenByLief(NamedTuple):
     Attributes:
         machine: e_machine.
         loads: ``(p_vaddr, p_memsz, p_filesz)`` of the PT_LOADs.
-        tids: of the threads; of notes with equal content it has one.
+        tids: thread IDs; lief keeps only one of several notes with equal content.
     """
 
     machine: int
@@ -85,19 +85,19 @@ class SeenByLief(NamedTuple):
     tids: set[int]
 
     def agrees(self, loads: list[tuple[int, int, int]]) -> bool:
-        """Tell whether the PT_LOADs are these; it reads only so many."""
+        """Tell whether lief's PT_LOADs are these; it reads only a limited number."""
         return self.loads == (loads[: len(self.loads)] if len(loads) >= LIEF_SEGMENTS else loads)
 
 
 def read_with_lief(head: bytes) -> SeenByLief | None:
-    """Return what lief reads of a core up to its first page, or None where it cannot.
+    """Return the headers that lief reads from a core's bytes before its first page, or None if it cannot.
 
     Raises:
         ImportError: it is not installed.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    # A signal's exception inside lief's own start-up ends the whole process, and only the main thread gets any.
+    # A signal handler's exception during lief's start-up would end the whole process; only the main thread gets one.
     with ThreadPoolExecutor(max_workers=1) as pool:
         lief: Any = pool.submit(import_module, "lief").result()
     lief.logging.disable()

@@ -22,13 +22,13 @@ from vmcore2core.process.model import ProcessSnapshot
 
 PROGRESS_EVERY = 16 << 20
 TOGETHER_MIN = 32 << 20
-"""Bytes of user memory from which on several processes copy it: to start one takes as long as to decode 1,000 pages."""
+"""From this many bytes on, several processes copy user memory: starting one costs as much as decoding 1,000 pages."""
 
 Progress = Callable[[int, int], None]
 
 
 class PagesChanged(Exception):
-    """The pages that the stream gave are not those that the plan was made for; nothing was written."""
+    """The stream's pages do not match the plan; no core was written."""
 
 
 class WriteReport(NamedTuple):
@@ -80,22 +80,22 @@ def write_core(
     still_valid: Callable[[], bool] = lambda: True,
     verify: bool = True,
 ) -> WriteReport:
-    """Write the core of a process; it appears under its name only when it is whole.
+    """Write the core of a process; the file gets its name only when it is complete.
 
     Args:
         snapshot: the process.
         stream: its pages.
         output: the core's name.
-        options: of them, ``force``, ``compression``, ``copiers`` and ``secrets``; the snapshot was made by the others.
+        options: ``force``, ``compression``, ``copiers`` and ``secrets`` are used here; the snapshot obeys the others.
         inputs: files that must never be replaced: the dump's.
-        origin: what our own note says of the dump.
-        progress: called with (bytes done, bytes in all) of the file.
-        still_valid: asked when all pages were read: whether ``snapshot.vmas`` still says rightly which are absent.
+        origin: facts about the dump for our own note.
+        progress: called with (bytes done, total bytes) of the file.
+        still_valid: called after all pages were read; tells whether ``snapshot.vmas`` still lists the absent pages.
         verify: read the headers back with another ELF reader before the core gets its name.
 
     Raises:
         OutputError: it cannot be written.
-        PagesChanged: ``still_valid`` said no, or what the process never touched has contents.
+        PagesChanged: ``still_valid`` returned False, or untouched memory has contents.
     """
     check_class(snapshot)
     notes = build_notes(notes_of(snapshot, origin or {}, options.secrets), snapshot.byte_order)
@@ -124,7 +124,7 @@ class _Pages:
         plan: where everything goes.
         stream: the pages.
         page_size: bytes of each.
-        progress: called with (bytes done, bytes in all).
+        progress: called with (bytes done, total bytes).
     """
 
     def __init__(self, plan: CorePlan, stream: PageStream, page_size: int, progress: Progress | None) -> None:
@@ -138,10 +138,10 @@ class _Pages:
         self._told = 0
 
     def copy(self, target: Sink, ranges: Sequence[tuple[int, int]]) -> Copied:
-        """Copy the pages of some ranges, and return how many there were.
+        """Copy the pages of some ranges, and return how many were copied.
 
         Raises:
-            PagesChanged: what the process never touched has contents.
+            PagesChanged: untouched memory has contents.
         """
         present = zero = 0
         for vaddr, pages in self._stream.batches(ranges):
@@ -162,12 +162,12 @@ class _Pages:
         return Copied(present, zero)
 
     def copy_together(self, fd: int, processes: int, still_valid: Callable[[], bool]) -> Copied | None:
-        """Have several processes copy all pages; None if they could not, or if it is not worth it.
+        """Copy all pages with several processes; return None if they failed, or if it is not worthwhile.
 
         Args:
             fd: the file.
-            processes: how many.
-            still_valid: see ``write_core``.
+            processes: number of processes.
+            still_valid: as in ``write_core``.
         """
         if processes < 2 or sum(end - start for start, end in self.ranges) < TOGETHER_MIN:
             return None
@@ -192,7 +192,7 @@ class _Pages:
 
 
 def _write(target: Sink, plan: CorePlan, pages: _Pages, page_size: int, copied: Copied | None) -> WriteReport:
-    """Write what is not written yet: the pages are, where they are ``copied``."""
+    """Write the rest of the file, including the pages unless ``copied`` says that they are written."""
     target.write(memoryview(plan.head), 0)
     copied = copied or pages.copy(target, pages.ranges)
     if plan.tail:
@@ -203,7 +203,7 @@ def _write(target: Sink, plan: CorePlan, pages: _Pages, page_size: int, copied: 
 
 
 def write_pages(target: Sink, places: U64Array, pages: U8Array) -> None:
-    """Write pages to offsets of the file, those that adjoin in one call."""
+    """Write pages to their file offsets, adjacent pages in one call."""
     breaks = np.flatnonzero(np.diff(places) != pages.shape[1]) + 1
     firsts = [0, *breaks.tolist()]
     for first, last in zip(firsts, [*firsts[1:], len(places)], strict=True):
