@@ -1,1 +1,1 @@
-"""User-space backtraces out of a process's memory and registers alone."""
+"""User-space backtraces from a process's memory and registers."""

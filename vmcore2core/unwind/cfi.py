@@ -1,4 +1,4 @@
-"""Call frame information out of .eh_frame: from a program counter to the rules for its frame.
+"""Reads call frame information from .eh_frame: the rules for a frame, by its program counter.
 
 References: DWARF 5, section 6.4; LSB Core 5.0, chapter 10.6; libgcc's unwind-dw2-fde.h (gcc 14).
 """
@@ -11,7 +11,7 @@ from vmcore2core.unwind.cfi_program import CfiProgram
 from vmcore2core.unwind.cfi_rules import WHERE, Cie, Fde, Row
 from vmcore2core.unwind.cursor import Cursor, Read
 
-ENTRY_MAX = 1 << 16  # bytes of a CIE or FDE; the longest ones of big programs have some 10 KiB
+ENTRY_MAX = 1 << 16  # bytes of a CIE or FDE; the longest in big programs are about 10 KiB
 
 
 class EhFrame:
@@ -23,8 +23,8 @@ class EhFrame:
         word: bytes of an address.
 
     Attributes:
-        cie_id: what a CIE has where an FDE leads to its own.
-        bias: what is added to the start of a function.
+        cie_id: the value that a CIE has in the field where an FDE has its CIE pointer.
+        bias: added to the start address of each function.
     """
 
     cie_id = fmt.CIE_ID
@@ -36,14 +36,14 @@ class EhFrame:
         self._cies: dict[int, Cie] = {}
 
     def cie_address(self, at: int, distance: int) -> int:
-        """Return the address of the CIE that the word at ``at`` of an FDE leads to."""
+        """Return the address of an FDE's CIE, from the CIE pointer at ``at``."""
         return at - distance
 
     def fde(self, address: int) -> Fde | None:
-        """Return the FDE at a user address, or None where some of it is not known.
+        """Return the FDE at a user address, or None if some of its bytes are not known.
 
         Raises:
-            CorruptStructure: there is none, or it is malformed.
+            CorruptStructure: there is no FDE, or it is malformed.
         """
         cursor = self._entry(address)
         if cursor is None:
@@ -66,7 +66,7 @@ class EhFrame:
         return Fde(cie, start, end, cursor.take(len(cursor.data) - cursor.at), instructions_at)
 
     def _entry(self, address: int) -> Cursor | None:
-        """Return a cursor over an entry, its length skipped, or None where some of it is not known."""
+        """Return a cursor over an entry, behind its length, or None if some of its bytes are not known."""
         head = self.read(address, 12)
         if head is None:  # the last entry of a section may be shorter
             head = self.read(address, 4)
@@ -82,7 +82,7 @@ class EhFrame:
         return Cursor(data, address + skip, WHERE, self.order, self.word) if data is not None else None
 
     def cie(self, address: int) -> Cie | None:
-        """Return the CIE at a user address, or None where some of it is not known; raises as ``fde``."""
+        """Return the CIE at a user address, or None if some of its bytes are not known; raises as ``fde`` does."""
         if address not in self._cies:
             cie = self._parse_cie(address)
             if cie is None:
@@ -140,7 +140,7 @@ class EhFrame:
                 if personality != fmt.DW_EH_PE_omit:
                     cursor.encoded(personality & ~fmt.DW_EH_PE_indirect, data_base=0)
             elif letter not in "SB":  # B: aarch64's key for return addresses
-                break  # the rest is not known, and cannot change what is before it
+                break  # the letters behind an unknown one cannot change those before it
         cursor.at = end
         return encoding
 

@@ -1,4 +1,4 @@
-"""The run of call frame instructions, up to the rules for one place.
+"""Executes call frame instructions up to one program counter, which yields the rules there.
 
 References: DWARF 5, section 6.4.2; libgcc's unwind-dw2.c: execute_cfa_program() (gcc 14).
 """
@@ -45,12 +45,12 @@ class _State:
 
 
 class CfiProgram:
-    """The run of an FDE's instructions up to one place.
+    """Executes an FDE's instructions up to one program counter.
 
     Args:
-        fde: of the function.
-        read: reads what its expressions lie in.
-        order, word: of the machine.
+        fde: the function's FDE.
+        read: reads the memory that holds its expressions.
+        order, word: byte order, and bytes of an address.
     """
 
     def __init__(self, fde: Fde, read: Read, order: ByteOrder, word: int) -> None:
@@ -62,7 +62,7 @@ class CfiProgram:
         self.location = fde.start
 
     def run(self, pc: int) -> Row:
-        """Return the rules for a place of the function.
+        """Return the rules at a program counter in the function.
 
         Raises:
             CorruptStructure: the instructions make no sense.
@@ -94,7 +94,7 @@ class CfiProgram:
                 self.location = advanced
 
     def _advance(self, cursor: Cursor, op: int, low: int) -> int | None:
-        """Return the location that an instruction moves on to, or None where it is not of that kind."""
+        """Return the location that an instruction advances to, or None if it does not advance."""
         if op == DwCfa.DW_CFA_set_loc:
             return cursor.encoded(self.cie.encoding, self.read)
         if op == DwCfa.DW_CFA_advance_loc:

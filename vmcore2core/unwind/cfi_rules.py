@@ -1,4 +1,4 @@
-"""What call frame information says of a place: a rule for the frame's address, and one for each register.
+"""Call frame information at one program counter: a rule for the frame's address, and one for each register.
 
 Reference: DWARF 5, section 6.4.1.
 """
@@ -22,7 +22,7 @@ class SameValue:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Saved at CFA + ``offset``; with ``is_value``, CFA + ``offset`` itself is the value."""
+    """The register is saved at CFA + ``offset``; with ``is_value``, its value is CFA + ``offset``."""
 
     offset: int
     is_value: bool = False
@@ -30,14 +30,14 @@ class Offset:
 
 @dataclass(frozen=True, slots=True)
 class InRegister:
-    """In another register."""
+    """The value is in another register."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A DWARF expression gives where it is saved; with ``is_value``, the value."""
+    """A DWARF expression gives the address where it is saved; with ``is_value``, its value."""
 
     code: bytes
     address: int
@@ -61,8 +61,8 @@ class Row:
 
     Attributes:
         cfa: how to find the canonical frame address.
-        rules: by DWARF register number; a register that is not there has no rule.
-        return_address: the column that is the return address.
+        rules: rule by DWARF register number; registers that are absent have no rule.
+        return_address: the column of the return address.
         signal_frame: whether this is a signal trampoline.
     """
 

@@ -1,4 +1,4 @@
-"""What every way from one frame of a user stack to the next has in common: what it reads, and what a caller must be."""
+"""Shared by every way to find a caller on a user stack: reading the stack, and checking that a frame is plausible."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Checks:
     """Reads the stacks of one process, and checks what is found there.
 
     Args:
-        spec: how they unwind.
+        spec: how its stacks unwind.
         space: the process.
 
     Attributes:
-        mask: of an address.
+        mask: all bits of an address.
     """
 
     def __init__(self, spec: UnwindSpec, space: Space) -> None:
@@ -35,7 +35,7 @@ class Checks:
         Args:
             registers: by DWARF number.
             found: how it was found.
-            exact: see ``Frame``.
+            exact: as in ``Frame``.
         """
         pc, sp = registers.get(self.spec.return_address), registers.get(self.spec.stack_pointer)
         if pc is None or sp is None:
@@ -43,7 +43,7 @@ class Checks:
         return Frame(pc, sp, found, exact, self.trampoline(pc) is not None, registers)
 
     def returns_to(self, target: int) -> bool:
-        """Tell whether an address follows a call or is a trampoline; of code that is not known, any address may be."""
+        """Tell whether an address follows a call or is a trampoline; if the code is not known, assume that it does."""
         if not self.space.executable(target):
             return False
         if self.trampoline(target) is not None:
@@ -60,26 +60,26 @@ class Checks:
         return next((address for address in candidates if self.space.executable(address)), target)
 
     def word(self, address: int) -> int | None:
-        """Return what the stack has at an address, as wide as registers are; None where that is not known."""
+        """Return the register-sized word on the stack at an address, or None if it is not known."""
         raw = self.space.read(address & self.mask, self.spec.register_size or self.spec.word)
         return int.from_bytes(raw, self.space.order) & self.mask if raw is not None else None
 
     def checked(
         self, frame: Frame, registers: dict[int, int], found: Found, *, in_register: bool = False
     ) -> Frame | End:
-        """Return the next frame, if it can be one: the stack goes on upwards, and control comes back to code.
+        """Return the next frame if it is plausible: its stack pointer must be higher, and it must return to code.
 
         Args:
-            frame: the one before.
-            registers: of the next one.
+            frame: the frame before.
+            registers: the next frame's registers.
             found: how it was found.
-            in_register: whether the return address is in a register, and nothing of it on the stack.
+            in_register: whether the return address is only in a register, not on the stack.
         """
         signal = found in (Found.SIGNAL, Found.SIGNAL_CFI)
         following = self.frame(registers, found, exact=signal)
         if isinstance(following, End):
             return following
-        if signal:  # its stack may be anywhere, and what it interrupted may have jumped anywhere
+        if signal:  # a signal's stack may be anywhere, and the interrupted code may have jumped anywhere
             return following
         if following.pc == 0:
             return End(complete=True, why=f"the return address of {frame.pc:#x} is 0, as in an outermost frame")

@@ -1,7 +1,7 @@
-"""Little steps through bytes of a process that may be anything: every one bounded, every error one sentence.
+"""Reads small fields from untrusted bytes of a process: every read is bounded, every error is one sentence.
 
-pyelftools reads the same formats, but trusts them: a LEB128 there may be as long as the section, and each malformed
-field ends in another kind of exception. The tests compare with it.
+pyelftools reads the same formats, but trusts them: it reads a LEB128 as long as the section, and raises a different
+exception for each malformed field. The tests compare with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vmcore2core.interfaces import ByteOrder
 LEB128_MAX = 10  # bytes of a 64-bit number
 
 Read = Callable[[int, int], bytes | None]
-"""(user address, size) -> that many bytes, or None where any of them is not known."""
+"""(user address, size) -> that many bytes, or None if any of them is not known."""
 
 
 class Cursor:
@@ -47,7 +47,7 @@ class Cursor:
         return self.at >= len(self.data)
 
     def wrong(self, what: str) -> CorruptStructure:
-        """Return the error for what is wrong here."""
+        """Return an error that says what is wrong at this position."""
         return CorruptStructure(what, self.here, self.where)
 
     def take(self, size: int) -> bytes:

@@ -1,6 +1,6 @@
-"""Call frame information out of .debug_frame, of programs without .eh_frame.
+"""Reads call frame information from .debug_frame, for programs without .eh_frame.
 
-Reference: DWARF 5, section 6.4.1; what differs in .eh_frame stands in LSB Core 5.0, chapter 10.6.
+References: DWARF 5, section 6.4.1; LSB Core 5.0, chapter 10.6, for the differences in .eh_frame.
 """
 
 from __future__ import annotations

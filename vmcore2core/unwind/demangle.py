@@ -1,7 +1,7 @@
 """Names of C++ and Rust functions as their programmers wrote them.
 
-pycxxfilt has LLVM's demanglers: of the Itanium C++ ABI, and of Rust's v0 names. Rust's names of before have the form of
-C++ names; what Rust adds to them is taken away here.
+pycxxfilt has LLVM's demanglers for the Itanium C++ ABI and for Rust's v0 names. Rust's legacy names have the form of
+C++ names; this module removes what Rust adds to them.
 
 Reference: rustc-demangle's src/legacy.rs (0.1.24).
 """
@@ -19,7 +19,7 @@ NAME_MAX = 1 << 14
 
 
 def demangled(name: str) -> str:
-    """Return a function's name as it was written; as it is where it is no mangled name."""
+    """Return a function's name as its programmer wrote it, or the name unchanged if it is not mangled."""
     if not name.startswith(("_Z", "_R", "__Z")) or len(name) > NAME_MAX:
         return name
     try:

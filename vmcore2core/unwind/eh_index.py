@@ -1,4 +1,4 @@
-"""Where each function's FDE is in an .eh_frame without a search table: static executables, and old linkers.
+"""Finds each function's FDE in an .eh_frame without a search table, as in static executables or from old linkers.
 
 Reference: LSB Core 5.0, chapter 10.6.1.
 """
@@ -56,7 +56,7 @@ class EhIndex:
         """Yield (start of the function, address) of each FDE.
 
         Raises:
-            CorruptStructure: an entry is not known, or malformed; those before it have been yielded.
+            CorruptStructure: an entry is not known, or malformed; the entries before it were yielded.
         """
         order = "<" if self._eh_frame.order == "little" else ">"
         head, start = struct.Struct(order + "II"), struct.Struct(order + "i")

@@ -1,4 +1,4 @@
-"""An ELF file by its offsets: sections and the symbol table, wherever its bytes are.
+"""An ELF file read by file offset, wherever its bytes are: its sections and its symbol table.
 
 References: System V gABI, chapters "Sections" and "Symbol Table"; gdb's manual, "MiniDebugInfo" (.gnu_debugdata).
 """
@@ -17,7 +17,7 @@ from vmcore2core.unwind.reading import PagedRead
 from vmcore2core.unwind.symbols import SymbolTable, read_table
 
 SECTION_MAX = 1 << 26
-"""Bytes of a section that is taken as a whole, decompressed."""
+"""Most bytes of a section that is read as a whole, decompressed."""
 PAGE = 4096
 
 
@@ -37,11 +37,11 @@ class ElfFile:
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
-        """The section headers; none where they are not known."""
+        """The section headers; empty if they are not known."""
         return parse_sections(self.read, self.headers, self.elf_class, self.order)
 
     def section(self, name: bytes) -> Section | None:
-        """Return the first section of a name."""
+        """Return the first section with a name, or None."""
         if self.headers.e_shstrndx >= len(self.sections):
             return None
         strings = self.sections[self.headers.e_shstrndx]
@@ -53,7 +53,7 @@ class ElfFile:
         return None
 
     def content(self, section: Section) -> bytes | None:
-        """Return a section's bytes, decompressed; None where they are not known, or too many."""
+        """Return a section's decompressed bytes, or None if they are not known or too many."""
         if section.sh_size > SECTION_MAX:
             return None
         raw = b"".join(piece for _, piece in self.read.known(section.sh_offset, section.sh_size))
@@ -93,7 +93,7 @@ class ElfFile:
 
     @property
     def debug_link(self) -> bytes | None:
-        """The name that .gnu_debuglink has, or None."""
+        """The file name in .gnu_debuglink, or None."""
         section = self.section(b".gnu_debuglink")
         return None if section is None else self.read.string(section.sh_offset)
 
@@ -116,7 +116,7 @@ class ElfFile:
 
 
 def open_elf(read: PagedRead, like: ElfFile) -> ElfFile | None:
-    """Return the ELF file that ``read`` has, of the class and byte order of another one; or None."""
+    """Return the ELF file that ``read`` reads, if it has the class and byte order of ``like``, else None."""
     try:
         headers = parse_headers(read, like.elf_class, like.order)
     except CorruptStructure:
@@ -125,7 +125,7 @@ def open_elf(read: PagedRead, like: ElfFile) -> ElfFile | None:
 
 
 def _bytes_read(data: bytes) -> PagedRead:
-    """Return how to read bytes, with zeros up to the end of their last page."""
+    """Return a reader of bytes, padded with zeros to the end of their last page."""
 
     def fetch(at: int, size: int) -> bytes | None:
         return data[at : at + size].ljust(size, b"\0") if at < len(data) else None

@@ -1,6 +1,6 @@
 """DWARF expressions, as call frame information uses them (DWARF 5, section 2.5).
 
-A value that depends on a register or on memory that is not known is not known either: the answer is None.
+If a value depends on an unknown register or on unknown memory, it is unknown, too: the result is None.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _UNARY: dict[int, Callable[[int], int]] = {
 
 
 class NotKnown(Exception):
-    """A register or some memory that the value depends on is not known."""
+    """The value depends on a register or memory that is not known."""
 
 
 def evaluate(
     code: bytes, address: int, registers: Mapping[int, int], read: Read, order: ByteOrder, word: int, first: int | None
 ) -> int | None:
-    """Return the value of an expression, or None where it depends on something that is not known.
+    """Return the value of an expression, or None if it depends on something that is not known.
 
     Args:
         code: the expression.
@@ -64,7 +64,7 @@ def evaluate(
         read: user memory.
         order: byte order of the process.
         word: bytes of an address.
-        first: what is on the stack to begin with: the CFA for register rules, None for nothing.
+        first: the initial value on the stack: the CFA for register rules, or None for an empty stack.
 
     Raises:
         CorruptStructure: the expression is malformed, or does not end within bounds.

@@ -1,4 +1,4 @@
-"""How far the stacks of a process's threads go, by their frames: what a debugger reads for backtraces."""
+"""How far the stacks of a process's threads extend: the memory that a debugger reads for backtraces."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vmcore2core.unwind.threads import ThreadUnwinder, spec_of
 
 
 def thread_frames(captured: Captured, arch: Arch) -> Iterator[ThreadFrames]:
-    """Yield the frames of each thread that has registers; nothing where its architecture's stacks do not unwind.
+    """Yield the frames of each thread that has registers; nothing if unwinding its architecture is not supported.
 
     Args:
         captured: the process.
-        arch: of the kernel.
+        arch: the kernel's architecture.
     """
     snapshot = captured.snapshot
     spec = spec_of(snapshot, arch)

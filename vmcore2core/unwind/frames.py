@@ -22,9 +22,9 @@ class Found(Enum):
     """The thread's own registers."""
     CFI = "CFI"
     SIGNAL_CFI = "signal frame, CFI"
-    """What a signal interrupted, by the call frame information of the trampoline."""
+    """Found by the signal trampoline's call frame information: the code that the signal interrupted."""
     SIGNAL = "signal frame"
-    """What a signal interrupted, by ucontext.uc_mcontext on the stack."""
+    """Found by ucontext.uc_mcontext on the stack: the code that the signal interrupted."""
     STACK_POINTER = "return address at the stack pointer"
     FRAME_POINTER = "frame pointer"
     BACK_CHAIN = "back chain"
@@ -41,8 +41,8 @@ class Frame:
         found: how it was found.
         exact: whether ``pc`` is where it was interrupted, not a return address (which may belong to the next function).
         trampoline: whether it is the return from a signal handler.
-        registers: those that are known, by DWARF number.
-        cfi_origin: where the call frame information was that it was found by, or None where there was none.
+        registers: the known registers, by DWARF number.
+        cfi_origin: source of the call frame information that found this frame, or None if none was used.
     """
 
     pc: int
@@ -55,7 +55,7 @@ class Frame:
 
     @property
     def lookup_pc(self) -> int:
-        """An address that is certainly within the function."""
+        """An address that is certainly inside the function."""
         return self.pc if self.exact or self.trampoline else max(self.pc - 1, 0)
 
 
@@ -64,8 +64,8 @@ class Backtrace:
     """The frames of one thread, innermost first.
 
     Attributes:
-        complete: whether the last one is the outermost.
-        end: why there are no more, as one sentence.
+        complete: whether the last frame is the outermost.
+        end: why the stack ends there, as one sentence.
     """
 
     frames: tuple[Frame, ...]
@@ -84,7 +84,7 @@ class Space(Protocol):
         ...
 
     def instructions(self, address: int, size: int) -> bytes | None:
-        """Return instructions: of memory, else of the file that is mapped."""
+        """Return instructions from memory, else from the mapped file."""
         ...
 
     def executable(self, address: int) -> bool:
@@ -92,7 +92,7 @@ class Space(Protocol):
         ...
 
     def generated(self, address: int) -> bool:
-        """Tell whether code at an address is of no file: a program has made it as it ran (JIT)."""
+        """Tell whether code at an address is in no file, because the program generated it (JIT)."""
         ...
 
     def same_mapping(self, first: int, second: int) -> bool:
@@ -106,7 +106,7 @@ class Space(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why there are no more frames; ``complete`` where the last one is the outermost."""
+    """Why the stack ends; ``complete`` if the last frame is the outermost."""
 
     complete: bool
     why: str

@@ -1,4 +1,4 @@
-"""Names of Go functions, from the table that the program itself has of them.
+"""Names of Go functions, from the program's own table of functions.
 
 References: Go's src/debug/gosym/pclntab.go: readFuncTab(), funcName(); src/runtime/symtab.go (go1.25).
 """
@@ -30,10 +30,10 @@ class GoTable:
         address: of the header.
         order: byte order.
         word: bytes of a pointer.
-        text: address of the program's code, for headers that do not have it.
+        text: possible addresses of the program's code, for headers that do not have it.
 
     Attributes:
-        good: whether there is such a table.
+        good: whether a valid table is at the address.
     """
 
     def __init__(self, read: PagedRead, address: int, order: ByteOrder, word: int, text: tuple[int, ...]) -> None:
@@ -58,7 +58,7 @@ class GoTable:
         self.good = 0 < self._header["nfunc"] <= FUNCTIONS_MAX
 
     def _starts(self, text: tuple[int, ...]) -> Iterator[int]:
-        """Yield what functab's entries may count from, the likeliest first."""
+        """Yield the possible base addresses of functab's entries, the likeliest first."""
         if self._header["textStart"]:
             yield self._header["textStart"]
         yield from text
@@ -70,7 +70,7 @@ class GoTable:
         return Symbol(name, self._text + entry[0]) if entry is not None and name else None
 
     def functions(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield start, end and name of each function, as far as they are known."""
+        """Yield start, end and name of each known function."""
         entry = self._entry(0)
         for number in range(1, min(self._header["nfunc"], LISTED_MAX) + 1):
             following = self._entry(number)

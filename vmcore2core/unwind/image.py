@@ -1,7 +1,7 @@
-"""One ELF image as it lies in a process: its call frame information, and what ``ImageNames`` has.
+"""One ELF image loaded in a process: its call frame information, on top of ``ImageNames``.
 
-Static executables have no PT_GNU_EH_FRAME: gcc links them with crtbeginT.o, which registers .eh_frame itself; there the
-section headers tell where it is.
+Static executables have no PT_GNU_EH_FRAME: gcc links them with crtbeginT.o, which registers .eh_frame itself. Their
+section headers say where it is.
 
 Reference: LSB Core 5.0, chapter 10.6 (.eh_frame_hdr).
 """
@@ -31,7 +31,7 @@ class Image(ImageNames):
     Attributes:
         eh_frame: its .eh_frame.
         cfi_problem: why call frame information is missing, or None.
-        cfi_origin: where the FDE came from that ``fde`` found last.
+        cfi_origin: source of the FDE that ``fde`` found last.
     """
 
     def __init__(self, headers: ElfHeaders, bias: int, source: ImageSource) -> None:
@@ -44,7 +44,7 @@ class Image(ImageNames):
         """Return the FDE of the function that holds ``pc``, or None; ``cfi_problem`` then may say why.
 
         Raises:
-            CorruptStructure: what there is, is malformed.
+            CorruptStructure: the call frame information is malformed.
         """
         self.read.second_used = False
         table = self._search_table
@@ -59,7 +59,7 @@ class Image(ImageNames):
         return self._debug_fde(pc)
 
     def _debug_fde(self, pc: int) -> Fde | None:
-        """Return the FDE that .debug_frame has: of programs without .eh_frame, such as Go's."""
+        """Return the FDE from .debug_frame, for programs without .eh_frame, such as Go's."""
         for index, frame, origin in self._debug_frames:
             address = index.find(pc)
             fde = frame.fde(address) if address is not None else None
@@ -82,7 +82,7 @@ class Image(ImageNames):
 
     @cached_property
     def _search_table(self) -> tuple[int, int, int] | None:
-        """Return (address of .eh_frame_hdr, address of its table, entries), or None where there is none to search."""
+        """Return (address of .eh_frame_hdr, address of its table, entries), or None if no table can be searched."""
         segment = self.headers.of_type(elf_dynamic.PT_GNU_EH_FRAME)
         if segment is None:
             return None

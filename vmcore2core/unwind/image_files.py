@@ -1,7 +1,7 @@
-"""One ELF image as it lies in a process, and the files that have what memory lacks of it.
+"""One ELF image loaded in a process, and the files that supply its bytes that memory lacks.
 
-What is loaded is read where it is loaded; what is not (section headers, .symtab), from the file's page cache. What
-memory does not have comes from the file that was found for it, or from its separate debug information.
+Loaded bytes are read from the process's memory; other bytes (section headers, .symtab) from the file's page cache.
+Bytes in neither come from the file that was found for the image, or from its separate debug information.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ImageSource:
 
     Attributes:
         read: the process's memory.
-        file: the file's page cache by its offsets, or None for an image that no file has (the vDSO).
-        original: the file itself, for what neither of these has; None likewise.
+        file: the file's page cache by file offset, or None for an image without a file (the vDSO).
+        original: the file itself, for bytes in neither of these; None for an image without a file.
         elf_class: 32 or 64.
         order: byte order.
         page_size: bytes.
@@ -58,8 +58,8 @@ class ImageFiles:
         source: where its bytes are.
 
     Attributes:
-        read: what is loaded, by the process's addresses.
-        file: what is not, as far as the page cache has it.
+        read: reads loaded bytes, by the process's addresses.
+        file: reads the file's bytes from the page cache, by file offset.
     """
 
     def __init__(self, headers: ElfHeaders, bias: int, source: ImageSource) -> None:
@@ -70,16 +70,16 @@ class ImageFiles:
         self.file = ElfFile(cached, headers, source.elf_class, source.order)
 
     def _loaded_from_file(self, address: int, size: int) -> bytes | None:
-        """Return what the file has for an address, where a segment loads it from there."""
+        """Return the file's bytes for an address, if a segment loads it."""
         original = self.source.original
         return None if original is None else self._at(address, size, original.read)
 
     def _loaded_elsewhere(self, address: int, size: int) -> bytes | None:
-        """Return what the page cache has for an address that cannot be written, of this or of another copy."""
+        """Return the bytes for a read-only address from the page cache, of this file or of another copy."""
         return None if self.source.file is None else self._at(address, size, self.source.file, but=elf.PF_W)
 
     def _at(self, address: int, size: int, file: PagedRead, but: int = 0) -> bytes | None:
-        """Return what a file has for an address, where a segment loads it that has none of some flags."""
+        """Return a file's bytes for an address, if a segment without any of the flags ``but`` loads it."""
         page = self.source.page_size
         for segment in self.headers.segments:
             if segment.p_type != elf.PT_LOAD or not segment.p_filesz or segment.p_flags & but:
@@ -91,9 +91,9 @@ class ImageFiles:
         return None
 
     def elf_files(self) -> Iterator[tuple[ElfFile, Origin]]:
-        """Yield the file as memory has it, as it was found, and its separate debug information.
+        """Yield the file in memory, the file that was found on disk, and its separate debug information.
 
-        They are read apart, as one of the first two may be stripped of what the other has.
+        They are read separately, because one of the first two may be stripped of sections that the other has.
         """
         yield self.file, Origin.MEMORY
         if self.original is not None:
@@ -117,12 +117,12 @@ class ImageFiles:
 
     @cached_property
     def debug_information(self) -> ElfFile | None:
-        """The same, as an ELF file."""
+        """The separate file of debug information as an ELF file, or None."""
         found = self.debug_file
         return None if found is None else open_elf(whole_file(found, self.source.page_size), self.file)
 
     def section(self, name: bytes) -> Section | None:
-        """Return a section of the file, as memory or the file that was found tells."""
+        """Return a section of the file, from its headers in memory or in the file that was found."""
         found = self.file.section(name)
         return found if found is not None or self.original is None else self.original.section(name)
 

@@ -1,7 +1,8 @@
 """Source lines and inlined functions, by symbolic's SymCache (pip install symbolic).
 
-symbolic reads DWARF 2 to 5 in Rust; a table is made of all of a file's line programs once, and then asked by address.
-What a dump has of a file in memory is not read so: nothing bounds what hostile line programs would take.
+symbolic reads DWARF 2 to 5 in Rust. It builds one table from all of a file's line programs, and is then asked by
+address. Debug information from the dump itself is never read this way: nothing limits the time and memory that hostile
+line programs would take.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 TABLES_MAX = 16
 FILE_MAX = 2 << 30
-"""Bytes of a file of debug information; a table takes about as much memory for a while."""
+"""Largest file of debug information to read, in bytes; building its table takes about as much memory."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """A place in a source file; ``function`` is as it was linked, ``line`` counts from 1; "" and 0 are "not known"."""
+    """A line of a source file; ``function`` is the linkage name, ``line`` counts from 1; "" and 0 are "not known"."""
 
     function: bytes
     file: str
@@ -33,20 +34,20 @@ class SourceLine:
 
 
 class LineTable:
-    """The lines of one file.
+    """The source lines of one file.
 
     Args:
-        table: of the file.
+        table: the file's SymCache.
     """
 
     def __init__(self, table: SymCache) -> None:
         self._lookup: Callable[[int], Iterable[SourceLocation]] = table.lookup
 
     def at(self, offset: int) -> tuple[SourceLine, ...]:
-        """Return the lines of an address, those of inlined functions first, the innermost first.
+        """Return the source lines of an address: inlined functions' lines first, starting with the innermost.
 
         Args:
-            offset: of the address from the lowest that the file loads.
+            offset: the address minus the file's lowest loaded address.
         """
         try:
             found = list(self._lookup(offset))
@@ -58,17 +59,17 @@ class LineTable:
 
 @dataclass
 class LineTables:
-    """The tables of the latest files.
+    """The line tables of the most recently used files.
 
     Attributes:
-        problem: why there are none, as a sentence, once there would have been one.
+        problem: why no tables can be made, as a sentence; None until a table is needed.
     """
 
     problem: str | None = None
     _tables: OrderedDict[Path, LineTable | None] = field(default_factory=OrderedDict)
 
     def of_file(self, path: Path) -> LineTable | None:
-        """Return the table of a file that has debug information, or None where it cannot be made."""
+        """Return the table of a file with debug information, or None if it cannot be made."""
         if path not in self._tables:
             self._tables[path] = self._made(path)
             if len(self._tables) > TABLES_MAX:

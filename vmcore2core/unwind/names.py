@@ -1,4 +1,4 @@
-"""Names for the code of an ELF image: functions, by whatever table has them, and source lines.
+"""Names for the code of an ELF image: functions, from any table that has them, and source lines.
 
 References: glibc's elf/dl-reloc.c and elf/get-dynamic-info.h (2.41).
 """
@@ -57,7 +57,7 @@ class ImageNames(ImageFiles):
     def _dynamic_symbol(self, pc: int) -> Symbol | None:
         self.read.second_used = False
         found = self._find(self._dynsym, pc)
-        self._dynsym_from_file |= self.read.second_used  # by the reading of the table, which is done once, or of a name
+        self._dynsym_from_file |= self.read.second_used  # reading the table (once) or a name used the file
         return replace(found, source=Origin.FILE) if found is not None and self._dynsym_from_file else found
 
     def _find(self, table: SymbolTable | None, pc: int) -> Symbol | None:
@@ -66,12 +66,12 @@ class ImageNames(ImageFiles):
 
     @property
     def knows_all_names(self) -> bool:
-        """Whether the file's symbol tables are there as a whole: the file itself would not name more."""
+        """Whether the file's symbol tables are complete, so that the file itself would not name more."""
         tables = (self.file.symtab, self._dynsym)
         return bool(self.file.sections) and all(table is None or table.complete for table in tables)
 
     def lines(self, pc: int) -> tuple[SourceLine, ...]:
-        """Return the source lines of an address: of inlined functions, the innermost first, and of the function."""
+        """Return the source lines of an address: inlined functions' lines, innermost first, then the function's."""
         table = self._line_table
         if table is None:
             return ()
@@ -80,7 +80,7 @@ class ImageNames(ImageFiles):
 
     @cached_property
     def _line_table(self) -> LineTable | None:
-        """Return the source lines of the separate debug information, or of the file that was found."""
+        """Return the line table of the separate debug information, or of the file that was found, or None."""
         original = self.source.original
         if original is None:
             return None
@@ -91,7 +91,7 @@ class ImageNames(ImageFiles):
         return None
 
     def _go_function(self, pc: int) -> Symbol | None:
-        """Return the function by Go's own table, which stripped programs have, too."""
+        """Return the function from Go's own table, which stripped programs keep, or None."""
         table, self.read.second_used = self._gopclntab, False
         found = table.find(pc) if table is not None else None
         return replace(found, source=Origin.FILE) if found is not None and self.read.second_used else found
@@ -114,7 +114,7 @@ class ImageNames(ImageFiles):
         places = [section.sh_addr + self.bias for section in found if section is not None]
         text = self.section(b".text")
         starts = (text.sh_addr + self.bias,) if text is not None else ()
-        # Go's linker writes the section headers in front, which are in memory then, and their names at the end.
+        # Go's linker puts the section headers at the file's front, where they are loaded, and their names at the end.
         if not places and self.original is None and self._has_go_note():
             places += self._searched_for_go()
         for place in places:
@@ -124,13 +124,13 @@ class ImageNames(ImageFiles):
         return None
 
     def _has_go_note(self) -> bool:
-        """Tell whether a note, which is in the first page of Go's programs, is Go's."""
+        """Tell whether the image has Go's note, which Go programs have in their first page."""
         notes = [segment for segment in self.headers.segments if segment.p_type == elf.PT_NOTE]
         raw = (self.read(note.p_vaddr + self.bias, min(note.p_filesz, NOTES_MAX)) for note in notes)
         return any(fmt.NOTE_NAME in piece for piece in raw if piece is not None)
 
     def _searched_for_go(self) -> Iterator[int]:
-        """Yield where Go's table may be in a file whose section headers are not known."""
+        """Yield the addresses at which Go's table may be, if the file's section headers are not known."""
         for segment in self.headers.segments:
             if segment.p_type == elf.PT_LOAD and not segment.p_flags & elf.PF_X:
                 start, size = segment.p_vaddr + self.bias, segment.p_filesz
@@ -138,7 +138,7 @@ class ImageNames(ImageFiles):
 
     @cached_property
     def _dynsym(self) -> SymbolTable | None:
-        """Return .dynsym, by the dynamic section."""
+        """Return .dynsym, found through the dynamic section."""
         tags = self._dynamic
         strsz = tags.get(elf_dynamic.DT_STRSZ)
         addresses = {
@@ -188,7 +188,7 @@ class ImageNames(ImageFiles):
         return tags
 
     def _loaded(self, address: int) -> int | None:
-        """Return the process's address of a dynamic tag's: glibc has relocated it in place, musl and the vDSO not."""
+        """Return a dynamic tag's address in the process: glibc relocates tags in place, musl and the vDSO do not."""
         for candidate in (address - self.bias, address):
             if self.segment(candidate) is not None:
                 return candidate + self.bias

@@ -15,12 +15,12 @@ from vmcore2core.unwind.reading import PagedRead
 
 @dataclass
 class Files:
-    """What stacks use beside memory.
+    """The sources besides memory that unwinding uses.
 
     Attributes:
-        binaries: where files are looked for; None for nowhere.
-        copies: other copies of them in memory, or None.
-        lines: source lines by file.
+        binaries: where to search for files; None for nowhere.
+        copies: other copies of the files in the page cache, or None.
+        lines: the line tables of files.
     """
 
     binaries: Binaries | None = None
@@ -29,7 +29,7 @@ class Files:
 
     @property
     def notices(self) -> list[str]:
-        """Sentences about files that are used or are not, and about what is missing to use them."""
+        """Sentences about files that were used or rejected, and about missing tools or settings."""
         found = [] if self.binaries is None else self.binaries.all_notices
         return [*found, self.lines.problem] if self.lines.problem else found
 
@@ -38,8 +38,8 @@ class Original:
     """The file of one image, and its separate debug information.
 
     Args:
-        image: as it is mapped.
-        files: where it is looked for.
+        image: the image as it is mapped.
+        files: where to search for its file.
     """
 
     def __init__(self, image: MappedImage, files: Files) -> None:
@@ -48,12 +48,12 @@ class Original:
 
     @property
     def path(self) -> Path | None:
-        """Where the file is, or None where none was found."""
+        """Path of the file, or None if none was found."""
         return None if self._program is None else self._program.path
 
     @property
     def build_id(self) -> bytes | None:
-        """What memory has, else what the file that was taken has."""
+        """The build ID in memory, else the build ID of the file that was found."""
         if self.image.build_id is not None or self._program is None:
             return self.image.build_id
         return build_id(self._program.bytes_at, self.image.elf_class, self.image.byte_order)
@@ -62,7 +62,7 @@ class Original:
         """Return the separate debug file, or None.
 
         Args:
-            link: name in the image's .gnu_debuglink, or None.
+            link: the name in the image's .gnu_debuglink, or None.
         """
         known = self.build_id
         if self._binaries is None or known is None:
@@ -74,7 +74,7 @@ class Original:
         return None if self._binaries is None else self._binaries.program(self.image)
 
     def _fetch(self, offset: int, size: int) -> bytes | None:
-        """Return bytes of the file; zeros behind its end, up to the end of a page, as a mapping has them."""
+        """Return bytes of the file, with zeros from its end to the end of the page, as in a mapping."""
         return None if self._program is None else padded(self._program, offset, size, self.image.page_size)
 
 
@@ -87,5 +87,5 @@ def padded(file: OriginalFile, offset: int, size: int, page_size: int) -> bytes 
 
 
 def whole_file(file: OriginalFile, page_size: int) -> PagedRead:
-    """Return how to read a file."""
+    """Return a reader of a file by its offsets."""
     return PagedRead(lambda offset, size: padded(file, offset, size, page_size), page_size)

@@ -23,7 +23,7 @@ from vmcore2core.unwind.originals import Files, Original
 from vmcore2core.unwind.reading import EitherRead, Mapped, PagedRead, file_read, user_read
 
 NEIGHBOURS = 64
-"""Mappings to each side among which the file is looked for that was mapped where other memory is now."""
+"""Number of neighbouring mappings on each side to search for a file whose text was replaced by other memory."""
 
 FileKey = tuple[bytes, int | None, int | None]
 
@@ -34,8 +34,8 @@ class Place:
 
     Attributes:
         vma: its mapping.
-        file_offset: in the mapped file, or None.
-        image: the ELF image there, or None where there is none, or its headers are not known.
+        file_offset: its offset in the mapped file, or None.
+        image: the ELF image there, or None if there is no image or its headers are not known.
     """
 
     vma: Vma
@@ -44,7 +44,7 @@ class Place:
 
     @property
     def name(self) -> bytes | None:
-        """The file that the image was loaded from, else what is mapped: a path, or "[vdso]" and the like."""
+        """The file that the image was loaded from, else the mapping's name: a path, or "[vdso]" and the like."""
         original = self.image.source.original if self.image is not None else None
         if original is not None:
             return original.image.path
@@ -57,7 +57,7 @@ class UserSpace:
     Args:
         snapshot: the process.
         memory: its memory.
-        given: where the files of its images are looked for.
+        given: where to search for the files of its images.
     """
 
     def __init__(self, snapshot: ProcessSnapshot, memory: UserMemory, given: Files | None = None) -> None:
@@ -72,11 +72,11 @@ class UserSpace:
 
     @property
     def read(self) -> Read:
-        """What reads the process's memory."""
+        """Reads the process's memory."""
         return self._read
 
     def original(self, vma: Vma) -> Original | None:
-        """Return the file that a mapping of code shows; None where it is of no file."""
+        """Return the file behind a mapping of code, or None if it maps no file."""
         image = self.image(vma.start)
         if image is not None:
             return image.source.original
@@ -84,7 +84,7 @@ class UserSpace:
         return None if file is None else file.original
 
     def instructions(self, address: int, size: int) -> bytes | None:
-        """Return code from memory, else from the mapped file; None where neither has it."""
+        """Return code from memory, else from the mapped file, or None if neither has it."""
         found = self._read(address, size)
         if found is None and (image := self.image(address)) is not None:
             found = image.read(address, size)
@@ -113,7 +113,7 @@ class UserSpace:
         return vma is not None and vma is self.vma(second)
 
     def image(self, address: int) -> Image | None:
-        """Return the ELF image that has the code at an address; None if there is none."""
+        """Return the ELF image that has the code at an address, or None."""
         vma = self.vma(address)
         if vma is None or not vma.p_flags & PF_X:
             return None
@@ -123,7 +123,7 @@ class UserSpace:
         return self._of_vma[vma.start]
 
     def image_of_data(self, address: int) -> Image | None:
-        """Return the image whose segments have an address, of data too; None where there is none."""
+        """Return the image whose code or data segments contain an address, or None."""
         for vma in self.snapshot.vmas:
             image = self.image(vma.start)
             if image is None:
@@ -134,7 +134,7 @@ class UserSpace:
         return None
 
     def place(self, address: int) -> Place | None:
-        """Return where an address is, or None where nothing is mapped."""
+        """Return where an address is, or None if nothing is mapped there."""
         vma = self.vma(address)
         if vma is None:
             return None
@@ -154,10 +154,10 @@ class UserSpace:
         return self._kept(file, vma.start - offset + segment.p_offset - segment.p_vaddr)
 
     def _image_around(self, vma: Vma) -> Image | None:
-        """Return the image whose code was here, before other memory was mapped over it.
+        """Return the image whose code was here before other memory was mapped over it, or None.
 
-        Text moves to huge pages so: libhugetlbfs, and programs that do it themselves. The file's other mappings are
-        still where they were.
+        libhugetlbfs and some programs move their text to huge pages in this way. The file's other mappings stay where
+        they were.
         """
         vmas, at = self.snapshot.vmas, bisect_right(self._starts, vma.start) - 1
         near = vmas[max(at - NEIGHBOURS, 0) : at][::-1] + vmas[at + 1 : at + 1 + NEIGHBOURS]
@@ -177,7 +177,7 @@ class UserSpace:
         return None
 
     def _image_in_memory(self, vma: Vma) -> Image | None:
-        """Return the image that begins with a mapping of no file: the vDSO."""
+        """Return the image in a mapping without a file: the vDSO."""
         page = self.snapshot.page_size
 
         def read(offset: int, size: int) -> bytes | None:
@@ -190,7 +190,7 @@ class UserSpace:
         return Image(headers, vma.start + segment.p_offset - segment.p_vaddr, self._source(None, None))
 
     def _kept(self, file: _File, bias: int) -> Image | None:
-        """Return an image; the mappings of one loaded file share it."""
+        """Return a file's image at a bias; all mappings of that loading share it."""
         key = file.key, bias
         if key not in self._images and file.headers is not None:
             self._images[key] = Image(file.headers, bias, self._source(file.read, file.original))
@@ -207,7 +207,7 @@ class UserSpace:
             return None  # then it is no image that could help
 
     def _file(self, vma: Vma) -> _File | None:
-        """Return the file that a mapping is of."""
+        """Return the file behind a mapping, or None."""
         if vma.path is None or vma.pgoff is None:
             return None
         key = vma.path, vma.device, vma.inode
@@ -235,7 +235,7 @@ class UserSpace:
         return next((b for vma in vmas if (b := self._backings.get(vma.start)) is not None), None)
 
     def _cached(self, vmas: Sequence[Vma], backing: Backing | None) -> PagedRead:
-        """Return how to read a mapped file as far as it is in memory."""
+        """Return a reader of the bytes of a mapped file that are in memory."""
         page = self.snapshot.page_size
         mapped = [
             Mapped(vma.start, vma.end, vma.pgoff * page)
@@ -249,7 +249,7 @@ class UserSpace:
 
 @dataclass(frozen=True)
 class _File:
-    """A mapped file: its bytes in memory, its headers where they are known, and the file itself."""
+    """A mapped file: its bytes in memory, its headers if known, and the file itself."""
 
     key: FileKey
     read: PagedRead

@@ -1,4 +1,4 @@
-"""Bytes of a process and of the files it maps, remembered by page; what is not known is None, never zeros."""
+"""Reads a process and the files it maps, and caches pages; unknown bytes read as None, never as zeros."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vmcore2core.overrides import override
 from vmcore2core.unwind.cursor import Read
 
 CACHED_PAGES = 2048
-SMALL_PAGES = 4  # reads of more pages are not remembered
+SMALL_PAGES = 4  # larger reads are not cached
 READ_MAX = 1 << 20
 ADDRESS_END = 1 << 64
 NAME_MAX = 4096
 
 
 class PagedRead:
-    """A ``Read`` that keeps pages.
+    """A ``Read`` that caches pages.
 
     Args:
-        fetch: reads what is not kept.
+        fetch: reads pages that are not cached.
         page_size: bytes.
     """
 
@@ -34,7 +34,7 @@ class PagedRead:
         self._pages: OrderedDict[int, bytes | None] = OrderedDict()
 
     def __call__(self, address: int, size: int) -> bytes | None:
-        """Return the bytes; None where memory lacks them, or for a size that no honest structure has."""
+        """Return the bytes, or None if memory lacks any, or if the size is too large for a valid structure."""
         if not 0 <= size <= READ_MAX or not 0 <= address <= ADDRESS_END - size:
             return None
         page = self.page_size
@@ -61,7 +61,7 @@ class PagedRead:
         return found
 
     def known(self, address: int, size: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the runs of ``[address, address + size)`` that are known, as (address, bytes)."""
+        """Yield the known runs of ``[address, address + size)``, as (address, bytes)."""
         start, run = address, b""
         for at, length, piece in self._pieces(address, min(address + size, ADDRESS_END)):
             if piece is not None:
@@ -74,7 +74,7 @@ class PagedRead:
             yield start, run
 
     def _pieces(self, address: int, end: int) -> Iterator[tuple[int, int, bytes | None]]:
-        """Yield (address, size, bytes) of all of ``[address, end)``, page by page where not all is known."""
+        """Yield (address, size, bytes) for all of ``[address, end)``, page by page if some of it is not known."""
         for low in range(address, end, READ_MAX):
             high = min(low + READ_MAX, end)
             whole = self(low, high - low)
@@ -88,7 +88,7 @@ class PagedRead:
                 at += length
 
     def string(self, address: int) -> bytes | None:
-        """Return a NUL-terminated string, or None where it is not known or too long."""
+        """Return a NUL-terminated string, or None if it is not known or too long."""
         found = b""
         while len(found) < NAME_MAX:
             piece = self(address + len(found), self.page_size - (address + len(found)) % self.page_size)
@@ -102,11 +102,11 @@ class PagedRead:
 
 
 class EitherRead(PagedRead):
-    """A ``Read`` of two sources, page by page: what the first does not know comes from the second.
+    """A ``Read`` of two sources, page by page: bytes that the first does not know come from the second.
 
     Args:
-        first: goes first.
-        second: asked for a page, or for parts of one.
+        first: asked first.
+        second: asked for the pages, or parts of pages, that the first does not know.
         page_size: bytes.
 
     Attributes:
@@ -141,7 +141,7 @@ class EitherRead(PagedRead):
 
 
 def user_read(memory: UserMemory) -> PagedRead:
-    """Return how to read a process's memory."""
+    """Return a reader of a process's memory."""
     page = memory.spec.page_size
 
     def fetch(address: int, size: int) -> bytes | None:
@@ -157,7 +157,7 @@ def user_read(memory: UserMemory) -> PagedRead:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """``[start, end)`` of the process shows the file from ``offset`` on, and cannot be written."""
+    """A read-only mapping: ``[start, end)`` of the process shows the file from ``offset`` on."""
 
     start: int
     end: int
@@ -165,12 +165,12 @@ class Mapped:
 
 
 def file_read(memory: UserMemory, backing: Backing, mapped: Sequence[Mapped], user: PagedRead) -> PagedRead:
-    """Return how to read a mapped file by its offsets: from the page cache, else through read-only mappings.
+    """Return a reader of a mapped file by file offset: from the page cache, else through read-only mappings.
 
     Args:
-        memory: of the process.
+        memory: the process's memory.
         backing: the file's page cache.
-        mapped: where the process shows the file.
+        mapped: the process's read-only mappings of the file.
         user: reads the process's memory.
     """
     page = memory.spec.page_size

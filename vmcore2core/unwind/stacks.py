@@ -1,4 +1,4 @@
-"""User stacks as plain records: one row a frame, one a thread."""
+"""User stacks as plain records: one row per frame, one per thread."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class FrameRow:
     Attributes:
         number: from 0, innermost first.
         address: program counter.
-        function: that holds it.
-        offset: of the address from the function's start.
-        file: what is mapped there: a path, or "[vdso]" and the like.
+        function: the function that contains the address.
+        offset: the address minus the function's start.
+        file: the mapping's name: a path, or "[vdso]" and the like.
         file_address: the address as the file counts it, for addr2line.
         file_offset: where it is in the file, in bytes.
         found_by: how the frame was found.
         signal_trampoline: whether it is the return from a signal handler.
         width: hexadecimal digits of an address.
-        cfi_from: where the call frame information was that the frame was found by: "memory", "file" or "debug
-            information"; None where it was found otherwise.
-        function_from: where the function's name is from: likewise.
-        original: path of the file that was found for the one that is mapped.
-        linkage_name: the function as the linker has it, where it was mangled.
-        source: where the call is in the function's source, or what it was about to run.
-        inlined: likewise of the functions that the compiler has put into it there, the innermost first.
+        cfi_from: source of the call frame information that found the frame: "memory", "file" or "debug information";
+            None if it was found otherwise.
+        function_from: source of the function's name, in the same words.
+        original: path of the file that was found for the mapped one.
+        linkage_name: the function's mangled name, if it is mangled.
+        source: source line of the call, or of the next instruction to run.
+        inlined: source lines in the functions that are inlined there, the innermost first.
     """
 
     number: int
@@ -74,7 +74,7 @@ class FrameRow:
     inlined: tuple[SourcePlace, ...] = ()
 
     def line(self) -> str:
-        """Return the line as ``bt`` prints it, inlined functions on lines before; what is from memory is not said."""
+        """Return the line as ``bt`` prints it, after lines for inlined functions; "from memory" is not printed."""
         if self.function is not None:
             name = f"{self.function}+{self.offset:#x}"
         else:
@@ -98,7 +98,7 @@ class FrameRow:
 
 @dataclass(frozen=True, slots=True)
 class WantedFile:
-    """A file that is not there, and would tell more; ``build_id`` is hexadecimal, None where memory has none."""
+    """A missing file that would improve the stack; ``build_id`` is hexadecimal, or None if it is not in memory."""
 
     path: str
     build_id: str | None
@@ -114,10 +114,10 @@ class StackRow:
 
     Attributes:
         complete: whether the last frame is the outermost.
-        end: why there are no more.
-        wanted: files without which frames have no names, or are not all there.
-        kernel: the kernel's frames, which come before them; None where they were not asked for.
-        system_call: that it is in, likewise; None where it is in none, or that is not known.
+        end: why the stack ends there.
+        wanted: missing files that would name frames or lead to more frames.
+        kernel: the kernel's frames, which come before these; None if the caller did not ask for them.
+        system_call: the system call that the thread is in; None if it is in none, it is not known, or nobody asked.
     """
 
     pid: int
@@ -145,7 +145,7 @@ def backtraces(
 
 
 def stack_rows(stacks: Unwound) -> Iterator[StackRow]:
-    """Yield the stacks of one process, with names and where these are from."""
+    """Yield the stacks of one process, with functions' names and the sources of these names."""
     space = stacks.space
     for row, found in stacks.threads:
         places = [space.place(frame.lookup_pc) for frame in found.frames]
@@ -202,7 +202,7 @@ def _place(line: SourceLine) -> SourcePlace:
 def _wanted(
     space: UserSpace, rows: Iterable[FrameRow], found: Backtrace, places: Iterable[Place | None]
 ) -> Iterator[WantedFile]:
-    """Yield the files that would name frames, or would have led to the next one."""
+    """Yield the missing files that would name frames, or would lead to the next frame."""
     seen: set[WantedFile] = set()
     last = found.frames[-1] if found.frames and not found.complete else None
     for row, frame, place in zip(rows, found.frames, places, strict=True):

@@ -49,8 +49,8 @@ class SymbolTable:
     """The functions of one symbol table.
 
     Args:
-        symbols: Elf_Sym[n] as read; what is not known is not there.
-        complete: whether all of the table is there.
+        symbols: Elf_Sym[n] as read, without unknown entries.
+        complete: whether the table has no unknown entries.
         strings: reads a name by its address.
         strtab: address of the string table.
         strsz: its size.
@@ -79,7 +79,7 @@ class SymbolTable:
         self._string, self._strtab, self._strsz, self._end_of = strings, strtab, strsz, end_of
 
     def find(self, address: int) -> Symbol | None:
-        """Return the function that holds an address, or None where that is not certain."""
+        """Return the function that holds an address, or None if that is not certain."""
         if not 0 <= address < 1 << 64 or not len(self._start):
             return None
         at = np.uint64(address)
@@ -112,7 +112,7 @@ class SymbolTable:
         return self._best(chosen)
 
     def _best(self, candidates: NDArray[np.intp], symbols: NDArray[np.void] | None = None) -> Symbol | None:
-        """Return one of several names of a function: not a local one, few underscores, short."""
+        """Return the best of several names of a function: global before local, few leading underscores, short."""
         found, symbols = [], self._symbols if symbols is None else symbols
         for i in candidates[:CANDIDATES_MAX].tolist():
             row = symbols[i]
@@ -140,12 +140,12 @@ def read_table(
     """Return a symbol table; entries whose bytes are not known are left out.
 
     Args:
-        read: bytes where the table lies.
-        address: of the table there.
+        read: reads the table.
+        address: the table's address, as ``read`` counts.
         count: number of symbols.
         dtype: Elf_Sym.
-        strings: bytes where the names lie.
-        strtab: address of the string table there.
+        strings: reads the names.
+        strtab: the string table's address, as ``strings`` counts.
         strsz: its size in bytes.
         end_of: bounds of functions without a size.
     """
@@ -162,14 +162,14 @@ def read_table(
 
 
 def count_by_hash(read: PagedRead, address: int, order: ByteOrder) -> int | None:
-    """Return the number of symbols that DT_HASH tells, or None where it is not known."""
+    """Return the number of symbols by DT_HASH, or None if it is not known."""
     dtype = fmt.HASH_DTYPE[order]
     head = read(address, dtype.itemsize)
     return int(np.frombuffer(head, dtype)[0]["nchain"]) if head is not None else None
 
 
 def count_by_gnu_hash(read: PagedRead, address: int, order: ByteOrder, word: int) -> int | None:
-    """Return the number of symbols that DT_GNU_HASH covers, or None where it is not known.
+    """Return the number of symbols that DT_GNU_HASH covers, or None if it is not known.
 
     Args:
         read: user memory.

@@ -1,4 +1,4 @@
-"""The frames of each thread of a process, by its registers and those of its further register notes."""
+"""The frames of each thread of a process, from its general registers and its other register notes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vmcore2core.unwind.unwinder import Unwinder
 
 
 def spec_of(snapshot: ProcessSnapshot, arch: Arch) -> UnwindSpec | None:
-    """Return how a process's stacks unwind, or None where that is not known."""
+    """Return how a process's stacks unwind, or None if that is not known."""
     return arch.unwind.spec(CoreMachine(snapshot.e_machine, snapshot.elf_class, (), e_flags=snapshot.e_flags))
 
 
@@ -44,9 +44,9 @@ class ThreadUnwinder:
         """Return the frames of a thread.
 
         Args:
-            tid: whose further register notes are looked at as well.
+            tid: the thread's TID, to find its other register notes.
             registers: its general registers, by native name.
-            limit: most frames.
+            limit: maximum number of frames.
         """
         more = self._arch.unwind.registers(self._notes.get(tid, ()))
         return self._unwinder.backtrace({**more, **registers}, limit)
@@ -76,11 +76,11 @@ def unwound(
         captured: the process.
         arch: of the kernel.
         rows: the threads.
-        files: where files are looked for that tell what memory does not; None for nowhere.
-        limit: most frames of a thread.
+        files: where to search for files that supply what memory lacks; None for nowhere.
+        limit: maximum number of frames per thread.
 
     Raises:
-        TaskError: how stacks of its architecture unwind is not known.
+        TaskError: unwinding of its architecture is not supported.
     """
     snapshot = captured.snapshot
     spec = spec_of(snapshot, arch)
@@ -99,7 +99,7 @@ def _each(unwinder: ThreadUnwinder, rows: Iterable[ThreadRow], limit: int) -> It
 
 
 def _from_dump(memory: UserMemory) -> UserMemory:
-    """Return a process's memory without the pages that files were taken for: each frame says what comes from files."""
+    """Return a process's memory without pages recovered from files, so that each frame can say what came from files."""
     if all(region.original is None for region in memory.regions):
         return memory
     regions = tuple(replace(region, original=None) for region in memory.regions)

@@ -1,7 +1,7 @@
 """From one frame of a user stack to the next.
 
-Per frame, the first that works: call frame information; the signal trampoline and the context that the kernel left
-for it; what ``without_cfi`` has. A register that none of them recovers is not known from there on.
+For each frame, the first method that works is used: call frame information; the signal trampoline and the context that
+the kernel left for it; the methods of ``without_cfi``. A register that is not recovered is unknown from there on.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Unwinder:
                 problem = f" ({image.cfi_problem})" if image.cfi_problem else ""
                 why.append(f"no call frame information covers {frame.pc:#x}{problem}")
                 return None
-            if frame.trampoline and not fde.cie.signal_frame:  # of the function in front of the trampoline
+            if frame.trampoline and not fde.cie.signal_frame:  # the FDE belongs to the function before the trampoline
                 return None
             origin = image.cfi_origin
             found = self._apply(frame, fde, image.eh_frame.row(fde, frame.lookup_pc), why)
@@ -107,7 +107,7 @@ class Unwinder:
                 registers[number] = value & self.mask
         if column != spec.return_address:
             if column == spec.link_register and column not in row.rules:
-                # Only where no call has changed it yet; a signal's context is on the stack.
+                # Use the register only if no call has changed it yet; a signal's context is on the stack.
                 value = frame.registers.get(column) if frame.exact and not row.signal_frame else None
             else:
                 value = self._recover(frame, column, row.rules.get(column), cfa)
@@ -137,7 +137,7 @@ class Unwinder:
         )
 
     def _recover(self, frame: Frame, number: int, rule: Rule | None, cfa: int) -> int | None:
-        """Return a register's value in the caller, or None where it is not known."""
+        """Return a register's value in the caller, or None if it is not known."""
         if rule is None:
             if number == self.spec.stack_pointer:
                 return cfa - self.spec.cfa_offset

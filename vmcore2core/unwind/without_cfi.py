@@ -1,8 +1,8 @@
-"""From one frame of a user stack to the next where there is no call frame information.
+"""From one frame of a user stack to the next without call frame information.
 
-By the function's instructions, on machines whose programs lack call frame information or where pages of it are not
-known; in the innermost function or one that a signal interrupted, by the return address that the stack pointer points
-to; by the frame pointer, or the back chain.
+The caller is found from the function's instructions, on machines whose programs lack call frame information or if pages
+of it are missing; in the innermost function or one that a signal interrupted, from the return address at the stack
+pointer; or from the frame pointer or the back chain.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vmcore2core.unwind.checks import Checks
 from vmcore2core.unwind.frames import End, Found, Frame
 
 CODE_PLACES_MAX = 1024
-"""Places of one process whose instructions are followed."""
+"""Most program counters per process whose instructions are analysed."""
 
 
 class CallersWithoutCfi:
@@ -29,7 +29,7 @@ class CallersWithoutCfi:
         self._told_by_code: dict[tuple[int, bool], tuple[CodeFrame, ...]] = {}
 
     def find(self, frame: Frame, why: list[str]) -> Frame | End:
-        """Return the frame that called one; ``why`` has what was tried in vain before."""
+        """Return the frame that called this one; ``why`` says which methods failed before."""
         return (
             self._by_code(frame)
             or self._by_stack_pointer(frame)
@@ -38,11 +38,11 @@ class CallersWithoutCfi:
         )
 
     def _by_code(self, frame: Frame) -> Frame | End | None:
-        """Return the caller by the instructions of the function, if all ways on from there lead to the same."""
+        """Return the caller by the function's instructions, if all paths from there lead to the same caller."""
         told = self._code_frames(frame)
         callers = (self._caller_by(frame, made) for made in told if not made.outermost)
         found = [caller for caller in callers if caller is not None]
-        # Whoever clears the frame pointer before the call says so; another value is of another function.
+        # An outermost function clears the frame pointer before it calls; any other value may be another function's.
         base = frame.registers.get(self._spec.frame_pointer) if self._spec.frame_pointer is not None else 0
         if not found and not base and any(made.outermost for made in told):
             return End(complete=True, why=f"the instructions before {frame.pc:#x} say that it has no caller")
@@ -54,7 +54,7 @@ class CallersWithoutCfi:
     def _code_frames(self, frame: Frame) -> tuple[CodeFrame, ...]:
         """Return what the instructions say of a frame."""
         image, told = self._space.image(frame.lookup_pc), self._spec.frames_by_code
-        # What a program makes as it runs (JIT) keeps to no convention.
+        # Code that a program generates (JIT) follows no convention.
         if told is None or (image is None and self._spec.link_register is None):
             return ()
         key = frame.pc, frame.exact
@@ -68,7 +68,7 @@ class CallersWithoutCfi:
         return self._told_by_code[key]
 
     def _caller_by(self, frame: Frame, made: CodeFrame) -> Frame | None:
-        """Return the caller, if a frame that instructions tell leads to one."""
+        """Return the caller, if the frame that the instructions describe leads to one."""
         spec, base = self._spec, frame.registers.get(self._spec.stack_pointer if made.base is None else made.base)
         column = spec.return_address if spec.link_register is None else spec.link_register
         if base is None or column in made.changed:
@@ -88,11 +88,11 @@ class CallersWithoutCfi:
         return found if isinstance(found, Frame) else None
 
     def _by_stack_pointer(self, frame: Frame) -> Frame | None:
-        """Return the caller of a function that has pushed nothing yet, or of an address that has no code."""
+        """Return the caller of a function that has pushed nothing yet, or of a jump to an address without code."""
         if not frame.exact:
             return None
         link = self._spec.link_register
-        if link is not None and self._space.executable(frame.pc):  # it may have made calls of its own
+        if link is not None and self._space.executable(frame.pc):  # it may have called other functions
             return None
         target = self._checks.word(frame.sp) if link is None else frame.registers.get(link)
         target = None if target is None else self._checks.stripped(target)
@@ -128,7 +128,7 @@ class CallersWithoutCfi:
         grows = saved == 0 or saved + spec.frame_record > base or self._checks.trampoline(target) is not None
         if not grows and (image := self._space.image(frame.lookup_pc)) is not None:
             grows = image.is_go  # of a goroutine that the scheduler's stack was entered from
-        # Interpreters that are generated put return addresses there that follow no call (HotSpot's return entries).
+        # Generated interpreters put return addresses there that follow no call (HotSpot's return entries).
         if not grows or not (self._checks.returns_to(target) or self._space.generated(target)):
             why.append(f"at the frame pointer {pointer:#x} there is no saved one and a return address")
             return None
