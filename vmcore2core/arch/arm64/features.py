@@ -88,7 +88,7 @@ def regset_sizes(kernel: KernelView) -> Mapping[int, int]:
 
 
 class Features:
-    """What the processors have, by their ID registers as the kernel took them together.
+    """The processors' common features, by the ID registers that the kernel merged.
 
     Attributes:
         known: whether the kernel's table of them was found; without it, no feature is there.

@@ -35,7 +35,7 @@ _NAMES = ("pgd", "p4d", "pud", "pmd", "pte")
 
 @dataclass(frozen=True, slots=True)
 class TableForm:
-    """What tells the form of a kernel's page tables.
+    """The numbers that determine the form of a kernel's page tables.
 
     Attributes:
         page_shift: of a page: 12, 14 or 16.
@@ -134,7 +134,7 @@ def address(entries: U64Array, form: TableForm) -> U64Array:
 def swap_entry(entries: U64Array, layout: Layout) -> tuple[U64Array, U64Array] | None:
     """Return type and offset (``SwapEntries``); the same at all levels, __pmd_to_swp_entry().
 
-    Nothing tells the form but what else is as old.
+    Only other changes of the same age tell the form.
     """
     # Since Linux kernel commit 55564814a838 ("arm64/mm: Move PTE_PRESENT_INVALID to overlay PTE_NG"), and since commits
     # f6bec26c0a23 ("mm: introduce execmem_alloc() and execmem_free()") and 223b5e57d0d5 ("mm/execmem, arch: convert

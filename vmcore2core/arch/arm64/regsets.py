@@ -44,7 +44,7 @@ IN_PROCESSOR = frozenset(
     {elf_core.NT_FPREGSET, fmt.NT_ARM_TLS, fmt.NT_ARM_SYSTEM_CALL, fmt.NT_ARM_FPMR, fmt.NT_ARM_POE, fmt.NT_ARM_GCS}
     | {fmt.NT_ARM_SVE, fmt.NT_ARM_SSVE, fmt.NT_ARM_ZA, fmt.NT_ARM_ZT}
 )
-"""What a thread may change without the kernel: memory has it only of threads that are off the CPU."""
+"""Registers that a thread may change without the kernel: in memory they are current only off the CPU."""
 
 LOST = (
     "its thread pointer and what it has of SME, FPMR, POE and GCS were in the processor, which the dump does not have"
@@ -346,7 +346,7 @@ def regsets(thread: Thread) -> tuple[Note, ...] | None:
 
 
 def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
-    """Return the notes of a thread that was on a CPU: what the CPU's note has, and what is the kernel's to change."""
+    """Return the notes of a thread that was on a CPU: the CPU's, and state that only the kernel changes."""
     live = {note.n_type: note for note in of_cpu if _is_whole(thread, note)}
     if not live:
         return ()

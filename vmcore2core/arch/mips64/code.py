@@ -1,4 +1,4 @@
-"""What a function did to its caller's registers, up to some place in it: read from its instructions.
+"""Find from a function's instructions what it did to its caller's registers, up to some place in it.
 
 A function makes its frame once (``daddiu $sp, $sp, -N``) and saves there each register that it will change. All ways
 from its beginning, or from that instruction, are followed to the place; what holds on each of them is known. A way that
@@ -33,7 +33,7 @@ Kept = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What holds at a place: bytes of the frame so far, and what became of registers."""
+    """The state at a place: bytes of the frame so far, and what became of registers."""
 
     size: int
     kept: Kept
@@ -60,7 +60,7 @@ class State:
         )
 
     def merged(self, other: State) -> State:
-        """Return what holds on both ways to a place."""
+        """Return the state that both ways to a place have in common."""
         if self.size != other.size:
             return State(self.size, (CHANGED,) * len(TRACKED))
         return State(self.size, tuple(a if a == b else CHANGED for a, b in zip(self.kept, other.kept, strict=True)))

@@ -1,9 +1,9 @@
-"""The registers that a system call leaves to the kernel's functions: from where the task was switched away from, up.
+"""Find the user registers that kernel functions save during a system call, by unwinding the kernel stack.
 
 handle_sys() saves what a call may change (SAVE_SOME). $s0 to $s7 and $fp stay in the processor, and each function of
-the kernel that needs one saves it in its frame. switch_to() left them in ``thread_struct`` at the end. Going back
-frame by frame, by the instructions of each function, gives what the program had. It is believed if the frames end
-exactly at ``struct pt_regs``, in the call through the table of system calls.
+the kernel that needs one saves it in its frame. At the end switch_to() saves them in ``thread_struct``. Unwinding frame
+by frame, by the instructions of each function, gives the program's values. They are accepted if the frames end exactly
+at ``struct pt_regs``, in the call through the table of system calls.
 
 References: arch/mips/kernel/{entry.S,scall64-n64.S,r4k_switch.S,process.c}, arch/mips/include/asm/stackframe.h
 (Linux 6.1).

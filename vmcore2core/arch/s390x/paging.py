@@ -31,7 +31,7 @@ LEVELS = (
     PageTableLevel("pmd", 20, fmt.TABLE_ENTRIES_BITS),
     PageTableLevel("pte", fmt.PAGE_SHIFT, fmt.PTE_ENTRIES_BITS),
 )
-"""Of the largest address space, 16 EiB; that of a process begins further down."""
+"""Levels of the largest address space, 16 EiB; a process's tables begin further down."""
 
 
 def _spec(table_type: int) -> PageTableSpec:

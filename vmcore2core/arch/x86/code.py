@@ -1,4 +1,4 @@
-"""Frames of x86-64 functions as their instructions tell them, where there is no call frame information.
+"""Find frames of x86-64 functions from their instructions, where there is no call frame information.
 
 From a place in a function, each way on to a return undoes what the function has on the stack: what is popped there, and
 added to the stack pointer, is the frame. So the function's beginning need not be known. A way that leads where nothing
@@ -41,7 +41,7 @@ PRESERVED = tuple(DWARF_REGS.index(name) for name in ("rbx", "rbp", "r12", "r13"
 
 @dataclass(frozen=True, slots=True)
 class Intact:
-    """A register has the value that it has at the place."""
+    """The register still has the value that it has at the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ INTACT, LOST = Intact(), Lost()
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What holds at an instruction on one way.
+    """The state at an instruction on one way.
 
     Attributes:
         at: address of the instruction.
         base: the register whose value at the place is what offsets count from: SP, or FP once that was restored from.
         offset: of the stack pointer.
         values: of ``PRESERVED``.
-        pushed: offset and value of what was pushed on the way, and is still there.
+        pushed: offset and value of words pushed on the way that are still there.
     """
 
     at: int
@@ -83,18 +83,18 @@ class Way:
         return self.values[PRESERVED.index(register)] if register in PRESERVED else LOST
 
     def having(self, register: int, value: Value) -> Way:
-        """Return the way with another value in a register, if it is one that counts."""
+        """Return the way with another value in a register, if that register is tracked."""
         if register not in PRESERVED:
             return self
         at = PRESERVED.index(register)
         return replace(self, values=(*self.values[:at], value, *self.values[at + 1 :]))
 
     def moved(self, offset: int) -> Way:
-        """Return the way with the stack pointer elsewhere; what was pushed below it is gone."""
+        """Return the way with another stack pointer; words pushed below it are gone."""
         return replace(self, offset=offset, pushed=tuple(slot for slot in self.pushed if slot[0] >= offset))
 
     def slot(self, offset: int) -> Value:
-        """Return what lies on the stack; below where the stack pointer was at the place, only what was pushed."""
+        """Return a value on the stack; below the stack pointer at the place, only pushed words are known."""
         for place, value in self.pushed:
             if place == offset:
                 return value
@@ -215,7 +215,7 @@ def _following(way: Way, insn: Insn) -> Iterator[Way | CodeFrame]:
 
 
 def _done(way: Way, mnemonic: str, operands: tuple[str, ...]) -> Way | None:
-    """Return what holds after an instruction that goes on to the next, or None where the stack pointer is lost."""
+    """Return the state after an instruction that continues to the next, or None if the stack pointer is lost."""
     register = _NUMBERS.get(operands[0], -1)
     if mnemonic == "push":
         return way.push(_value(way, operands[0]))
@@ -249,7 +249,7 @@ def _to_stack_pointer(way: Way, mnemonic: str, source: str) -> Way | None:
 
 
 def _value(way: Way, operand: str) -> Value:
-    """Return the value of an operand, where it is one that may be a register's of the caller."""
+    """Return the value of an operand, if it may be one of the caller's registers."""
     if operand in DWARF_REGS:
         return way.value(DWARF_REGS.index(operand))
     base, displacement = _address(operand) if operand.startswith("qword ptr [") else (None, 0)
@@ -261,7 +261,7 @@ def _value(way: Way, operand: str) -> Value:
 
 
 def _number(operand: str) -> int | None:
-    """Return an immediate operand, signed as an offset is; None of anything else."""
+    """Return an immediate operand as a signed number; None for any other operand."""
     try:
         value = int(operand, 0)
     except ValueError:
@@ -270,7 +270,7 @@ def _number(operand: str) -> int | None:
 
 
 def _address(operand: str) -> tuple[int | None, int]:
-    """Return register and displacement of an operand in memory that has no index."""
+    """Return register and displacement of a memory operand without an index."""
     match = _MEMORY.fullmatch(operand)
     if match is None:
         return None, 0
@@ -279,7 +279,7 @@ def _address(operand: str) -> tuple[int | None, int]:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """Return what a register and its parts are called."""
+    """Return the names of a register and its parts."""
     if name[1:].isdigit():
         return (name, *(name + suffix for suffix in "dwb"))
     short = name[1:]

@@ -181,7 +181,7 @@ def _check(geometry: XsaveGeometry) -> None:
 def find_image(
     task: int, kernel: KernelView, *, word: int = 8, at_least: int = fmt.XSAVE_EXTENDED_OFFSET
 ) -> FpuImage | None:
-    """Return a task's state in memory, or None where the layout does not know where it is.
+    """Return a task's state in memory, or None if the layout does not know where it is.
 
     Args:
         task: ``struct task_struct *``; it must be off the CPU, else its registers are there.

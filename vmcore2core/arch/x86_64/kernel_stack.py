@@ -1,7 +1,7 @@
 """Kernel stacks of x86-64, by the ORC tables of the kernel and its modules.
 
-A table has, for each range of code, where the caller's stack pointer is relative to a register, and whether what lies
-there is of a call or the registers of what was interrupted: so stacks of interrupts, exceptions and NMIs are crossed.
+For each range of code, a table tells where the caller's stack pointer is relative to a register, and whether a return
+address or saved registers lie there. So unwinding crosses the stacks of interrupts, exceptions and NMIs.
 
 References: arch/x86/kernel/unwind_orc.c: unwind_next_frame(), __unwind_start(); arch/x86/include/asm/orc_types.h:
 struct orc_entry; arch/x86/include/asm/switch_to.h: struct inactive_task_frame (Linux 5.10 to 7.2).
@@ -49,7 +49,7 @@ _PT_REGS = {name: 8 * i for i, name in enumerate(fmt.pt_regs.names or ())}
 IRET_FRAME = _PT_REGS["rip"]
 """IRET_FRAME_OFFSET: of what the processor itself saves, within ``struct pt_regs``."""
 INACTIVE_TASK_FRAME = {"bp": 40, "ret_addr": 48}
-"""Where the layout does not tell: since Linux 5.8, it has not changed."""
+"""Used if the layout does not tell; unchanged since Linux 5.8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class OrcEntry:
 
 
 FRAME_POINTER = OrcEntry(BP, 16, PREV_SP, -16, CALL, signal=False)
-"""orc_fp_entry: for code that no table has."""
+"""orc_fp_entry: for code that is in no table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class OrcTable:
 
     Raises:
         LayoutInvalid: it is no such table.
-        MemoryFault: none of it can be read.
+        MemoryFault: no part of it can be read.
     """
 
     def __init__(self, memory: Memory, ips: int, orcs: int, count: int) -> None:
@@ -153,7 +153,7 @@ def _readable_words(memory: Memory, start: int, count: int) -> tuple[NDArray[np.
 
 
 def _ascending(places: Sequence[int]) -> NDArray[np.intp]:
-    """Return which places are left when as few as possible are taken out so that the others are in order."""
+    """Remove as few places as possible so that the others are in order; return which ones remain."""
     lasts, ends = list[int](), list[int]()  # of each length: the lowest last place of so many in order, and its index
     before = np.full(len(places), -1, np.intp)
     for i, place in enumerate(places):
@@ -242,10 +242,10 @@ class OrcUnwinder(KernelUnwinder):
         return following if following.pc else KernelStackEnd(complete=False, why=f"the return address at {sp:#x} is 0")
 
     def _found_call(self, frame: OrcFrame) -> OrcFrame | None:
-        """Return the caller of a function that has no entries, by the first call of it that lies on the stack.
+        """Return the caller of a function without entries, by the first return address on the stack behind its call.
 
-        So is __crash_kexec() (STACK_FRAME_NON_STANDARD), in which a CPU notes its registers before the crash kernel
-        starts.
+        Such a function is __crash_kexec() (STACK_FRAME_NON_STANDARD), in which a CPU notes its registers before the
+        crash kernel starts.
         """
         symbol = self._layout.find_symbol_at(frame.pc)
         if symbol is None or frame.pc not in self._text:
@@ -283,7 +283,7 @@ class OrcUnwinder(KernelUnwinder):
         return self._saved(sp, "rbp") if orc.kind == REGS else frame.bp
 
     def _register(self, frame: OrcFrame, name: str) -> int | None:
-        """Return a register that a frame was interrupted with; None of one that called."""
+        """Return a register of an interrupted frame; None for a frame that made a call."""
         if frame.known is not None:
             return frame.known[name]
         return self._saved(frame.regs, name) if frame.regs is not None and frame.full else None
@@ -296,7 +296,7 @@ class OrcUnwinder(KernelUnwinder):
         return self._kernel.uint(address & WORD, 8)
 
     def _entry(self, pc: int) -> OrcEntry | None:
-        """Return the entry of a place; None where no table has it."""
+        """Return the entry of a place; None if no table holds it."""
         table = self._core if pc in self._text or pc in self._init_text else self._of_module(pc)
         raw = None if table is None else table.find(pc)
         return None if raw is None else self._decoded(raw)
