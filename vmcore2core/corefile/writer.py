@@ -64,7 +64,7 @@ class Writer(Protocol):
         progress: Progress | None = None,
         still_valid: Callable[[], bool] = lambda: True,
     ) -> WriteReport:
-        """See ``write_core``."""
+        """Write the file; arguments and errors are those of ``write_core``."""
         ...
 
 

@@ -39,7 +39,7 @@ A process::
                                  null,
                   "since": seconds since a sleeping thread last ran, or null,
                   "wait": {"kind", "what": what it waits for, in words, "address": of the futex or the lock or null,
-                           "holders": [TIDs of those that can end it], "all_known": whether nothing else can} or null,
+                           "holders": [TIDs of threads that can end it], "all_known": whether nothing else can} or null,
                   "wanted": [{"path", "build_id"} of files that would improve the stack]}],
      "vmas": [{"start", "end", "permissions", "file_pages_offset", "name", "in_core": "yes", "first page" or "no",
                "pages": {state: pages}}],
