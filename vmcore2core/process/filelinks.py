@@ -1,4 +1,4 @@
-"""Whether what a mapped file points to points back: dentries, inodes, mounts, and the mappings of the file.
+"""Check that the structures that a mapped file points to point back: dentries, inodes, mounts, and its mappings.
 
 References: include/linux/fs.h: struct file, struct address_space; include/linux/dcache.h: struct dentry; fs/mount.h:
 struct mount; mm/vma.c: vma_link_file(); fs/dcache.c: __d_alloc(), d_alloc() (Linux 5.10 to 7.3).
@@ -21,17 +21,17 @@ from vmcore2core.kernel.vmas import Vmas
 
 FMODE_WRITE = 0x2
 RB_PARENT = ~0x3
-"""Of ``rb_node.__rb_parent_color``."""
+"""The mask of the parent's address in ``rb_node.__rb_parent_color``."""
 RB_DEPTH_MAX = 128
 DEPTH_MAX = 256
-"""Directories, or mounts, that are looked at of one path."""
+"""Most directories, or mounts, to look at for one path."""
 LENT_PATHS = (0x794C_7630, 0x6573_5546)
 """``super_block.s_magic`` of overlayfs and FUSE, whose dentries stand for files of other file systems."""
 RWSEM_READER_OWNED, RWSEM_OWNER_MASK = 0x1, ~0x7
 
 
 class FileLinks:
-    """The files of a dump; of what several processes share, is said once what is wrong, and remembered.
+    """The files of a dump; what is wrong with a structure that several processes share is found once and reported once.
 
     Args:
         kernel: the dumped kernel.
@@ -52,7 +52,7 @@ class FileLinks:
         Args:
             vma: ``struct vm_area_struct``.
             file: ``vma->vm_file``.
-            linked: whether the mapping is known to be where its file has it, and only the file is to be looked at.
+            linked: whether the mapping is known to be in its file's tree, so that only the file is checked.
         """
         if file.address not in self._of_files:
             self._of_files[file.address] = list(_sentences(self._of_file(file)))
@@ -63,7 +63,7 @@ class FileLinks:
         return [*self._of_files[file.address], *self._of_paths[file.address], *of_vma]
 
     def linked(self, vmas: Vmas) -> NDArray[np.bool_]:
-        """Tell which mappings are known to be where their files have them, bool[n]: nothing is wrong with their links.
+        """Tell which mappings are known to be in their files' trees, bool[n]: nothing is wrong with their links.
 
         Args:
             vmas: of a process.
@@ -83,7 +83,7 @@ class FileLinks:
         return known
 
     def _root_and_mode(self, address: int) -> tuple[int, bool]:
-        """Return the top ``struct rb_node *`` of a file's mappings, 0 if not known; and whether it may be written."""
+        """Return the root ``struct rb_node *`` of a file's mappings, 0 if not known; and whether it may be written."""
         file, i_mmap = self.kernel.view("file", address), self.kernel.layout.member("address_space", "i_mmap")
         try:
             if not address or not file.has("f_mapping"):
@@ -95,7 +95,7 @@ class FileLinks:
             return 0, False
 
     def _tops_of(self, nodes: U64Array) -> U64Array:
-        """Return the ``struct rb_node *`` above all others of each, 0 where it is not known."""
+        """Return the root ``struct rb_node *`` of each node's tree, 0 if it is not known."""
         tops, which = np.unique(nodes, return_inverse=True)
         above = np.arange(len(tops))
         for _ in range(RB_DEPTH_MAX):
@@ -113,12 +113,12 @@ class FileLinks:
         return tops[above][which]
 
     def _are_in_order(self, vmas: Vmas, node: U64Array, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Tell of which mappings the place in the file is what ``_in_order`` wants it to be.
+        """Tell which mappings have the place in the file that ``_in_order`` expects.
 
         Args:
             vmas: of a process.
             node: address of each one's ``struct rb_node``.
-            rows: which are meant.
+            rows: the mappings to check.
         """
         page, node = np.uint64(self.kernel.memory.kernel_map.spec.page_size), node[rows]
         pgoff, told = vmas.ulong("vm_pgoff")[rows], vmas.ulong("shared.rb_subtree_last")[rows]
@@ -136,13 +136,13 @@ class FileLinks:
         return fine
 
     def _is_shared(self, vma: StructView, file: StructView) -> Iterator[CorruptStructure]:
-        """Check that a file that is mapped shared was opened to be written (do_mmap())."""
+        """Check that a file that is mapped with VM_SHARED was opened for writing (do_mmap())."""
         mode, flags = file.find_uint("f_mode", 4), vma.ulong("vm_flags")
         if mode is not None and flags & VM_SHARED and not mode & FMODE_WRITE:
             yield vma.corrupt("vm_flags", f"{flags:#x}: shared, but the file is open for reading alone")
 
     def _of_file(self, file: StructView) -> Iterator[CorruptStructure]:
-        """Compare the inode by ``f_inode`` with those by the other ways."""
+        """Compare the inode that ``f_inode`` names with those that other pointers lead to."""
         inode = file.follow("f_inode", "inode") if file.has("f_inode") else None
         path = file.embedded("f_path", "path")
         dentry = path.follow("dentry", "dentry")
@@ -163,10 +163,10 @@ class FileLinks:
             yield path.corrupt("mnt", f"{mount.address:#x}, a mount of another file system than its dentry's")
 
     def _check_operations(self, dentry: StructView) -> None:
-        """Check that the function that makes up a dentry's name is one.
+        """Check that the operation that makes up a dentry's name points to a function.
 
         Raises:
-            MemoryFault: no memory of the kernel is there.
+            MemoryFault: the kernel has no memory there.
         """
         d_dname = self.kernel.layout.find_member("dentry_operations", "d_dname")
         d_op = dentry.pointer("d_op") if d_dname is not None and dentry.has("d_op") else 0
@@ -191,7 +191,7 @@ class FileLinks:
             return  # the path says so
 
     def _upwards(self, struct: str, address: int, parent: str, known: dict[int, list[str]]) -> Iterator[str]:
-        """Yield what is wrong with a structure and those above it, up to the one that is its own parent."""
+        """Yield what is wrong with a structure and its ancestors, up to the one that is its own parent."""
         check = self._of_dentry if struct == "dentry" else self._of_mount
         for _ in range(DEPTH_MAX):
             view = self.kernel.view(struct, address)
@@ -204,7 +204,7 @@ class FileLinks:
             address = above
 
     def _of_dentry(self, dentry: StructView) -> Iterator[CorruptStructure]:
-        """Compare a dentry's parent with that of a dentry beside it, and its name with where short names are."""
+        """Compare a dentry's parent with its sibling's, and the place of its name with that of short names."""
         parent = dentry.pointer("d_parent")
         # Since Linux kernel commit da549bdd15c2 ("dentry: switch the lists of children to hlist") (in v6.8).
         new = dentry.has("d_sib")
@@ -227,7 +227,7 @@ class FileLinks:
             yield name.corrupt("name", f"{at:#x}, expected {dentry.addr_of(short):#x}: it is short")
 
     def _of_mount(self, mount: StructView) -> Iterator[CorruptStructure]:
-        """Compare where a mount is mounted with what the mount beside it, and its mountpoint, say."""
+        """Compare where a mount is mounted with what its sibling and its mountpoint say."""
         parent, layout = mount.follow("mnt_parent", "mount"), self.kernel.layout
         if parent is None or parent.address == mount.address:
             return
@@ -245,12 +245,12 @@ class FileLinks:
     def _beside(
         self, view: StructView, link: str, head: str, parent: str, struct: str, *, is_hlist: bool
     ) -> Iterator[CorruptStructure]:
-        """Compare the parent of a structure with that of another in the parent's list of children.
+        """Compare the parent of a structure with that of a sibling in the parent's list of children.
 
         Args:
             view: the structure.
             link: member that links it.
-            head: member of the parent that begins the list.
+            head: the parent's member that is the head of the list.
             parent: member that points to the parent.
             struct: C tag of both.
             is_hlist: whether the list ends with NULL, and points back to pointers.
@@ -279,7 +279,7 @@ class FileLinks:
         mapping = file.pointer("f_mapping")
         owner = self.kernel.read_pointer(mapping + lock.offset)
         if owner & RWSEM_OWNER_MASK and not owner & RWSEM_READER_OWNED:
-            return  # somebody is changing it
+            return  # a task is changing it
         found, expected = self._top(vma.address + node.offset), self.kernel.read_pointer(mapping + root.offset)
         if found != expected:
             yield vma.corrupt("vm_file", f"{file.address:#x}, whose file does not know this mapping (i_mmap)")
@@ -287,7 +287,7 @@ class FileLinks:
             yield from self._in_order(vma, node.offset)
 
     def _in_order(self, vma: StructView, node: int) -> Iterator[CorruptStructure]:
-        """Compare vm_pgoff with what the tree has of it: mappings are in order, and each has the last page below it.
+        """Compare vm_pgoff with the tree: it is sorted by vm_pgoff, and each node has the last page of its subtree.
 
         include/linux/interval_tree_generic.h; struct rb_node is {__rb_parent_color, rb_right, rb_left}.
         """
@@ -306,7 +306,7 @@ class FileLinks:
             yield vma.corrupt("vm_pgoff", f"{pgoff:#x}, which is not what i_mmap has: {told:#x} is the last page there")
 
     def _top(self, node: int) -> int:
-        """Return the ``struct rb_node *`` above all others, 0 where there is none."""
+        """Return the root ``struct rb_node *`` of the tree, 0 if there is none."""
         way: list[int] = []
         top = self._tops.get(node)
         while top is None and len(way) < RB_DEPTH_MAX:
@@ -318,7 +318,7 @@ class FileLinks:
 
 
 def _is_lent(dentry: StructView, inode: StructView) -> bool:
-    """Tell whether a path may be of another file system than the file."""
+    """Tell whether the path may belong to another file system than the file."""
     if not (dentry.has("d_sb") and inode.has("i_sb")) or dentry.pointer("d_sb") == inode.pointer("i_sb"):
         return False
     sb = dentry.follow("d_sb", "super_block")

@@ -1,4 +1,4 @@
-"""A file as far as it is in memory: all its pages, whether or not any process has them mapped.
+"""A file's pages in memory, whether or not any process maps them.
 
 References: mm/filemap.c; fs/inode.c: i_size_read().
 """
@@ -28,12 +28,12 @@ class FilePages:
         cache: the page cache.
         mapping: ``struct address_space``.
         swap: where swapped pages of shared memory are.
-        first_only: look at the first page alone, as if the file had no other.
+        first_only: look at the first page only, as if the file had no other.
 
     Attributes:
         size: of the file, in bytes.
         page_size: bytes.
-        known: bool[pages of the file], those whose bytes are known; ``batches`` takes those out that do not decode.
+        known: bool[pages of the file], true if the page's bytes are known; ``batches`` clears pages that do not decode.
 
     Raises:
         CorruptStructure, MemoryFault: the page cache of this file is broken, or the file is larger than 4 GiB.
@@ -75,7 +75,7 @@ class FilePages:
         self._paddr[index], self._state[index] = paddr, state
 
     def take(self, other: FilePages) -> int:
-        """Take the pages that are not known here from a file with the same content, and return how many they are."""
+        """Take pages that are missing here from a file with the same content, and return how many were taken."""
         if other.size != self.size or other.page_size != self.page_size:
             return 0
         taken = other.known & ~self.known
@@ -90,13 +90,13 @@ class FilePages:
         return [(int(a) * self.page_size, min(int(b) * self.page_size, self.size)) for a, b in edges.reshape(-1, 2)]
 
     def batches(self) -> Iterator[tuple[U64Array, U8Array]]:
-        """Yield the known pages that are not all zero by their state, as uint64[n] index and uint8[n, page_size]."""
+        """Yield the known pages, except those with the zero state, as uint64[n] index and uint8[n, page_size]."""
         wanted = np.flatnonzero(self.known & (self._state != UserPageState.ZERO))
         for at in range(0, len(wanted), BATCH_PAGES):
             yield self._read(wanted[at : at + BATCH_PAGES])
 
     def read(self, offset: int, size: int) -> bytes | None:
-        """Return bytes of the file, or None where any of them is not known."""
+        """Return bytes of the file, or None if any of them is not known."""
         if size < 0 or offset < 0 or offset + size > self.size or size > BATCH_PAGES * self.page_size:
             return None
         first, end = offset // self.page_size, -(-(offset + size) // self.page_size)

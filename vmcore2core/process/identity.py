@@ -1,4 +1,4 @@
-"""Who a process is: what it is chosen by, and what the index says of it before its memory is looked at."""
+"""Who a process is: the facts by which users select it, and which the index shows before its memory is read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from vmcore2core.process.capture import Processes
 T = TypeVar("T")
 
 # docker: /docker/ID, docker-ID.scope; podman: libpod-ID.scope, libpod-payload-ID; containerd: cri-containerd-ID.scope,
-# /kubepods/.../ID; CRI-O: crio-ID.scope. What is beside a container (libpod-conmon-ID.scope) runs outside it.
+# /kubepods/.../ID; CRI-O: crio-ID.scope. A container's helper (libpod-conmon-ID.scope) runs outside it.
 _CONTAINER_ID = re.compile(rb"(?:.*[-:])?([0-9a-f]{64})(?:\.scope)?")
-# runc and crun by themselves take any name as an ID: runc-ID.scope, or ID below a slice, where systemd's own have a
+# runc and crun alone take any name as an ID: runc-ID.scope, or ID below a slice, where systemd's own units have a
 # suffix.
 _NAMED_SCOPE = re.compile(rb"(?:runc|crun)-([\w+.-]+)\.scope")
 _NAMED_GROUP = re.compile(rb"[\w+.-]+(?<!\.slice)(?<!\.scope)(?<!\.service)(?<!\.mount)(?<!\.socket)(?<!\.swap)")
@@ -27,14 +27,14 @@ _BESIDE = re.compile(rb"(?:libpod|crio)-conmon-")
 
 
 class Identity:
-    """Who a process is; what is asked is looked up once, and None is "not known".
+    """Who a process is; each property is looked up once, and None means "not known".
 
     Args:
         processes: of the dump.
         leader: ``struct task_struct`` of its thread group's leader.
 
     Attributes:
-        leader: the same.
+        leader: as given.
         pid: of the thread group, in the initial PID namespace.
         comm: the leader's.
 
@@ -49,10 +49,10 @@ class Identity:
 
     @cached_property
     def states(self) -> tuple[str, ...]:
-        """The letters of its threads, the leader's first.
+        """The state letters of its threads, the leader's first.
 
         Raises:
-            MemoryFault: the leader's cannot be read.
+            MemoryFault: the leader's state cannot be read.
         """
         letters = [sched.task_state_char(self.leader)]
         threads = self._processes.threads(self.leader)
@@ -61,13 +61,13 @@ class Identity:
 
     @cached_property
     def uid(self) -> int | None:
-        """Real user ID, as the initial user namespace numbers it."""
+        """Real user ID in the initial user namespace."""
         ids = _known(sched.task_ids, self.leader)
         return ids["pr_uid"] if ids is not None else None
 
     @cached_property
     def exe(self) -> bytes | None:
-        """Path of ``mm->exe_file``, as /proc/PID/exe has it outside a chroot."""
+        """Path of ``mm->exe_file``, as /proc/PID/exe shows it outside a chroot."""
         return _known(partial(_exe, self._processes), self.leader)
 
     @cached_property
@@ -77,7 +77,7 @@ class Identity:
 
     @cached_property
     def nspids(self) -> tuple[int, ...] | None:
-        """Its number in each PID namespace, from the initial one to its own."""
+        """Its PID in each PID namespace, from the initial one to its own."""
         return _known(pid.task_nspids, self.leader)
 
     @property
@@ -87,7 +87,7 @@ class Identity:
 
 
 def container_ids(cgroups: Sequence[bytes]) -> tuple[str, ...]:
-    """Return the IDs of the containers that control groups are of, the innermost first.
+    """Return the IDs of the containers that control groups belong to, the innermost first.
 
     Args:
         cgroups: their paths.
@@ -103,7 +103,7 @@ def container_ids(cgroups: Sequence[bytes]) -> tuple[str, ...]:
 
 
 def _container_id(above: bytes, name: bytes) -> bytes | None:
-    """Return the ID of the container whose control group ``name`` is, below ``above``; None where it is of none."""
+    """Return the ID of the container with the control group ``name`` below ``above``; None if no container has it."""
     if _BESIDE.match(name):
         return None
     match = _CONTAINER_ID.fullmatch(name) or _NAMED_SCOPE.fullmatch(name)

@@ -1,4 +1,4 @@
-"""The kernel's stacks of threads, and the system calls that they are in, as plain records."""
+"""Kernel stacks of threads, and the system calls that the threads are in, as plain records."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from vmcore2core.process.threads import CpuNotes
 
 @dataclass(frozen=True, slots=True)
 class KernelFrameRow:
-    """One line of the kernel's part of ``bt``; None is "not known".
+    """One line of the kernel's part of ``bt``; None means "not known".
 
     Attributes:
         number: from 0, innermost first.
         address: program counter.
-        function: that holds it.
+        function: the function that contains it.
         offset: of the address from the function's start, in bytes.
         size: of the function.
-        module: that the function is of; None for the kernel itself.
-        found_by: how the frame was found.
+        module: the function's module; None for the kernel itself.
+        found_by: which method found the frame.
         width: hexadecimal digits of an address.
     """
 
@@ -43,7 +43,7 @@ class KernelFrameRow:
     width: int
 
     def line(self) -> str:
-        """Return the line as ``bt`` prints it: the name as the kernel's own messages have it."""
+        """Return the line as ``bt`` prints it, with the name as in the kernel's own messages."""
         name = "??" if self.function is None else f"{self.function}+{self.offset:#x}/{self.size:#x}"
         module = f" [{self.module}]" if self.module else ""
         return f"#{self.number:<3}{self.address:#0{self.width + 2}x} {name}{module} [{self.found_by}]"
@@ -54,9 +54,9 @@ class KernelStack:
     """The kernel's frames of a thread.
 
     Attributes:
-        frames: innermost first; none of a thread that was in user mode.
-        complete: whether the last one is the outermost, or there are none to be had.
-        end: why there are no more.
+        frames: innermost first; empty for a thread that was in user mode.
+        complete: whether the last one is the outermost, or the thread has no kernel frames.
+        end: why the frames end here.
     """
 
     frames: tuple[KernelFrameRow, ...]
@@ -70,12 +70,12 @@ class KernelStacks:
     Args:
         kernel: the dumped kernel.
         cpus: the dump's CPU notes.
-        needed: whether it is an error that stacks do not unwind; else each thread's stack has none, and says why.
+        needed: whether to raise an error if stacks cannot be unwound; otherwise each stack is empty and says why.
 
     Raises:
-        TaskError: how the kernel's stacks unwind is not known of this machine.
-        LayoutUnknown: likewise, of this kernel.
-        MemoryFault, LayoutInvalid: what they unwind by cannot be used.
+        TaskError: this machine's kernel stacks cannot be unwound: the method is not known.
+        LayoutUnknown: likewise, for this kernel.
+        MemoryFault, LayoutInvalid: the kernel's unwind information cannot be used.
     """
 
     def __init__(self, kernel: Kernel, cpus: CpuNotes, *, needed: bool = True) -> None:
@@ -120,11 +120,11 @@ class KernelStacks:
     def with_call(
         self, task: StructView, registers: Mapping[str, int] | None, limit: int = LIMIT
     ) -> tuple[KernelStack, NamedCall | None]:
-        """Return the kernel's frames of a thread, and the system call that it is in, None for none.
+        """Return the kernel's frames of a thread, and the system call that it is in, or None if it is in none.
 
         Args:
             task: ``struct task_struct``.
-            registers: its user registers, where they are known.
+            registers: its user registers, if they are known.
             limit: most frames.
         """
         stack = self.of(task, limit)
@@ -162,7 +162,7 @@ class KernelStacks:
         return unwinder.running(note)
 
     def _note_of_idle(self, cpu: int | None) -> CpuNote | None:
-        """Return kdump's note of a CPU that was idle: all idle tasks have PID 0."""
+        """Return kdump's note of an idle CPU, found by the CPU's number, as all idle tasks have PID 0."""
         return next((one.note for one in self._cpus.running if cpu is not None and one.cpu == cpu), None)
 
     def _row(self, number: int, frame: KernelFrame) -> KernelFrameRow:

@@ -1,7 +1,7 @@
-"""Where a task's kernel stack is: ``task->stack``, if what else the kernel knows of the stack agrees.
+"""Where a task's kernel stack is: ``task->stack``, if the kernel's other records of the stack agree.
 
-References: kernel/fork.c: alloc_thread_stack_node(); __switch_to_asm() and its like, which leave the stack pointer in
-``thread_struct`` (Linux 5.10 to 7.3). A task that is on a CPU has the one of when it last was not, on the same stack.
+References: kernel/fork.c: alloc_thread_stack_node(); __switch_to_asm() and its equivalents, which save the stack
+pointer in ``thread_struct`` (Linux 5.10 to 7.3). For a task on a CPU, the saved pointer is old, but points into the same stack.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from vmcore2core.kernel.struct import StructView
 
 THREAD_SIZE_MAX = 1 << 16
 ADDRESS_MASK = (1 << 56) - 1
-"""Of a pointer whose top byte may be a tag (KASAN)."""
+"""The address bits of a pointer whose top byte may be a tag (KASAN)."""
 
 
 def kernel_stack(task: StructView) -> tuple[KernelAddr, CorruptStructure | None]:
-    """Return the lowest address of a task's stack, and what is wrong with ``task->stack`` where it is not that.
+    """Return the lowest address of a task's stack, and an error if ``task->stack`` is another.
 
     Args:
         task: ``struct task_struct``.
 
     Raises:
         MemoryFault: the task cannot be read.
-        CorruptStructure: the stack pointer lies in no stack that is the task's.
+        CorruptStructure: the stack pointer lies in no stack of this task.
     """
     told, area = task.pointer("stack"), _area(task)
     if area is not None and (area ^ told) & ADDRESS_MASK == 0:
@@ -44,7 +44,7 @@ def kernel_stack(task: StructView) -> tuple[KernelAddr, CorruptStructure | None]
 
 
 def _area(task: StructView) -> int | None:
-    """Return where the memory begins that was allocated for the stack; None where that is not known."""
+    """Return the start of the memory that was allocated for the stack; None if it is not known."""
     if not task.has("stack_vm_area") or task.kernel.layout.find_member("vm_struct", "addr") is None:
         return None
     area = task.follow("stack_vm_area", "vm_struct")

@@ -1,8 +1,8 @@
-"""The dynamic linker's list of what it loaded, as debuggers follow it.
+"""The dynamic linker's list of loaded objects, as debuggers follow it.
 
 From AT_PHDR to the program's PT_DYNAMIC, its DT_DEBUG, ``struct r_debug``, and the ``struct link_map`` of each object.
 
-References: glibc's elf/link.h (2.41); gdb's solib-svr4.c: svr4_current_sos() (13.1) for who follows which.
+References: glibc's elf/link.h (2.41); gdb's solib-svr4.c: svr4_current_sos() (13.1) for the order of the steps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATH_MAX = 4096
 STRING_STEP = 256
 
 Read = Callable[[int, int], bytes | None]
-"""User memory by (address, size); None where any of it is not known."""
+"""Returns user memory at (address, size), or None if any byte of it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class LoadedObject:
     """One ``struct link_map``.
 
     Attributes:
-        l_addr: what is added to the file's addresses.
-        l_name: the name by which it was found; empty for the program itself.
-        l_ld: where its dynamic section is.
+        l_addr: load bias, to be added to the file's addresses.
+        l_name: the name under which the linker found it; empty for the program itself.
+        l_ld: address of its dynamic section.
     """
 
     l_addr: int
@@ -50,7 +50,7 @@ class LinkMap(NamedTuple):
 
 
 def auxv_value(snapshot: ProcessSnapshot, a_type: int) -> int | None:
-    """Return what the auxiliary vector has of a type, or None."""
+    """Return the auxiliary vector's value of a type, or None."""
     if snapshot.auxv is None:
         return None
     dtype = link.AUXV_DTYPE[_variant(snapshot)]
@@ -60,19 +60,19 @@ def auxv_value(snapshot: ProcessSnapshot, a_type: int) -> int | None:
 
 
 def vma_at(snapshot: ProcessSnapshot, address: int) -> Vma | None:
-    """Return the mapping that has an address."""
+    """Return the mapping that contains an address."""
     return next((vma for vma in snapshot.vmas if vma.start <= address < vma.end), None)
 
 
 def program_path(snapshot: ProcessSnapshot) -> bytes | None:
-    """Return the path of the process's program, as its mapping has it; None where that is not known."""
+    """Return the path of the process's program, from its mapping; None if it is not known."""
     phdr = auxv_value(snapshot, link.AT_PHDR)
     vma = None if phdr is None else vma_at(snapshot, phdr)
     return None if vma is None else vma.path
 
 
 def link_map(snapshot: ProcessSnapshot, read: Read) -> LinkMap:
-    """Return what is known of the linker's list; a static program has none, and a broken list ends early.
+    """Return the known part of the linker's list; a static program has no list, and a broken one ends early.
 
     Args:
         snapshot: the process.

@@ -1,4 +1,4 @@
-"""A process's mappings: what the core says of each, and where its pages come from."""
+"""A process's mappings: what the core records about each, and where its pages come from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ S_DAX = 1 << 13  # include/linux/fs.h, since Linux 4.2
 
 
 class _ToldOfFile(NamedTuple):
-    """What a ``struct file`` says that is mapped, and it; the fields of ``Vma`` and ``Region`` of the same names."""
+    """A mapped ``struct file`` and what it says; the fields have the same names in ``Vma`` and ``Region``."""
 
     path: bytes | None = None
     proc_path: bytes | None = None
@@ -51,14 +51,14 @@ class Mappings:
         leader: its ``struct task_struct``, for the root directory.
         mounts: of the machine.
         cache: the page cache.
-        dump_filter: which memory belongs into the core.
+        dump_filter: which memory belongs in the core.
         links: checks of all files.
 
     Attributes:
         vmas: in address order; ``Vma.absent`` is not filled in.
         regions: of the same mappings.
         table: ``struct vm_area_struct`` of each.
-        warnings: sentences about what is broken.
+        warnings: sentences about broken structures.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Mappings:
         self.table = self._table.only(rows)
 
     def _being_changed(self) -> str:
-        """Return why mappings need not fit each other for a moment, or ""."""
+        """Return why the mappings may be inconsistent for a moment, or ""."""
         try:
             writer = mm.mmap_lock_writer(self.mm)
         except MemoryFault:
@@ -128,14 +128,14 @@ class Mappings:
         on_disk = False
         if address and pgoff is not None:
             backing = FileBacking(self._cache, told.file or self.kernel.view("file", address), self.warnings)
-            # do_fault() gives a private mapping the file's page where its entry is none: one that was changed is
-            # anonymous, and leaves a swap entry when it goes (mm/memory.c, mm/rmap.c: try_to_unmap_one()).
+            # do_fault() maps the file's page where a private mapping has an empty entry: a page that was changed is
+            # anonymous, and leaves a swap entry when it is evicted (mm/memory.c, mm/rmap.c: try_to_unmap_one()).
             on_disk = not flags & mm.VM_SHARED and told.on_disk
         elif not address and self._may_be_named[row]:
             backing = special_backing(table.view(row), self._cache)
             if backing is not None and not flags & (mm.VM_IO | mm.VM_PFNMAP):
                 extent = Extent.WHOLE  # always_dump_vma() in fs/coredump.c
-        # A special mapping ([vvar], [uprobes]) has operations, but no file: its pages are not zero-filled either.
+        # A special mapping ([vvar], [uprobes]) has operations but no file: its pages are not zero-filled, either.
         special = self._ops is not None and bool(self._ops[row])
         region = Region(
             start,
@@ -166,7 +166,7 @@ class Mappings:
     def _extent(
         self, flags: int, address: int, mapped: MappedFile | None, anon_vma: bool | None, *, at_start: bool
     ) -> Extent:
-        """Return how much of a mapping belongs into the core: the same of all that are alike."""
+        """Return how much of a mapping belongs in the core; equal mappings share one answer."""
         alike = flags, address, anon_vma, at_start
         if alike not in self._extents:
             self._extents[alike] = vma_dump_extent(
@@ -175,7 +175,7 @@ class Mappings:
         return self._extents[alike]
 
     def _checked_file(self, row: int, address: int, start: int) -> _ToldOfFile:
-        """Return what the file of a mapping says, when its links are checked: the file's once, the mapping's each.
+        """Check the links of a mapping, and of its file if it is new, and return what the file says.
 
         Args:
             row: of the mapping.
@@ -192,7 +192,7 @@ class Mappings:
         return told
 
     def _told(self, file: StructView, start: int) -> _ToldOfFile:
-        """Return what a mapped file says, which is asked once of each but where its path cannot be read.
+        """Return what a mapped file says; it is read once for each file, unless its path cannot be read.
 
         Args:
             start: of the mapping, for messages.
@@ -223,7 +223,7 @@ class Mappings:
 
         Args:
             start: of the mapping, for messages.
-            outside: as it is outside a chroot, and not as the process sees it.
+            outside: return the path outside a chroot, not as the process sees it.
         """
         try:
             path = fs.file_user_path(file)
@@ -238,10 +238,10 @@ class Mappings:
         return self.table.view(int(np.searchsorted(self.table.start, np.uint64(start))))
 
     def leave_out_beyond(self, end: int) -> None:
-        """Leave out mappings that a core of this class has no room for, with a warning.
+        """Leave out mappings at addresses that a core of this class cannot express, with a warning.
 
         Args:
-            end: first address that it has no room for.
+            end: the first such address.
         """
         kept = [i for i, vma in enumerate(self.vmas) if vma.end <= end]
         if len(kept) == len(self.vmas):
@@ -256,14 +256,14 @@ class Mappings:
         self.table = self.table.only(kept)
 
     def look_for_elf_headers(self, memory: UserMemory) -> None:
-        """Settle of which mappings the first page belongs into the core because it is an ELF header."""
+        """Decide for which mappings the first page belongs in the core because it is an ELF header."""
         for i, vma in enumerate(self.vmas):
             if vma.start in self._if_elf:
-                # A page that is not there may be one: it is counted as missing, as the kernel would have had it.
+                # A missing page may be an ELF header: count it as missing, as the kernel would have written it.
                 self.vmas[i] = replace(vma, dumped=memory.read(vma.start, len(ELFMAG)) in (ELFMAG, None))
 
     def gate(self, elf_class: int) -> Vma | None:
-        """Return the mapping that is in no mm (x86: vsyscall; ARM: vectors)."""
+        """Return the mapping that belongs to no mm (x86: vsyscall; ARM: vectors)."""
         arch = self.kernel.arch
         address = None if arch.gate is None else arch.gate.vma(self.kernel)
         if arch.gate is None or address is None or elf_class != 8 * arch.pointer_size:
@@ -281,7 +281,7 @@ class Mappings:
 
 
 def _mapped_file(file: StructView) -> MappedFile:
-    """Return what the dump filter asks of a ``struct file``."""
+    """Return what the dump filter needs to know about a ``struct file``."""
     try:
         inode = file.follow("f_inode", "inode") if file.has("f_inode") else None
         if inode is None:
@@ -299,10 +299,10 @@ def _mapped_file(file: StructView) -> MappedFile:
 
 
 def _check_readable(view: StructView) -> None:
-    """Check that what is asked of a ``struct vm_area_struct`` can be read.
+    """Check that the needed members of a ``struct vm_area_struct`` can be read.
 
     Raises:
-        MemoryFault: it cannot.
+        MemoryFault: they cannot.
     """
     for name in ("vm_flags", "vm_file", "vm_pgoff", "anon_vma", "vm_ops"):
         view.find_uint(name, view.kernel.arch.pointer_size)

@@ -1,7 +1,7 @@
-"""A process as it was, as plain data: what capture fills in and the core writer reads.
+"""A process as plain data: capture fills it in, and the core writer reads it.
 
-Knows neither dumps nor cores. None stands for "not known": the writer leaves such a thing out or, where the format
-has no way to leave it out, writes zero and says so in the report.
+This module knows neither dumps nor cores. None means "not known": the writer leaves such a field out or, if the format
+requires it, writes zero and says so in the report.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ThreadSnapshot:
         gregs_source: where the registers come from ("kernel stack", "crash note of CPU 1").
         regsets: further register notes, in the kernel's order.
         gregs_unknown: names of registers in ``gregs`` that are not known and hold zero ("fs_base").
-        regsets_unknown: why there are no further register notes, as a sentence, or None.
+        regsets_unknown: a sentence that says why further register notes are missing, or None.
     """
 
     tid: int
@@ -109,14 +109,14 @@ class AbsentReason(Enum):
 
 
 NO_SUCH_PAGE = frozenset({AbsentReason.BEYOND_FILE, AbsentReason.GUARD})
-"""Reasons that mean that the process had no page there, either."""
+"""Reasons that mean that the process itself had no page there."""
 
 NOT_MISSING = NO_SUCH_PAGE | {AbsentReason.REDACTED, AbsentReason.IN_FILE, AbsentReason.BEYOND_FILTER}
-"""Reasons that leave a core complete."""
+"""Reasons for which a core still counts as complete."""
 
 
 class AbsentRun(NamedTuple):
-    """A run of pages ``[start, end)`` whose bytes are not known, all for one reason."""
+    """A run of pages ``[start, end)`` whose bytes are not known, all for the same reason."""
 
     start: UserAddr
     end: UserAddr
@@ -130,19 +130,19 @@ class Vma:
     Attributes:
         start: first byte.
         end: first byte after it.
-        p_flags: PF_R, PF_W, PF_X as the kernel's core has them.
+        p_flags: PF_R, PF_W, PF_X as in the kernel's core.
         vm_flags: the kernel's VM_* bits.
         pgoff: file offset in pages, or None.
         path: of the mapped file as the process sees it (" (deleted)" included), or None for anonymous memory.
-        proc_path: the same as /proc/PID/maps shows it to one outside, who sees more of it if the process has a chroot.
+        proc_path: the same as /proc/PID/maps shows it to a reader outside; longer if the process is in a chroot.
         name: "[heap]", "[stack]", "[vdso]" and the like, or "".
         device: s_dev of the mapped file's file system (major << 20 | minor), or None.
         inode: its inode number, or None.
-        dumped: whether its memory belongs into a core (VM_DONTDUMP, VM_IO and filters say no).
-        first_page_only: whether of its memory only the first page does: an ELF header that tells what was mapped.
-        beyond_filter: whether it is written though no filter asks for it: text of a file that nobody has whole.
+        dumped: whether its memory belongs in a core (VM_DONTDUMP, VM_IO and filters exclude it).
+        first_page_only: whether only its first page does: an ELF header that identifies the mapped file.
+        beyond_filter: whether it is written though the filter excludes it: text of a file that is not available whole.
         absent: runs of pages that are not known, ascending; pages in none of them are present or read as zero.
-        untouched: ranges that read as zero, ascending, and are too many to have a place in the core's file each.
+        untouched: ranges that read as zero, ascending; too large to have bytes of their own in the core.
     """
 
     start: UserAddr
@@ -162,21 +162,21 @@ class Vma:
     untouched: tuple[tuple[int, int], ...] = ()
 
     def dump_end(self, page_size: int) -> UserAddr:
-        """Return the end of what belongs into a core; ``start`` where nothing does."""
+        """Return the end of the part that belongs in a core; ``start`` if nothing does."""
         if not self.dumped:
             return self.start
         return UserAddr(self.start + page_size) if self.first_page_only else self.end
 
 
 class OnDisk(NamedTuple):
-    """A file that has pages of a process that no memory has any more.
+    """A file on disk that has pages of a process which are no longer in memory.
 
     Attributes:
-        path: as its mappings have it.
-        pages: how many, in all mappings.
-        build_id: hexadecimal digits, or None where it has none or memory does not tell.
+        path: from its mappings.
+        pages: number of such pages in all mappings.
+        build_id: hexadecimal digits, or None if it has none or memory does not show it.
         size: of the file in bytes, or None.
-        mtime: of its last change, in seconds since 1970, or None.
+        mtime: when it was last changed, in seconds since 1970, or None.
     """
 
     path: bytes
@@ -186,13 +186,13 @@ class OnDisk(NamedTuple):
     mtime: int | None = None
 
     def as_json(self) -> dict[str, str | int | None]:
-        """Return it as notes and summaries have it."""
+        """Return the form used in notes and summaries."""
         path = text(self.path)
         return {"path": path, "pages": self.pages, "build_id": self.build_id, "size": self.size, "mtime": self.mtime}
 
 
 class TagRun(NamedTuple):
-    """Memory tags of whole pages ``[start, end)`` as a core's segment of ``p_type`` has them (arm64: two in a byte)."""
+    """Memory tags of whole pages ``[start, end)``, packed as in a core's ``p_type`` segment (arm64: two in a byte)."""
 
     start: UserAddr
     end: UserAddr
@@ -211,20 +211,20 @@ class ProcessSnapshot:
         elf_class: 32 or 64: of the process, not of the kernel.
         byte_order: of the core.
         page_size: bytes; the unit of ``Vma.pgoff`` and NT_FILE.
-        threads: first the one that a debugger shows first, then the others.
+        threads: the one that a debugger shows first, then the others.
         threads_left_out: threads without registers, with reasons.
         psinfo: for NT_PRPSINFO.
         auxv: ``saved_auxv`` bytes, AT_NULL included, or None.
-        last_notes: notes that the architecture's cores have once, behind all others.
+        last_notes: the architecture's notes that a core has once, after all others.
         vmas: ascending, disjoint.
-        warnings: sentences about what was broken or unknown on the way; not empty means exit status 3.
+        warnings: sentences about broken or unknown structures; if there are any, the exit status is 3.
         notices: sentences worth knowing that leave the core complete (inferred values, fields not known).
-        blanked: ``(start, end)`` of user addresses that are zeros in the core, as was asked, whatever the process had
-            there; ascending, disjoint.
-        on_disk: files that have pages which are in no memory, and which the process never changed.
-        tags: memory tags, as far as they are known; ascending, disjoint.
-        greg_size: bytes of a register in ``ThreadSnapshot.gregs`` where that is no ``long`` of the class, or None.
-        uid_size: bytes of a uid in NT_PRPSINFO where that is not what most have of the class, or None.
+        blanked: ``(start, end)`` of user addresses that the core has zeros for because the user asked to redact them;
+            ascending, disjoint.
+            on_disk: files that have pages which are not in memory and which the process never changed.
+            tags: the known memory tags; ascending, disjoint.
+            greg_size: bytes of a register in ``ThreadSnapshot.gregs`` if it is not a ``long`` of the class, or None.
+            uid_size: bytes of a uid in NT_PRPSINFO if it is not the usual size of the class, or None.
     """
 
     tgid: int

@@ -1,4 +1,4 @@
-"""Files that have pages of a process which are in no memory: clean pages of private mappings.
+"""Files on disk that have pages of a process which are not in memory: clean pages of private mappings.
 
 References: include/linux/fs.h: inode_get_mtime() (Linux 7.2).
 """
@@ -24,12 +24,12 @@ def files_on_disk(
     elf_class: int,
     order: ByteOrder,
 ) -> Iterator[OnDisk]:
-    """Yield each file to which pages are left.
+    """Yield each file from which pages can still be read.
 
     Args:
-        vmas: of the process, with what is absent.
+        vmas: of the process, with their absent pages.
         memory: of the process.
-        view_at: gives the ``struct vm_area_struct`` of the mapping that starts at an address.
+        view_at: returns the ``struct vm_area_struct`` of the mapping that starts at an address.
         elf_class, order: of the process.
     """
     pages: Counter[bytes] = Counter()

@@ -1,7 +1,7 @@
-"""The open files of processes as plain records, and who else has the other ends of their pipes and sockets.
+"""The open files of processes as plain records, and which processes have the other ends of their pipes and sockets.
 
 References: fs/proc/fd.c; fs/proc/base.c: proc_cwd_link(), proc_root_link() (Linux 7.2). As in /proc, a process has the
-descriptors of its leader; threads that have a table of their own (clone() without CLONE_FILES) are shown apart.
+descriptors of its leader; threads with their own table (clone() without CLONE_FILES) are shown separately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vmcore2core.printable import text
 from vmcore2core.process.capture import Processes
 
 NAMED_MAX = 8
-"""Descriptors of another end that a line names."""
+"""Most descriptors of the other end that a line names."""
 KINDS = {
     0o010000: "FIFO",
     0o020000: "CHR",
@@ -31,12 +31,12 @@ KINDS = {
     0o140000: "SOCK",
     0: "anon",
 }
-"""What crash's files has as TYPE; inodes without a type are of files that have no name."""
+"""TYPE as crash's ``files`` command shows it; inodes without a type belong to files without a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A descriptor of some process."""
+    """A descriptor of a process."""
 
     pid: int
     comm: str
@@ -50,23 +50,23 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """One descriptor; None is "not known".
+    """One descriptor; None means "not known".
 
     Attributes:
         fd: its number.
         file: address of ``struct file``.
-        path: what /proc/PID/fd links to.
+        path: the target of the link in /proc/PID/fd.
         kind: "REG", "DIR", "CHR", "BLK", "FIFO", "SOCK" or "anon".
         access: "r", "w", "rw", or "" for O_PATH.
         pos: position in bytes.
-        flags: those of open(2), in octal as fdinfo has them.
+        flags: of open(2), shown in octal as in fdinfo.
         close_on_exec: whether exec closes it.
         mnt_id: as in /proc/PID/mountinfo.
-        inode: its number.
-        details: what fdinfo or the pipe tells more, by name.
-        socket: of a socket.
-        other_ends: descriptors of the pipe's other end, or of the socket's peer; None where it has no such end.
-        problem: a sentence where the kernel's structures do not tell all.
+        inode: inode number.
+        details: further facts from fdinfo or the pipe, by name.
+        socket: the socket, if it is one.
+        other_ends: descriptors of the pipe's other end, or of the socket's peer; None if it has no other end.
+        problem: a sentence if some of the kernel's structures cannot be read.
     """
 
     fd: int
@@ -85,7 +85,7 @@ class FileRow:
     problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for JSON; its flags in octal, as fdinfo has them."""
+        """Return the row for JSON; its flags in octal, as in fdinfo."""
         pos = None if self.pos is None else f"{self.pos & (1 << 64) - 1:#x}"
         document = {**asdict(self), "file": f"{self.file:#x}", "pos": pos, "flags": f"0{self.flags:o}"}
         if self.socket is not None:
@@ -114,14 +114,14 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class OpenFiles:
-    """The descriptors of a process, or of threads of it that have a table of their own.
+    """The descriptors of a process, or of those of its threads that have their own table.
 
     Attributes:
         pid, comm: of the process.
         tid: the first thread that has this table.
-        cwd, root: its folders.
-        files: ascending.
-        warnings: sentences about what is broken.
+        cwd, root: its current and root directory.
+        files: by ascending number.
+        warnings: sentences about broken structures.
     """
 
     pid: int
@@ -133,20 +133,20 @@ class OpenFiles:
     warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the table for JSON."""
         names = ("pid", "tid", "comm", "cwd", "root")
         rows = [row.as_json() for row in self.files]
         return {**{name: getattr(self, name) for name in names}, "warnings": list(self.warnings), "files": rows}
 
 
 class FileTables:
-    """The tables of descriptors of all processes.
+    """The descriptor tables of all processes.
 
     Args:
         processes: of the dump.
 
     Raises:
-        LayoutUnknown: the layout does not tell of open files: it is the VMCOREINFO export's alone.
+        LayoutUnknown: the layout has no members of open files, as it comes from the VMCOREINFO export alone.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -158,7 +158,7 @@ class FileTables:
         self._ends: Ends | None = None
 
     def of(self, leader: StructView) -> Iterator[OpenFiles]:
-        """Yield the table of a process, and those of its threads that have others.
+        """Yield the table of a process, and the separate tables of its threads.
 
         Args:
             leader: of the thread group.
@@ -200,7 +200,7 @@ class FileTables:
             return None
 
     def _row(self, one: Descriptor) -> FileRow:
-        """Return a descriptor's row; what cannot be read is None, with a sentence."""
+        """Return a descriptor's row; fields that cannot be read are None, and ``problem`` says why."""
         row = FileRow(
             fd=one.fd,
             file=one.file.address,
@@ -235,14 +235,14 @@ class FileTables:
 
     @property
     def ends(self) -> Ends:
-        """Who has which pipe and socket; found when first asked for."""
+        """Which process has which pipe and socket; searched at first use."""
         if self._ends is None:
             self._ends = Ends(self._processes)
         return self._ends
 
 
 def _shown(value: object) -> str:
-    """Return one of the details as text: what epoll waits for, and inotify watches, as lists."""
+    """Return one of the details as text; the targets of epoll and inotify as lists."""
     if not isinstance(value, list):
         return str(int(value) if isinstance(value, bool) else value)
     return "; ".join(" ".join(f"{name} {one}" for name, one in entry.items()) for entry in value) or "nothing"
@@ -253,23 +253,23 @@ Connection = tuple[int | None, str, str, str]
 
 
 def _connection(socket: Socket, *, reverse: bool = False) -> Connection | None:
-    """Return what names an internet connection; None for a socket that is not connected."""
+    """Return the key of an internet connection; None for a socket that is not connected."""
     if socket.local is None or socket.peer is None or socket.netid not in ("tcp", "udp") or socket.peer.endswith(":*"):
         return None
-    # An IPv6 socket can be connected over IPv4.
+    # An IPv6 socket can have an IPv4 connection.
     local, peer = (end.replace("[::ffff:", "").replace("]", "") for end in (socket.local, socket.peer))
     return (socket.net, socket.netid, *((peer, local) if reverse else (local, peer)))
 
 
 class Ends:
-    """Which descriptors of all processes lead to a pipe or a socket.
+    """The descriptors, in all processes, of each pipe and socket.
 
     Args:
         processes: of the dump.
 
     Attributes:
         by_inode: of a pipe, by the address of its inode.
-        by_file: of anything, by the address of its ``struct file``.
+        by_file: of any file, by the address of its ``struct file``.
         by_sock: of a socket, by the address of its ``struct sock``.
         by_connection: of a connected internet socket, by both addresses.
     """
@@ -283,7 +283,7 @@ class Ends:
             try:
                 self._add(leader)
             except (MemoryFault, CorruptStructure):
-                continue  # whoever asks for this process is told
+                continue  # a request for this process reports it
 
     def of_pipe(self, inode: StructView, access: str) -> tuple[Holder, ...]:
         """Return the descriptors of a pipe's other end.
@@ -296,7 +296,7 @@ class Ends:
         return tuple(one for one in held if access == "rw" or one.access in ("rw", "w" if access == "r" else "r"))
 
     def of_socket(self, socket: Socket | None) -> tuple[Holder, ...] | None:
-        """Return the descriptors of a socket's peer; None where it is not connected, or not within the machine."""
+        """Return the descriptors of a socket's peer; None if it is not connected, or the peer is on another machine."""
         if socket is None:
             return None
         if socket.peer_sock is not None:
