@@ -1,4 +1,4 @@
-"""Pages that were decompressed lately: libraries, shared memory and page tables are the same ones in many processes."""
+"""A cache of decompressed pages: many processes share libraries, shared memory and page tables."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.containers.base import DumpContainer, PageState
 
 DECODED_BYTES = 32 << 20
-"""Of 150 small processes, 1.04 pages are decompressed then for each one that there is; of 8 MiB, 1.14."""
+"""With 150 small processes, each page is then decompressed 1.04 times on average; with 8 MiB, 1.14 times."""
 
 _EMPTY = (1 << 64) - 1
 
 
 class DecodedPages:
-    """What a container's ``read_pages`` gave, by page frame; the page that came first goes first.
+    """The pages that a container's ``read_pages`` returned, by page frame; the oldest page is dropped first.
 
     Args:
         container: a dump with compressed pages.
-        size: bytes that are kept at most.
+        size: most bytes to keep.
     """
 
     def __init__(self, container: DumpContainer, size: int = DECODED_BYTES) -> None:
         self._container = container
         count = max(1, size // container.page_size)
-        self._pages = np.empty((count, container.page_size), np.uint8)  # takes memory as it is filled
+        self._pages = np.empty((count, container.page_size), np.uint8)  # uses memory only as it is filled
         self._pfns = np.full(count, _EMPTY, np.uint64)
         self._row_of: dict[int, int] = {}
         self._next = 0
 
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
-        """Read pages; those that were decoded before are copied."""
+        """Read pages; copy those in the cache."""
         rows = np.array([self._row_of.get(pfn, -1) for pfn in pfns.tolist()], np.intp)
         unknown = rows < 0
         if unknown.all():
@@ -48,7 +48,7 @@ class DecodedPages:
         return states
 
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
-        """Read one page; likewise."""
+        """Read one page, from the cache if it is there."""
         row = self._row_of.get(pfn)
         if row is not None:
             return self._pages[row].tobytes(), PageState.PRESENT

@@ -18,7 +18,7 @@ from vmcore2core.memory.physical import PhysicalMemory
 
 TLB_ENTRIES = 16384
 GATHERED = 1024
-"""Structures that are read together: of a page each, at most, that takes 4 MiB."""
+"""Structures to read together: each has at most a page, so they take at most 4 MiB."""
 
 
 class KernelMemory:
@@ -27,7 +27,7 @@ class KernelMemory:
     Attributes:
         physical: the memory below.
         kernel_map: how addresses translate.
-        searched: where the kernel image may be, to search it.
+        searched: where the kernel image may be, for searches.
     """
 
     def __init__(self, physical: PhysicalMemory, kernel_map: KernelMap) -> None:
@@ -38,9 +38,9 @@ class KernelMemory:
         top = kernel_map.spec.levels[0]
         # 64-bit addresses are extended by their sign beyond what the tables decode, 32-bit ones are not.
         self._end = 1 << (32 if top.shift + top.bits == 32 else 64)
-        self._frames: dict[int, int] = {}  # where the pages are that were read lately, by their addresses
+        self._frames: dict[int, int] = {}  # physical addresses of recently read pages, by their virtual addresses
         self._tables: KnownTables = {}
-        self._huge: dict[int, dict[int, int]] = {}  # likewise larger pages, by their size
+        self._huge: dict[int, dict[int, int]] = {}  # the same for larger pages, by their size
 
     def read(self, address: int, size: int) -> bytes:
         """Return ``size`` bytes at kernel virtual ``address``.
@@ -76,14 +76,15 @@ class KernelMemory:
             raise type(fault)(address, f"physical {fault.address:#x}") from None
 
     def read_many(self, addresses: U64Array, size: int) -> tuple[U8Array, NDArray[np.bool_]]:
-        """Read as many bytes at each of many addresses, page by page.
+        """Read the same number of bytes at each of many addresses, page by page.
 
         Args:
             addresses: uint64[n], kernel virtual addresses, in any order.
-            size: bytes at each; those of a page at most.
+            size: bytes at each; at most a page.
 
         Returns:
-            uint8[n, size], and whether all of them could be read, bool[n]: the others are zeros that must not be used.
+            uint8[n, size], and bool[n], whether all bytes of a row could be read; other rows are zeros that must not be
+            used.
         """
         found, there = np.zeros((len(addresses), size), np.uint8), np.zeros(len(addresses), np.bool_)
         order = np.argsort(addresses, kind="stable")
@@ -99,7 +100,7 @@ class KernelMemory:
         pages = np.unique(np.concatenate((low, high)))
         content, known = self._read_whole(pages)
         first, last = np.searchsorted(pages, low), np.searchsorted(pages, high)
-        # What begins in a page and ends in the next one has both, one behind the other.
+        # For data that crosses into the next page, put both pages one behind the other.
         places = (first * self._page_size + (addresses - low).astype(np.int64))[:, None] + np.arange(size)
         return np.take(content.reshape(-1), places, mode="clip"), known[first] & known[last] & (high >= low)
 
@@ -119,7 +120,7 @@ class KernelMemory:
         return True
 
     def are_mapped(self, addresses: U64Array) -> NDArray[np.bool_]:
-        """Tell which addresses the kernel has any memory at, bool[n]."""
+        """Tell at which addresses the kernel has memory, bool[n]."""
         pages, which = np.unique(addresses & ~np.uint64(self._page_size - 1), return_inverse=True)
         mapped = np.array([self._is_mapped(page) for page in pages.tolist()], np.bool_)
         return mapped[which]

@@ -24,8 +24,8 @@ from vmcore2core.memory.physical import PhysicalMemory
 
 TABLES_ALWAYS = 1 << 16
 TABLES_PER_FRAME = 2
-"""A walk ends after ``TABLES_ALWAYS`` tables and so many a page frame of the dump: each table takes one, and only those
-that hugetlb shares are come to by several ways. Tables that lead to each other on one level would multiply."""
+"""A walk ends after ``TABLES_ALWAYS`` tables, plus this many for each page frame of the dump. Each table takes a frame,
+and only tables that hugetlb shares have several parents. Tables that refer to each other would multiply."""
 TABLES_AT_ONCE = 256  # 1 MiB of 4 KiB tables, 131,072 entries: bounds the memory of a walk
 TABLES_KNOWN = 1 << 12
 KnownTables = dict[tuple[int, int], int]
@@ -39,13 +39,13 @@ class RunKind(IntEnum):
     NOT_PRESENT = EntryKind.NOT_PRESENT
     BAD = EntryKind.BAD
     TABLE_MISSING = 5
-    """The table that would tell is not in the dump."""
+    """The table with the entries is not in the dump."""
     TOO_MANY = 6
-    """More tables were read than the dump can have."""
+    """The walk read more tables than the dump can have."""
 
 
 class WalkBatch(NamedTuple):
-    """Entries that are not empty, clipped to nothing: a huge page is one element, whatever part of it was wanted.
+    """Non-empty entries, not clipped to the wanted range: a huge page is one element, even if only a part was wanted.
 
     Attributes:
         vaddr: uint64[n], first address, ascending within the batch.
@@ -83,15 +83,15 @@ def walk(
 ) -> Iterator[WalkBatch]:
     """Yield what the page table at ``root`` maps within ``ranges``, a bounded batch at a time.
 
-    Batches of one table level come together; the order between batches is not the order of addresses where huge and
-    small pages mix. Empty entries are not yielded.
+    Batches of one table level follow each other, so batches are not in address order where huge and small pages mix.
+    Empty entries are not yielded.
 
     Args:
         memory: where the tables are.
         spec: their form.
         root: of the top table.
-        ranges: the addresses that are wanted.
-        tables: counts the tables that were read, by their position in ``spec.levels``.
+        ranges: the wanted addresses.
+        tables: counts the tables read, by their position in ``spec.levels``.
     """
     if len(ranges.starts):
         seen: set[int] = {int(root)}
@@ -101,7 +101,7 @@ def walk(
 
 @dataclass(slots=True)
 class _Budget:
-    """How many tables may still be read, and how many were, by level."""
+    """How many more tables the walk may read, and how many it has read, by level."""
 
     tables: int
     read: Counter[int]
@@ -117,7 +117,7 @@ def _level(
     seen: set[int],
     budget: _Budget,
 ) -> Iterator[WalkBatch]:
-    """Walk ``tables`` (physical) of level ``index``, which decode addresses from ``bases`` on."""
+    """Walk ``tables`` (physical) of level ``index``, which map addresses from ``bases`` on."""
     level = spec.levels[index]
     nr_entries, span = 1 << level.bits, 1 << level.shift
     budget.read[index] += len(tables)
@@ -144,7 +144,7 @@ def _level(
     child_tables, child_bases = paddr[below], vaddr[below]
     for at in range(0, len(child_tables), TABLES_AT_ONCE):
         chunk, chunk_bases = child_tables[at : at + TABLES_AT_ONCE], child_bases[at : at + TABLES_AT_ONCE]
-        # A table may be shared by two addresses of one level (hugetlb does), but never by two levels.
+        # Two entries of one level may share a table (hugetlb does this), but two levels never do.
         loop = np.fromiter((int(t) in seen for t in chunk), np.bool_, len(chunk))
         if loop.any():
             yield _failed(chunk_bases[loop], span, RunKind.BAD)
@@ -173,7 +173,7 @@ def translate(
         spec: their form.
         root: the top table.
         vaddr: the address.
-        known: tables that were come to before from this root, and where those go that are come to now.
+        known: tables already found from this root; tables found now are added.
 
     Returns:
         Physical address of the page (huge or not) that holds it, and that page's size in bytes.

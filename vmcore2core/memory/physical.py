@@ -15,9 +15,9 @@ from vmcore2core.memory.decoded import DecodedPages
 
 CACHED_PAGES = 4096  # 16 MiB of 4 KiB pages: the kernel structures of some hundred processes
 SCAN_BYTES = 4 << 20
-STEPS_LOOKED_AHEAD = 64  # of 4 MiB: whether any page of them is there is asked at once
-FEW_PAGES = 4  # that are read one by one: numpy takes as long for one as for twenty
-BULK_PAGES = 8  # reads from here on take the pages in one call: kallsyms, BTF
+STEPS_LOOKED_AHEAD = 64  # of 4 MiB: one query tells whether any of their pages is in the dump
+FEW_PAGES = 4  # so few are read one by one: numpy takes as long for one as for twenty
+BULK_PAGES = 8  # reads of this many pages or more take them in one call: kallsyms, BTF
 
 _FAULTS: dict[int, tuple[type[MemoryFault], str]] = {
     PageState.MISSING: (PageMissing, ""),
@@ -28,12 +28,12 @@ _FAULTS: dict[int, tuple[type[MemoryFault], str]] = {
 
 
 class PhysicalMemory:
-    """``Memory`` over physical addresses; small reads are cached by page, others where pages are compressed.
+    """``Memory`` over physical addresses; small reads are cached by page, large ones only if pages are compressed.
 
     Attributes:
         container: the dump.
         page_size: the container's, in bytes.
-        cached_pages: how many pages are kept; a capture kernel has room for few.
+        cached_pages: how many pages the cache keeps; a capture kernel has room for few.
     """
 
     def __init__(self, container: DumpContainer) -> None:
@@ -46,14 +46,14 @@ class PhysicalMemory:
 
     @cached_property
     def nr_frames(self) -> int:
-        """How many page frames the dump may have."""
+        """Upper bound of the number of page frames in the dump."""
         return sum(found.end - found.start for found in self.container.dumped_ranges()) // self.page_size
 
     def read(self, address: int, size: int) -> bytes:
         """Return ``size`` bytes at physical ``address``.
 
         Raises:
-            PageMissing, PageExcluded: some page of them is not in the dump.
+            PageMissing, PageExcluded: one of their pages is not in the dump.
         """
         page_size = self.page_size
         pfn, offset = divmod(address, page_size)
@@ -71,7 +71,7 @@ class PhysicalMemory:
         return b"".join(pieces)
 
     def _bulk(self, address: int, size: int) -> bytes:
-        """Read many pages at once, past the cache."""
+        """Read many pages at once, bypassing the cache."""
         page_size = self.page_size
         first, end = address // page_size, -(-(address + size) // page_size)
         pfns = np.arange(first, end, dtype=np.uint64)
@@ -104,10 +104,10 @@ class PhysicalMemory:
         Args:
             paddrs: uint64[n], physical addresses, multiples of the smaller of ``size`` and the page size.
             size: bytes of a block, a power of two.
-            buffer: uint8[m, size], m at least n, which may be used for the result; it may hold anything before.
+            buffer: uint8[m, size], m at least n, which may be used for the result; its contents are overwritten.
 
         Returns:
-            uint8[n, size] and the ``PageState`` of each, uint8[n]; the worst state where a block is of several pages.
+            uint8[n, size] and the ``PageState`` of each, uint8[n]; the worst state if a block has several pages.
             Rows that are neither present nor zero hold zeros that must not be used.
         """
         page = self.page_size
@@ -137,7 +137,7 @@ class PhysicalMemory:
         return states
 
     def block_states(self, paddrs: U64Array, size: int) -> U8Array:
-        """Return what ``read_blocks`` would return as states, without reading."""
+        """Return the states that ``read_blocks`` would return, without reading."""
         page = np.uint64(self.page_size)
         if size <= self.page_size:
             return self.container.page_states(paddrs // page)
@@ -150,7 +150,7 @@ class PhysicalMemory:
 
         Yields:
             Physical address of the first page, and uint8[n, page_size] of consecutive pages, valid until the next ones
-            are asked for; absent ones are zero.
+            are requested; absent pages are zero.
         """
         step = SCAN_BYTES // self.page_size
         buffer = np.zeros((step, self.page_size), np.uint8)
@@ -167,7 +167,7 @@ class PhysicalMemory:
 
 
 def _worst(states: U8Array) -> U8Array:
-    """Return per row the state that decides: the first that is not present, with zero pages counting as present."""
+    """Return the worst state of each row: the first that is not present; zero pages count as present."""
     usable = (states == PageState.PRESENT) | (states == PageState.ZERO)
     first_bad = np.argmin(usable, axis=1)
     rows = np.arange(len(states))

@@ -1,4 +1,4 @@
-"""One process's memory: what each page of its mappings is, and the bytes of those that are in the dump."""
+"""One process's memory: the state of each page of its mappings, and the bytes of the known pages."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vmcore2core.memory.pagetable import Ranges, RunKind, WalkBatch, walk
 from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.memory.region import LAST_KNOWN, Original, Region, SwapSpace, UserPageState
 
-WINDOW_PAGES = 1 << 20  # pages looked at together: bounds the arrays to some tens of MiB
+WINDOW_PAGES = 1 << 20  # pages resolved together: bounds the arrays to some tens of MiB
 BATCH_SIZE = 1 << 20
-"""Bytes of the pages that are read together: what a processor still has in its cache when they are written."""
+"""Bytes of pages to read together: few enough to be still in the processor's cache when they are written."""
 GROUP_PAGES = 1 << 18
 """Pages of the regions whose page tables are walked together; a larger region is walked alone, window by window."""
 REMEMBERED_GROUPS = 4
-READ_MAX = 1 << 24  # bytes that one read() returns: whoever wants more takes batches()
+READ_MAX = 1 << 24  # most bytes of one read(); use batches() for more
 
 
 _OF_PAGE_STATE = np.zeros(256, np.uint8)
@@ -54,25 +54,25 @@ class StateRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What a region's pages are: pages per state, and the runs whose bytes are not known, ascending."""
+    """A region's pages: pages per state, and the runs whose bytes are not known, ascending."""
 
     counts: Counter[UserPageState]
     unknown: tuple[StateRun, ...]
 
 
 Pages = tuple[U64Array, U64Array, U8Array]
-"""Addresses of pages, where they are, and ``UserPageState``; see ``UserMemory._resolve``."""
+"""Page addresses, physical addresses and ``UserPageState``; see ``UserMemory._resolve``."""
 Piece = tuple[Region, int, int]
-"""A region, and the range ``[start, end)`` of it that is meant."""
+"""A region, and a range ``[start, end)`` within it."""
 
 
 class _Walked(NamedTuple):
-    """What the page tables say of a group of regions.
+    """The pages that the page tables of a group of regions map.
 
     Attributes:
         vaddr, paddr, state: as ``UserMemory._resolve`` returns them.
-        unknown: uint64[n], those of the addresses whose bytes are not known.
-        located: whether the dump was asked what it has of them; else some are swapped out.
+        unknown: uint64[n], the addresses whose bytes are not known.
+        located: whether the pages were looked up in the dump; if not, some are swapped out.
     """
 
     vaddr: U64Array
@@ -86,7 +86,7 @@ class UserMemory:
     """The memory of one process; a ``PageStream`` for the core writer.
 
     Attributes:
-        damaged: page addresses that turned out unreadable only when they were read; a survey made afterwards
+        damaged: addresses of pages that turned out unreadable only when they were read; a later survey
             counts them as ``DAMAGED``.
     """
 
@@ -107,7 +107,7 @@ class UserMemory:
         self._surveys: dict[Region, tuple[int, Survey]] = {}
 
     def with_regions(self, regions: tuple[Region, ...]) -> UserMemory:
-        """Return the memory with other regions; where they are the same ranges, the page tables are known already."""
+        """Return the memory with other regions; if their ranges are the same, the page tables are not walked again."""
         found = UserMemory(self.memory, self.spec, self.root, regions, self.swap)
         for (first, end), walked in self._remembered.items():
             same = [(r.start, r.end) for r in regions[first:end]] == [(r.start, r.end) for r in self.regions[first:end]]
@@ -116,11 +116,11 @@ class UserMemory:
         return found
 
     def forget_walks(self) -> None:
-        """Let go what page tables said, which is large; surveys stay."""
+        """Drop the remembered walks, which are large; keep the surveys."""
         self._remembered.clear()
 
     def survey(self, region: Region) -> Survey:
-        """Return what the pages of a region are, without reading them; each region is looked at once."""
+        """Return the states of a region's pages, without reading the pages; each region is surveyed once."""
         nr_damaged, survey = self._surveys.get(region, (-1, None))
         if survey is None or nr_damaged != len(self.damaged):
             survey = self._survey(region)
@@ -150,7 +150,7 @@ class UserMemory:
         return Survey(counts, _merged(unknown))
 
     def is_known(self, region: Region) -> bool:
-        """Tell whether it takes no survey to see that the bytes of all pages of a region are known."""
+        """Tell whether the bytes of all pages of a region are known, as far as that shows without a survey."""
         group = self._plain_group((region, region.start, region.end))
         if group is None or not region.zero_fill or region.broken or self.damaged:
             return False
@@ -159,10 +159,10 @@ class UserMemory:
         return not len(unknown) or not np.diff(np.searchsorted(unknown, edges)).any()
 
     def known(self, region: Region) -> Iterator[Pages]:
-        """Yield the pages of a region that were touched, and whose bytes are known.
+        """Yield the touched pages of a region whose bytes are known.
 
         Returns:
-            Ascending page address, uint64[n]; physical address, uint64[n], of ``STORED`` pages their swp_entry_t;
+            Ascending page address, uint64[n]; physical address, uint64[n], or swp_entry_t of ``STORED`` pages;
             ``UserPageState`` as uint8[n].
         """
         for start, end in () if region.broken else _windows(region.start, region.end, self.spec.page_size):
@@ -171,16 +171,16 @@ class UserMemory:
             yield vaddr[there], paddr[there], state[there]
 
     def resident_pages(self, left_out: Collection[int] = ()) -> int:
-        """Return how many pages the page tables map, in all regions but those that start at ``left_out``."""
+        """Return how many pages the page tables map, in all regions except those that start at ``left_out``."""
         regions = [region for region in self.regions if region.start not in left_out and not region.broken]
         return self.nr_mapped(regions)
 
     def nr_mapped(self, regions: Sequence[Region], stop: int | None = None) -> int:
-        """Return how many pages the page tables map in some regions, counting as mapped what has too many tables.
+        """Return how many pages the page tables map in some regions; ranges with too many tables count as mapped.
 
         Args:
             regions: the regions.
-            stop: counting ends behind so many.
+            stop: stop counting when there are more than this.
         """
         starts, ends = (np.array(edges, np.uint64) for edges in ([r.start for r in regions], [r.end for r in regions]))
         ranges = Ranges(starts, ends)
@@ -203,7 +203,7 @@ class UserMemory:
                     yield from self._read_in_batches(*self._resolve(region, start, end), region.original)
 
     def _pieces(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Piece]:
-        """Yield the parts of ranges that are in regions whose page tables are believed."""
+        """Yield the parts of ranges that are in regions whose page tables we believe."""
         for start, end in ranges:
             for index in range(max(bisect_right(self._starts, start) - 1, 0), len(self.regions)):
                 region = self.regions[index]
@@ -213,12 +213,12 @@ class UserMemory:
                     yield region, max(start, region.start), min(end, region.end)
 
     def _plain_group(self, piece: Piece) -> tuple[int, int] | None:
-        """Return the group of a region whose pages are those of its page tables; None for others."""
+        """Return the group of a region whose pages all come from its page tables; None for other regions."""
         region = piece[0]
         return self._groups.get(region.start) if region.backing is None and region.original is None else None
 
     def _resolve_group(self, group: tuple[int, int], pieces: Sequence[Piece]) -> Pages:
-        """Return what ``_resolve`` does of parts of plain regions of one group."""
+        """Return what ``_resolve`` returns, for parts of plain regions of one group."""
         low, high = (np.array([piece[i] for piece in pieces], np.uint64) for i in (1, 2))
         vaddr, paddr, state = self._of_tables(pieces[0][0], int(low[0]), int(high[-1]))
         if len(pieces) > 1:
@@ -240,7 +240,7 @@ class UserMemory:
             yield self._read(vaddr[batch], paddr[batch], state[batch], original, buffer)
 
     def read(self, address: int, size: int) -> bytes | None:
-        """Return user memory at ``address``, or None where any byte of it is not known."""
+        """Return user memory at ``address``, or None if any byte of it is not known."""
         if not 0 <= size <= READ_MAX:
             return None
         page = self.spec.page_size
@@ -265,7 +265,7 @@ class UserMemory:
                 for i, v in enumerate(vaddr):
                     data[int(v) - start : int(v) - start + page] = pages[i].tobytes()
             at = high
-        if len(self.damaged) != damaged:  # a page that is there turned out not to decode
+        if len(self.damaged) != damaged:  # a page in the dump turned out not to decode
             return None
         return bytes(data[address - start : address - start + size]) if at >= end else None
 
@@ -290,11 +290,11 @@ class UserMemory:
         return vaddr, pages
 
     def _resolve(self, region: Region, start: int, end: int) -> Pages:
-        """Return all pages of ``[start, end)`` of which anything is known but that they were never touched.
+        """Return all pages of ``[start, end)``, except those about which we only know that they were never touched.
 
         Returns:
-            Ascending page address uint64[n], physical address uint64[n] (of ``STORED`` and ``ORIGINAL`` pages what
-            ``SwapSpace.read`` and ``Original.read`` take), ``UserPageState`` uint8[n].
+            Ascending page address uint64[n], physical address uint64[n] (for ``STORED`` and ``ORIGINAL`` pages, the
+            argument of ``SwapSpace.read`` and ``Original.read``), ``UserPageState`` uint8[n].
         """
         vaddr, paddr, state = self._of_tables(region, start, end)
         if region.backing is not None:
@@ -309,10 +309,10 @@ class UserMemory:
         return vaddr, paddr, state
 
     def _of_tables(self, region: Region, start: int, end: int) -> Pages:
-        """Return what the page tables alone say of ``[start, end)``, as ``_resolve`` does.
+        """Return the pages of ``[start, end)`` by the page tables alone, in the form of ``_resolve``.
 
-        Neighbours share page tables, and whoever reads a stack or a library reads it page by page: regions of a group
-        are walked at once and remembered. The range may reach into other regions of the group.
+        Neighbours share page tables, and callers read stacks and libraries page by page: we walk the regions of a group
+        together and remember the result. The range may reach into other regions of the group.
         """
         group = self._groups.get(region.start)
         if group is None:
@@ -329,7 +329,7 @@ class UserMemory:
                 np.array(edges, np.uint64) for edges in ([r.start for r in regions], [r.end for r in regions])
             )
             vaddr, paddr, state = self._walk(starts, ends)
-            # Swap counts what is looked for in it: that is done for those who ask.
+            # The swap space counts lookups: look pages up only for callers that need them.
             located = self.swap is None or not (state == UserPageState.SWAPPED).any()
             if located:
                 vaddr, paddr, state = self._located(vaddr, paddr, state)
@@ -340,7 +340,7 @@ class UserMemory:
         return self._remembered[group]
 
     def _located(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> Pages:
-        """Return pages with those that are swapped out looked for, and with what the dump has of those in memory."""
+        """Return pages after looking up swapped ones in the swap space, and those in memory in the dump."""
         vaddr, paddr, state = self._with_swap(vaddr, paddr, state)
         here = state == UserPageState.PRESENT
         if here.any():
@@ -353,7 +353,7 @@ class UserMemory:
         return _joined([_pages_of(batch, ranges, self.spec.page_size, self.swap) for batch in batches])
 
     def _with_swap(self, vaddr: U64Array, paddr: U64Array, state: U8Array) -> Pages:
-        """Look for the pages whose swp_entry_t is known; drop those that are only marked."""
+        """Look up the pages whose swp_entry_t is known; drop those that have only a marker."""
         swapped = (state == UserPageState.SWAPPED) & (paddr != 0)
         if self.swap is None or not swapped.any():
             return vaddr, paddr, state
@@ -364,7 +364,7 @@ class UserMemory:
     def _with_original(
         self, region: Region, start: int, end: int, vaddr: U64Array, paddr: U64Array, state: U8Array
     ) -> Pages:
-        """Take the pages that are in no memory from the original file, and those left out of the dump if it may be."""
+        """Take pages that are not in memory from the original file, and if it is safe, those left out of the dump."""
         assert region.original is not None  # noqa: S101 - for mypy
         page = np.uint64(self.spec.page_size)
         base = np.uint64((region.pgoff - region.start // int(page)) % (1 << 64))
@@ -381,7 +381,7 @@ class UserMemory:
     def _with_backing(
         self, region: Region, start: int, end: int, vaddr: U64Array, paddr: U64Array, state: U8Array
     ) -> Pages:
-        """Add the pages that only the page cache has; what the page table says of a page goes first."""
+        """Add the pages that only the page cache has; the page table takes precedence."""
         page = self.spec.page_size
         assert region.backing is not None  # noqa: S101 - for mypy
         if len(vaddr) == (end - start) // page:
@@ -405,7 +405,7 @@ def _windows(start: int, end: int, page: int) -> Iterator[tuple[int, int]]:
 
 
 def _groups(regions: tuple[Region, ...], page: int) -> dict[int, tuple[int, int]]:
-    """Return which regions are walked together: the first region's index and the one after the last, by start."""
+    """Return the group of each region, by its start: index of the group's first region, and one after its last."""
     groups: dict[int, tuple[int, int]] = {}
     at = 0
     while at < len(regions):
@@ -418,9 +418,9 @@ def _groups(regions: tuple[Region, ...], page: int) -> dict[int, tuple[int, int]
 
 
 def _pages_of(batch: WalkBatch, ranges: Ranges, page: int, swap: SwapSpace | None) -> Pages:
-    """Cut a batch's entries, huge ones too, into pages within the ranges.
+    """Cut a batch's entries, including huge ones, into pages within the ranges.
 
-    The physical address of what is not present is its swp_entry_t, where that is known.
+    The physical address of a page that is not present is its swp_entry_t, if that is known.
     """
     batch, within_range = _each_range(batch, ranges)
     state = np.zeros(len(batch.kind), np.uint8)
@@ -433,7 +433,7 @@ def _pages_of(batch: WalkBatch, ranges: Ranges, page: int, swap: SwapSpace | Non
     if swap is not None and absent.any():
         base = batch.paddr.copy()
         base[absent] = swap.entries(batch.entry[absent], batch.size[absent])
-        step[absent] = base[absent] != 0  # a huge page's entries count pages, from its own on
+        step[absent] = base[absent] != 0  # swap entries within a huge page count up by one a page
     paddr: U64Array = (base + (low - batch.vaddr) // np.uint64(page) * step).astype(np.uint64)
     count = ((high - low) // np.uint64(page)).astype(np.int64)
     if (count == 1).all():
@@ -444,7 +444,7 @@ def _pages_of(batch: WalkBatch, ranges: Ranges, page: int, swap: SwapSpace | Non
 
 
 def _each_range(batch: WalkBatch, ranges: Ranges) -> tuple[WalkBatch, NDArray[np.int64]]:
-    """Return a batch with each entry as often as there are ranges that it overlaps, and which ranges these are."""
+    """Repeat each entry of a batch for each range that it overlaps; return the entries and these ranges' indices."""
     first = np.searchsorted(ranges.ends, batch.vaddr, side="right")
     count = np.searchsorted(ranges.starts, batch.vaddr + (batch.size - np.uint64(1)), side="right") - first
     if (count == 1).all():
@@ -481,7 +481,7 @@ def _append_runs(runs: list[StateRun], vaddr: U64Array, state: U8Array, page: in
 
 
 def _merged(runs: list[StateRun]) -> tuple[StateRun, ...]:
-    """Join runs of one state that touch, as they do at window borders."""
+    """Join adjacent runs of one state, which occur at window borders."""
     merged: list[StateRun] = []
     for run in runs:
         if merged and merged[-1].end == run.start and merged[-1].state == run.state:
@@ -492,7 +492,7 @@ def _merged(runs: list[StateRun]) -> tuple[StateRun, ...]:
 
 
 def _complement(vaddr: U64Array, start: int, end: int, page: int) -> list[tuple[int, int]]:
-    """Return the maximal gaps of ``[start, end)`` that ascending page addresses leave."""
+    """Return the maximal gaps in ``[start, end)`` between ascending page addresses."""
     starts = np.concatenate((_u64(start), vaddr + np.uint64(page)))
     ends = np.concatenate((vaddr, _u64(end)))
     gaps = np.flatnonzero(ends > starts)

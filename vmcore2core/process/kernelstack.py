@@ -1,7 +1,8 @@
 """Where a task's kernel stack is: ``task->stack``, if the kernel's other records of the stack agree.
 
 References: kernel/fork.c: alloc_thread_stack_node(); __switch_to_asm() and its equivalents, which save the stack
-pointer in ``thread_struct`` (Linux 5.10 to 7.3). For a task on a CPU, the saved pointer is old, but points into the same stack.
+pointer in ``thread_struct`` (Linux 5.10 to 7.3). For a task on a CPU, the saved pointer is old, but points into the
+same stack.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Whether mappings agree with the pages that the page tables map: a ``struct page`` knows whose it is, and which page.
+"""Check that mappings agree with the mapped pages: a ``struct page`` records its owner and its index there.
 
 References: include/linux/pagemap.h: linear_page_index(); include/linux/mm.h: vma_start_anon_pgoff(); mm/rmap.c:
-__folio_set_anon(), anon_vma_fork(); mm/filemap.c: __filemap_add_folio() (Linux 7.3). A page that was written to and is
-the process's own keeps the place of the file's until Linux 7.2; since then, its place is the mapping's anonymous one,
-which is the address at which the mapping was when it got its first page of its own.
+__folio_set_anon(), anon_vma_fork(); mm/filemap.c: __filemap_add_folio() (Linux 7.3). Until Linux 7.2, a process's own
+copy of a file's page keeps the index in the file; since then, it has the mapping's anonymous index, taken from the
+address that the mapping had when it got its first anonymous page.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from vmcore2core.printable import counted
 from vmcore2core.process.walked import Walked
 
 SAMPLE = 1024
-"""Pages of a mapping that are looked at, of each 131,072 at most: the first, the last, and others evenly between."""
+"""Pages to check in each 131,072 of a mapping: the first, the last, and others evenly between."""
 SENTENCES_MAX = 16
 OF_DEVICES = mm.VM_PFNMAP | mm.VM_IO
 OTHERS = mm.VM_HUGETLB | mm.VM_MIXEDMAP | OF_DEVICES
-"""Mappings whose pages count otherwise, or are a driver's."""
+"""Mappings whose pages are indexed differently, or belong to a driver."""
 ANON_PGOFF_LOW, ANON_PGOFF_HIGH = "__vm_anon_pgoff_lo", "__vm_anon_pgoff_hi"
 """Since Linux 7.3; the second where a word has 64 bits."""
 
 
 class Expected(NamedTuple):
-    """What the pages of mappings say of their place, if all is well: uint64[n] or bool[n].
+    """What the pages of mappings should record about their place: uint64[n] or bool[n].
 
     Attributes:
         mapping: ``struct address_space *`` of the file, 0 for none.
@@ -70,11 +70,11 @@ class Sample(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """What came of a look at a process's page tables.
+    """The result of checking a process's page tables.
 
     Attributes:
-        sentences: about what does not fit.
-        walked: what the page tables have, but for the mappings of hugetlbfs.
+        sentences: about contradictions.
+        walked: counts of the page tables, without mappings of hugetlbfs.
     """
 
     sentences: tuple[str, ...]
@@ -82,7 +82,7 @@ class Looked(NamedTuple):
 
 
 class PageIndex:
-    """What all pages of a dump say of their place.
+    """The places that the pages of a dump record.
 
     Args:
         kernel: the dumped kernel.
@@ -101,7 +101,7 @@ class PageIndex:
         return found if found.tell_place else None
 
     def look(self, vmas: Vmas, memory: UserMemory) -> Looked:
-        """Return what the page tables have, and a sentence for each mapping that has a page of another place.
+        """Return counts of the page tables, and a sentence for each mapping with a page that belongs elsewhere.
 
         Args:
             vmas: the process's mappings.
@@ -130,7 +130,7 @@ class PageIndex:
         return Looked(tuple(_sentences(errors)), walked)
 
     def _written(self, kept: Vmas, starts: U64Array, vaddr: U64Array, entries: U64Array) -> Iterator[tuple[int, int]]:
-        """Yield which mappings that nobody may write have a page that can be written, and its entry."""
+        """Yield the read-only mappings that have a writable page, and its entry."""
         of_vma = np.searchsorted(starts, vaddr, side="right") - 1
         writes = entries & np.uint64(self.kernel.arch.paging.pte_write) != 0
         rows = np.flatnonzero(writes & (kept.flags[of_vma] & np.uint64(mm.VM_WRITE) == 0))
@@ -142,7 +142,7 @@ class PageIndex:
                 yield at, int(entries[rows[row]])
 
     def _wrong(self, expected: Expected, sample: Sample, within: U64Array, places: PagePlaces) -> list[int]:
-        """Return which pages of a sample have another place than is expected, ascending."""
+        """Return which pages of a sample have an unexpected place, ascending."""
         mapping, pgoff, anon_pgoff, anon_vma = (
             column[sample.vma] for column in (expected.mapping, expected.pgoff, expected.anon_pgoff, expected.anon_vma)
         )
@@ -162,7 +162,7 @@ class PageIndex:
         return [int(row) for row in np.flatnonzero(wrong)]
 
     def _is_related(self, one: int, other: int) -> bool:
-        """Tell whether two ``struct anon_vma`` have one root: a page may be of one that a forebear's mapping had."""
+        """Tell whether two ``struct anon_vma`` have the same root: a page may belong to that of an ancestor process."""
         if not other or self.kernel.layout.find_member("anon_vma", "root") is None:
             return bool(other)
         return self._root(one) == self._root(other)
@@ -177,14 +177,14 @@ class PageIndex:
 
 
 def _sentences(errors: dict[int, CorruptStructure]) -> Iterator[str]:
-    """Yield what is wrong, not all of it where much is."""
+    """Yield what is wrong; if there is much, only a part."""
     yield from (str(error) for error in islice(errors.values(), SENTENCES_MAX))
     if len(errors) > SENTENCES_MAX:
         yield f"pages of another place are in {counted(len(errors) - SENTENCES_MAX, 'more mapping')}"
 
 
 def _sample(vaddr: U64Array, paddr: U64Array, starts: U64Array) -> Sample:
-    """Choose some pages of each mapping, of those that a walk came upon at once."""
+    """Choose some pages of each mapping from one batch of a walk."""
     vma = np.searchsorted(starts, vaddr, side="right") - 1
     first = np.searchsorted(vma, np.arange(len(starts)), side="left")
     count = np.diff(np.append(first, len(vma)))
@@ -195,7 +195,7 @@ def _sample(vaddr: U64Array, paddr: U64Array, starts: U64Array) -> Sample:
 
 
 def _expected(vmas: Vmas) -> Expected:
-    """Return what pages of mappings should say."""
+    """Return what the pages of mappings should record."""
     word, none = vmas.kernel.arch.pointer_size, np.zeros(len(vmas), np.bool_)
     pgoff = vmas.find_uint("vm_pgoff", word)
     if pgoff is None:
@@ -234,7 +234,7 @@ def _mapping(file: StructView | None) -> int:
 def _error(
     vmas: Vmas, at: int, expected: Expected, address: int, within: int, places: PagePlaces, row: int
 ) -> CorruptStructure:
-    """Return what is wrong with a mapping, by one of its pages."""
+    """Return what is wrong with a mapping, shown by one of its pages."""
     view, flags, file = vmas.view(at), int(vmas.flags[at]), int(vmas.file[at])
     mapping, index = int(places.mapping[row]), int(places.index[row])
     first, has = (index - within) % (1 << 64), f"as the page at {address:#x} has it"

@@ -1,8 +1,8 @@
-"""What NT_PRSTATUS and NT_PRPSINFO tell besides registers.
+"""The contents of NT_PRSTATUS and NT_PRPSINFO besides registers.
 
 References: fs/binfmt_elf.c: fill_prstatus(), fill_psinfo() (Linux 7.2); kernel/sched/cputime.c: thread_group_cputime().
-The kernel writes these when a signal kills the process; here nothing did, so the pending signals are those there were,
-and the times are those that were accounted last.
+The kernel writes these notes when a signal kills the process. Here no signal did: the pending signals are those at the
+time of the dump, and the times are the last ones that the kernel accounted.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def prstatus(task: StructView, group: Sequence[StructView]) -> PrStatus:
 
 
 def _sigset(task: StructView, member: str) -> int | None:
-    """Return the first word of a ``sigset_t``, as NT_PRSTATUS has it."""
+    """Return the first word of a ``sigset_t``, as in NT_PRSTATUS."""
     found = task.kernel.layout.find_member("task_struct", member)
     if found is None:
         return None
@@ -68,7 +68,7 @@ def _sigset(task: StructView, member: str) -> int | None:
 
 
 def _time(tasks: Sequence[StructView], signal: StructView | None, member: str) -> int | None:
-    """Return the sum of the tasks' times, with those of the group's threads that are gone, in nanoseconds."""
+    """Return the sum of the times of the tasks and of the group's exited threads, in nanoseconds."""
     total = 0
     for view in (*tasks, *([signal] if signal is not None else [])):
         value = view.find_uint(member, NANOSECONDS)
@@ -83,7 +83,7 @@ def psinfo(leader: StructView, args: bytes | None, warnings: list[str]) -> PsInf
 
     Args:
         leader: the thread group's leader.
-        args: the command line's strings, each with its NUL, or None where it is not known.
+        args: the command line's strings, each with its NUL, or None if it is not known.
         warnings: where a sentence goes if a structure cannot be read.
     """
     parent, ids = None, sched.TaskIds(pr_uid=None, pr_gid=None, pr_pgrp=None, pr_sid=None)
@@ -108,7 +108,7 @@ def psinfo(leader: StructView, args: bytes | None, warnings: list[str]) -> PsInf
 
 
 def prstatus_or_unknown(task: StructView, group: Sequence[StructView], warnings: list[str]) -> PrStatus:
-    """Return ``prstatus``, or nothing known where a structure that it needs cannot be read, with a warning."""
+    """Return ``prstatus``; if a needed structure cannot be read, add a warning and return unknown values."""
     try:
         return prstatus(task, group)
     except (MemoryFault, CorruptStructure) as error:

@@ -1,9 +1,9 @@
-"""What is left out of a core on purpose, so that it can be given to somebody else.
+"""Leave data out of a core on purpose, so that it can be given to others.
 
-Pages that are left out are in no PT_LOAD, with ``AbsentReason.REDACTED``; where only some bytes of a page must go,
-these are zeros, and the core's own note says which (``ProcessSnapshot.blanked``). What a debugger needs for backtraces
-stays, byte by byte: ELF headers of mapped files, the dynamic linker's list, the vDSO, and each thread's stack from its
-stack pointer up to its outermost frame. Secrets in what stays are looked for with ``--redact secrets`` alone.
+Pages that are left out are in no PT_LOAD, with ``AbsentReason.REDACTED``. If only some bytes of a page must go, they
+become zeros, and the core's own note lists them (``ProcessSnapshot.blanked``). The bytes that a debugger needs for
+backtraces stay: ELF headers of mapped files, the dynamic linker's list, the vDSO, and each thread's stack from its
+stack pointer up to its outermost frame. Only ``--redact secrets`` searches the rest for secrets.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ PROFILES = ("stacks", "no-files", "no-anon", "no-env")
 ENVIRONMENT_MAX = 1 << 24  # more than MAX_ARG_STRINGS ever come to: three quarters of 8 MiB
 DELETED = " (deleted)"
 VM_GROWSDOWN = 0x100
-"""Of the mapping that the kernel made for the initial stack (include/linux/mm.h, Linux 7.2)."""
+"""Flags of the mapping that the kernel made for the initial stack (include/linux/mm.h, Linux 7.2)."""
 FRAME_SLACK = 512
-"""Bytes above the outermost frame's stack pointer that stay: what its function has there is seldom more."""
+"""Bytes to keep above the outermost frame's stack pointer: its function seldom uses more."""
 SIGNAL_SLACK = 1 << 12
-"""The same where it is the return from a signal handler, with the registers of what was interrupted."""
+"""The same if that frame is the return from a signal handler, which has the interrupted function's registers."""
 GUARD_MAX = 1 << 20
-"""Bytes of the largest mapping below a thread's stack that catches what overflows it."""
+"""Most bytes of a guard mapping below a thread's stack."""
 THREAD_STACK_MAX = 64 << 20
-"""Bytes of the largest mapping that such a guard makes a thread's stack."""
+"""Most bytes of a mapping above such a guard that counts as a thread's stack."""
 
 Ranges = list[tuple[int, int]]
 
@@ -66,14 +66,14 @@ Frames = Callable[[Captured], Iterable[ThreadFrames]]
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """What goes.
+    """What to remove.
 
     Attributes:
         files: memory of mapped files, shared memory included.
         anonymous: other memory.
         environment: the strings of the initial environment.
-        patterns: shell patterns of the mappings' paths, or names such as "[heap]", of which all memory goes.
-        secrets: what is looked for in all that stays, or None.
+        patterns: shell patterns of paths or of names such as "[heap]": all memory of matching mappings goes.
+        secrets: which secrets to search for in the remaining memory, or None.
     """
 
     files: bool = False
@@ -130,26 +130,26 @@ def _matches(name: str, pattern: str) -> bool:
 def redact(
     redaction: Redaction, processes: Processes, leader: StructView, captured: Captured, frames: Frames
 ) -> Captured:
-    """Return a process without what is to go; done again with what it returned, it changes nothing.
+    """Return a process without the redacted data; redacting the result again changes nothing.
 
     Args:
-        redaction: what goes.
+        redaction: what to remove.
         processes: of the dump.
         leader: the thread group's leader.
         captured: the process.
         frames: unwinds its stacks.
 
     Raises:
-        TaskError: where something is that must go is not known, so no core may be written.
+        TaskError: the place of data that must go is not known, so no core may be written.
     """
     return _OfProcess(redaction, processes, leader, captured, frames).run()
 
 
 def environment(processes: Processes, leader: StructView, captured: Captured) -> bytes:
-    """Return the strings of a process's initial environment, as far as they are known, each with its NUL.
+    """Return the known strings of a process's initial environment, each with its NUL.
 
     Raises:
-        TaskError: where they are is not known.
+        TaskError: their place is not known.
     """
     page = captured.snapshot.page_size
     strings = b""
@@ -212,7 +212,7 @@ class _OfProcess:
         self._notice(f"--redact keeps {size:#x} bytes of {vma.start:#x}-{vma.end:#x} ({name}): {why}")
 
     def _tags(self, gone: Ranges) -> tuple[TagRun, ...]:
-        """Return the memory tags without those of mappings of which anything goes."""
+        """Return the memory tags without those of mappings that lose any bytes."""
         starts = [start for start, _ in gone]
         tags = ((run, bisect_right(starts, run.start) - 1) for run in self.snapshot.tags)
         return tuple(run for run, before in tags if before < 0 or run.start >= gone[before][1])
@@ -226,7 +226,7 @@ class _OfProcess:
         return any(_matches(_name(vma), pattern) for pattern in self.redaction.patterns)
 
     def _without(self, vma: Vma, end: int, kept: Ranges) -> Vma:
-        """Return a mapping of which only the pages that have any byte of ``kept`` stay."""
+        """Return a mapping that keeps only the pages with any byte of ``kept``."""
         pages = merged([(align_down(a, self.page), align_up(b, self.page)) for a, b in kept])
         runs = [
             AbsentRun(UserAddr(low), UserAddr(high), AbsentReason.REDACTED)
@@ -241,7 +241,7 @@ class _OfProcess:
         return replace(vma, absent=tuple(sorted(runs, key=lambda run: run.start)))
 
     def _needed(self) -> Ranges:
-        """Return what a debugger reads to find the files whose functions are on the stacks."""
+        """Return the ranges that a debugger reads to find the files whose functions are on the stacks."""
         headers = [
             (vma.start, vma.start + self.page)
             for vma in self.snapshot.vmas
@@ -295,7 +295,7 @@ class _OfProcess:
         return start, min(vma.end, pointer + (SIGNAL_SLACK if is_signal else FRAME_SLACK))
 
     def environment(self) -> Ranges:
-        """Return where the strings of the initial environment are: what the kernel and what the stack says of it.
+        """Return where the strings of the initial environment are, according to both the kernel and the stack.
 
         A process may have moved either, and either may be damaged.
         """
@@ -347,7 +347,7 @@ def _within(ranges: Ranges, start: int, end: int) -> Ranges:
 
 
 def _gaps(ranges: Ranges, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield what of ``[start, end)`` is in none of the ranges, which are merged."""
+    """Yield the parts of ``[start, end)`` outside the ranges, which are merged."""
     at = start
     for low, high in [*ranges, (end, end)]:
         if low > at:
@@ -356,7 +356,7 @@ def _gaps(ranges: Ranges, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _blank(kept: Ranges, page: int) -> Iterator[tuple[int, int]]:
-    """Yield what is not to be kept of the pages that have any byte that is."""
+    """Yield the bytes to blank in pages that also have bytes to keep."""
     parts = merged(kept)
     for start, end in merged([(align_down(a, page), align_up(b, page)) for a, b in parts]):
         yield from _gaps(_within(parts, start, end), start, end)

@@ -1,7 +1,7 @@
-"""The register notes besides NT_PRSTATUS: floating point, vectors, and what else an architecture has.
+"""The register notes besides NT_PRSTATUS: floating point, vectors, and others of an architecture.
 
-The kernel saves them when a task leaves a CPU. While it is on one, they are in the processor, and what memory has is
-older: then there is no note, never a stale one.
+The kernel saves these registers when a task leaves a CPU. While the task is on a CPU, the copy in memory is stale: then
+we write no note.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def regsets(
 ) -> tuple[tuple[RegSetData, ...], str | None]:
     """Return a thread's further notes in the kernel's order, and a sentence that says why some are missing, or None.
 
-    Where they are broken, that goes into ``warnings`` as well.
+    If the saved registers are broken, ``warnings`` gets the sentence as well.
     """
     address, arch = KernelAddr(task.address), kernel.arch
     if regs.note is not None:
@@ -53,7 +53,7 @@ def _broken(task: StructView, error: Exception, warnings: list[str]) -> tuple[tu
 
 
 def last_notes(kernel: Kernel, warnings: list[str]) -> tuple[RegSetData, ...]:
-    """Return the notes that the architecture's cores have once; none where they cannot be read, with a warning."""
+    """Return the architecture's notes that a core has once; if they cannot be read, add a warning and return none."""
     try:
         notes = kernel.arch.cores.process_notes(kernel)
     except (MemoryFault, LayoutInvalid) as error:

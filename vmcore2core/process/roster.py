@@ -1,7 +1,7 @@
-"""Every way to the tasks: the list of thread-group leaders, and where that is torn, the PID table, runqueues, a scan.
+"""All ways to find tasks: the list of thread-group leaders, and if it is torn, the PID table, runqueues, a scan.
 
-crash reads the PID table alone, and volatility scans: each finds tasks that another lost. What is found elsewhere than
-in the list is cross-checked, and keeps how it was found.
+crash reads the PID table alone, and volatility scans: each finds tasks that another method misses. We cross-check tasks
+that are found outside the list, and record how they were found.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class FoundBy(Enum):
 
 
 Scan = Callable[[], Iterator[StructView]]
-"""Yields what look like thread-group leaders in physical memory."""
+"""Yields structures in physical memory that look like thread-group leaders."""
 
 
 class Roster:
-    """The tasks of a dump, by every way that leads to them.
+    """The tasks of a dump, found in all possible ways.
 
     Args:
         kernel: the dumped kernel.
         warn: takes sentences about what is broken.
-        scan: searched as well, where it is given, whether the list is torn or not.
+        scan: if given, it is used whether the list is torn or not.
     """
 
     def __init__(self, kernel: Kernel, warn: Callable[[str], None], scan: Scan | None = None) -> None:
@@ -49,11 +49,11 @@ class Roster:
         self._elsewhere: list[tuple[StructView, FoundBy]] | None = None
 
     def found_by(self, task: StructView) -> FoundBy:
-        """Return how a task was found that this has yielded."""
+        """Return how a task that this object yielded was found."""
         return self._found_by.get(int(task.address), FoundBy.TASK_LIST)
 
     def leaders(self) -> Iterator[StructView]:
-        """Yield each thread group's leader: the list's, then what only other ways lead to, with a warning."""
+        """Yield each thread group's leader: those in the list, then those found only in other ways, with a warning."""
         listed: set[int] = set()
         torn = False
         try:
@@ -81,11 +81,11 @@ class Roster:
         yield from more
 
     def threads(self, leader: StructView, broken: list[str] | None = None) -> Iterator[StructView]:
-        """Yield a group's threads; those that a torn list lost come from elsewhere, with a warning.
+        """Yield a group's threads; if the list is torn, also threads found in other ways, with a warning.
 
         Args:
             leader: of the group.
-            broken: where the warnings go as well.
+            broken: also gets the warnings.
         """
         listed: set[int] = set()
         try:
@@ -105,11 +105,11 @@ class Roster:
                 yield task
 
     def look_again(self) -> None:
-        """Look elsewhere again when it is asked for the next time, and say again what is broken there."""
+        """Forget what other ways found: the next request searches again, and repeats the warnings."""
         self._elsewhere = None
 
     def elsewhere(self) -> list[tuple[StructView, FoundBy]]:
-        """Return the tasks that other ways than the lists lead to, each once, and which way it was."""
+        """Return each task that was found outside the lists, once, and how it was found."""
         if self._elsewhere is None:
             found: dict[int, tuple[StructView, FoundBy]] = {}
             ways: list[tuple[FoundBy, Callable[[], Iterator[StructView]]]] = [
@@ -147,7 +147,7 @@ class Roster:
 
 
 def looks_like_task(task: StructView) -> bool:
-    """Tell whether what should be a ``struct task_struct`` with a PID can be one."""
+    """Tell whether a structure is a plausible ``struct task_struct`` with a PID."""
     kernel = task.kernel
     try:
         number, group = sched.task_pid(task), sched.task_tgid(task)
@@ -168,7 +168,7 @@ def looks_like_task(task: StructView) -> bool:
 
 
 def _leader(task: StructView) -> StructView | None:
-    """Return the leader of a task's group: itself, what it says, or where that is broken, whoever can stand for it."""
+    """Return the leader of a task's group: the task, its ``group_leader``, or if that is broken, a substitute."""
     if not task.has("group_leader"):
         return task if sched.task_pid(task) == sched.task_tgid(task) else None
     try:

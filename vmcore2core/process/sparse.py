@@ -1,4 +1,4 @@
-"""Mappings of terabytes of which a process touched little: what of them gets no bytes of its own in the core.
+"""Mappings of terabytes that a process barely touched: which of their ranges get no bytes of their own in the core.
 
 A core with an offset for each address would be larger than file systems let a file be (ext4: 16 TiB).
 """
@@ -15,13 +15,13 @@ from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import Vma
 
 SIZE_MAX = 1 << 40
-"""Bytes of memory up to which each page has a place in the file."""
+"""If a process has less memory than this, each page has a place in the file."""
 GAPS = (1 << 34, 1 << 30, 1 << 26)
-"""Bytes of the shortest gap between touched pages that gets none; the next is tried where that does not do."""
+"""Bytes of the shortest gap between touched pages to leave out; if that is not enough, the next is tried."""
 
 
 def with_untouched(vmas: Sequence[Vma], memory: UserMemory) -> tuple[list[Vma], str | None]:
-    """Return the mappings with ``untouched`` filled in where all of them are too large, and a sentence that says so.
+    """Return the mappings, with ``untouched`` filled in if together they are too large, and a sentence that says so.
 
     Args:
         vmas: of a process, with their absent pages.

@@ -1,7 +1,7 @@
-"""Memory tags (arm64's MTE): which pages have them, and those that the kernel keeps of swapped pages.
+"""Memory tags (arm64's MTE): which pages have them, and the tags that the kernel keeps for swapped pages.
 
-The processor has the tags of a page in memory apart, of which a dump has nothing. What the kernel's own core has of it,
-PT_AARCH64_MEMTAG_MTE, is left out but for pages that are swapped out: the kernel keeps their tags in memory.
+The processor stores the tags of pages in memory separately, and a dump does not have them. So we can write
+PT_AARCH64_MEMTAG_MTE, which the kernel's own core has, only for swapped pages: the kernel keeps their tags in memory.
 
 References: arch/arm64/kernel/elfcore.c; arch/arm64/mm/mteswap.c; mte_sync_tags() in arch/arm64/kernel/mte.c (Linux 5.10
 to 7.2).
@@ -27,17 +27,17 @@ from vmcore2core.printable import counted
 from vmcore2core.process.model import TagRun, Vma
 
 GRANULE = 16
-"""Bytes that have one tag, of 4 bits."""
+"""Bytes that share one tag of 4 bits."""
 
 
 class Tags:
     """The tags of one process's memory.
 
     Attributes:
-        runs: those that are known, ascending.
-        nr_lost: how many pages have tags that are not.
-        problem: why that cannot be told, as a sentence, or None.
-        broken: likewise, where what tells it is broken.
+        runs: the known tags, ascending.
+        nr_lost: how many pages have unknown tags.
+        problem: a sentence that says why tags cannot be found, or None.
+        broken: likewise, if the kernel's records of tags are broken.
     """
 
     def __init__(self, kernel: Kernel, vmas: Sequence[Vma], memory: UserMemory) -> None:
@@ -61,7 +61,7 @@ class Tags:
 
     @property
     def notice(self) -> str | None:
-        """A sentence about what is left out, or None."""
+        """A sentence about missing tags, or None."""
         if self.nr_lost:
             return (
                 f"the memory tags ({self.kind}) of {counted(self.nr_lost, 'page')} are left out: the processor has "
@@ -91,7 +91,7 @@ class _Search:
                     self._swapped(vaddr[stored], paddr[stored])
 
     def _lost(self, vma: Vma, paddr: U64Array) -> int:
-        """Return how many pages in memory have tags: where nothing tells, all of such a mapping."""
+        """Return how many pages in memory have tags; if that is not known, count all pages of such a mapping."""
         if vma.vm_flags & VM_HUGETLB or self.spec.page_flag is None:
             return len(paddr)
         return int(np.count_nonzero(self.flags.test(paddr, self.spec.page_flag)))
@@ -110,7 +110,7 @@ class _Search:
                 self.found.runs.append(TagRun(UserAddr(int(pages[0])), end, tags, self.spec.p_type))
 
     def _kept(self, wanted: U64Array) -> dict[int, int]:
-        """Return where the tags of swapped pages are, by swp_entry_t.
+        """Return the addresses of the tags of swapped pages, by swp_entry_t.
 
         Two static arrays have the name mte_pages: the one in arch/arm64/kernel/hibernate.c is empty but for a moment,
         and has page frames as indices.
@@ -119,7 +119,7 @@ class _Search:
         used = [array for array in arrays if array.xa.pointer("xa_head")]
         if len(used) != 1:
             return {}
-        # Slots that follow each other are asked for together, and no others: a broken array may have any number.
+        # Look up only adjacent slots together: a broken array may have any number.
         slots = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
         runs = (run for part in slots for run in used[0].runs(int(part[0]), int(part[-1])))
         return {run.first: run.entry for run in runs if not run.is_value}

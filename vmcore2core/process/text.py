@@ -1,7 +1,7 @@
-"""Program text that belongs into a core though no coredump_filter asks for it: of files that nobody has whole.
+"""Program text that belongs in a core though coredump_filter excludes it: text of files that are not available whole.
 
-Debuggers take text from the files. Where a file's text is in memory in part, and the file is not given, what there is
-of it goes into the core, to disassemble and to find frames by.
+Debuggers read text from the files. If only a part of a file's text is in memory, and the user did not give the file, we
+write that part to the core, so that debuggers can disassemble it and find frames.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES_SHOWN = 8
 def with_torn_text(
     vmas: Sequence[Vma], memory: UserMemory, sysroots: Sequence[Sysroot], elf_class: int, order: ByteOrder
 ) -> tuple[list[Vma], str | None]:
-    """Return the mappings, with those of torn text to be written, and a sentence that names their files.
+    """Return the mappings, with those of incomplete text marked to be written, and a sentence that names their files.
 
     Args:
         vmas: of a process, with what its filter asks for.
@@ -47,7 +47,7 @@ def with_torn_text(
 
 
 def _is_text(vma: Vma, region: Region) -> bool:
-    """Tell whether it is text of a file that the filter leaves out."""
+    """Tell whether a mapping is text of a file that the filter excludes."""
     left_out = not vma.dumped or vma.first_page_only
     never = vma.vm_flags & (VM_DONTDUMP | VM_IO | VM_PFNMAP | VM_SHARED)
     return left_out and region.backing is not None and bool(vma.vm_flags & VM_EXEC) and not never

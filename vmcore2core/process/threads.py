@@ -1,9 +1,10 @@
 """The registers of each thread, and where they were found.
 
 A task that was off the CPU entered the kernel through a system call or an exception, and its user registers are at
-the top of its kernel stack. A task that was on a CPU in user mode has stale ones there: the CPU's crash note has the
-true ones. kdump's notes carry the running task's PID; QEMU's carry the CPU's number. Where the layout does not tell
-which tasks were on a CPU (VMCOREINFO's export does not), those that can have been in user mode have no registers.
+the top of its kernel stack. If a task was on a CPU in user mode, the registers on its kernel stack are stale, and the
+CPU's crash note has the current ones. kdump's notes carry the running task's PID; QEMU's carry the CPU's number. If the
+layout does not tell which tasks were on a CPU (as from VMCOREINFO's export), tasks that may have been in user mode have
+no registers.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ THREAD_SIZE_MIN = 1 << 14  # of x86-64
 
 
 class ThreadRegs(NamedTuple):
-    """General registers of one thread by native name; ``unknown`` names those that no source has.
+    """General registers of one thread by native name; ``unknown`` names the registers that no source has.
 
-    ``note`` is the CPU's that was running it, or None, and ``note_label`` says which CPU's. ``doubt`` is a sentence
-    about registers that the CPU had, and which may be another thread's.
+    ``note`` is the note of the CPU that was running it, or None; ``note_label`` names that CPU. ``doubt`` is a sentence
+    about registers from the CPU that may belong to another thread.
     """
 
     regs: Mapping[str, int]
@@ -56,8 +57,8 @@ class CpuTask(NamedTuple):
     """A CPU's note.
 
     Attributes:
-        cpu: the kernel's number of the CPU, or None where nothing tells it.
-        pid: of the task that it ran, 0 of an idle one, None where it is not known.
+        cpu: the kernel's number of the CPU, or None if it is not known.
+        pid: of the task that it ran, 0 if it was idle, None if it is not known.
     """
 
     note: CpuNote
@@ -72,12 +73,12 @@ class CpuNotes:
         self.kernel = kernel
         self.notes = kernel.arch.cpus.notes(notes)
         self._found: dict[int, int | None] = {}  # number of a note -> address of the task
-        # QEMU numbers the notes; should kdump's be of tasks with just these PIDs, they are on just these CPUs.
+        # QEMU's notes have CPU numbers; if kdump's have PIDs that look like them, those tasks are on those CPUs.
         self.by_cpu = all(note.pr_pid == note.number + 1 for note in self.notes)
 
     @cached_property
     def running(self) -> tuple[CpuTask, ...]:
-        """Each note's CPU, and the PID that it ran."""
+        """Each note's CPU, and the PID of the task that it ran."""
         return tuple(self._named_by_cpu() if self.by_cpu else self._named_by_pid())
 
     def _named_by_cpu(self) -> Iterator[CpuTask]:
@@ -89,7 +90,7 @@ class CpuNotes:
         return (found.get(note.number, CpuTask(note, note.number, None)) for note in self.notes)
 
     def _named_by_pid(self) -> Iterator[CpuTask]:
-        """Yield kdump's: the kernel has the same notes in memory, by CPU; else the tasks tell what CPU they were on."""
+        """Yield kdump's: find the CPU from the kernel's own copy of the notes, or else from the task that was on it."""
         arch, cpus = self.kernel.arch, {pid: cpu for cpu, pid in self._on_cpus() if pid}
         kept = [
             (cpu, note)
@@ -123,14 +124,14 @@ class CpuNotes:
             return None
         if not self.by_cpu:
             pid = task_pid(task)
-            # Idle CPUs all say 0, so a PID of 0 never gets here: it has no user memory.
+            # All idle CPUs have PID 0, but such a task never gets here: it has no user memory.
             return next((note for note in self.notes if note.pr_pid == pid), None)
         cpu = task_cpu(task)
         if on_cpu and cpu is not None:
             note = self._note_of(cpu)
             return None if note is not None and note.user_mode and self._is_anothers(note, pgd) else note
-        # Without on_cpu or cpu (VMCOREINFO's export lacks them), a CPU in user mode still shows whose address space
-        # and whose thread it runs.
+        # Without on_cpu or cpu (VMCOREINFO's export lacks them), the registers of a CPU in user mode still show which
+        # address space and which thread it was running.
         for note in self.notes:
             if not note.user_mode or thread_base is None or self._pointer(note) != thread_base:
                 continue
@@ -144,9 +145,9 @@ class CpuNotes:
     def _ran(self, note: CpuNote) -> int | None:
         """Return the address of the only task that a CPU in user mode can have been running, or None.
 
-        It is runnable, has the thread pointer that the CPU has, and code where the CPU may be. There may be several: a
-        process that was forked has the thread pointer of its parent. Where programs can change the thread pointer
-        without a system call, it tells nothing.
+        That task is runnable, has the CPU's thread pointer, and has code at the CPU's program counter. Several tasks
+        may match: a forked process has its parent's thread pointer. If programs can change the thread pointer without a
+        system call, it proves nothing.
         """
         if not self.kernel.arch.registers.tp_register:
             return None
@@ -159,9 +160,9 @@ class CpuNotes:
 
     @cached_property
     def _runnable(self) -> tuple[tuple[StructView, int | None], ...]:
-        """Each task with user memory that may have been on a CPU, and its thread pointer; none if one is not known.
+        """Each task with user memory that may have been on a CPU, and its thread pointer; empty if any is not known.
 
-        Any that the lists have lost, or that cannot be read, may be the one.
+        A task that the lists have lost, or that cannot be read, may be the one on the CPU.
         """
         try:
             return tuple(
@@ -174,11 +175,11 @@ class CpuNotes:
             return ()
 
     def bases(self, note: CpuNote, task: StructView, saved: Mapping[str, int | None]) -> dict[str, int | None]:
-        """Return the registers of ``thread_bases`` of a task that was on a note's CPU; None for what is not known.
+        """Return the ``thread_bases`` registers of a task that was on a note's CPU; None for unknown ones.
 
-        In context_switch(), two tasks are on a CPU, and it has the registers of one. Until __switch_to() makes the
-        next the current one, that one's are what it last had; afterwards, those of the task that leaves are saved.
-        Where the CPU already has the next one's stack and has not yet made it current, nothing tells whose they are.
+        In context_switch(), two tasks are on a CPU, which has the registers of one. Until __switch_to() makes the next
+        task current, the next task's saved registers are right; afterwards, those of the previous task are. If the CPU
+        already uses the next task's stack but has not yet made it current, we cannot tell whose registers it has.
 
         Args:
             note: as ``of`` returned it.
@@ -205,7 +206,7 @@ class CpuNotes:
         return 0 <= note.regs.get(self.kernel.arch.cpus.sp, 0) - task.pointer("stack") < size
 
     def cpu_of(self, note: CpuNote, task: StructView) -> str:
-        """Return "CPU 3" for messages, or "a CPU" where its number is not known.
+        """Return "CPU 3" for messages, or "a CPU" if its number is not known.
 
         Args:
             note: as ``of`` returned it.
@@ -217,9 +218,9 @@ class CpuNotes:
         return "a CPU" if cpu is None else f"CPU {cpu}"
 
     def lost(self, task: StructView, pgd: int | None, thread_base: int | None, siblings: ThreadPointers) -> str | None:
-        """Return a sentence where a task for which ``of`` found no note may have been on a CPU in user mode; else None.
+        """Return a sentence if a task for which ``of`` found no note may have been on a CPU in user mode, or None.
 
-        What is on its kernel stack then is of the last time that it was not.
+        If it was, the registers on its kernel stack are stale.
 
         Args:
             task: ``struct task_struct``.
@@ -228,7 +229,7 @@ class CpuNotes:
             siblings: those of its thread group.
         """
         on_cpu, cpu = task_on_cpu(task), task_cpu(task)
-        # Whatever goes back to user mode has set itself TASK_RUNNING before.
+        # A task sets itself TASK_RUNNING before it returns to user mode.
         if on_cpu is False or (on_cpu is None and task_state(task)):
             return None
         numbered = bool(self.notes) and self.by_cpu
@@ -251,7 +252,7 @@ class CpuNotes:
 
     @cached_property
     def _unknown_cpus(self) -> str | None:
-        """Why a runnable task that no note names may have been on a CPU; None where all CPUs have notes."""
+        """Why a runnable task that no note names may have been on a CPU; None if all CPUs have notes."""
         if not self.notes:
             return "the dump has no CPU's registers"
         count = nr_cpus_seen(self.kernel)
@@ -261,7 +262,7 @@ class CpuNotes:
         return f"the dump has registers of {counted(len(self.notes), 'CPU')}, of {all_cpus}"
 
     def _note_of(self, cpu: int) -> CpuNote | None:
-        """Return the note of a CPU, where the architecture can tell which it is."""
+        """Return the note of a CPU, if the architecture can find it."""
         return self.kernel.arch.cpu_numbers.note_of(cpu, self.notes, self.kernel)
 
     def _is_anothers(self, note: CpuNote, pgd: int | None) -> bool:
@@ -269,7 +270,7 @@ class CpuNotes:
         return pgd is not None and self.kernel.arch.cpus.uses_pgd(note, pgd) is False
 
     def _may_be_of(self, note: CpuNote, task: StructView, pgd: int | None, others: Set[int | None]) -> bool:
-        """Tell whether a CPU's note may be that of a task: where it says neither whose memory nor whose thread."""
+        """Tell whether a CPU's note may belong to a task: it rules out neither the address space nor the thread."""
         arch = self.kernel.arch
         if not note.user_mode or self._is_anothers(note, pgd) or self._ran(note) not in (None, task.address):
             return False
@@ -292,7 +293,7 @@ class ThreadPointers:
 
     @cached_property
     def saved(self) -> frozenset[int | None]:
-        """Of those threads that can be read."""
+        """The thread pointers of the threads that can be read."""
         found = set()
         for task in self._group:
             try:
@@ -305,8 +306,8 @@ class ThreadPointers:
 def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], int | None]:
     """Return the registers in a task's ``thread_struct``, and its thread pointer.
 
-    Where a general register is the thread pointer, it is on the kernel stack, and right there even if the others are
-    older.
+    If the thread pointer is a general register, it is on the kernel stack, and is right there even if the others are
+    stale.
 
     Raises:
         MemoryFault: they cannot be read.
@@ -314,26 +315,26 @@ def _saved(kernel: Kernel, task: StructView) -> tuple[Mapping[str, int | None], 
     arch = kernel.arch
     saved = arch.registers.thread_bases(KernelAddr(task.address), kernel)
     pointer = arch.registers.thread_pointer({name: value for name, value in saved.items() if value is not None})
-    # It is asked for where the layout does not tell who was on which CPU.
+    # This is needed if the layout does not tell which task was on which CPU.
     if pointer is None and arch.registers.tp_register and (task_on_cpu(task) is None or task_cpu(task) is None):
         try:
             stack, _ = kernel_stack(task)
             found = arch.registers.user_regs(KernelAddr(task.address), stack, kernel)
         except (CorruptStructure, MemoryFault):
-            return saved, None  # who needs the registers there says so
+            return saved, None  # the caller that needs these registers reports it
         pointer = None if found is None else arch.registers.thread_pointer(found)
     return saved, pointer
 
 
 def _agreed(live: Mapping[str, int], saved: Mapping[str, int | None]) -> dict[str, int | None]:
-    """Return what a CPU has, if a task's ``thread_struct`` has the same; None for the others."""
+    """Return the CPU's registers that equal those in the task's ``thread_struct``; None for the others."""
     return {name: value if saved.get(name) == value else None for name, value in live.items()}
 
 
 def thread_regs(
     kernel: Kernel, task: StructView, cpus: CpuNotes, pgd: int | None, siblings: ThreadPointers
 ) -> ThreadRegs | str:
-    """Return the user registers of a thread, or a sentence that says why there are none.
+    """Return the user registers of a thread, or a sentence that says why they are not known.
 
     Args:
         task: ``struct task_struct`` of a task with user memory.
@@ -383,7 +384,7 @@ def thread_regs(
 
 
 def _is_code(task: StructView, address: int) -> bool:
-    """Tell whether a task's user address is in a mapping that can be executed."""
+    """Tell whether a task's user address is in an executable mapping."""
     owner = task.follow("mm", "mm_struct")
     try:
         vmas = mm.for_each_vma(owner) if owner is not None else ()
@@ -399,7 +400,7 @@ def describe(task: StructView) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ThreadRow:
-    """One thread, with its user registers; ``registers`` is None where there are none, and ``source`` says why."""
+    """One thread, with its user registers; if they are not known, ``registers`` is None and ``source`` says why."""
 
     tid: int
     comm: str

@@ -1,4 +1,4 @@
-"""What a walk of a process's page tables came upon, in numbers."""
+"""Counts from a walk of a process's page tables."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vmcore2core.memory.region import SwapSpace
 
 
 class Walked:
-    """Page tables, and the pages of their entries.
+    """Counts of page tables, and of the pages that their entries map.
 
     Args:
         spec: form of the page tables.
-        swap: tells entries of swapped pages from others; None where that is not known.
+        swap: tells entries of swapped pages from others; None if that is not known.
 
     Attributes:
-        tables: tables that were read, by their position in ``spec.levels``.
-        in_memory: pages of the entries that are not empty, but for swapped ones.
-        in_slots: pages of the entries that name a slot of a swap area; None where nothing tells these from others.
-        huge: entries above the last level that stand for pages.
-        whole: whether all tables could be read, and every entry told what it is.
+        tables: number of tables read, by position in ``spec.levels``.
+        in_memory: pages of non-empty entries, without swapped ones.
+        in_slots: pages of entries that name a slot of a swap area; None if these cannot be told from others.
+        huge: entries above the last level that map pages.
+        whole: whether all tables could be read and all entries understood.
     """
 
     def __init__(self, spec: PageTableSpec, swap: SwapSpace | None) -> None:
@@ -56,7 +56,7 @@ class Walked:
         return None if named is None else int(sizes[named].sum()) // self.spec.page_size
 
     def table_bytes(self) -> int:
-        """Return the bytes of the tables that the kernel counts: not of the top one, nor of p4d tables below a pgd."""
+        """Return the bytes of the tables that the kernel counts: all but the top one and p4d tables below a pgd."""
         levels = self.spec.levels
         return sum(
             count * self.size_of_table(position)
