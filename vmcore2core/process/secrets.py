@@ -1,7 +1,7 @@
-"""Secrets that are looked for in whatever is written, and blanked: a net with holes.
+"""Search for secrets in all data to be written, and blank them; the search cannot find every secret.
 
-What is found are bytes as they stand. What is compressed, encrypted, encoded otherwise, in two pieces, or of a form
-that nobody has described here, stays.
+It finds only plain bytes. Secrets that are compressed, encrypted, encoded otherwise, split in two, or of a form that is
+not described here, stay.
 
 References: GitHub's "Supported secret scanning patterns"; gitleaks' default rules (8.18); RFC 7468, 7515, 6750, 7617;
 AWS IAM's "Reference identifiers".
@@ -22,9 +22,9 @@ from vmcore2core.errors import UsageError
 ALL = "secrets"
 ONE = "secret:"
 LITERAL_MIN = 4
-"""Bytes of the shortest secret of a file: shorter ones stand everywhere."""
+"""Bytes of the shortest secret in a file: shorter ones would match everywhere."""
 VALUE_MIN = 6
-"""The same of the value of an environment variable."""
+"""The same for the value of an environment variable."""
 LITERALS_MAX = 4096
 FILE_MAX = 1 << 20
 OVERLAP = 1 << 16
@@ -93,7 +93,7 @@ class _Anchors:
         self._begun = np.array([int.from_bytes(begun, "little") for begun in self._forms], np.uint32)
 
     def matches(self, data: bytes) -> Iterator[re.Match[bytes]]:
-        """Yield what matches a form."""
+        """Yield the matches of all forms."""
         raw = np.frombuffer(data, np.uint8)
         at = np.flatnonzero(self._bytes[0][raw[: max(0, len(raw) - ANCHOR_MIN + 1)]])
         for index in range(1, ANCHOR_MIN):
@@ -116,7 +116,7 @@ Spans = list[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What is looked for.
+    """Which secrets to search for.
 
     Attributes:
         literals: bytes as they stand.
@@ -130,7 +130,7 @@ class Secrets:
     known: bool = False
 
     def with_environment(self, strings: bytes) -> Secrets:
-        """Return the same and the secret values of a process's environment, "NAME=VALUE" with NULs between."""
+        """Return these secrets and the secret values in a process's environment, "NAME=VALUE" with NULs between."""
         if not self.known:
             return self
         pairs = (string.partition(b"=") for string in strings.split(b"\0"))
@@ -167,7 +167,7 @@ class Secrets:
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> Spans:
-    """Return ranges ascending, those that touch as one."""
+    """Return the ranges in ascending order, with adjacent and overlapping ones joined."""
     found: Spans = []
     for start, end in sorted(ranges):
         if found and start <= found[-1][1]:

@@ -36,12 +36,12 @@ class InitialStack:
         self._pages: dict[int, bytes | None] = {}
 
     def auxv(self) -> bytes | None:
-        """Return the auxiliary vector, AT_NULL included, or None where the stack does not hold a plausible one."""
+        """Return the auxiliary vector, AT_NULL included, or None if the stack does not hold a plausible one."""
         vectors = self._parse()
         return vectors[1] if vectors else None
 
     def differs(self, saved: bytes) -> str | None:
-        """Return a sentence where ``mm->saved_auxv`` has other values than the stack, or None.
+        """Return a sentence if ``mm->saved_auxv`` has other values than the stack, or None.
 
         The kernel writes both at once. A program that loads another in its own place hands that one's values on:
         elf/rtld.c of glibc, run as a command; what UPX puts before a program.
@@ -59,7 +59,7 @@ class InitialStack:
         return None
 
     def misplaced(self, saved: bytes) -> Iterator[str]:
-        """Yield sentences where arguments and environment are not where execve(2) put them.
+        """Yield sentences if arguments and environment are not where execve(2) put them.
 
         The strings of both and the name of the program, AT_EXECFN, adjoin (create_elf_tables()). A process may move
         its arguments to memory elsewhere with PR_SET_MM, as systemd does, and the pointers of argv are its own to
@@ -144,7 +144,7 @@ class InitialStack:
         argv = vectors[0]
         first, at = min(argv), max(argv)
         if first < self.mm.ulong("start_stack"):
-            return None, None  # some was taken away, or is another's string
+            return None, None  # the program removed an argument or replaced its string
         for _ in range(MAX_STRING_PAGES):
             tail = self.memory.read(at, -at % PAGE or PAGE)
             if tail is None:

@@ -1,6 +1,6 @@
-"""What ps(1) shows of a process's memory: its sizes and its command line, by ``struct mm_struct`` alone.
+"""A process's memory sizes and command line as ps(1) shows them, from ``struct mm_struct`` alone.
 
-That takes some dozens of reads a process; to walk its mappings and page tables takes thousands.
+This takes some dozens of reads a process; walking its mappings and page tables would take thousands.
 
 References: fs/proc/task_mmu.c: task_statm(); fs/proc/base.c: get_mm_cmdline().
 """
@@ -29,7 +29,7 @@ class Statm(NamedTuple):
 
     Attributes:
         args: the strings, each with its NUL, up to the first page that is not known; None where that is the first one.
-        cut: whether there is more.
+        cut: whether the command line goes on after ``args``.
     """
 
     vsz_kib: int
@@ -39,7 +39,7 @@ class Statm(NamedTuple):
 
 
 def statm(owner: StructView, threads: Iterable[StructView], swap: SwappedPages) -> Statm | None:
-    """Return what an mm says of itself, or None where the layout does not tell that much of it.
+    """Return the sizes and command line of an mm, or None if the layout does not know the members.
 
     Args:
         owner: ``struct mm_struct``.
@@ -87,7 +87,7 @@ def _pages(owner: StructView, address: int, size: int, page: int, swap: SwappedP
 
 
 def _read(owner: StructView, address: int, size: int, swap: SwappedPages) -> bytes | None:
-    """Return user memory within one page, or None where it is not known."""
+    """Return user memory within one page, or None if it is not known."""
     memory, spec = owner.kernel.memory.physical, owner.kernel.user_page_table(owner)
     root = owner.kernel.memory.to_phys(owner.pointer("pgd"))
     try:

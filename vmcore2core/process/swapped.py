@@ -1,4 +1,4 @@
-"""Swapped pages of all processes: the kernel's records, wired to the stores that the dump and the user give."""
+"""Swapped pages of all processes: connects the kernel's records to the stores that the dump and the user provide."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SwappedPages:
         files: swap files and partitions of the machine, each as FILE or as NUMBER=FILE.
 
     Attributes:
-        space: what ``UserMemory`` asks; None where the kernel's records cannot be used.
+        space: where ``UserMemory`` looks pages up; None if the kernel's records cannot be used.
         stores: those of ``files``.
 
     Raises:
@@ -62,7 +62,7 @@ class SwappedPages:
 
     @property
     def problems(self) -> list[str]:
-        """Sentences about what of the kernel's records could not be read."""
+        """Sentences about records of the kernel that could not be read."""
         return list(self.space.problems) if self.space is not None else [self._problem or ""]
 
     @property
@@ -81,10 +81,10 @@ class SwappedPages:
         return [store.notice for store in self.stores.values() if store.nr_found]
 
     def check_unchanged(self) -> None:
-        """Check that nobody has written to the swap files since they were opened.
+        """Check that the swap files have not changed since they were opened.
 
         Raises:
-            DumpError: somebody has.
+            DumpError: one has changed.
         """
         for store in self.stores.values():
             sentence = store.swap.file.changed()
@@ -115,7 +115,7 @@ class SwappedPages:
             raise
 
     def _device(self, swap: SwapFile, devices: Sequence[SwapDevice], number: int | None) -> SwapDevice:
-        """Return the device that a file is of: the number and the sizes must fit, and only one be left."""
+        """Return the device that a file belongs to: exactly one must match its number and sizes."""
         said = ", ".join(f"{d.number} ({d.name}) of {d.slots_max} slots" for d in devices) or "none"
         path = swap.file.path
         fitting = [d for d in devices if d.slots_max == swap.slots_max and number in (None, d.number)]
@@ -132,8 +132,8 @@ class SwappedPages:
         return free[0]
 
     def _stores(self, device: SwapDevice) -> list[Store]:
-        """Return where slots of a device have their pages, in the order in which the kernel itself looks."""
-        # Imported here, as most machines have nothing swapped.
+        """Return the stores that may have a device's pages, in the kernel's own search order."""
+        # Imported here, as most machines have no swapped pages.
         from vmcore2core.kernel.zram import DISK_PREFIX, Zram
         from vmcore2core.kernel.zswap import Zswap
 
@@ -161,7 +161,7 @@ class FileStore:
 
     Attributes:
         nr_found: how many pages were found here so far.
-        notice: what is to be said where any was.
+        notice: the sentence to report if any page was found.
     """
 
     def __init__(self, swap: SwapFile, device: SwapDevice) -> None:

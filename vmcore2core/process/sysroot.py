@@ -1,6 +1,6 @@
-"""Original files, for the pages of programs and libraries that are in no memory any more.
+"""Original files, for pages of programs and libraries that are no longer in memory.
 
-A file is believed if it has the build ID that the process's own memory has.
+We use a file only if it has the build ID that is in the process's own memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class OriginalFile:
         page_size: of the process.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: its status cannot be read.
     """
 
     def __init__(self, path: Path, page_size: int) -> None:
@@ -52,7 +52,7 @@ class OriginalFile:
         return found
 
     def read(self, indices: U64Array) -> tuple[U8Array, NDArray[np.bool_]]:
-        """Return the pages, and which of them were read; behind the file's end, its last page is zero."""
+        """Return the pages, and which of them were read; after the file's end, its last page is zero."""
         pages = np.zeros((len(indices), self._page_size), np.uint8)
         good = np.zeros(len(indices), np.bool_)
         try:
@@ -69,7 +69,7 @@ class OriginalFile:
         return pages, good
 
     def bytes_at(self, offset: int, size: int) -> bytes | None:
-        """Return bytes of the file, or None where it does not have all of them."""
+        """Return bytes of the file, or None if it does not have all of them."""
         try:
             with self.path.open("rb", buffering=0) as file:
                 raw = os.pread(file.fileno(), size, offset)
@@ -83,7 +83,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def build_id(read: Read, elf_class: int, order: ByteOrder) -> bytes | None:
-    """Return the build ID of an ELF file, or None where it has none or what is read does not tell.
+    """Return the build ID of an ELF file, or None if it has none or the bytes that name it are missing.
 
     Args:
         read: bytes by file offset.
@@ -98,7 +98,7 @@ def build_id(read: Read, elf_class: int, order: ByteOrder) -> bytes | None:
         return None
     notes = [(s.p_offset, s.p_filesz) for s in headers.segments if s.p_type == elf.PT_NOTE]
     found = _build_id_in(notes, read, order)
-    if found is None:  # a file of debug information has the segments of another, but sections of its own
+    if found is None:  # a file of debug information has another file's segments, but its own sections
         sections = parse_sections(read, headers, elf_class, order)
         notes = [(s.sh_offset, s.sh_size) for s in sections if s.sh_type == elf_dynamic.SHT_NOTE]
         found = _build_id_in(notes, read, order)
@@ -132,10 +132,10 @@ class Sysroot:
         self.folder = folder.resolve()
 
     def find(self, path: bytes) -> Path | None:
-        """Return the file at a path of the dump, or None where there is none.
+        """Return the file at a path of the dump, or None if there is none.
 
-        Links go as they went on the machine, as after chroot(2): an absolute one begins at the folder, and nothing
-        leads out of it.
+        Links are followed as on the dumped machine, as after chroot(2): an absolute one begins at the folder, and no
+        link leads out of it.
         """
         todo = deque(os.fsdecode(path.removesuffix(DELETED)).split("/"))
         at, links = self.folder, 0
@@ -189,7 +189,7 @@ class Sysroot:
     def _judged(
         self, path: bytes, vmas: Sequence[Vma], memory: UserMemory, elf_class: int, order: ByteOrder
     ) -> tuple[OriginalFile | None, str | None]:
-        """Return the original file of a path if it is the one, and what is to be said of it."""
+        """Return the file of a path if it is the original, and a sentence about it."""
         found = self.find(path)
         if found is None:
             return None, None
@@ -210,7 +210,7 @@ class Sysroot:
 
 
 def mapped(vma: Vma, memory: UserMemory) -> Read:
-    """Return a reader of a file by its offsets, as far as a mapping of its beginning has it."""
+    """Return a reader of a file by offset, from a mapping of the file's beginning."""
 
     def read(offset: int, size: int) -> bytes | None:
         return memory.read(vma.start + offset, size) if offset + size <= vma.end - vma.start else None

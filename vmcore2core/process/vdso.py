@@ -37,7 +37,7 @@ class VdsoBacking:
 
     @staticmethod
     def _told(memory: KernelMemory, image: KernelAddr, size: int) -> int | None:
-        """Return the physical address of the image that the kernel tells, if it lies in one piece."""
+        """Return the physical address of the image according to the kernel, if it lies in one piece."""
         try:
             first, last = memory.to_phys(image), memory.to_phys(image + size - 1)
         except MemoryFault:

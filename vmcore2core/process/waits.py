@@ -43,10 +43,10 @@ class Wait:
 
     Attributes:
         kind: "futex", "pipe", "socket", "poll", "child", "file lock", "mutex", "timer", "signal", "file", "other".
-        what: it, in words.
+        what: a description in words.
         address: of the futex or the lock.
-        holders: TIDs of those that can end it, as far as they are known.
-        all_known: whether nothing else can: no time, no device, no other machine.
+        holders: known TIDs of threads that can end the wait.
+        all_known: whether nothing else can end it: no timeout, no device, no other machine.
     """
 
     kind: str
@@ -64,9 +64,9 @@ class Sleeper:
         task: ``struct task_struct``.
         leader: of its process.
         call: the system call.
-        functions: of the kernel that it is in, innermost first.
-        read: user memory.
-        named: what a user address is, in words.
+        functions: kernel functions that it is in, innermost first.
+        read: reads user memory.
+        named: describes a user address in words.
         order: byte order of the process.
     """
 
@@ -93,7 +93,7 @@ class Waits:
 
     Args:
         processes: of the dump.
-        ends: who has which files.
+        ends: which processes have which pipes and sockets.
     """
 
     def __init__(self, processes: Processes, ends: Ends) -> None:
@@ -109,7 +109,7 @@ class Waits:
                 continue
 
     def of(self, sleeper: Sleeper) -> Wait:
-        """Return what a thread waits for; kind "other" where that is not told."""
+        """Return what a thread waits for; kind "other" if that is not known."""
         try:
             lock = locks.kernel_lock(sleeper.task)
             if lock is not None:
@@ -130,7 +130,7 @@ class Waits:
         return tuple(sched.task_pid(task) for task in self._threads.get(pid, ()))
 
     def _of_holders(self, holders: Iterable[Holder], but: int) -> tuple[int, ...]:
-        """Return the threads of processes that have a file, without one."""
+        """Return the threads of the processes that have a file, except the thread ``but``."""
         pids = dict.fromkeys(holder.pid for holder in holders)
         return tuple(tid for pid in pids for tid in self._of_process(pid) if tid != but)
 
@@ -152,7 +152,7 @@ class Waits:
         return Wait("futex", f"{place}, held by {self._who([owner])}", address, (owner,), timeless)
 
     def _futex_owner(self, sleeper: Sleeper, address: int, value: int, *, shared: bool) -> int | None:
-        """Return the TID of who has a lock: in the futex itself (PI, robust, musl), or in glibc's mutex around it."""
+        """Return the TID of a lock's owner, in the futex (PI, robust, musl) or in glibc's mutex around it."""
         word = sleeper.word(address)
         if word is None:
             return None
@@ -163,7 +163,7 @@ class Waits:
         return None
 
     def _numbered(self, sleeper: Sleeper, number: int, *, shared: bool) -> int | None:
-        """Return the TID of the thread that has a number in its own PID namespace; None where no one or several have.
+        """Return the TID of the thread with a number in its own PID namespace; None if there is none, or several.
 
         Args:
             sleeper: of whose process it is.
@@ -256,7 +256,7 @@ class Waits:
         return None if ep is None else self._any_of(sleeper, list(_epoll_fds(ep)), f"epoll fd {sleeper.value(0)}: ")
 
     def _any_of(self, sleeper: Sleeper, fds: list[int], of: str = "") -> Wait:
-        """Return the wait for any of several descriptors: who can end it is who can make one of them ready."""
+        """Return the wait for any of several descriptors: a thread that makes one of them ready can end it."""
         waits = [self._of_descriptor(sleeper, fd) for fd in fds]
         tids = tuple(dict.fromkeys(tid for wait in waits if wait is not None for tid in wait.holders))
         known = all(wait is not None and wait.all_known for wait in waits) and self._endless(sleeper)
@@ -300,7 +300,7 @@ class Waits:
         for lock in locks.file_locks(one.inode):
             if pid not in lock.waiting:
                 continue
-            # Whoever has the same struct file can let go of what flock() locked.
+            # Any process with the same struct file can release a lock of flock().
             shared = self._ends.by_file.get(lock.file, ()) if lock.kind == "flock" else ()
             tids = self._of_holders(shared, me) or self._of_process(lock.pid)
             held = f", held by {self._who(tids)}" if tids else ""
