@@ -12,8 +12,8 @@ from vmcore2core.kernel.cgroup import NEEDED as CGROUP_NEEDED
 from vmcore2core.kernel.pid import NSPID_NEEDED
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.identity import Identity
+from vmcore2core.process.snapshot import Processes
 
 COMM_LEN = 15
 """TASK_COMM_LEN without its NUL."""

@@ -14,8 +14,8 @@ from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
 from vmcore2core.folders import opened_folder
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.identity import Identity
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.report import RunReport, core_report
 from vmcore2core.session import CoreResult, Session, core_name
 

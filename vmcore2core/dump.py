@@ -23,10 +23,10 @@ from vmcore2core.memory.user import READ_MAX
 from vmcore2core.overrides import override
 from vmcore2core.printable import text
 from vmcore2core.process.binaries import Binaries
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.copies import Copies
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import AbsentReason, AbsentRun, Vma
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.session import CoreResult, OpenOptions, Session, absent_pages

@@ -10,8 +10,8 @@ from vmcore2core.corefile.writer import Writer
 from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.timekeeping import clock
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import Session
 from vmcore2core.tasks.maps import map_row
 

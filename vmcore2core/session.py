@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from vmcore2core.blank_secrets import without_secrets
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Keeping, ProgressBar, progress_bar
@@ -28,13 +29,12 @@ from vmcore2core.layout.remembered import LayoutMemory
 from vmcore2core.layout.usual_places import usual_places
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.capture import Captured, Processes, refresh_absent
 from vmcore2core.process.model import NOT_MISSING, AbsentReason, ProcessSnapshot
 from vmcore2core.process.redact import BlankedStream, ThreadFrames, redact
 from vmcore2core.process.secrets import Secrets
+from vmcore2core.process.snapshot import Captured, Processes, refresh_absent
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
-from vmcore2core.redaction import without_secrets
 
 log = logging.getLogger(__name__)
 

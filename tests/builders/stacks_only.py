@@ -18,7 +18,7 @@ import numpy as np
 from tests.e2e.guests import bundled
 from vmcore2core.addresses import UserAddr
 from vmcore2core.memory.region import Region, UserPageState
-from vmcore2core.process.capture import Captured
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import OpenOptions, Session
 
 STACK_PAGES = 128

@@ -14,10 +14,10 @@ import zstandard
 
 from tests.corefile.snapshots import snapshot, vma, write
 from tests.e2e.guests import FIXTURES, convert
+from vmcore2core.compare_with_dump import open_core
 from vmcore2core.corefile.inspect import CoreFile, also, files_needed, missing, problems
 from vmcore2core.errors import DumpError
 from vmcore2core.process.model import ThreadLeftOut
-from vmcore2core.verification import open_core
 
 DUMP = FIXTURES / "debian-6.1-amd64/vmcore"
 PHDR, EHDR = 56, 64

@@ -18,8 +18,8 @@ from unittest.mock import patch
 from tests.e2e.guests import FIXTURES
 from vmcore2core.__main__ import vmcore2core
 from vmcore2core.addresses import UserAddr
-from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot, ThreadLeftOut, Vma
+from vmcore2core.process.snapshot import Captured, Processes
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 

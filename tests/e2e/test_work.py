@@ -20,9 +20,9 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.structs import Structs
 from vmcore2core.memory import pagetable
 from vmcore2core.memory.kernel import KernelMemory
-from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.dump_filter import EVERYTHING
 from vmcore2core.process.mappings import Mappings
+from vmcore2core.process.snapshot import Captured, Processes
 from vmcore2core.run.options import RunOptions
 from vmcore2core.run.run import Run
 from vmcore2core.session import Session

@@ -14,7 +14,7 @@ from vmcore2core.containers.base import DumpContainer, PageState
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.physical import PhysicalMemory
-from vmcore2core.process.capture import Processes
+from vmcore2core.process.snapshot import Processes
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.session import Session
 

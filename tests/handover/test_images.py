@@ -10,8 +10,8 @@ import pytest
 from tests.e2e.guests import GUESTS, bundled
 from tests.handover.test_recovered import leaders
 from vmcore2core.handover.images import images_of
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.linkmap import link_map
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import Session
 
 

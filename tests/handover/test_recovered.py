@@ -20,9 +20,9 @@ from vmcore2core.handover.mapped import Finder
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.kernel import dcache
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.linkmap import LinkMap, link_map
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import Session
 
 DYNAMIC = ("bin/lab-dynamic", "lib/libc.so.6", "lib/libvictim.so", "lib64/ld-linux-x86-64.so.2")

@@ -20,7 +20,7 @@ from tests.e2e.guests import FIXTURES, bundled, tasks
 from vmcore2core.containers import open_container
 from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel import sched
-from vmcore2core.layout import bootstrap, opening
+from vmcore2core.layout import bootstrap, find_vmcoreinfo
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.session import OpenOptions, Session
 
@@ -160,8 +160,8 @@ class KeysAlone:
             patch.setattr(kind, "vmcoreinfo", property(lambda _self: b"".join(left)))
             patch.setattr(bootstrap, "_kallsyms_source", lambda *_: None)
             patch.setattr(bootstrap, "_btf_source", lambda *_: None)
-            patch.setattr(opening, "_candidates", lambda *_: iter(()))
-            patch.setattr(opening, "_from_image", lambda *_: iter(()))
+            patch.setattr(find_vmcoreinfo, "_candidates", lambda *_: iter(()))
+            patch.setattr(find_vmcoreinfo, "_from_image", lambda *_: iter(()))
             with Session([self.path], OpenOptions(memory_map=self.memory_map)) as session:
                 return facts_of(session, self.pid)
 

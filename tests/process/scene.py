@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.builders.kernelimage import TEXT, KernelImage, Offsets
 from vmcore2core.containers.base import PageState
-from vmcore2core.process.capture import Captured, Processes
+from vmcore2core.process.snapshot import Captured, Processes
 
 PT_REGS = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss".split()
 USER_REGS = [*PT_REGS, "fs_base", "gs_base", "ds", "es", "fs", "gs"]

@@ -14,8 +14,8 @@ from tests.process.test_torn import DYNAMIC, STATIC, captured, owner_of, with_me
 from vmcore2core.kernel import mm, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.pagetable import Ranges, walk
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.snapshot import Processes
 from vmcore2core.session import Session
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.corefile.snapshots import elf_notes, loads
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene, simple
-from tests.process.test_capture import absent
+from tests.process.test_snapshot import absent
 from vmcore2core.corefile.writer import write_core
 from vmcore2core.formats.elf_core import NOTE_VMCORE2CORE
 from vmcore2core.process.model import AbsentReason, OnDisk

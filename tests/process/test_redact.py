@@ -19,7 +19,6 @@ from tests.process.scene import CODE, HEAP, STACK, Scene, frame, simple, user_re
 from vmcore2core.addresses import UserAddr
 from vmcore2core.errors import TaskError, UsageError
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.model import AbsentReason, TagRun, Vma
 from vmcore2core.process.redact import (
     FRAME_SLACK,
@@ -31,6 +30,7 @@ from vmcore2core.process.redact import (
     parse_redaction,
     redact,
 )
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import Session
 from vmcore2core.unwind.extents import thread_frames
 

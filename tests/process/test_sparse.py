@@ -17,7 +17,7 @@ from vmcore2core.corefile.inspect import CoreFile, problems
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.corefile.writer import PagesChanged, write_core
 from vmcore2core.process import sparse
-from vmcore2core.process.capture import Captured
+from vmcore2core.process.snapshot import Captured
 
 BIG, SIZE = 0x1000_0000_0000, 20 << 40
 TOUCHED = {0: b"first", 3 << 40: b"in the middle", (3 << 40) + 0x2000: b"near it", SIZE - 4096: b"the last"}

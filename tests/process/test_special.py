@@ -10,9 +10,9 @@ import pytest
 from tests.builders.paging import US, P
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene
 from vmcore2core.corefile.writer import write_core
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import AbsentReason
+from vmcore2core.process.snapshot import Captured
 
 SIGPAGE = 0x7FFF_0000_0000
 VMEMMAP = 0xFFFF_EA00_0000_0000

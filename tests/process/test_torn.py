@@ -18,10 +18,10 @@ from vmcore2core.kernel.maple_tree import MapleTree, MapleType
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.task_scan import TaskScan
 from vmcore2core.memory.pagetable import translate
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.openfiles import Ends
 from vmcore2core.process.roster import FoundBy
+from vmcore2core.process.snapshot import Processes
 from vmcore2core.process.waits import Waits
 from vmcore2core.run.story import story
 from vmcore2core.session import OpenOptions, Session

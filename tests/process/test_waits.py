@@ -12,8 +12,8 @@ import pytest
 from tests.builders.kernelimage import EXPORT, MORE, KernelImage, Offsets
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.syscall import Argument, NamedCall
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.openfiles import Ends
+from vmcore2core.process.snapshot import Processes
 from vmcore2core.process.waits import Sleeper, Waits
 
 OFFSETS: Offsets = {

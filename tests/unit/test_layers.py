@@ -20,7 +20,7 @@ LAYERS = (
     {"process"},
     {"corefile", "unwind"},
     {"handover"},
-    {"session", "redaction", "report", "verification", "arguments", "support", "dump", "choose"},
+    {"session", "blank_secrets", "report", "compare_with_dump", "arguments", "support", "dump", "choose"},
     {"tasks", "run", "convert", "minidump"},
     {"capture"},
     {"commands"},

@@ -152,7 +152,7 @@ def _verdicts(paths: Sequence[Path], dump: DumpOptions, *, alone: bool) -> Itera
     Raises:
         DumpError, LayoutError, UsageError: the dump cannot be opened.
     """
-    from vmcore2core.verification import open_core
+    from vmcore2core.compare_with_dump import open_core
 
     with ExitStack() as stack:
         # The dump is opened for the first core with which nothing else is wrong.
@@ -189,7 +189,7 @@ def _verdict(core: "CoreFile") -> Verdict:
 
 def _compare(core: "CoreFile", session: "Session", verdict: Verdict, *, alone: bool) -> None:
     """Add to a verdict how the core compares with the dump."""
-    from vmcore2core.verification import compare
+    from vmcore2core.compare_with_dump import compare
 
     try:
         compared = compare(core, session)

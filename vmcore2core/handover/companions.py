@@ -12,8 +12,8 @@ from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.handover.scripts import write_helpers
 from vmcore2core.handover.tree import SYSROOT_NAME
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.secrets import Secrets
+from vmcore2core.process.snapshot import Processes
 
 
 class Companions:

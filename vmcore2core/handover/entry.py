@@ -16,11 +16,11 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import Region, UserPageState
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.identity import Identity
 from vmcore2core.process.kernelbt import KernelFrameRow, KernelStacks, NamedCall
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.openfiles import FileTables
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.unwind.process import UserSpace

@@ -15,10 +15,10 @@ from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import elf
 from vmcore2core.kernel.mm import VM_EXEC
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.filebacking import FileBacking
 from vmcore2core.process.linkmap import link_map, program_path
 from vmcore2core.process.model import ProcessSnapshot, Vma
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.sysroot import build_id, mapped
 
 IMAGES_MAX = 4096

@@ -16,11 +16,11 @@ from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel import dcache, mm
 from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.dump_filter import EVERYTHING
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.linkmap import link_map, program_path, vma_at
 from vmcore2core.process.model import Vma
+from vmcore2core.process.snapshot import Captured, Processes
 from vmcore2core.process.sysroot import DELETED, build_id, mapped
 
 OS_RELEASE = (b"/etc/os-release", b"/usr/lib/os-release")

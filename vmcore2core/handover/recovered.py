@@ -25,10 +25,10 @@ from vmcore2core.handover.partial import Rebuilt, rebuilt
 from vmcore2core.handover.same_build import SameBuilds
 from vmcore2core.handover.tree import Tree, plain_name
 from vmcore2core.printable import counted, text
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.filebacking import mtime_of
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.secrets import Secrets
+from vmcore2core.process.snapshot import Processes
 from vmcore2core.process.sysroot import build_id
 
 TREES_MAX = 1000

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.handover.mapped import BROKEN, MappedFiles
 from vmcore2core.kernel.filemap import PageCache
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.filepages import FilePages
+from vmcore2core.process.snapshot import Processes
 
 OTHERS_MAX = 64
 """Most files with one build ID that are searched."""

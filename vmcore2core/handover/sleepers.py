@@ -8,9 +8,9 @@ from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.kernel import files, runqueue
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.kernelbt import KernelStack, NamedCall
 from vmcore2core.process.openfiles import Ends
+from vmcore2core.process.snapshot import Captured, Processes
 from vmcore2core.process.waits import Sleeper, Wait, Waits
 from vmcore2core.unwind.process import UserSpace
 

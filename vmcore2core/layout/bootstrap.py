@@ -26,10 +26,10 @@ from vmcore2core.errors import (
 from vmcore2core.interfaces import Member, SymbolAt
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.btf import BtfSource, find_btf_candidates, validate_btf
+from vmcore2core.layout.find_vmcoreinfo import Opened, ways
 from vmcore2core.layout.image import image_blocks
 from vmcore2core.layout.kallsyms import KallsymsSource, known_symbols
 from vmcore2core.layout.kallsyms_scan import find_kallsyms
-from vmcore2core.layout.opening import Opened, ways
 from vmcore2core.layout.remembered import LayoutMemory, RememberedSource
 from vmcore2core.layout.required import check_required
 from vmcore2core.layout.resolver import KernelLayout

@@ -11,7 +11,7 @@ from vmcore2core.addresses import AddressRange
 from vmcore2core.containers.base import DumpContainer
 from vmcore2core.errors import MemoryFault
 from vmcore2core.interfaces import ByteOrder
-from vmcore2core.layout.opening import PER_KERNEL, Opened, other_texts
+from vmcore2core.layout.find_vmcoreinfo import PER_KERNEL, Opened, other_texts
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.memory.kernel import KernelMemory
 

@@ -14,8 +14,8 @@ from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel import mm
 from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.filepages import FilePages
+from vmcore2core.process.snapshot import Processes
 from vmcore2core.process.sysroot import build_id
 
 VMAS_MAX = 1 << 17

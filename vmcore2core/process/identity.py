@@ -12,7 +12,7 @@ from vmcore2core.errors import CorruptStructure, KernelThread, LayoutUnknown, Me
 from vmcore2core.kernel import fs, pid, sched
 from vmcore2core.kernel.cgroup import task_cgroup_paths
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.process.capture import Processes
+from vmcore2core.process.snapshot import Processes
 
 T = TypeVar("T")
 

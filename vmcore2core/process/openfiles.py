@@ -17,7 +17,7 @@ from vmcore2core.kernel.socket import Socket, socket_of
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.overrides import override
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Processes
+from vmcore2core.process.snapshot import Processes
 
 NAMED_MAX = 8
 """Most descriptors of the other end that a line names."""

@@ -22,10 +22,10 @@ from vmcore2core.formats import link
 from vmcore2core.interfaces import PageStream
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.linkmap import auxv_value, link_map
 from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot, TagRun, Vma
 from vmcore2core.process.secrets import ALL, ONE, Secrets, merged, parse_secrets
+from vmcore2core.process.snapshot import Captured, Processes
 from vmcore2core.process.stack import InitialStack
 
 PROFILES = ("stacks", "no-files", "no-anon", "no-env")

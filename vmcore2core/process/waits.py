@@ -21,8 +21,8 @@ from vmcore2core.kernel.socket import socket_of
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.syscall import FUTEX_PRIVATE_FLAG, NamedCall
 from vmcore2core.printable import counted, text
-from vmcore2core.process.capture import Processes
 from vmcore2core.process.openfiles import Ends, Holder
+from vmcore2core.process.snapshot import Processes
 
 FUTEX_WAITERS, FUTEX_TID_MASK = 0x8000_0000, 0x3FFF_FFFF
 LOCKED_WITH_WAITERS = 2

@@ -15,8 +15,8 @@ from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import LayoutUnknown, MemoryFault, Vmcore2coreError
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.binaries import DEBUG_TREE, Binaries, binaries
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.dump_filter import EVERYTHING
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.report import core_report
 from vmcore2core.run.index_entries import core_entry, described, if_known, kernel_stacks_of, stacks_of
 from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage

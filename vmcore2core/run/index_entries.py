@@ -12,8 +12,8 @@ from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel import printk
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.identity import Identity
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.session import CoreResult, Session
 

@@ -264,7 +264,7 @@ class Run:
 
     def _damage(self, one: Identity, job: Job, entry: Entry) -> str | None:
         """Return a sentence if a core that an earlier run finished has changed."""
-        from vmcore2core.run.check import damage  # it loads the ELF readers
+        from vmcore2core.run.resume_check import damage  # it loads the ELF readers
 
         return damage(self.session, one.leader, Path(job.target), self._core_options(), entry["core"]["pages"])
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from vmcore2core.errors import OutputError
 from vmcore2core.memory.region import LAST_KNOWN, UserPageState
-from vmcore2core.process.capture import Captured
+from vmcore2core.process.snapshot import Captured
 
 HEAD_SIZE = 1 << 16
 """Bytes for headers and notes; each further thread takes THREAD_SIZE."""

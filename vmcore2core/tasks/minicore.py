@@ -10,8 +10,8 @@ from vmcore2core.errors import TaskError
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import counted
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.redact import parse_redaction
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import CoreResult, Session
 
 

@@ -20,8 +20,8 @@ from vmcore2core.kernel.message import NSEC_PER_SEC
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.timekeeping import clock
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.identity import Identity
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.statm import ELF_PRARGSZ, Statm, statm
 from vmcore2core.session import Session
 

@@ -10,9 +10,9 @@ from vmcore2core.errors import KernelThread, NoUserMemory, Vmcore2coreError
 from vmcore2core.handover.sleepers import AWAKE, Sleepers
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.deadlock import cycles
 from vmcore2core.process.kernelbt import KernelStacks
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.process.waits import Wait
 from vmcore2core.session import Session

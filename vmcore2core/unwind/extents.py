@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vmcore2core.arch.base import Arch
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.redact import ThreadFrames
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.unwind.process import UserSpace
 from vmcore2core.unwind.threads import ThreadUnwinder, spec_of
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from vmcore2core.arch.base import Arch
 from vmcore2core.overrides import override
 from vmcore2core.printable import text
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.kernelbt import KernelStack, NamedCall
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.threads import ThreadRow
 from vmcore2core.unwind.demangle import demangled
 from vmcore2core.unwind.frames import LIMIT, Backtrace, Frame

@@ -10,8 +10,8 @@ from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import TaskError
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.process.capture import Captured
 from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.threads import ThreadRow
 from vmcore2core.unwind.frames import LIMIT, Backtrace
 from vmcore2core.unwind.originals import Files

@@ -19,9 +19,9 @@ from vmcore2core.arch.mips64el.machine import ARCH as LITTLE
 from vmcore2core.arch.riscv64.machine import ARCH as RISCV
 from vmcore2core.arch.spec import CoreMachine, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
-from vmcore2core.layout.opening import _claiming
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
+from vmcore2core.layout.which_machine import claiming
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
@@ -273,7 +273,7 @@ def test_where_no_file_tells_the_byte_order_the_kernels_page_table_does(arch: Ar
     data[0x4000:0x6000] = struct.pack(f"{order(arch)}Q", 0xFFFF_FFFF_8000_6000) * 1024
     container = FlatContainer(bytes(data))
     container.byte_order = arch.byte_order if told else None  # type: ignore[assignment]
-    assert _claiming(container, text, PhysicalMemory(container)) is arch
+    assert claiming(container, text, PhysicalMemory(container)) is arch
 
 
 def test_a_swap_entry_names_type_and_offset() -> None:

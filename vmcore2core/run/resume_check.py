@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from vmcore2core.compare_with_dump import compare, open_core
 from vmcore2core.corefile.inspect import problems
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import counted
 from vmcore2core.session import Session
-from vmcore2core.verification import compare, open_core
 
 
 def damage(session: Session, leader: StructView, path: Path, options: CoreOptions, pages: int) -> str | None:

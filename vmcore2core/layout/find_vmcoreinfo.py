@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, U8Array
-from vmcore2core.arch import all_archs, arch_for_machine, each_arch
+from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.spec import EntryKind
 from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Progress, ProgressBar, progress_bar
 from vmcore2core.errors import (
@@ -32,6 +31,7 @@ from vmcore2core.errors import (
 from vmcore2core.layout.locate import locate_image
 from vmcore2core.layout.uts import UtsName, read_utsname
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, looks_like_vmcoreinfo, merged, parse_vmcoreinfo
+from vmcore2core.layout.which_machine import has_image_keys, machine_of
 from vmcore2core.layout.without_text import recovered
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.pagetable import translate
@@ -67,7 +67,7 @@ class Opened(NamedTuple):
     @property
     def is_cut(self) -> bool:
         """Whether VMCOREINFO is truncated; then another text may tell more."""
-        return self.vmcoreinfo.truncated_line is not None or not _has_image_keys(self.vmcoreinfo, self.arch)
+        return self.vmcoreinfo.truncated_line is not None or not has_image_keys(self.vmcoreinfo, self.arch)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -175,10 +175,10 @@ def _kernel_memory(
     container: DumpContainer, physical: PhysicalMemory, vmcoreinfo: VmcoreInfo
 ) -> tuple[Arch, KernelMemory, UtsName]:
     """Open kernel memory by VMCOREINFO, and check that the kernel has VMCOREINFO's release."""
-    arch = _arch(container, vmcoreinfo, physical)
+    arch = machine_of(container, vmcoreinfo, physical)
     if vmcoreinfo.osrelease is None:
         raise LayoutUnknown("OSRELEASE", ("VMCOREINFO",))
-    if not _has_image_keys(vmcoreinfo, arch):
+    if not has_image_keys(vmcoreinfo, arch):
         vmcoreinfo = locate_image(physical, arch, vmcoreinfo)
     memory = KernelMemory(physical, arch.paging.kernel_map(vmcoreinfo))
     uts_ns = vmcoreinfo.symbol("init_uts_ns")
@@ -210,57 +210,6 @@ def _is_mapped_there(physical: PhysicalMemory, memory: KernelMemory, address: in
         return False
 
 
-def _has_image_keys(vmcoreinfo: VmcoreInfo, arch: Arch) -> bool:
-    return all(vmcoreinfo.string(key) is not None for key in arch.paging.image_keys)
-
-
-def _arch(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None = None) -> Arch:
-    """Return the architecture by VMCOREINFO, else by the file, else by the kernel's page table."""
-    arch = _claiming(container, vmcoreinfo, physical)
-    if arch is None and container.e_machine is not None:
-        arch = arch_for_machine(container.e_machine, container.byte_order)
-    elif arch is None and physical is not None:
-        arch = next((a for a in all_archs() if _is_proved(a, vmcoreinfo, physical)), None)
-    if arch is None:
-        known = ", ".join(a.name for a in all_archs())
-        machine = "an unknown machine" if container.e_machine is None else f"ELF machine {container.e_machine}"
-        raise DumpError(f"{container.paths[0]}: the dump is of {machine}; supported: {known}")
-    return arch
-
-
-def _claiming(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None) -> Arch | None:
-    """Return the architecture of a VMCOREINFO; if it exists in two byte orders, the file or the page table decides."""
-    first = next((arch for arch in each_arch() if arch.claims(vmcoreinfo)), None)
-    if first is None or not first.both_orders:
-        return first
-    others = [arch for arch in all_archs() if arch.e_machine == first.e_machine and arch.claims(vmcoreinfo)]
-    if len(others) > 1 and container.byte_order is not None:
-        return arch_for_machine(first.e_machine, container.byte_order)
-    if len(others) > 1 and physical is not None:
-        return next((arch for arch in others if _has_top_table(arch, vmcoreinfo, physical)), first)
-    return first
-
-
-def _has_top_table(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
-    """Tell whether all entries of the kernel's top page table are possible on this architecture."""
-    try:
-        kernel_map = arch.paging.kernel_map(vmcoreinfo)
-        spec = kernel_map.spec
-        raw = physical.read(kernel_map.root, spec.entry_dtype.itemsize << spec.levels[0].bits)
-    except (LayoutError, MemoryFault):
-        return False
-    kinds, _ = spec.decode(np.frombuffer(raw, spec.entry_dtype).astype(np.uint64), 0)
-    return bool((kinds == EntryKind.TABLE).any()) and not (kinds == EntryKind.BAD).any()
-
-
-def _is_proved(arch: Arch, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory) -> bool:
-    """Tell whether the page table maps ``init_uts_ns`` to the place where memory has the kernel's name."""
-    try:
-        return bool(arch.paging.image_keys) and _has_image_keys(locate_image(physical, arch, vmcoreinfo), arch)
-    except LayoutError:
-        return False
-
-
 def _from_memory(
     container: DumpContainer, physical: PhysicalMemory, progress: ProgressBar | None
 ) -> tuple[Arch, KernelMemory, UtsName, VmcoreInfo, str]:
@@ -285,7 +234,7 @@ def _from_memory(
             f"{container.paths[0]}: no VMCOREINFO in the dump's memory fits it; found at {'; '.join(rejected[:3])}"
         )
     if container.e_machine is not None and arch_for_machine(container.e_machine) is None:
-        _arch(container, parse_vmcoreinfo(b""))
+        machine_of(container, parse_vmcoreinfo(b""))
     raise DumpError(
         f"{container.paths[0]}: the dump has no VMCOREINFO note, and in its memory neither the text was found nor a "
         f"kernel's symbol table (kallsyms) that a page table proves"

@@ -26,8 +26,8 @@ from tests.process.scene import (
 from vmcore2core.containers.base import PageState
 from vmcore2core.corefile.writer import PagesChanged, write_core
 from vmcore2core.errors import KernelThread, MemoryFault, NoUserMemory, TaskNotFound
-from vmcore2core.process.capture import refresh_absent
 from vmcore2core.process.model import AbsentReason
+from vmcore2core.process.snapshot import refresh_absent
 
 EXCLUDED, NOT_IN_DUMP = AbsentReason.EXCLUDED, AbsentReason.NOT_IN_DUMP
 

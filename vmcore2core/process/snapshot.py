@@ -37,12 +37,12 @@ from vmcore2core.process.model import (
 )
 from vmcore2core.process.ondisk import files_on_disk
 from vmcore2core.process.pageindex import PageIndex
-from vmcore2core.process.prstatus import prstatus_or_unknown, psinfo
 from vmcore2core.process.regsets import last_notes, regsets
 from vmcore2core.process.roster import Roster, Scan
 from vmcore2core.process.sparse import with_untouched
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.statm import ELF_PRARGSZ
+from vmcore2core.process.status_fields import prstatus_or_unknown, psinfo
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.tags import Tags

@@ -12,9 +12,9 @@ from vmcore2core.corefile.plan import build_plan
 from vmcore2core.errors import TaskError
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import counted
-from vmcore2core.process.capture import Captured, Processes
 from vmcore2core.process.redact import BlankedStream, environment
 from vmcore2core.process.secrets import Search, Secrets, merged
+from vmcore2core.process.snapshot import Captured, Processes
 
 
 def without_secrets(
