@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,19 @@ def test_a_signal_ends_the_debugger_and_leaves_nothing(number: signal.Signals, t
     waits = stub(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 1000")
     variables = {**os.environ, "TMPDIR": str(temporary)}
     line = command_line("--pid", "1", "--debugger", waits)
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables) as process:
+    # Under nohup, tests inherit that SIGHUP is ignored, and the command leaves it so.
+    with (
+        subprocess.Popen(
+            line,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=variables,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        ) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
         pid, until = tmp_path / "pid", time.monotonic() + TIMEOUT
         while not (pid.exists() and pid.read_text().strip()) and time.monotonic() < until:
             time.sleep(0.05)
