@@ -1,6 +1,6 @@
 """lz4 files, in the frame format or in the legacy format, decoded from start to end.
 
-python-lz4 decodes frames. Legacy frames are not in its library: their blocks are split here.
+python-lz4 decodes frames, and the blocks of legacy frames, which are split here.
 
 References: LZ4's doc/lz4_Frame_format.md (1.6.2); programs/lz4io.c, LZ4IO_decodeLegacyStream() (1.9.4), for where a
 legacy frame ends.
@@ -28,6 +28,10 @@ class Lz4Stream(Stream):
 
     @override
     def pieces(self) -> Iterator[bytes]:
+        try:
+            import lz4  # noqa: F401 - for the sentence
+        except ImportError as error:
+            raise CodecError(f"{self.file.path} is compressed with lz4, and {package_missing(error)}") from error
         while self.position < self.file.size and self.problem is None:
             magic = self.file.read(self.position, len(fmt.LZ4_MAGIC))
             if magic == fmt.LZ4_MAGIC:
@@ -42,10 +46,8 @@ class Lz4Stream(Stream):
                 self.problem = Problem.TRAILING
 
     def _frame(self) -> Iterator[bytes]:
-        try:
-            from lz4.frame import LZ4FrameDecompressor
-        except ImportError as error:
-            raise CodecError(f"{self.file.path} is compressed with lz4, and {package_missing(error)}") from error
+        from lz4.frame import LZ4FrameDecompressor
+
         flags = self.file.read(self.position + fmt.LZ4_FLG, 1)
         if flags and flags[0] & fmt.LZ4_FLG_DICT_ID:
             raise FormatError(f"an lz4 frame descriptor with FLG {flags[0]:#x}", self.position, "no dictionary")
@@ -88,11 +90,10 @@ class Lz4Stream(Stream):
         Raises:
             CodecError: it does not decode, or to more than a block has.
         """
-        import cramjam
+        from lz4.block import LZ4BlockError, decompress
 
-        out = bytearray(min(fmt.LZ4_LEGACY_BLOCK, len(data) * _EXPANSION_MAX))
         try:
-            decoded = cramjam.lz4.decompress_block_into(data, out)
-        except (cramjam.DecompressionError, ValueError, MemoryError) as error:
+            decoded: bytes = decompress(data, uncompressed_size=min(fmt.LZ4_LEGACY_BLOCK, len(data) * _EXPANSION_MAX))
+        except (LZ4BlockError, ValueError, MemoryError) as error:
             raise self._broken(error) from error
-        return bytes(memoryview(out)[:decoded])
+        return decoded

@@ -114,9 +114,9 @@ class Vmas(Structs):
         if not self.has("vm_ops"):
             return odd
         odd |= self._are(mm.NOT_ANONYMOUS) & (ops == 0) & (self.file == 0)
-        # Special mappings, which have operations and no file, are few.
+        # Special mappings, which have operations and no file, are few. NumPy 2.0's other way ends at 2^63.
         special = [self.kernel.layout.find_symbol(name) or 0 for name in mm.SPECIAL_OPERATIONS]
-        odd |= (ops != 0) & ((self.file == 0) | np.isin(ops, np.array(special, np.uint64)))
+        odd |= (ops != 0) & ((self.file == 0) | np.isin(ops, np.array(special, np.uint64), kind="sort"))
         return odd
 
     def _odd_prot(self) -> Flags:

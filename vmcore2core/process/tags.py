@@ -99,7 +99,7 @@ class _Search:
     def _swapped(self, vaddr: U64Array, entries: U64Array) -> None:
         """Take the tags of swapped pages; where there are none of a page that is in such a mapping, they are lost."""
         kept = self._kept(np.unique(entries))
-        has: NDArray[np.bool_] = np.isin(entries, np.fromiter(kept, np.uint64, len(kept)))
+        has: NDArray[np.bool_] = np.isin(entries, np.fromiter(kept, np.uint64, len(kept)), kind="sort")
         self.found.nr_lost += int(np.count_nonzero(~has))
         vaddr, entries = vaddr[has], entries[has]
         breaks = np.flatnonzero(np.diff(vaddr) != self.page_size) + 1

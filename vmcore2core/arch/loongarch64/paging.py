@@ -69,7 +69,7 @@ def decode(
         kind[leaf] = EntryKind.BAD
         kind[good] = EntryKind.LEAF
         paddr = np.where(good, address, paddr)
-    kind[(entries == 0) | np.isin(entries, invalid)] = EntryKind.NONE
+    kind[(entries == 0) | np.isin(entries, invalid, kind="sort")] = EntryKind.NONE
     known = (kind == EntryKind.TABLE) | (kind == EntryKind.LEAF)
     return kind, np.where(known, paddr, np.uint64(0))
 

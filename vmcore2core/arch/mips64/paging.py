@@ -155,7 +155,7 @@ def decode(
     if not last:
         kind[table] = EntryKind.TABLE
     empty = entries & ~np.uint64(1 << form.cache_shift - fmt.GLOBAL_TO_CACHE) == 0  # the kernel's may be global
-    kind[empty | np.isin(entries, invalid)] = EntryKind.NONE
+    kind[empty | np.isin(entries, invalid, kind="sort")] = EntryKind.NONE
     known = (kind == EntryKind.TABLE) | (kind == EntryKind.LEAF)
     return kind, np.where(known, paddr, np.uint64(0))
 
