@@ -34,9 +34,9 @@ def minidump_writer(session: Session, leader: StructView, captured: Captured) ->
 
 def _time(session: Session) -> int | None:
     """Return the time of the panic or, without one, of the kernel's clock; None if neither is known."""
-    given = session.boot.vmcoreinfo.string("CRASHTIME")
-    if given is not None and given.isdigit():
-        return int(given)
+    crashed = session.boot.vmcoreinfo.crash_time
+    if crashed is not None:
+        return crashed
     now = clock(session.kernel)
     return None if now is None else int(now.now)
 

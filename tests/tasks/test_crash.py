@@ -11,6 +11,7 @@ from tests.e2e.guests import FIXTURES
 from tests.fuzz.overlay import poked
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.kernel.message import Message
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.session import Session
 from vmcore2core.tasks.crash import Cause, boot_time, cause
 from vmcore2core.tasks.info import info
@@ -152,7 +153,7 @@ def test_without_the_kernels_clock_times_of_day_count_back_from_the_crash(monkey
             None,
             "the time of day is not known: the layout has no timekeeper, and VMCOREINFO no CRASHTIME",
         )
-        monkeypatch.setattr("vmcore2core.tasks.crash.crash_time", lambda _info: 1000)
+        monkeypatch.setattr(VmcoreInfo, "crash_time", property(lambda _info: 1000))
         boot, doubt = boot_time(session.kernel, session.boot.vmcoreinfo, last)
     assert boot == 997.5
     assert doubt == "times of day are some seconds off: they are counted back from CRASHTIME"

@@ -73,6 +73,12 @@ class VmcoreInfo:
         return self.values.get("BUILD-ID")
 
     @property
+    def crash_time(self) -> int | None:
+        """CRASHTIME, in seconds since 1970: only a kernel that panicked writes it."""
+        found = self.values.get("CRASHTIME")
+        return int(found) if found and found.isdigit() else None
+
+    @property
     def page_size(self) -> int | None:
         """PAGE_SIZE in bytes."""
         return _unsigned(self.values.get("PAGESIZE"))

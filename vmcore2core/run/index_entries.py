@@ -46,7 +46,6 @@ def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
     container, boot = session.container, session.boot
     lines, _ = printk.read_messages(session.kernel)
     panic = printk.panic_message(lines)
-    crash_time = boot.vmcoreinfo.string("CRASHTIME")
     return {
         "dump": {
             "files": [dump_file(path) for path in container.paths],
@@ -60,7 +59,7 @@ def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:
             "version": text(boot.utsname.version.encode()),
             "build_id": boot.vmcoreinfo.build_id,
             "panic": text(panic.encode()) if panic is not None else None,
-            "crash_time": int(crash_time) if crash_time and crash_time.isdigit() else None,
+            "crash_time": boot.vmcoreinfo.crash_time,
         },
         "options": options,
     }

@@ -105,12 +105,6 @@ def panic_cpu(kernel: Kernel) -> int | None:
     return number if number < CPUS_MAX else None  # PANIC_CPU_INVALID is -1
 
 
-def crash_time(info: VmcoreInfo) -> int | None:
-    """Return VMCOREINFO's CRASHTIME, seconds since 1970: only a kernel that panicked writes it."""
-    found = info.string("CRASHTIME")
-    return int(found) if found and found.isdigit() else None
-
-
 def boot_time(kernel: Kernel, info: VmcoreInfo, messages: list[Message]) -> tuple[float | None, str | None]:
     """Return the start of the messages' clock, in seconds since 1970, and a sentence if that is not exact.
 
@@ -122,7 +116,7 @@ def boot_time(kernel: Kernel, info: VmcoreInfo, messages: list[Message]) -> tupl
     known = clock(kernel)
     if known is not None:
         return known.boot, None
-    crashed = crash_time(info)
+    crashed = info.crash_time
     if crashed is None or not messages:
         return None, "the time of day is not known: the layout has no timekeeper, and VMCOREINFO no CRASHTIME"
     return crashed - messages[-1].seconds, "times of day are some seconds off: they are counted back from CRASHTIME"

@@ -17,7 +17,7 @@ from vmcore2core.kernel.timekeeping import clock
 from vmcore2core.printable import text
 from vmcore2core.report import left_out
 from vmcore2core.session import Session
-from vmcore2core.tasks.crash import cause, crash_time, panic_cpu
+from vmcore2core.tasks.crash import cause, panic_cpu
 from vmcore2core.times import iso
 
 COUNT_AT_ONCE = 1 << 22
@@ -49,7 +49,7 @@ def shown(line: Message) -> str:
 
 def crash_of(session: Session, lines: list[Message], cpus: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return which task panicked, when and why; None if the kernel did not panic."""
-    cpu, died, when = panic_cpu(session.kernel), cause(lines), crash_time(session.boot.vmcoreinfo)
+    cpu, died, when = panic_cpu(session.kernel), cause(lines), session.boot.vmcoreinfo.crash_time
     if cpu is None and when is None and (died is None or died.panic is None):  # a kernel may survive an oops
         return None
     who = next((one for one in cpus if cpu is not None and one["cpu"] == cpu), {})
@@ -96,7 +96,7 @@ def unknown_of(session: Session, problem: str | None, *, crashed: bool) -> Itera
     """Yield what is not known, and why."""
     if problem is not None:
         yield f"messages: {problem}"
-    if crash_time(session.boot.vmcoreinfo) is None:
+    if session.boot.vmcoreinfo.crash_time is None:
         why = "" if crashed else " (the kernel did not panic)"
         yield f"crash time: VMCOREINFO has no CRASHTIME{why}"
     cut_off = session.boot.vmcoreinfo.truncated_line
