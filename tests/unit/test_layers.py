@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "vmcore2core"
 
 LAYERS = (
-    {"errors", "addresses", "interfaces", "overrides", "printable", "times", "folders"},
+    {"errors", "addresses", "interfaces", "overrides", "printable", "times", "folders", "signals"},
     {"formats"},
     {"elf"},
     {"arch", "containers"},

@@ -19,6 +19,7 @@ from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, tak
 from vmcore2core.commands.progress import progress_bars
 from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
 from vmcore2core.errors import DebuggerError, OutputError, TaskError
+from vmcore2core.signals import ENDING, blocked
 
 if TYPE_CHECKING:
     from vmcore2core.process.identity import Identity
@@ -144,7 +145,7 @@ def temporary_folder() -> Iterator[Path]:
     # As coredumpctl has it: cores are large, and /tmp may be in memory.
     usual = None if "TMPDIR" in os.environ or not os.access("/var/tmp", os.W_OK | os.X_OK) else "/var/tmp"  # noqa: S108
     with ExitStack() as stack:
-        with _signals_later():
+        with blocked(*ENDING, signal.SIGHUP):
             try:
                 made = tempfile.TemporaryDirectory(prefix="vmcore2core-debug-", dir=usual)
             except OSError as error:
@@ -155,18 +156,8 @@ def temporary_folder() -> Iterator[Path]:
 
 def _remove(folder: "tempfile.TemporaryDirectory[str]") -> None:
     """Remove a directory, and let no signal come in between."""
-    with _signals_later():
+    with blocked(*ENDING, signal.SIGHUP):
         folder.cleanup()
-
-
-@contextmanager
-def _signals_later() -> Iterator[None]:
-    """Keep signals that end the command from coming before the block ends."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _only(chosen: "Sequence[Identity]") -> "Identity":

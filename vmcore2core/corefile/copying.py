@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 from vmcore2core.addresses import align_up
+from vmcore2core.signals import ENDING, blocked
 
 if TYPE_CHECKING:  # most runs do without
     from multiprocessing.connection import Connection
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # most runs do without
 PIECE_SIZE = 16 << 20
 """Approximate bytes of user memory in a piece; more if there would be more than ``PIECES_MAX`` pieces."""
 PIECES_MAX = 4096
-_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 Ranges = Sequence[tuple[int, int]]
 
@@ -100,14 +100,11 @@ def _gathered(connections: list[Connection], count: int, told: Callable[[int], N
 
 
 def _forked(connection: Connection, todo: int, work: Sequence[Ranges], copy: Callable[[Ranges], Copied]) -> int:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
+    with blocked(*ENDING):
         pid = os.fork()
         if not pid:
             _serve(connection, todo, work, copy)
         return pid
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, todo: int, work: Sequence[Ranges], copy: Callable[[Ranges], Copied]) -> NoReturn:
@@ -115,7 +112,7 @@ def _serve(connection: Connection, todo: int, work: Sequence[Ranges], copy: Call
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent reports Ctrl-C
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         # Each read gets one whole number: the parent wrote them all at once, and the pipe's lock serialises readers.
         while number := os.read(todo, 2):
             connection.send(copy(work[int.from_bytes(number, "little")]))

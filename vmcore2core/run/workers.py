@@ -15,11 +15,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage, largest_first
+from vmcore2core.signals import ENDING, blocked
 
 if TYPE_CHECKING:  # multiprocessing, too: a run without workers does not need it
     from multiprocessing.connection import Connection
-
-_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Workers:
@@ -83,11 +82,8 @@ class _Worker:
         # The worker closes the inherited copies of its parent's pipe ends; otherwise it would not see the parent die.
         self._process = fork.Process(target=_serve, args=(theirs, stages, [*siblings, self.connection]))
         # Block signals until it has its own handlers.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        try:
+        with blocked(*ENDING):
             self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def preferred(self, waiting: Sequence[Job]) -> int:
@@ -130,7 +126,7 @@ def _serve(connection: Connection, stages: Mapping[Stage, DoJob], inherited: lis
     """Do jobs until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles the terminal's interrupt
     signal.signal(signal.SIGTERM, _stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     status = 0
     try:
         for other in inherited:
