@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from vmcore2core.addresses import KernelAddr, U64Array
 from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
 from vmcore2core.arch.spec import CoreMachine, CpuNote, TagSpec
 from vmcore2core.interfaces import KernelView, Layout
+from vmcore2core.overrides import override
 
 
 class SwapEntries(ABC):
@@ -29,6 +32,25 @@ class SwapEntries(ABC):
         Returns:
             type, uint64[n]; offset, uint64[n]; None if this is not known for the architecture or this kernel.
         """
+
+
+class PlainSwapEntries(SwapEntries):
+    """Entries that have the type in one bit field, and the offset in all bits from another place on.
+
+    Attributes:
+        type_shift, type_mask, offset_shift: where these are.
+    """
+
+    type_shift: int
+    type_mask: int
+    offset_shift: int
+
+    @override
+    def type_and_offset(
+        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
+    ) -> tuple[U64Array, U64Array]:
+        types = entries >> np.uint64(self.type_shift) & np.uint64(self.type_mask)
+        return types, entries >> np.uint64(self.offset_shift)
 
 
 class Tags(ABC):

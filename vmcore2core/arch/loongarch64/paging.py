@@ -14,12 +14,12 @@ from functools import partial
 import numpy as np
 
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
-from vmcore2core.arch.capabilities import SwapEntries
+from vmcore2core.arch.capabilities import PlainSwapEntries
 from vmcore2core.arch.parts import Paging
 from vmcore2core.arch.spec import EntryKind, KernelMap, LayoutKeys, LinearMapping, PageTableLevel, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.formats import loongarch64 as fmt
-from vmcore2core.interfaces import KernelView, Layout
+from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
 
 IMAGE_ALIGN = 2 << 20
@@ -147,12 +147,7 @@ class Loongarch64Paging(Paging):
         return page_table_spec(kernel_map.spec.page_size, levels, known)
 
 
-class Loongarch64SwapEntries(SwapEntries):
+class Loongarch64SwapEntries(PlainSwapEntries):
     """Page-table entries of LoongArch that name swap."""
 
-    @override
-    def type_and_offset(
-        self, entries: U64Array, sizes: U64Array, page_size: int, layout: Layout
-    ) -> tuple[U64Array, U64Array]:
-        types = entries >> np.uint64(fmt.SWP_TYPE_SHIFT) & np.uint64(fmt.SWP_TYPE_MASK)
-        return types, entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
+    type_shift, type_mask, offset_shift = fmt.SWP_TYPE_SHIFT, fmt.SWP_TYPE_MASK, fmt.SWP_OFFSET_SHIFT
