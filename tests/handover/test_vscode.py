@@ -16,7 +16,7 @@ from tests.e2e.debuggers import environment, gdb_command
 from tests.e2e.guests import FIXTURES, convert
 from vmcore2core.errors import OutputError, OutputExists
 from vmcore2core.handover.images import Image
-from vmcore2core.handover.vscode import Opened, opened_by, write_launch_json
+from vmcore2core.handover.vscode import OpenedCore, opened_by, write_launch_json
 from vmcore2core.process.secrets import Secrets
 
 DUMP = FIXTURES / "debian-6.1-amd64/vmcore"
@@ -131,18 +131,18 @@ def image(path: bytes) -> Image:
 
 def test_a_path_that_vscode_would_take_for_more_is_not_there() -> None:
     for path in (b"/bin/${command:workbench.action.quit}", b"/bin/a`b", b"/bin/\xff"):
-        assert opened_by(Path("core.app.1"), None, (image(path),)) == Opened("core.app.1", None)
-    assert opened_by(Path("x/core.app.1.zst"), None, (image(b"/bin/app (deleted)"),)) == Opened(
+        assert opened_by(Path("core.app.1"), None, (image(path),)) == OpenedCore("core.app.1", None)
+    assert opened_by(Path("x/core.app.1.zst"), None, (image(b"/bin/app (deleted)"),)) == OpenedCore(
         "core.app.1", "/bin/app"
     )
     assert opened_by(Path("core.app.1"), None, ()).program is None
 
 
 def test_without_a_program_the_cpp_extension_has_none(tmp_path: Path) -> None:
-    write_launch_json(tmp_path, [Opened("core.app.1", None)], "s390x")
+    write_launch_json(tmp_path, [OpenedCore("core.app.1", None)], "s390x")
     document = json.loads((tmp_path / ".vscode/launch.json").read_text())
     assert [one["type"] for one in document["configurations"]] == KINDS[1:]
-    write_launch_json(tmp_path, [Opened("core.app.1", "/bin/app")], "s390x", force=True)
+    write_launch_json(tmp_path, [OpenedCore("core.app.1", "/bin/app")], "s390x", force=True)
     document = json.loads((tmp_path / ".vscode/launch.json").read_text())
     assert "targetArchitecture" not in document["configurations"][0]
 
@@ -154,7 +154,9 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="--force replaces it"):
         write_launch_json(tmp_path, [], "x86_64")
     with pytest.raises(OutputError, match="it would have a secret"):
-        write_launch_json(tmp_path, [Opened("core.app.1", None)], "x86_64", force=True, secrets=Secrets((b"core.app",)))
+        write_launch_json(
+            tmp_path, [OpenedCore("core.app.1", None)], "x86_64", force=True, secrets=Secrets((b"core.app",))
+        )
     assert mine.read_text() == "mine"
     result = convert(DUMP, "--pid", "1", "--companions", "-o", tmp_path)
     assert result.returncode == 0

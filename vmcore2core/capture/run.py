@@ -23,7 +23,7 @@ from vmcore2core.choose import choose
 from vmcore2core.convert import core_path
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
-from vmcore2core.handover.entry import KernelView, identity_entry
+from vmcore2core.handover.entry import KernelReaders, identity_entry
 from vmcore2core.handover.index import Index
 from vmcore2core.printable import text
 from vmcore2core.process.dump_filter import DumpFilter
@@ -257,13 +257,13 @@ class Capture:
         try:
             captured = self.session.capture(leader, self.config.core)
             stacks = stacks_of(self.session, captured, Files())
-            self._index.amend(pid, **described(self.session, leader, captured, stacks, self._kernel_view))
+            self._index.amend(pid, **described(self.session, leader, captured, stacks, self._kernel_readers))
         except Exception as error:  # likewise; its core is there
             self._say(f"{target.who} is not described: {sentence_of(error)}")
 
     @cached_property
-    def _kernel_view(self) -> KernelView:
-        return KernelView(kernel_stacks_of(self.session))
+    def _kernel_readers(self) -> KernelReaders:
+        return KernelReaders(kernel_stacks_of(self.session))
 
     def _extract(self, target: Target, options: CoreOptions, captured: Captured | None = None) -> CoreResult:
         leader = target.chosen.leader

@@ -16,7 +16,7 @@ import numpy as np
 from vmcore2core.addresses import align_down, align_up
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.contexts import ContextForm, form_of
-from vmcore2core.corefile.minidump_head import Facts, Memory, Range, head_of
+from vmcore2core.corefile.minidump_head import Facts, MemoryRanges, Range, head_of
 from vmcore2core.corefile.options import PLAIN, CoreOptions
 from vmcore2core.corefile.plan import segments_of
 from vmcore2core.corefile.sink import FileSink
@@ -80,12 +80,12 @@ def write_minidump(
     return WriteReport(base + memory.size, written, present, zero, len(memory.ranges))
 
 
-def memory_of(snapshot: ProcessSnapshot, form: ContextForm) -> Memory:
+def memory_of(snapshot: ProcessSnapshot, form: ContextForm) -> MemoryRanges:
     """Return the memory ranges that go into a process's minidump."""
     segments = [s for s in segments_of(snapshot) if s.filesz and not s.shared]
     stored = merged((segment.start, segment.start + segment.filesz) for segment in segments)
     stacks = merged(_stack_ranges(snapshot, form, stored))
-    return Memory(tuple(stacks), tuple(_without(stored, stacks)))
+    return MemoryRanges(tuple(stacks), tuple(_without(stored, stacks)))
 
 
 def _stack_ranges(snapshot: ProcessSnapshot, form: ContextForm, stored: Sequence[Range]) -> Iterator[Range]:
@@ -116,7 +116,7 @@ def _without(stored: Sequence[Range], stacks: Sequence[Range]) -> Iterator[Range
 
 
 def _write_memory(
-    target: FileSink, stream: PageStream, memory: Memory, base: int, progress: Progress | None
+    target: FileSink, stream: PageStream, memory: MemoryRanges, base: int, progress: Progress | None
 ) -> tuple[int, int]:
     """Write the pages; return the number of pages, and how many of them hold only zeros."""
     present = zero = told = 0

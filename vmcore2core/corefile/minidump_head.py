@@ -53,7 +53,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryRanges:
     """The ranges of the process's memory that go into the file, ``[start, end)`` each.
 
     Attributes:
@@ -136,7 +136,7 @@ def head_of(
     snapshot: ProcessSnapshot,
     stored: StoredMemory,
     form: ContextForm,
-    memory: Memory,
+    memory: MemoryRanges,
     origin: dict[str, str | None],
     secrets: Secrets | None,
 ) -> bytearray:
@@ -178,7 +178,7 @@ def head_of(
 
 
 def _threads_and_memory(
-    head: Head, snapshot: ProcessSnapshot, form: ContextForm, memory: Memory, contexts: Sequence[dict[str, int]]
+    head: Head, snapshot: ProcessSnapshot, form: ContextForm, memory: MemoryRanges, contexts: Sequence[dict[str, int]]
 ) -> None:
     """Add the last streams; their size is known in advance, so they can say where memory begins."""
     sizes = np.array([end - start for start, end in memory.ranges], np.uint64)

@@ -52,7 +52,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class KernelView:
+class KernelReaders:
     """Readers of the kernel's side of processes; each is None if it is not wanted or the layout does not support it.
 
     Attributes:
@@ -66,7 +66,9 @@ class KernelView:
     tables: FileTables | None = None
 
 
-def process_entry(identity: Identity, captured: Captured, stacks: Unwound | str, kernel: KernelView) -> dict[str, Any]:
+def process_entry(
+    identity: Identity, captured: Captured, stacks: Unwound | str, kernel: KernelReaders
+) -> dict[str, Any]:
     """Return a process's entry in the index, without the facts that are known only once its core is written.
 
     Args:
@@ -128,7 +130,7 @@ def _threads(captured: Captured, stacks: Unwound | str) -> Iterator[dict[str, An
         }
 
 
-def _in_kernel(captured: Captured, kernel: KernelView) -> dict[int, dict[str, Any]]:
+def _in_kernel(captured: Captured, kernel: KernelReaders) -> dict[int, dict[str, Any]]:
     """Return what each thread was doing in the kernel, by its TID."""
     found: dict[int, dict[str, Any]] = {}
     if kernel.stacks is None:

@@ -38,7 +38,7 @@ TARGET_ARCHITECTURES: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedCore:
     """A core that has start scripts.
 
     Attributes:
@@ -50,7 +50,7 @@ class Opened:
     program: str | None
 
 
-def opened_by(core: Path, recovered: RecoveredFiles | None, images: Sequence[Image]) -> Opened:
+def opened_by(core: Path, recovered: RecoveredFiles | None, images: Sequence[Image]) -> OpenedCore:
     """Return how to open a core: with the program beside it or, as a guess, at the path that the process saw.
 
     Args:
@@ -62,13 +62,13 @@ def opened_by(core: Path, recovered: RecoveredFiles | None, images: Sequence[Ima
     path = next((image.path.removesuffix(DELETED) for image in images if image.program), None)
     if recovered is not None and recovered.program is not None:
         found = recovered.sysroot / os.fsdecode(recovered.program).strip("/")
-        return Opened(name, os.path.relpath(found, core.parent))
+        return OpenedCore(name, os.path.relpath(found, core.parent))
     # VS Code replaces ${command:...} in a string by the command's result.
-    return Opened(name, os.fsdecode(path) if path is not None and plain_name(path) == path else None)
+    return OpenedCore(name, os.fsdecode(path) if path is not None and plain_name(path) == path else None)
 
 
 def write_launch_json(
-    folder: Path, cores: Sequence[Opened], machine: str, *, force: bool = False, secrets: Secrets | None = None
+    folder: Path, cores: Sequence[OpenedCore], machine: str, *, force: bool = False, secrets: Secrets | None = None
 ) -> None:
     """Write ``.vscode/launch.json``.
 
@@ -96,7 +96,7 @@ def write_launch_json(
         file.write(shown + "\n")
 
 
-def _configurations(opened: Opened, machine: str) -> Iterator[dict[str, Any]]:
+def _configurations(opened: OpenedCore, machine: str) -> Iterator[dict[str, Any]]:
     """Yield the configurations of a core, one for each extension."""
     core, program = f"{HERE}/{opened.core}", _from_here(opened.program)
     architecture = TARGET_ARCHITECTURES.get(machine)
@@ -133,7 +133,7 @@ def _configurations(opened: Opened, machine: str) -> Iterator[dict[str, Any]]:
     }
 
 
-def _named(opened: Opened, how: str, kind: str, request: str) -> dict[str, Any]:
+def _named(opened: OpenedCore, how: str, kind: str, request: str) -> dict[str, Any]:
     presentation = {"group": how, "order": 1}
     return {"name": f"{opened.core} ({how})", "type": kind, "request": request, "presentation": presentation}
 

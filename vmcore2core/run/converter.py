@@ -25,7 +25,7 @@ from vmcore2core.session import CoreResult, Session
 
 if TYPE_CHECKING:
     from vmcore2core.handover.callers import WithoutCfi
-    from vmcore2core.handover.entry import KernelView
+    from vmcore2core.handover.entry import KernelReaders
     from vmcore2core.handover.mapped import Finder, MappedFiles
     from vmcore2core.unwind.originals import Files
     from vmcore2core.unwind.threads import Unwound
@@ -92,7 +92,7 @@ class Converter:
         if self.options.indexed:
             import vmcore2core.handover.entry  # noqa: F401
 
-            _ = self._kernel_view
+            _ = self._kernel_readers
         self.measure(job)
 
     def measure(self, job: Job) -> JobResult:
@@ -125,7 +125,7 @@ class Converter:
 
     def _index_entry(self, leader: StructView, result: CoreResult, stacks: Unwound | str) -> dict[str, Any]:
         """Return the index entry of a process whose core was written."""
-        said = described(self.session, leader, result.captured, stacks, self._kernel_view)
+        said = described(self.session, leader, result.captured, stacks, self._kernel_readers)
         return {**said, "core": core_entry(result)}
 
     def find_files(self, job: Job) -> JobResult:
@@ -200,9 +200,9 @@ class Converter:
             return None  # ``Companions`` says it, once
 
     @cached_property
-    def _kernel_view(self) -> KernelView:
+    def _kernel_readers(self) -> KernelReaders:
         """The kernel's view of processes, for the index: all processes of a run share the unwind tables."""
-        from vmcore2core.handover.entry import KernelView
+        from vmcore2core.handover.entry import KernelReaders
         from vmcore2core.handover.sleepers import Sleepers
         from vmcore2core.process.openfiles import FileTables
 
@@ -210,7 +210,7 @@ class Converter:
         tables = if_known("open files", lambda: FileTables(processes))
         with processes.unheard():
             sleepers = None if tables is None else if_known("waits", lambda: Sleepers(processes, tables.ends))
-        return KernelView(kernel_stacks_of(self.session), sleepers, tables)
+        return KernelReaders(kernel_stacks_of(self.session), sleepers, tables)
 
     def _result(self, job: Job, **found: Any) -> JobResult:  # noqa: ANN401 - the fields of a JobResult
         """Return a job's result, with all that is known so far about the dump as a whole."""

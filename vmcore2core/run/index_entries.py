@@ -18,7 +18,7 @@ from vmcore2core.process.threads import thread_rows
 from vmcore2core.session import CoreResult, Session
 
 if TYPE_CHECKING:
-    from vmcore2core.handover.entry import KernelView
+    from vmcore2core.handover.entry import KernelReaders
     from vmcore2core.process.kernelbt import KernelStacks
     from vmcore2core.unwind.originals import Files
     from vmcore2core.unwind.threads import Unwound
@@ -102,7 +102,7 @@ def described(
     leader: StructView,
     captured: Captured,
     stacks: Unwound | str,
-    kernel: KernelView,
+    kernel: KernelReaders,
 ) -> dict[str, Any]:
     """Return the index entry of a process, without its core.
 

@@ -27,7 +27,7 @@ from vmcore2core.run.workers import Workers
 from vmcore2core.session import Session
 
 if TYPE_CHECKING:
-    from vmcore2core.handover.vscode import Opened
+    from vmcore2core.handover.vscode import OpenedCore
 
 Bar = Callable[[str], Progress | None]
 PIDS_SHOWN = 8
@@ -315,7 +315,7 @@ class Run:
             for notice in entry["notices"] if self.options.core.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")
 
-    def _write_launch_json(self, cores: Sequence[Opened]) -> None:
+    def _write_launch_json(self, cores: Sequence[OpenedCore]) -> None:
         """Write the settings by which VS Code opens the cores; the cores are complete without them."""
         from vmcore2core.handover.vscode import write_launch_json
 
