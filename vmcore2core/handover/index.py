@@ -65,7 +65,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ class Index:
         before = read_index(self.path)
         if before is not None:
             self._check(before)
-        self.remove_parts(self._folders())
+        self.remove_parts(below=True)
         if before is None:
             return False
         for entry in before["processes"]:
@@ -178,11 +178,11 @@ class Index:
                 self._entries[entry["pid"]] = to_json(entry)
         return True
 
-    def remove_parts(self, sysroots: Sequence[str] = ()) -> None:
+    def remove_parts(self, *, below: bool = False) -> None:
         """Remove the unfinished files of killed workers; no worker may be running.
 
         Args:
-            sysroots: folders in the directory to clean up as well.
+            below: also clean up the folders in the directory that hold files of ours.
 
         Raises:
             OutputError: a system call fails.
@@ -190,9 +190,9 @@ class Index:
         try:
             with opened_folder(self.directory) as directory:
                 remove_partial(directory)
-                for sysroot in sysroots:
-                    for _, _, _, below in os.fwalk(sysroot, dir_fd=directory):
-                        remove_partial(below)
+                for folder in self._folders() if below else ():
+                    for _, _, _, found in os.fwalk(folder, dir_fd=directory):
+                        remove_partial(found)
         except OSError as error:
             raise OutputError(f"{self.directory} cannot be read: {error.strerror}") from error
 
