@@ -82,6 +82,7 @@ def test_gdb_by_what_the_cpp_extension_sends(cores: Path, tmp_path: Path) -> Non
         input="".join(f"{one}\n" for one in commands),
         capture_output=True,
         text=True,
+        errors="replace",  # gdb 18 writes its messages' quotation marks as single bytes
         cwd=tmp_path,
         env=environment(),
         timeout=120,
