@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from construct import Array, Bytes, Construct, Struct
+import numpy as np
+from construct import Bytes, Construct, Struct
 
-from vmcore2core.formats._cabi import C_INTS, ByteOrder, ElfClass, c_struct
+from vmcore2core.formats._cabi import C_INTS, NUMPY_ORDER, ByteOrder, ElfClass, c_struct
 
 NT_PRSTATUS = 1
 NT_FPREGSET = 2
@@ -45,31 +46,21 @@ ELF_PRARGSZ = 80
 _VARIANTS: tuple[tuple[ElfClass, ByteOrder], ...] = ((32, "little"), (32, "big"), (64, "little"), (64, "big"))
 
 
-def _long(elf_class: ElfClass, order: ByteOrder) -> tuple[Construct[Any, Any], Construct[Any, Any], int]:
-    """Return unsigned long, long and their alignment."""
-    ints = C_INTS[order]
-    return (ints.u64, ints.s64, 8) if elf_class == 64 else (ints.u32, ints.s32, 4)
+def _ulong(elf_class: ElfClass, order: ByteOrder) -> Construct[Any, Any]:
+    return C_INTS[order].u64 if elf_class == 64 else C_INTS[order].u32
 
 
-def _prstatus_head(elf_class: ElfClass, order: ByteOrder) -> Struct:
-    ints = C_INTS[order]
-    ulong, slong, align = _long(elf_class, order)
-    timeval = Array(2, slong)
-    return c_struct(
-        ("si_signo", ints.s32, 4),
-        ("si_code", ints.s32, 4),
-        ("si_errno", ints.s32, 4),
-        ("pr_cursig", ints.s16, 2),
-        ("pr_sigpend", ulong, align),
-        ("pr_sighold", ulong, align),
-        ("pr_pid", ints.s32, 4),
-        ("pr_ppid", ints.s32, 4),
-        ("pr_pgrp", ints.s32, 4),
-        ("pr_sid", ints.s32, 4),
-        ("pr_utime", timeval, align),
-        ("pr_stime", timeval, align),
-        ("pr_cutime", timeval, align),
-        ("pr_cstime", timeval, align),
+def _elf_prstatus_common(elf_class: ElfClass, order: ByteOrder) -> np.dtype[np.void]:
+    form, long = NUMPY_ORDER[order], elf_class // 8
+    return np.dtype(
+        [
+            *((name, f"{form}i4") for name in ("si_signo", "si_code", "si_errno")),
+            ("pr_cursig", f"{form}i2"),
+            ("padding", "V2"),
+            *((name, f"{form}u{long}") for name in ("pr_sigpend", "pr_sighold")),
+            *((name, f"{form}i4") for name in ("pr_pid", "pr_ppid", "pr_pgrp", "pr_sid")),
+            *((name, f"{form}i{long}", 2) for name in ("pr_utime", "pr_stime", "pr_cutime", "pr_cstime")),
+        ]
     )
 
 
@@ -79,7 +70,7 @@ UID_SIZES: Mapping[int, int] = MappingProxyType({32: 2, 64: 4})
 
 def _prpsinfo(elf_class: ElfClass, order: ByteOrder, uid_size: int) -> Struct:
     ints = C_INTS[order]
-    ulong, _, align = _long(elf_class, order)
+    ulong, align = _ulong(elf_class, order), elf_class // 8
     uid = ints.u32 if uid_size == 4 else ints.u16
     return c_struct(
         ("pr_state", ints.u8, 1),
@@ -98,15 +89,10 @@ def _prpsinfo(elf_class: ElfClass, order: ByteOrder, uid_size: int) -> Struct:
     )
 
 
-PRSTATUS_HEAD: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType(
-    {v: _prstatus_head(*v) for v in _VARIANTS}
+elf_prstatus_common: Mapping[tuple[ElfClass, ByteOrder], np.dtype[np.void]] = MappingProxyType(
+    {v: _elf_prstatus_common(*v) for v in _VARIANTS}
 )
 """struct elf_prstatus_common; elf_gregset_t pr_reg of the architecture's size follows it."""
-
-PRSTATUS_TAIL: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType(
-    {v: c_struct(("pr_fpvalid", C_INTS[v[1]].s32, 4), alignment=v[0] // 8) for v in _VARIANTS}
-)
-"""What follows pr_reg in struct elf_prstatus."""
 
 PrPsInfo: Mapping[tuple[ElfClass, ByteOrder, int], Struct] = MappingProxyType(
     {(*v, size): _prpsinfo(*v, size) for v in _VARIANTS for size in (2, 4)}
@@ -114,6 +100,6 @@ PrPsInfo: Mapping[tuple[ElfClass, ByteOrder, int], Struct] = MappingProxyType(
 """struct elf_prpsinfo, by class, byte order and bytes of a uid."""
 
 FILE_HEADER: Mapping[tuple[ElfClass, ByteOrder], Struct] = MappingProxyType(
-    {v: c_struct(("count", _long(*v)[0], v[0] // 8), ("page_size", _long(*v)[0], v[0] // 8)) for v in _VARIANTS}
+    {v: c_struct(("count", _ulong(*v), v[0] // 8), ("page_size", _ulong(*v), v[0] // 8)) for v in _VARIANTS}
 )
 """How NT_FILE begins; ``count`` records of three longs follow, then ``count`` NUL-terminated names."""

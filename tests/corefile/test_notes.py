@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from tests.corefile.snapshots import (
     write,
 )
 from tests.needs import need
-from vmcore2core.corefile.notes import nt_file, prpsinfo, prstatus
-from vmcore2core.process.model import PsInfo, ThreadLeftOut
+from vmcore2core.corefile.notes import nt_file, prpsinfo, prstatuses
+from vmcore2core.process.model import ProcessSnapshot, PsInfo, ThreadLeftOut, ThreadSnapshot
 
 MAKERS = pytest.mark.parametrize(("bits", "make"), [(64, snapshot), (32, snapshot_32)], ids=["x86-64", "i386"])
 
@@ -44,6 +45,12 @@ PRPSINFO = (
 def number(record: bytes, where: tuple[int, int]) -> int:
     offset, size = where
     return int.from_bytes(record[offset : offset + size], "little")
+
+
+def prstatus(process: ProcessSnapshot, thread: ThreadSnapshot) -> bytes:
+    """Return the note of a process's only thread."""
+    [record] = prstatuses(replace(process, threads=(thread,)))
+    return record
 
 
 @MAKERS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.corefile.snapshots import PAGE, snapshot, snapshot_32, thread, vma, write
-from vmcore2core.corefile import writer
+from vmcore2core.corefile import verify, writer
 from vmcore2core.corefile.notes import notes_of
 from vmcore2core.corefile.plan import CorePlan, Segment, build_plan
 from vmcore2core.corefile.verify import read_with_lief, verify_head
@@ -123,6 +123,18 @@ def test_threads_of_equal_registers_are_all_counted() -> None:
     """lief drops a note that equals another."""
     process = snapshot(vma(BASE, BASE + PAGE), threads=(thread(100), thread(100)))
     verify_head(planned(process), process, Path("core"))
+
+
+def test_threads_behind_those_that_pyelftools_reads_are_looked_at() -> None:
+    count = verify.NOTES_READ + 10
+    process = snapshot(vma(BASE, BASE + PAGE), threads=tuple(thread(100 + i) for i in range(count)))
+    plan = planned(process)
+    verify_head(plan, process, Path("core"))
+    last = plan.head.rindex(struct.pack("<I", 99 + count))
+    with pytest.raises(OutputError, match="sees threads"):
+        verify_head(patched(plan, "<I", last, 1), process, Path("core"))
+    with pytest.raises(OutputError, match="core is not written"):
+        verify_head(replace(plan, head=plan.head[: last - 20]), process, Path("core"))
 
 
 def test_a_core_that_does_not_verify_does_not_get_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,9 +163,9 @@ class CoreFile:
     @property
     def tids(self) -> list[int]:
         """Thread IDs from NT_PRSTATUS."""
-        head = fmt.PRSTATUS_HEAD[self.elf_class, self.order]
+        head = fmt.elf_prstatus_common[self.elf_class, self.order]
         found = [note.desc for note in self.of_type("NT_PRSTATUS", fmt.NT_PRSTATUS)]
-        return [int(head.parse(desc)["pr_pid"]) for desc in found if len(desc) >= head.sizeof()]
+        return [int(np.frombuffer(desc, head, 1)["pr_pid"][0]) for desc in found if len(desc) >= head.itemsize]
 
     @property
     def pid(self) -> int | None:

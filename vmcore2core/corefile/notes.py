@@ -10,17 +10,20 @@ import struct
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
+
 from vmcore2core import __version__
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import NUMPY_ORDER, ElfClass
 from vmcore2core.printable import to_json
-from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
+from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.secrets import Secrets
 
 REPORT_RUNS_MAX = 512
 BLANKED_MAX = 1 << 16
 """Most ranges of blanked bytes that the note lists, for users who compare the core with the dump."""
+NSEC_PER_SEC = 10**9
 OVERFLOW_UID = 65534  # DEFAULT_OVERFLOWUID in include/linux/highuid.h
 
 
@@ -33,8 +36,8 @@ def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: 
         secrets: the secrets to blank in the notes, or None.
     """
     notes: list[Note] = []
-    for i, thread in enumerate(snapshot.threads):
-        notes.append(Note(fmt.NOTE_CORE, fmt.NT_PRSTATUS, prstatus(snapshot, thread)))
+    for i, (thread, status) in enumerate(zip(snapshot.threads, prstatuses(snapshot), strict=True)):
+        notes.append(Note(fmt.NOTE_CORE, fmt.NT_PRSTATUS, status))
         if i == 0:
             notes += process_notes(snapshot)
         notes += [Note(regset.note_name, regset.note_type, regset.data) for regset in thread.regsets]
@@ -61,37 +64,35 @@ def _variant(snapshot: ProcessSnapshot) -> tuple[ElfClass, Any]:
     return cast("ElfClass", snapshot.elf_class), snapshot.byte_order
 
 
-def prstatus(snapshot: ProcessSnapshot, thread: ThreadSnapshot) -> bytes:
-    """Return ``struct elf_prstatus`` of one thread."""
-    word = snapshot.elf_class // 8
-    mask = (1 << (8 * word)) - 1
-    # The compat form keeps the low word of a signal set.
-    head = {
-        "si_signo": thread.pr_cursig,
-        "si_code": 0,
-        "si_errno": 0,
-        "pr_cursig": thread.pr_cursig,
-        "pr_sigpend": (thread.pr_sigpend or 0) & mask,
-        "pr_sighold": (thread.pr_sighold or 0) & mask,
-        "pr_pid": thread.tid,
-        "pr_ppid": thread.pr_ppid or 0,
-        "pr_pgrp": thread.pr_pgrp or 0,
-        "pr_sid": thread.pr_sid or 0,
-        **{name: _timeval(getattr(thread, name)) for name in ("pr_utime", "pr_stime", "pr_cutime", "pr_cstime")},
-    }
-    variant = _variant(snapshot)
-    pr_fpvalid = any(
-        regset.note_name == fmt.NOTE_CORE and regset.note_type == fmt.NT_FPREGSET for regset in thread.regsets
-    )
+def prstatuses(snapshot: ProcessSnapshot) -> Iterator[bytes]:
+    """Yield ``struct elf_prstatus`` of each thread."""
+    elf_class, order = _variant(snapshot)
     # The fields behind the registers are aligned as the registers are: struct x32_elf_prstatus.
-    tail_class: ElfClass = 64 if snapshot.greg_size == 8 else variant[0]
-    tail = fmt.PRSTATUS_TAIL[tail_class, variant[1]].build({"pr_fpvalid": int(pr_fpvalid)})
-    return fmt.PRSTATUS_HEAD[variant].build(head) + thread.gregs + tail
+    aligned = 8 if snapshot.greg_size == 8 else elf_class // 8
+    for head, thread in zip(_prstatus_heads(snapshot), snapshot.threads, strict=True):
+        pr_fpvalid = any(
+            regset.note_name == fmt.NOTE_CORE and regset.note_type == fmt.NT_FPREGSET for regset in thread.regsets
+        )
+        yield head + thread.gregs + int(pr_fpvalid).to_bytes(4, order).ljust(aligned, b"\0")
 
 
-def _timeval(nanoseconds: int | None) -> list[int]:
-    seconds, rest = divmod(nanoseconds or 0, 1_000_000_000)
-    return [seconds, rest // 1000]
+def _prstatus_heads(snapshot: ProcessSnapshot) -> list[bytes]:
+    """Return ``struct elf_prstatus_common`` of each thread."""
+    threads, form = snapshot.threads, fmt.elf_prstatus_common[_variant(snapshot)]
+    heads = np.zeros(len(threads), form)
+    heads["si_signo"] = heads["pr_cursig"] = [thread.pr_cursig for thread in threads]
+    heads["pr_pid"] = [thread.tid for thread in threads]
+    for name in ("pr_ppid", "pr_pgrp", "pr_sid"):
+        heads[name] = [getattr(thread, name) or 0 for thread in threads]
+    # The compat form keeps the low word of a signal set.
+    for name in ("pr_sigpend", "pr_sighold"):
+        heads[name] = np.array([getattr(thread, name) or 0 for thread in threads], np.uint64).astype(form[name])
+    for name in ("pr_utime", "pr_stime", "pr_cutime", "pr_cstime"):
+        times = np.array([getattr(thread, name) or 0 for thread in threads], np.uint64)
+        heads[name][:, 0] = times // np.uint64(NSEC_PER_SEC)
+        heads[name][:, 1] = times % np.uint64(NSEC_PER_SEC) // np.uint64(1000)
+    raw = heads.tobytes()
+    return [raw[at : at + form.itemsize] for at in range(0, len(raw), form.itemsize)]
 
 
 def prpsinfo(snapshot: ProcessSnapshot) -> bytes:

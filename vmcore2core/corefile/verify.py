@@ -8,7 +8,10 @@ drops notes with equal content.
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Iterator
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +22,15 @@ from elftools.elf.segments import NoteSegment
 
 from vmcore2core.corefile.plan import CorePlan
 from vmcore2core.errors import OutputError
+from vmcore2core.interfaces import ByteOrder
 from vmcore2core.process.model import ProcessSnapshot
 
 LIEF_SEGMENTS = 10_000
 HEADERS_READ = 4096
 """Most program headers that pyelftools reads of a core; of more, it reads every second, third and so on."""
+NOTES_READ = 1024
+"""Most notes that pyelftools reads of a core: it takes as long for one as the rest of a conversion for a thread."""
+NT_PRSTATUS = 1
 PR_PID = {32: 24, 64: 32}
 """Offset of the thread ID in NT_PRSTATUS, by ELF class; not shared with the writer, so that its errors are caught."""
 
@@ -44,7 +51,7 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
         elf = ELFFile(io.BytesIO(plan.head))
         at = PR_PID[snapshot.elf_class]
         ident = elf["e_type"], elf["e_machine"], elf.elfclass, elf.little_endian
-        count, seen, others, tids = elf.num_segments(), [], 0, []
+        count, seen, others, tids = elf.num_segments(), [], 0, list[int]()
         chosen = range(0, count, 1 + count // HEADERS_READ)
         for segment in map(elf.get_segment, chosen):
             if segment["p_type"] == "PT_LOAD":
@@ -52,9 +59,13 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
             else:
                 others += 1
             if isinstance(segment, NoteSegment):
-                statuses = (note["n_descdata"] for note in segment.iter_notes() if note["n_type"] == "NT_PRSTATUS")
-                tids += [int.from_bytes(desc[at : at + 4], snapshot.byte_order) for desc in statuses]
-    except (ELFError, ValueError, KeyError) as error:
+                end = segment["p_offset"]
+                for note in islice(segment.iter_notes(), NOTES_READ):
+                    end = note["n_offset"] + note["n_size"]
+                    if note["n_type"] == "NT_PRSTATUS":
+                        tids.append(int.from_bytes(note["n_descdata"][at : at + 4], snapshot.byte_order))
+                tids += _tids(plan.head[end : segment["p_offset"] + segment["p_filesz"]], at, snapshot.byte_order)
+    except (ELFError, ValueError, KeyError, struct.error) as error:
         return f"pyelftools: {error}"
     machine = ENUM_E_MACHINE.get(ident[1], ident[1])
     planned = "ET_CORE", snapshot.e_machine, snapshot.elf_class, snapshot.byte_order == "little"
@@ -69,6 +80,22 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
             f"pyelftools sees {count} program headers, {others} no PT_LOADs, expected {expected[0]} and {expected[1]}"
         )
     return None if tids == [thread.tid for thread in snapshot.threads] else f"pyelftools sees threads {tids}"
+
+
+def _tids(notes: bytes, pr_pid: int, byte_order: ByteOrder) -> Iterator[int]:
+    """Yield the thread ID of each NT_PRSTATUS.
+
+    Raises:
+        struct.error: a note ends behind them.
+    """
+    order = "<" if byte_order == "little" else ">"
+    nhdr, number, at = struct.Struct(f"{order}3I"), struct.Struct(f"{order}I"), 0
+    while at < len(notes):
+        namesz, descsz, n_type = nhdr.unpack_from(notes, at)
+        desc = at + nhdr.size + (namesz + 3 & ~3)
+        if n_type == NT_PRSTATUS and notes[at + nhdr.size : at + nhdr.size + namesz] == b"CORE\0":
+            yield number.unpack_from(notes, desc + pr_pid)[0]
+        at = desc + (descsz + 3 & ~3)
 
 
 class SeenByLief(NamedTuple):
