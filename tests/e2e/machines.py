@@ -1,13 +1,14 @@
-"""What the tests of the corpus' guests on other machines have in common."""
+"""What is particular to the cores of each machine, and checks that several guests' tests share."""
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 import subprocess
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -17,6 +18,168 @@ from tests.e2e.guests import Guest, convert, spoil_kallsyms, tasks
 from vmcore2core.interfaces import Member
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.session import OpenOptions, Session
+
+# include/linux/errno.h: how a call ends that a signal interrupts: pause(), ppoll() without a set; poll(); futex().
+ERESTARTNOHAND, ERESTART_RESTARTBLOCK, ERESTARTSYS, ENOSYS = 514, 516, 512, 38
+FLOATS_IN_CPU = 1 << 13 | 1 << 23 | 1 << 25  # ppc64's MSR: FP, VSX, VEC
+THUMB = 1 << 5  # in arm's cpsr: system calls have two bytes
+SO = 1 << 28  # in ppc64's CR0: the system call failed
+
+Registers = dict[str, int]
+
+
+def _minus(error: int) -> int:
+    return (1 << 64) - error
+
+
+def interrupted_arm64(truth: Registers, argument: int, _error: int) -> tuple[Registers, Registers]:
+    """do_signal() has the call start again, before get_signal() writes the core: x0 is orig_x0, pc at the svc."""
+    return {"x0": argument}, {"pc": truth["pc"] + 4}
+
+
+def interrupted_arm(truth: Registers, argument: int, _error: int) -> tuple[Registers, Registers]:
+    """do_signal() has the call start again, before get_signal() writes the core."""
+    return {"r0": argument}, {"pc": truth["pc"] + (2 if truth["cpsr"] & THUMB else 4)}
+
+
+def interrupted_riscv64(truth: Registers, argument: int, _error: int) -> tuple[Registers, Registers]:
+    """arch_do_signal_or_restart() likewise: a0 is orig_a0; do_trap_ecall_u() had put -ENOSYS there."""
+    return {"a0": argument}, {"pc": truth["pc"] + 4, "a0": _minus(ENOSYS)}
+
+
+def interrupted_s390x(_truth: Registers, _argument: int, error: int) -> tuple[Registers, Registers]:
+    """arch_do_signal_or_restart() looks at the result after get_signal(); __do_syscall() had put -ENOSYS there."""
+    return {"r2": _minus(error)}, {"r2": _minus(ENOSYS)}
+
+
+def interrupted_ppc64le(truth: Registers, argument: int, error: int) -> tuple[Registers, Registers]:
+    """syscall_exit_prepare(): after sc, r3 is the error and CR0.SO is set; after scv 0, r3 is its negative.
+
+    Until the call returns, r3 is its first argument, as orig_gpr3 is.
+    """
+    ours = {"r3": truth["orig_gpr3"]}
+    failed = {"orig_gpr3": argument, "result": _minus(error)}
+    if truth["trap"] == 0x3000:
+        return failed | {"r3": _minus(error)}, ours
+    return failed | {"trap": 0xC00, "r3": error, "ccr": truth["ccr"] | SO}, ours | {"ccr": truth["ccr"] & ~SO}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is particular to a machine's cores.
+
+    Attributes:
+        names: pr_reg in order; its numbers' byte order.
+        program_counter: its name.
+        interrupted: from the registers of a thread that waits in the kernel's core, its call's first argument and the
+            error that the signal made: what the kernel's core must have there, and what ours must have instead.
+        left: registers that have whatever the last exception left there.
+        lost: registers that a CPU's note in the dump does not have: zero.
+        lost_notes: types of notes that a CPU's notes do not have.
+        going_notes: types of a spinning thread's notes that went on with it.
+        unwound: whether its stacks unwind without any binary.
+    """
+
+    names: list[str]
+    order: str
+    program_counter: str
+    interrupted: Callable[[Registers, int, int], tuple[Registers, Registers]]
+    left: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+    lost_notes: frozenset[int] = frozenset()
+    going_notes: frozenset[int] = frozenset()
+    unwound: bool = True
+
+
+def _names(text: str, prefix: str = "", count: int = 0) -> list[str]:
+    return [*(f"{prefix}{i}" for i in range(count)), *text.split()]
+
+
+MACHINES = {
+    "debian-7.2-arm64": Machine(
+        *(_names("sp pc pstate", "x", 31), "<", "pc", interrupted_arm64),
+        lost_notes=frozenset({0x401, 0x404, 0x40B, 0x40C}),
+        going_notes=frozenset({0x405}),  # QEMU writes all of SVE's registers, the kernel those that are in use
+    ),
+    "debian-7.2-riscv64": Machine(
+        _names("pc ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6"),
+        *("<", "pc", interrupted_riscv64),
+        lost_notes=frozenset({2}),
+    ),
+    "debian-7.2-s390x": Machine(
+        ["pswm", "pswa", *_names("", "r", 16), *_names("orig_r2", "acr", 16)],
+        *(">", "pswa", interrupted_s390x),
+        lost_notes=frozenset({0x306}),
+        # The last branch, and a transaction's block (that of an interruption code): of what came afterwards.
+        going_notes=frozenset({0x306, 0x308}),
+    ),
+    "debian-7.2-ppc64el": Machine(
+        _names("nip msr orig_gpr3 ctr link xer ccr softe trap dar dsisr result z0 z1 z2 z3", "r", 32),
+        *("<", "nip", interrupted_ppc64le),
+        left=frozenset({"result"}),
+        lost=frozenset({"orig_gpr3", "trap", "dar", "dsisr", "result"}),
+        lost_notes=frozenset({0x103, 0x104, 0x105, 0x107}),
+    ),
+    "debian-6.1-armhf": Machine(
+        _names("fp ip sp lr pc cpsr orig_r0", "r", 11),
+        *("<", "pc", interrupted_arm),
+        lost=frozenset({"orig_r0"}),
+        unwound=False,
+    ),
+}
+
+
+def registers(machine: Machine, core: Core) -> dict[int, dict[str, int]]:
+    """General registers by thread ID; those of s390x that are 32 bits wide (acr0 to acr15) are in the middle."""
+    word, at = ("Q", 112) if core.is_64 else ("I", 72)
+    form = machine.order + ("18Q16IQ" if "acr0" in machine.names else f"{len(machine.names)}{word}")
+    return {
+        tid: dict(zip(machine.names, struct.unpack_from(form, desc, at), strict=True))
+        for tid, desc in core.prstatus.items()
+    }
+
+
+def on_a_cpu(core: Core) -> set[int]:
+    """The threads that a CPU was running, in user mode or in the kernel, as the core itself says."""
+    own = next(desc for name, _, desc in core.notes if name == "vmcore2core")
+    said = json.loads(own)["registers"]
+    return {int(tid) for tid, source in said.items() if "on CPU" in source or "note of CPU" in source}
+
+
+def check_registers(
+    guest: str, ours: Core, kernels: Core, waiting: Mapping[int, tuple[int, int]], leader: int, went_on: Set[str]
+) -> None:
+    """Check that general registers are those of the kernel's core, but for what the signal that made it changed.
+
+    Args:
+        guest: key of ``MACHINES``.
+        ours: our core.
+        kernels: the kernel's own.
+        waiting: threads in a system call -> the call's first argument, and the error that the signal made.
+        leader: the thread that wrote the kernel's core.
+        went_on: registers of the other threads that changed between the two cores.
+    """
+    machine, running = MACHINES[guest], on_a_cpu(ours)
+    mine, theirs = registers(machine, ours), registers(machine, kernels)
+    assert running <= mine.keys() - waiting.keys()
+    assert mine.keys() == theirs.keys()
+    for tid, truth in theirs.items():
+        skip, expected, own = set(machine.left), dict(truth), dict(mine[tid])
+        if tid in waiting:
+            changed, instead = machine.interrupted(truth, *waiting[tid])
+            assert {name: hex(truth[name]) for name in changed} == {name: hex(value) for name, value in changed.items()}
+            expected |= instead
+        else:
+            skip |= went_on
+        if tid in running:
+            assert {own[name] for name in machine.lost} <= {0}
+            skip |= machine.lost
+        if "msr" in own and (tid == leader or tid not in waiting):
+            # Whether the leader, which wrote the core, and the thread on a CPU had loaded them.
+            own["msr"], expected["msr"] = own["msr"] & ~FLOATS_IN_CPU, expected["msr"] & ~FLOATS_IN_CPU
+        differ = {name: (hex(own[name]), hex(expected[name])) for name in own if own[name] != expected[name]}
+        assert differ.keys() <= skip, f"thread {tid}: {differ}"
+
 
 LEVELS = ["level_c", "level_b", "level_a"]
 
@@ -34,17 +197,18 @@ def thread_notes(core: Core) -> dict[int, list[tuple[str, int, bytes]]]:
     return found
 
 
-def check_layout_from_file(dump: Path, core: Path, folder: Path, order: Literal["<", ">"] = "<") -> None:
+def check_layout_from_file(dump: Path, core: Path, folder: Path) -> None:
     """Check that a copy of the dump without BTF and kallsyms gives the same core with a layout that was written."""
     (folder / "layout").write_text(tasks("layout", dump).stdout)
+    before = Core(core)
     data = bytearray(dump.read_bytes())
-    magic = struct.pack(order + "HBBI", 0xEB9F, 1, 0, 24)
+    magic = struct.pack(before.order + "HBBI", 0xEB9F, 1, 0, 24)
     for pattern, instead in ((magic, bytes(8)), (b"SYMBOL(kallsyms_", b"LENGTH(kallsyms_")):
         places = [match.start() for match in re.finditer(re.escape(pattern), data)]
         assert places
         for at in places:
             data[at : at + len(instead)] = instead
-    spoil_kallsyms(data, "little" if order == "<" else "big")
+    spoil_kallsyms(data, "little" if before.order == "<" else "big")
     (folder / "bare").mkdir()
     bare = folder / "bare" / dump.name
     bare.write_bytes(data)
@@ -52,7 +216,7 @@ def check_layout_from_file(dump: Path, core: Path, folder: Path, order: Literal[
     result = convert(bare, "--vmcoreinfo", folder / "layout", "--pid", pid, "-o", folder / "core", "-v")
     assert result.returncode == 0
     assert "BTF in the dump" not in result.stderr
-    ours, before = Core(folder / "core"), Core(core)
+    ours = Core(folder / "core")
     assert ours.prstatus == before.prstatus
     assert thread_notes(ours) == thread_notes(before)
     assert ours.data[48:52] == before.data[48:52]  # e_flags

@@ -14,17 +14,17 @@ import pytest
 
 from tests.e2e.cores import Core
 from tests.e2e.guests import FIXTURES, PROGRAMS, Guest, bundled, convert_all, rows, tasks, unpacked_sysroot
-from tests.e2e.machines import check_memory, check_stacks_in_gdb, gdb_multiarch
-from tests.e2e.test_bundled_machines import (
+from tests.e2e.machines import (
     ERESTARTNOHAND,
     MACHINES,
-    RESTARTS,
     Machine,
     Registers,
-    calls,
-    clock,
+    check_memory,
+    check_stacks_in_gdb,
+    gdb_multiarch,
     registers,
 )
+from tests.e2e.test_bundled_machines import RESTARTS, calls, clock
 from vmcore2core.formats.mips64 import GREGS
 
 
