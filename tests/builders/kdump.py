@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Literal
 
 Order = Literal["little", "big"]
@@ -194,3 +195,38 @@ def build_kdump(
         descs += struct.pack(char + "QIIQ", offset, size, flags, 0)
     # makedumpfile leaves room for the descriptors of all parts.
     return bytes(blocks + descs.ljust(24 * len(pages), b"\0") + data)
+
+
+def write_reaching(source: bytes, target: Path, end: int) -> None:
+    """Write a dump again with bitmaps that reach to a physical address, and one more page right below that.
+
+    What the bitmaps have between both is a hole of the file. The page has the bytes of the last one.
+
+    Args:
+        source: a file like those of ``build_kdump``, 64-bit and little-endian, of header_version 6.
+        target: the new file.
+        end: a multiple of the page size.
+    """
+    sub_hdr_size, bitmap_blocks = struct.unpack_from("<II", source, 432)
+    bitmaps_at = (1 + sub_hdr_size) * BLOCK
+    size = bitmap_blocks * BLOCK // 2
+    descs_at = bitmaps_at + 2 * size
+    nr_pages = int.from_bytes(source[bitmaps_at + size : descs_at], "little").bit_count()
+    data_at = descs_at + 24 * nr_pages
+    max_mapnr = end // BLOCK
+    new_size = -(-max_mapnr // (8 * BLOCK)) * BLOCK
+    moved = 2 * (new_size - size) + 24
+    descs = [(at + moved, *rest) for at, *rest in struct.iter_unpack("<QIIQ", source[descs_at:data_at])]
+    head = bytearray(source[:bitmaps_at])
+    struct.pack_into("<II", head, 436, 2 * new_size // BLOCK, min(max_mapnr, 0xFFFFFFFF))
+    struct.pack_into("<Q", head, BLOCK + 96, max_mapnr)
+    with target.open("wb") as file:
+        file.write(head)
+        for i in range(2):
+            file.seek(bitmaps_at + i * new_size)
+            file.write(source[bitmaps_at + i * size : bitmaps_at + (i + 1) * size])
+            file.seek(bitmaps_at + i * new_size + (max_mapnr - 1) // 8)
+            file.write(bytes([1 << (max_mapnr - 1) % 8]))
+        file.seek(bitmaps_at + 2 * new_size)
+        file.write(b"".join(struct.pack("<QIIQ", *desc) for desc in [*descs, descs[-1]]))
+        file.write(source[data_at:])

@@ -87,6 +87,11 @@ class DiskDumpContainer(DumpContainer):
         return self._parts[0].memory_ranges()
 
     @override
+    def dumped_ranges(self) -> tuple[AddressRange, ...]:
+        """Return ranges of 128 MiB and more in which the second bitmap has pages."""
+        return self._parts[0].dumped_ranges()
+
+    @override
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame."""
         pfns = np.asarray(pfns, dtype=np.uint64)

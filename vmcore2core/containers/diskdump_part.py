@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers.base import PageState
-from vmcore2core.containers.bitmap import RankedBitmap, bit_runs, test_bit, test_bits
+from vmcore2core.containers.bitmap import Bitmap, RankedBitmap
 from vmcore2core.containers.compression import PageDecoder, page_decoder
 from vmcore2core.containers.diskdump_header import read_header
 from vmcore2core.containers.dumpfile import DumpFile
@@ -56,11 +56,11 @@ class DiskDumpPart:
         self.start_pfn, self.end_pfn = header.split_pfns or (0, header.max_mapnr)
         self._decoders: dict[int, PageDecoder | None] = {}
         size, second = header.bitmap_size, header.bitmap_offset
-        self._ram: U8Array | None = None
+        self._ram: Bitmap | None = None
         if header.bitmap_count == 2:
-            self._ram = file.array(header.bitmap_offset, size, "the first bitmap")
+            self._ram = Bitmap(file, header.bitmap_offset, size, "the first bitmap")
             second += size
-        self._dumped = RankedBitmap(file.array(second, size, "the second bitmap"))
+        self._dumped = RankedBitmap(file, second, size, "the second bitmap")
         self._nr_before = self._dumped.count_below(self.start_pfn)
         self.nr_pages = self._dumped.count_below(self.end_pfn) - self._nr_before
         self._page_descs = PageDescs(file, header, self.nr_pages)
@@ -130,21 +130,27 @@ class DiskDumpPart:
         mine, theirs = self.header, other.header
         return (
             mine.dump_identity == theirs.dump_identity
-            and np.array_equal(self._dumped.bitmap, other._dumped.bitmap)
+            and self._dumped.equals(other._dumped)
             and (self._ram is None) == (other._ram is None)
-            and (self._ram is None or other._ram is None or np.array_equal(self._ram, other._ram))
+            and (self._ram is None or other._ram is None or self._ram.equals(other._ram))
         )
 
     def memory_ranges(self) -> tuple[AddressRange, ...]:
         """Return the runs of RAM in the first bitmap."""
-        bitmap = self._dumped.bitmap if self._ram is None else self._ram
+        bitmap = self._dumped if self._ram is None else self._ram
         size = self.header.block_size
-        runs = bit_runs(bitmap, self.header.max_mapnr)
+        runs = bitmap.runs(self.header.max_mapnr)
         ranges = tuple(AddressRange(s * size, e * size) for s, e in itertools.islice(runs, RANGES_MAX + 1))
         if len(ranges) > RANGES_MAX:
             what = f"first bitmap with more than {RANGES_MAX} runs"
             raise FormatError(what, self.header.bitmap_offset, "the RAM of a machine, which comes in few ranges")
         return ranges
+
+    def dumped_ranges(self) -> tuple[AddressRange, ...]:
+        """Return ranges outside of which no page was dumped."""
+        size = self.header.block_size
+        ranges = self._dumped.neighbourhoods(self.header.max_mapnr)
+        return tuple(AddressRange(start * size, end * size) for start, end in ranges)
 
     def outline(self, pfns: U64Array) -> U8Array:
         """Return the state of each page frame by the bitmaps: ``MISSING``, ``EXCLUDED``, or ``TRUNCATED`` for dumped.
@@ -153,9 +159,11 @@ class DiskDumpPart:
         """
         states = np.full(len(pfns), PageState.MISSING, dtype=np.uint8)
         valid = np.flatnonzero(pfns < np.uint64(self.header.max_mapnr))
-        if self._ram is not None:
-            states[valid[test_bits(self._ram, pfns[valid])]] = PageState.EXCLUDED
-        states[valid[test_bits(self._dumped.bitmap, pfns[valid])]] = PageState.TRUNCATED
+        dumped = self._dumped.has(pfns[valid])
+        states[valid[dumped]] = PageState.TRUNCATED
+        rest = valid[~dumped]
+        if self._ram is not None and len(rest):
+            states[rest[self._ram.has(pfns[rest])]] = PageState.EXCLUDED
         return states
 
     def locate(self, pfns: U64Array) -> tuple[U8Array, NDArray[np.void]]:
@@ -194,9 +202,9 @@ class DiskDumpPart:
         """Return the state of one page frame by the bitmaps, as ``outline`` does for many."""
         if pfn >= self.header.max_mapnr:
             return PageState.MISSING
-        if test_bit(self._dumped.bitmap, pfn):
+        if self._dumped.has_one(pfn):
             return PageState.TRUNCATED
-        return PageState.EXCLUDED if self._ram is not None and test_bit(self._ram, pfn) else PageState.MISSING
+        return PageState.EXCLUDED if self._ram is not None and self._ram.has_one(pfn) else PageState.MISSING
 
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
         """Return the bytes of a dumped page frame of this part, zeros if it has none, and its state."""

@@ -6,10 +6,11 @@ dies. A read reports an error instead.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,9 @@ from vmcore2core.overrides import override
 
 HEAD_SIZE = 8192
 """Bytes that detection sees."""
+
+STAT_BLOCK = 512
+"""stat(2): bytes per unit of st_blocks."""
 
 READ_MAX = 1 << 30
 """Bytes that are asked for at once."""
@@ -82,6 +86,24 @@ class DumpFile:
         if size > 0:
             self._check_cut()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield those parts of ``[start, end)`` that are no holes of the file, ascending; a hole reads as zeros."""
+        begun = self._begun
+        if not stat.S_ISREG(begun.st_mode) or begun.st_blocks * STAT_BLOCK >= begun.st_size:
+            yield start, end
+            return
+        while start < end:
+            try:
+                data = os.lseek(self._fd, start, os.SEEK_DATA)
+                hole = min(os.lseek(self._fd, data, os.SEEK_HOLE), end)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # the file system does not know its holes
+                    yield start, end
+                return
+            if data < end:
+                yield data, hole
+            start = hole if data < end else end
 
     def changed(self) -> str | None:
         """Return a sentence if the file was written to or truncated since it was opened."""
@@ -209,6 +231,11 @@ class LayeredFile(DumpFile):
     @override
     def read(self, offset: int, size: int) -> bytes:
         raise NotImplementedError
+
+    @override
+    def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Nothing is known of zeros."""
+        yield start, end
 
     @override
     def _fill(self, offset: int, left: memoryview) -> None:

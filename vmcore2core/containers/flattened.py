@@ -9,6 +9,8 @@ References: makedumpfile 1.7.9: rearrange_dumpdata(); libkdumpfile's flatmap.c.
 from __future__ import annotations
 
 import heapq
+from array import array
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import BinaryIO
 
@@ -51,7 +53,7 @@ class FlattenedFile(LayeredFile):
 
     def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return start and end of each disjoint piece of the described dump, ascending, and its place in the file."""
-        pieces: list[tuple[int, int, int]] = []
+        pieces = array("q")  # a terabyte has millions of pieces: start, end and position of each
         at = fmt.MAX_SIZE_MDF_HEADER
         step = fmt.makedumpfile_data_header.itemsize
         while True:
@@ -63,7 +65,7 @@ class FlattenedFile(LayeredFile):
             offset, size = (int.from_bytes(raw[i : i + 8], "big", signed=True) for i in (0, 8))
             if offset == fmt.END_FLAG_FLAT_HEADER and size == fmt.END_FLAG_FLAT_HEADER:
                 break
-            if offset < 0 or size < 0 or offset + size > OFFSET_MAX or len(pieces) >= PIECES_MAX:
+            if offset < 0 or size < 0 or offset + size > OFFSET_MAX or len(pieces) >= 3 * PIECES_MAX:
                 raise FormatError(
                     f"makedumpfile_data_header offset {offset:#x}, buf_size {size:#x}",
                     at,
@@ -72,9 +74,16 @@ class FlattenedFile(LayeredFile):
             at += step
             size_there = min(size, self.inner.size - at)
             if size_there:
-                pieces.append((offset, offset + size_there, at))
+                pieces.extend((offset, offset + size_there, at))
             at += size
-        return _disjoint(pieces)
+        return _disjoint(np.frombuffer(pieces, np.int64).reshape(-1, 3))
+
+    @override
+    def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Between the pieces there are zeros."""
+        first, last = np.searchsorted(self._ends, start, side="right"), np.searchsorted(self._starts, end)
+        for i in range(int(first), int(last)):
+            yield max(start, int(self._starts[i])), min(end, int(self._ends[i]))
 
     @override
     def read(self, offset: int, size: int) -> bytes:
@@ -98,13 +107,16 @@ class FlattenedFile(LayeredFile):
         return b"".join(chunks)
 
 
-def _disjoint(pieces: list[tuple[int, int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Cut overlapping pieces so that a later one hides an earlier one, and join what is contiguous on both sides."""
-    columns = np.array(pieces, np.int64).reshape(len(pieces), 3)
+def _disjoint(columns: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Cut overlapping pieces so that a later one hides an earlier one, and join what is contiguous on both sides.
+
+    Args:
+        columns: int64[n, 3], start, end and position of each piece.
+    """
     starts, ends = columns[:, 0], columns[:, 1]
     order = np.argsort(starts, kind="stable")
     if (starts[order][1:] < ends[order][:-1]).any():
-        columns = _without_hidden(pieces)
+        columns = _without_hidden([(start, end, position) for start, end, position in columns.tolist()])
         order = np.argsort(columns[:, 0], kind="stable")
     columns = columns[order]
     together = (columns[1:, 0] == columns[:-1, 1]) & (

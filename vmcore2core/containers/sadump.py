@@ -7,6 +7,7 @@ References: see ``formats.sadump``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -15,7 +16,7 @@ import numpy as np
 
 from vmcore2core.addresses import AddressRange, U8Array, U64Array
 from vmcore2core.containers.base import ContainerDoc, DumpContainer, PageState
-from vmcore2core.containers.bitmap import RANK_BYTES, RankedBitmap, bit_runs, test_bits
+from vmcore2core.containers.bitmap import Bitmap, RankedBitmap
 from vmcore2core.containers.dumpfile import DumpFile, only_file
 from vmcore2core.containers.x86_cpus import CPUS_MAX, prstatus
 from vmcore2core.elf.notes import Note
@@ -79,11 +80,13 @@ class SadumpContainer(DumpContainer):
         at += fmt.BLOCK_SIZE
         self._cpus_at = at
         at += int(header["sub_hdr_size"]) * fmt.BLOCK_SIZE
-        self._ram = _bitmap(first.file, at, int(header["bitmap_blocks"]))
-        at += int(header["bitmap_blocks"]) * fmt.BLOCK_SIZE
-        self._dumped = RankedBitmap(_bitmap(first.file, at, int(header["dumpable_bitmap_blocks"])))
-        first.data = at + int(header["dumpable_bitmap_blocks"]) * fmt.BLOCK_SIZE
-        self._end = min(self._max_mapnr(header), 8 * len(self._ram), 8 * len(self._dumped.bitmap))
+        size = int(header["bitmap_blocks"]) * fmt.BLOCK_SIZE
+        self._ram = Bitmap(first.file, at, size, "a bitmap of page frames", _REVERSED)
+        at += size
+        size = int(header["dumpable_bitmap_blocks"]) * fmt.BLOCK_SIZE
+        self._dumped = RankedBitmap(first.file, at, size, "a bitmap of page frames", _REVERSED)
+        first.data = at + size
+        self._end = min(self._max_mapnr(header), 8 * self._ram.size, 8 * self._dumped.size)
         self._place(disks, count)
         states = list(self._cpu_states(first.file, header))
         self.e_machine = (
@@ -160,12 +163,15 @@ class SadumpContainer(DumpContainer):
     @override
     def memory_ranges(self) -> tuple[AddressRange, ...]:
         """Return the runs of RAM in the first bitmap."""
-        return _ranges(self._ram, self._end)
+        ranges = tuple(_range(*pfns) for pfns in itertools.islice(self._ram.runs(self._end), RUNS_MAX + 1))
+        if len(ranges) > RUNS_MAX:
+            raise FormatError(f"more than {RUNS_MAX} runs of page frames in a bitmap", 0, "fewer")
+        return ranges
 
     @override
     def dumped_ranges(self) -> tuple[AddressRange, ...]:
-        """Return the runs of pages in the second bitmap."""
-        return _ranges(self._dumped.bitmap, self._end)
+        """Return ranges of 128 MiB and more in which the second bitmap has pages."""
+        return tuple(_range(*pfns) for pfns in self._dumped.neighbourhoods(self._end))
 
     @override
     def page_states(self, pfns: U64Array) -> U8Array:
@@ -176,9 +182,9 @@ class SadumpContainer(DumpContainer):
         """Return the state of each page frame, its offset in its file, and the index of its extent."""
         states = np.full(len(pfns), PageState.MISSING, np.uint8)
         inside = np.flatnonzero(pfns < np.uint64(self._end))
-        known = inside[test_bits(self._ram, pfns[inside])]
+        known = inside[self._ram.has(pfns[inside])]
         states[known] = PageState.EXCLUDED
-        dumped = known[test_bits(self._dumped.bitmap, pfns[known])]
+        dumped = known[self._dumped.has(pfns[known])]
         states[dumped] = PageState.TRUNCATED
         ranks = self._dumped.rank(pfns[dumped])
         starts = np.array([start for _, start in self._extents], np.uint64)
@@ -281,20 +287,8 @@ def _check_media(file: DumpFile, part: np.void) -> None:
         raise FormatError(f"sequential_num {int(media['sequential_num'])} in sadump_media_header", 48, "the first one")
 
 
-def _bitmap(file: DumpFile, at: int, blocks: int) -> U8Array:
-    """Return a bitmap with the lowest page frame in the lowest bit, uint8[n], n a multiple of ``RANK_BYTES``."""
-    assert fmt.BLOCK_SIZE % RANK_BYTES == 0  # noqa: S101 - of two constants
-    result: U8Array = _REVERSED[file.array(at, blocks * fmt.BLOCK_SIZE, "a bitmap of page frames")]
-    return result
-
-
-def _ranges(bitmap: U8Array, end: int) -> tuple[AddressRange, ...]:
-    found: list[AddressRange] = []
-    for start, stop in bit_runs(bitmap, end):
-        if len(found) == RUNS_MAX:
-            raise FormatError(f"more than {RUNS_MAX} runs of page frames in a bitmap", 0, "fewer")
-        found.append(AddressRange(start * fmt.BLOCK_SIZE, stop * fmt.BLOCK_SIZE))
-    return tuple(found)
+def _range(start: int, end: int) -> AddressRange:
+    return AddressRange(start * fmt.BLOCK_SIZE, end * fmt.BLOCK_SIZE)
 
 
 def _notes(states: Sequence[tuple[int, np.void]]) -> Iterator[Note]:
