@@ -12,7 +12,8 @@ from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, Mem
 from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import Kernel, StructView
 
-CACHED_LOOKUPS = 256
+CACHED_SIZE = 1 << 24
+"""Most bytes of lookups to keep: of some 900,000 pages."""
 # Since Linux kernel commit 3aa63a569c64 ("fs: switch timespec64 fields in inode to discrete integers") (in v6.11) the
 # seconds are a member; 12cd44023651 ("fs: rename inode i_atime and i_mtime fields") (in v6.7) had renamed the struct.
 MTIMES = ("i_mtime_sec", "__i_mtime", "i_mtime")
@@ -30,7 +31,7 @@ def mtime_of(inode: StructView) -> int | None:
 
 
 class CachedLookups:
-    """The page cache of all files; it keeps the latest lookups, as processes share libraries.
+    """The page cache of all files; it keeps the lookups that were used last, as processes share libraries.
 
     Attributes:
         problem: why the page cache cannot be searched, or None.
@@ -40,6 +41,7 @@ class CachedLookups:
         self.problem: str | None = None
         self._pages: PageCache | None = None
         self._answers: OrderedDict[tuple[int, int, int], Pages] = OrderedDict()
+        self._room = CACHED_SIZE
         try:
             self._pages = PageCache(kernel)
         except (LayoutError, MemoryFault) as error:
@@ -54,12 +56,15 @@ class CachedLookups:
         if self._pages is None:
             return None
         key = int(file.pointer("f_mapping")), first, last
-        if key not in self._answers:
-            pages = self._pages.lookup(file, first, last)
-            self._answers[key] = pages.index, pages.paddr, pages.state
-            if len(self._answers) > CACHED_LOOKUPS:
-                self._answers.popitem(last=False)
-        return self._answers[key]
+        if key in self._answers:
+            self._answers.move_to_end(key)
+            return self._answers[key]
+        found = self._pages.lookup(file, first, last)
+        self._answers[key] = found.index, found.paddr, found.state
+        self._room -= _size(self._answers[key])
+        while self._room < 0 and len(self._answers) > 1:
+            self._room += _size(self._answers.popitem(last=False)[1])
+        return found.index, found.paddr, found.state
 
     def is_of_disk(self, file: StructView) -> bool:
         """Tell whether a file's file system is known to be on disk, not in memory.
@@ -79,6 +84,11 @@ class CachedLookups:
             CorruptStructure: there is no ``struct page`` at this address.
         """
         return None if self._pages is None else self._pages.paddr_of(page, "vm_special_mapping.pages")
+
+
+def _size(pages: Pages) -> int:
+    """Return the bytes that a lookup takes; with a thousand for what has no pages, too."""
+    return sum(column.nbytes for column in pages) + (1 << 10)
 
 
 class FileBacking:

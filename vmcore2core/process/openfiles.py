@@ -7,7 +7,7 @@ descriptors of its leader; threads with their own table (clone() without CLONE_F
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, MemoryFault
@@ -86,12 +86,16 @@ class FileRow:
 
     def as_json(self) -> dict[str, Any]:
         """Return the row for JSON; its flags in octal, as in fdinfo."""
-        pos = None if self.pos is None else f"{self.pos & (1 << 64) - 1:#x}"
-        document = {**asdict(self), "file": f"{self.file:#x}", "pos": pos, "flags": f"0{self.flags:o}"}
-        if self.socket is not None:
-            addresses = {name: getattr(self.socket, name) for name in ("sock", "net", "peer_sock")}
-            document["socket"] |= {name: None if at is None else f"{at:#x}" for name, at in addresses.items()}
-        return document
+        ends = self.other_ends
+        return {
+            # asdict() would copy all that is inside.
+            **{name: getattr(self, name) for name in _NAMES},
+            "file": f"{self.file:#x}",
+            "pos": None if self.pos is None else f"{self.pos & (1 << 64) - 1:#x}",
+            "flags": f"0{self.flags:o}",
+            "socket": None if self.socket is None else _socket(self.socket),
+            "other_ends": None if ends is None else [asdict(one) for one in ends],
+        }
 
     def line(self) -> str:
         """Return the line as ``files`` prints it."""
@@ -110,6 +114,15 @@ class FileRow:
         if self.problem is not None:
             parts.append(f"({self.problem})")
         return "  ".join(parts)
+
+
+_NAMES = tuple(one.name for one in fields(FileRow))
+
+
+def _socket(socket: Socket) -> dict[str, Any]:
+    """Return a socket for JSON, its addresses as numbers of hexadecimal digits."""
+    addresses = {name: getattr(socket, name) for name in ("sock", "net", "peer_sock")}
+    return {**asdict(socket), **{name: None if at is None else f"{at:#x}" for name, at in addresses.items()}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ References: DWARF 5, section 6.4; LSB Core 5.0, chapter 10.6; libgcc's unwind-dw
 
 from __future__ import annotations
 
+from copy import copy
+
 from vmcore2core.formats import dwarf_cfi as fmt
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cfi_program import CfiProgram
@@ -34,6 +36,12 @@ class EhFrame:
         self.read, self.word = read, word
         self.order: ByteOrder = order
         self._cies: dict[int, Cie] = {}
+
+    def reading(self, read: Read) -> EhFrame:
+        """Return the same section, as another reader has it."""
+        found = copy(self)
+        found.read, found._cies = read, {}
+        return found
 
     def cie_address(self, at: int, distance: int) -> int:
         """Return the address of an FDE's CIE, from the CIE pointer at ``at``."""

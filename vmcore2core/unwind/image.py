@@ -17,7 +17,7 @@ from vmcore2core.unwind.cfi import EhFrame
 from vmcore2core.unwind.cfi_rules import Fde
 from vmcore2core.unwind.cursor import Cursor
 from vmcore2core.unwind.debug_frame import DebugFrame
-from vmcore2core.unwind.eh_index import EhIndex
+from vmcore2core.unwind.eh_index import EhIndex, EhIndexes
 from vmcore2core.unwind.image_files import ImageSource
 from vmcore2core.unwind.names import ImageNames
 from vmcore2core.unwind.symbols import Origin
@@ -77,7 +77,7 @@ class Image(ImageNames):
             data = None if section is None else file.content(section)
             if data:
                 frame = DebugFrame(data, self.bias, self.source.order, self.source.word)
-                found.append((EhIndex(frame, 0, len(data)), frame, origin))
+                found.append((self._indexes.of(frame, 0, len(data)), frame, origin))
         return found
 
     @cached_property
@@ -122,12 +122,17 @@ class Image(ImageNames):
                 high = middle
         return found
 
+    @property
+    def _indexes(self) -> EhIndexes:
+        """The indexes that processes of the same program have made."""
+        return EhIndexes() if self.source.original is None else self.source.original.indexes
+
     @cached_property
     def _index(self) -> EhIndex | None:
         section = self.section(b".eh_frame")
         if section is None or not section.sh_flags & elf_dynamic.SHF_ALLOC:
             self.cfi_problem = self.cfi_problem or "where its .eh_frame is, if it has one, is not known"
             return None
-        index = EhIndex(self.eh_frame, section.sh_addr + self.bias, section.sh_size)
+        index = self._indexes.of(self.eh_frame, section.sh_addr + self.bias, section.sh_size)
         self.cfi_problem = index.problem or self.cfi_problem
         return index

@@ -9,6 +9,7 @@ from pathlib import Path
 from vmcore2core.process.binaries import Binaries, MappedImage
 from vmcore2core.process.copies import Copies
 from vmcore2core.process.sysroot import OriginalFile, build_id
+from vmcore2core.unwind.eh_index import EhIndexes
 from vmcore2core.unwind.lines import LineTables
 from vmcore2core.unwind.reading import PagedRead
 
@@ -21,11 +22,13 @@ class Files:
         binaries: where to search for files; None for nowhere.
         copies: other copies of the files in the page cache, or None.
         lines: the line tables of files.
+        indexes: the call frame information of programs, by function.
     """
 
     binaries: Binaries | None = None
     copies: Copies | None = None
     lines: LineTables = field(default_factory=LineTables)
+    indexes: EhIndexes = field(default_factory=EhIndexes)
 
     @property
     def notices(self) -> list[str]:
@@ -43,7 +46,7 @@ class Original:
     """
 
     def __init__(self, image: MappedImage, files: Files) -> None:
-        self.image, self.lines, self._binaries = image, files.lines, files.binaries
+        self.image, self.lines, self.indexes, self._binaries = image, files.lines, files.indexes, files.binaries
         self.read = PagedRead(self._fetch, image.page_size)
 
     @property
