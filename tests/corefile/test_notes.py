@@ -18,6 +18,7 @@ from tests.corefile.snapshots import (
     AUXV_32,
     GREGS_32,
     GREGS_64,
+    absent,
     elf_notes,
     snapshot,
     snapshot_32,
@@ -27,8 +28,8 @@ from tests.corefile.snapshots import (
     write,
 )
 from tests.needs import need
-from vmcore2core.corefile.notes import nt_file, prpsinfo, prstatuses
-from vmcore2core.process.model import ProcessSnapshot, PsInfo, ThreadLeftOut, ThreadSnapshot
+from vmcore2core.corefile.notes import nt_file, provenance, prpsinfo, prstatuses
+from vmcore2core.process.model import AbsentReason, ProcessSnapshot, PsInfo, ThreadLeftOut, ThreadSnapshot
 
 MAKERS = pytest.mark.parametrize(("bits", "make"), [(64, snapshot), (32, snapshot_32)], ids=["x86-64", "i386"])
 
@@ -306,3 +307,11 @@ def test_no_reader_takes_our_own_note_for_a_kernels(tmp_path: Path) -> None:
     write(snapshot(vma(0x1000, 0x2000)), core)
     (own,) = [line for line in eu_readelf(core, "-n").splitlines() if line.lstrip().startswith("vmcore2core")]
     assert not re.search(r"PRSTATUS|FPREGSET|PRPSINFO|AUXV|FILE|SIGINFO", own)
+
+
+def test_what_is_missing_is_listed_before_what_was_left_out_on_purpose() -> None:
+    left = absent(0x1000, 0x2000, AbsentReason.BEYOND_FILTER)
+    lost = absent(0x9000, 0xA000)
+    vmas = (vma(0x1000, 0x3000, absent=(left,)), vma(0x8000, 0xA000, absent=(lost,)))
+    note = json.loads(provenance(snapshot(*vmas), {}))
+    assert note["absent"] == [["0x9000", "0xa000", "excluded"], ["0x1000", "0x2000", "beyond_filter"]]

@@ -27,6 +27,7 @@ from vmcore2core.errors import CodecError, DumpError, package_missing
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass
 from vmcore2core.printable import counted, text
+from vmcore2core.process.model import NOT_MISSING
 from vmcore2core.process.sysroot import build_id
 
 HEAD_MAX = 1 << 28
@@ -34,6 +35,8 @@ FILES_MAX = 1 << 17
 PF_X = 1
 READ_MAX = 1 << 20
 DAMAGED_SHOWN = 8
+ON_PURPOSE = frozenset(reason.name.lower() for reason in NOT_MISSING)
+"""Reasons, by their names in our own note, that do not make a core incomplete."""
 # What pyelftools raises for headers that make no sense.
 _UNREADABLE = (ELFError, ConstructError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 
@@ -268,7 +271,7 @@ def missing(core: CoreFile) -> Iterator[str]:
     for tid, reason in _strings(own, "threads_left_out"):
         yield f"thread {tid} is left out: {reason}"
     for start, end, reason in _runs(own):
-        if reason not in ("redacted", "in_file", "beyond_file", "guard"):
+        if reason not in ON_PURPOSE:
             yield f"memory at {start}-{end}: {reason}"
 
 
@@ -284,6 +287,9 @@ def also(core: CoreFile) -> Iterator[str]:
     left = sum(int(end, 16) - int(start, 16) for start, end, reason in _runs(own) if reason == "in_file")
     if left:
         yield f"{left:#x} bytes of memory are left to their files, which have them unchanged"
+    text_left = sum(int(end, 16) - int(start, 16) for start, end, reason in _runs(own) if reason == "beyond_filter")
+    if text_left:
+        yield f"{text_left:#x} bytes of text are not in it, as coredump_filter does not ask for them"
     redacted = sum(reason == "redacted" for _, _, reason in _runs(own))
     if redacted:
         were = "was" if redacted == 1 else "were"

@@ -17,7 +17,7 @@ from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import NUMPY_ORDER, ElfClass
 from vmcore2core.printable import to_json
-from vmcore2core.process.model import ProcessSnapshot
+from vmcore2core.process.model import NOT_MISSING, ProcessSnapshot
 from vmcore2core.process.secrets import Secrets
 
 REPORT_RUNS_MAX = 512
@@ -147,7 +147,8 @@ def unknown_fields(snapshot: ProcessSnapshot) -> list[str]:
 
 def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: Secrets | None = None) -> bytes:
     """Return our own note: JSON in UTF-8, for users who have only the core."""
-    runs = [(run, vma) for vma in snapshot.vmas for run in vma.absent]
+    runs = [run for vma in snapshot.vmas for run in vma.absent]
+    listed = sorted(runs, key=lambda run: run.reason in NOT_MISSING)[:REPORT_RUNS_MAX]  # what is missing comes first
     document = {
         "version": __version__,
         **origin,
@@ -156,8 +157,8 @@ def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets
         "registers_left_out": {str(t.tid): t.regsets_unknown for t in snapshot.threads if t.regsets_unknown},
         "threads_left_out": {str(left.tid): left.reason for left in snapshot.threads_left_out},
         "unknown_fields": unknown_fields(snapshot),
-        "absent_pages": sum((run.end - run.start) // snapshot.page_size for run, _ in runs),
-        "absent": [[f"{run.start:#x}", f"{run.end:#x}", run.reason.name.lower()] for run, _ in runs[:REPORT_RUNS_MAX]],
+        "absent_pages": sum((run.end - run.start) // snapshot.page_size for run in runs),
+        "absent": [[f"{run.start:#x}", f"{run.end:#x}", run.reason.name.lower()] for run in listed],
         "on_disk": [file.as_json() for file in snapshot.on_disk[:REPORT_RUNS_MAX]],
         "absent_runs_not_listed": max(0, len(runs) - REPORT_RUNS_MAX),
         "blanked": [[f"{start:#x}", f"{end:#x}"] for start, end in snapshot.blanked[:BLANKED_MAX]],

@@ -46,7 +46,7 @@ from vmcore2core.process.status_fields import prstatus_or_unknown, psinfo
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.tags import Tags
-from vmcore2core.process.text import with_torn_text
+from vmcore2core.process.text import text_left_out, with_torn_text
 from vmcore2core.process.threads import CpuNotes, ThreadPointers, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
 
@@ -445,24 +445,28 @@ class _Capture:
 
 
 def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
-    """Return the mappings with their absent pages, each run with the reason that the core gives."""
+    """Return the mappings with their absent pages."""
     regions = {region.start: region for region in memory.regions}
     result = []
     for vma in vmas:
         if vma.dumped and (vma.absent or not memory.is_known(regions[vma.start])):
-            survey = memory.survey(replace(regions[vma.start], end=vma.dump_end(memory.spec.page_size)))
-            region = regions[vma.start]
-            reasons = ((run, _reason(vma, region, run.state)) for run in survey.unknown)
-            runs = tuple(AbsentRun(run.start, run.end, reason) for run, reason in reasons)
-            vma = replace(vma, absent=runs)
+            vma = replace(vma, absent=tuple(_absent(vma, regions[vma.start], memory)))
         result.append(vma)
     return result
 
 
-def _reason(vma: Vma, region: Region, state: UserPageState) -> AbsentReason:
-    """Return the reason that the core gives for unknown pages."""
+def _absent(vma: Vma, region: Region, memory: UserMemory) -> Iterator[AbsentRun]:
+    """Yield the pages of a mapping that are not written, each run with the reason that the core gives."""
     if vma.beyond_filter:
-        return AbsentReason.BEYOND_FILTER
+        for run in text_left_out(vma, region, memory):
+            yield AbsentRun(run.start, run.end, AbsentReason.BEYOND_FILTER)
+        return
+    for run in memory.survey(replace(region, end=vma.dump_end(memory.spec.page_size))).unknown:
+        yield AbsentRun(run.start, run.end, _reason(region, run.state))
+
+
+def _reason(region: Region, state: UserPageState) -> AbsentReason:
+    """Return the reason that the core gives for unknown pages."""
     backing = region.backing
     whole_cache = isinstance(backing, FileBacking) and not backing.broken
     if state is UserPageState.NOT_CACHED and region.on_disk and whole_cache:

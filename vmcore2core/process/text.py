@@ -1,18 +1,21 @@
 """Program text that belongs in a core though coredump_filter excludes it: text of files that are not available whole.
 
 Debuggers read text from the files. If only a part of a file's text is in memory, and the user did not give the file, we
-write that part to the core, so that debuggers can disassemble it and find frames.
+write the pages that the process has mapped in, so that debuggers can disassemble what its threads run. The page cache
+may have more of the text, but debuggers need no more for frames: symbols and call frame information are in the files
+beside the core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from vmcore2core.addresses import UserAddr
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel.mm import VM_DONTDUMP, VM_EXEC, VM_IO, VM_PFNMAP, VM_SHARED
-from vmcore2core.memory.region import LAST_KNOWN, Region
-from vmcore2core.memory.user import UserMemory
+from vmcore2core.memory.region import LAST_KNOWN, Region, UserPageState
+from vmcore2core.memory.user import StateRun, UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.model import Vma
 from vmcore2core.process.sysroot import Sysroot
@@ -24,6 +27,8 @@ def with_torn_text(
     vmas: Sequence[Vma], memory: UserMemory, sysroots: Sequence[Sysroot], elf_class: int, order: ByteOrder
 ) -> tuple[list[Vma], str | None]:
     """Return the mappings, with those of incomplete text marked to be written, and a sentence that names their files.
+
+    ``text_left_out`` tells which of their pages are not written.
 
     Args:
         vmas: of a process, with what its filter asks for.
@@ -43,7 +48,21 @@ def with_torn_text(
     if not names:
         return result, None
     shown = ", ".join(map(text, list(names)[:NAMES_SHOWN])) + (" ..." if len(names) > NAMES_SHOWN else "")
-    return result, f"text is written, too, of files of which neither memory nor a sysroot has all of it: {shown}"
+    whole = "of files of which neither memory nor a sysroot has all of it"
+    return result, f"text that is mapped in is written, too, {whole}: {shown}"
+
+
+def text_left_out(vma: Vma, region: Region, memory: UserMemory) -> Iterator[StateRun]:
+    """Yield the pages of text beyond the filter that are not written: those that the process has not mapped in.
+
+    A file's first page is written even if only the page cache has it: its ELF header identifies the file.
+    """
+    header = vma.start + memory.spec.page_size if vma.pgoff == 0 else vma.start
+    for run in memory.survey(_mapped_in(region)).unknown:
+        if run.start < header:
+            yield from memory.survey(replace(region, end=UserAddr(header))).unknown
+        if run.end > header:
+            yield run._replace(start=UserAddr(max(run.start, header)))
 
 
 def _is_text(vma: Vma, region: Region) -> bool:
@@ -54,8 +73,14 @@ def _is_text(vma: Vma, region: Region) -> bool:
 
 
 def _is_torn(vma: Vma, region: Region, memory: UserMemory) -> bool:
-    """Tell whether some of its pages are known, and some are not."""
+    """Tell whether some of its pages are mapped in, and some are known nowhere."""
     counts = memory.survey(region).counts
     known = sum(n for state, n in counts.items() if state <= LAST_KNOWN)
     first = not vma.first_page_only or memory.read(vma.start, 1) is not None
-    return first and 0 < known < (vma.end - vma.start) // memory.spec.page_size
+    torn = first and 0 < known < (vma.end - vma.start) // memory.spec.page_size
+    return torn and memory.survey(_mapped_in(region)).counts[UserPageState.PRESENT] > 0
+
+
+def _mapped_in(region: Region) -> Region:
+    """Return a region with only the pages that its page tables map."""
+    return replace(region, backing=None, original=None)
