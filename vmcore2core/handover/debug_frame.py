@@ -1,8 +1,8 @@
-"""Writes a .debug_frame section from an .eh_frame section that has holes.
+"""Writes sections of call frame information from an .eh_frame section that has holes.
 
 In .eh_frame each entry leads to the next, so debuggers cannot read past a hole; gdb 13 stops there with an internal
-error. .eh_frame_hdr says where each FDE is. This module copies every known FDE and its CIE to .debug_frame, where an
-entry does not depend on its position.
+error. .eh_frame_hdr says where each FDE is. This module copies every known FDE and its CIE to new sections, in which
+no entry depends on the section's address: .debug_frame for gdb, and .eh_frame for lldb.
 
 References: DWARF 5, section 6.4.1; LSB Core 5.0, chapter 10.6.
 """
@@ -10,7 +10,7 @@ References: DWARF 5, section 6.4.1; LSB Core 5.0, chapter 10.6.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ FDES_MAX = 1 << 19
 HDR_SIZE = 12
 TABLE_STEP = 1 << 12  # bytes of entries read at once: a page
 USUAL = (1, fmt.EhApplication.DW_EH_PE_pcrel | fmt.EhFormat.DW_EH_PE_sdata4, fmt.EhFormat.DW_EH_PE_udata4)
-DEBUG_FRAME_CIE_ID = 0xFFFFFFFF
+DEBUG_FRAME_CIE_ID, EH_FRAME_CIE_ID = 0xFFFFFFFF, 0
 CIE_VERSION = 1  # DWARF 2's version: the return address's column is one byte
 
 
@@ -63,8 +63,20 @@ def _addresses(read: Read, hdr: int, order: ByteOrder) -> Iterator[int]:
         left, at = left - count, at + count * fmt.EH_TABLE_ENTRY
 
 
-def debug_frame(fdes: Iterator[Fde], order: ByteOrder, word: int) -> bytes:
-    """Return a .debug_frame section with these entries."""
+def debug_frame(fdes: Sequence[Fde], order: ByteOrder, word: int) -> bytes:
+    """Return a .debug_frame section with these entries, for gdb."""
+    return _section(fdes, order, word, eh=False)
+
+
+def eh_frame(fdes: Sequence[Fde], order: ByteOrder, word: int) -> bytes:
+    """Return an .eh_frame section with these entries, for lldb, with addresses that do not depend on the section's.
+
+    Without a symbol for an address, lldb looks for call frame information in no other section.
+    """
+    return _section(fdes, order, word, eh=True)
+
+
+def _section(fdes: Sequence[Fde], order: ByteOrder, word: int, *, eh: bool) -> bytes:
     section = bytearray()
     places: dict[int, int] = {}
     for fde in fdes:
@@ -72,12 +84,14 @@ def debug_frame(fdes: Iterator[Fde], order: ByteOrder, word: int) -> bytes:
             continue
         if fde.cie.instructions_at not in places:
             places[fde.cie.instructions_at] = len(section)
-            section += _entry(DEBUG_FRAME_CIE_ID, _cie(fde.cie), order, word)
+            section += _entry(EH_FRAME_CIE_ID if eh else DEBUG_FRAME_CIE_ID, _cie(fde.cie, eh=eh), order, word)
         ends = struct.pack(
             f"{'<' if order == 'little' else '>'}2{'Q' if word == 8 else 'I'}", fde.start, fde.end - fde.start
         )
-        augmentation = b"\0" if fde.cie.signal_frame else b""
-        section += _entry(places[fde.cie.instructions_at], ends + augmentation + fde.instructions, order, word)
+        augmentation = b"\0" if _augmentation(fde.cie, eh=eh) else b""
+        cie = places[fde.cie.instructions_at]
+        # In .eh_frame, the CIE's place is counted back from this word, which follows the length.
+        section += _entry(len(section) + 4 - cie if eh else cie, ends + augmentation + fde.instructions, order, word)
     return bytes(section)
 
 
@@ -86,10 +100,18 @@ def _entry(number: int, content: bytes, order: ByteOrder, word: int) -> bytes:
     return (len(padded) + 4).to_bytes(4, order) + number.to_bytes(4, order) + padded
 
 
-def _cie(cie: Cie) -> bytes:
-    head = bytes((CIE_VERSION,)) + (b"zS\0" if cie.signal_frame else b"\0")
+def _cie(cie: Cie, *, eh: bool) -> bytes:
+    augmentation = _augmentation(cie, eh=eh)
     aligns = _uleb128(cie.code_align) + _sleb128(cie.data_align)
-    return head + aligns + bytes((cie.return_address,)) + (b"\0" if cie.signal_frame else b"") + cie.instructions
+    head = bytes((CIE_VERSION,)) + augmentation + b"\0" + aligns + bytes((cie.return_address,))
+    data = bytes((fmt.EhFormat.DW_EH_PE_absptr,)) if eh else b""
+    return head + (_uleb128(len(data)) + data if augmentation else b"") + cie.instructions
+
+
+def _augmentation(cie: Cie, *, eh: bool) -> bytes:
+    """Return the augmentation string without its NUL: z: its data has a size; R: form of addresses; S: of signals."""
+    letters = (b"R" if eh else b"") + (b"S" if cie.signal_frame else b"")
+    return b"z" + letters if letters else b""
 
 
 def _uleb128(value: int) -> bytes:

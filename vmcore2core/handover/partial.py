@@ -3,7 +3,7 @@
 The known bytes stay at their offsets. Section headers follow them: the file's own if they are in memory, else headers
 made from its program headers and its dynamic section, because only those are mapped. A section with any unknown byte
 becomes SHT_NOBITS, so that no debugger takes a hole's zeros for its bytes. In place of such sections, a new .symtab
-has the known dynamic symbols, and a new .debug_frame the known call frame information.
+has the known dynamic symbols, and a new .debug_frame and .eh_frame have the known call frame information.
 
 lief builds and edits ELF files, but moves segments when it adds section headers to a file that has none, and needs all
 bytes of a file.
@@ -24,7 +24,7 @@ from vmcore2core.elf.headers import SECTIONS_MAX, ElfHeaders, Read, Segment, par
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import elf, elf_dynamic
 from vmcore2core.formats._cabi import ElfClass, align_up
-from vmcore2core.handover.debug_frame import debug_frame, fdes_of
+from vmcore2core.handover.debug_frame import debug_frame, eh_frame, fdes_of
 from vmcore2core.handover.go_symbols import go_symbols
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.reading import PagedRead
@@ -302,9 +302,11 @@ class _Builder:
         own = self._find(".eh_frame")
         if hdr is None or (own is not None and own["sh_type"] != elf_dynamic.SHT_NOBITS):
             return
-        content = debug_frame(fdes_of(self.by_address, hdr.p_vaddr, self.order, self.word), self.order, self.word)
-        if content:
-            self._add(".debug_frame", elf_dynamic.SHT_PROGBITS, 0, 0, *self._append(content), sh_addralign=self.word)
+        fdes = list(fdes_of(self.by_address, hdr.p_vaddr, self.order, self.word))
+        # Neither section is mapped: gdb takes an .eh_frame only if it is, and lldb would lay it over other memory.
+        for name, made in ((".debug_frame", debug_frame), (".eh_frame", eh_frame)) if fdes else ():
+            place = self._append(made(fdes, self.order, self.word))
+            self._add(name, elf_dynamic.SHT_PROGBITS, 0, 0, *place, sh_addralign=self.word)
 
     def _find(self, name: str) -> dict[str, int] | None:
         at = self.names.find(name.encode() + b"\0")
