@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.builders.kernelimage import TEXT, KernelImage, Offsets
+from tests.builders.prstatus import elf_prstatus
 from vmcore2core.containers.base import PageState
 from vmcore2core.process.snapshot import Captured, Processes
 
@@ -30,8 +31,7 @@ def frame(regs: dict[str, int]) -> bytes:
 
 def prstatus(pid: int, regs: dict[str, int]) -> bytes:
     """Pack struct elf_prstatus as kdump's and QEMU's notes have it."""
-    head = struct.pack("<3ih2xQQ4i", 0, 0, 0, 0, 0, 0, pid, 0, 0, 0) + bytes(64)
-    return head + struct.pack("<27Q", *(regs.get(name, 0) for name in USER_REGS)) + bytes(8)
+    return elf_prstatus(pid, struct.pack("<27Q", *(regs.get(name, 0) for name in USER_REGS)))
 
 
 def qemu_note(cr3: int, fs_base: int = 0, gs_base: int = 0, kernel_gs_base: int = 0) -> bytes:

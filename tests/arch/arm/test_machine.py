@@ -6,8 +6,10 @@ import struct
 
 import pytest
 
+from tests.arch.shared import saved_user_regs
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
+from tests.builders.prstatus import elf_prstatus_32
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.arm.machine import ARCH
@@ -35,15 +37,15 @@ def frame(regs: dict[str, int]) -> bytes:
     return struct.pack("<18I", *(regs[name] for name in REGS))
 
 
-def user_regs(top: bytes, size: int = 8192, sizes: dict[str, int] | None = None) -> dict[str, int] | None:
-    memory = Bytes({STACK: (top + bytes(8)).rjust(size, b"\0")})
-    found = ARCH.registers.user_regs(TASK, STACK, ARCH.view(memory, KernelLayout([Table({}, sizes=sizes)])))
-    return None if found is None else dict(found)
+def saved(top: bytes, size: int = 8192, sizes: dict[str, int] | None = None) -> dict[str, int] | None:
+    return saved_user_regs(
+        ARCH, TASK, STACK, Bytes({STACK: (top + bytes(8)).rjust(size, b"\0")}), Table({}, sizes=sizes)
+    )
 
 
 @pytest.mark.parametrize(("size", "told"), [(8192, None), (8192, {"thread_union": 8192}), (16384, None)])
 def test_user_registers_are_eight_bytes_below_the_stacks_end(size: int, told: dict[str, int] | None) -> None:
-    assert user_regs(frame(USER), size, told) == USER
+    assert saved(frame(USER), size, told) == USER
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_user_registers_are_eight_bytes_below_the_stacks_end(size: int, told: di
     ],
 )
 def test_what_can_be_user_registers_is_taken(changed: dict[str, int], taken: bool) -> None:
-    assert (user_regs(frame({**USER, **changed})) is not None) is taken
+    assert (saved(frame({**USER, **changed})) is not None) is taken
 
 
 def test_a_stack_that_is_not_there_has_none() -> None:
@@ -74,8 +76,7 @@ def test_a_stack_that_is_not_there_has_none() -> None:
 
 
 def prstatus(pid: int, regs: dict[str, int]) -> bytes:
-    """struct elf_prstatus: pr_pid at 24, pr_reg at 72, pr_fpvalid at 144."""
-    return struct.pack("<24xI44x", pid) + frame(regs) + struct.pack("<I", 1)
+    return elf_prstatus_32(pid, frame(regs), fpvalid=1)
 
 
 VFP = struct.pack("<32QI", *(0xD000 + i for i in range(32)), 0x0300_0010)

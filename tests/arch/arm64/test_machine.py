@@ -6,8 +6,10 @@ import struct
 
 import pytest
 
+from tests.arch.shared import saved_user_regs, vmcoreinfo
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
+from tests.builders.prstatus import elf_prstatus
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.arm64.machine import ARCH
@@ -316,8 +318,7 @@ def saved(regs: dict[str, int], size: int = 16384, tail: int = 320, **table: dic
     """Return what is read from a stack of ``size`` bytes whose struct pt_regs is ``tail`` bytes."""
     raw = struct.pack("<34Q", *(regs[name] for name in NAMES)) + struct.pack("<Qi", 0x77, 115)
     stack = bytes(size - tail) + raw.ljust(tail, b"\0")
-    found = ARCH.registers.user_regs(TASK, STACK, ARCH.view(Bytes({STACK: stack}), KernelLayout([Table(**table)])))  # type: ignore[arg-type]
-    return None if found is None else dict(found)
+    return saved_user_regs(ARCH, TASK, STACK, Bytes({STACK: stack}), Table(**table))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [16384, 32768, 65536])
@@ -395,9 +396,7 @@ def test_a_thread_of_a_32_bit_process_has_its_vfp_registers(fpsr: int, fpcr: int
 
 
 def test_cpu_notes_carry_the_vectors_behind_them() -> None:
-    desc = (
-        bytes(32) + struct.pack("<i", 2) + bytes(76) + struct.pack("<34Q", *(USER[name] for name in NAMES)) + bytes(8)
-    )
+    desc = elf_prstatus(2, struct.pack("<34Q", *(USER[name] for name in NAMES)))
     kernel = desc[:112] + struct.pack("<34Q", *({**USER, "pstate": 0x6000_0005}[name] for name in NAMES)) + bytes(8)
     notes = (
         ("CORE", 1, desc),
@@ -414,8 +413,7 @@ def test_cpu_notes_carry_the_vectors_behind_them() -> None:
 
 
 def info(*without: str, **changed: str) -> VmcoreInfo:
-    values = {key: value for key, value in parse_vmcoreinfo(TEXT).values.items() if not any(w in key for w in without)}
-    return VmcoreInfo({**values, **{f"NUMBER({key})": value for key, value in changed.items()}})
+    return vmcoreinfo(TEXT.decode(), without, {f"NUMBER({key})": value for key, value in changed.items()})
 
 
 def test_the_page_table_and_the_image_are_where_kimage_voffset_says() -> None:

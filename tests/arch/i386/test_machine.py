@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.arch.shared import saved_user_regs
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
+from tests.builders.prstatus import elf_prstatus_32
 from tests.corefile.cabi import fields
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
@@ -44,49 +46,48 @@ def frame(regs: dict[str, int]) -> bytes:
     return struct.pack("<17I", *(regs[name] for name in PT_REGS))
 
 
-def user_regs(
+def saved(
     top: bytes, size: int = 8192, sizes: dict[str, int] | None = None, gs: int | None = 0x33
 ) -> dict[str, int] | None:
     memory = Bytes({STACK: top.rjust(size, b"\0"), TASK + GS_AT: struct.pack("<I", gs or 0)})
     table = Table(WITH_GS if gs is not None else {}, sizes=sizes)
-    found = ARCH.registers.user_regs(TASK, STACK, ARCH.view(memory, KernelLayout([table])))
-    return None if found is None else dict(found)
+    return saved_user_regs(ARCH, TASK, STACK, memory, table)
 
 
 @pytest.mark.parametrize("padding", [8, 16], ids=["", "CONFIG_VM86"])
 @pytest.mark.parametrize("told", [None, {"thread_union": 8192}], ids=["", "told"])
 def test_user_registers_are_at_the_top_of_the_kernel_stack(padding: int, told: dict[str, int] | None) -> None:
-    assert user_regs(frame(USER) + bytes(padding), sizes=told) == USER
+    assert saved(frame(USER) + bytes(padding), sizes=told) == USER
 
 
 def test_a_larger_stack_is_one_that_the_layout_tells() -> None:
-    assert user_regs(frame(USER) + bytes(8), 16384, {"thread_union": 16384}) == USER
+    assert saved(frame(USER) + bytes(8), 16384, {"thread_union": 16384}) == USER
 
 
 def test_selectors_come_without_what_is_above_their_16_bits() -> None:
     """__csh has CS_FROM_* flags, the others what a push left there (arch/x86/entry/entry_32.S)."""
     high = {name: 0xABCD_0000 | USER[name] for name in ("ds", "es", "fs", "gs", "cs", "ss")}
-    assert user_regs(frame({**USER, **high}) + bytes(8)) == USER
+    assert saved(frame({**USER, **high}) + bytes(8)) == USER
 
 
 def test_gs_is_that_of_thread_struct_and_not_the_vector_on_the_stack() -> None:
     regs = {**USER, "gs": 0x5B10}
-    assert user_regs(frame(regs) + bytes(8)) == USER
-    assert user_regs(frame(regs) + bytes(8), gs=0) == {**USER, "gs": 0}
+    assert saved(frame(regs) + bytes(8)) == USER
+    assert saved(frame(regs) + bytes(8), gs=0) == {**USER, "gs": 0}
 
 
 def test_gs_is_not_known_where_thread_struct_is_not() -> None:
-    assert user_regs(frame(USER) + bytes(8), gs=None) == {k: v for k, v in USER.items() if k != "gs"}
+    assert saved(frame(USER) + bytes(8), gs=None) == {k: v for k, v in USER.items() if k != "gs"}
 
 
 def test_a_kernel_with_a_canary_in_gs_keeps_the_users_on_the_stack() -> None:
     """struct stack_canary was a type of i386 with CONFIG_STACKPROTECTOR until Linux 5.13."""
-    assert user_regs(frame({**USER, "gs": 0x3B}) + bytes(8), sizes={"stack_canary": 24}) == {**USER, "gs": 0x3B}
+    assert saved(frame({**USER, "gs": 0x3B}) + bytes(8), sizes={"stack_canary": 24}) == {**USER, "gs": 0x3B}
 
 
 def test_selectors_of_a_table_of_its_own_are_a_processs() -> None:
     regs = {**USER, "cs": 0x1F, "ss": 0x27}
-    assert user_regs(frame(regs) + bytes(8)) == regs
+    assert saved(frame(regs) + bytes(8)) == regs
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_selectors_of_a_table_of_its_own_are_a_processs() -> None:
     ],
 )
 def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
-    assert user_regs(frame({**USER, **wrong}) + bytes(8)) is None
+    assert saved(frame({**USER, **wrong}) + bytes(8)) is None
 
 
 @pytest.mark.parametrize("orig_eax", [3, 7, 0x73])
@@ -112,12 +113,12 @@ def test_a_system_calls_number_is_no_selector(orig_eax: int) -> None:
     """With the other padding, orig_eax stands where cs is, and eflags where ss is."""
     regs = {**USER, "orig_eax": orig_eax, "eflags": 0x247, "eip": 0xB7F1_655B}
     for padding in (8, 16):
-        assert user_regs(frame(regs) + bytes(padding)) == regs
+        assert saved(frame(regs) + bytes(padding)) == regs
 
 
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
-    assert user_regs(b"") is None
-    assert user_regs(b"\xff" * 8192) is None
+    assert saved(b"") is None
+    assert saved(b"\xff" * 8192) is None
     assert (
         ARCH.registers.user_regs(TASK, KernelAddr(0xC800_0000), ARCH.view(Bytes({}), KernelLayout([Table(WITH_GS)])))
         is None
@@ -145,10 +146,7 @@ def test_the_machine_is_that_of_the_elf_header() -> None:
 
 
 def prstatus(pid: int, regs: dict[str, int]) -> bytes:
-    """Pack struct elf_prstatus of 144 bytes: pr_pid at 24, 17 registers at 72, pr_fpvalid."""
-    head = struct.pack("<3ih2x2I4i", 0, 0, 0, 0, 0, 0, pid, 0, 0, 0) + bytes(32)
-    assert len(head) == 72
-    return head + frame(regs) + bytes(4)
+    return elf_prstatus_32(pid, frame(regs))
 
 
 def qemu_note(cr3: int) -> bytes:

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
+from tests.arch.shared import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import AddressRange, PhysAddr
 from vmcore2core.arch.i386.machine import ARCH

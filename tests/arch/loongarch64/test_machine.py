@@ -7,10 +7,11 @@ import struct
 import numpy as np
 import pytest
 
-from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
+from tests.arch.shared import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry, saved_user_regs
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
+from tests.builders.prstatus import elf_prstatus
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.loongarch64.machine import ARCH
@@ -228,9 +229,7 @@ def frame(regs: dict[str, int], prmd: int = 7) -> bytes:
 
 
 def saved(top: bytes, size: int = 16384) -> dict[str, int] | None:
-    memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([Table()])))
-    return None if found is None else dict(found)
+    return saved_user_regs(ARCH, TASK, STACK, Bytes({STACK: top.rjust(size, b"\0")}), Table())
 
 
 def test_user_registers_are_at_the_top_of_the_kernel_stack() -> None:
@@ -264,11 +263,9 @@ def test_a_lost_stack_has_no_registers() -> None:
 
 
 def cpu_note(pid: int, regs: dict[str, int], *csrs: int) -> bytes:
-    """Pack struct elf_prstatus: pr_pid at 32, 45 registers at 112, 480 bytes."""
+    """Pack struct elf_prstatus with 45 registers."""
     words = [*(regs[name] for name in GREGS), *csrs]
-    return (bytes(32) + struct.pack("<I", pid)).ljust(112, b"\0") + struct.pack(
-        "<45Q8x", *words, *[0] * (45 - len(words))
-    )
+    return elf_prstatus(pid, struct.pack("<45Q", *words, *[0] * (45 - len(words))))
 
 
 def test_qemus_notes_do_not_have_the_program_counter() -> None:

@@ -7,10 +7,11 @@ import struct
 import numpy as np
 import pytest
 
-from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
+from tests.arch.shared import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry, saved_user_regs
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
+from tests.builders.prstatus import elf_prstatus
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.base import Arch
@@ -342,10 +343,7 @@ def frame(arch: Arch, octeon: bool = False, **changed: int) -> bytes:
 
 
 def saved(arch: Arch, top: bytes, size: int = 16384, page_size: int = 4096) -> dict[str, int] | None:
-    memory = Bytes({STACK: top.rjust(size, b"\0")})
-    layout = KernelLayout([Numbers({"PAGESIZE": page_size})])
-    found = arch.registers.user_regs(TASK, KernelAddr(STACK), arch.view(memory, layout))
-    return None if found is None else dict(found)
+    return saved_user_regs(arch, TASK, STACK, Bytes({STACK: top.rjust(size, b"\0")}), Numbers({"PAGESIZE": page_size}))
 
 
 def machine(arch: Arch, flags: int, task_size: int | None = 0x7FFF_8000) -> CoreMachine:
@@ -428,8 +426,8 @@ def test_crash_notes_tell_pid_and_mode(arch: Arch) -> None:
     values = [0, *(USER[name] for name in (*GPRS[1:], "lo", "hi", "epc", "badvaddr"))]
 
     def note(status: int) -> bytes:
-        head = (bytes(32) + struct.pack(f"{order(arch)}I", 97)).ljust(112, b"\0")
-        return head + struct.pack(f"{order(arch)}45Q8x", *values, status, 0, *[0] * 7)
+        gregs = struct.pack(f"{order(arch)}45Q", *values, status, 0, *[0] * 7)
+        return elf_prstatus(97, gregs, order=order(arch))
 
     user, kernel = arch.cpus.notes(
         (("CORE", 1, note(0x500_A4F3)), ("CORE", 1, note(0x500_A4E3)), ("CORE", 1, bytes(479)), ("X", 1, bytes(480)))

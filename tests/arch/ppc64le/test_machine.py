@@ -10,8 +10,10 @@ import pytest
 
 from tests.arch.cross import cross_numbers
 from tests.arch.ppc64le.test_paging import info
+from tests.arch.shared import saved_user_regs
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
+from tests.builders.prstatus import elf_prstatus
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.ppc64le.machine import ARCH
@@ -111,17 +113,15 @@ def memory(
     )
 
 
-def user_regs(mem: Memory, *without: str, pt_regs: int = 384) -> dict[str, int] | None:
-    layout = KernelLayout([table(*without, pt_regs=pt_regs)])
-    found = ARCH.registers.user_regs(KernelAddr(TASK), KernelAddr(STACK), ARCH.view(mem, layout))
-    return None if found is None else dict(found)
+def in_user_mode(mem: Memory, *without: str, pt_regs: int = 384) -> dict[str, int] | None:
+    return saved_user_regs(ARCH, TASK, STACK, mem, table(*without, pt_regs=pt_regs))
 
 
 # General registers.
 
 
 def test_user_registers_are_where_thread_regs_says() -> None:
-    found = user_regs(memory(USER))
+    found = in_user_mode(memory(USER))
     assert found is not None
     assert {name: found[name] for name in PT_REGS} == {**USER, "softe": 1}
     raw = ARCH.cores.gregs(found, ARCH.cores.machine(found, None))
@@ -129,15 +129,15 @@ def test_user_registers_are_where_thread_regs_says() -> None:
 
 
 def test_msr_has_the_floating_point_exception_mode_that_the_thread_asked_for() -> None:
-    found = user_regs(memory(USER, fpexc_mode=0x900))
+    found = in_user_mode(memory(USER, fpexc_mode=0x900))
     assert found is not None
     assert found["msr"] == SF_PR | 0x900
 
 
 @pytest.mark.parametrize("size", [16384, 32768, 65536])
 def test_without_thread_regs_they_are_where_the_stack_ends(size: int) -> None:
-    assert user_regs(memory(USER, at=STACK + size - 384), "regs") == user_regs(memory(USER))
-    assert user_regs(memory(USER, at=STACK + size - 400), "regs", pt_regs=400) == user_regs(memory(USER))
+    assert in_user_mode(memory(USER, at=STACK + size - 384), "regs") == in_user_mode(memory(USER))
+    assert in_user_mode(memory(USER, at=STACK + size - 400), "regs", pt_regs=400) == in_user_mode(memory(USER))
 
 
 @pytest.mark.parametrize(
@@ -152,16 +152,16 @@ def test_without_thread_regs_they_are_where_the_stack_ends(size: int) -> None:
     ],
 )
 def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
-    assert user_regs(memory({**USER, **wrong})) is None
+    assert in_user_mode(memory({**USER, **wrong})) is None
 
 
 def test_a_kernel_thread_has_none_and_a_wild_pointer_is_not_followed() -> None:
-    assert user_regs(memory(USER, regs=0)) is None
-    assert user_regs(memory(USER, regs=STACK + 0x10_0000)) is None
-    assert user_regs(memory(USER, regs=STACK + 65536 - 8)) is None
+    assert in_user_mode(memory(USER, regs=0)) is None
+    assert in_user_mode(memory(USER, regs=STACK + 0x10_0000)) is None
+    assert in_user_mode(memory(USER, regs=STACK + 65536 - 8)) is None
     elsewhere = Bytes({**memory(USER, regs=STACK + 0x10_0000).places, STACK + 0x10_0000: frame(USER)})
-    assert user_regs(elsewhere) is None  # another task's
-    assert user_regs(memory(None)) is None
+    assert in_user_mode(elsewhere) is None  # another task's
+    assert in_user_mode(memory(None)) is None
 
 
 def test_registers_and_notes_are_as_the_c_headers_have_them(tmp_path: Path) -> None:
@@ -205,8 +205,8 @@ def test_vmemmap_is_a_value_in_vmcoreinfo_and_a_variable_in_kallsyms() -> None:
 
 
 def prstatus(regs: Mapping[str, int], order: str, pid: int = 0) -> bytes:
-    """Pack struct elf_prstatus: 112 bytes, pr_pid at 32; 48 registers; pr_fpvalid and padding."""
-    return bytes(32) + struct.pack(f"{order}I", pid) + bytes(76) + frame(regs, order) + bytes(40)
+    """Pack struct elf_prstatus with 48 registers, of which the last four are none."""
+    return elf_prstatus(pid, frame(regs, order) + bytes(32), order=order)
 
 
 def qemu(regs: Mapping[str, int], order: str) -> list[tuple[str, int, bytes]]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
+from tests.arch.shared import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry, vmcoreinfo
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr
@@ -20,7 +20,7 @@ from vmcore2core.arch.ppc64le.machine import ARCH
 from vmcore2core.arch.spec import KernelMap, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
-from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
@@ -45,10 +45,9 @@ KERNELOFFSET=0
 
 def info(*without: str, **changed: str) -> VmcoreInfo:
     """Return the text, less the lines that have a word, with other values."""
-    text = "".join(line for line in TEXT.splitlines(keepends=True) if not any(w in line for w in without))
     given = {"PAGESIZE": "PAGESIZE", "RADIX_MMU": "NUMBER(RADIX_MMU)"}
     more = {given.get(key, f"SYMBOL({key})"): value for key, value in changed.items()}
-    return VmcoreInfo({**parse_vmcoreinfo(text.encode()).values, **more})
+    return vmcoreinfo(TEXT, without, more)
 
 
 def kernel_map(*without: str, **changed: str) -> KernelMap:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests.arch.cross import cross_numbers
-from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
+from tests.arch.shared import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry, saved_user_regs, vmcoreinfo
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
+from tests.builders.prstatus import elf_prstatus
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene, prstatus, registers, user_regs
 from vmcore2core.addresses import KernelAddr, PhysAddr
 from vmcore2core.arch import arch_for_machine
@@ -46,10 +47,7 @@ NUMBER(satp)=0x9000000000082507
 
 def info(*without: str, **changed: str) -> VmcoreInfo:
     """Return the text, less the lines that have a word, with other values for NUMBER() keys."""
-    parsed = parse_vmcoreinfo(
-        "".join(line for line in TEXT.splitlines(keepends=True) if not any(w in line for w in without)).encode()
-    )
-    return VmcoreInfo({**parsed.values, **{f"NUMBER({key})": value for key, value in changed.items()}})
+    return vmcoreinfo(TEXT, without, {f"NUMBER({key})": value for key, value in changed.items()})
 
 
 def kernel_map(*without: str, **changed: str) -> KernelMap:
@@ -316,9 +314,7 @@ def frame(regs: dict[str, int]) -> bytes:
 
 
 def saved(top: bytes, size: int = 16384, table: Table | None = None) -> dict[str, int] | None:
-    memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([table or Table()])))
-    return None if found is None else dict(found)
+    return saved_user_regs(ARCH, TASK, STACK, Bytes({STACK: top.rjust(size, b"\0")}), table or Table())
 
 
 @pytest.mark.parametrize("size", [16384, 32768])
@@ -376,9 +372,7 @@ def test_registers_are_struct_user_regs_struct(tmp_path: Path) -> None:
 
 
 def cpu_note(pid: int, regs: dict[str, int]) -> bytes:
-    """Pack struct elf_prstatus: 112 bytes, pr_pid at 32; 32 registers; pr_fpvalid and padding."""
-    head = struct.pack("<3ih2xQQ4i", 0, 0, 0, 0, 0, 0, pid, 0, 0, 0) + bytes(64)
-    return head + struct.pack("<32Q", *(regs[name] for name in GREGS)) + bytes(8)
+    return elf_prstatus(pid, struct.pack("<32Q", *(regs[name] for name in GREGS)))
 
 
 LIVE = {name: 0x1000 + 2 * i for i, name in enumerate(GREGS)}

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.arch.cross import cross_numbers
+from tests.arch.shared import saved_user_regs
 from tests.builders.kernelimage import Table
 from tests.builders.places import Bytes
+from tests.builders.prstatus import elf_prstatus
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.s390x.machine import ARCH
 from vmcore2core.arch.spec import CpuNote
@@ -52,9 +54,7 @@ def frame(regs: dict[str, int], flags: int = 1, size: int = 192) -> bytes:
 
 
 def saved(top: bytes, table: Table | None = None, size: int = 16384) -> dict[str, int] | None:
-    memory = Bytes({STACK: top.rjust(size, b"\0")})
-    found = ARCH.registers.user_regs(TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([table or Table()])))
-    return None if found is None else dict(found)
+    return saved_user_regs(ARCH, TASK, STACK, Bytes({STACK: top.rjust(size, b"\0")}), table or Table())
 
 
 EXPECTED = {name: USER[name] for name in ("pswm", "pswa", *GPRS, "orig_r2")}
@@ -113,9 +113,8 @@ def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
 
 
 def cpu_note(regs: dict[str, int]) -> bytes:
-    """Pack struct elf_prstatus: 112 bytes, pr_pid at 32, little-endian as QEMU on x86 writes it; s390_regs; 8 more."""
-    head = bytes(32) + struct.pack("<i", 1) + bytes(76)
-    return head + struct.pack(">18Q16IQ", *(regs[name] for name in GREGS)) + bytes(8)
+    """Pack struct elf_prstatus with s390_regs; QEMU on x86 writes pr_pid little-endian."""
+    return elf_prstatus(1, struct.pack(">18Q16IQ", *(regs[name] for name in GREGS)))
 
 
 LIVE = {**{name: 0x1000 + i for i, name in enumerate(GREGS)}, "pswm": USER_MASK | 0x4000 << 48, "orig_r2": 0}

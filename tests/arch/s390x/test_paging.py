@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
+from tests.arch.shared import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry, vmcoreinfo
 from tests.builders.kernelimage import Table
 from tests.builders.paging import FlatContainer
 from tests.builders.places import Bytes
@@ -17,7 +17,7 @@ from vmcore2core.arch.s390x.machine import ARCH
 from vmcore2core.arch.spec import KernelMap, PageTableSpec
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
-from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
+from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
 
@@ -41,10 +41,7 @@ MM = KernelAddr(0x8000_0000)
 
 def info(*without: str, **changed: str) -> VmcoreInfo:
     """Return the text, less the lines that have a word, with other values for keys."""
-    parsed = parse_vmcoreinfo(
-        "".join(line for line in TEXT.splitlines(keepends=True) if not any(w in line for w in without)).encode()
-    )
-    return VmcoreInfo({**parsed.values, **changed})
+    return vmcoreinfo(TEXT, without, changed)
 
 
 def kernel_map(*without: str, **changed: str) -> KernelMap:

@@ -7,8 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from tests.arch.entries import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry
+from tests.arch.shared import BAD, LEAF, NONE, NOT_PRESENT, TABLE, read_entry, saved_user_regs
 from tests.builders.kernelimage import Table
+from tests.builders.prstatus import elf_prstatus
 from tests.corefile.cabi import fields
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote, KernelMap
@@ -249,26 +250,22 @@ class Stack:
         return self.content[at : at + size]
 
 
-def user_regs(top: bytes, size: int = 16384, **constants: int) -> dict[str, int] | None:
-    memory = Stack(top.rjust(size, b"\0"))
-    found = ARCH.registers.user_regs(
-        TASK, KernelAddr(STACK), ARCH.view(memory, KernelLayout([Table(constants=constants)]))
-    )
-    return None if found is None else dict(found)
+def saved(top: bytes, size: int = 16384, **constants: int) -> dict[str, int] | None:
+    return saved_user_regs(ARCH, TASK, STACK, Stack(top.rjust(size, b"\0")), Table(constants=constants))
 
 
 @pytest.mark.parametrize("regs", [USER_64, USER_32], ids=["64-bit", "compat"])
 @pytest.mark.parametrize("size", [16384, 32768])
 @pytest.mark.parametrize("padding", [b"", bytes(16), b"event data" + bytes(6)], ids=["", "padding", "FRED"])
 def test_user_registers_are_at_the_top_of_the_kernel_stack(regs: dict[str, int], size: int, padding: bytes) -> None:
-    assert user_regs(frame(regs) + padding, size) == regs
-    assert user_regs(frame(regs) + padding, size, THREAD_SIZE=size) == regs
+    assert saved(frame(regs) + padding, size) == regs
+    assert saved(frame(regs) + padding, size, THREAD_SIZE=size) == regs
 
 
 def test_selectors_come_without_what_fred_puts_above_them() -> None:
     """struct fred_cs, struct fred_ss: 16 bits of selector, then stack level, vector, instruction length and flags."""
     regs = {**USER_64, "cs": 0x0003_0000_0000_0033, "ss": 0x0100_0070_0002_002B}
-    assert user_regs(frame(regs) + b"\xff" * 16) == USER_64
+    assert saved(frame(regs) + b"\xff" * 16) == USER_64
 
 
 @pytest.mark.parametrize(
@@ -286,12 +283,12 @@ def test_selectors_come_without_what_fred_puts_above_them() -> None:
     ],
 )
 def test_what_cannot_be_user_registers_is_none(wrong: dict[str, int]) -> None:
-    assert user_regs(frame({**USER_64, **wrong})) is None
+    assert saved(frame({**USER_64, **wrong})) is None
 
 
 def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
-    assert user_regs(b"") is None
-    assert user_regs(b"\xff" * 16384) is None
+    assert saved(b"") is None
+    assert saved(b"\xff" * 16384) is None
     assert (
         ARCH.registers.user_regs(TASK, KernelAddr(STACK + (1 << 30)), ARCH.view(Stack(b""), KernelLayout([Table()])))
         is None
@@ -300,7 +297,7 @@ def test_an_empty_or_lost_stack_has_no_user_registers() -> None:
 
 def test_a_frame_elsewhere_in_the_stack_is_not_taken() -> None:
     for behind in (8, 24, 32, 168):
-        assert user_regs(frame(USER_64) + bytes(behind)) is None
+        assert saved(frame(USER_64) + bytes(behind)) is None
 
 
 # sys/user.h names them as the kernel's user_64.h does; 32-bit ones with their i386 names.
@@ -377,10 +374,7 @@ def test_an_x32_process_is_no_i386_process() -> None:
 
 
 def prstatus(pid: int, regs: dict[str, int]) -> bytes:
-    """Pack struct elf_prstatus: 112 bytes, pr_pid at 32; 27 registers; pr_fpvalid and padding."""
-    head = struct.pack("<3ih2xQQ4i", 0, 0, 0, 0, 0, 0, pid, 0, 0, 0) + bytes(64)
-    assert len(head) == 112
-    return head + struct.pack("<27Q", *(regs.get(name, 0) for name in USER_REGS_STRUCT)) + bytes(8)
+    return elf_prstatus(pid, struct.pack("<27Q", *(regs.get(name, 0) for name in USER_REGS_STRUCT)))
 
 
 def qemu_note(cr3: int, fs_base: int, gs_base: int, kernel_gs_base: int) -> bytes:
