@@ -1,4 +1,8 @@
-"""Kernel stacks by frame pointers, by hand: interrupts, and what is broken. tests/e2e has real ones."""
+"""Kernel stacks by frame pointers, by hand: interrupts, and what is broken. tests/e2e has real ones.
+
+Tests arch/arm64/kernel_stack.py, arch/ppc64le/kernel_stack.py, arch/riscv64/kernel_stack.py,
+arch/s390x/kernel_stack.py, process/kernelstack.py.
+"""
 
 from __future__ import annotations
 

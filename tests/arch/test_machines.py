@@ -1,4 +1,8 @@
-"""What one machine is lives in its folder: the list in ``arch/base.py`` is kept, and nothing else compares machines."""
+"""What one machine is lives in its folder: the list in ``arch/base.py`` is kept, and nothing else compares machines.
+
+Tests formats/utsname.py, arch/base.py, arch/capabilities.py, arch/parts.py, arch/regsets.py, arch/task.py,
+layout/uts.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What --install makes, what it leaves alone, and that --uninstall removes just that."""
+"""What --install makes, what it leaves alone, and that --uninstall removes just that.
+
+Tests commands/capture.py.
+"""
 
 from __future__ import annotations
 

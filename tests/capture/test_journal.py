@@ -1,4 +1,7 @@
-"""Entries for coredumpctl, read back from a socket in the journal's place."""
+"""Entries for coredumpctl, read back from a socket in the journal's place.
+
+Tests commands/journal.py.
+"""
 
 from __future__ import annotations
 

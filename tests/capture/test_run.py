@@ -1,4 +1,7 @@
-"""Cores within limits, from a bundled dump in the place of /proc/vmcore."""
+"""Cores within limits, from a bundled dump in the place of /proc/vmcore.
+
+Tests capture/__main__.py.
+"""
 
 from __future__ import annotations
 

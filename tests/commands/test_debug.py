@@ -1,4 +1,7 @@
-"""``vmcore2core debug``: the debugger gets the core with its files, and nothing is left, however it ends."""
+"""``vmcore2core debug``: the debugger gets the core with its files, and nothing is left, however it ends.
+
+Tests signals.py.
+"""
 
 from __future__ import annotations
 

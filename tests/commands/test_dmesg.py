@@ -1,4 +1,7 @@
-"""``vmcore-tasks dmesg``: what makedumpfile and the guests' own dmesg show of the same kernels."""
+"""``vmcore-tasks dmesg``: what makedumpfile and the guests' own dmesg show of the same kernels.
+
+Tests tasks/messages.py.
+"""
 
 from __future__ import annotations
 

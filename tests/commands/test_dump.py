@@ -1,4 +1,7 @@
-"""``vmcore-tasks dump``: a debugger shows of the small core what it shows of the whole one."""
+"""``vmcore-tasks dump``: a debugger shows of the small core what it shows of the whole one.
+
+Tests tasks/minicore.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``vmcore-tasks ps``: options and columns as ps(1) has them, against the guest's own /proc."""
+"""``vmcore-tasks ps``: options and columns as ps(1) has them, against the guest's own /proc.
+
+Tests commands/tasks/columns.py, tasks/ps.py.
+"""
 
 from __future__ import annotations
 

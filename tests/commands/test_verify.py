@@ -1,4 +1,7 @@
-"""``vmcore2core verify`` of several cores and of directories: a line each, and the worst one's exit status."""
+"""``vmcore2core verify`` of several cores and of directories: a line each, and the worst one's exit status.
+
+Tests handover/cores.py.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,9 @@
+"""makedumpfile's compressed dumps: what the header says, and what pages hold.
+
+Tests containers/bitmap.py, containers/compression.py, containers/diskdump_header.py, containers/diskdump_part.py,
+containers/page_descs.py, containers/eraseinfo.py.
+"""
+
 from __future__ import annotations
 
 import itertools

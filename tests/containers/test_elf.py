@@ -1,3 +1,8 @@
+"""ELF dumps: program headers, notes, and memory where they say.
+
+Tests containers/segmented.py, containers/segments.py.
+"""
+
 from __future__ import annotations
 
 import itertools

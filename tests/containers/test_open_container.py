@@ -1,3 +1,8 @@
+"""Which format a file is taken for.
+
+Tests containers/base.py, containers/dumpfile.py, containers/foreign.py.
+"""
+
 from __future__ import annotations
 
 import random

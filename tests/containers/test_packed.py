@@ -2,6 +2,9 @@
 
 Streams come from the encoders of Python's library and of zstandard; lz4's frames are put together by hand
 (``tests.builders.lz4``).
+
+Tests containers/files.py, containers/lz4_stream.py, containers/streams.py, containers/unpacked.py,
+containers/xz_blocks.py, containers/zstd_frames.py.
 """
 
 from __future__ import annotations

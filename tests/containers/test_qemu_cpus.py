@@ -1,4 +1,7 @@
-"""The registers of a saved machine's CPUs; a register's value is its name."""
+"""The registers of a saved machine's CPUs; a register's value is its name.
+
+Tests formats/qemu_cpu.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Saved virtual machines: QEMU's stream, alone and behind libvirt's header."""
+"""Saved virtual machines: QEMU's stream, alone and behind libvirt's header.
+
+Tests containers/migration_stream.py, containers/ram_blocks.py, containers/saved_machine.py.
+"""
 
 from __future__ import annotations
 

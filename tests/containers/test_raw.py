@@ -1,4 +1,7 @@
-"""Files without a header: what is where is what the user says, and nothing else."""
+"""Files without a header: what is where is what the user says, and nothing else.
+
+Tests containers/joined.py.
+"""
 
 from __future__ import annotations
 

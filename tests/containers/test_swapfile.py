@@ -1,4 +1,7 @@
-"""Swap areas as mkswap(8) writes them."""
+"""Swap areas as mkswap(8) writes them.
+
+Tests formats/swap.py, containers/blockfile.py.
+"""
 
 from __future__ import annotations
 

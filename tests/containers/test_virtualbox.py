@@ -1,4 +1,7 @@
-"""The CPUs' registers in VirtualBox's ELF cores."""
+"""The CPUs' registers in VirtualBox's ELF cores.
+
+Tests containers/x86_cpus.py.
+"""
 
 from __future__ import annotations
 

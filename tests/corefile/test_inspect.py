@@ -1,4 +1,7 @@
-"""What is planted in a core is found: by the look at its headers, and by the comparison with the dump."""
+"""What is planted in a core is found: by the look at its headers, and by the comparison with the dump.
+
+Tests compare_with_dump.py, corefile/source.py.
+"""
 
 from __future__ import annotations
 

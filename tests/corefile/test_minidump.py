@@ -1,4 +1,7 @@
-"""Minidumps: the memory, registers and files of the core of the same process, as readers of minidumps see them."""
+"""Minidumps: the memory, registers and files of the core of the same process, as readers of minidumps see them.
+
+Tests minidump.py, corefile/minidump_head.py, corefile/contexts.py, corefile/modules.py, corefile/stored.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every given page is in the core where it belongs, and nothing else is."""
+"""Every given page is in the core where it belongs, and nothing else is.
+
+Tests corefile/options.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The command line on wrong input: one clear sentence and the right exit status, never a traceback."""
+"""The command line on wrong input: one clear sentence and the right exit status, never a traceback.
+
+Tests __main__.py, commands/convert.py, commands/options.py, commands/opening.py, convert.py.
+"""
 
 from __future__ import annotations
 

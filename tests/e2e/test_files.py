@@ -1,4 +1,7 @@
-"""``vmcore-tasks files`` against what the guest's own /proc said of every descriptor."""
+"""``vmcore-tasks files`` against what the guest's own /proc said of every descriptor.
+
+Tests commands/tasks/files.py, tasks/openfiles.py, process/openfiles.py.
+"""
 
 from __future__ import annotations
 

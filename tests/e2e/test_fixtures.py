@@ -1,4 +1,7 @@
-"""The bundled dumps: cores against the kernel's own, and what gdb and lldb make of them."""
+"""The bundled dumps: cores against the kernel's own, and what gdb and lldb make of them.
+
+Tests process/status_fields.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A directory of cores as it is handed over: the index says what the guest's /proc said, and a killed run goes on."""
+"""A directory of cores as it is handed over: the index says what the guest's /proc said, and a killed run goes on.
+
+Tests handover/companions.py, handover/entry.py, run/resume_check.py, run/index_entries.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``vmcore-tasks bt --kernel`` against the text that the guest's own kernel printed of its stacks (sysrq-t)."""
+"""``vmcore-tasks bt --kernel`` against the text that the guest's own kernel printed of its stacks (sysrq-t).
+
+Tests tasks/stack_groups.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the index and the page say of the machine, and of why its threads sleep: what the single commands say."""
+"""What the index and the page say of the machine, and of why its threads sleep: what the single commands say.
+
+Tests run/story.py.
+"""
 
 from __future__ import annotations
 

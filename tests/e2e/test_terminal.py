@@ -1,4 +1,7 @@
-"""What reaches a terminal, and how a command ends: whatever fails, one sentence and an exit status."""
+"""What reaches a terminal, and how a command ends: whatever fails, one sentence and an exit status.
+
+Tests commands/terminal.py, commands/progress.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``vmcore-tasks waits`` on a guest whose processes wait for each other in all ways, four times without an end."""
+"""``vmcore-tasks waits`` on a guest whose processes wait for each other in all ways, four times without an end.
+
+Tests commands/tasks/waits.py, tasks/waits.py.
+"""
 
 from __future__ import annotations
 

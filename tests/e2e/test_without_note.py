@@ -1,7 +1,6 @@
 """Dumps that say less than kdump's; cores must be the same.
 
-Most hypervisors write no VMCOREINFO note; and the note's 4096 bytes may end before the text does.
-"""
+Most hypervisors write no VMCOREINFO note; and the note's 4096 bytes may end before the text does."""
 
 from __future__ import annotations
 

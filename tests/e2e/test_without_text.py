@@ -1,4 +1,7 @@
-"""Dumps whose VMCOREINFO is gone, note and text: the kernel is found by its symbols, and the cores are the same."""
+"""Dumps whose VMCOREINFO is gone, note and text: the kernel is found by its symbols, and the cores are the same.
+
+Tests layout/without_text.py, layout/image.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""formats/diskdump.py against makedumpfile's C declarations, through the C compiler."""
+"""formats/diskdump.py against makedumpfile's C declarations, through the C compiler.
+
+Tests formats/_cabi.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""formats/elf.py against <elf.h> through the C compiler, and against the sizes that the gABI gives."""
+"""formats/elf.py against <elf.h> through the C compiler, and against the sizes that the gABI gives.
+
+Tests formats/elf_core.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What runs inside gdb and lldb, without them: which file is the one, and where it is looked for."""
+"""What runs inside gdb and lldb, without them: which file is the one, and where it is looked for.
+
+Tests handover/debugger_download.py.
+"""
 
 from __future__ import annotations
 

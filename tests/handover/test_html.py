@@ -1,4 +1,7 @@
-"""index.html: what it and its data say, that a name is never markup, and what it shows in a browser."""
+"""index.html: what it and its data say, that a name is never markup, and what it shows in a browser.
+
+Tests handover/page_data.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Files that lack pages: what is known of them is an ELF file that debuggers take symbols and call frames from."""
+"""Files that lack pages: what is known of them is an ELF file that debuggers take symbols and call frames from.
+
+Tests handover/debug_frame.py.
+"""
 
 from __future__ import annotations
 

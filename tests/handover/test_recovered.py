@@ -1,4 +1,7 @@
-"""Programs and libraries out of the page cache, byte for byte the originals; and what is not whole is kept apart."""
+"""Programs and libraries out of the page cache, byte for byte the originals; and what is not whole is kept apart.
+
+Tests handover/same_build.py.
+"""
 
 from __future__ import annotations
 

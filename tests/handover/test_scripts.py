@@ -1,4 +1,7 @@
-"""A developer types one command, and sees function names: with the directory of cores and nothing else."""
+"""A developer types one command, and sees function names: with the directory of cores and nothing else.
+
+Tests handover/mapped.py.
+"""
 
 from __future__ import annotations
 

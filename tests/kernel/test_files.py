@@ -1,4 +1,7 @@
-"""Tables of descriptors that are not as they should be, by a small fake kernel; whole ones are in tests/e2e."""
+"""Tables of descriptors that are not as they should be, by a small fake kernel; whole ones are in tests/e2e.
+
+Tests kernel/rbtree.py, kernel/fdinfo.py, kernel/socket.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Inference on real dumps: a kernel's own BTF, or the kernel's own cores, say what the right answer is."""
+"""Inference on real dumps: a kernel's own BTF, or the kernel's own cores, say what the right answer is.
+
+Tests kernel/infer.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Modules and the names of their functions, by a small fake kernel."""
+"""Modules and the names of their functions, by a small fake kernel.
+
+Tests kernel/btf_modules.py, kernel/kallsyms.py.
+"""
 
 from __future__ import annotations
 

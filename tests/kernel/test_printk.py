@@ -1,4 +1,7 @@
-"""The printk ring buffer, put together as kernel/printk/printk_ringbuffer.h says, with literal offsets of Linux 7.2."""
+"""The printk ring buffer, put together as kernel/printk/printk_ringbuffer.h says, with literal offsets of Linux 7.2.
+
+Tests kernel/message.py.
+"""
 
 from __future__ import annotations
 

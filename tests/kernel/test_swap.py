@@ -1,4 +1,7 @@
-"""Where swapped pages are, in a fake kernel: the swap cache, zswap, the swap area; and what cannot be."""
+"""Where swapped pages are, in a fake kernel: the swap cache, zswap, the swap area; and what cannot be.
+
+Tests kernel/page_flags.py, kernel/page_structs.py, kernel/swap_cache.py, kernel/zswap.py, process/swapped.py.
+"""
 
 from __future__ import annotations
 

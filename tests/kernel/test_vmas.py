@@ -1,4 +1,7 @@
-"""All mappings of a process at once say what they say one by one: of a real guest's, with any word another one."""
+"""All mappings of a process at once say what they say one by one: of a real guest's, with any word another one.
+
+Tests process/filelinks.py.
+"""
 
 from __future__ import annotations
 

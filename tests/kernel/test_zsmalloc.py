@@ -1,4 +1,7 @@
-"""Objects of a zs_pool that is laid out by hand."""
+"""Objects of a zs_pool that is laid out by hand.
+
+Tests kernel/bounds.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""DWARF as GCC writes it, against the compiler's own offsetof and sizeof."""
+"""DWARF as GCC writes it, against the compiler's own offsetof and sizeof.
+
+Tests layout/dwarf_info.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""kallsyms tables, as scripts/kallsyms.c writes them and as no kernel does."""
+"""kallsyms tables, as scripts/kallsyms.c writes them and as no kernel does.
+
+Tests layout/kallsyms_names.py.
+"""
 
 from __future__ import annotations
 

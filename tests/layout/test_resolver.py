@@ -1,4 +1,7 @@
-"""Who answers: the first source that knows, and it is remembered; what nobody knows is one sentence."""
+"""Who answers: the first source that knows, and it is remembered; what nobody knows is one sentence.
+
+Tests layout/base.py, layout/export.py, layout/required.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Offsets that do not fit: the next source's are taken, or the dump is refused, and it is said who told them."""
+"""Offsets that do not fit: the next source's are taken, or the dump is refused, and it is said who told them.
+
+Tests kernel/sanity.py.
+"""
 
 from __future__ import annotations
 

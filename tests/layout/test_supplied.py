@@ -1,4 +1,7 @@
-"""What a user says with ``--vmcoreinfo`` goes before what the dump says."""
+"""What a user says with ``--vmcoreinfo`` goes before what the dump says.
+
+Tests commands/tasks/layout.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A vmlinux next to a dump: which file is taken, which is refused, and what it then tells."""
+"""A vmlinux next to a dump: which file is taken, which is refused, and what it then tells.
+
+Tests layout/symtab.py, layout/usual_places.py, layout/vmlinux_file.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""User memory over hand-made page tables."""
+"""User memory over hand-made page tables.
+
+Tests memory/pagetable.py, memory/physical.py, memory/region.py.
+"""
 
 from __future__ import annotations
 

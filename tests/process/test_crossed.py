@@ -1,4 +1,7 @@
-"""Words of a real guest's structures that are another structure's, and valid there: what else tells is asked."""
+"""Words of a real guest's structures that are another structure's, and valid there: what else tells is asked.
+
+Tests process/consistency.py, process/pageindex.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The dynamic linker's list from literal bytes, of both classes and byte orders; a hostile one ends."""
+"""The dynamic linker's list from literal bytes, of both classes and byte orders; a hostile one ends.
+
+Tests formats/elf_dynamic.py, formats/link.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pages that are in no memory and not lost: a private mapping's, which the process never changed, are in the file."""
+"""Pages that are in no memory and not lost: a private mapping's, which the process never changed, are in the file.
+
+Tests process/filepages.py.
+"""
 
 from __future__ import annotations
 

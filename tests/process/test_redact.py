@@ -1,4 +1,7 @@
-"""What is to go is gone and said to be, what a debugger needs for backtraces stays, and nothing else changes."""
+"""What is to go is gone and said to be, what a debugger needs for backtraces stays, and nothing else changes.
+
+Tests blank_secrets.py, unwind/extents.py.
+"""
 
 from __future__ import annotations
 

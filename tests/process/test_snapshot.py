@@ -1,4 +1,7 @@
-"""Whole processes out of a fake kernel: what is broken costs that part alone, and a sentence."""
+"""Whole processes out of a fake kernel: what is broken costs that part alone, and a sentence.
+
+Tests process/accounting.py, process/mappings.py, process/model.py, process/filebacking.py, process/walked.py.
+"""
 
 from __future__ import annotations
 

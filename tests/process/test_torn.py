@@ -1,6 +1,8 @@
 """Words of a real guest's structures replaced: what was read before stays, the rest is found elsewhere or said missing.
 
 The guest is the bundled one of Linux 6.1; ``tests.fuzz.overlay`` puts other bytes over its memory.
+
+Tests kernel/pid.py, kernel/task_scan.py, process/roster.py.
 """
 
 from __future__ import annotations

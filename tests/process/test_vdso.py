@@ -1,4 +1,7 @@
-"""The vDSO's pages come from the kernel image, where one of them shows that they do."""
+"""The vDSO's pages come from the kernel image, where one of them shows that they do.
+
+Tests arch/x86/vdso.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A directory of cores under every fault: whatever happens, in whatever order, nothing is lost and nothing is half."""
+"""A directory of cores under every fault: whatever happens, in whatever order, nothing is lost and nothing is half.
+
+Tests run/run.py, run/options.py, run/space.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Jobs by any executor: each has an outcome, whatever becomes of the workers."""
+"""Jobs by any executor: each has an outcome, whatever becomes of the workers.
+
+Tests run/dask_cluster.py, run/jobs.py.
+"""
 
 from __future__ import annotations
 

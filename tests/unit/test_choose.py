@@ -1,4 +1,7 @@
-"""Which processes are wanted: of one kind any, of several kinds all."""
+"""Which processes are wanted: of one kind any, of several kinds all.
+
+Tests process/identity.py.
+"""
 
 from __future__ import annotations
 

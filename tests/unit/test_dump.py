@@ -1,4 +1,7 @@
-"""The public interface: its document's examples, and what it says of memory that is not known."""
+"""The public interface: its document's examples, and what it says of memory that is not known.
+
+Tests session.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The manual pages are what the commands declare, and what their readers can read."""
+"""The manual pages are what the commands declare, and what their readers can read.
+
+Tests commands/manpage.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Frames that a function's instructions tell, against its source and the compiler's call frame information."""
+"""Frames that a function's instructions tell, against its source and the compiler's call frame information.
+
+Tests arch/x86/code.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Call frame information: libc's, against pyelftools' tables, and hand-made entries."""
+"""Call frame information: libc's, against pyelftools' tables, and hand-made entries.
+
+Tests formats/dwarf_cfi.py, unwind/cfi_program.py, unwind/cfi_rules.py, unwind/eh_index.py.
+"""
 
 from __future__ import annotations
 

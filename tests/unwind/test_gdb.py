@@ -1,4 +1,7 @@
-"""Backtraces of small programs against gdb's, instruction by instruction."""
+"""Backtraces of small programs against gdb's, instruction by instruction.
+
+Tests unwind/frames.py, unwind/process.py, unwind/stacks.py, unwind/threads.py.
+"""
 
 from __future__ import annotations
 

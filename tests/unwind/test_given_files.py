@@ -1,4 +1,8 @@
-"""What separate files of debug information tell: symbols, call frame information, source lines."""
+"""What separate files of debug information tell: symbols, call frame information, source lines.
+
+Tests elf/headers.py, unwind/elf_file.py, unwind/image_files.py, unwind/lines.py, unwind/originals.py,
+unwind/debug_frame.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Go's table of functions, built by hand as Go's src/debug/gosym/pclntab.go reads it."""
+"""Go's table of functions, built by hand as Go's src/debug/gosym/pclntab.go reads it.
+
+Tests handover/go_symbols.py.
+"""
 
 from __future__ import annotations
 

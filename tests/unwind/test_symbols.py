@@ -1,4 +1,7 @@
-"""Names of functions: libc's against readelf's, and hand-made tables."""
+"""Names of functions: libc's against readelf's, and hand-made tables.
+
+Tests unwind/names.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Frames of code that has no call frame information; what must be found stands in the program's source."""
+"""Frames of code that has no call frame information; what must be found stands in the program's source.
+
+Tests unwind/checks.py, unwind/cursor.py, unwind/unwinder.py.
+"""
 
 from __future__ import annotations
 

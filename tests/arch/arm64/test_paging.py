@@ -1,4 +1,7 @@
-"""arm64's page tables by the Arm ARM (DDI 0487), D8.3: literal descriptors."""
+"""arm64's page tables by the Arm ARM (DDI 0487), D8.3: literal descriptors.
+
+Tests arch/spec.py.
+"""
 
 from __future__ import annotations
 

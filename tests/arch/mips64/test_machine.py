@@ -1,4 +1,7 @@
-"""mips64 and mips64el by literal numbers: the kernel's headers, and the cores that it wrote, say what must be."""
+"""mips64 and mips64el by literal numbers: the kernel's headers, and the cores that it wrote, say what must be.
+
+Tests arch/mips64el/machine.py, layout/which_machine.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a system call leaves to the kernel's functions: $s0 to $s7 and $fp, by instructions as objdump prints them."""
+"""What a system call leaves to the kernel's functions: $s0 to $s7 and $fp, by instructions as objdump prints them.
+
+Tests arch/mips64/code.py.
+"""
 
 from __future__ import annotations
 

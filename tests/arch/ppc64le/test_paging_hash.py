@@ -1,6 +1,8 @@
 """The kernel's own memory with the hash MMU: vmalloc by swapper_pg_dir, vmemmap by vmemmap_list.
 
 By literal numbers of arch/powerpc/include/asm/book3s/64/{hash-4k,pgalloc,mmu}.h and arch/powerpc/mm/init_64.c.
+
+Tests memory/kernel.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""XSAVE images by the book (Intel SDM volume 1, 13.4); real kernels' are held against their cores in tests/e2e."""
+"""XSAVE images by the book (Intel SDM volume 1, 13.4); real kernels' are held against their cores in tests/e2e.
+
+Tests formats/x86_fpu.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ORC tables of each form, by hand: tests/e2e has real stacks, which never do what these do."""
+"""ORC tables of each form, by hand: tests/e2e has real stacks, which never do what these do.
+
+Tests arch/x86_64/unwind.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""x86-64 by literal numbers: the Intel SDM, the kernel's headers and the C compiler say what they must be."""
+"""x86-64 by literal numbers: the Intel SDM, the kernel's headers and the C compiler say what they must be.
+
+Tests arch/x86/cpus.py, arch/x86/paging.py.
+"""
 
 from __future__ import annotations
 
