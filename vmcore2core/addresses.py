@@ -1,7 +1,7 @@
 """One type for each address space, and page arithmetic.
 
 ``Pfn`` counts pages of the container (``DumpContainer.page_size``); the others are byte addresses. An end is
-exclusive. Bulk code keeps addresses in ``uint64`` arrays; its docstrings name their address space.
+exclusive. Bulk code keeps addresses in ``uint64`` arrays; its docstrings name their address space, or their type does.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ UserAddr = NewType("UserAddr", int)
 
 U64Array = NDArray[np.uint64]
 U8Array = NDArray[np.uint8]
+
+PhysAddrs = NewType("PhysAddrs", U64Array)
+"""Physical addresses."""
+SwapEntries = NewType("SwapEntries", U64Array)
+"""The kernel's swp_entry_t: type and offset; 0 stands for an unknown one."""
+PageIndices = NewType("PageIndices", U64Array)
+"""Pages of a file, counted from its beginning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def large_part(elf: Path) -> list[tuple[int, int]]:
     with Session([elf]) as session:
         leader = next(task for task in session.processes.leaders() if task_comm(task) == b"large")
         memory = session.processes.capture(leader, with_absent=False).memory
-        frames = [paddr for region in memory.regions for _, paddr, _ in memory.known(region)]
+        frames = [pages.paddrs() for region in memory.regions for pages in memory.known(region)]
         start = int(np.bincount(np.concatenate(frames) // np.uint64(PART_SIZE)).argmax()) * PART_SIZE
     return [(start, start + PART_SIZE)]
 

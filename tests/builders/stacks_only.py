@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.e2e.guests import bundled
 from vmcore2core.addresses import UserAddr
-from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.region import Region
 from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import OpenOptions, Session
 
@@ -71,8 +71,8 @@ class _Pages:
     paddrs: set[int] = field(default_factory=set)
 
     def add(self, captured: Captured, region: Region) -> None:
-        for _, paddr, state in captured.memory.known(region):
-            self.paddrs.update(paddr[state == UserPageState.PRESENT].tolist())
+        for pages in captured.memory.known(region):
+            self.paddrs.update(pages.paddrs().tolist())
 
     def add_all(self, captured: Captured) -> None:
         """Add what a process has mapped in, and what the page cache has of its files."""
@@ -82,8 +82,7 @@ class _Pages:
                 continue  # pages of the kernel image
             self.add(captured, region)
             if region.backing is not None:
-                _, paddr, state = region.backing.lookup(0, INDICES)
-                self.paddrs.update(paddr[state == UserPageState.PRESENT].tolist())
+                self.paddrs.update(region.backing.lookup(0, INDICES).paddrs().tolist())
 
     def add_stacks(self, captured: Captured) -> None:
         size = captured.snapshot.page_size

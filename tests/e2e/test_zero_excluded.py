@@ -28,8 +28,7 @@ def a_heap_page(dump: Path) -> int:
         captured = session.processes.capture(leaders(session, PROGRAM)[0])
         heap = next(vma.start for vma in captured.snapshot.vmas if vma.name == "[heap]")
         region = next(region for region in captured.memory.regions if region.start == heap)
-        _, paddr, _ = next(captured.memory.known(region))
-        return int(paddr[0]) // PAGE
+        return int(next(captured.memory.known(region)).paddrs()[0]) // PAGE
 
 
 def without_zero_pages(dump: Path, target: Path, another: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.builders.kernelimage import TEXT, KernelImage
 from vmcore2core.errors import CorruptStructure
-from vmcore2core.kernel.filemap import CachedPages, PageCache
-from vmcore2core.memory.region import UserPageState
+from vmcore2core.kernel.filemap import PageCache
+from vmcore2core.memory.pages import Pages, UserPageState
 
 VMEMMAP = 0xFFFF_EA00_0000_0000
 SHMEM_AOPS, HUGETLBFS_AOPS, DISK_AOPS = TEXT + 0x100, TEXT + 0x200, TEXT + 0x300
@@ -25,7 +26,7 @@ def huge_entry(pfn: int, at: int) -> dict[int, int]:
     return {at: page(pfn)} | {at + i: at << 2 | 2 for i in range(1, 8)}
 
 
-def lookup(head: int, size: int, aops: int, first: int, last: int, image: KernelImage | None = None) -> CachedPages:
+def lookup(head: int, size: int, aops: int, first: int, last: int, image: KernelImage | None = None) -> Pages:
     image = image or KernelImage()
     image.table.offsets["inode"]["i_blkbits"] = (40, 1)
     image.table.symbols |= {"vmemmap": VMEMMAP, "shmem_aops": SHMEM_AOPS, "hugetlbfs_aops": HUGETLBFS_AOPS}
@@ -37,10 +38,17 @@ def lookup(head: int, size: int, aops: int, first: int, last: int, image: Kernel
     return PageCache(kernel).lookup(kernel.view("file", file), first, last)
 
 
-def runs(pages: CachedPages) -> list[tuple[int, int, int, UserPageState]]:
+def places(pages: Pages) -> list[int]:
+    """Return the physical address of each page, 0 for pages that are not in memory."""
+    found = np.zeros(len(pages), np.uint64)
+    found[pages.state == PRESENT] = pages.paddrs()
+    return [int(paddr) for paddr in found]
+
+
+def runs(pages: Pages) -> list[tuple[int, int, int, UserPageState]]:
     """Return (first index, pages, physical address of the first, state) of what continues."""
     result: list[tuple[int, int, int, UserPageState]] = []
-    for index, paddr, state in zip(pages.index.tolist(), pages.paddr.tolist(), pages.state.tolist(), strict=True):
+    for index, paddr, state in zip(pages.at.tolist(), places(pages), pages.state.tolist(), strict=True):
         if result:
             start, count, at, kind = result[-1]
             if (start + count, kind) == (index, state) and (not paddr or at + 4096 * count == paddr):
@@ -76,8 +84,8 @@ def test_huge_pages_since_6_7_have_as_many_indices_as_pages(first: int) -> None:
     found = lookup(head, 3 * HUGE * 4096, HUGETLBFS_AOPS, first, 3 * HUGE - 1, image)
     state = [PRESENT] * HUGE + [ZERO] * HUGE + [PRESENT] * HUGE
     paddr = [0x200_0000 + 4096 * i for i in range(HUGE)] + [0] * HUGE + [0x600_0000 + 4096 * i for i in range(HUGE)]
-    assert found.index.tolist() == list(range(first, 3 * HUGE))
-    assert (found.state.tolist(), found.paddr.tolist()) == (state[first:], paddr[first:])
+    assert found.at.tolist() == list(range(first, 3 * HUGE))
+    assert (found.state.tolist(), places(found)) == (state[first:], paddr[first:])
 
 
 @pytest.mark.parametrize("first", [0, 1, 511, 512, 700, 1024])
@@ -86,8 +94,8 @@ def test_huge_pages_before_6_7_have_one_index(first: int) -> None:
     head = image.xa_node(0, {0: page(0x2000), 2: page(0x6000)})
     found = lookup(head, 3 * HUGE * 4096, HUGETLBFS_AOPS, first, 3 * HUGE - 1, image)
     paddr = [0x200_0000 + 4096 * i for i in range(HUGE)] + [0] * HUGE + [0x600_0000 + 4096 * i for i in range(HUGE)]
-    assert found.index.tolist() == list(range(first, 3 * HUGE))
-    assert found.paddr.tolist() == paddr[first:]
+    assert found.at.tolist() == list(range(first, 3 * HUGE))
+    assert places(found) == paddr[first:]
 
 
 def test_one_huge_page_before_6_7_is_the_root_itself() -> None:
@@ -110,7 +118,7 @@ UPTODATE = 2  # enum pageflags of Linux 6.1
 FLAGS = {"flags": (0, 8), "compound_head": (8, 8)}
 
 
-def described(aops: int, *, known: bool = True) -> tuple[CachedPages, PageCache]:
+def described(aops: int, *, known: bool = True) -> tuple[Pages, PageCache]:
     """Look up a file of six pages: read, not read, the second page of a pair that was read, and of one that was not."""
     image = KernelImage()
     image.table.offsets["page"] |= FLAGS
@@ -142,7 +150,7 @@ def test_a_page_that_shared_memory_set_aside_reads_as_zeros() -> None:
 
 def test_where_the_flag_is_not_known_pages_are_taken_and_that_is_told() -> None:
     found, cache = described(DISK_AOPS, known=False)
-    assert found.index.tolist() == [0, 1, 2, 3]
+    assert found.at.tolist() == [0, 1, 2, 3]
     assert not cache.tells_uptodate
 
 

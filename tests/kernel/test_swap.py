@@ -6,7 +6,7 @@ Tests kernel/page_flags.py, kernel/page_structs.py, kernel/swap_cache.py, kernel
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from tests.builders.kernelimage import EXPORT, MORE, TEXT, KernelImage, Offsets
+from vmcore2core.addresses import SwapEntries
 from vmcore2core.arch.i386.machine import ARCH as I386
 from vmcore2core.errors import FormatError, UsageError
-from vmcore2core.memory.region import UserPageState as State
+from vmcore2core.memory.pages import UserPageState as State
 from vmcore2core.process.swapped import SwappedPages
 
 PAGE = 4096
@@ -103,15 +104,19 @@ class Machine:
         return SwappedPages(self.image.kernel(), files)
 
 
+def swap_entries(values: Iterable[int]) -> SwapEntries:
+    return SwapEntries(np.array([*values], np.uint64))
+
+
 def located(swap: SwappedPages, slots: Sequence[int], number: int = 0) -> list[State]:
     assert swap.space is not None
-    entries = np.array([number << 58 | slot for slot in slots], np.uint64)
+    entries = swap_entries([number << 58 | slot for slot in slots])
     return [State(state) for state in swap.space.locate(entries)[1].tolist()]
 
 
 def read(swap: SwappedPages, slot: int, number: int = 0) -> bytes | None:
     assert swap.space is not None
-    pages, good = swap.space.read(np.array([number << 58 | slot], np.uint64))
+    pages, good = swap.space.read(swap_entries([number << 58 | slot]))
     return pages[0].tobytes() if good[0] else None
 
 
@@ -231,7 +236,7 @@ def test_a_page_in_the_swap_cache_goes_before_all(tmp_path: Path) -> None:
     image.words(frames + 64 * (page >> 12) + 40, 3)
     swap = machine.swap(area(tmp_path / "copy", {3: b"stale"}))
     assert swap.space is not None
-    paddr, state = swap.space.locate(np.array([3, 4], np.uint64))
+    paddr, state = swap.space.locate(swap_entries([3, 4]))
     assert (paddr[0], state.tolist()) == (page, [State.PRESENT, State.STORED])
 
 
@@ -279,7 +284,7 @@ def test_special_entries_of_a_7_2_kernel() -> None:
     assert swap.space is not None
     # SWP_MIG_YOUNG and SWP_MIG_DIRTY are above the page frame: bits 34 and 35.
     values = [25 << 58 | 0x123, 27 << 58 | 3 << 34 | 0x123, 30 << 58 | 0x40, 25 << 58 | 1 << 35]
-    paddr, state = swap.space.locate(np.array(values, np.uint64))
+    paddr, state = swap.space.locate(swap_entries(values))
     assert paddr.tolist() == [0x123000, 0x123000, 0x40000, 0]
     assert state.tolist() == [State.PRESENT] * 4
     others = {28: State.DEVICE_PRIVATE, 24: State.HWPOISON}
@@ -290,7 +295,7 @@ def test_special_entries_of_a_7_2_kernel() -> None:
 def test_a_page_frame_beyond_any_memory_is_no_page() -> None:
     swap = Machine().swap()
     assert swap.space is not None
-    paddr, state = swap.space.locate(np.array([28 << 58 | 1 << 52 | 5], np.uint64))
+    paddr, state = swap.space.locate(swap_entries([28 << 58 | 1 << 52 | 5]))
     assert (paddr.tolist(), state.tolist()) == ([0], [State.TABLE_BROKEN])
 
 
@@ -345,7 +350,7 @@ def test_a_table_of_clusters_tells_pages_shadows_and_zeros(tmp_path: Path) -> No
     image.words(machine.infos[0] + 40, clusters)
     swap = machine.swap(area(tmp_path / "copy", {}))
     assert swap.space is not None
-    paddr, state = swap.space.locate(np.arange(32, 38, dtype=np.uint64))
+    paddr, state = swap.space.locate(swap_entries(range(32, 38)))
     assert paddr[1] == page
     assert state.tolist() == [
         State.STORED,
@@ -380,7 +385,7 @@ def test_pages_of_a_large_folio_that_the_cache_has(masked: bool) -> None:
     image.words(machine.space + 16, image.xa_node(0, dict.fromkeys((8, 9, 10, 11, 7), first)))
     swap = machine.swap()
     assert swap.space is not None
-    paddr, state = swap.space.locate(np.array([7, 8, 9, 10, 11], np.uint64))
+    paddr, state = swap.space.locate(swap_entries([7, 8, 9, 10, 11]))
     assert paddr.tolist() == [0, head, head + PAGE, head + 2 * PAGE, 0]
     assert state.tolist() == [State.SWAP_UNREADABLE, *[State.PRESENT] * 3, State.SWAP_UNREADABLE]
 

@@ -13,7 +13,7 @@ from tests.builders.kernelimage import Offsets
 from tests.builders.zspool import NEXT, PAGE, VMEMMAP, ZsImage
 from vmcore2core.errors import CodecError, CorruptStructure, LayoutInvalid, LayoutUnknown
 from vmcore2core.kernel.zram import Zram
-from vmcore2core.memory.region import UserPageState as State
+from vmcore2core.memory.pages import UserPageState as State
 
 ZRAM: Offsets = {
     "gendisk": {"private_data": (88, 8)},

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from tests.builders.paging import PROTNONE, PSE, RW, US, FlatContainer, P, PhysicalImage
-from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
+from vmcore2core.addresses import PhysAddr, UserAddr
 from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import NotMapped, PageExcluded
+from vmcore2core.memory.pages import Pages, UserPageState
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
-from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import StateRun, UserMemory, _append_runs
 
 BASE = 0x7F00_0000_0000
@@ -185,14 +186,14 @@ class Cache:
     def __init__(self, paddr: int) -> None:
         self.paddr = paddr
 
-    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
+    def lookup(self, first: int, last: int) -> Pages:
         rows = [
             (11, self.paddr, UserPageState.PRESENT),
             (12, 0, UserPageState.SWAPPED),
             *((i, 0, UserPageState.BEYOND_FILE) for i in range(14, last + 1)),
         ]
         table = np.array([row for row in rows if first <= row[0] <= last], np.uint64).reshape(-1, 3)
-        return table[:, 0], table[:, 1], table[:, 2].astype(np.uint8)
+        return Pages(table[:, 0], table[:, 2].astype(np.uint8), table[:, 1])
 
 
 def test_what_the_page_table_says_goes_before_the_page_cache() -> None:
@@ -252,9 +253,10 @@ def test_a_read_of_a_page_that_does_not_decode_is_none_from_the_first_time_on() 
     image = PhysicalImage(32)
     paddr = image.page(b"bad") | P | US
     image.map(BASE, paddr)
-    memory, container = user_memory(image, region(1))
+    memory, container = user_memory(image, region(2))
     container.damaged_on_reading = {paddr >> 12}
-    assert [memory.read(BASE, 16), memory.read(BASE, 16)] == [None, None]
+    assert [memory.read(BASE, 16), memory.read(BASE, 16), memory.read(BASE + 0xFFC, 8)] == [None, None, None]
+    assert memory.read(BASE + 0x1000, 8) == bytes(8)
 
 
 @pytest.mark.parametrize("size", [-1, 1 << 25, 1 << 62])
@@ -302,9 +304,9 @@ def test_mapped_pages_are_counted_to_a_bound_and_what_has_too_many_tables_counts
     image.map_2m(BASE + 0x20_0000, P | US | PSE)
     areas = region(4), region(512, BASE + 0x20_0000)
     memory, _ = user_memory(image, *areas)
-    assert memory.resident_pages() == memory.nr_mapped(areas) == 2 + 512
+    assert memory.resident_pages() == memory.mapped.count(areas) == 2 + 512
     assert memory.resident_pages([areas[1].start]) == 2
-    assert memory.nr_mapped([*areas], stop=1) > 1
+    assert memory.mapped.count([*areas], stop=1) > 1
     monkeypatch.setattr("vmcore2core.memory.pagetable.TABLES_ALWAYS", 0)
     monkeypatch.setattr("vmcore2core.memory.pagetable.TABLES_PER_FRAME", 0)
-    assert memory.nr_mapped(areas) > 514
+    assert memory.mapped.count(areas) > 514

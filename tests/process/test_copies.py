@@ -34,7 +34,7 @@ def lose(session: Session, monkeypatch: pytest.MonkeyPatch, first: int, pid: int
     """Have the dump lack the pages of a process's program from one on, and return its build ID."""
     file = Finder(session.processes).find(session.processes.find(pid)).files[PATH if pid == PID else b"/init"]
     cached = PageCache(session.kernel).pages(session.kernel.view("address_space", file.mapping), 0, SIZE // PAGE)
-    gone = cached.paddr[(cached.index >= first) & (cached.paddr > 0)] // PAGE
+    gone = cached[cached.at >= first].paddrs() // PAGE
     container = session.container
     page_states, read_pages, read_page = container.page_states, container.read_pages, container.read_page
 

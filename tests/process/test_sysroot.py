@@ -14,11 +14,12 @@ import pytest
 from tests.builders.paging import US, FlatContainer, P, PhysicalImage
 from tests.memory.test_user import BASE, SPEC, pages_of
 from tests.needs import need
-from vmcore2core.addresses import PhysAddr, U8Array, U64Array, UserAddr
+from vmcore2core.addresses import PageIndices, PhysAddr, UserAddr
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import UsageError
+from vmcore2core.memory.pages import Pages, UserPageState
 from vmcore2core.memory.physical import PhysicalMemory
-from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import AbsentReason, AbsentRun, Vma
 from vmcore2core.process.sysroot import OriginalFile, Sysroot, build_id
@@ -39,11 +40,11 @@ class Cached:
     def __init__(self, paddr: int) -> None:
         self.paddr = paddr
 
-    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
+    def lookup(self, first: int, last: int) -> Pages:
         rows = [(0, self.paddr, UserPageState.PRESENT)] if first == 0 and self.paddr else []
         rows += [(i, 0, UserPageState.BEYOND_FILE) for i in range(max(first, PAGES), last + 1)]
         table = np.array(rows, np.uint64).reshape(-1, 3)
-        return table[:, 0], table[:, 1], table[:, 2].astype(np.uint8)
+        return Pages(table[:, 0], table[:, 2].astype(np.uint8), table[:, 1])
 
 
 class Process:
@@ -175,6 +176,6 @@ def test_paths_stay_in_the_folder(sysroot: Path, tmp_path: Path) -> None:
 
 def test_the_last_page_is_zero_behind_the_files_end(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 5000)
-    pages, good = OriginalFile(tmp_path / "file", 4096).read(np.array([1, 2], np.uint64))
+    pages, good = OriginalFile(tmp_path / "file", 4096).read(PageIndices(np.array([1, 2], np.uint64)))
     assert pages[0].tobytes() == (b"x" * 904).ljust(4096, b"\0")
     assert good.tolist() == [True, False]

@@ -11,14 +11,14 @@ import pytest
 
 from tests.builders.kernelimage import EXPORT, MORE, KernelImage, Table
 from tests.corefile.snapshots import PAGE, vma
-from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.arch.capabilities import Tags as TagsOfMachine
 from vmcore2core.arch.spec import PageTableSpec, TagSpec
 from vmcore2core.arch.x86_64.machine import X86_64
 from vmcore2core.interfaces import KernelView
 from vmcore2core.kernel.mm import VM_HUGETLB
 from vmcore2core.kernel.struct import Kernel
-from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.pages import Pages, UserPageState
+from vmcore2core.memory.region import Region
 from vmcore2core.process.model import TagRun, Vma
 from vmcore2core.process.tags import Tags
 
@@ -44,7 +44,7 @@ class Tagging(X86_64):
 
 
 @dataclass
-class Pages:
+class Mapped:
     """What ``Tags`` asks of ``UserMemory``: one region's pages, as (address, place, state)."""
 
     region: Region
@@ -55,10 +55,10 @@ class Pages:
     def __post_init__(self) -> None:
         self.regions = [self.region]
 
-    def known(self, region: Region) -> Iterator[tuple[U64Array, U64Array, U8Array]]:
+    def known(self, region: Region) -> Iterator[Pages]:
         assert region == self.region
         vaddr, place, state = zip(*self.pages, strict=True)
-        yield np.array(vaddr, np.uint64), np.array(place, np.uint64), np.array(state, np.uint8)
+        yield Pages(np.array(vaddr, np.uint64), np.array(state, np.uint8), np.array(place, np.uint64))
 
 
 class AllSymbols(Table):
@@ -99,7 +99,7 @@ class Machine:
         kernel = self.image.kernel()
         kernel = Kernel(self.arch, kernel.memory, kernel.layout)
         mapping = mapping or vma(START, START + 16 * PAGE, vm_flags=VM_MTE | 3)
-        memory = Pages(Region(mapping.start, mapping.end), kernel.memory.kernel_map.spec, pages)
+        memory = Mapped(Region(mapping.start, mapping.end), kernel.memory.kernel_map.spec, pages)
         return Tags(kernel, [mapping], memory)  # type: ignore[arg-type]
 
 
@@ -199,6 +199,6 @@ def test_pages_of_16_kib_have_512_bytes_of_tags() -> None:
     kernel = Kernel(machine.arch, kernel.memory, kernel.layout)
     mapping = vma(START, START + (1 << 14), vm_flags=VM_MTE)
     spec = replace(kernel.memory.kernel_map.spec, page_size=1 << 14)
-    memory = Pages(Region(mapping.start, mapping.end), spec, [(START, 5, STORED)])
+    memory = Mapped(Region(mapping.start, mapping.end), spec, [(START, 5, STORED)])
     (run,) = Tags(kernel, [mapping], memory).runs  # type: ignore[arg-type]
     assert (run.end - run.start, len(run.tags)) == (1 << 14, 512)

@@ -77,7 +77,7 @@ def mapped_in(session: Session, vma: Vma) -> set[int]:
     memory = session.processes.capture(leader(session), with_absent=False).memory
     region = next(region for region in memory.regions if region.start == vma.start)
     pages = map(UserAddr, range(vma.start, vma.end, PAGE))
-    return {page for page in pages if memory.nr_mapped([replace(region, start=page, end=UserAddr(page + PAGE))])}
+    return {page for page in pages if memory.mapped.count([replace(region, start=page, end=UserAddr(page + PAGE))])}
 
 
 def test_mapped_in_text_of_a_file_that_nobody_has_whole_is_written(poor: Session) -> None:

@@ -15,10 +15,12 @@ import pytest
 
 from tests.e2e.debuggers import gdb_command
 from tests.needs import need as need
-from vmcore2core.addresses import U8Array, U64Array, UserAddr
+from vmcore2core.addresses import PhysAddrs, U8Array, U64Array, UserAddr
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
 from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers.base import PageState
+from vmcore2core.memory.pages import PageReader, Pages
+from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import ProcessSnapshot, PsInfo, Vma
@@ -66,7 +68,7 @@ class Files:
         data = self.data[number][index * PAGE : (index + 1) * PAGE]
         return data.ljust(PAGE, b"\0") if data and (number, index) not in self.gone else None
 
-    def read_blocks(self, paddrs: U64Array, size: int) -> tuple[U8Array, U8Array]:
+    def read_blocks(self, paddrs: U64Array, size: int, _buffer: U8Array | None = None) -> tuple[U8Array, U8Array]:
         assert size == PAGE
         pages = [self.page(int(paddr) >> 40, (int(paddr) & (1 << 40) - 1) // PAGE) for paddr in paddrs]
         data = b"".join(page or bytes(PAGE) for page in pages)
@@ -81,10 +83,10 @@ class CachedFile:
     files: Files
     number: int
 
-    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
+    def lookup(self, first: int, last: int) -> Pages:
         last = min(last, (len(self.files.data[self.number]) - 1) // PAGE)
         index = np.arange(first, last + 1, dtype=np.uint64)
-        return index, index * np.uint64(PAGE) + np.uint64(self.number << 40), np.zeros(len(index), np.uint8)
+        return Pages.in_memory(index, PhysAddrs(index * np.uint64(PAGE) + np.uint64(self.number << 40)))
 
 
 class Process:
@@ -99,9 +101,8 @@ class Process:
         self.parts: list[tuple[int, bytes]] = []
         self.vmas: list[Vma] = []
         self.regions: list[Region] = []
-        self.damaged: set[int] = set()
         self.spec = SimpleNamespace(page_size=PAGE)
-        self.memory = self.files
+        self.reader = PageReader(cast(PhysicalMemory, self.files), PAGE, None)
 
     def map(self, start: int, end: int, flags: int, path: str = "", number: int | None = None, offset: int = 0) -> None:
         backing = CachedFile(self.files, number) if number is not None else None

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unwind.processes import CachedFile, Process
 from vmcore2core.memory.user import UserMemory
-from vmcore2core.unwind.reading import Mapped, PagedRead, file_read, user_read
+from vmcore2core.unwind.reading import Mapped, PagedRead, file_read
 
 DATA = b"".join(bytes([i]) * 4096 for i in range(1, 9))
 
@@ -23,7 +23,7 @@ def process_with_file(*gone: int) -> Process:
 
 def file_of(process: Process, *mapped: Mapped) -> PagedRead:
     memory = cast(UserMemory, process)
-    return file_read(memory, CachedFile(process.files, 0), mapped, user_read(memory))
+    return file_read(memory, CachedFile(process.files, 0), mapped, PagedRead(process.read, 4096))
 
 
 def test_a_file_is_read_across_pages() -> None:
@@ -55,15 +55,6 @@ def test_known_runs_are_those_between_unknown_pages() -> None:
     runs = list(read.known(0x800, len(DATA) - 0x800))
     assert runs == [(0x1000, DATA[0x1000:0x3000]), (0x5000, DATA[0x5000:])]
     assert list(read.known(0x3000, 0x2000)) == []
-
-
-def test_a_page_that_turned_out_damaged_is_not_known() -> None:
-    process = process_with_file()
-    process.damaged = {0x11000}
-    read = user_read(cast(UserMemory, process))
-    assert read(0x10000, 8) == b"\3" * 8
-    assert read(0x11000, 8) is None
-    assert read(0x10FFC, 8) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from vmcore2core.errors import CorruptStructure, MemoryFault, Vmcore2coreError
 from vmcore2core.handover.sleepers import AWAKE, Sleep, Sleepers
 from vmcore2core.kernel import mm, sched
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.pages import UserPageState
+from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.identity import Identity

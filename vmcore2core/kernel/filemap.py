@@ -5,40 +5,22 @@ References: mm/filemap.c: filemap_get_entry(); mm/shmem.c; include/asm-generic/m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.addresses import PhysAddrs, SwapEntries, U64Array
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.kernel.bounds import PFN_END
 from vmcore2core.kernel.page_structs import PagePlaces, PageStructs
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
-from vmcore2core.memory.region import UserPageState
+from vmcore2core.memory.pages import Pages, UserPageState
 
 # address_space_operations of file systems that keep files only in memory: a page that is not there is a hole.
 MEMORY_AOPS = ("shmem_aops", "ram_aops", "hugetlbfs_aops")
 INDEX_MAX = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class CachedPages:
-    """Pages of one file, ascending by index.
-
-    Attributes:
-        index: uint64[n], page index in the file.
-        paddr: uint64[n], physical address of a present page, swp_entry_t of a swapped one, else 0.
-        state: uint8[n], ``UserPageState``: ``PRESENT``, ``SWAPPED`` (shared memory), ``ZERO`` (a hole of a file that
-            lives in memory), ``BEYOND_FILE``.
-    """
-
-    index: U64Array
-    paddr: U64Array
-    state: U8Array
-
-
-# First page index, number of pages, physical address (or swp_entry_t) of the first, their state.
+# First page index, number of pages, physical address or swap entry of the first, their state.
 Run = tuple[int, int, int, UserPageState]
 
 
@@ -63,8 +45,12 @@ class PageCache:
         self.tells_uptodate = bool(self._pg_uptodate)
         self._memory_aops = {a for name in MEMORY_AOPS if (a := layout.find_symbol(name)) is not None}
 
-    def lookup(self, file: StructView, first: int, last: int) -> CachedPages:
-        """Return the cached pages of a ``struct file`` with index in ``[first, last]``.
+    def lookup(self, file: StructView, first: int, last: int) -> Pages:
+        """Return the pages of a ``struct file`` with index in ``[first, last]`` of which the page cache tells.
+
+        Returns:
+            Pages that are ``PRESENT``, ``SWAPPED`` (shared memory), ``ZERO`` (a hole of a file that lives in memory) or
+            ``BEYOND_FILE``; none has been looked up in the dump.
 
         Raises:
             CorruptStructure, MemoryFault: the index of the file's pages is broken.
@@ -76,8 +62,8 @@ class PageCache:
         _check_host(mapping)
         return self.pages(mapping, first, last)
 
-    def pages(self, mapping: StructView, first: int, last: int) -> CachedPages:
-        """Return the cached pages of a ``struct address_space``; errors as of ``lookup``."""
+    def pages(self, mapping: StructView, first: int, last: int) -> Pages:
+        """Return the pages of a ``struct address_space``; see ``lookup``."""
         in_memory = self._in_memory(mapping)
         array = XArray(mapping.embedded("i_pages", "xarray"))
         unit = self._index_unit(mapping, array)
@@ -216,13 +202,15 @@ def _check_host(mapping: StructView) -> None:
         raise mapping.corrupt("host", f"{inode.address:#x}, an inode whose address_space is another")
 
 
-def _pages(runs: list[Run], page_size: int) -> CachedPages:
+def _pages(runs: list[Run], page_size: int) -> Pages:
     """Expand ascending runs to pages."""
     table = np.array(runs, np.uint64).reshape(len(runs), 4)
     count = table[:, 1].astype(np.int64)
     within = (np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)).astype(np.uint64)
-    state = np.repeat(table[:, 3], count).astype(np.uint8)
-    step = np.zeros(256, np.uint64)
-    step[UserPageState.PRESENT], step[UserPageState.SWAPPED] = page_size, 1
-    paddr: U64Array = np.repeat(table[:, 2], count) + within * step[state]
-    return CachedPages(np.repeat(table[:, 0], count) + within, paddr, state)
+    at, first = np.repeat(table[:, 0], count) + within, np.repeat(table[:, 2], count)
+    pages = Pages(at, np.repeat(table[:, 3], count).astype(np.uint8))
+    here, swapped = pages.state == UserPageState.PRESENT, pages.state == UserPageState.SWAPPED
+    paddrs = PhysAddrs(first[here] + within[here] * np.uint64(page_size))
+    pages.put(here, Pages.in_memory(at[here], paddrs))
+    pages.put(swapped, Pages.in_swap(at[swapped], SwapEntries(first[swapped] + within[swapped])))
+    return pages

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.addresses import PhysAddrs, SwapEntries, U8Array, U64Array
 from vmcore2core.errors import CodecError, CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.formats import swap as fmt
 from vmcore2core.kernel import fs
@@ -22,7 +22,7 @@ from vmcore2core.kernel.bounds import PFN_END, physmem_bits
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.swap_cache import CachePages, SwapCache, cached, swap_cache
 from vmcore2core.kernel.swapops import SoftLeaf, special_types
-from vmcore2core.memory.region import UserPageState
+from vmcore2core.memory.pages import UserPageState
 
 DISK_NAME_LEN = 32
 PROBLEMS_MAX = 16
@@ -124,9 +124,9 @@ class Slots:
     ) -> None:
         self.device, self._cache, self._stores, self._problem = device, cache, stores, problem
 
-    def locate(self, offsets: U64Array) -> tuple[U64Array, U8Array]:
-        """Return (physical addresses, states) of slots; ``offsets`` ascend. The address of a ``STORED`` page is 0."""
-        paddr = np.zeros(len(offsets), np.uint64)
+    def locate(self, offsets: U64Array) -> tuple[PhysAddrs, U8Array]:
+        """Return (physical addresses, states) of slots; ``offsets`` ascend. The address is 0 unless ``PRESENT``."""
+        paddr = PhysAddrs(np.zeros(len(offsets), np.uint64))
         state = np.full(len(offsets), UserPageState.SWAP_UNREADABLE, np.uint8)
         try:
             zero = set(self._cache.zeros(offsets))
@@ -169,7 +169,7 @@ class Slots:
 
 
 class KernelSwap:
-    """``memory.user.SwapSpace`` over the kernel's own records.
+    """``memory.pages.SwapSpace`` over the kernel's own records.
 
     Args:
         kernel: the kernel.
@@ -203,13 +203,13 @@ class KernelSwap:
         if sentence not in self.problems and len(self.problems) < PROBLEMS_MAX:
             self.problems.append(sentence)
 
-    def entries(self, ptes: U64Array, sizes: U64Array) -> U64Array:
+    def entries(self, ptes: U64Array, sizes: U64Array) -> SwapEntries:
         """Return the swp_entry_t of page table entries; 0 where the form is not known."""
         decoded = self._decoded(ptes, sizes)
         if decoded is None:
-            return np.zeros(len(ptes), np.uint64)
+            return SwapEntries(np.zeros(len(ptes), np.uint64))
         types, offsets = decoded
-        return types << np.uint64(fmt.SWP_TYPE_SHIFT) | offsets
+        return SwapEntries(types << np.uint64(fmt.SWP_TYPE_SHIFT) | offsets)
 
     def in_slots(self, ptes: U64Array, sizes: U64Array) -> NDArray[np.bool_] | None:
         """Tell which entries name a slot of a swap device; None where the form is not known."""
@@ -220,25 +220,25 @@ class KernelSwap:
         known = self.kernel.arch.swap_entries
         return None if known is None else known.type_and_offset(ptes, sizes, self._page_size, self.kernel.layout)
 
-    def locate(self, entries: U64Array) -> tuple[U64Array, U8Array]:
+    def locate(self, entries: SwapEntries) -> tuple[PhysAddrs, U8Array]:
         """Return (physical addresses, states); entry 0 is not known, because no page has slot 0 of device 0."""
-        paddr = np.zeros(len(entries), np.uint64)
+        paddr = PhysAddrs(np.zeros(len(entries), np.uint64))
         state = np.full(len(entries), UserPageState.SWAPPED, np.uint8)
         types, offsets = entries >> np.uint64(fmt.SWP_TYPE_SHIFT), entries & np.uint64(fmt.SWP_OFFSET_MASK)
         for number in np.unique(types[entries != 0]).tolist():
             mine = (types == number) & (entries != 0)
             if number < self._nr_swapfiles:
-                paddr[mine], state[mine] = self._swapped(number, entries[mine], offsets[mine])
+                paddr[mine], state[mine] = self._swapped(number, offsets[mine])
             else:
                 paddr[mine], state[mine] = self._not_swapped(number, offsets[mine])
         return paddr, state
 
-    def _not_swapped(self, number: int, offsets: U64Array) -> tuple[U64Array, U8Array]:
+    def _not_swapped(self, number: int, offsets: U64Array) -> tuple[PhysAddrs, U8Array]:
         kind = self._special.get(number, SoftLeaf.UNKNOWN)
-        paddr = np.zeros(len(offsets), np.uint64)
+        paddr = PhysAddrs(np.zeros(len(offsets), np.uint64))
         if kind in (SoftLeaf.MIGRATION, SoftLeaf.DEVICE_EXCLUSIVE):
             pfn = offsets & np.uint64(self._pfn_mask)
-            paddr = np.where(pfn < PFN_END, pfn, np.uint64(0)) * np.uint64(self._page_size)
+            paddr = PhysAddrs(np.where(pfn < PFN_END, pfn, np.uint64(0)) * np.uint64(self._page_size))
             return paddr, np.where(pfn < PFN_END, UserPageState.PRESENT, UserPageState.TABLE_BROKEN).astype(np.uint8)
         if kind is SoftLeaf.MARKER:
             state = np.full(len(offsets), UserPageState.SPECIAL, np.uint8)
@@ -251,21 +251,18 @@ class KernelSwap:
             return paddr, state
         return paddr, np.full(len(offsets), _SPECIAL[kind], np.uint8)
 
-    def _swapped(self, number: int, entries: U64Array, offsets: U64Array) -> tuple[U64Array, U8Array]:
+    def _swapped(self, number: int, offsets: U64Array) -> tuple[PhysAddrs, U8Array]:
         slots = self._slots_of(number)
-        paddr, state = np.zeros(len(offsets), np.uint64), np.full(len(offsets), UserPageState.SWAPPED, np.uint8)
         if slots is None:
-            return paddr, state
+            nowhere = PhysAddrs(np.zeros(len(offsets), np.uint64))
+            return nowhere, np.full(len(offsets), UserPageState.SWAPPED, np.uint8)
         unique, back = np.unique(offsets, return_inverse=True)
         inside: NDArray[np.bool_] = (unique > 0) & (unique < slots.device.slots_max)
         if not inside.all():
             self.problem(f"a page-table entry names slot {int(unique[~inside][0]):#x}, which {slots.device.name} lacks")
         where, what = np.zeros(len(unique), np.uint64), np.full(len(unique), UserPageState.TABLE_BROKEN, np.uint8)
         where[inside], what[inside] = slots.locate(unique[inside])
-        paddr, state = where[back], what[back]
-        stored = state == UserPageState.STORED
-        paddr[stored] = entries[stored]
-        return paddr, state
+        return PhysAddrs(where[back]), what[back]
 
     def _slots_of(self, number: int) -> Slots | None:
         if number not in self._slots:
@@ -282,12 +279,12 @@ class KernelSwap:
                 self.problem(f"pages swapped to {device.name} cannot be looked for: {error}")
         return self._slots[number]
 
-    def read(self, entries: U64Array) -> tuple[U8Array, U8Array]:
+    def read(self, entries: SwapEntries) -> tuple[U8Array, NDArray[np.bool_]]:
         """Return the pages that are ``STORED``, and which of them could be read."""
-        pages, good = np.zeros((len(entries), self._page_size), np.uint8), np.zeros(len(entries), np.uint8)
+        pages, good = np.zeros((len(entries), self._page_size), np.uint8), np.zeros(len(entries), np.bool_)
         for i, entry in enumerate(entries.tolist()):
             slots = self._slots_of(entry >> fmt.SWP_TYPE_SHIFT)
             page = slots.read(entry & fmt.SWP_OFFSET_MASK) if slots is not None else None
             if page is not None and len(page) == self._page_size:
-                pages[i], good[i] = np.frombuffer(page, np.uint8), 1
+                pages[i], good[i] = np.frombuffer(page, np.uint8), True
         return pages, good

@@ -15,7 +15,7 @@ from vmcore2core.kernel.btf_modules import with_module_types
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.zcomp import Decompress, decompressor
 from vmcore2core.kernel.zsmalloc import ZsPool
-from vmcore2core.memory.region import UserPageState
+from vmcore2core.memory.pages import UserPageState
 
 DISK_PREFIX = b"zram"
 NAME_MAX = 128  # CRYPTO_MAX_ALG_NAME

@@ -13,7 +13,7 @@ from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.kernel.xarray import XArray
 from vmcore2core.kernel.zcomp import Decompress, decompressor
 from vmcore2core.kernel.zsmalloc import ZsPool
-from vmcore2core.memory.region import UserPageState
+from vmcore2core.memory.pages import UserPageState
 
 NAME_MAX = 128  # CRYPTO_MAX_ALG_NAME
 RB_DEPTH_MAX = 128  # twice the height of a balanced tree of 2^64 nodes

@@ -29,7 +29,8 @@ def believed(memory: UserMemory, owner: StructView) -> tuple[list[Region], str |
     regions = list(memory.regions)
     most = PAGES_ALWAYS + PAGES_PER_FRAME * memory.memory.nr_frames
     page = memory.spec.page_size
-    if sum(region.end - region.start for region in regions) // page <= most or memory.nr_mapped(regions, most) <= most:
+    spanned = sum(region.end - region.start for region in regions) // page
+    if spanned <= most or memory.mapped.count(regions, most) <= most:
         return regions, None
     broken = _largest(memory, regions, most)
     total = owner.find_uint("total_vm", size=owner.kernel.arch.pointer_size)
@@ -45,7 +46,7 @@ def believed(memory: UserMemory, owner: StructView) -> tuple[list[Region], str |
 
 def _largest(memory: UserMemory, regions: Sequence[Region], most: int) -> set[int]:
     """Return the start addresses of the regions that map most; without them, the others are plausible."""
-    counts = {int(region.start): memory.nr_mapped([region], most) for region in regions}
+    counts = {int(region.start): memory.mapped.count([region], most) for region in regions}
     left, broken = sum(counts.values()), set()
     for start in sorted(counts, key=lambda start: -counts[start]):
         if left <= most:

@@ -7,18 +7,16 @@ from stat import S_ISREG
 
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.errors import CorruptStructure, LayoutError, LayoutUnknown, MemoryFault
 from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.memory.pages import Pages
 
 CACHED_SIZE = 1 << 24
 """Most bytes of lookups to keep: of some 900,000 pages."""
 # Since Linux kernel commit 3aa63a569c64 ("fs: switch timespec64 fields in inode to discrete integers") (in v6.11) the
 # seconds are a member; 12cd44023651 ("fs: rename inode i_atime and i_mtime fields") (in v6.7) had renamed the struct.
 MTIMES = ("i_mtime_sec", "__i_mtime", "i_mtime")
-
-Pages = tuple[U64Array, U64Array, U8Array]  # as ``Backing.lookup`` returns them
 
 
 def mtime_of(inode: StructView) -> int | None:
@@ -59,12 +57,11 @@ class CachedLookups:
         if key in self._answers:
             self._answers.move_to_end(key)
             return self._answers[key]
-        found = self._pages.lookup(file, first, last)
-        self._answers[key] = found.index, found.paddr, found.state
-        self._room -= _size(self._answers[key])
+        found = self._answers[key] = self._pages.lookup(file, first, last)
+        self._room -= _size(found)
         while self._room < 0 and len(self._answers) > 1:
             self._room += _size(self._answers.popitem(last=False)[1])
-        return found.index, found.paddr, found.state
+        return found
 
     def is_of_disk(self, file: StructView) -> bool:
         """Tell whether a file's file system is known to be on disk, not in memory.
@@ -88,7 +85,7 @@ class CachedLookups:
 
 def _size(pages: Pages) -> int:
     """Return the bytes that a lookup takes; with a thousand for what has no pages, too."""
-    return sum(column.nbytes for column in pages) + (1 << 10)
+    return 17 * len(pages) + (1 << 10)  # two uint64 and a uint8
 
 
 class FileBacking:
@@ -147,4 +144,4 @@ class FileBacking:
             if sentence not in self.problems:
                 self.problems.append(sentence)
             self.broken, pages = True, None
-        return pages or (np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.uint8))
+        return Pages(np.zeros(0, np.uint64), np.zeros(0, np.uint8)) if pages is None else pages

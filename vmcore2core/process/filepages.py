@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import U8Array, U64Array
-from vmcore2core.containers.base import PageState
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.memory.region import SwapSpace, UserPageState
+from vmcore2core.memory.pages import LAST_KNOWN, PageReader, Pages, SwapSpace, UserPageState
 
 FILE_MAX = 1 << 32  # bytes: bounds the arrays to some tens of MiB
 BATCH_PAGES = 1 << 10
@@ -51,35 +50,21 @@ class FilePages:
         self.size = min(size, self.page_size) if first_only else size
         if self.size > FILE_MAX:
             raise CorruptStructure(f"{size:#x} bytes, expected at most {FILE_MAX:#x}", inode.address, "inode.i_size")
-        self._memory, self._swap = cache.kernel.memory.physical, swap
+        self._reader = PageReader(cache.kernel.memory.physical, self.page_size, swap)
         count = -(-self.size // self.page_size)
-        self._paddr = np.zeros(count, np.uint64)
-        self._state = np.full(count, UserPageState.NOT_CACHED, np.uint8)
+        at = np.arange(count, dtype=np.uint64)
+        self._pages = Pages(at, np.full(count, UserPageState.NOT_CACHED, np.uint8))
         if count:
-            self._look_up(cache, mapping, count)
-        self.known: NDArray[np.bool_] = np.isin(
-            self._state, (UserPageState.PRESENT, UserPageState.ZERO, UserPageState.STORED)
-        )
-
-    def _look_up(self, cache: PageCache, mapping: StructView, count: int) -> None:
-        found = cache.pages(mapping, 0, count - 1)
-        paddr, state = found.paddr, found.state
-        swapped = state == UserPageState.SWAPPED
-        if self._swap is not None and swapped.any():
-            paddr[swapped], state[swapped] = self._swap.locate(paddr[swapped])
-        here = np.flatnonzero(state == UserPageState.PRESENT)
-        states = self._memory.block_states(paddr[here], self.page_size)
-        state[here[states == PageState.ZERO]] = UserPageState.ZERO
-        state[here[(states != PageState.ZERO) & (states != PageState.PRESENT)]] = UserPageState.NOT_IN_DUMP
-        index = found.index.astype(np.intp)
-        self._paddr[index], self._state[index] = paddr, state
+            found = self._reader.locate(cache.pages(mapping, 0, count - 1))
+            self._pages.put(found.at.astype(np.intp), found)
+        self.known: NDArray[np.bool_] = self._pages.state <= LAST_KNOWN
 
     def take(self, other: FilePages) -> int:
         """Take pages that are missing here from a file with the same content, and return how many were taken."""
         if other.size != self.size or other.page_size != self.page_size:
             return 0
         taken = other.known & ~self.known
-        self._paddr[taken], self._state[taken] = other._paddr[taken], other._state[taken]
+        self._pages.put(taken, other._pages[taken])
         self.known |= taken
         return int(np.count_nonzero(taken))
 
@@ -91,7 +76,7 @@ class FilePages:
 
     def batches(self) -> Iterator[tuple[U64Array, U8Array]]:
         """Yield the known pages, except those with the zero state, as uint64[n] index and uint8[n, page_size]."""
-        wanted = np.flatnonzero(self.known & (self._state != UserPageState.ZERO))
+        wanted = np.flatnonzero(self.known & (self._pages.state != UserPageState.ZERO))
         for at in range(0, len(wanted), BATCH_PAGES):
             yield self._read(wanted[at : at + BATCH_PAGES])
 
@@ -102,22 +87,14 @@ class FilePages:
         first, end = offset // self.page_size, -(-(offset + size) // self.page_size)
         if not self.known[first:end].all():
             return None
-        data = np.zeros((end - first, self.page_size), np.uint8)
-        wanted = first + np.flatnonzero(self._state[first:end] != UserPageState.ZERO)
-        index, pages = self._read(wanted)
-        data[index.astype(np.intp) - first] = pages
+        data = self._read(np.arange(first, end))[1].reshape(-1)
         if not self.known[first:end].all():
             return None
         start = offset - first * self.page_size
-        return data.reshape(-1)[start : start + size].tobytes()
+        return data[start : start + size].tobytes()
 
-    def _read(self, index: NDArray[np.intp]) -> tuple[U64Array, U8Array]:
-        here = self._state[index] == UserPageState.PRESENT
-        pages, good = np.zeros((len(index), self.page_size), np.uint8), np.zeros(len(index), np.bool_)
-        pages[here], states = self._memory.read_blocks(self._paddr[index[here]], self.page_size)
-        good[here] = (states == PageState.PRESENT) | (states == PageState.ZERO)
-        if self._swap is not None and not here.all():
-            pages[~here], stored = self._swap.read(self._paddr[index[~here]])
-            good[~here] = stored.astype(np.bool_)
-        self.known[index[~good]] = False
-        return index[good].astype(np.uint64), pages[good]
+    def _read(self, rows: NDArray[np.intp]) -> tuple[U64Array, U8Array]:
+        pages = self._pages[rows]
+        found, known = self._reader.read(pages)
+        self.known[rows[~known]] = False
+        return pages.at[known], found[known]

@@ -18,7 +18,8 @@ from vmcore2core.errors import (
 )
 from vmcore2core.kernel import fs, mm, sched
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.pages import UserPageState
+from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.accounting import Accounting
 from vmcore2core.process.aliased import believed

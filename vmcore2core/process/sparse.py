@@ -52,10 +52,10 @@ def with_untouched(vmas: Sequence[Vma], memory: UserMemory) -> tuple[list[Vma], 
 def _gaps(memory: UserMemory, region: Region) -> Iterator[tuple[int, int]]:
     """Yield the ranges of a region between touched pages that are long enough for any of ``GAPS``."""
     at, page = int(region.start), memory.spec.page_size
-    for vaddr, _, _ in memory.known(region):
-        edges = np.concatenate(([np.uint64(at)], vaddr + np.uint64(page)))
-        wide = np.flatnonzero(vaddr - edges[:-1] >= GAPS[-1])
-        yield from zip(edges[wide].tolist(), vaddr[wide].tolist(), strict=True)
+    for pages in memory.known(region):
+        edges = np.concatenate(([np.uint64(at)], pages.at + np.uint64(page)))
+        wide = np.flatnonzero(pages.at - edges[:-1] >= GAPS[-1])
+        yield from zip(edges[wide].tolist(), pages.at[wide].tolist(), strict=True)
         at = int(edges[-1])
     if region.end - at >= GAPS[-1]:
         yield at, int(region.end)

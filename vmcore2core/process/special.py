@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from vmcore2core.addresses import PhysAddrs
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import mm
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.memory.region import UserPageState
-from vmcore2core.process.filebacking import CachedLookups, Pages
+from vmcore2core.memory.pages import Pages
+from vmcore2core.process.filebacking import CachedLookups
 
 PAGES_MAX = 64
 
@@ -41,7 +42,7 @@ class SpecialBacking:
                 break
             found.append(paddr)
         indices = np.arange(first, first + len(found), dtype=np.uint64)
-        return indices, np.array(found, np.uint64), np.full(len(found), UserPageState.PRESENT, np.uint8)
+        return Pages.in_memory(indices, PhysAddrs(np.array(found, np.uint64)))
 
 
 def special_backing(view: StructView, cache: CachedLookups) -> SpecialBacking | None:

@@ -20,7 +20,7 @@ from vmcore2core.errors import (
 )
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.swap import KernelSwap, Store, SwapDevice
-from vmcore2core.memory.region import UserPageState
+from vmcore2core.memory.pages import UserPageState
 
 SWP_ENTRY_SIZE = 8  # of the kernels whose swp_entry_t is known: that of 32-bit ones has its type in bits 26 to 30
 _NUMBERED = re.compile(r"(\d{1,2})=(.+)", re.DOTALL)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.addresses import PageIndices, U8Array
 from vmcore2core.elf.headers import Read, parse_headers, parse_sections
 from vmcore2core.elf.notes import parse_notes
 from vmcore2core.errors import CorruptStructure, UsageError
@@ -31,7 +31,7 @@ DELETED = b" (deleted)"
 
 
 class OriginalFile:
-    """``memory.region.Original``: a file on disk, opened for each read, as a process may have hundreds.
+    """``memory.pages.Original``: a file on disk, opened for each read, as a process may have hundreds.
 
     Args:
         path: of the file.
@@ -46,12 +46,12 @@ class OriginalFile:
         self._status = _identity(path.stat())
         self.size = path.stat().st_size
 
-    def has(self, indices: U64Array) -> NDArray[np.bool_]:
+    def has(self, indices: PageIndices) -> NDArray[np.bool_]:
         """Tell which pages lie within the file."""
         found: NDArray[np.bool_] = indices < np.uint64(-(-self.size // self._page_size))
         return found
 
-    def read(self, indices: U64Array) -> tuple[U8Array, NDArray[np.bool_]]:
+    def read(self, indices: PageIndices) -> tuple[U8Array, NDArray[np.bool_]]:
         """Return the pages, and which of them were read; after the file's end, its last page is zero."""
         pages = np.zeros((len(indices), self._page_size), np.uint8)
         good = np.zeros(len(indices), np.bool_)

@@ -14,14 +14,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.addresses import U64Array, UserAddr
+from vmcore2core.addresses import PhysAddrs, SwapEntries, U64Array, UserAddr
 from vmcore2core.arch.spec import TagSpec
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel.mm import VM_HUGETLB
 from vmcore2core.kernel.page_flags import PageFlags
 from vmcore2core.kernel.struct import Kernel
 from vmcore2core.kernel.xarray import XArray
-from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.pages import UserPageState
+from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import counted
 from vmcore2core.process.model import TagRun, Vma
@@ -84,24 +85,24 @@ class _Search:
 
     def run(self, regions: list[tuple[Vma, Region]]) -> None:
         for vma, region in regions:
-            for vaddr, paddr, state in self.memory.known(region):
-                self.found.nr_lost += self._lost(vma, paddr[state == UserPageState.PRESENT])
-                stored = state == UserPageState.STORED
+            for pages in self.memory.known(region):
+                self.found.nr_lost += self._lost(vma, pages.paddrs())
+                stored = pages.state == UserPageState.STORED
                 if stored.any():
-                    self._swapped(vaddr[stored], paddr[stored])
+                    self._swapped(pages.at[stored], pages.stored())
 
-    def _lost(self, vma: Vma, paddr: U64Array) -> int:
+    def _lost(self, vma: Vma, paddrs: PhysAddrs) -> int:
         """Return how many pages in memory have tags; if that is not known, count all pages of such a mapping."""
         if vma.vm_flags & VM_HUGETLB or self.spec.page_flag is None:
-            return len(paddr)
-        return int(np.count_nonzero(self.flags.test(paddr, self.spec.page_flag)))
+            return len(paddrs)
+        return int(np.count_nonzero(self.flags.test(paddrs, self.spec.page_flag)))
 
-    def _swapped(self, vaddr: U64Array, entries: U64Array) -> None:
+    def _swapped(self, vaddr: U64Array, entries: SwapEntries) -> None:
         """Take the tags of swapped pages; where there are none of a page that is in such a mapping, they are lost."""
         kept = self._kept(np.unique(entries))
         has: NDArray[np.bool_] = np.isin(entries, np.fromiter(kept, np.uint64, len(kept)), kind="sort")
         self.found.nr_lost += int(np.count_nonzero(~has))
-        vaddr, entries = vaddr[has], entries[has]
+        vaddr, entries = vaddr[has], SwapEntries(entries[has])
         breaks = np.flatnonzero(np.diff(vaddr) != self.page_size) + 1
         for pages, slots in zip(np.split(vaddr, breaks), np.split(entries, breaks), strict=True):
             if len(pages):

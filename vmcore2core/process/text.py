@@ -14,7 +14,8 @@ from dataclasses import replace
 from vmcore2core.addresses import UserAddr
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel.mm import VM_DONTDUMP, VM_EXEC, VM_IO, VM_PFNMAP, VM_SHARED
-from vmcore2core.memory.region import LAST_KNOWN, Region, UserPageState
+from vmcore2core.memory.pages import LAST_KNOWN, UserPageState
+from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import StateRun, UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.model import Vma

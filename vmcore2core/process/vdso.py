@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from vmcore2core.addresses import KernelAddr, PhysAddr, U8Array, U64Array
+from vmcore2core.addresses import KernelAddr, PhysAddr, PhysAddrs
 from vmcore2core.arch.spec import PageTableSpec
 from vmcore2core.errors import MemoryFault
 from vmcore2core.memory.kernel import KernelMemory
+from vmcore2core.memory.pages import Pages
 from vmcore2core.memory.pagetable import translate
-from vmcore2core.memory.region import Region, UserPageState
+from vmcore2core.memory.region import Region
 
 PAGES_MAX = 64
 ELFMAG = b"\x7fELF"
@@ -60,12 +61,11 @@ class VdsoBacking:
                 return first
         return None
 
-    def lookup(self, first: int, last: int) -> tuple[U64Array, U64Array, U8Array]:
+    def lookup(self, first: int, last: int) -> Pages:
         """Return the pages of the image; the index counts pages from the start of the mapping."""
         count = 0 if self._first is None else last - first + 1
         index = np.arange(first, first + count, dtype=np.uint64)
-        paddr: U64Array = (index * np.uint64(self.page_size)) + np.uint64(self._first or 0)
-        return index, paddr, np.full(count, UserPageState.PRESENT, np.uint8)
+        return Pages.in_memory(index, PhysAddrs(index * np.uint64(self.page_size) + np.uint64(self._first or 0)))
 
 
 def _is_elf(memory: KernelMemory, paddr: int) -> bool:

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 
 from vmcore2core.arch.spec import PageTableSpec
+from vmcore2core.memory.pages import SwapSpace
 from vmcore2core.memory.pagetable import RunKind, WalkBatch
-from vmcore2core.memory.region import SwapSpace
 
 
 class Walked:

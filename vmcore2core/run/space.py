@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vmcore2core.errors import OutputError
-from vmcore2core.memory.region import LAST_KNOWN, UserPageState
+from vmcore2core.memory.pages import LAST_KNOWN, UserPageState
 from vmcore2core.process.snapshot import Captured
 
 HEAD_SIZE = 1 << 16

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from vmcore2core.kernel import mm
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.memory.region import UserPageState
+from vmcore2core.memory.pages import UserPageState
 from vmcore2core.printable import text
 from vmcore2core.process.model import Vma
 from vmcore2core.process.snapshot import Captured

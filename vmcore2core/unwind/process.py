@@ -20,7 +20,7 @@ from vmcore2core.unwind.cursor import Read
 from vmcore2core.unwind.image import Image
 from vmcore2core.unwind.image_files import ImageSource
 from vmcore2core.unwind.originals import Files, Original
-from vmcore2core.unwind.reading import EitherRead, Mapped, PagedRead, file_read, user_read
+from vmcore2core.unwind.reading import EitherRead, Mapped, PagedRead, file_read
 
 NEIGHBOURS = 64
 """Number of neighbouring mappings on each side to search for a file whose text was replaced by other memory."""
@@ -63,7 +63,7 @@ class UserSpace:
     def __init__(self, snapshot: ProcessSnapshot, memory: UserMemory, given: Files | None = None) -> None:
         self.snapshot, self.memory, self._given = snapshot, memory, given or Files()
         self.order: ByteOrder = snapshot.byte_order
-        self._read = user_read(memory)
+        self._read = PagedRead(memory.read, memory.spec.page_size)
         self._starts = [vma.start for vma in snapshot.vmas]
         self._backings = {region.start: region.backing for region in memory.regions}
         self._files: dict[FileKey, _File] = {}

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmcore2core.containers.base import PageState
-from vmcore2core.memory.region import Backing, UserPageState
+from vmcore2core.memory.region import Backing
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.overrides import override
 from vmcore2core.unwind.cursor import Read
@@ -140,21 +139,6 @@ class EitherRead(PagedRead):
         return b"".join(pieces)
 
 
-def user_read(memory: UserMemory) -> PagedRead:
-    """Return a reader of a process's memory."""
-    page = memory.spec.page_size
-
-    def fetch(address: int, size: int) -> bytes | None:
-        found = memory.read(address, size)
-        if found is not None and memory.damaged:
-            first, end = address // page * page, address + size
-            if any(first <= damaged < end for damaged in memory.damaged):
-                return None
-        return found
-
-    return PagedRead(fetch, page)
-
-
 @dataclass(frozen=True, slots=True)
 class Mapped:
     """A read-only mapping: ``[start, end)`` of the process shows the file from ``offset`` on."""
@@ -183,15 +167,11 @@ def file_read(memory: UserMemory, backing: Backing, mapped: Sequence[Mapped], us
 
     def fetch(offset: int, size: int) -> bytes | None:
         first, end = offset // page, -(-(offset + size) // page)
-        index, paddr, state = backing.lookup(first, end - 1)
-        data = np.zeros((end - first, page), np.uint8)
-        known = np.zeros(end - first, bool)
-        here = state == UserPageState.PRESENT
-        pages, states = memory.memory.read_blocks(paddr[here], page)
-        good = (states == PageState.PRESENT) | (states == PageState.ZERO)
-        at = (index[here][good] - np.uint64(first)).astype(np.int64)
-        data[at], known[at] = pages[good], True
-        known[(index[state == UserPageState.ZERO] - np.uint64(first)).astype(np.int64)] = True
+        pages = backing.lookup(first, end - 1)
+        found, good = memory.reader.read(pages)
+        data, known = np.zeros((end - first, page), np.uint8), np.zeros(end - first, np.bool_)
+        at = (pages.at[good] - np.uint64(first)).astype(np.intp)
+        data[at], known[at] = found[good], True
         for missing in np.flatnonzero(~known).tolist():
             piece = through_mapping((first + missing) * page)
             if piece is None:
