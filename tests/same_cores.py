@@ -69,7 +69,8 @@ def _run(arguments: list[str], folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL
     )
-    return _checksum(done.stdout + b"\0" + done.stderr + b"\0%d" % done.returncode)
+    said = done.stdout + b"\0" + done.stderr + b"\0%d" % done.returncode
+    return _checksum(said.replace(os.fsencode(folder), b"."))
 
 
 def _checksum(content: bytes) -> str:
