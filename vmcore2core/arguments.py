@@ -19,7 +19,7 @@ E_TYPE = 16
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedDump:
     """The dump's files, and the options that the user's words imply.
 
     Attributes:
@@ -32,7 +32,7 @@ class Named:
     said: tuple[str, ...] = ()
 
 
-def named(words: Sequence[str], vmlinux: Path | None, memory_map: str | None) -> Named:
+def named_dump(words: Sequence[str], vmlinux: Path | None, memory_map: str | None) -> NamedDump:
     """Return the files that the words on a command line name.
 
     Args:
@@ -57,7 +57,7 @@ def named(words: Sequence[str], vmlinux: Path | None, memory_map: str | None) ->
         directory, paths = paths[0], _in_directory(paths[0])
         said.append(f"taking {', '.join(path.name for path in paths)} in {directory}")
     paths, memory_map = banks(paths, memory_map)
-    return Named(paths, vmlinux, memory_map, tuple(said))
+    return NamedDump(paths, vmlinux, memory_map, tuple(said))
 
 
 def _is_program(path: Path) -> bool:

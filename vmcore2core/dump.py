@@ -1,41 +1,44 @@
 """The public interface of vmcore2core: open a dump, look at its processes, write their cores.
 
-``vmcore2core/docs/api.md`` has an example of each use. The names in this module, and the fields of the records that
-they return, follow semantic versioning; the other modules may change with any release.
+``vmcore2core/docs/api.md`` has an example of each use. The names that the package itself offers, and the fields of the
+records that they return, follow semantic versioning; the modules may change with any release.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
+from vmcore2core.choose import Choice, choose
+from vmcore2core.containers.cache import ProgressBar
 from vmcore2core.containers.remote import located
-from vmcore2core.corefile.options import CoreOptions
-from vmcore2core.errors import MemoryFault, UsageError
-from vmcore2core.interfaces import Compression
-from vmcore2core.kernel import sched
-from vmcore2core.kernel.struct import StructView
-from vmcore2core.memory.user import READ_MAX
-from vmcore2core.overrides import override
-from vmcore2core.printable import text
-from vmcore2core.process.binaries import Binaries
-from vmcore2core.process.copies import Copies
-from vmcore2core.process.dump_filter import DumpFilter
-from vmcore2core.process.model import AbsentReason, AbsentRun, Vma
-from vmcore2core.process.snapshot import Captured
-from vmcore2core.process.sysroot import Sysroot
-from vmcore2core.process.threads import ThreadRow, thread_rows
-from vmcore2core.session import CoreResult, OpenOptions, Session, absent_pages
-from vmcore2core.unwind.originals import Files
-from vmcore2core.unwind.stacks import StackRow, backtraces
+from vmcore2core.corefile.writer import Progress
+from vmcore2core.dumped_process import PathLike, Process
+from vmcore2core.errors import Vmcore2coreError
+from vmcore2core.process.identity import Identity
+from vmcore2core.report import CoreReport, ErrorEntry, RunReport, core_report, excluded_sentence, left_out, summary
+from vmcore2core.run.options import RunOptions
+from vmcore2core.session import OpenOptions, Session
 
-PathLike = str | os.PathLike[str]
-Thread = ThreadRow
-"""A thread, with its user registers and where they come from."""
+if TYPE_CHECKING:
+    from vmcore2core.compare_with_dump import Comparison
+    from vmcore2core.corefile.inspect import CoreFile
+    from vmcore2core.process.openfiles import OpenFiles
+    from vmcore2core.run.space import PlannedCore
+    from vmcore2core.session import CoreResult
+    from vmcore2core.tasks.messages import KernelLog
+    from vmcore2core.tasks.ps import Part, TaskRow
+    from vmcore2core.tasks.stacks import StackOptions, Stacks
+    from vmcore2core.tasks.waits import WaitReport
+
+Say = Callable[[str], None]
+Bars = Callable[[int], AbstractContextManager[Callable[[str], Progress | None]]]
+"""Called with the number of cores; gives a function that draws a bar with a label, and returns its ``Progress``."""
 
 
 def open_dump(
@@ -76,7 +79,39 @@ def open_dump(
         scan=scan,
         zero_excluded=zero_excluded,
     )
-    return Dump(Session([located(os.fspath(path)) for path in paths], options))
+    return Dump.open([located(os.fspath(path)) for path in paths], options)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The processes that were selected.
+
+    Attributes:
+        errors: PIDs without a task; or None with the sentence that no process matches.
+    """
+
+    processes: tuple[Process, ...]
+    errors: tuple[tuple[int | None, Vmcore2coreError], ...] = ()
+
+    def entries(self) -> list[ErrorEntry]:
+        """Return the errors as reports have them."""
+        return [{"pid": number, "error": str(error)} for number, error in self.errors]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cores that would be written, and the reasons why others would not."""
+
+    cores: tuple[PlannedCore, ...]
+    errors: list[ErrorEntry] = field(default_factory=list)
+
+
+def _no_bars(_count: int) -> AbstractContextManager[Callable[[str], Progress | None]]:
+    return nullcontext(lambda _label: None)
+
+
+def _silent(_sentence: str) -> None:
+    """Say nothing."""
 
 
 class Dump:
@@ -84,6 +119,20 @@ class Dump:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], options: OpenOptions, progress: ProgressBar | None = None) -> Self:
+        """Open a dump with all options in one record.
+
+        Args:
+            paths: the dump's file or files, from ``named_dump``.
+            options: how to open it.
+            progress: draws a bar while a file is unpacked or received, or memory is searched.
+
+        Raises:
+            DumpError, LayoutError, UsageError: see ``open_dump``.
+        """
+        return cls(Session(paths, options, progress))
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +145,11 @@ class Dump:
         self._session.__exit__()
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """The dump's files."""
+        return tuple(self._session.container.paths)
+
+    @property
     def release(self) -> str:
         """The kernel's release, as ``uname -r`` prints it."""
         return self._session.boot.utsname.release
@@ -104,6 +158,11 @@ class Dump:
     def machine(self) -> str:
         """The kernel's architecture, as ``uname -m`` prints it."""
         return self._session.kernel.arch.name
+
+    @property
+    def pointer_size(self) -> int:
+        """Bytes of a kernel pointer."""
+        return self._session.kernel.arch.pointer_size
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -116,14 +175,32 @@ class Dump:
         return tuple(self._session.notices)
 
     @property
+    def filtered(self) -> str | None:
+        """What the dump's filter (makedumpfile -d) left out of processes, as a sentence; None if nothing is known."""
+        container = self._session.container
+        return excluded_sentence(container.dump_level, container.DOC.name) if left_out(container.dump_level) else None
+
+    @property
+    def mounts_known(self) -> bool:
+        """Whether paths begin at the root of the system; else they begin at the root of their file system."""
+        return self._session.processes.mounts.known
+
+    @property
     def provenance(self) -> Mapping[str, str]:
         """Layout items looked up so far, such as "OFFSET(task_struct.mm)", each with the source that answered."""
         return MappingProxyType(self._session.boot.layout.provenance())
 
+    def check_unchanged(self) -> None:
+        """Check that the input files, the dump and the swap files, have not changed since they were opened.
+
+        Raises:
+            DumpError: one has changed.
+        """
+        self._session.check_unchanged()
+
     def processes(self) -> Iterator[Process]:
         """Yield each process that has user memory, in the order of the kernel's list."""
-        for leader in self._session.processes.with_mm():
-            yield Process(self._session, leader)
+        yield from self.select(Choice()).processes
 
     def process(self, pid: int) -> Process:
         """Return the process with a PID, or with a thread of that TID.
@@ -134,127 +211,179 @@ class Dump:
         """
         leader = self._session.processes.find(pid)
         self._session.processes.mm_of(leader)
-        return Process(self._session, leader)
+        return Process(self._session, Identity(self._session.processes, leader))
 
+    def select(self, choice: Choice, *, kernel_threads: bool = False) -> Selection:
+        """Return the processes that meet all conditions, in the dump's order.
 
-class Process:
-    """A process of an open dump. Each property is looked up once, when it is first used."""
-
-    def __init__(self, session: Session, leader: StructView) -> None:
-        self._session, self._leader = session, leader
-
-    @override
-    def __repr__(self) -> str:
-        return f"<Process {self.pid} ({self.comm})>"
-
-    @property
-    def pid(self) -> int:
-        """The PID in the initial PID namespace."""
-        return sched.task_tgid(self._leader)
-
-    @property
-    def comm(self) -> str:
-        """The kernel's name for the process, at most 15 characters; unprintable characters are escaped."""
-        return text(sched.task_comm(self._leader))
-
-    @property
-    def state(self) -> str:
-        """The state as one of ps(1)'s letters."""
-        return sched.task_state_char(self._leader)
-
-    @cached_property
-    def _captured(self) -> Captured:
-        return self._session.processes.capture(self._leader)
-
-    @cached_property
-    def threads(self) -> tuple[Thread, ...]:
-        """The threads with their user registers, and the registers' source.
-
-        ``registers`` is None where they are not known; ``source`` then says why.
-        """
-        return tuple(thread_rows(self._session.processes.thread_registers(self._leader)))
-
-    @property
-    def mappings(self) -> tuple[Vma, ...]:
-        """The mappings, ascending; ``Vma.absent`` has the pages whose bytes are not known, with reasons."""
-        return self._captured.snapshot.vmas
-
-    @property
-    def auxv(self) -> bytes | None:
-        """The auxiliary vector, AT_NULL included, or None where it is not known."""
-        return self._captured.snapshot.auxv
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Sentences about damage in this process."""
-        return self._captured.snapshot.warnings
-
-    @property
-    def absent(self) -> Iterator[AbsentRun]:
-        """Runs of pages that the process had but whose bytes are not known, ascending, with reasons."""
-        return (run for vma in self.mappings for run in vma.absent)
-
-    @property
-    def absent_pages(self) -> Mapping[AbsentReason, int]:
-        """The number of pages whose bytes are not known, by reason."""
-        return MappingProxyType(absent_pages(self._captured.snapshot))
-
-    def read(self, address: int, size: int) -> bytes:
-        """Return bytes of the process's memory, at most 16 MiB.
-
-        Raises:
-            MemoryFault: a byte is not known; the message says why.
-            UsageError: the size is out of range.
-        """
-        if not 0 <= size <= READ_MAX:
-            raise UsageError(f"{size:#x} bytes, expected at most {READ_MAX:#x}")
-        found = self._captured.memory.read(address, size)
-        if found is None:
-            raise self._fault(address, address + size)
-        return found
-
-    def _fault(self, address: int, end: int) -> MemoryFault:
-        """Return why some bytes of a range are not known."""
-        for vma in self.mappings:
-            if address < vma.start:
-                break
-            for run in vma.absent:
-                if run.start < end and address < run.end:
-                    return MemoryFault(max(run.start, address), run.reason.value)
-            if address < vma.end:
-                address = min(vma.end, end)
-        return MemoryFault(address, "the process has nothing there")
-
-    def stacks(self, sysroots: Sequence[PathLike] = ()) -> tuple[StackRow, ...]:
-        """Return the frames of each thread.
+        A process named by its PID is returned even if it has no user memory.
 
         Args:
-            sysroots: folders with the machine's files at their paths, used where memory lacks them.
-        """
-        found = Binaries(tuple(Sysroot(Path(folder)) for folder in sysroots))
-        files = Files(found, Copies(self._session.processes))
-        return tuple(backtraces(self._captured, self._session.kernel.arch, self.threads, files=files))
+            choice: the conditions.
+            kernel_threads: search all tasks, not only those with user memory.
 
-    def write_core(
+        Raises:
+            LayoutError: the layout lacks a member that the conditions need.
+        """
+        processes = self._session.processes
+        found, errors = choose(processes, choice, processes.leaders if kernel_threads else None)
+        return Selection(tuple(Process(self._session, one) for one in found), tuple(errors))
+
+    def tasks(self, processes: Iterable[Process], parts: Part) -> Iterator[TaskRow]:
+        """Yield a row of ps(1) for each process.
+
+        Args:
+            processes: from ``select``.
+            parts: the data to look up outside the task itself.
+        """
+        from vmcore2core.tasks import ps
+
+        return ps.processes(self._session, _identities(processes), parts)
+
+    def threads(self, processes: Iterable[Process], parts: Part, states: Sequence[str] = ()) -> Iterator[TaskRow]:
+        """Yield a row of ps(1) for each thread of processes.
+
+        Args:
+            processes: from ``select``.
+            parts: the data to look up outside the task itself.
+            states: ps(1)'s letters of which a thread must have one; empty for any.
+        """
+        from vmcore2core.tasks import ps
+
+        return ps.threads(self._session, _identities(processes), parts, states)
+
+    def stacks(self, processes: Iterable[Process], options: StackOptions) -> Stacks:
+        """Return the stacks of processes, which are followed as they are iterated over.
+
+        Raises:
+            UsageError: a sysroot is not a directory, or servers are wanted and none is set.
+        """
+        from vmcore2core.tasks.stacks import Stacks
+
+        return Stacks(self._session, _identities(processes), options)
+
+    def open_files(self, processes: Iterable[Process], *, without_any: bool = False) -> Iterator[OpenFiles]:
+        """Yield the open files of processes.
+
+        Args:
+            processes: from ``select``.
+            without_any: include processes without open files.
+
+        Raises:
+            LayoutUnknown: the layout lacks the members for open files.
+        """
+        from vmcore2core.tasks.openfiles import open_files
+
+        return open_files(self._session, _identities(processes), without_any=without_any)
+
+    def waits(self, choice: Choice) -> WaitReport:
+        """Return what the threads of the selected processes wait for; a thread's own name may match, too.
+
+        Raises:
+            LayoutUnknown: the layout of open files is not known.
+        """
+        from vmcore2core.tasks.waits import waits
+
+        return waits(self._session, choice)
+
+    def info(self) -> dict[str, Any]:
+        """Return why the kernel died, and what the dump holds: the document of ``vmcore-tasks info --json``."""
+        from vmcore2core.tasks.info import info
+
+        return info(self._session)
+
+    def log(self) -> KernelLog:
+        """Return the kernel's messages."""
+        from vmcore2core.tasks.messages import KernelLog
+
+        return KernelLog(self._session.kernel, self._session.boot.vmcoreinfo)
+
+    def layout_text(self, source: str = "dump") -> Iterator[str]:
+        """Yield the layout that conversion needs as lines of VMCOREINFO text.
+
+        Args:
+            source: "dump" for all that the dump has, "BTF" for that alone, or "vmlinux".
+
+        Raises:
+            LayoutError: the source has no layout.
+        """
+        from vmcore2core.tasks.layout import layout_text
+
+        return layout_text(self._session, source)
+
+    def compare(self, core: CoreFile) -> Comparison:
+        """Compare each page and note of a finished core with the dump.
+
+        Raises:
+            TaskError, MemoryFault, LayoutError: the dump does not have the core's process.
+        """
+        from vmcore2core.compare_with_dump import compare
+
+        return compare(core, self._session)
+
+    def write_cores(
         self,
-        path: PathLike,
+        selected: Selection,
+        options: RunOptions,
         *,
-        filter_bits: int | None = None,
-        compression: Compression | None = None,
-        force: bool = False,
-    ) -> CoreResult:
-        """Write the process's core; return what it holds and what is missing.
+        say: Say = _silent,
+        bars: Bars = _no_bars,
+    ) -> RunReport:
+        """Write the cores of processes; a failure does not stop the others.
 
         Args:
-            path: where the core goes.
-            filter_bits: which memory to dump, as in core(5); None for the process's own coredump_filter.
-            compression: how to compress the core; None to write it uncompressed.
-            force: replace an existing file.
+            selected: the processes; its errors are the report's first.
+            options: where the cores go, how they are written, and what goes beside them.
+            say: takes each error as it happens.
+            bars: draws bars.
 
         Raises:
-            OutputError: the core cannot be written.
-            TaskError, MemoryFault, LayoutError: the process cannot be converted.
+            OutputError: the directory cannot be used, or lacks space.
         """
-        dump_filter = None if filter_bits is None else DumpFilter(filter_bits)
-        options = CoreOptions(dump_filter=dump_filter, compression=compression, force=force)
-        return self._session.extract(self._leader, Path(path), options)
+        chosen = _identities(selected.processes)
+        if len(chosen) == 1 and not options.core.indexed and options.cluster is None:
+            from vmcore2core.convert import convert_one
+
+            with bars(1) as bar:
+                report = convert_one(
+                    self._session,
+                    chosen[0],
+                    options.target(chosen[0].leader),
+                    options.core,
+                    bar,
+                    in_directory=not options.is_file,
+                )
+            for error in report.errors:
+                say(error["error"])
+            report.errors[:0] = selected.entries()
+            return report
+        from vmcore2core.run.run import Run
+
+        run = Run(self._session, options, say, selected.entries())
+        run.run(chosen, bars)
+        return run.report()
+
+    def plan_cores(self, selected: Selection, options: RunOptions, *, say: Say = _silent) -> Plan:
+        """Return what ``write_cores`` would write with the same arguments."""
+        from vmcore2core.run.run import Run
+
+        run = Run(self._session, options, say, selected.entries())
+        return Plan(tuple(run.plan(_identities(selected.processes))), run.errors)
+
+    def report(self, process: Process, result: CoreResult, *, verbose: bool = False) -> CoreReport:
+        """Return the report on a finished core: sentences, and a part of a JSON document.
+
+        Args:
+            process: whose core it is.
+            result: from ``Process.write_core`` or ``Process.write_stacks``.
+            verbose: add sentences about things that leave the core complete.
+        """
+        return core_report(self._session, process.identity.leader, result, verbose=verbose)
+
+    def summary(self, report: RunReport) -> dict[str, Any]:
+        """Return the document of ``vmcore2core --json`` for a report of ``write_cores``."""
+        return summary(self._session, report)
+
+
+def _identities(processes: Iterable[Process]) -> list[Identity]:
+    return [process.identity for process in processes]

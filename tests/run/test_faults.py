@@ -37,6 +37,7 @@ from vmcore2core.run.options import RunOptions
 from vmcore2core.run.run import Run
 from vmcore2core.run.space import CoreSize
 from vmcore2core.run.workers import Workers
+from vmcore2core.session import DEFAULTS
 
 BASE = 0x7F00_0000_0000
 PIDS = (1, 2, 3)
@@ -90,7 +91,7 @@ class HandMade(Run):
 
 def run(directory: Path, pids: Sequence[int], mode: str) -> HandMade:
     """Convert processes into a directory."""
-    session: Any = SimpleNamespace(warnings=[], notices=[], inputs=(), remembered=None)
+    session: Any = SimpleNamespace(warnings=[], options=DEFAULTS, notices=[], inputs=(), remembered=None)
     core = CoreOptions(indexed=True, companions=True, force=mode == "--force")
     options = RunOptions(core, output=directory, resume=mode == "--resume")
     chosen: list[Any] = [SimpleNamespace(pid=pid, comm=b"p", leader=SimpleNamespace(address=pid)) for pid in pids]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.elfdump import Load, build_elf_vmcore, page
-from vmcore2core.arguments import named
+from vmcore2core.arguments import named_dump
 from vmcore2core.errors import DumpError, UsageError
 from vmcore2core.process.sysroot import Sysroot
 
@@ -31,10 +31,10 @@ def test_a_directory_that_may_not_be_looked_into_is_not_called_empty(
 ) -> None:
     """root may look into all: what the system would say to others is put in its place."""
     dump(tmp_path / "vmcore")
-    assert named([str(tmp_path)], None, None).paths == [tmp_path / "vmcore"]
+    assert named_dump([str(tmp_path)], None, None).paths == [tmp_path / "vmcore"]
     monkeypatch.setattr("os.access", lambda *_arguments: False)
     with pytest.raises(DumpError, match=r"cannot be read: Permission denied$"):
-        named([str(tmp_path)], None, None)
+        named_dump([str(tmp_path)], None, None)
     with pytest.raises(UsageError, match=r"cannot be read: Permission denied$"):
         Sysroot(tmp_path)
 
@@ -55,7 +55,7 @@ def test_what_may_not_be_read_is_no_matter_of_usage(tmp_path: Path) -> None:
 def test_a_vmlinux_may_stand_before_the_dump_or_behind_it(tmp_path: Path, first: str, e_type: int) -> None:
     vmlinux, vmcore = program(tmp_path / "vmlinux", e_type), dump(tmp_path / "vmcore")
     words = [str(vmlinux), str(vmcore)] if first == "vmlinux" else [str(vmcore), str(vmlinux)]
-    found = named(words, None, None)
+    found = named_dump(words, None, None)
     assert (found.paths, found.vmlinux, found.memory_map) == ([vmcore], vmlinux, None)
     assert found.said == (f"taking {vmlinux} as --vmlinux",)
 
@@ -63,18 +63,18 @@ def test_a_vmlinux_may_stand_before_the_dump_or_behind_it(tmp_path: Path, first:
 def test_two_of_them_are_one_too_many(tmp_path: Path) -> None:
     vmlinux, other, vmcore = program(tmp_path / "vmlinux", 2), program(tmp_path / "other", 2), dump(tmp_path / "vmcore")
     with pytest.raises(UsageError, match="other: expected one"):
-        named([str(vmlinux), str(other), str(vmcore)], None, None)
+        named_dump([str(vmlinux), str(other), str(vmcore)], None, None)
     with pytest.raises(UsageError, match="other: expected one"):
-        named([str(vmlinux), str(vmcore)], other, None)
+        named_dump([str(vmlinux), str(vmcore)], other, None)
 
 
 def test_a_program_alone_is_left_to_those_who_know_formats(tmp_path: Path) -> None:
     vmlinux = program(tmp_path / "vmlinux", 2)
-    found = named([str(vmlinux)], None, None)
+    found = named_dump([str(vmlinux)], None, None)
     assert (found.paths, found.vmlinux, found.said) == ([vmlinux], None, ())
     short = tmp_path / "short"
     short.write_bytes(b"\x7fELF")
-    assert named([str(short), str(tmp_path / "gone")], None, None).vmlinux is None
+    assert named_dump([str(short), str(tmp_path / "gone")], None, None).vmlinux is None
 
 
 @pytest.mark.parametrize(
@@ -89,20 +89,20 @@ def test_a_program_alone_is_left_to_those_who_know_formats(tmp_path: Path) -> No
 def test_a_directory_of_kdumps_has_the_dump(tmp_path: Path, names: list[str], taken: list[str]) -> None:
     for name in names:
         (tmp_path / name).touch()
-    found = named([str(tmp_path)], None, None)
+    found = named_dump([str(tmp_path)], None, None)
     assert found.paths == [tmp_path / name for name in taken]
     assert found.said == (f"taking {', '.join(taken)} in {tmp_path}",)
 
 
 def test_a_directory_without_a_dump_is_named(tmp_path: Path) -> None:
     with pytest.raises(DumpError, match="is a directory, and none of vmcore, dump"):
-        named([str(tmp_path)], None, None)
+        named_dump([str(tmp_path)], None, None)
 
 
 def test_banks_come_with_their_map(tmp_path: Path) -> None:
     bank = tmp_path / "ddr0.bin"
     bank.touch()
-    found = named([f"{bank}@0x80000000"], None, None)
+    found = named_dump([f"{bank}@0x80000000"], None, None)
     assert (found.paths, found.memory_map) == ([bank], "ddr0.bin@0x80000000")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import vmcore2core
+
 PACKAGE = Path(__file__).resolve().parents[2] / "vmcore2core"
 
 LAYERS = (
@@ -20,8 +22,9 @@ LAYERS = (
     {"process"},
     {"corefile", "unwind"},
     {"handover"},
-    {"session", "blank_secrets", "report", "compare_with_dump", "arguments", "support", "dump", "choose"},
+    {"session", "blank_secrets", "report", "compare_with_dump", "arguments", "support", "choose"},
     {"tasks", "run", "convert", "minidump"},
+    {"dump", "dumped_process"},
     {"capture"},
     {"commands"},
 )
@@ -33,6 +36,14 @@ STRANGERS = {
     "unwind": {"kernel", "layout", "corefile"},
 }
 DATA_ONLY = {"process.model": {"errors", "addresses", "interfaces", "printable"}, "formats": {"formats"}}
+
+SHARED_WITH_COMMANDS = {"errors", "overrides", "printable", "signals", "times"}
+"""Modules that know nothing of dumps."""
+INSIDE_OF_COMMANDS = {
+    "commands.capture": ("capture", "the capture kernel's own program, of which the command is the front"),
+    "commands.journal": ("capture", "likewise: it reads no dump, only the cores that were captured"),
+}
+"""Commands that import modules which are not public, and why."""
 
 
 def imports_of(source: str) -> set[str]:
@@ -76,6 +87,38 @@ def modules() -> list[tuple[str, Path]]:
 @pytest.mark.parametrize(("module", "path"), modules(), ids=[name for name, _ in modules()])
 def test_a_module_imports_only_layers_to_its_left(module: str, path: Path) -> None:
     assert violations(module, path.read_text()) == []
+
+
+def not_public(module: str, source: str) -> list[str]:
+    """Return what a command imports from the package that is not public."""
+    bad = []
+    for name in imports_of(source):
+        folder = name.split(".")[0]
+        public = name in vmcore2core.__all__ or folder in SHARED_WITH_COMMANDS | {"commands"}
+        if not public and folder != INSIDE_OF_COMMANDS.get(module, ("",))[0]:
+            bad.append(f"{module} imports {name}")
+    return bad
+
+
+COMMANDS = [(module, path) for module, path in modules() if module.startswith("commands.")]
+
+
+@pytest.mark.parametrize(("module", "path"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_a_command_uses_nothing_but_the_public_interface(module: str, path: Path) -> None:
+    assert not_public(module, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from vmcore2core.session import Session",
+        "def f():\n    from vmcore2core import session",
+        "if TYPE_CHECKING:\n    from vmcore2core.process.identity import Identity",
+        "import vmcore2core.capture.run",
+    ],
+)
+def test_a_planted_inside_of_a_command_is_caught(source: str) -> None:
+    assert not_public("commands.debug", source)
 
 
 @pytest.mark.parametrize(

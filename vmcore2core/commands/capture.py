@@ -78,24 +78,14 @@ def capture(
 
 def _check(config: "Config", memory: Path) -> Exit:
     """Say what would be captured of the running machine, or of a dump."""
-    from vmcore2core.capture.run import targets
-    from vmcore2core.run.space import amount, core_size
-    from vmcore2core.session import OpenOptions, Session, core_name
+    from vmcore2core.capture.check import would_capture
 
     if not os.access(memory, os.R_OK):
         print(f"the configuration is good; {memory} cannot be read, so what it would capture is not known")
         return Exit.COMPLETE
     os.environ.setdefault("XDG_CACHE_HOME", CACHE)
-    total = 0
-    with Session([memory], OpenOptions(remember=True), one_bar) as session:
-        for target in targets(session, config.wanted, say):
-            captured = session.capture(target.chosen.leader, config.core)
-            size = core_size(captured).on_disk
-            limit = config.limits.core
-            stacks = target.stacks_only or (limit is not None and size > limit)
-            total += 0 if stacks else size
-            print(f"{core_name(target.chosen.leader)}: {'stacks alone of ' if stacks else ''}{amount(size)} at most")
-    print(f"{amount(total)} at most, before compression")
+    for line in would_capture(config, memory, say, one_bar):
+        print(line)
     return Exit.COMPLETE
 
 

@@ -1,7 +1,6 @@
 """``vmcore2core``: write cores of the processes in a dump."""
 
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
@@ -20,14 +19,7 @@ from vmcore2core.printable import to_json
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
-    from vmcore2core.arguments import Named
-    from vmcore2core.corefile.options import CoreOptions
-    from vmcore2core.process.dump_filter import DumpFilter
-    from vmcore2core.process.identity import Identity
-    from vmcore2core.report import ErrorEntry, RunReport
-    from vmcore2core.run.options import RunOptions
-    from vmcore2core.run.run import Run
-    from vmcore2core.session import Session
+    from vmcore2core import Dump, DumpFilter, Plan, RunReport
 
 
 FILTER_MAX = 0x1FF
@@ -245,17 +237,9 @@ def vmcore2core(
         raise typer.BadParameter("--minidump cannot be used with --resume, --companions or --compress")
     mask, letters = _filter_mask(dump_filter), options.states(state)
     begin(dump.verbose, debug=dump.debug)
-    from vmcore2core.choose import Choice, choose
-    from vmcore2core.corefile.options import CoreOptions
-    from vmcore2core.process.redact import parse_redaction
-    from vmcore2core.process.secrets import ONE
-    from vmcore2core.run.options import RunOptions
+    from vmcore2core import Choice, CoreOptions, RunOptions, parse_redaction
 
     catch_interrupts()
-    if resume and any(word.startswith(ONE) for word in redact or ()):
-        raise UsageError(
-            f"--resume cannot go on with --redact {ONE}...: the index does not keep which secrets were blanked"
-        )
     choice = Choice(
         pid=tuple(pid or ()),
         comm=tuple(comm or ()),
@@ -271,7 +255,7 @@ def vmcore2core(
     if companions and single and output is not None and not Path(output).is_dir():
         raise UsageError(f"--companions writes a directory: expected --output {output}/, or one that is there")
     if debuginfod:
-        from vmcore2core.process.debuginfod import debuginfod as servers
+        from vmcore2core import debuginfod as servers
 
         servers()  # which there must be
     dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroots=tuple(sysroot or ()))
@@ -296,86 +280,40 @@ def vmcore2core(
         resume=resume,
         check=check,
         jobs=jobs or 1,
-        words=_words_for_index(core, redact or (), dump, files),
     )
     with ExitStack() as stack:
         if executor is not None:
-            from vmcore2core.run.cluster import cluster_workers, worker_dump
+            from vmcore2core import cluster_workers, worker_dump
 
             opened = worker_dump(files.paths, open_options(dump, files))
             how = replace(how, cluster=stack.enter_context(cluster_workers(executor, opened)))
-        session = stack.enter_context(open_dump(dump, files))
-        chosen, errors = choose(session.processes, choice)
-        not_found: list[ErrorEntry] = [{"pid": number, "error": str(error)} for number, error in errors]
-        for entry in not_found:
-            say(entry["error"])
-        if not dry_run and len(chosen) == 1 and not core.indexed and executor is None:
-            report = _convert_one(session, chosen[0], how)
-            report.errors[:0] = not_found
-            raise typer.Exit(_finish(session, report, verbose=core.verbose, as_json=as_json))
-        from vmcore2core.run.run import Run
-
-        run = Run(session, how, say, not_found)
+        vmcore = stack.enter_context(open_dump(dump, files))
+        selected = vmcore.select(choice)
+        for _, error in selected.errors:
+            say(str(error))
         if dry_run:
-            _show_plan(run, chosen, as_json=as_json)
-            raise typer.Exit(Exit.ERROR if run.errors else Exit.COMPLETE)
-        run.run(chosen, progress_bars)
-        raise typer.Exit(_finish(session, run.report(), verbose=core.verbose, as_json=as_json))
+            plan = vmcore.plan_cores(selected, how, say=say)
+            _show_plan(vmcore, plan, as_json=as_json)
+            raise typer.Exit(Exit.ERROR if plan.errors else Exit.COMPLETE)
+        report = vmcore.write_cores(selected, how, say=say, bars=progress_bars)
+        raise typer.Exit(_finish(vmcore, report, verbose=core.verbose, as_json=as_json))
 
 
-def _words_for_index(
-    core: "CoreOptions", redact: Sequence[str], dump: DumpOptions, files: "Named"
-) -> dict[str, object]:
-    """Return what changes the cores, as the index remembers it: what is secret is not to stand there."""
-    from vmcore2core.containers.remote import located
-    from vmcore2core.process.secrets import ONE
-
-    return {
-        "filter": None if core.dump_filter is None else f"{core.dump_filter:#x}",
-        "redact": sorted(f"{ONE}..." if word.startswith(ONE) else word for word in redact),
-        "compress": core.compression,
-        "map": files.memory_map,
-        "zero_excluded": dump.zero_excluded,
-        "swap": [located(given).name for given in dump.swap],
-        "debuginfod": core.debuginfod,
-        "sysroot": [given.name for given in dump.sysroots],
-        **{
-            name: None if given is None else given.name
-            for name, given in (("vmlinux", files.vmlinux), ("vmcoreinfo", dump.vmcoreinfo))
-        },
-    }
-
-
-def _show_plan(run: "Run", chosen: "Sequence[Identity]", *, as_json: bool) -> None:
+def _show_plan(vmcore: "Dump", plan: "Plan", *, as_json: bool) -> None:
     """Print what would be written."""
-    from vmcore2core.report import excluded_sentence, left_out
-    from vmcore2core.run.run import planned_line, planned_summary
-
-    planned, container = list(run.plan(chosen)), run.session.container
-    if left_out(container.dump_level):
-        say(excluded_sentence(container.dump_level, container.DOC.name))
+    if vmcore.filtered is not None:
+        say(vmcore.filtered)
     if as_json:
-        print_document("vmcore2core-plan", cores=[planned_summary(job, size) for job, size in planned])
-    for job, size in () if as_json else planned:
-        print(planned_line(job, size))
-
-
-def _convert_one(session: "Session", process: "Identity", how: "RunOptions") -> "RunReport":
-    """Write the core of the only process; say why there is none."""
-    from vmcore2core.convert import convert_one
-
-    with progress_bars(1) as bar:
-        report = convert_one(session, process, how.target(process.leader), how.core, bar, in_directory=not how.is_file)
-    for error in report.errors:
-        say(error["error"])
-    return report
+        print_document("vmcore2core-plan", cores=[core._asdict() for core in plan.cores])
+    for core in () if as_json else plan.cores:
+        print(core.line())
 
 
 def _filter_mask(text: str | None) -> "DumpFilter | None":
     """Return a coredump_filter as core(5) writes it: hexadecimal with 0x, octal with 0, else decimal."""
     if text is None:
         return None
-    from vmcore2core.process.dump_filter import DumpFilter
+    from vmcore2core import DumpFilter
 
     try:
         octal = text.startswith("0") and text.isdigit() and len(text) > 1
@@ -387,12 +325,10 @@ def _filter_mask(text: str | None) -> "DumpFilter | None":
     return DumpFilter(value)
 
 
-def _finish(session: "Session", report: "RunReport", *, verbose: bool, as_json: bool) -> Exit:
+def _finish(vmcore: "Dump", report: "RunReport", *, verbose: bool, as_json: bool) -> Exit:
     """Say what there is to say of the cores, and return the exit status."""
-    from vmcore2core.report import summary
-
     for warning in report.warnings:
-        say(f"{session.container.paths[0]}: {warning}")
+        say(f"{vmcore.paths[0]}: {warning}")
     for notice in (*report.notices, *report.unmatched):
         say(notice)
     # What is of the dump as a whole, each core's sentences have.
@@ -401,7 +337,7 @@ def _finish(session: "Session", report: "RunReport", *, verbose: bool, as_json: 
     for item, source in report.provenance.items() if verbose else ():
         say(f"{item}: {source}")
     if as_json:
-        print(to_json(summary(session, report), indent=1))
+        print(to_json(vmcore.summary(report), indent=1))
     for core in () if as_json else report.cores:
         print(core.line)
     if report.errors:

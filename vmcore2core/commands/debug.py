@@ -22,8 +22,7 @@ from vmcore2core.errors import DebuggerError, OutputError, TaskError
 from vmcore2core.signals import ENDING, blocked
 
 if TYPE_CHECKING:
-    from vmcore2core.process.identity import Identity
-    from vmcore2core.session import Session
+    from vmcore2core import Dump, Selection
 
 app = typer.Typer(
     add_completion=completes("vmcore2core"),
@@ -87,18 +86,16 @@ def debug(
     words = _words(arguments)
     begin(dump.verbose, debug=dump.debug)
     program = found_debugger(debugger)
-    from vmcore2core.choose import Choice, choose
+    from vmcore2core import Choice
 
     catch_interrupts(signal.SIGHUP)
     dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroots=tuple(sysroot or ()))
     files = dump_files(dump)
     choice = Choice(pid=() if pid is None else (pid,), comm=() if comm is None else (comm,))
     with temporary_folder() as folder:
-        with open_dump(dump, files) as session:
-            chosen, errors = choose(session.processes, choice)
-            if errors:
-                raise errors[0][1]
-            script = _convert(session, _only(chosen), folder, verbose=bool(dump.verbose), lldb=is_lldb(debugger))
+        with open_dump(dump, files) as vmcore:
+            only = _only(vmcore.select(choice))
+            script = _convert(vmcore, only, folder, verbose=bool(dump.verbose), lldb=is_lldb(debugger))
         line = command(program, script, words, lldb=is_lldb(debugger))
         status = run_debugger(line, folder, _environment(dump.sysroots))
     raise typer.Exit(status)
@@ -160,39 +157,37 @@ def _remove(folder: "tempfile.TemporaryDirectory[str]") -> None:
         folder.cleanup()
 
 
-def _only(chosen: "Sequence[Identity]") -> "Identity":
-    """Return the only process that fits.
+def _only(selected: "Selection") -> "Selection":
+    """Return the selection if it has one process.
 
     Raises:
-        TaskError: there are several.
+        Vmcore2coreError: it has none, or several.
     """
-    if len(chosen) > 1:
-        pids = ", ".join(str(one.pid) for one in chosen)
-        raise TaskError(0, f"{len(chosen)} processes fit, expected one: --pid takes one of {pids}")
-    return chosen[0]
+    if selected.errors:
+        raise selected.errors[0][1]
+    if len(selected.processes) > 1:
+        pids = ", ".join(str(one.pid) for one in selected.processes)
+        raise TaskError(0, f"{len(selected.processes)} processes fit, expected one: --pid takes one of {pids}")
+    return selected
 
 
-def _convert(session: "Session", chosen: "Identity", folder: Path, *, verbose: bool, lldb: bool) -> Path:
+def _convert(vmcore: "Dump", only: "Selection", folder: Path, *, verbose: bool, lldb: bool) -> Path:
     """Write the core with its companions, and return the start script.
 
     Raises:
         OutputError: there is none.
     """
-    from vmcore2core.corefile.options import CoreOptions
-    from vmcore2core.run.options import RunOptions
-    from vmcore2core.run.run import Run
+    from vmcore2core import CoreOptions, RunOptions
 
     core = CoreOptions(indexed=True, companions=True, verbose=verbose)
-    run = Run(session, RunOptions(core, output=folder), say)
-    run.run([chosen], progress_bars)
-    if run.errors:
+    report = vmcore.write_cores(only, RunOptions(core, output=folder), say=say, bars=progress_bars)
+    if report.errors:
         raise typer.Exit(Exit.ERROR)  # they were said
-    report = run.report()
     for sentence in (*report.warnings, *(sentence for one in report.cores for sentence in one.sentences)):
         say(sentence)
     script = next(folder.glob("core.*.lldb" if lldb else "core.*.gdb"), None)
     if script is None:
-        raise OutputError(f"{chosen.pid} has no start script; vmcore2core -v with --companions says why")
+        raise OutputError(f"{only.processes[0].pid} has no start script; vmcore2core -v with --companions says why")
     return script
 
 

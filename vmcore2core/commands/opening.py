@@ -17,8 +17,7 @@ from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, say
 
 # numpy and the layers that use it are imported when there is work: --help and usage errors come at once.
 if TYPE_CHECKING:
-    from vmcore2core.arguments import Named
-    from vmcore2core.session import OpenOptions, Session
+    from vmcore2core import Dump, NamedDump, OpenOptions
 
 
 @dataclass(frozen=True)
@@ -68,27 +67,27 @@ def takes_dump(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def dump_files(dump: DumpOptions) -> "Named":
+def dump_files(dump: DumpOptions) -> "NamedDump":
     """Return the files that are named, or those of the usual places; say what was understood.
 
     Raises:
-        UsageError, DumpError: see ``arguments.named`` and ``arguments.find_dump``.
+        UsageError, DumpError: see ``named_dump`` and ``find_dump``.
     """
-    from vmcore2core.arguments import Named, find_dump, named
+    from vmcore2core import NamedDump, find_dump, named_dump
 
-    words = named(dump.vmcore or (), dump.vmlinux, dump.memory_map)
+    words = named_dump(dump.vmcore or (), dump.vmlinux, dump.memory_map)
     for sentence in words.said:
         say(sentence)
     if words.paths:
         return words
     path, why = find_dump(os.environ.get("VMCORE"))
     say(f"taking {path} ({why})")
-    return Named([path], words.vmlinux, words.memory_map)
+    return NamedDump([path], words.vmlinux, words.memory_map)
 
 
-def open_options(dump: DumpOptions, files: "Named") -> "OpenOptions":
-    """Return what a ``Session`` takes: what the options say, and what came with the files' names."""
-    from vmcore2core.session import OpenOptions
+def open_options(dump: DumpOptions, files: "NamedDump") -> "OpenOptions":
+    """Return how to open the dump: what the options say, and what came with the files' names."""
+    from vmcore2core import OpenOptions
 
     return OpenOptions(
         vmlinux=files.vmlinux,
@@ -104,7 +103,7 @@ def open_options(dump: DumpOptions, files: "Named") -> "OpenOptions":
     )
 
 
-def open_dump(dump: DumpOptions, files: "Named") -> "Session":
+def open_dump(dump: DumpOptions, files: "NamedDump") -> "Dump":
     """Open a dump: a context manager.
 
     Args:
@@ -112,26 +111,26 @@ def open_dump(dump: DumpOptions, files: "Named") -> "Session":
         files: which, as ``dump_files`` returned them.
 
     Raises:
-        DumpError, LayoutError, UsageError: see ``Session``.
+        DumpError, LayoutError, UsageError: see ``vmcore2core.open_dump``.
     """
-    from vmcore2core.session import Session
+    from vmcore2core import Dump
 
-    return Session(files.paths, open_options(dump, files), one_bar)
+    return Dump.open(files.paths, open_options(dump, files), one_bar)
 
 
 @contextmanager
-def opened(dump: DumpOptions) -> Iterator["Session"]:
+def opened(dump: DumpOptions) -> Iterator["Dump"]:
     """Open the dump to look at it; at the end say what is odd about it, with the exit status for that."""
     begin(dump.verbose, debug=dump.debug)
     files = dump_files(dump)
     catch_interrupts()
-    with open_dump(dump, files) as session:
-        yield session
-        session.check_unchanged()
-        for warning in session.warnings:
-            say(f"{session.container.paths[0]}: {warning}")
+    with open_dump(dump, files) as vmcore:
+        yield vmcore
+        vmcore.check_unchanged()
+        for warning in vmcore.warnings:
+            say(f"{vmcore.paths[0]}: {warning}")
         if dump.verbose:
-            for item, source in session.boot.layout.provenance().items():
+            for item, source in vmcore.provenance.items():
                 say(f"{item}: {source}")
-        if session.warnings:
+        if vmcore.warnings:
             raise typer.Exit(Exit.INCOMPLETE)

@@ -17,8 +17,7 @@ from vmcore2core.errors import DumpError, Vmcore2coreError
 from vmcore2core.printable import counted
 
 if TYPE_CHECKING:
-    from vmcore2core.corefile.inspect import CoreFile
-    from vmcore2core.session import Session
+    from vmcore2core import CoreFile, Dump
 
 app = typer.Typer(
     add_completion=completes("vmcore2core"),
@@ -101,7 +100,7 @@ def verify(
     Exit status: 0 nothing is wrong or missing; 1 something is wrong; 2 wrong usage; 3 something is missing.
     """
     begin(verbose, debug=debug)
-    from vmcore2core.handover.cores import cores_of
+    from vmcore2core import cores_of
 
     catch_interrupts()
     paths = [path for given in core for path in (cores_of(given) if given.is_dir() else [given])]
@@ -152,11 +151,11 @@ def _verdicts(paths: Sequence[Path], dump: DumpOptions, *, alone: bool) -> Itera
     Raises:
         DumpError, LayoutError, UsageError: the dump cannot be opened.
     """
-    from vmcore2core.compare_with_dump import open_core
+    from vmcore2core import open_core
 
     with ExitStack() as stack:
         # The dump is opened for the first core with which nothing else is wrong.
-        session = cache(lambda: stack.enter_context(open_dump(dump, dump_files(dump))))
+        vmcore = cache(lambda: stack.enter_context(open_dump(dump, dump_files(dump))))
         for path in paths:
             try:
                 core = open_core(path)
@@ -168,31 +167,30 @@ def _verdicts(paths: Sequence[Path], dump: DumpOptions, *, alone: bool) -> Itera
             with core:
                 verdict = _verdict(core)
                 if dump.vmcore and not verdict.wrong:
-                    _compare(core, session(), verdict, alone=alone)
+                    _compare(core, vmcore(), verdict, alone=alone)
             yield verdict
 
 
 def _verdict(core: "CoreFile") -> Verdict:
     """Return what a core is worth, by what it has itself."""
-    from vmcore2core.corefile.inspect import also, files_needed, missing, problems
+    from vmcore2core import check_core
 
+    found = check_core(core)
     return Verdict(
         core=str(core.path),
         pid=core.pid,
         threads=core.tids,
-        wrong=list(problems(core)),
-        missing=list(missing(core)),
-        files_needed=list(files_needed(core)),
-        also=list(also(core)),
+        wrong=found.problems,
+        missing=found.missing,
+        files_needed=found.files_needed,
+        also=found.also,
     )
 
 
-def _compare(core: "CoreFile", session: "Session", verdict: Verdict, *, alone: bool) -> None:
+def _compare(core: "CoreFile", vmcore: "Dump", verdict: Verdict, *, alone: bool) -> None:
     """Add to a verdict how the core compares with the dump."""
-    from vmcore2core.compare_with_dump import compare
-
     try:
-        compared = compare(core, session)
+        compared = vmcore.compare(core)
     except Vmcore2coreError as error:
         if alone:
             raise

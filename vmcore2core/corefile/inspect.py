@@ -211,6 +211,28 @@ class CoreFile:
         return {}
 
 
+@dataclass(frozen=True)
+class CoreCheck:
+    """What a core is worth by itself, as sentences.
+
+    Attributes:
+        problems: its defects.
+        missing: what a debugger will miss in it, apart from what was left out on purpose.
+        files_needed: each file whose mapped code is not in it, with its build ID if known.
+        also: other facts, which do not make it incomplete.
+    """
+
+    problems: list[str]
+    missing: list[str]
+    files_needed: list[str]
+    also: list[str]
+
+
+def check_core(core: CoreFile) -> CoreCheck:
+    """Check a core without its dump."""
+    return CoreCheck(list(problems(core)), list(missing(core)), list(files_needed(core)), list(also(core)))
+
+
 def problems(core: CoreFile) -> Iterator[str]:
     """Yield the core's defects, as sentences."""
     end = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -29,6 +29,8 @@ from vmcore2core.process.snapshot import Captured, Processes
 from vmcore2core.process.stack import InitialStack
 
 PROFILES = ("stacks", "no-files", "no-anon", "no-env")
+GIVEN = f"{ONE}..."
+"""How messages and the index show ``secret:`` with what the user gave."""
 ENVIRONMENT_MAX = 1 << 24  # more than MAX_ARG_STRINGS ever come to: three quarters of 8 MiB
 DELETED = " (deleted)"
 VM_GROWSDOWN = 0x100
@@ -74,6 +76,7 @@ class Redaction:
         environment: the strings of the initial environment.
         patterns: shell patterns of paths or of names such as "[heap]": all memory of matching mappings goes.
         secrets: which secrets to search for in the remaining memory, or None.
+        words: what ``--redact`` asked for, sorted, as the index records it: without the user's secrets.
     """
 
     files: bool = False
@@ -81,6 +84,7 @@ class Redaction:
     environment: bool = False
     patterns: tuple[str, ...] = ()
     secrets: Secrets | None = None
+    words: tuple[str, ...] = field(default=(), compare=False)
 
     def unmatched(self, snapshot: ProcessSnapshot) -> tuple[str, ...]:
         """Return the patterns that match no mapping of a process."""
@@ -111,6 +115,7 @@ def parse_redaction(words: Sequence[str]) -> Redaction | None:
         environment="no-env" in words,
         patterns=patterns,
         secrets=parse_secrets(secrets),
+        words=tuple(sorted(GIVEN if word.startswith(ONE) else word for word in words)),
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vmcore2core.containers.remote import Url
+from vmcore2core.containers.remote import Url, located
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel import printk
 from vmcore2core.kernel.struct import StructView
@@ -15,7 +16,7 @@ from vmcore2core.printable import text
 from vmcore2core.process.identity import Identity
 from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.threads import thread_rows
-from vmcore2core.session import CoreResult, Session
+from vmcore2core.session import CoreResult, OpenOptions, Session
 
 if TYPE_CHECKING:
     from vmcore2core.handover.entry import KernelReaders
@@ -39,6 +40,22 @@ def dump_file(path: Path) -> dict[str, Any]:
     except OSError:
         return {"name": path.name, "size": None, "mtime_ns": None}
     return {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def options_entry(opened: OpenOptions, core: CoreOptions) -> dict[str, Any]:
+    """Return the options that change the cores, without secrets and without the folders of files."""
+    return {
+        "filter": None if core.dump_filter is None else f"{core.dump_filter:#x}",
+        "redact": [] if core.redaction is None else list(core.redaction.words),
+        "compress": core.compression,
+        "map": opened.memory_map,
+        "zero_excluded": opened.zero_excluded,
+        "swap": [located(given).name for given in opened.swap],
+        "debuginfod": core.debuginfod,
+        "sysroot": [given.name for given in opened.sysroots],
+        "vmlinux": None if opened.vmlinux is None else opened.vmlinux.name,
+        "vmcoreinfo": None if opened.vmcoreinfo is None else opened.vmcoreinfo.name,
+    }
 
 
 def index_head(session: Session, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmcore2core.convert import core_path
 from vmcore2core.corefile.options import PLAIN, CoreOptions
+from vmcore2core.errors import UsageError
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.process.redact import GIVEN
 
 if TYPE_CHECKING:
     from vmcore2core.run.cluster import WorkerDump
@@ -26,8 +28,10 @@ class RunOptions:
         resume: keep the cores that the directory's index says are finished.
         check: keep them only if their pages and notes equal the dump's.
         jobs: number of worker processes.
-        words: the options that change the cores, as the index records them.
         cluster: workers on other machines and how they open the dump, or None.
+
+    Raises:
+        UsageError: ``resume`` is asked for together with secrets that the index does not record.
     """
 
     core: CoreOptions = PLAIN
@@ -36,8 +40,13 @@ class RunOptions:
     resume: bool = False
     check: bool = False
     jobs: int = 1
-    words: dict[str, Any] = field(default_factory=dict)
     cluster: tuple[Cluster, WorkerDump] | None = None
+
+    def __post_init__(self) -> None:
+        if self.resume and self.core.redaction is not None and GIVEN in self.core.redaction.words:
+            raise UsageError(
+                f"--resume cannot go on with --redact {GIVEN}: the index does not keep which secrets were blanked"
+            )
 
     @property
     def directory(self) -> Path:

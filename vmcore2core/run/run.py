@@ -19,10 +19,10 @@ from vmcore2core.printable import text
 from vmcore2core.process.identity import Identity
 from vmcore2core.report import CoreReport, ErrorEntry, RunReport, core_line
 from vmcore2core.run.converter import Converter
-from vmcore2core.run.index_entries import index_head
+from vmcore2core.run.index_entries import index_head, options_entry
 from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage
 from vmcore2core.run.options import RunOptions
-from vmcore2core.run.space import CoreSize, amount, check_space
+from vmcore2core.run.space import CoreSize, PlannedCore, check_space
 from vmcore2core.run.workers import Workers
 from vmcore2core.session import Session
 
@@ -69,12 +69,13 @@ class Run:
         if self.index is not None:
             self.index.errors.append({"pid": number, "comm": comm, "error": error})
 
-    def plan(self, chosen: Sequence[Identity]) -> Iterator[tuple[Job, CoreSize]]:
+    def plan(self, chosen: Sequence[Identity]) -> Iterator[PlannedCore]:
         """Yield the cores that would be written, and their sizes; report processes that cannot be converted."""
         jobs = [self._job(one) for one in chosen]
         self._check_patterns(jobs)
         with self._workers(jobs) as workers:
-            yield from self._measured(workers, jobs)
+            for job, size in self._measured(workers, jobs):
+                yield PlannedCore(job.pid, job.comm, job.target, size.on_disk, size.apparent)
 
     def run(self, chosen: Sequence[Identity], bars: Callable[[int], Any]) -> None:
         """Write the cores; a failure does not stop the others.
@@ -229,7 +230,8 @@ class Run:
         make_directory(self.directory)
         check_trees(self.directory)
         hide = self.options.core.hide
-        self.index = Index(self.directory, hide(index_head(self.session, self.options.words)), hide)
+        words = options_entry(self.session.options, self.options.core)
+        self.index = Index(self.directory, hide(index_head(self.session, words)), hide)
         self.index.story = story(self.session)
         # Without an index, the files in the directory are not from an earlier run.
         self._replace = self.index.resume() if self.options.resume else self.options.core.force
@@ -369,13 +371,3 @@ def _kept(job: Job, entry: Entry) -> JobResult:
     line = core_line(job.target, core["missing"], len(entry["threads"]), core["pages"], complete=core["complete"])
     summary = {"pid": job.pid, "comm": job.comm, "path": job.target, "complete": core["complete"], "kept": True}
     return JobResult(job, report=CoreReport(line, summary, complete=core["complete"]))
-
-
-def planned_line(job: Job, size: CoreSize) -> str:
-    """Return the line on stdout for a core that would be written."""
-    return f"{job.target}: {amount(size.on_disk)} at most, {amount(size.apparent)} with holes"
-
-
-def planned_summary(job: Job, size: CoreSize) -> dict[str, Any]:
-    """Return its part of ``--json``."""
-    return {"pid": job.pid, "comm": job.comm, "path": job.target, "on_disk": size.on_disk, "size": size.apparent}

@@ -24,6 +24,20 @@ class CoreSize(NamedTuple):
     apparent: int
 
 
+class PlannedCore(NamedTuple):
+    """A core that would be written: its path, most bytes on disk, and its approximate file size."""
+
+    pid: int
+    comm: str
+    path: str
+    on_disk: int
+    size: int
+
+    def line(self) -> str:
+        """Return its line on stdout."""
+        return f"{self.path}: {amount(self.on_disk)} at most, {amount(self.size)} with holes"
+
+
 def core_size(captured: Captured) -> CoreSize:
     """Estimate the size of a process's core."""
     snapshot, memory = captured.snapshot, captured.memory

@@ -12,7 +12,6 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.pages import UserPageState
 from vmcore2core.printable import text
 from vmcore2core.process.model import Vma
-from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import Session
 
 
@@ -47,7 +46,7 @@ class MapRow:
         return f"{device >> 20:02x}:{device & 0xFFFFF:02x}"
 
 
-def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[list[MapRow], Captured]:
+def maps(session: Session, leader: StructView, *, pages: bool = False) -> list[MapRow]:
     """Return the mappings of a process as /proc/PID/maps lists them.
 
     Args:
@@ -63,7 +62,7 @@ def maps(session: Session, leader: StructView, *, pages: bool = False) -> tuple[
         if pages and vma.start in regions:
             counts = captured.memory.survey(regions[vma.start]).counts
         rows.append(map_row(vma, captured.snapshot.page_size, counts))
-    return rows, captured
+    return rows
 
 
 def map_row(vma: Vma, page_size: int, counts: Mapping[UserPageState, int] = MappingProxyType({})) -> MapRow:

@@ -239,18 +239,3 @@ def _with_places(session: Session, leader: StructView, row: TaskRow) -> TaskRow:
         return row
     cgroups = None if who.cgroups is None else tuple(text(path) for path in who.cgroups)
     return replace(row, exe=text(who.exe), cgroups=cgroups, containers=None if cgroups is None else who.containers)
-
-
-def tree_order(rows: list[TaskRow]) -> list[tuple[int, TaskRow]]:
-    """Return rows with their depth, children below their parents, in order of PID."""
-    known = {row.pid for row in rows}
-    children: dict[int | None, list[TaskRow]] = {}
-    for row in rows:
-        children.setdefault(row.ppid if row.ppid in known and row.ppid != row.pid else None, []).append(row)
-    ordered: list[tuple[int, TaskRow]] = []
-    waiting = [(0, row) for row in reversed(children.get(None, []))]
-    while waiting:
-        depth, row = waiting.pop()
-        ordered.append((depth, row))
-        waiting += [(depth + 1, child) for child in reversed(children.pop(row.pid, []))]
-    return ordered

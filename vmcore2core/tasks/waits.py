@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vmcore2core.choose import Choice, choose
@@ -40,20 +40,29 @@ class WaitRow:
 
 @dataclass(frozen=True)
 class WaitReport:
-    """All sleeping threads of user processes, and the cycles of threads that wait for each other.
+    """Why threads sleep, and the cycles of threads that wait for each other.
 
     Attributes:
-        deadlocks: cycles of TIDs: each waits for the next, and the last for the first.
+        rows: the sleeping threads of the selected processes, and sleeping threads whose own name matches.
+        deadlocks: cycles of TIDs in the whole dump: each waits for the next, and the last for the first.
+        names: the comm of each sleeping thread in the whole dump, by its TID.
         warnings: sentences about processes that the report lacks.
+        errors: why processes or threads are not found.
     """
 
     rows: tuple[WaitRow, ...]
     deadlocks: tuple[tuple[int, ...], ...]
+    names: Mapping[int, str]
     warnings: tuple[str, ...] = ()
+    errors: tuple[Vmcore2coreError, ...] = ()
 
 
-def waits(session: Session) -> WaitReport:
+def waits(session: Session, choice: Choice) -> WaitReport:
     """Return why the threads of user processes sleep, and which waits for which.
+
+    Args:
+        session: the dump.
+        choice: the selection, by PID and name.
 
     Raises:
         LayoutUnknown: the layout of open files is not known.
@@ -69,23 +78,26 @@ def waits(session: Session) -> WaitReport:
         except Vmcore2coreError as error:
             warnings.append(str(error))
     releasers = {row.tid: row.wait.holders for row in rows if row.wait is not None and row.wait.all_known}
-    return WaitReport(tuple(rows), tuple(map(tuple, cycles(releasers))), tuple(warnings))
+    shown, errors = _selected(session, choice, rows)
+    return WaitReport(
+        rows=tuple(shown),
+        deadlocks=tuple(map(tuple, cycles(releasers))),
+        names={row.tid: row.comm for row in rows},
+        warnings=tuple(warnings),
+        errors=tuple(errors),
+    )
 
 
-def chosen_rows(report: WaitReport, session: Session, choice: Choice) -> tuple[list[WaitRow], list[Vmcore2coreError]]:
-    """Return the threads of the selected processes, and threads whose own name matches; and errors.
-
-    Args:
-        report: all sleeping threads.
-        session: the dump.
-        choice: the selection, by PID and name.
-    """
+def _selected(
+    session: Session, choice: Choice, rows: Sequence[WaitRow]
+) -> tuple[list[WaitRow], list[Vmcore2coreError]]:
+    """Return the threads of the selected processes, and threads whose own name matches; and errors."""
     named, errors = choose(session.processes, Choice(pid=choice.pid), session.processes.leaders)
     whole = {one.pid: choice.takes(one) for one in named}
-    rows = [row for row in report.rows if row.pid in whole and (whole[row.pid] or choice.names(row.comm))]
-    if not rows:
+    shown = [row for row in rows if row.pid in whole and (whole[row.pid] or choice.names(row.comm))]
+    if not shown:
         _, errors = choose(session.processes, choice, session.processes.leaders)
-    return rows, [error for _, error in errors]
+    return shown, [error for _, error in errors]
 
 
 class _Found:

@@ -16,10 +16,8 @@ from vmcore2core.errors import UsageError
 from vmcore2core.printable import to_json
 
 if TYPE_CHECKING:
-    from vmcore2core.process.kernelbt import KernelFrameRow, KernelStack
-    from vmcore2core.tasks.stack_groups import Group
-    from vmcore2core.tasks.stacks import ProcessStacks
-    from vmcore2core.unwind.stacks import FrameRow, StackRow, WantedFile
+    from vmcore2core import FrameRow, KernelFrameRow, KernelStack, ProcessStacks, StackRow, WantedFile
+    from vmcore2core.commands.tasks.stack_groups import Group
 
 
 @takes_dump
@@ -75,29 +73,30 @@ def bt(
     if tid is None and not (every or pid or comm or letters):
         raise UsageError("no process is named: expected --pid PID, --tid TID, --comm PATTERN, --state LETTERS or --all")
     choice_pids = (tid,) if tid is not None else tuple(pid or ())
-    with opened(dump) as session:
-        from vmcore2core.choose import Choice, choose
-        from vmcore2core.process import binaries
-        from vmcore2core.process import debuginfod as client
-        from vmcore2core.process.copies import Copies
-        from vmcore2core.tasks.stacks import Wanted, stacks
-        from vmcore2core.unwind.originals import Files
+    with opened(dump) as vmcore:
+        from vmcore2core import Choice, StackOptions
 
-        servers = client.debuginfod() if debuginfod else None
-        found = binaries.binaries(session.container.paths[0], sysroot or (), (debug_directory,), servers)
-        files = Files(found, Copies(session.processes))
-        choice = Choice(pid=choice_pids, comm=tuple(comm or ()), state=letters)
-        chosen, errors = choose(session.processes, choice, session.processes.leaders if kernel else None)
-        wanted = Wanted(letters, tid=tid, idle=every and tid is None, limit=limit, files=files, kernel=kernel)
-        complete = _show_stacks(stacks(session, chosen, wanted), show)
-        for notice in files.notices:
+        wanted = StackOptions(
+            letters,
+            tid=tid,
+            idle=every and tid is None,
+            limit=limit,
+            kernel=kernel,
+            sysroots=tuple(sysroot or ()),
+            debug_directory=debug_directory,
+            debuginfod=debuginfod,
+        )
+        selected = vmcore.select(Choice(choice_pids, tuple(comm or ()), state=letters), kernel_threads=kernel)
+        stacks = vmcore.stacks(selected.processes, wanted)
+        complete = _show_stacks(stacks, show)
+        for notice in stacks.notices:
             say(notice)
-        for number, error in errors:
+        for number, error in selected.errors:
             if complete is None or number is not None:  # where no process fits, a CPU's idle task may
                 say(str(error))
-        if complete is None and not errors:
+        if complete is None and not selected.errors:
             say(f"no thread fits --tid {tid} --state {''.join(letters)}")
-        if complete is None or any(number is not None for number, _ in errors):
+        if complete is None or any(number is not None for number, _ in selected.errors):
             raise typer.Exit(Exit.ERROR)
     if complete is False:
         raise typer.Exit(Exit.INCOMPLETE)
@@ -155,7 +154,7 @@ def _print_document(stacks: "list[StackRow]") -> None:
 
 
 def _print_groups(stacks: "list[StackRow]") -> None:
-    from vmcore2core.tasks.stack_groups import groups
+    from vmcore2core.commands.tasks.stack_groups import groups
 
     for number, group in enumerate(groups(stacks)):
         print(f"{chr(10) if number else ''}{group.heading()}")
@@ -164,7 +163,7 @@ def _print_groups(stacks: "list[StackRow]") -> None:
 
 
 def _print_groups_document(stacks: "list[StackRow]") -> None:
-    from vmcore2core.tasks.stack_groups import groups
+    from vmcore2core.commands.tasks.stack_groups import groups
 
     print_document("vmcore-tasks-bt-groups", groups=[_group_document(group) for group in groups(stacks)])
 
@@ -177,14 +176,14 @@ def _group_document(group: "Group") -> dict[str, Any]:
 
 
 def _print_folded(stacks: "list[StackRow]") -> None:
-    from vmcore2core.tasks.stack_groups import folded
+    from vmcore2core.commands.tasks.stack_groups import folded
 
     for line in folded(stacks):
         print(line)
 
 
 def _print_speedscope(stacks: "list[StackRow]") -> None:
-    from vmcore2core.tasks.stack_groups import speedscope
+    from vmcore2core.commands.tasks.stack_groups import speedscope
 
     print(to_json(speedscope(stacks, "threads in the dump")))
 

@@ -9,7 +9,7 @@ import typer
 from vmcore2core.times import ctime
 
 if TYPE_CHECKING:
-    from vmcore2core.tasks.ps import Part, TaskRow
+    from vmcore2core import Part, TaskRow
 
 DAY, HOUR, MINUTE = 86400, 3600, 60
 
@@ -113,7 +113,7 @@ def columns(words: list[str] | None, *, threads: bool) -> list[Column]:
 
 def parts(shown: list[Column]) -> "Part":
     """Return what has to be looked up for some columns."""
-    from vmcore2core.tasks.ps import Part
+    from vmcore2core import Part
 
     found = Part(0)
     for column in shown:

@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vmcore2core import FACILITIES, LEVELS
 from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
-from vmcore2core.commands.opening import DumpOptions, dump_files, opened, takes_dump
+from vmcore2core.commands.opening import DumpOptions, dump_files, open_options, opened, takes_dump
 from vmcore2core.commands.progress import one_bar
 from vmcore2core.commands.terminal import Exit, say
 from vmcore2core.errors import LayoutUnknown
-from vmcore2core.kernel.message import FACILITIES, LEVELS, Message
 from vmcore2core.printable import text
 from vmcore2core.times import ctime
 
 if TYPE_CHECKING:
-    from vmcore2core.kernel.struct import Kernel
-    from vmcore2core.layout.vmcoreinfo import VmcoreInfo
+    from vmcore2core import KernelLog, Message
 
 
 @takes_dump
@@ -49,45 +48,41 @@ def dmesg(
     This needs only VMCOREINFO, so it works even if processes cannot be shown without --vmlinux.
     """
     levels = _levels(level)
-    with _opened(dump) as (kernel, info):
-        from vmcore2core.kernel.printk import read_messages
-
-        messages, problem = read_messages(kernel)
-        boot = _boot(kernel, info, messages) if ctime or as_json else None
-        shown = [message for message in messages if levels is None or message.level in levels]
+    with _opened(dump) as log:
+        boot = _boot(log) if ctime or as_json else None
+        shown = [message for message in log.messages if levels is None or message.level in levels]
         if as_json:
             print_document("vmcore-tasks-dmesg", boot_time=boot, messages=[_document(message) for message in shown])
         for message in () if as_json else shown:
             print(_line(message, boot if ctime else None, decode=decode, caller=caller))
-    if problem is not None:
-        say(f"messages are missing: {problem}")
-        raise typer.Exit(Exit.INCOMPLETE if messages else Exit.ERROR)
+    if log.problem is not None:
+        say(f"messages are missing: {log.problem}")
+        raise typer.Exit(Exit.INCOMPLETE if log.messages else Exit.ERROR)
 
 
 @contextmanager
-def _opened(dump: DumpOptions) -> Iterator["tuple[Kernel, VmcoreInfo]"]:
+def _opened(dump: DumpOptions) -> Iterator["KernelLog"]:
     """Open the dump; where its types are not known, as far as the messages need it."""
     with ExitStack() as stack:
         try:
-            session = stack.enter_context(opened(dump))
-            found = session.kernel, session.boot.vmcoreinfo
+            vmcore = stack.enter_context(opened(dump))
         except LayoutUnknown:
-            found = stack.enter_context(_without_types(dump))
-        yield found
+            log = stack.enter_context(_without_types(dump))
+        else:
+            log = vmcore.log()
+        yield log
 
 
 @contextmanager
-def _without_types(dump: DumpOptions) -> Iterator["tuple[Kernel, VmcoreInfo]"]:
-    from vmcore2core.containers.cache import Keeping
-    from vmcore2core.tasks.messages import kernel_without_types
+def _without_types(dump: DumpOptions) -> Iterator["KernelLog"]:
+    from vmcore2core import open_log
 
     files = dump_files(dump)
-    keeping = Keeping(one_bar, cache=not dump.no_cache, any_size=dump.any_size)
-    with kernel_without_types(files.paths, files.memory_map, keeping) as (kernel, info, container):
-        yield kernel, info
-        for warning in container.warnings:
-            say(f"{container.paths[0]}: {warning}")
-        if container.warnings:
+    with open_log(files.paths, open_options(dump, files), one_bar) as log:
+        yield log
+        for warning in log.warnings:
+            say(f"{files.paths[0]}: {warning}")
+        if log.warnings:
             raise typer.Exit(Exit.INCOMPLETE)
 
 
@@ -106,36 +101,33 @@ def _levels(words: str | None) -> set[int] | None:
     return found
 
 
-def _boot(kernel: "Kernel", info: "VmcoreInfo", messages: list[Message]) -> float | None:
-    """Return when the messages' seconds begin, in seconds since 1970; say where it is not exact, or not known."""
-    from vmcore2core.tasks.crash import boot_time
-
-    boot, doubt = boot_time(kernel, info, messages)
-    if doubt is not None:
-        say(doubt)
-    return boot
+def _boot(log: "KernelLog") -> float | None:
+    """Return when the messages' seconds begin, in seconds since 1970; say if that is not exact, or not known."""
+    if log.boot_time_doubt is not None:
+        say(log.boot_time_doubt)
+    return log.boot_time
 
 
-def _line(message: Message, boot: float | None, *, decode: bool, caller: bool) -> str:
+def _line(message: "Message", boot: float | None, *, decode: bool, caller: bool) -> str:
     time = message.stamp() if boot is None else ctime(boot + message.seconds) or "?"
     head = f"{_decoded(message)}: " if decode else ""
     who = f"[{message.caller or '-':>7}] " if caller else ""
     return f"{head}[{time}] {who}{_text(message).expandtabs()}"
 
 
-def _text(message: Message) -> str:
+def _text(message: "Message") -> str:
     """Return the text without control characters, but for tabs."""
     return "\t".join(text(part.encode()) for part in message.text.split("\t"))
 
 
-def _decoded(message: Message) -> str:
+def _decoded(message: "Message") -> str:
     """Return "kern  :info  ", as dmesg(1) has it."""
     number, level = message.facility, message.level
     facility = "-" if number is None else FACILITIES[number] if number < len(FACILITIES) else str(number)
     return f"{facility:<6}:{'-' if level is None else LEVELS[level]:<6}"
 
 
-def _document(message: Message) -> dict[str, object]:
+def _document(message: "Message") -> dict[str, object]:
     return {
         "seconds": float(message.stamp()),
         "level": None if message.level is None else LEVELS[message.level],

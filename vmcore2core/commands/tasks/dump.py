@@ -38,7 +38,7 @@ def dump(
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
     as_json: options.AsJson = False,
-    vmcore: DumpOptions,
+    dump_options: DumpOptions,
 ) -> None:
     """Write a small core for backtraces: registers, stacks, and the ELF headers of mapped files.
 
@@ -46,20 +46,15 @@ def dump(
     """
     if (number := tid if tid is not None else pid) is None:
         raise UsageError("no process is named: expected --pid PID or --tid TID")
-    with opened(vmcore) as session:
-        from vmcore2core.report import core_sentences, core_summary, one_line
-        from vmcore2core.session import core_name
-        from vmcore2core.tasks.minicore import mini_core
-
-        leader = session.processes.find(number)
-        target = output or Path(core_name(leader, tid))
-        result = mini_core(session, leader, target, tid=tid, force=force)
-        container = session.container
-        for sentence in core_sentences(result, container.dump_level, container.DOC.name, verbose=bool(vmcore.verbose)):
+    with opened(dump_options) as vmcore:
+        process = vmcore.process(number)
+        result = process.write_stacks(output, tid=tid, force=force)
+        report = vmcore.report(process, result, verbose=bool(dump_options.verbose))
+        for sentence in report.sentences:
             say(sentence)
         if as_json:
-            print_document("vmcore-tasks-dump", core=core_summary(result))
+            print_document("vmcore-tasks-dump", core=report.summary)
         else:
-            print(one_line(result))
-    if not result.complete:
+            print(report.line)
+    if not report.complete:
         raise typer.Exit(Exit.INCOMPLETE)

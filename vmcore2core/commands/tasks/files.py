@@ -12,7 +12,7 @@ from vmcore2core.commands.tasks.shown import chosen
 from vmcore2core.commands.terminal import Exit, say
 
 if TYPE_CHECKING:
-    from vmcore2core.process.openfiles import OpenFiles
+    from vmcore2core import OpenFiles
 
 
 @takes_dump
@@ -24,15 +24,14 @@ def files(
     dump: DumpOptions,
 ) -> None:
     """Show the open files of processes, like /proc/PID/fd and fdinfo, and their sockets, like ss(8)."""
-    with opened(dump) as session:
-        from vmcore2core.choose import Choice
-        from vmcore2core.tasks.openfiles import open_files
+    with opened(dump) as vmcore:
+        from vmcore2core import Choice
 
-        found, all_found = chosen(session, Choice(pid=tuple(pid or ()), comm=tuple(comm or ())))
-        tables = list(open_files(session, found, without_any=bool(pid or comm)))
+        found, all_found = chosen(vmcore, Choice(pid=tuple(pid or ()), comm=tuple(comm or ())))
+        tables = list(vmcore.open_files(found, without_any=bool(pid or comm)))
         if not found:
             raise typer.Exit(Exit.ERROR)
-        if not session.processes.mounts.known:
+        if not vmcore.mounts_known:
             say("mounts are not known: paths begin at the root of their file system")
         warnings = [warning for table in tables for warning in table.warnings]
         for warning in warnings:

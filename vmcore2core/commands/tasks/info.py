@@ -19,10 +19,8 @@ def info(
     dump: DumpOptions,
 ) -> None:
     """Show why the kernel died, what kind of dump this is, and what is not known."""
-    with opened(dump) as session:
-        from vmcore2core.tasks.info import info as info_of
-
-        document = info_of(session)
+    with opened(dump) as vmcore:
+        document = vmcore.info()
         if as_json:
             print_document("vmcore-tasks-info", **document)
             return

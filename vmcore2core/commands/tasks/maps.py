@@ -10,7 +10,7 @@ from vmcore2core.commands.tasks.shown import Pid
 from vmcore2core.commands.terminal import say
 
 if TYPE_CHECKING:
-    from vmcore2core.tasks.maps import MapRow
+    from vmcore2core import MapRow
 
 
 @takes_dump
@@ -21,17 +21,15 @@ def maps(
     dump: DumpOptions,
 ) -> None:
     """Show the mappings of a process, like /proc/PID/maps; with -v, count their pages by state."""
-    with opened(dump) as session:
-        from vmcore2core.tasks.maps import maps as mappings_of
-
-        rows, _ = mappings_of(session, session.processes.find(pid), pages=bool(dump.verbose) or as_json)
-        if not session.processes.mounts.known:
+    with opened(dump) as vmcore:
+        rows = vmcore.process(pid).maps(pages=bool(dump.verbose) or as_json)
+        if not vmcore.mounts_known:
             say("mounts are not known: paths begin at the root of their file system")
         if as_json:
             print_document("vmcore-tasks-maps", mappings=[_document(row) for row in rows])
             return
         for row in rows:
-            print(row.line(session.kernel.arch.pointer_size))
+            print(row.line(vmcore.pointer_size))
             if dump.verbose:
                 print("    " + (", ".join(f"{n} {what}" for what, n in row.pages.items()) or "nothing"))
 

@@ -17,7 +17,7 @@ from vmcore2core.commands.terminal import Exit, say
 from vmcore2core.times import iso
 
 if TYPE_CHECKING:
-    from vmcore2core.tasks.ps import TaskRow
+    from vmcore2core import TaskRow
 
 
 @takes_dump
@@ -48,20 +48,17 @@ def ps(
     shown, letters = columns(output, threads=threads), options.states(state)
     if tree and threads:
         raise typer.BadParameter("--tree shows processes, and --threads shows threads: expected only one of the two")
-    with opened(replace(dump, scan=scan)) as session:
-        from vmcore2core.choose import Choice
-        from vmcore2core.tasks import ps
+    with opened(replace(dump, scan=scan)) as vmcore:
+        from vmcore2core import Choice, Part
 
-        found, all_found = chosen(session, Choice(pid=tuple(pid or ()), comm=tuple(comm or ()), state=letters))
-        looked_up = ps.EVERYTHING if as_json else parts(shown)
-        rows = list(
-            ps.threads(session, found, looked_up, letters) if threads else ps.processes(session, found, looked_up)
-        )
+        found, all_found = chosen(vmcore, Choice(pid=tuple(pid or ()), comm=tuple(comm or ()), state=letters))
+        looked_up = ~Part(0) if as_json else parts(shown)
+        rows = list(vmcore.threads(found, looked_up, letters) if threads else vmcore.tasks(found, looked_up))
         if tree and rows and all(row.ppid is None for row in rows):
             say("no parents are known: this kernel's layout has no task_struct.real_parent; listed without a tree")
         if as_json:
             print_document("vmcore-tasks-ps", tasks=[_document(row) for row in rows])
-        for line in () if as_json else _lines(ps.tree_order(rows) if tree else [(0, row) for row in rows], shown):
+        for line in () if as_json else _lines(_tree_order(rows) if tree else [(0, row) for row in rows], shown):
             print(line)
     if not rows or not all_found:
         raise typer.Exit(Exit.ERROR)
@@ -81,3 +78,18 @@ def _lines(rows: "Sequence[tuple[int, TaskRow]]", shown: list[Column]) -> Iterat
 def _document(row: "TaskRow") -> dict[str, object]:
     """Return a row for JSON."""
     return {**asdict(row), "started": iso(row.started)}
+
+
+def _tree_order(rows: "list[TaskRow]") -> "list[tuple[int, TaskRow]]":
+    """Return rows with their depth, children below their parents, in order of PID."""
+    known = {row.pid for row in rows}
+    children: dict[int | None, list[TaskRow]] = {}
+    for row in rows:
+        children.setdefault(row.ppid if row.ppid in known and row.ppid != row.pid else None, []).append(row)
+    ordered: list[tuple[int, TaskRow]] = []
+    waiting = [(0, row) for row in reversed(children.get(None, []))]
+    while waiting:
+        depth, row = waiting.pop()
+        ordered.append((depth, row))
+        waiting += [(depth + 1, child) for child in reversed(children.pop(row.pid, []))]
+    return ordered

@@ -11,8 +11,7 @@ from vmcore2core.commands.tasks.shown import Tid, thread_document
 from vmcore2core.errors import UsageError
 
 if TYPE_CHECKING:
-    from vmcore2core import Thread
-    from vmcore2core.session import Session
+    from vmcore2core import Dump, Thread
 
 
 @takes_dump
@@ -27,12 +26,12 @@ def regs(
     dump: DumpOptions,
 ) -> None:
     """Show the user registers of threads, and where they were found."""
-    with opened(dump) as session:
-        rows = _chosen(session, pid, tid)
+    with opened(dump) as vmcore:
+        rows = _chosen(vmcore, pid, tid)
         if as_json:
             print_document("vmcore-tasks-regs", threads=[thread_document(row) for row in rows])
             return
-        digits = 2 * session.kernel.arch.pointer_size
+        digits = 2 * vmcore.pointer_size
         for row in rows:
             print(f"{row.tid} ({row.comm}): {row.source}")
             registers = list((row.registers or {}).items())
@@ -42,11 +41,9 @@ def regs(
                 print(f"  not known: {' '.join(row.unknown)}")
 
 
-def _chosen(session: "Session", pid: int | None, tid: int | None) -> "list[Thread]":
+def _chosen(vmcore: "Dump", pid: int | None, tid: int | None) -> "list[Thread]":
     """Return the threads that --pid and --tid name."""
-    from vmcore2core.dump import Dump
-
     number = tid if tid is not None else pid
     if number is None:
         raise UsageError("no process is named: expected --pid PID or --tid TID")
-    return [row for row in Dump(session).process(number).threads if tid is None or row.tid == tid]
+    return [row for row in vmcore.process(number).threads if tid is None or row.tid == tid]

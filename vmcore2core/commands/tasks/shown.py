@@ -10,10 +10,7 @@ from vmcore2core.commands.document import hexadecimal
 from vmcore2core.commands.terminal import say
 
 if TYPE_CHECKING:
-    from vmcore2core.choose import Choice
-    from vmcore2core.process.identity import Identity
-    from vmcore2core.process.threads import ThreadRow
-    from vmcore2core.session import Session
+    from vmcore2core import Choice, Dump, Process, Thread
 
 Pid = Annotated[
     int,
@@ -31,20 +28,18 @@ Tid = Annotated[
 ]
 
 
-def chosen(session: "Session", choice: "Choice") -> "tuple[list[Identity], bool]":
+def chosen(vmcore: "Dump", choice: "Choice") -> "tuple[tuple[Process, ...], bool]":
     """Return the processes that are asked for, kernel threads among them, and whether all were found.
 
     Those that were not found are reported on stderr.
     """
-    from vmcore2core.choose import choose
-
-    found, errors = choose(session.processes, choice, session.processes.leaders)
-    for _, error in errors:
+    found = vmcore.select(choice, kernel_threads=True)
+    for _, error in found.errors:
         say(str(error))
-    return found, not errors
+    return found.processes, not found.errors
 
 
-def thread_document(row: "ThreadRow") -> dict[str, Any]:
+def thread_document(row: "Thread") -> dict[str, Any]:
     """Return a thread for JSON."""
     registers = {name: hexadecimal(value) for name, value in (row.registers or {}).items()}
     return {**asdict(row), "registers": registers or None}

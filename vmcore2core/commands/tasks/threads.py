@@ -14,10 +14,8 @@ def threads(
     dump: DumpOptions,
 ) -> None:
     """List the threads of a process."""
-    with opened(dump) as session:
-        from vmcore2core.dump import Dump
-
-        rows = Dump(session).process(pid).threads
+    with opened(dump) as vmcore:
+        rows = vmcore.process(pid).threads
         if as_json:
             print_document("vmcore-tasks-threads", threads=[thread_document(row) for row in rows])
             return

@@ -11,7 +11,7 @@ from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
 from vmcore2core.commands.terminal import Exit, say
 
 if TYPE_CHECKING:
-    from vmcore2core.tasks.waits import WaitReport, WaitRow
+    from vmcore2core import WaitReport, WaitRow
 
 
 @takes_dump
@@ -26,32 +26,30 @@ def waits(
 
     --comm also matches the names of threads.
     """
-    with opened(dump) as session:
-        from vmcore2core.choose import Choice
-        from vmcore2core.tasks import waits
+    with opened(dump) as vmcore:
+        from vmcore2core import Choice
 
-        report = waits.waits(session)
-        rows, errors = waits.chosen_rows(report, session, Choice(pid=tuple(pid or ()), comm=tuple(comm or ())))
-        for sentence in (*report.warnings, *map(str, errors)):
+        report = vmcore.waits(Choice(pid=tuple(pid or ()), comm=tuple(comm or ())))
+        for sentence in (*report.warnings, *map(str, report.errors)):
             say(sentence)
         if as_json:
-            print_document("vmcore-tasks-waits", threads=[_document(row) for row in rows], deadlocks=report.deadlocks)
+            shown = [_document(row) for row in report.rows]
+            print_document("vmcore-tasks-waits", threads=shown, deadlocks=report.deadlocks)
         else:
-            _print(rows, report)
-    if errors:
+            _print(report)
+    if report.errors:
         raise typer.Exit(Exit.ERROR)
     if report.warnings:
         raise typer.Exit(Exit.INCOMPLETE)
 
 
-def _print(rows: "list[WaitRow]", report: "WaitReport") -> None:
+def _print(report: "WaitReport") -> None:
     print(f"{'PID':>7} {'TID':>7} {'COMM':<15} S {'SINCE':>12} WAITS FOR")
-    for row in rows:
+    for row in report.rows:
         since = "-" if row.since is None else row.since[:-6]
         print(f"{row.pid:>7} {row.tid:>7} {row.comm:<15} {row.state} {since:>12} {_what(row)}")
-    names = {row.tid: row.comm for row in report.rows}
     for circle in report.deadlocks:
-        way = " -> ".join(f"{tid} ({names[tid]})" for tid in (*circle, circle[0]))
+        way = " -> ".join(f"{tid} ({report.names[tid]})" for tid in (*circle, circle[0]))
         print(f"deadlock: each waits for the next: {way}")
 
 

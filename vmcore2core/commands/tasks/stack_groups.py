@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmcore2core.overrides import override
-from vmcore2core.process.kernelbt import KernelFrameRow
-from vmcore2core.unwind.stacks import FrameRow, StackRow
+
+if TYPE_CHECKING:
+    from vmcore2core import FrameRow, KernelFrameRow, StackRow
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 NAMED_MAX = 16
