@@ -84,17 +84,23 @@ def opened_below(directory: int, name: str | bytes, shown: str, *, make: bool = 
         os.close(at)
 
 
-def open_own_file(directory: int, name: str | bytes, shown: str) -> int:
-    """Open a regular file in an open directory for reading; return its descriptor.
+def open_own_file(directory: int, name: str | bytes, shown: str, access: int = os.O_RDONLY) -> int:
+    """Open a regular file in an open directory; return its descriptor.
 
     It neither follows a link nor waits for the other end of a FIFO.
+
+    Args:
+        directory: descriptor of the directory.
+        name: of the file.
+        shown: its path, for messages.
+        access: ``os.O_RDONLY`` or ``os.O_RDWR``.
 
     Raises:
         OutputError: it is not a regular file, or another user owns it or can write to it.
         OSError: the system refuses, or the file does not exist.
     """
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        fd = os.open(name, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OutputError(f"{shown} is not used: it is a link, expected a regular file") from None

@@ -12,7 +12,7 @@ from vmcore2core.containers.dumpfile import DumpFile, LayeredFile
 from vmcore2core.errors import CodecError
 from vmcore2core.overrides import override
 
-CACHE_BYTES = 128 << 20
+CACHE_BYTES = 48 << 20
 """Decoded blocks that are kept, whatever their size."""
 
 
@@ -31,7 +31,7 @@ class BlockFile(LayeredFile):
         super().__init__(inner)
         self._starts = np.zeros(0, np.uint64)
         self._cache: OrderedDict[int, bytes] = OrderedDict()
-        self._cached_bytes = 0
+        self._cached_bytes, self._cached_bytes_max = 0, CACHE_BYTES
 
     @abstractmethod
     def _decode(self, index: int, size: int) -> bytes:
@@ -57,7 +57,7 @@ class BlockFile(LayeredFile):
     def _keep(self, index: int, block: bytes) -> None:
         self._cached_bytes += len(block) - len(self._cache.get(index, b""))
         self._cache[index] = block
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+        while self._cached_bytes > self._cached_bytes_max and len(self._cache) > 1:
             self._cached_bytes -= len(self._cache.popitem(last=False)[1])
 
     def _find(self, offset: int) -> int:

@@ -208,7 +208,7 @@ class Store:
             return os.dup(file.fileno())
 
     def _check_room(self, where: int, size: int) -> None:
-        free = _free(where)
+        free = free_bytes(where)
         if free < size + RESERVE:
             raise DumpError(
                 f"{self.why}, and {self.folder} has {free} bytes free: {self.remedy}, or set XDG_CACHE_HOME"
@@ -246,12 +246,13 @@ def _write_all(handle: int, part: bytes, at: int) -> None:
         left, at = left[count:], at + count
 
 
-def prune(directory: int, newest: str) -> None:
+def prune(directory: int, newest: str, room: int | None = None) -> None:
     """Remove the files that killed runs left, then old files until the folder is below its limit.
 
     Args:
         directory: a descriptor.
         newest: a file that must stay.
+        room: bytes on disk for all other files; None for ``KEPT_MAX``.
     """
     kept: list[tuple[int, int, str]] = []
     with contextlib.suppress(OSError):
@@ -266,7 +267,7 @@ def prune(directory: int, newest: str) -> None:
                 os.unlink(name, dir_fd=directory)
             elif stat.S_ISREG(status.st_mode) and not name.startswith(".") and name != newest:
                 kept.append((status.st_mtime_ns, status.st_blocks * 512, name))
-        room = KEPT_MAX
+        room = KEPT_MAX if room is None else room
         for _, size, name in sorted(kept, reverse=True):
             room -= size
             if room < 0:
@@ -294,6 +295,7 @@ def _lock(handle: int) -> bool:
     return True
 
 
-def _free(where: int) -> int:
+def free_bytes(where: int) -> int:
+    """Return how many bytes the file system of a descriptor has left for this user."""
     status = os.fstatvfs(where)
     return status.f_bavail * status.f_frsize

@@ -150,6 +150,9 @@ class DumpFile:
         """
         return memoryview(self.read(offset, size))
 
+    def read_once(self) -> None:
+        """Note that the whole file will be read once, so nothing of it need be kept for later."""
+
     def identity(self) -> str | None:
         """Return a text that changes with the content, if it is known without reading all of it; else None."""
         return None

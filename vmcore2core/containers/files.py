@@ -24,7 +24,7 @@ def open_dump_file(path: Path, keeping: Keeping = KEPT) -> DumpFile:
         FormatError, CodecError: the compressed or flattened file is broken.
         DumpError: it cannot be read, or there is no place to unpack it to.
     """
-    file = RemoteFile(path) if isinstance(path, Url) else _local(path, keeping)
+    file = RemoteFile(path, cache=keeping.cache) if isinstance(path, Url) else _local(path, keeping)
     try:
         file = unwrapped(file, keeping)
         return FlattenedFile(file) if is_flattened(file.head()) else file

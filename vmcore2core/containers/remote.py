@@ -1,7 +1,8 @@
 """Dumps on another machine, by a URL that fsspec opens: https://, s3://, ssh://.
 
-Only the blocks that are needed are read, once each while the cache has space. fsspec and the packages of protocols are
-imported when the first URL comes.
+Only the blocks that are needed are read; those that lie near each other are asked for at once. If the server says which
+version of the file it has, later runs find them in the cache (``kept_blocks``). fsspec and the packages of protocols
+are imported when the first URL comes.
 
 References: fsspec's documentation, "API Reference": fsspec.core.url_to_fs(), AbstractFileSystem.open() (2026.9).
 """
@@ -10,14 +11,21 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path, PosixPath
 from typing import Any, cast
 from urllib.parse import unquote, unquote_plus
 
+import numpy as np
+
+from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.containers.blockfile import BlockFile
 from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.kept_blocks import KeptBlocks
 from vmcore2core.errors import DumpError
 from vmcore2core.overrides import override
 
@@ -26,6 +34,15 @@ BLOCK = 64 << 10
 
 BLOCKS_AT_ONCE_MAX = 64
 """Most blocks of a request if they are needed in sequence: 4 MiB."""
+
+GAP_MAX = 8
+"""Blocks between two others that are asked for along with them: another request would take as long as 512 KiB."""
+
+CACHE_BYTES_BESIDE = 16 << 20
+"""Bytes of blocks that are in memory, too, if the cache on disk has them."""
+
+SETTLED = 60
+"""A file's time tells its content apart from others only after so many seconds (RFC 9110, 8.8.2.2)."""
 
 SECRET_MIN = 4
 """Shortest part of a URL, in characters, that is searched for in a server's message."""
@@ -80,6 +97,21 @@ def _secrets(text: str) -> Iterator[str]:
     yield from sorted(found, key=len, reverse=True)
 
 
+_SIGNING = re.compile(
+    r"(x-(amz|goog|oss|cos|obs)-.*|q-.*|signature|sig|s[epvrt]|spr|sip|sk[a-z]+|expires|policy|key-pair-id|.*accesskeyid"
+    r"|.*accessid|(access_)?token)=",
+    re.IGNORECASE,
+)
+"""Parts of a query that a signed URL has and that change with each signature: of AWS, Google, Azure and others."""
+
+
+def _resource(text: str) -> str:
+    """Return what of a URL says which file it is: without user, password, fragment and signature."""
+    query = text.partition("#")[0].partition("?")[2]
+    rest = [pair for pair in query.split("&") if pair and not _SIGNING.match(pair)]
+    return "&".join([_public(text), *rest])
+
+
 def located(text: str) -> Path:
     """Return the path or the ``Url`` that a word of the command line stands for."""
     return Url(text) if _URL.match(text) else Path(text)
@@ -101,11 +133,9 @@ class _WholeRemoteFile(DumpFile):
             self._system, self._name = url_to_fs(url.text)
             info = self._system.info(self._name)
             self.size = int(info.get("size") or 0)
-            self._tag = _tag(info)
+            self._tag, self._version = _tag(info), _version(info)
+            self._sends_parts = False
             self._remote = self._system.open(self._name, "rb", cache_type="none", **self._only_this_version())
-            # A server that does not send parts of a file says so at the first such request, not before.
-            self._remote.seek(max(0, self.size - 1))
-            self._remote.read(1)
         except Exception as error:
             # Not "from error": what --debug shows of that has the whole URL.
             raise self._failed(error) from None
@@ -119,9 +149,8 @@ class _WholeRemoteFile(DumpFile):
 
         A weak tag ("W/...") never matches.
         """
-        protocols = {self._system.protocol} if isinstance(self._system.protocol, str) else set(self._system.protocol)
-        strong = isinstance(self._tag, str) and self._tag.startswith('"')
-        return {"headers": {"If-Match": self._tag}} if strong and protocols & {"http", "https"} else {}
+        strong = _is_strong(self._tag) and self._protocols & {"http", "https"}
+        return {"headers": {"If-Match": self._tag}} if strong else {}
 
     @override
     def changed(self) -> str | None:
@@ -160,6 +189,7 @@ class _WholeRemoteFile(DumpFile):
     def read(self, offset: int, size: int) -> bytes:
         size = max(0, min(size, self.size - offset))
         try:
+            self._check_parts()
             self._remote.seek(offset)
             raw = bytes(self._remote.read(size)) if size else b""
         except Exception as error:
@@ -167,6 +197,23 @@ class _WholeRemoteFile(DumpFile):
         if len(raw) != size:
             raise DumpError(f"{self.path}: {len(raw):#x} bytes came of {size:#x} at {offset:#x}: it has changed")
         return raw
+
+    def _check_parts(self) -> None:
+        """Ask for one byte: only then does a server say that it does not send parts of a file."""
+        if not self._sends_parts:
+            self._remote.seek(max(0, self.size - 1))
+            self._remote.read(1)
+            self._sends_parts = True
+
+    def strong_identity(self) -> str | None:
+        """Return a text that no other content has; None if the server does not say enough for that."""
+        if self._version is None or self._protocols & {"file", "local", "memory"}:
+            return None
+        return f"{_resource(self._url.text)} {self._version} {self.size}"
+
+    @property
+    def _protocols(self) -> set[str]:
+        return {self._system.protocol} if isinstance(self._system.protocol, str) else set(self._system.protocol)
 
     @override
     def identity(self) -> str | None:
@@ -186,21 +233,62 @@ def _tag(info: dict[str, Any]) -> object:
     return next((info[key] for key in ("ETag", "Last-Modified", "mtime") if info.get(key)), None)
 
 
+def _is_strong(tag: object) -> bool:
+    return isinstance(tag, str) and tag.startswith('"')
+
+
+def _version(info: dict[str, Any]) -> str | None:
+    """Return the strong tag of a file's version, or the time of its last change unless that is too new; or None."""
+    if _is_strong(info.get("ETag")):
+        return f"ETag {info['ETag']}"
+    for key in ("Last-Modified", "mtime"):
+        changed = _seconds(info.get(key))
+        if changed is not None and 0 < changed < time.time() - SETTLED:
+            return f"{key} {changed}"
+    return None
+
+
+def _seconds(when: object) -> float | None:
+    """Return a time, in the forms that protocols have, as seconds since 1970; None if it is none."""
+    try:
+        when = parsedate_to_datetime(when) if isinstance(when, str) else when
+        return when.timestamp() if isinstance(when, datetime) else float(cast("float", when))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 class RemoteFile(BlockFile):
     """A file on another machine; its blocks are cached as those of a compressed file.
 
     If blocks are needed in sequence, as for a core's large mappings, requests grow.
+
+    Args:
+        url: of the file.
+        cache: whether blocks are kept for later runs, and taken from earlier ones.
     """
 
-    def __init__(self, url: Url) -> None:
+    span_max = DumpFile.span_max
+
+    def __init__(self, url: Url, *, cache: bool = True) -> None:
         remote = _WholeRemoteFile(url)
         super().__init__(remote)
         self.size = remote.size
+        self._nr_blocks = -(-self.size // BLOCK)
         self._next, self._at_once = 0, 1
+        identity = remote.strong_identity() if cache else None
+        self._kept = None if identity is None else KeptBlocks(url, identity, self.size, BLOCK)
+        if self._kept is not None:
+            self._cached_bytes_max = min(self._cached_bytes_max, CACHE_BYTES_BESIDE)
 
     @override
     def identity(self) -> str | None:
         return self.inner.identity()
+
+    @override
+    def read_once(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     @override
     def _find(self, offset: int) -> int:
@@ -215,10 +303,68 @@ class RemoteFile(BlockFile):
         return min((index + 1) * BLOCK, self.size)
 
     @override
+    def read(self, offset: int, size: int) -> bytes:
+        end = min(offset + size, self.size)
+        if end - offset > BLOCK:
+            self._fetch(range(offset // BLOCK, -(-end // BLOCK)))
+        return super().read(offset, size)
+
+    @override
+    def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> list[int]:
+        """What lies near each other is asked for at once."""
+        order = np.argsort(offsets, kind="stable")
+        blocks = (offsets[order] // np.uint64(BLOCK)).astype(np.int64).tolist()
+        for first, last in _joined(blocks):
+            mine = order[first:last]
+            reached = int(offsets[mine[-1]]) + out.shape[1] - 1
+            self._fetch([*blocks[first:last], reached // BLOCK])
+            super().gather(offsets[mine], rows[mine], out)
+        return []
+
+    def _has(self, index: int) -> bool:
+        return index in self._cache or (self._kept is not None and self._kept.has(index))
+
+    def _fetch(self, blocks: Iterable[int]) -> None:
+        """Ask for those of some blocks that are not there, ascending."""
+        lacking = [index for index in blocks if not self._has(index)]
+        for first, last in _joined(lacking):
+            self._request(lacking[first], lacking[last - 1] + 1)
+
+    def _request(self, first: int, end: int) -> bytes:
+        """Ask for blocks, and for those between them and one that is there; return the blocks from ``first`` on.
+
+        If this goes on where the last request ended, or near that, it goes further than the last one.
+        """
+        self._at_once = min(2 * self._at_once, BLOCKS_AT_ONCE_MAX) if 0 <= first - self._next <= GAP_MAX else 1
+        below = range(first - 1, max(first - 1 - GAP_MAX, -1), -1)
+        start = next((index + 1 for index in below if self._has(index)), first)
+        while end < min(start + self._at_once, self._nr_blocks) and not self._has(end):
+            end += 1
+        self._next = end
+        raw = self.inner.read(start * BLOCK, (end - start) * BLOCK)
+        for index, at in enumerate(range(0, len(raw), BLOCK), start):
+            self._keep(index, raw[at : at + BLOCK])
+            if self._kept is not None:
+                self._kept.put(index, raw[at : at + BLOCK])
+        return raw[(first - start) * BLOCK :]
+
+    @override
     def _decode(self, index: int, size: int) -> bytes:
-        self._at_once = min(2 * self._at_once, BLOCKS_AT_ONCE_MAX) if index == self._next else 1
-        raw = self.inner.read(index * BLOCK, self._at_once * BLOCK)
-        for number, at in enumerate(range(BLOCK, len(raw), BLOCK), index + 1):
-            self._keep(number, raw[at : at + BLOCK])
-        self._next = index + self._at_once
-        return raw[:size]
+        kept = None if self._kept is None else self._kept.get(index)
+        return self._request(index, index + 1)[:size] if kept is None else kept
+
+    @override
+    def close(self) -> None:
+        """Close the connection and the cache."""
+        self.read_once()
+        super().close()
+
+
+def _joined(blocks: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield ``[first, last)`` of those blocks, ascending, that are best asked for at once."""
+    first = 0
+    for i in range(1, len(blocks) + 1):
+        if i == len(blocks) or blocks[i] - blocks[i - 1] > GAP_MAX or blocks[i] - blocks[first] >= BLOCKS_AT_ONCE_MAX:
+            if blocks:
+                yield first, i
+            first = i

@@ -59,6 +59,7 @@ def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, keeping:
     limit = None if keeping.any_size else min(max(SIZE_ALWAYS, RATIO_MAX * file.size), SIZE_MAX)
     if limit is not None and size is not None and size > limit:
         raise _too_large(file, f"{size:#x}", limit)
+    file.read_once()
     pieces = _looked_at(file, name, _bounded(file, stream, limit), keeping)
     log.warning(
         "%s is compressed with %s in a way that cannot be read in place: unpacking it to %s, once%s",
