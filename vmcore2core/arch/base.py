@@ -22,7 +22,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from vmcore2core.arch.capabilities import CpuNumbers, Gate, Inference, KernelStacks, SwapEntries, Tags, Vdso
+from vmcore2core.arch.capabilities import (
+    CpuNumbers,
+    Gate,
+    Inference,
+    KernelStacks,
+    ManyThreads,
+    SwapEntries,
+    Tags,
+    Vdso,
+)
 from vmcore2core.arch.parts import Cores, Cpus, Paging, Registers, Unwind
 from vmcore2core.arch.spec import ArchDoc, LayoutKeys
 from vmcore2core.interfaces import ByteOrder, KernelView, Layout, Memory, MemoryAndLayout
@@ -65,6 +74,7 @@ class Arch(ABC):
     unwind: Unwind = Unwind()
     cpu_numbers: CpuNumbers = CpuNumbers()
 
+    many_threads: ManyThreads | None = None
     swap_entries: SwapEntries | None = None
     tags: Tags | None = None
     gate: Gate | None = None

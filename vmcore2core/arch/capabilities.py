@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vmcore2core.addresses import KernelAddr, U64Array
+from vmcore2core.addresses import KernelAddr, U8Array, U64Array
 from vmcore2core.arch.kernel_stack import KernelUnwinder, ModuleText, SystemCall
 from vmcore2core.arch.spec import CoreMachine, CpuNote, TagSpec
+from vmcore2core.elf.notes import Note
 from vmcore2core.interfaces import KernelView, Layout
 from vmcore2core.overrides import override
+
+ReadParts = Callable[[U64Array, Sequence[tuple[int, int]]], Sequence[tuple[U8Array, NDArray[np.bool_]]]]
+"""``KernelMemory.read_parts``."""
 
 
 class SwapEntries(ABC):
@@ -90,6 +95,47 @@ class Vdso(ABC):
 
         Raises:
             MemoryFault: the kernel's data for it cannot be read.
+        """
+
+
+class ManyThreads(ABC):
+    """The registers of many threads, read together.
+
+    They are those that ``Registers`` and ``Cores`` return of each thread. A thread that is in any way unlike the others
+    is left to these.
+    """
+
+    @abstractmethod
+    def registers(
+        self, tasks: U64Array, stacks: U64Array, layout: Layout, read_parts: ReadParts
+    ) -> tuple[U64Array, NDArray[np.bool_]] | None:
+        """Return the general registers of threads that are off the CPU.
+
+        Args:
+            tasks: uint64[n], their ``struct task_struct *``.
+            stacks: uint64[n], ``task_struct.stack``.
+            layout: of the kernel.
+            read_parts: reads kernel memory.
+
+        Returns:
+            uint64[n, len(Registers.names)], and bool[n], of which threads it has all; None if the layout does not tell
+            where the kernel keeps some.
+        """
+
+    @abstractmethod
+    def regsets(
+        self, tasks: U64Array, machine: CoreMachine, kernel: KernelView, read_parts: ReadParts
+    ) -> Sequence[tuple[Note, ...] | None] | None:
+        """Return the notes of threads that are off the CPU, apart from NT_PRSTATUS.
+
+        Args:
+            tasks: uint64[n], their ``struct task_struct *``.
+            machine: the core's machine.
+            kernel: the dumped one.
+            read_parts: reads its memory.
+
+        Returns:
+            Those of each thread, in the kernel's order; None for a thread that has other notes, or none for all.
         """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -23,13 +23,20 @@ class Structs:
         kernel: the dumped kernel.
         struct: C tag, without "struct".
         addresses: where they are.
+        members: those to read of a structure that is too large to read whole, and how many of their bytes at most.
 
     Attributes:
         addresses: uint64[n], likewise.
     """
 
-    def __init__(self, kernel: Kernel, struct: str, addresses: Sequence[int] | U64Array) -> None:
-        self.kernel, self.struct = kernel, struct
+    def __init__(
+        self,
+        kernel: Kernel,
+        struct: str,
+        addresses: Sequence[int] | U64Array,
+        members: Iterable[tuple[str, int]] = (),
+    ) -> None:
+        self.kernel, self.struct, self._members = kernel, struct, tuple(members)
         self.addresses: U64Array = np.asarray(addresses, np.uint64)
 
     def __len__(self) -> int:
@@ -43,10 +50,32 @@ class Structs:
             return np.zeros((len(self), 0), np.uint8), np.zeros(len(self), np.bool_)
         return self.kernel.memory.read_many(self.addresses, size)
 
+    @cached_property
+    def _parts(self) -> dict[tuple[int, int], tuple[U8Array, NDArray[np.bool_]]]:
+        """The bytes of chosen members, by offset and size, and which could be read."""
+        find = self.kernel.layout.find_member
+        known = [(found, size) for name, size in self._members if (found := find(self.struct, name)) is not None]
+        places = sorted({(found.offset, min(found.size or size, size)) for found, size in known})
+        return dict(zip(places, self.kernel.memory.read_parts(self.addresses, places), strict=True))
+
     @property
     def whole(self) -> NDArray[np.bool_]:
-        """Which structures were read whole, bool[n]."""
-        return self._read[1]
+        """Which structures were read whole, or all chosen members of them, bool[n]."""
+        if not self._members:
+            return self._read[1]
+        there = np.ones(len(self), np.bool_)
+        for _, known in self._parts.values():
+            there &= known
+        return there
+
+    def column(self, name: str, size: int) -> tuple[U8Array, NDArray[np.bool_]]:
+        """Return the bytes of a member of each, uint8[n, size]; and of which they were read with others, bool[n]."""
+        start = self.kernel.layout.member(self.struct, name).offset
+        raw, whole = self._read
+        if start + size <= raw.shape[1]:
+            return raw[:, start : start + size], whole
+        nothing = np.zeros((len(self), size), np.uint8), np.zeros(len(self), np.bool_)
+        return self._parts.get((start, size), nothing) if self._members else nothing
 
     def has(self, name: str) -> bool:
         """Tell whether the layout knows the member."""
@@ -70,17 +99,24 @@ class Structs:
         found = self.kernel.layout.find_member(self.struct, name)
         if found is None:
             return None
-        raw, whole = self._read
-        end = found.offset + (found.size or size)
+        raw, there = self.column(name, found.size or size)
         numbers = np.zeros(len(self), np.uint64)
-        if end <= raw.shape[1]:
-            numbers[whole] = self._numbers(raw[whole, found.offset : end], found)
-        for row in np.flatnonzero(~whole).tolist() if end <= raw.shape[1] else range(len(self)):
+        numbers[there] = self._numbers(raw[there], found)
+        for row in np.flatnonzero(~there).tolist():
             try:
                 numbers[row] = self.view(row).find_uint(name, size) or 0
             except MemoryFault:
                 continue
         return numbers
+
+    def uint(self, *names: str, size: int) -> U64Array:
+        """Return an unsigned integer member of each, as ``find_uint``; the first of ``names`` that exists.
+
+        Raises:
+            LayoutUnknown: none does.
+        """
+        self.kernel.layout.member(self.struct, *names)
+        return next(found for name in names if (found := self.find_uint(name, size)) is not None)
 
     def ulong(self, name: str) -> U64Array:
         """Return an ``unsigned long`` or a pointer of each, as ``find_uint``; 0 where the layout does not know it."""
@@ -113,7 +149,12 @@ def as_numbers(raw: U8Array, order: str) -> U64Array:
     return numbers.astype(np.uint64)
 
 
-def read_words(kernel: Kernel, addresses: U64Array) -> tuple[U64Array, NDArray[np.bool_]]:
-    """Return the pointers at many addresses, uint64[n]; and which could be read, bool[n]: the others are 0."""
-    raw, there = kernel.memory.read_many(addresses, kernel.arch.pointer_size)
+def read_uints(kernel: Kernel, addresses: U64Array, size: int) -> tuple[U64Array, NDArray[np.bool_]]:
+    """Return unsigned integers at many addresses, uint64[n]; and which could be read, bool[n]: the others are 0."""
+    raw, there = kernel.memory.read_many(addresses, size)
     return as_numbers(raw, kernel.arch.byte_order), there
+
+
+def read_words(kernel: Kernel, addresses: U64Array) -> tuple[U64Array, NDArray[np.bool_]]:
+    """Return the pointers at many addresses, as ``read_uints``."""
+    return read_uints(kernel, addresses, kernel.arch.pointer_size)

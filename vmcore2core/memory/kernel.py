@@ -6,6 +6,8 @@ The walk needs no direct-map base, no vmalloc base and no vmemmap base, which ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,12 +15,14 @@ from vmcore2core.addresses import PhysAddr, U8Array, U64Array
 from vmcore2core.arch.spec import KernelMap
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import MemoryFault, NotMapped
-from vmcore2core.memory.pagetable import KnownTables, translate
+from vmcore2core.memory.pagetable import KnownTables, translate, translate_many
 from vmcore2core.memory.physical import PhysicalMemory
 
 TLB_ENTRIES = 16384
 GATHERED = 1024
-"""Structures to read together: each has at most a page, so they take at most 4 MiB."""
+"""Pages to read together, about: their bytes take some MiB."""
+FEW_PAGES = 32
+"""So few pages are looked up one by one: a walk decodes whole tables."""
 
 
 class KernelMemory:
@@ -86,31 +90,71 @@ class KernelMemory:
             uint8[n, size], and bool[n], whether all bytes of a row could be read; other rows are zeros that must not be
             used.
         """
-        found, there = np.zeros((len(addresses), size), np.uint8), np.zeros(len(addresses), np.bool_)
-        order = np.argsort(addresses, kind="stable")
-        for at in range(0, len(order), GATHERED):
-            rows = order[at : at + GATHERED]
-            found[rows], there[rows] = self._gather(addresses[rows], size)
-        found[~there] = 0
-        return found, there
+        [found] = self.read_parts(addresses, [(0, size)])
+        return found
 
-    def _gather(self, addresses: U64Array, size: int) -> tuple[U8Array, NDArray[np.bool_]]:
-        low = addresses & ~np.uint64(self._page_size - 1)
-        high = (addresses + np.uint64(size - 1)) & ~np.uint64(self._page_size - 1)
-        pages = np.unique(np.concatenate((low, high)))
+    def read_parts(
+        self, addresses: U64Array, parts: Sequence[tuple[int, int]]
+    ) -> list[tuple[U8Array, NDArray[np.bool_]]]:
+        """Read parts of each of many structures, so that each page is read once for all parts.
+
+        Args:
+            addresses: uint64[n], kernel virtual addresses, in any order.
+            parts: offset and size of each; at most a page.
+
+        Returns:
+            For each part what ``read_many`` returns.
+        """
+        found = [(np.zeros((len(addresses), size), np.uint8), np.zeros(len(addresses), np.bool_)) for _, size in parts]
+        order = np.argsort(addresses, kind="stable")
+        step = GATHERED // max(1, len({offset // self._page_size for offset, _ in parts}))
+        for at in range(0, len(order), step):
+            rows = order[at : at + step]
+            for (raw, there), gathered in zip(found, self._gather(addresses[rows], parts), strict=True):
+                raw[rows], there[rows] = gathered
+        for raw, there in found:
+            raw[~there] = 0
+        return found
+
+    def _gather(
+        self, addresses: U64Array, parts: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[U8Array, NDArray[np.bool_]]]:
+        page_mask = ~np.uint64(self._page_size - 1)
+        starts = [addresses + np.uint64(offset) for offset, _ in parts]
+        lows = [start & page_mask for start in starts]
+        highs = [start + np.uint64(size - 1) & page_mask for start, (_, size) in zip(starts, parts, strict=True)]
+        pages = np.unique(np.concatenate((*lows, *highs)))
         content, known = self._read_whole(pages)
-        first, last = np.searchsorted(pages, low), np.searchsorted(pages, high)
-        # For data that crosses into the next page, put both pages one behind the other.
-        places = (first * self._page_size + (addresses - low).astype(np.int64))[:, None] + np.arange(size)
-        return np.take(content.reshape(-1), places, mode="clip"), known[first] & known[last] & (high >= low)
+        for start, low, high, (_, size) in zip(starts, lows, highs, parts, strict=True):
+            first, last = np.searchsorted(pages, low), np.searchsorted(pages, high)
+            # For data that crosses into the next page, put both pages one behind the other.
+            places = (first * self._page_size + (start - low).astype(np.int64))[:, None] + np.arange(size)
+            there = known[first] & known[last] & (high >= low) & (start >= addresses)
+            yield np.take(content.reshape(-1), places, mode="clip"), there
 
     def _read_whole(self, pages: U64Array) -> tuple[U8Array, NDArray[np.bool_]]:
         """Return pages, and whether they could be read."""
-        content, known = np.zeros((len(pages), self._page_size), np.uint8), self.are_mapped(pages)
-        paddrs = np.array([self.to_phys(page) for page in pages[known].tolist()], np.uint64)
-        content[known], states = self.physical.read_blocks(paddrs, self._page_size)
+        content, (paddrs, known) = np.zeros((len(pages), self._page_size), np.uint8), self._located(pages)
+        content[known], states = self.physical.read_blocks(paddrs[known], self._page_size)
         known[known] = (states == PageState.PRESENT) | (states == PageState.ZERO)
         return content, known
+
+    def _located(self, pages: U64Array) -> tuple[U64Array, NDArray[np.bool_]]:
+        """Return the physical address of each of the pages, ascending and distinct; and whether it is mapped."""
+        if len(pages) <= FEW_PAGES:
+            mapped = np.array([self._is_mapped(page) for page in pages.tolist()], np.bool_)
+            found = [self.to_phys(page) if there else 0 for page, there in zip(pages.tolist(), mapped, strict=True)]
+            return np.array(found, np.uint64), mapped
+        paddrs, known = np.zeros(len(pages), np.uint64), np.zeros(len(pages), np.bool_)
+        for linear in self.kernel_map.linear:
+            start, last = np.uint64(linear.range.start), np.uint64(linear.range.end - 1)
+            inside = (pages >= start) & (pages <= last) & ~known
+            paddrs[inside], known[inside] = pages[inside] - start + np.uint64(linear.paddr), True
+        rest = np.flatnonzero(~known & (pages <= np.uint64(self._end - 1)))
+        paddrs[rest], known[rest] = translate_many(
+            self.physical, self.kernel_map.spec, self.kernel_map.root, pages[rest]
+        )
+        return paddrs, known
 
     def _is_mapped(self, address: int) -> bool:
         try:
@@ -122,8 +166,7 @@ class KernelMemory:
     def are_mapped(self, addresses: U64Array) -> NDArray[np.bool_]:
         """Tell at which addresses the kernel has memory, bool[n]."""
         pages, which = np.unique(addresses & ~np.uint64(self._page_size - 1), return_inverse=True)
-        mapped = np.array([self._is_mapped(page) for page in pages.tolist()], np.bool_)
-        return mapped[which]
+        return self._located(pages)[1][which]
 
     def to_phys(self, address: int) -> PhysAddr:
         """Return the physical address of kernel virtual ``address``.

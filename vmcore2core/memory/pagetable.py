@@ -204,3 +204,37 @@ def translate(
         if known is not None and len(known) < TABLES_KNOWN:
             known[place] = table
     raise PageMissing(vaddr, "the last table level holds a table")
+
+
+def translate_many(
+    memory: PhysicalMemory, spec: PageTableSpec, root: PhysAddr, pages: U64Array
+) -> tuple[U64Array, NDArray[np.bool_]]:
+    """Translate many addresses of pages.
+
+    Args:
+        memory: where the tables are.
+        spec: their form.
+        root: the top table.
+        pages: uint64[n], addresses of pages.
+
+    Returns:
+        The physical address of each, uint64[n]; and whether it is mapped, bool[n]: others are 0.
+    """
+    top = spec.levels[0]
+    # Above what the tables decode, an address repeats its sign.
+    low, which = np.unique(pages & np.uint64((1 << (top.shift + top.bits)) - 1), return_inverse=True)
+    paddrs, mapped = np.zeros(len(low), np.uint64), np.zeros(len(low), np.bool_)
+    for batch in walk(memory, spec, root, Ranges(low, low + np.uint64(spec.page_size))):
+        leaf = batch.kind == RunKind.LEAF
+        vaddr, size, paddr = batch.vaddr[leaf], batch.size[leaf], batch.paddr[leaf]
+        if not len(vaddr):
+            continue
+        near = slice(
+            np.searchsorted(low, vaddr[0]), np.searchsorted(low, vaddr[-1] + (size[-1] - np.uint64(1)), "right")
+        )
+        entry = np.searchsorted(vaddr, low[near], "right") - 1
+        offset = low[near] - vaddr[entry]
+        inside = offset < size[entry]
+        paddrs[near] = np.where(inside, paddr[entry] + offset, paddrs[near])
+        mapped[near] |= inside
+    return paddrs[which], mapped[which]

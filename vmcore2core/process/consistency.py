@@ -12,17 +12,25 @@ import contextlib
 from collections.abc import Iterator
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel import pid, runqueue, sched
 from vmcore2core.kernel.mm import mm_flags
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.structs import read_uints
+from vmcore2core.kernel.tasks import Tasks
 from vmcore2core.process.kernelstack import kernel_stack
 
 EXIT_STATES = {0, sched.EXIT_DEAD, sched.EXIT_ZOMBIE, sched.EXIT_DEAD | sched.EXIT_ZOMBIE}
 STATE_END = 1 << 20  # TASK_STATE_MAX is 1 << 16 in Linux 7.2
 UNBLOCKABLE = 1 << 8 | 1 << 18  # SIGKILL, SIGSTOP; on every supported architecture
 MMF_BITS = 40  # of mm->flags; Linux 7.2 uses 32
+U64_MAX = (1 << 64) - 1
 _TIMES = ("utime", "stime")
+
+Flags = NDArray[np.bool_]
 
 
 class Consistency:
@@ -53,6 +61,24 @@ class Consistency:
         )
         return [sentence for check in checks for sentence in _sentences(check)]
 
+    def suspects(self, tasks: Tasks, leader: StructView, owner: StructView) -> Flags:
+        """Tell of which threads ``of_task`` may have something to say, bool[n], but of their stacks: ``kernel_stacks``.
+
+        The leader is always one of them: the others are compared with it.
+
+        Args:
+            tasks: the threads.
+            leader: of their group.
+            owner: ``struct mm_struct`` of the process.
+        """
+        try:
+            odd: Flags = ~tasks.whole | (tasks.addresses == np.uint64(leader.address))
+            odd |= self._odd_links(tasks, leader, owner) | self._odd_scheduling(tasks)
+            odd |= self._odd_signals(tasks) | self._odd_ids(tasks)
+        except (MemoryFault, CorruptStructure):
+            return np.ones(len(tasks), np.bool_)
+        return odd
+
     def of_process(self, leader: StructView, owner: StructView) -> list[str]:
         """Return what is wrong with the structures that the threads share."""
         return [sentence for check in (self._signal_struct(leader), self._mm(owner)) for sentence in _sentences(check)]
@@ -72,6 +98,22 @@ class Consistency:
             if parent.has("thread_pid") and not parent.pointer("thread_pid"):
                 yield task.corrupt("real_parent", f"{parent.address:#x}, where no task is")
             yield from self._siblings(task, leader, parent)
+
+    def _odd_links(self, tasks: Tasks, leader: StructView, owner: StructView) -> Flags:
+        odd: Flags = tasks.uint("tgid", size=4) != np.uint64(sched.task_pid(leader))
+        odd |= ~tasks.points_to("group_leader", leader.address) | ~tasks.points_to("signal", leader.pointer("signal"))
+        odd |= ~tasks.points_to("mm", owner.address) | ~tasks.points_to("active_mm", owner.address)
+        numbers = self.kernel.layout.find_member("pid", "numbers")
+        if tasks.has("thread_pid") and numbers is not None:
+            found, there = read_uints(self.kernel, tasks.ulong("thread_pid") + np.uint64(numbers.offset), 4)
+            odd |= ~there | (found != tasks.uint("pid", size=4))
+        if tasks.has("real_parent"):
+            parent = leader.follow("real_parent", "task_struct")
+            gone = parent is None or (parent.has("thread_pid") and not parent.pointer("thread_pid"))
+            if parent is None or gone or any(self._number(parent)):
+                return np.ones(len(tasks), np.bool_)
+            odd |= ~tasks.points_to("real_parent", parent.address)
+        return odd
 
     def _siblings(self, task: StructView, leader: StructView, parent: StructView) -> Iterator[CorruptStructure]:
         """Compare a task's parent with that of its group's leader, and with that of the leader's next sibling."""
@@ -121,6 +163,19 @@ class Consistency:
             yield task.corrupt("static_prio", f"{prio}, expected 100 to 140")
         yield from self._times(task, _TIMES)
 
+    def _odd_scheduling(self, tasks: Tasks) -> Flags:
+        odd: Flags = ~np.isin(tasks.uint("exit_state", size=4), list(EXIT_STATES))
+        odd |= tasks.uint("__state", "state", size=4) & np.uint64(0xFFFF_FFFF) >= STATE_END
+        on_cpu, prio = tasks.find_uint("on_cpu", 4), tasks.find_uint("static_prio", 4)
+        if on_cpu is not None:
+            odd |= on_cpu > 1
+        if prio is not None:
+            odd |= (prio < sched.NICE_PRIOS.start) | (prio >= sched.NICE_PRIOS.stop)
+        for times in (tasks.find_uint(name, 8) for name in _TIMES):
+            if times is not None and self._cpu_time_max is not None:
+                odd |= times > np.uint64(min(self._cpu_time_max, U64_MAX))
+        return odd
+
     def _times(self, view: StructView, names: tuple[str, ...]) -> Iterator[CorruptStructure]:
         if self._cpu_time_max is None:
             return
@@ -137,8 +192,34 @@ class Consistency:
             if blocked & UNBLOCKABLE and blocked != (1 << 8 * word) - 1:
                 yield task.corrupt("blocked", f"{blocked:#x}: SIGKILL and SIGSTOP cannot be blocked")
 
+    def _odd_signals(self, tasks: Tasks) -> Flags:
+        blocked, every = tasks.sigset("blocked"), np.uint64((1 << 8 * self.kernel.arch.pointer_size) - 1)
+        if blocked is None:
+            return np.zeros(len(tasks), np.bool_)
+        odd: Flags = (blocked & np.uint64(UNBLOCKABLE) != 0) & (blocked != every)
+        return odd
+
     def _ids(self, task: StructView) -> Iterator[CorruptStructure]:
         cred = task.follow("real_cred", "cred") if task.has("real_cred") else None
+        yield from self._cred(cred)
+
+    def _odd_ids(self, tasks: Tasks) -> Flags:
+        """Tell which have credentials that are odd; threads mostly share them."""
+        if not tasks.has("real_cred"):
+            return np.zeros(len(tasks), np.bool_)
+        creds, which = np.unique(tasks.ulong("real_cred"), return_inverse=True)
+        odd = [self._is_odd_cred(self.kernel.view("cred", address)) for address in creds.tolist()]
+        return np.array(odd, np.bool_)[which]
+
+    def _is_odd_cred(self, cred: StructView) -> bool:
+        try:
+            cred.find_uint("uid", 4)
+            cred.find_uint("gid", 4)
+            return any(self._cred(cred))
+        except MemoryFault:
+            return True
+
+    def _cred(self, cred: StructView | None) -> Iterator[CorruptStructure]:
         user = cred.follow("user", "user_struct") if cred is not None and cred.has("user") else None
         if cred is not None and user is not None and user.has("uid") and cred.has("uid"):
             yield from _expect(cred, "uid", user.uint("uid", size=4), cred.uint("uid", size=4))

@@ -7,10 +7,15 @@ same stack.
 
 from __future__ import annotations
 
-from vmcore2core.addresses import KernelAddr
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import KernelAddr, U64Array
 from vmcore2core.arch.task import stack_sizes
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.kernel.structs import read_words
+from vmcore2core.kernel.tasks import Tasks
 
 THREAD_SIZE_MAX = 1 << 16
 ADDRESS_MASK = (1 << 56) - 1
@@ -42,6 +47,23 @@ def kernel_stack(task: StructView) -> tuple[KernelAddr, CorruptStructure | None]
         return told, None
     said = f"expected {found:#x} as task_struct.stack_vm_area and task_struct.{name} have it"
     return KernelAddr(found), task.corrupt("stack", f"{told:#x}, {said}")
+
+
+def kernel_stacks(tasks: Tasks) -> tuple[U64Array, NDArray[np.bool_]]:
+    """Return ``task->stack`` of many tasks, uint64[n]; and of which ``kernel_stack`` returns just this, bool[n]."""
+    kernel, told = tasks.kernel, tasks.ulong("stack")
+    areas, fine = np.zeros(len(tasks), np.uint64), np.zeros(len(tasks), np.bool_)
+    addr = kernel.layout.find_member("vm_struct", "addr")
+    if tasks.has("stack_vm_area") and addr is not None:
+        areas = tasks.ulong("stack_vm_area")
+        allocated, there = read_words(kernel, areas + np.uint64(addr.offset))
+        fine = there & ((allocated ^ told) & np.uint64(ADDRESS_MASK) == 0)
+    name = f"thread.{kernel.arch.registers.saved_sp}"
+    saved = tasks.find_uint(name, kernel.arch.pointer_size) if kernel.arch.registers.saved_sp else None
+    if saved is None:
+        return told, fine | (areas == 0)
+    size = max(stack_sizes(kernel.layout, (THREAD_SIZE_MAX,)))
+    return told, fine | ((areas == 0) & (saved >= told) & (saved - told <= np.uint64(size)))
 
 
 def _area(task: StructView) -> int | None:

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.errors import (
@@ -48,6 +51,7 @@ from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.tags import Tags
 from vmcore2core.process.text import text_left_out, with_torn_text
+from vmcore2core.process.threadgroup import ThreadGroup
 from vmcore2core.process.threads import CpuNotes, ThreadPointers, ThreadRegs, describe, thread_regs
 from vmcore2core.process.vdso import VdsoBacking
 
@@ -198,15 +202,15 @@ class Processes:
 
     def thread_registers(self, leader: StructView, broken: list[str] | None = None) -> Iterator[Answer]:
         """Yield each thread with its user registers, or with a sentence that says why they are not known."""
-        return self.registers_of(leader, list(self.threads(leader, broken)))
+        return self.registers_of(leader, ThreadGroup(self.kernel, list(self.threads(leader, broken))))
 
-    def registers_of(self, leader: StructView, group: Sequence[StructView]) -> Iterator[Answer]:
+    def registers_of(self, leader: StructView, group: ThreadGroup) -> Iterator[Answer]:
         """Yield the same for a group whose threads are already known."""
         pgd = self.kernel.memory.to_phys(self.mm_of(leader).pointer("pgd"))
-        siblings = ThreadPointers(self.kernel, group)
-        for task in group:
+        siblings = ThreadPointers(self.kernel, group.views)
+        for task, answer in zip(group.views, group.answers(), strict=True):
             try:
-                yield task, thread_regs(self.kernel, task, self.cpus, pgd, siblings)
+                yield task, answer or thread_regs(self.kernel, task, self.cpus, pgd, siblings)
             except MemoryFault as fault:
                 yield task, f"its task_struct cannot be read: {fault}"
 
@@ -363,21 +367,31 @@ class _Capture:
         self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.walked)
 
     def _threads(self) -> tuple[list[Answer], list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
-        """Capture the threads, the leader first, one at a time: the cache cannot hold the data of thousands."""
+        """Capture the threads, the leader first: those that need it one at a time."""
         answers: list[Answer] = []
         found: list[ThreadSnapshot] = []
         left_out: list[ThreadLeftOut] = []
         machine, warnings = None, list[str]()
-        group = list(self.processes.threads(self.leader, self.warnings))
+        group = ThreadGroup(self.kernel, list(self.processes.threads(self.leader, self.warnings)))
         self.warnings += self.processes.consistency.of_process(self.leader, self.mm)
-        for task, answer in self.processes.registers_of(self.leader, group):
+        suspects = self._suspects(group)
+        made: list[ThreadSnapshot | None] = []
+        for row, (task, answer) in enumerate(self.processes.registers_of(self.leader, group)):
             answers.append((task, answer))
-            if self._is_left_out(task, answer, left_out) or isinstance(answer, str):
+            is_left_out = bool(suspects[row]) and self._is_left_out(task, answer, left_out)
+            if is_left_out or isinstance(answer, str):
                 continue
             machine = machine or self._machine(task, answer.regs)
-            found.append(self._thread(task, answer, machine, group, warnings))
+            made = made or group.snapshots(machine, ~suspects)
+            found.append(made[row] or self._thread(task, answer, machine, group, warnings))
         self.warnings += warnings
         return answers, found, left_out, machine or self._machine(self.leader, {})
+
+    def _suspects(self, group: ThreadGroup) -> NDArray[np.bool_]:
+        """Tell which threads have to be checked one by one: also those whose registers are not known."""
+        if group.tasks is None:
+            return np.ones(len(group.views), np.bool_)
+        return self.processes.consistency.suspects(group.tasks, self.leader, self.mm) | ~group.known
 
     def _is_left_out(self, task: StructView, answer: ThreadRegs | str, left_out: list[ThreadLeftOut]) -> bool:
         """Check a thread, and tell whether to leave it out; add it to ``left_out`` if that is a loss."""
@@ -404,7 +418,7 @@ class _Capture:
         return machine
 
     def _thread(
-        self, task: StructView, regs: ThreadRegs, machine: CoreMachine, group: list[StructView], warnings: list[str]
+        self, task: StructView, regs: ThreadRegs, machine: CoreMachine, group: ThreadGroup, warnings: list[str]
     ) -> ThreadSnapshot:
         notes, unknown = regsets(self.kernel, task, regs, machine, warnings)
         spec = self.kernel.arch.unwind.spec(machine)

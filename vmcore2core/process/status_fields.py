@@ -7,8 +7,7 @@ time of the dump, and the times are the last ones that the kernel accounted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import sched
@@ -16,6 +15,18 @@ from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.model import PsInfo
 
 NANOSECONDS = 8  # bytes of a u64
+
+
+class Times(Protocol):
+    """The threads of a group."""
+
+    def time(self, name: str) -> int | None:
+        """Return the sum of a member's nanoseconds, or None where it is not known.
+
+        Raises:
+            MemoryFault: one cannot be read.
+        """
+        ...
 
 
 class PrStatus(TypedDict):
@@ -32,7 +43,7 @@ class PrStatus(TypedDict):
     pr_cstime: int | None
 
 
-def prstatus(task: StructView, group: Sequence[StructView]) -> PrStatus:
+def prstatus(task: StructView, group: Times) -> PrStatus:
     """Return what NT_PRSTATUS tells of one thread.
 
     Args:
@@ -45,15 +56,14 @@ def prstatus(task: StructView, group: Sequence[StructView]) -> PrStatus:
     ids = sched.task_ids(task)
     signal = task.follow("signal", "signal_struct")
     leads = sched.task_pid(task) == sched.task_tgid(task)
-    timed = [*group] if leads else [task]
     return PrStatus(
         pr_sigpend=_sigset(task, "pending.signal"),
         pr_sighold=_sigset(task, "blocked"),
         pr_ppid=sched.real_parent_pid(task),
         pr_pgrp=ids["pr_pgrp"],
         pr_sid=ids["pr_sid"],
-        pr_utime=_time(timed, signal if leads else None, "utime"),
-        pr_stime=_time(timed, signal if leads else None, "stime"),
+        pr_utime=_group_time(group, signal, "utime") if leads else task.find_uint("utime", NANOSECONDS),
+        pr_stime=_group_time(group, signal, "stime") if leads else task.find_uint("stime", NANOSECONDS),
         pr_cutime=signal.find_uint("cutime", NANOSECONDS) if signal is not None else None,
         pr_cstime=signal.find_uint("cstime", NANOSECONDS) if signal is not None else None,
     )
@@ -67,15 +77,10 @@ def _sigset(task: StructView, member: str) -> int | None:
     return task.kernel.uint(task.address + found.offset, task.kernel.arch.pointer_size)
 
 
-def _time(tasks: Sequence[StructView], signal: StructView | None, member: str) -> int | None:
-    """Return the sum of the times of the tasks and of the group's exited threads, in nanoseconds."""
-    total = 0
-    for view in (*tasks, *([signal] if signal is not None else [])):
-        value = view.find_uint(member, NANOSECONDS)
-        if value is None:
-            return None
-        total += value
-    return total
+def _group_time(group: Times, signal: StructView | None, name: str) -> int | None:
+    """Return the sum of the times of a group's threads and of those that have exited, in nanoseconds."""
+    times = group.time(name), 0 if signal is None else signal.find_uint(name, NANOSECONDS)
+    return None if None in times else sum(time or 0 for time in times)
 
 
 def psinfo(leader: StructView, args: bytes | None, warnings: list[str]) -> PsInfo:
@@ -107,7 +112,7 @@ def psinfo(leader: StructView, args: bytes | None, warnings: list[str]) -> PsInf
     )
 
 
-def prstatus_or_unknown(task: StructView, group: Sequence[StructView], warnings: list[str]) -> PrStatus:
+def prstatus_or_unknown(task: StructView, group: Times, warnings: list[str]) -> PrStatus:
     """Return ``prstatus``; if a needed structure cannot be read, add a warning and return unknown values."""
     try:
         return prstatus(task, group)

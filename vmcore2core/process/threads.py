@@ -36,6 +36,8 @@ from vmcore2core.printable import counted, text
 from vmcore2core.process.kernelstack import kernel_stack
 
 THREAD_SIZE_MIN = 1 << 14  # of x86-64
+KERNEL_STACK = "kernel stack"
+"""``ThreadRegs.source`` of a thread that was off the CPU."""
 
 
 class ThreadRegs(NamedTuple):
@@ -374,7 +376,7 @@ def thread_regs(
             if task_flags(task) & PF_EXITING:
                 return "it is exiting, and its user registers are gone"
             return f"no user registers are at the top of its kernel stack at {stack:#x}"
-        regs, source = dict(found), "kernel stack"
+        regs, source = dict(found), KERNEL_STACK
         if note is not None:
             source += f", running in the kernel on {cpu}"
     regs |= {name: value for name, value in saved.items() if value is not None}

@@ -13,7 +13,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.arch.capabilities import ReadParts
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import x86_fpu as fmt
 from vmcore2core.interfaces import KernelView, Layout, Memory
@@ -30,6 +33,8 @@ LAYOUT_KEYS = (
 )
 
 XFEATURES_MAX = 63
+HEADER = slice(fmt.XSAVE_HEADER_OFFSET, fmt.XSAVE_HEADER_OFFSET + 16)
+"""What of the header tells which components an image has, and where."""
 
 
 class XsaveGeometry(NamedTuple):
@@ -219,6 +224,53 @@ def find_image(
     return FpuImage(_image(kernel.memory, fpstate + members[2].offset, size, at_least), user, pkru)
 
 
+class FpuImages(NamedTuple):
+    """The states of many tasks, as ``FpuImage`` has one.
+
+    Attributes:
+        data: uint8[n, size].
+        pkru: uint32[n], or None.
+        there: bool[n], of which tasks these are the states: they have the first one's size and components.
+    """
+
+    data: U8Array
+    pkru: NDArray[np.uint32] | None
+    there: NDArray[np.bool_]
+
+
+def find_images(tasks: U64Array, first: FpuImage, layout: Layout, read_parts: ReadParts) -> FpuImages:
+    """Return the states of many tasks off the CPU.
+
+    Args:
+        tasks: uint64[n], ``struct task_struct *``.
+        first: the state of the first one.
+        layout: of the kernel, which has 64 bits.
+        read_parts: reads its memory.
+    """
+    size, parts, expected = len(first.data), dict[str, tuple[int, int]](), dict[str, U64Array]()
+    pkru_member = layout.find_member("task_struct", "thread.pkru")
+    if pkru_member is not None:
+        parts["pkru"] = pkru_member.offset, 4
+    inline = layout.find_member("task_struct", "thread.fpu.state")
+    if inline is not None:
+        parts["data"] = inline.offset, size
+    else:
+        fpu = _fpu(0, layout) or 0
+        own = fpu + layout.member("fpu", "__fpstate").offset
+        parts["fpstate"] = fpu + layout.member("fpu", "fpstate").offset, 8
+        parts["size"] = own + layout.member("fpstate", "size").offset, 4
+        parts["user_xfeatures"] = own + layout.member("fpstate", "user_xfeatures").offset, 8
+        parts["data"] = own + layout.member("fpstate", "regs").offset, size
+        expected["fpstate"] = tasks + np.uint64(own)
+        expected["size"] = np.full(len(tasks), size, np.uint64)
+        expected["user_xfeatures"] = np.full(len(tasks), first.user_features, np.uint64)
+    found = dict(zip(parts, read_parts(tasks, list(parts.values())), strict=True))
+    there = np.logical_and.reduce([known for _, known in found.values()])
+    for name, values in expected.items():
+        there &= found[name][0].view(f"<u{parts[name][1]}").reshape(-1) == values
+    return FpuImages(found["data"][0], found["pkru"][0].view("<u4").reshape(-1) if "pkru" in found else None, there)
+
+
 def _fpu(task: int, layout: Layout) -> int | None:
     """Return the address of a task's ``struct fpu``."""
     inside = layout.find_member("task_struct", "thread.fpu.fpstate")
@@ -239,17 +291,31 @@ def _image(memory: Memory, address: int, size: int, at_least: int) -> bytes:
 
 def fxsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
     """Return NT_FPREGSET of a 64-bit process: struct user_i387_struct, which is FXSAVE's 512 bytes."""
-    header = np.frombuffer(image.data, fmt.xstate_header, 1, fmt.XSAVE_HEADER_OFFSET)[0]
-    out = bytearray(fmt.FXSAVE_SIZE)
-    _copy_legacy(out, image.data, geometry.init, int(header["xfeatures"]) & 0b11)
-    return bytes(out)
+    return fxsaves(np.frombuffer(image.data, np.uint8)[None], geometry).tobytes()
 
 
-def _copy_legacy(out: bytearray, data: bytes, init: bytes, features: int) -> None:
+def fxsaves(images: U8Array, geometry: XsaveGeometry) -> U8Array:
+    """Return NT_FPREGSET of many threads, uint8[n, 512].
+
+    Args:
+        images: uint8[n, size], union fpregs_state as it is in memory; the headers are equal.
+        geometry: of the kernel.
+    """
+    return _legacy(images, geometry.init, int(_header(images)["xfeatures"]) & 0b11)
+
+
+def _header(images: U8Array) -> np.void:
+    header: np.void = np.frombuffer(images[0].tobytes(), fmt.xstate_header, 1, fmt.XSAVE_HEADER_OFFSET)[0]
+    return header
+
+
+def _legacy(images: U8Array, init: bytes, features: int) -> U8Array:
+    out, initial = np.zeros((len(images), fmt.FXSAVE_SIZE), np.uint8), np.frombuffer(init, np.uint8)
     fp, sse = features >> fmt.XFEATURE_FP & 1, features >> fmt.XFEATURE_SSE & 1
     ymm = features >> fmt.XFEATURE_YMM & 1
     for part, present in ((fmt.FP_HEAD, fp), (fmt.MXCSR, sse | ymm), (fmt.ST_SPACE, fp), (fmt.XMM_SPACE, sse)):
-        out[part] = (data if present else init)[part]
+        out[:, part] = images[:, part] if present else initial[part]
+    return out
 
 
 def xsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
@@ -258,41 +324,57 @@ def xsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
     Raises:
         LayoutInvalid: a component lies outside the image.
     """
-    header = np.frombuffer(image.data, fmt.xstate_header, 1, fmt.XSAVE_HEADER_OFFSET)[0]
-    _check_features(header, image, geometry)
-    features = int(header["xfeatures"]) & image.user_features & geometry.user_features
-    out = bytearray(geometry.user_size)
-    _copy_legacy(out, image.data, geometry.init, features)
-    out[fmt.SW_RESERVED] = geometry.sw_reserved
+    pkru = None if image.pkru is None else np.array([image.pkru], "<u4")
+    return xsaves(np.frombuffer(image.data, np.uint8)[None], image.user_features, pkru, geometry).tobytes()
+
+
+def xsaves(images: U8Array, user_features: int, pkru: NDArray[np.uint32] | None, geometry: XsaveGeometry) -> U8Array:
+    """Return NT_X86_XSTATE of many threads, uint8[n, geometry.user_size].
+
+    Args:
+        images: as ``fxsaves`` takes them.
+        user_features: as ``FpuImage`` has it, of all.
+        pkru: uint32[n], likewise.
+        geometry: of the kernel.
+
+    Raises:
+        LayoutInvalid: a component lies outside the images.
+    """
+    header = _header(images)
+    _check_features(header, user_features, geometry)
+    features = int(header["xfeatures"]) & user_features & geometry.user_features
+    out = np.zeros((len(images), geometry.user_size), np.uint8)
+    out[:, : fmt.FXSAVE_SIZE] = _legacy(images, geometry.init, features)
+    out[:, fmt.SW_RESERVED] = np.frombuffer(geometry.sw_reserved, np.uint8)
     shown = np.zeros(1, fmt.xstate_header)
     shown["xfeatures"] = features
-    out[fmt.XSAVE_HEADER_OFFSET : fmt.XSAVE_EXTENDED_OFFSET] = shown.tobytes()
-    for i in _bits(geometry.user_features & image.user_features):
+    out[:, fmt.XSAVE_HEADER_OFFSET : fmt.XSAVE_EXTENDED_OFFSET] = shown.view(np.uint8)
+    for i in _bits(geometry.user_features & user_features):
         if i < fmt.XFEATURE_FIRST_EXTENDED:
             continue
         start, size = geometry.offsets[i], geometry.sizes[i]
-        if i == fmt.XFEATURE_PKRU and image.pkru is not None:
-            out[start : start + size] = image.pkru.to_bytes(4, "little").ljust(size, b"\0")
+        if i == fmt.XFEATURE_PKRU and pkru is not None:
+            out[:, start : start + 4] = pkru[:, None].view(np.uint8)
         elif features >> i & 1:  # the initial state of all others is zero
             at = _component(i, int(header["xcomp_bv"]), geometry)
-            if at + size > len(image.data):
-                raise LayoutInvalid(f"XSAVE component {i} at {at:#x} lies outside its {len(image.data):#x} bytes")
-            out[start : start + size] = image.data[at : at + size]
-    return bytes(out)
+            if at + size > images.shape[1]:
+                raise LayoutInvalid(f"XSAVE component {i} at {at:#x} lies outside its {images.shape[1]:#x} bytes")
+            out[:, start : start + size] = images[:, at : at + size]
+    return out
 
 
-def _check_features(header: np.void, image: FpuImage, geometry: XsaveGeometry) -> None:
+def _check_features(header: np.void, user_features: int, geometry: XsaveGeometry) -> None:
     """Check that image, task and kernel agree on the components."""
     xfeatures, xcomp_bv = int(header["xfeatures"]), int(header["xcomp_bv"])
     if xcomp_bv & fmt.XCOMP_BV_COMPACTED_FORMAT and xfeatures & ~xcomp_bv:
         raise LayoutInvalid(f"an XSAVE image has components {xfeatures:#x}, expected some of XCOMP_BV {xcomp_bv:#x}")
     if xcomp_bv and not xcomp_bv & fmt.XCOMP_BV_COMPACTED_FORMAT:
         raise LayoutInvalid(f"an XSAVE image has XCOMP_BV {xcomp_bv:#x}, expected 0 or its highest bit")
-    known = image.user_features != (1 << XFEATURES_MAX) - 1
+    known = user_features != (1 << XFEATURES_MAX) - 1
     # What a task has to ask for (AMX) need not be among its own.
-    if known and (image.user_features ^ geometry.user_features) & ~(1 << fmt.XFEATURE_XTILE_DATA):
+    if known and (user_features ^ geometry.user_features) & ~(1 << fmt.XFEATURE_XTILE_DATA):
         raise LayoutInvalid(
-            f"fpstate.user_xfeatures is {image.user_features:#x}, expected {geometry.user_features:#x} as fpu_user_cfg"
+            f"fpstate.user_xfeatures is {user_features:#x}, expected {geometry.user_features:#x} as fpu_user_cfg"
         )
 
 

@@ -17,6 +17,7 @@ from vmcore2core.arch.x86_64.cores import X86_64Cores
 from vmcore2core.arch.x86_64.cpus import X86_64CpuNumbers, X86_64Cpus
 from vmcore2core.arch.x86_64.gate import X86_64Gate
 from vmcore2core.arch.x86_64.kernel_stack import X86_64KernelStacks
+from vmcore2core.arch.x86_64.many_threads import X86_64ManyThreads
 from vmcore2core.arch.x86_64.paging import X86_64Paging, X86_64SwapEntries
 from vmcore2core.arch.x86_64.registers import X86_64Registers
 from vmcore2core.arch.x86_64.unwind import X86_64Unwind
@@ -60,6 +61,7 @@ class X86_64(Arch):
     )
     registers = X86_64Registers()
     paging = X86_64Paging()
+    many_threads = X86_64ManyThreads()
     swap_entries = X86_64SwapEntries()
     cpus = X86_64Cpus()
     cpu_numbers = X86_64CpuNumbers()

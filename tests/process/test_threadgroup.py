@@ -1,0 +1,86 @@
+"""Threads that are read together are what they are one by one, whatever a word of their structures says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.fuzz.poke import DUMP
+from tests.process.test_torn import GARBAGE, STATIC, with_words
+from vmcore2core.kernel.struct import StructView
+from vmcore2core.kernel.tasks import INTS, LONGS, POINTERS, SIGSETS
+from vmcore2core.process import threadgroup
+from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
+from vmcore2core.process.threadgroup import ThreadGroup
+from vmcore2core.session import Session
+
+VALUES = (0, 1, GARBAGE, (1 << 64) - 1)
+FRAME = 21 * 8  # struct pt_regs
+MEMBERS = (
+    *(*POINTERS, *SIGSETS, *INTS, *LONGS, "comm"),
+    *(f"thread.{name}" for name in "sp fsbase gsbase ds es fsindex gsindex io_bitmap pkru".split()),
+)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    with Session([DUMP]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def threads(session: Session) -> list[StructView]:
+    """The threads of a process besides its leader; they were off the CPU."""
+    processes = session.processes
+    return list(processes.threads(processes.find(STATIC)))[1:]
+
+
+def captured(session: Session, monkeypatch: pytest.MonkeyPatch, many: int) -> ProcessSnapshot:
+    monkeypatch.setattr(threadgroup, "MANY", many)
+    processes = session.processes
+    return processes.capture(processes.find(STATIC), with_absent=False).snapshot
+
+
+def places(thread: StructView) -> dict[str, int]:
+    """Return the addresses of the words that make a thread, by what they are."""
+    kernel = thread.kernel
+    found = {name: int(thread.addr_of(name)) for name in MEMBERS if thread.has(name)}
+    top = thread.pointer("stack") + (kernel.layout.find_size("thread_union") or 0x4000)
+    found |= {name: top - FRAME + 8 * i for i, name in ((0, "r15"), (16, "rip"), (17, "cs"), (18, "flags"))}
+    found |= {name: top - FRAME + 8 * i for i, name in ((19, "rsp"), (20, "ss"))}
+    for name, struct, member in (("thread_pid", "pid", "numbers"), ("stack_vm_area", "vm_struct", "addr")):
+        pointed = thread.follow(name, struct)
+        assert pointed is not None
+        found[f"{struct}.{member}"] = pointed.addr_of(member)
+    fpu = thread.addr_of("thread.fpu.fpstate") - kernel.layout.member("fpu", "fpstate").offset
+    state = fpu + kernel.layout.member("fpu", "__fpstate").offset
+    regs = state + kernel.layout.member("fpstate", "regs").offset
+    found |= {f"fpstate.{name}": state + kernel.layout.member("fpstate", name).offset for name in ("size", "regs")}
+    found["user_xfeatures"] = state + kernel.layout.member("fpstate", "user_xfeatures").offset
+    return found | {"xfeatures": regs + 512, "xcomp_bv": regs + 520, "fpstate": fpu + 16}
+
+
+def test_only_the_leader_is_looked_at_alone(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ThreadSnapshot | None] = []
+    snapshots = ThreadGroup.snapshots
+
+    def seen(*asked: Any) -> list[ThreadSnapshot | None]:
+        made[:] = snapshots(*asked)
+        return made
+
+    one_by_one = captured(session, monkeypatch, 1 << 30)
+    monkeypatch.setattr(ThreadGroup, "snapshots", seen)
+    assert captured(session, monkeypatch, 1) == one_by_one
+    assert [thread is None for thread in made] == [True, *[False] * (len(made) - 1)]
+
+
+def test_a_word_of_any_structure_may_be_wrong(
+    session: Session, threads: list[StructView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [places(thread) for thread in threads[1:]]  # their state is compared with the first one's
+    for name in others[0]:
+        changed = with_words(session, {own[name]: value for own, value in zip(others, VALUES, strict=True)})
+        one_by_one, together = (captured(changed, monkeypatch, many) for many in (1 << 30, 1))
+        assert together == one_by_one, name

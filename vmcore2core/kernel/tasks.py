@@ -1,0 +1,48 @@
+"""The ``struct task_struct`` of a whole thread group at once: a column of numbers for each member."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmcore2core.addresses import U64Array
+from vmcore2core.kernel.sched import TASK_COMM_LEN
+from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.structs import Structs, as_numbers
+
+POINTERS = "group_leader signal mm active_mm thread_pid real_parent real_cred stack stack_vm_area".split()
+SIGSETS = ("pending.signal", "blocked")
+INTS = "pid tgid __state exit_state on_cpu static_prio".split()
+LONGS = ("state", "utime", "stime")
+
+
+class Tasks(Structs):
+    """The threads of a group.
+
+    Args:
+        kernel: the dumped kernel.
+        views: ``struct task_struct`` of each.
+    """
+
+    def __init__(self, kernel: Kernel, views: Sequence[StructView]) -> None:
+        word, saved_sp = kernel.arch.pointer_size, kernel.arch.registers.saved_sp
+        words = [*POINTERS, *SIGSETS, *([f"thread.{saved_sp}"] if saved_sp else [])]
+        members = {"comm": TASK_COMM_LEN, **dict.fromkeys(words, word), **dict.fromkeys(INTS, 4)}
+        members |= dict.fromkeys(LONGS, 8)
+        super().__init__(kernel, "task_struct", [int(view.address) for view in views], members.items())
+
+    def points_to(self, name: str, address: int) -> NDArray[np.bool_]:
+        """Tell of which a pointer is this one; of all if the layout does not know the member."""
+        return self.ulong(name) == np.uint64(address) if self.has(name) else np.ones(len(self), np.bool_)
+
+    def sigset(self, name: str) -> U64Array | None:
+        """Return the first word of a ``sigset_t`` of each, uint64[n]; None where the layout does not know it."""
+        if not self.has(name):
+            return None
+        return as_numbers(self.column(name, self.kernel.arch.pointer_size)[0], self.kernel.arch.byte_order)
+
+    def comms(self, rows: NDArray[np.intp]) -> list[bytes]:
+        """Return the names of some, as ``sched.task_comm`` does."""
+        return [raw.tobytes().split(b"\0", 1)[0] for raw in self.column("comm", TASK_COMM_LEN)[0][rows]]
