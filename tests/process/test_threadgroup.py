@@ -1,4 +1,7 @@
-"""Threads that are read together are what they are one by one, whatever a word of their structures says."""
+"""Threads that are read together are what they are one by one, whatever a word of their structures says.
+
+Tests kernel/tasks.py.
+"""
 
 from __future__ import annotations
 
