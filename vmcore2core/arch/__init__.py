@@ -16,7 +16,7 @@ from vmcore2core.interfaces import ByteOrder
 def each_arch() -> Iterator[Arch]:
     """Yield every architecture of this package, each imported when it is its turn.
 
-    The one named as this machine comes first: most dumps are of the kind of machine on which they are looked at.
+    The one of this machine comes first: most dumps are read on a machine of their own kind.
     """
     folders = [module.name for module in iter_modules(__path__) if module.ispkg]
     for name in sorted(folders, key=lambda name: name != platform.machine()):
@@ -31,7 +31,7 @@ def all_archs() -> tuple[Arch, ...]:
 
 
 def arch_for_machine(e_machine: int, byte_order: ByteOrder | None = None) -> Arch | None:
-    """Return the architecture with this ELF machine number, or None; of two, that of the byte order (MIPS)."""
+    """Return the architecture with this ELF machine number, or None; if two share it (MIPS), the byte order decides."""
     found = (arch for arch in each_arch() if arch.e_machine == e_machine)
     first = next(found, None)
     if first is None or not first.both_orders or byte_order in (None, first.byte_order):

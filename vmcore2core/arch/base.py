@@ -1,18 +1,18 @@
-"""An architecture as this tool sees it: numbers and pure functions; it reads no files and keeps no state.
+"""The interface to one architecture: numbers and pure functions, without files and without state.
 
 To add a machine NAME (tests/arch/test_machines.py checks this list):
 
-  - ``formats/NAME.py``: its declarations: page-table bits, structures of registers, DWARF's numbers.
-  - ``arch/NAME/machine.py``, which ends in ``ARCH = Name()``: what it is, and its parts, by these attributes.
+  - ``formats/NAME.py``: declarations: page-table bits, structures of registers, DWARF register numbers.
+  - ``arch/NAME/machine.py``, which ends in ``ARCH = Name()``: the attributes below, and the parts.
   - ``arch/NAME/paging.py``: ``Paging``. Now memory can be read.
   - ``arch/NAME/registers.py``, ``cpus.py``, ``cores.py``: ``Registers``, ``Cpus``, ``Cores``. Now cores can be written.
     ``regsets.py`` has ``REGSETS``, the table of the register sets besides NT_PRSTATUS.
   - ``arch/NAME/unwind.py``: ``Unwind``. Now user stacks can be shown.
   - ``arch/NAME/kernel_stack.py``: ``KernelStacks``. Now the kernel's own stacks can be shown.
-  - What else it has of ``arch/capabilities.py``.
-  - A dump with the kernel's own cores, and its row in ``fixtures/README.md``; tests in ``tests/arch/NAME``.
+  - The capabilities in ``arch/capabilities.py`` that the machine has.
+  - A dump with the kernel's own cores, its row in ``fixtures/README.md``, and tests in ``tests/arch/NAME``.
 
-What two machines share is in a folder without ``machine.py`` (``arch/x86``), or in one of theirs.
+Code that two machines share is in a folder without ``machine.py`` (``arch/x86``), or in the folder of one of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vmcore2core.interfaces import ByteOrder, KernelView, Layout, Memory, Memory
 
 
 class Arch(ABC):
-    """One architecture as a kernel runs on it (its processes may be of another: compat).
+    """The architecture of a kernel; its processes may be of another one (compat).
 
     Attributes:
         name: as ``uname -m`` prints it.
@@ -48,10 +48,9 @@ class Arch(ABC):
         both_orders: whether another ``Arch`` has the same ``e_machine`` and the other byte order.
         pointer_size: bytes of an ``unsigned long``.
         user_end: first address beyond what a process can map (TASK_SIZE_MAX at its largest).
-        layout_keys: layout items that it needs, as VMCOREINFO keys, for a layout written to a file.
+        layout_keys: layout items that this machine's code reads, as VMCOREINFO keys, for a layout written to a file.
         type_units: kernel source files whose DWARF holds the types that this machine's code needs.
-        exported_abi: keys of the VMCOREINFO export that tell what programs may rely on, and the value that the tables
-            here have.
+        exported_abi: keys of the VMCOREINFO export for numbers of the ABI of programs -> this package's value.
     """
 
     DOC: ClassVar[ArchDoc]
@@ -87,5 +86,5 @@ class Arch(ABC):
         """Tell whether a VMCOREINFO text comes from this architecture, for dumps whose header does not say."""
 
     def view(self, memory: Memory, layout: Layout) -> KernelView:
-        """Return the view of a kernel of this architecture, of which these two are known."""
+        """Return the view of a kernel of this architecture with this memory and layout."""
         return MemoryAndLayout(memory, layout, self.byte_order)

@@ -40,10 +40,10 @@ class SwapEntries(ABC):
 
 
 class PlainSwapEntries(SwapEntries):
-    """Entries that have the type in one bit field, and the offset in all bits from another place on.
+    """Entries with the swap type in one bit field, and the offset in all bits above another bit.
 
     Attributes:
-        type_shift, type_mask, offset_shift: where these are.
+        type_shift, type_mask, offset_shift: where the two are.
     """
 
     type_shift: int
@@ -71,7 +71,7 @@ class Tags(ABC):
 
 
 class Gate(ABC):
-    """The mapping that all processes but compat ones have besides their own (x86's vsyscall page, ARM's vectors).
+    """A mapping that the kernel adds to all processes but compat ones (x86's vsyscall page, ARM's vectors).
 
     Attributes:
         name: its name in /proc/PID/maps.
@@ -83,7 +83,7 @@ class Gate(ABC):
 
     @abstractmethod
     def vma(self, kernel: KernelView) -> KernelAddr | None:
-        """Return the ``struct vm_area_struct`` that all processes but compat ones have besides their own, or None."""
+        """Return the ``struct vm_area_struct`` of this mapping, or None if the kernel has none."""
 
 
 class Vdso(ABC):
@@ -91,7 +91,7 @@ class Vdso(ABC):
 
     @abstractmethod
     def image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """Return location of a process's vDSO image in the kernel image, or None if that is not known.
+        """Return where the vDSO image of a process is in the kernel image, or None if that is not known.
 
         Raises:
             MemoryFault: the kernel's data for it cannot be read.
@@ -150,7 +150,7 @@ class Inference(ABC):
 
     @abstractmethod
     def infer(self, tasks: Sequence[KernelAddr], kernel: KernelView) -> Mapping[tuple[str, str], int]:
-        """Return offsets of ``members``, found by conditions that they must meet; none if any condition fails.
+        """Return the offsets of ``members`` that meet all conditions; nothing if any condition fails.
 
         Args:
             tasks: ``struct task_struct *`` of user threads that are off the CPU.
@@ -162,10 +162,10 @@ class Inference(ABC):
 
 
 class CpuNumbers:
-    """The hardware's CPU numbers, which order or mark notes; this default is for machines that use Linux's."""
+    """The hardware's CPU numbers, by which notes are ordered or marked; the default: the same as Linux's numbers."""
 
     def number(self, cpu: int, kernel: KernelView) -> int:
-        """Return the position of a CPU's note among QEMU's, which are in the order of the hardware's numbers.
+        """Return the position of a CPU's note among QEMU's notes, which follow the hardware's numbers.
 
         Args:
             cpu: the kernel's number.
@@ -176,7 +176,7 @@ class CpuNumbers:
         return cpu
 
     def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
-        """Return the note of a CPU among notes with CPU numbers rather than PIDs; None if it has none.
+        """Return a CPU's note from notes that have CPU numbers, not PIDs; None if it has none.
 
         Args:
             cpu: the kernel's number.

@@ -1,4 +1,4 @@
-"""The kernel's own stacks: the code that all machines' unwinders share.
+"""The kernel's own stacks: code that the unwinders of all machines share.
 
 References: arch/*/kernel/stacktrace.c, arch/x86/kernel/unwind_orc.c (Linux 5.10 to 7.2).
 """
@@ -23,7 +23,7 @@ class KernelFrame:
         pc: program counter: the next instruction to run when control returns to this frame.
         sp: stack pointer.
         found_by: how it was found.
-        exact: whether ``pc`` is where it was interrupted, not a return address (which may belong to the next function).
+        exact: whether ``pc`` was interrupted; otherwise it is a return address, which may belong to the next function.
     """
 
     pc: int
@@ -66,7 +66,7 @@ class KernelUnwinder(ABC):
 
     @abstractmethod
     def switched_out(self, task: KernelAddr) -> KernelFrame:
-        """Return the frame in which a task that is off the CPU left it.
+        """Return the frame in which a task left its CPU.
 
         Args:
             task: ``struct task_struct *``.
@@ -82,7 +82,7 @@ class KernelUnwinder(ABC):
 
     @abstractmethod
     def caller(self, frame: KernelFrame) -> KernelFrame | KernelStackEnd:
-        """Return the frame that called the given one, or that it interrupted.
+        """Return the frame that called the given one, or that was interrupted by it.
 
         Args:
             frame: as one of these methods returned it.
@@ -93,11 +93,11 @@ class KernelUnwinder(ABC):
         """
 
     def trace(self, first: KernelFrame, limit: int = LIMIT) -> KernelTrace:
-        """Return all frames from one on.
+        """Return a frame and all its callers.
 
         Args:
             first: the innermost.
-            limit: most frames.
+            limit: largest number of frames.
         """
         frames, seen = [first], {(first.pc, first.sp)}
         while True:
@@ -124,8 +124,8 @@ class SystemCall:
     """The system call that a thread is in.
 
     Attributes:
-        number: of the machine's table.
-        arguments: its six registers, in order.
+        number: in the machine's table of system calls.
+        arguments: the six argument registers, in order.
         table: symbol of the table of functions.
         native: whether the number is from the native table, not from the compat one.
     """

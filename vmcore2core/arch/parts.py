@@ -22,7 +22,7 @@ class Paging(ABC):
         pte_write: bit of a page-table entry set only for pages of mappings with VM_WRITE; 0 if none.
         own_tables: member of ``struct mm_struct`` that is not NULL if the kernel may keep its own page tables inside a
         process's; "" if it never does.
-        vm_shadow_stack: VM_SHADOW_STACK of ``vma->vm_flags``; 0 if there is none.
+        vm_shadow_stack: VM_SHADOW_STACK in ``vma->vm_flags``; 0 if the machine has no shadow stacks.
         pgd_mm: (struct, member) that points from the page of a process's top table to its ``struct mm_struct``, the
         newest kernel's first; empty if the kernel does not keep it.
     """
@@ -74,7 +74,7 @@ class Paging(ABC):
         return kernel_map.spec
 
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """Return the address of physical page 0's ``struct page``, or where it would be; None if that is not known.
+        """Return where the ``struct page`` of physical page 0 is or would be; None if that is not known.
 
         Raises:
             MemoryFault: the kernel's data for it cannot be read.
@@ -163,8 +163,7 @@ class Cpus(ABC):
             kernel: the dumped one.
 
         Returns:
-            The notes, none if its registers were lost with the processor; and a sentence that says what they lack, or
-            None.
+            The notes, none if its registers were lost with the processor; a sentence about what they lack, or None.
 
         Raises:
             MemoryFault, LayoutInvalid: as ``regsets``.
@@ -174,7 +173,7 @@ class Cpus(ABC):
     def assumed_user_pc(self, note: CpuNote) -> int | None:
         """Return the program counter of a note that does not say the CPU's mode; None if it does (most do).
 
-        Its ``user_mode`` is then only an assumption: firmware may run at such an address, too.
+        The note's ``user_mode`` is then a guess: firmware may run at such an address, too.
         """
         return None
 
@@ -200,7 +199,7 @@ class Cores(ABC):
     def process_machine(
         self, task: KernelAddr, regs: Mapping[str, int], task_size: int | None, kernel: KernelView
     ) -> CoreMachine:
-        """Return the machine of a process's core where ``machine`` alone cannot tell.
+        """Return the machine of a process's core if ``machine`` alone cannot tell it.
 
         Args:
             task: ``struct task_struct *`` of one of its threads.
@@ -227,7 +226,7 @@ class Cores(ABC):
         """Return the notes of a thread, apart from NT_PRSTATUS, in the kernel's order.
 
         Args:
-            task: ``struct task_struct *`` of a task off the CPU: otherwise its registers are in the processor.
+            task: ``struct task_struct *`` of a task off the CPU; the registers of others are in the processor.
             regs: its general registers.
             machine: the core's machine.
             kernel: the dumped one.
@@ -242,7 +241,7 @@ class Cores(ABC):
         return None
 
     def process_notes(self, kernel: KernelView) -> tuple[Note, ...]:
-        """Return the notes that a core of this architecture has once, at the end.
+        """Return the notes that a core has once, at the end, not for each thread.
 
         Raises:
             MemoryFault, LayoutInvalid: as ``regsets``.
@@ -257,10 +256,10 @@ class Cores(ABC):
 
 
 class Unwind:
-    """How to unwind user stacks: ``arch/NAME/unwind.py``; this default is for machines where that is not known."""
+    """How to unwind user stacks: ``arch/NAME/unwind.py``; the default is for machines that lack one."""
 
     def spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """Return how to unwind the stacks of such a process, or None if that is not known yet."""
+        """Return how to unwind the stacks of such a process, or None if this package cannot."""
         return None
 
     def registers(self, notes: Sequence[Note]) -> Mapping[str, int]:

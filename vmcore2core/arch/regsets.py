@@ -21,7 +21,7 @@ class RegisterSet(Generic[Thread]):
 
     Attributes:
         n_type: of its note.
-        get: returns the note's descriptor of a thread; None where the thread gets no such note, or nothing tells.
+        get: returns a thread's descriptor; None if the thread has no such note, or if that is not known.
         name: owner of the note.
     """
 
@@ -41,13 +41,13 @@ def notes_of(
         types: the wanted note types; None for all.
 
     Raises:
-        MemoryFault, LayoutInvalid: a register set cannot be read, or is none.
+        MemoryFault, LayoutInvalid: a register set cannot be read, or cannot be one.
     """
     made = ((row, row.get(thread)) for row in table if types is None or row.n_type in types)
     return tuple(Note(row.name, row.n_type, desc) for row, desc in made if desc is not None)
 
 
 def in_order(table: Sequence[RegisterSet[Thread]], notes: Iterable[Note]) -> tuple[Note, ...]:
-    """Return notes in the order of a table that has all their types."""
+    """Return notes in the order of the table, which has all their types."""
     order = [row.n_type for row in table]
     return tuple(sorted(notes, key=lambda note: order.index(note.n_type)))

@@ -1,4 +1,4 @@
-"""Plain data that describes an architecture: page tables, the kernel's map, cores, register notes, unwinding."""
+"""Data classes that describe an architecture: page tables, the kernel's map, cores, register notes, unwinding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EntryKind(IntEnum):
     NOT_PRESENT = 3
     """The page exists, but not in memory: swap, migration, device memory, markers. The entry itself tells which."""
     BAD = 4
-    """Reserved bits are set, or an address beyond what the machine can have."""
+    """Reserved bits are set, or the address is beyond what the machine can have."""
 
 
 class ArchDoc(NamedTuple):
@@ -59,12 +59,12 @@ class PageTableSpec:
 
     Attributes:
         levels: from the top table down to the PTE table.
-        entry_dtype: of one entry as it is in memory.
+        entry_dtype: of one entry in memory.
         decode: (entries as uint64[n] in host order, index into ``levels``) -> (``EntryKind`` as uint8[n], physical
             address of the table or page as uint64[n], 0 where there is none).
         page_size: bytes of a page.
-        address_bits: (entries, index as for ``decode``) -> the bits of the virtual address that stand in a leaf's
-            physical address (uint64[n]); None where there are no such entries (RISC-V's Svnapot has them).
+        address_bits: (entries, index as for ``decode``) -> the bits of the virtual address that become part of a leaf's
+            physical address (uint64[n]); None if no entry does that (RISC-V's Svnapot entries do).
     """
 
     levels: tuple[PageTableLevel, ...]
@@ -93,7 +93,7 @@ class TagSpec(NamedTuple):
 
 
 class LinearMapping(NamedTuple):
-    """Virtual addresses ``range`` of the kernel lie in one piece from physical address ``paddr`` on."""
+    """The kernel's virtual addresses ``range`` map physical memory from ``paddr`` on, without gaps."""
 
     range: AddressRange
     paddr: PhysAddr
@@ -106,7 +106,7 @@ class KernelMap:
     Attributes:
         spec: form of the kernel's page table.
         root: physical address of its top table (``swapper_pg_dir``).
-        linear: ranges that need no walk; every address in them translates so.
+        linear: ranges that need no page-table walk.
         image: ranges to search for the kernel image; they may hold other pages, too. If it is empty, ``linear``
             is searched.
     """
@@ -132,8 +132,8 @@ class CoreMachine:
         greg_names: registers of elf_gregset_t in order; "" is one that is always zero.
         unsupported: the kind of process ("an n32 process, ...") if no core can be written, else None.
         e_flags: of the ELF header, as far as the machine determines them.
-        greg_size: bytes of a register in elf_gregset_t where that is no ``long`` of the class (x32, n32), or None.
-        uid_size: bytes of a uid in struct elf_prpsinfo where that is not what most have of the class, or None.
+        greg_size: bytes of a register in elf_gregset_t if that is not the class's ``long`` (x32, n32), else None.
+        uid_size: bytes of a uid in struct elf_prpsinfo if that is not usual for the class, else None.
     """
 
     e_machine: int
@@ -147,14 +147,13 @@ class CoreMachine:
 
 @dataclass(frozen=True)
 class SignalTrampoline:
-    """The instructions that a signal handler returns to, and where the interrupted registers then are.
+    """The instructions to which a signal handler returns, and where the interrupted registers are then.
 
     Attributes:
         code: the whole trampoline.
         entry: offset of an instruction in it that a program counter may be at.
         mcontext: offset of the saved registers from the stack pointer there, or from ``pointer``'s target.
-        pointer: offset from the stack pointer of a pointer to the user context, or None where the context is there
-            itself.
+        pointer: offset from the stack pointer of a pointer to the user context; None if the context itself is there.
         registers: the saved registers as they are in memory.
         names: register name -> field of ``registers``.
     """
@@ -175,8 +174,8 @@ class CodeFrame:
         size: bytes; the caller's stack pointer is that far above the base.
         saved: DWARF number of a register -> offset from the base where the caller's value is.
         changed: registers whose value in the caller is not known.
-        outermost: whether the function says that it has no caller.
-        base: DWARF number of the register that these count from; None is the stack pointer.
+        outermost: whether the function's code marks it as one without a caller.
+        base: DWARF number of the register from which offsets count; None for the stack pointer.
     """
 
     size: int
@@ -197,8 +196,8 @@ class FramesByCode(Protocol):
         Args:
             read: instructions: (address, size) -> bytes, or None.
             pc: program counter.
-            start: where the function begins, or None where it is not known.
-            exact: whether ``pc`` is where the function was interrupted, not a return address.
+            start: where the function begins, or None if that is not known.
+            exact: whether the function was interrupted at ``pc``; otherwise ``pc`` is a return address.
         """
         ...
 
@@ -210,24 +209,24 @@ class UnwindSpec:
     Attributes:
         word: bytes of an address.
         registers: DWARF register number -> native name.
-        return_address: number of the program counter: DWARF's column of the return address where that has no
-            register of its own, else any number that DWARF does not use.
+        return_address: number of the program counter: DWARF's column of the return address if that is no register,
+            else any number that DWARF does not use.
         stack_pointer: its DWARF number.
-        frame_pointer: its DWARF number; None where no register points to a frame record.
-        preserved: DWARF numbers of the registers that a function leaves as they were.
+        frame_pointer: its DWARF number; None if no register points to a frame record.
+        preserved: DWARF numbers of the registers that a function must preserve.
         trampolines: ways back from a signal handler.
         call_size_max: longest call instruction in bytes.
         ends_with_call: tells whether the bytes before a return address are a call.
         link_register: DWARF number of the register that has the return address when a function is entered, or None
-            where the call pushes it.
-        frame_record: offset from the frame pointer of the saved one and the return address behind it.
-        back_chain: where every frame begins with the address of its caller's: offset of the return address in that;
-            None where frames are not chained so, and functions may keep a frame pointer instead.
+            if a call pushes it.
+        frame_record: offset from the frame pointer of the saved frame pointer, which the return address follows.
+        back_chain: offset of the return address in the caller's frame, if each frame begins with the address of its
+            caller's frame; None if frames are not chained, and functions may keep a frame pointer instead.
         cfa_offset: how far the canonical frame address is above the caller's stack pointer.
-        signed_bits: how many low bits of a return address may be the address alone, where the others may sign it.
-        register_size: bytes of a register on the stack where that is more than an address (n32), or None.
+        signed_bits: number of low bits that hold the address in a return address whose other bits may be a signature.
+        register_size: bytes of a register on the stack if that is more than an address (n32), else None.
         frames_by_code: finds a frame from instructions if there is no call frame information.
-        has_cfi: whether programs normally have call frame information, so that a function without it is reported.
+        has_cfi: whether programs normally have call frame information; a function without it is then reported.
     """
 
     word: int
@@ -274,7 +273,7 @@ class CpuNote:
         pr_pid: the note's pr_pid: the running task's PID from kdump, the CPU number plus 1 from QEMU.
         regs: register name -> value, for all registers in the note ("rip", "fs_base", "cr3").
         user_mode: whether the CPU was executing user code.
-        regsets: its further registers, as a core's notes have them.
+        regsets: further registers of the CPU, in the form of a core's notes.
     """
 
     number: int

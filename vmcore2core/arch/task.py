@@ -12,7 +12,7 @@ STACK_KEYS = ("SIZE(thread_union)", "SYMBOL(__start_init_stack)", "SYMBOL(__end_
 def stack_sizes(layout: Layout, possible: tuple[int, ...]) -> tuple[int, ...]:
     """Return THREAD_SIZE if it is known, else the possible sizes.
 
-    The init task's stack is that large: INIT_TASK_DATA() in include/asm-generic/vmlinux.lds.h.
+    The size of the init task's stack tells it, too: INIT_TASK_DATA() in include/asm-generic/vmlinux.lds.h.
 
     Args:
         layout: of the kernel.
@@ -28,9 +28,9 @@ def stack_sizes(layout: Layout, possible: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def mem_map(kernel: KernelView, word: int) -> int | None:
-    """Return the address of ``struct page`` of the first page frame, or None where the kernel has no such array.
+    """Return the address of the first page frame's ``struct page``, or None if the kernel has no array of all.
 
-    A kernel with CONFIG_FLATMEM has; the frame is ARCH_PFN_OFFSET (include/asm-generic/memory_model.h).
+    Kernels with CONFIG_FLATMEM have one; its first frame is ARCH_PFN_OFFSET (include/asm-generic/memory_model.h).
 
     Raises:
         MemoryFault: it cannot be read.
@@ -55,7 +55,7 @@ class ThreadStruct:
         return self.layout.find_member("task_struct", f"thread.{member}") is not None
 
     def raw(self, member: str, size: int) -> bytes | None:
-        """Return bytes from a member on."""
+        """Return the bytes that begin at a member."""
         found = self.layout.find_member("task_struct", f"thread.{member}")
         return None if found is None else self.kernel.memory.read(self.task + found.offset, size)
 

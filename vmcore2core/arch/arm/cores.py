@@ -25,5 +25,5 @@ class ArmCores(Cores):
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """There is only one kind of process."""
+        """These kernels run one kind of process."""
         return CoreMachine(fmt.EM_ARM, 32, fmt.REGS)

@@ -24,9 +24,9 @@ class ArmCpus(Cpus):
 
     @override
     def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """QEMU's arm_cpu_write_elf32_note() has the CPU's NT_ARM_VFP behind each.
+        """QEMU's arm_cpu_write_elf32_note() writes the CPU's NT_ARM_VFP behind each NT_PRSTATUS.
 
-        It leaves orig_r0 zero: in user mode, a CPU that stopped for the kernel has -1 there.
+        QEMU leaves orig_r0 zero; the kernel writes -1 there for a CPU that it stopped in user mode.
         """
         result: list[CpuNote] = []
         for at, (name, n_type, desc) in enumerate(notes):

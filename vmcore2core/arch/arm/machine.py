@@ -32,7 +32,7 @@ class Arm(Arch):
         limitations=(
             "swapped pages",
             "big-endian kernels",
-            "stacks (vmcore-tasks bt), as programs have .ARM.exidx instead of .eh_frame; gdb shows them",
+            "stacks (vmcore-tasks bt): programs have .ARM.exidx instead of .eh_frame; gdb shows them",
             "pages of files that were not mapped in, with CONFIG_SPARSEMEM, or without CONFIG_ARM_PATCH_PHYS_VIRT",
         ),
     )
@@ -58,7 +58,7 @@ class Arm(Arch):
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """CONFIG_ARM_LPAE is all that arch_crash_save_vmcoreinfo() of 32-bit ARM has."""
+        """CONFIG_ARM_LPAE is the only key that arch_crash_save_vmcoreinfo() of 32-bit ARM writes."""
         return vmcoreinfo.string("CONFIG_ARM_LPAE") == "y"
 
 

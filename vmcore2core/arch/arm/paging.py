@@ -20,7 +20,7 @@ from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
 
 WORD = 4
-IMAGE_STEP = 2 << 20  # the kernel's mappings of itself are in steps of this
+IMAGE_STEP = 2 << 20  # the kernel maps itself in steps of this size
 MASK_32 = 0xFFFF_FFFF
 
 # Linux's pgd has half as many entries, of two words each: a pair leads to the two halves of one page of tables.
@@ -35,8 +35,8 @@ def _u64(value: int) -> np.uint64:
 def decode_2level(entries: U64Array, index: int) -> tuple[U8Array, U64Array]:
     """Decode entries of 32 bits, see ``PageTableSpec.decode``.
 
-    What a process has is in the table that Linux keeps below each that the processor walks: there, a page that is not
-    young or that is PROT_NONE has no entry at all.
+    Linux keeps its own table below each table that the processor walks. Only Linux's table has a process's pages that
+    are not young, or PROT_NONE: the processor's has no entry for them.
     """
     if _LEVELS[index].name == "pte":
         present = (entries & _u64(fmt.L_PTE_PRESENT)) != 0
@@ -102,7 +102,7 @@ LPAE = PageTableSpec(levels=_LEVELS_LPAE, entry_dtype=np.dtype("<u8"), decode=de
 class ArmPaging(Paging):
     """Address translation on 32-bit ARM."""
 
-    # No kernel exports it, as each finds out where it was loaded.
+    # No kernel exports it: each finds out at boot where it was loaded.
     image_keys = ("NUMBER(__pv_offset)",)
 
     @override
@@ -111,7 +111,7 @@ class ArmPaging(Paging):
 
         Raises:
             LayoutUnknown: VMCOREINFO lacks a required key.
-            LayoutInvalid: the kernel is at none of the addresses where one may be.
+            LayoutInvalid: the kernel is at an address where none can be.
         """
         pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")
         offset = vmcoreinfo.number("__pv_offset")
@@ -138,7 +138,7 @@ class ArmPaging(Paging):
 
     @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """There is none; FLATMEM's array begins with the first page of memory (PHYS_OFFSET)."""
+        """ARM has no vmemmap; FLATMEM's array begins with the first page of memory (PHYS_OFFSET)."""
         layout = kernel.layout
         first, size = layout.find_symbol("__pv_phys_pfn_offset"), layout.find_size("page")
         array = mem_map(kernel, WORD)

@@ -25,7 +25,7 @@ class ArmRegisters(Registers):
         """Follows task_pt_regs() in arch/arm/include/asm/processor.h.
 
         In a system call, pc is behind the svc, and r0 is still the first argument. The kernel's own core has pc at
-        the svc: the signal that ends a process prepares its restart (do_signal() in arch/arm/kernel/signal.c).
+        the svc: the signal that ends a process prepares the call's restart (do_signal(), arch/arm/kernel/signal.c).
         """
         for size in stack_sizes(kernel.layout, fmt.THREAD_SIZES):
             try:
@@ -48,7 +48,7 @@ class ArmRegisters(Registers):
     def _plausible(self, regs: Mapping[str, int]) -> bool:
         """Tell whether an exception saved this in user mode; valid_user_regs() in arch/arm/include/asm/ptrace.h.
 
-        Code of the kernel's at the vectors (kuser helpers) runs in user mode, too.
+        The kernel's code at the vectors (kuser helpers) runs in user mode, too.
         """
         cpsr, pc = regs["cpsr"], regs["pc"]
         return (

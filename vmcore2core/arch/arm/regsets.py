@@ -49,7 +49,7 @@ def user_vfp(fpregs: bytes, fpscr: int) -> bytes:
 
 @dataclass(frozen=True)
 class Thread:
-    """What ``struct thread_info`` of a task of a 32-bit kernel has."""
+    """``struct thread_info`` of a task of a 32-bit kernel."""
 
     task: int
     kernel: KernelView
@@ -58,7 +58,7 @@ class Thread:
         """Return the address of a member.
 
         Since Linux kernel commit 18ed1c01a7dd ("ARM: smp: Enable THREAD_INFO_IN_TASK") (in v5.16), thread_info is in
-        the task_struct. Before that, and where it is not enabled, at the lowest address of the kernel stack.
+        the task_struct. Before that, or if that is not enabled, it is at the lowest address of the kernel stack.
         """
         inside = self.kernel.layout.find_member("task_struct", f"thread_info.{member}")
         if inside is not None:
@@ -81,14 +81,14 @@ class Thread:
         fpregs, fpscr = (self.kernel.layout.find_member("vfp_hard_struct", name) for name in ("fpregs", "fpscr"))
         if address is None or fpregs is None or fpscr is None:
             return None
-        # One with 16 registers has them in half the room.
+        # A VFP with 16 registers needs half the room.
         size = fpregs.size or min(fpscr.offset - fpregs.offset, 8 * fmt.VFP_REGS) & ~0x7F
         registers = self.kernel.memory.read(address + fpregs.offset, min(size, 8 * fmt.VFP_REGS))
         return user_vfp(registers, self._uint(address + fpscr.offset))
 
     @property
     def has_vfp(self) -> bool:
-        """Whether the kernel was built with CONFIG_VFP."""
+        """Whether the kernel has CONFIG_VFP."""
         return any(
             self.kernel.layout.find_symbol(name) is not None for name in ("vfp_current_hw_state", "vfp_sync_hwstate")
         )
@@ -99,7 +99,7 @@ class Thread:
         if owners is None or state is None:
             return None
         last = self.kernel.layout.find_member("vfp_hard_struct", "cpu")
-        if last is None:  # without CONFIG_SMP there is one
+        if last is None:  # one CPU without CONFIG_SMP
             return self._uint(owners) == state
         running = self._thread_info("cpu")
         if running is None:
@@ -117,9 +117,9 @@ class Thread:
         """Return the notes of a thread that is off the CPU.
 
         Raises:
-            LayoutInvalid: the processor had its registers still.
+            LayoutInvalid: the processor still had its registers.
         """
-        # With CONFIG_SMP they are saved whenever a thread leaves its CPU, else when another thread needs the VFP.
+        # With CONFIG_SMP the kernel saves them when a thread leaves its CPU, else when another thread needs the VFP.
         if (
             self.has_vfp
             and self.kernel.layout.find_member("vfp_hard_struct", "cpu") is None
@@ -133,13 +133,13 @@ class Thread:
         return self.saved()
 
     def live(self, of_cpu: tuple[Note, ...], *, user_mode: bool) -> tuple[Note, ...]:
-        """Return the notes of a thread that was on a CPU; none where its registers were lost with the processor.
+        """Return the notes of a thread that was on a CPU; none if its registers were lost with the processor.
 
-        A thread gets the VFP when it first uses it after it came to the CPU. Until then, its registers are in memory,
-        and the processor has another thread's.
+        After it comes to a CPU, a thread gets the VFP at its first use. Until then, its registers are in memory, and
+        the processor has another thread's.
 
         Args:
-            of_cpu: what the CPU's note has besides NT_PRSTATUS.
+            of_cpu: the CPU's notes besides NT_PRSTATUS.
             user_mode: whether the CPU was executing user code: the kernel may have been loading registers.
         """
         owner = self.in_processor() if self.has_vfp else False
@@ -153,4 +153,4 @@ REGSETS: tuple[RegisterSet[Thread], ...] = (
     RegisterSet(elf_core.NT_FPREGSET, Thread.fpa, elf_core.NOTE_CORE),
     RegisterSet(fmt.NT_ARM_VFP, Thread.vfp),
 )
-"""arm_regsets[]; the second is of kernels with CONFIG_VFP."""
+"""arm_regsets[]; kernels without CONFIG_VFP lack the second."""

@@ -10,10 +10,10 @@ from vmcore2core.overrides import override
 
 
 class ArmVdso(Vdso):
-    """Where the vDSO's image is, on 32-bit ARM."""
+    """The vDSO image on 32-bit ARM."""
 
     @override
     def image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """Follows vdso_init() in arch/arm/kernel/c."""
+        """Follows vdso_init() in arch/arm/kernel/vdso.c."""
         found = kernel.layout.find_symbol("vdso_start")
         return None if found is None else KernelAddr(found)

@@ -1,7 +1,7 @@
 """arm64: which register notes a thread of a 32-bit process has.
 
-A core has fewer than ptrace(2) shows: user_aarch32_view, not user_aarch32_ptrace_view, which has the thread pointer and
-breakpoints as well.
+A core has fewer notes than ptrace(2) has register sets: it follows user_aarch32_view, which lacks the thread pointer
+and the breakpoints of user_aarch32_ptrace_view.
 
 References: arch/arm64/kernel/ptrace.c: task_user_regset_view(), aarch32_regsets[], compat_vfp_get() (Linux 4.18 to
 7.2).
@@ -24,7 +24,7 @@ def regsets(thread: Thread) -> tuple[Note, ...] | None:
 
 
 def live_regsets(of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
-    """Return the notes of a thread that was on a CPU, from that CPU's, which has the registers by AArch64's names."""
+    """Return the notes of a thread that was on a CPU, from the CPU's notes, which use AArch64's register names."""
     return tuple(
         Note(elf_core.NOTE_LINUX, NT_ARM_VFP, _user_vfp(note.desc))
         for note in of_cpu
@@ -38,7 +38,7 @@ def _vfp(thread: Thread) -> bytes | None:
 
 
 def _user_vfp(state: bytes) -> bytes:
-    """Return ``struct user_vfp`` of ``struct user_fpsimd_state``: d0 to d31 are v0 to v15."""
+    """Return ``struct user_vfp`` from ``struct user_fpsimd_state``: d0 to d31 are v0 to v15."""
     at = fmt.FPSIMD_FPSR
     fpsr, fpcr = (int.from_bytes(state[start : start + 4], "little") for start in (at, at + 4))
     return user_vfp(state[:at], fpsr & fmt.VFP_FPSCR_STAT_MASK | fpcr & fmt.VFP_FPSCR_CTRL_MASK)

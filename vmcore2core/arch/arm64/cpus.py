@@ -28,7 +28,7 @@ class Arm64Cpus(Cpus):
     def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
         """QEMU's arm_cpu_write_elf64_note() and the kernel's crash_save_cpu() write the same.
 
-        QEMU has the CPU's NT_FPREGSET, NT_ARM_SVE behind each.
+        QEMU writes the CPU's NT_FPREGSET and NT_ARM_SVE behind each NT_PRSTATUS.
         """
         result: list[CpuNote] = []
         for at, (name, n_type, desc) in enumerate(notes):

@@ -1,7 +1,7 @@
-"""What an arm64 kernel and its processors can do, according to the kernel's own tables.
+"""The features of an arm64 kernel and its processors, from the kernel's own tables.
 
-References: arch/arm64/kernel/cpufeature.c: arm64_ftr_regs[], with the values that all processors have in common and
-that the command line left; arch/arm64/kernel/ptrace.c: aarch64_regsets[]; arch/arm64/kernel/fpsimd.c: vl_info[]
+References: arch/arm64/kernel/cpufeature.c: arm64_ftr_regs[], with what all processors have in common and the command
+line did not disable; arch/arm64/kernel/ptrace.c: aarch64_regsets[]; arch/arm64/kernel/fpsimd.c: vl_info[]
 (Linux 7.2).
 """
 
@@ -58,11 +58,11 @@ DEFAULT_REGSETS: Mapping[int, int] = {
     fmt.NT_ARM_POE: 8,
     fmt.NT_ARM_GCS: 24,
 }
-"""Note type -> most bytes, in Linux 7.2's order: for layouts that do not tell the kernel's own."""
+"""Note type -> largest size in bytes, in Linux 7.2's order: for layouts that lack the kernel's own table."""
 
 
 def regset_sizes(kernel: KernelView) -> Mapping[int, int]:
-    """Return which notes the kernel has, in its order, and how many bytes each has at most.
+    """Return the kernel's note types in its order, and the largest size of each in bytes.
 
     Raises:
         MemoryFault: the table cannot be read.
@@ -77,12 +77,12 @@ def regset_sizes(kernel: KernelView) -> Mapping[int, int]:
         note_type, count, unit = (
             kernel.uint(table + i * size + member.offset, 4) for member in members if member is not None
         )
-        # The table begins with the general registers; what follows it is something else.
+        # The table begins with the general registers; other data follows it.
         if i == 0 and note_type == elf_core.NT_PRSTATUS:
             continue
         if note_type in found or not (note_type == elf_core.NT_FPREGSET or note_type in fmt.NT_ARM_RANGE):
             break
-        if note_type in DEFAULT_REGSETS:  # another one is of a newer kernel
+        if note_type in DEFAULT_REGSETS:  # a newer kernel's
             found[note_type] = count * unit
     return found or DEFAULT_REGSETS
 
@@ -114,7 +114,7 @@ class Features:
         for i in range(ENTRIES_MAX):
             entry = table + i * size
             number = kernel.uint(entry, 4)
-            # The table is sorted: what is not greater is behind it.
+            # The table is sorted: a smaller number is no longer part of it.
             if not max(last + 1, fmt.SYS_REG_OP0_3) <= number < fmt.SYS_REG_END or number % fmt.SYS_REG_STEP:
                 break
             last = number
@@ -128,7 +128,7 @@ class Features:
         return any(self.field(reg, shift) >= least for reg, shift, least in fmt.FEATURE_FIELDS[feature])
 
     def field(self, register: int, shift: int) -> int:
-        """Return an unsigned field of an ID register; 0 where it is not known."""
+        """Return an unsigned field of an ID register; 0 if it is not known."""
         return self._values.get(register, 0) >> shift & 0xF
 
 

@@ -1,4 +1,4 @@
-"""Kernel stacks of arm64, by frame records: each is where x29 points to, the caller's x29 and the return address.
+"""Kernel stacks of arm64, by frame records: x29 points to the caller's x29 and the return address.
 
 References: arch/arm64/kernel/stacktrace.c: kunwind_next(), kunwind_next_frame_record_meta();
 arch/arm64/include/asm/stacktrace/frame.h; arch/arm64/include/asm/pointer_auth.h (Linux 5.10 to 7.2).
@@ -20,14 +20,14 @@ from vmcore2core.overrides import override
 
 FRAME_META_TYPE_FINAL, FRAME_META_TYPE_PT_REGS = 1, 2
 KERNEL_BIT = 1 << 55
-"""Of an address: what chooses between the two page tables, and no pointer authentication code."""
+"""Bit of an address that selects the page table; it is never part of a pointer authentication code."""
 VA_BITS_MIN = 48
 WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class RecordFrame(KernelFrame):
-    """A frame, with the address of the record of its function; ``sp`` is that, too, but of the first."""
+    """A frame, with the address of its function's record; ``sp`` is the same address, except in the first frame."""
 
     fp: int
 
@@ -50,7 +50,7 @@ class Arm64Unwinder(KernelUnwinder):
         self._meta = kernel.layout.find_member("frame_record_meta", "type")
         t1sz = kernel.layout.find_constant("TCR_EL1_T1SZ")
         bits = kernel.layout.find_constant("VA_BITS") if t1sz is None else 64 - t1sz
-        # With 52 bits, code is where kernels with 48 have it.
+        # Kernels with 52-bit addresses keep their code where those with 48 bits do.
         self._tag = WORD & ~((1 << min(bits or VA_BITS_MIN, VA_BITS_MIN)) - 1)
 
     @override
@@ -71,7 +71,7 @@ class Arm64Unwinder(KernelUnwinder):
         following, pc = self._word(fp), self._word(fp + 8)
         if following == pc == 0:
             return self._marked(fp)
-        # Before Linux 5.11, the outermost record of a thread that came from user mode has the place there.
+        # Before Linux 5.11, the outermost record of a thread from user mode has no kernel address here.
         if not pc & KERNEL_BIT:
             return KernelStackEnd(complete=following == 0, why="user mode")
         return RecordFrame(self._code(pc), fp, "frame pointer", exact=False, fp=following)
@@ -79,8 +79,8 @@ class Arm64Unwinder(KernelUnwinder):
     def _marked(self, fp: int) -> KernelFrame | KernelStackEnd:
         """Return what follows an empty record.
 
-        Since Linux kernel commit c2c6b27b5aa1 ("arm64: stacktrace: unwind exception boundaries") (in v6.13), it says
-        whether it is the last one or of an exception's registers.
+        Since Linux kernel commit c2c6b27b5aa1 ("arm64: stacktrace: unwind exception boundaries") (in v6.13), such a
+        record says whether it is the last one, or belongs to an exception's registers.
         """
         kind = FRAME_META_TYPE_FINAL if self._meta is None else self._word(fp + self._meta.offset)
         if kind == FRAME_META_TYPE_FINAL:

@@ -31,9 +31,9 @@ class Arm64(Arch):
         tested="Debian's 7.2, 4 and 16 KiB pages, 52 bits; 6.1, 4 KiB, 48 bits; 32-bit processes too, with 4 KiB",
         limitations=(
             "stacks of 32-bit processes (bt, --redact stacks)",
-            "MTE tags but of swapped pages: they are apart from memory (a saved QEMU machine has them)",
+            "MTE tags, except those of swapped pages: they are apart from memory (a saved QEMU machine has them)",
             "Debian's 6.1 has no data symbols in kallsyms: --vmlinux is needed",
-            "64 KiB pages, and swapped pages before Linux 5.19, were compared with no kernel's core",
+            "64 KiB pages, and swapped pages before Linux 5.19, were not compared with a kernel's core",
         ),
     )
     name = "aarch64"

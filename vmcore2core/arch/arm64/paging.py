@@ -29,17 +29,17 @@ IMAGE_MAX = 256 << 20
 LAYOUT_KEYS = ("SYMBOL(execmem_alloc)", "SYMBOL(module_alloc)", "NUMBER(PG_anon_exclusive)", "NUMBER(PG_uptodate)")
 PAGE_SHIFTS = {4096: 12, 16384: 14, 65536: 16}
 VA_BITS = {12: (39, 48, 52), 14: (36, 47, 48, 52), 16: (42, 48, 52)}
-"""PAGE_SHIFT -> what CONFIG_ARM64_VA_BITS may be."""
+"""PAGE_SHIFT -> possible values of CONFIG_ARM64_VA_BITS."""
 _NAMES = ("pgd", "p4d", "pud", "pmd", "pte")
 
 
 @dataclass(frozen=True, slots=True)
 class TableForm:
-    """The numbers that determine the form of a kernel's page tables.
+    """Numbers that determine the form of a kernel's page tables.
 
     Attributes:
         page_shift: of a page: 12, 14 or 16.
-        va_bits: CONFIG_ARM64_VA_BITS, which gives the size of the top table where both have as many levels.
+        va_bits: CONFIG_ARM64_VA_BITS; it gives the size of the top table if both numbers need as many levels.
         va_bits_actual: bits of a kernel address: fewer on a processor without LVA or LPA2.
     """
 
@@ -56,8 +56,8 @@ class TableForm:
 def levels(form: TableForm) -> tuple[PageTableLevel, ...]:
     """Return the levels; ARM64_HW_PGTABLE_LEVELS() and PTRS_PER_PGD in pgtable-hwdef.h.
 
-    Where a processor without LVA runs a kernel for 52 bits, the kernel indexes the larger top table all the same, and
-    the processor is given its end (64 KiB pages); or it has one level less (pgtable_l5_enabled()).
+    If a kernel for 52 bits runs on a processor without LVA, it still indexes the larger top table and gives the
+    processor the end of it (64 KiB pages), or uses one level less (pgtable_l5_enabled()).
     """
     bits = form.page_shift - fmt.ENTRY_SHIFT
     count = (form.va_bits_actual - 4) // bits
@@ -73,7 +73,7 @@ def levels(form: TableForm) -> tuple[PageTableLevel, ...]:
 
 
 def page_table_spec(form: TableForm) -> PageTableSpec:
-    """Return the form of the page tables, the kernel's and its processes'."""
+    """Return the form of the kernel's and the processes' page tables."""
     found = levels(form)
     return PageTableSpec(
         levels=found,
@@ -121,7 +121,7 @@ def _block_shift_max(form: TableForm) -> int:
 
 
 def address(entries: U64Array, form: TableForm) -> U64Array:
-    """Return the physical addresses that entries have, whatever they are of: __pte_to_phys()."""
+    """Return the physical addresses in entries of any kind: __pte_to_phys()."""
     page = ~np.uint64((1 << form.page_shift) - 1)
     low: U64Array = entries & np.uint64(fmt.PTE_ADDR_LOW_LPA2 if form.lpa2 else fmt.PTE_ADDR_LOW_48) & page
     if form.lpa2:
@@ -134,7 +134,7 @@ def address(entries: U64Array, form: TableForm) -> U64Array:
 def swap_entry(entries: U64Array, layout: Layout) -> tuple[U64Array, U64Array] | None:
     """Return type and offset (``SwapEntries``); the same at all levels, __pmd_to_swp_entry().
 
-    Only other changes of the same age tell the form.
+    Nothing tells the form directly; members and symbols that came with the same kernel versions do.
     """
     # Since Linux kernel commit 55564814a838 ("arm64/mm: Move PTE_PRESENT_INVALID to overlay PTE_NG"), and since commits
     # f6bec26c0a23 ("mm: introduce execmem_alloc() and execmem_free()") and 223b5e57d0d5 ("mm/execmem, arch: convert
@@ -150,9 +150,9 @@ def swap_entry(entries: U64Array, layout: Layout) -> tuple[U64Array, U64Array] |
     elif layout.find_constant("PG_uptodate") is not None:
         shifts = fmt.SWP_SHIFTS_OLD
     else:
-        return None  # nothing tells enumerators: it may well be there
+        return None  # this layout has no enumerators: the kernel may have it
     if shifts == fmt.SWP_SHIFTS and (entries & np.uint64(fmt.SWP_ZERO)).any():
-        return None  # a kernel that has execmem_alloc() alone, or none of its entries
+        return None  # a kernel that has only execmem_alloc(), or no enumerator of it
     types: U64Array = entries >> np.uint64(shifts[0]) & np.uint64(fmt.SWP_TYPE_MASK)
     return types, entries >> np.uint64(shifts[1]) & np.uint64(fmt.SWP_OFFSET_MASK)
 
@@ -168,9 +168,9 @@ class Arm64Paging(Paging):
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """All from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
+        """The keys are from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
 
-        No range is ``linear``: VMCOREINFO does not tell where the image ends, and vmalloc's addresses follow.
+        No range is ``linear``: VMCOREINFO does not tell where the image ends, and vmalloc's addresses follow it.
         """
         offset, va_bits = vmcoreinfo.number("kimage_voffset"), vmcoreinfo.number("VA_BITS")
         pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")
@@ -187,7 +187,7 @@ class Arm64Paging(Paging):
         assert offset is not None and pgd is not None and stext is not None  # noqa: S101, PT018 - for mypy
         assert page_shift is not None and va_bits is not None  # noqa: S101, PT018
         # Since Linux kernel commit bbdbc11804ff ("arm64/crash_core: Export TCR_EL1.T1SZ in vmcoreinfo") (in v5.9),
-        # VMCOREINFO tells what the processor does of VA_BITS.
+        # VMCOREINFO tells how many of VA_BITS the processor uses.
         t1sz = vmcoreinfo.number("TCR_EL1_T1SZ")
         actual = va_bits if t1sz is None else 64 - t1sz
         if not page_shift + 9 < actual <= va_bits:
@@ -206,7 +206,7 @@ class Arm64Paging(Paging):
 
     @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """kimage_voffset, and how many bits addresses have."""
+        """Yields kimage_voffset, and the number of address bits."""
         offset = (address - paddr) & ADDRESS_MASK
         known, told = vmcoreinfo.number("kimage_voffset"), vmcoreinfo.number("VA_BITS")
         t1sz = vmcoreinfo.number("TCR_EL1_T1SZ")
@@ -225,9 +225,9 @@ class Arm64Paging(Paging):
 
     @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """Follows ``vmemmap`` in asm/pgtable.h, which VMCOREINFO of 6.1 has in parts.
+        """Follows ``vmemmap`` in asm/pgtable.h; VMCOREINFO of 6.1 has its parts.
 
-        VMEMMAP_START is the page structure of the first memory that there is (memstart_addr, a signed number).
+        VMEMMAP_START is the page structure of the first memory of the machine (memstart_addr, a signed number).
         """
         layout = kernel.layout
         found = layout.find_symbol("vmemmap")

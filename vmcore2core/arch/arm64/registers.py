@@ -27,7 +27,7 @@ class Arm64Registers(Registers):
         """Follows task_pt_regs() in arch/arm64/include/asm/processor.h.
 
         In a system call, pc is behind the svc, and x0 is still the first argument. The kernel's own core has pc at
-        the svc: the signal that ends a process prepares its restart (do_signal() in arch/arm64/kernel/signal.c).
+        the svc: the signal that ends a process prepares the call's restart (do_signal(), arch/arm64/kernel/signal.c).
         """
         frame = self.saved_frame(stack, kernel)
         return None if frame is None else {name: frame[name] for name in self.names}
@@ -47,7 +47,7 @@ class Arm64Registers(Registers):
                 regs = {name: int(record[name]) for name in fmt.pt_regs.names or ()}
                 if self._plausible(regs):
                     found.append(regs)
-        # Nothing distinguishes a chance match in the wrong place from the true frame.
+        # Two candidates: nothing tells a chance match from the true frame.
         return found[0] if len(found) == 1 else None
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:
@@ -65,7 +65,7 @@ class Arm64Registers(Registers):
 
     @staticmethod
     def thread(task: KernelAddr, regs: Mapping[str, int], kernel: KernelView) -> Thread:
-        """Return what the notes of a thread are made of."""
+        """Return the structures that a thread's notes are made from."""
         layout = kernel.layout
         t1sz = layout.find_constant("TCR_EL1_T1SZ")
         bits = layout.find_constant("VA_BITS") if t1sz is None else 64 - t1sz

@@ -1,7 +1,7 @@
 """arm64: which register notes a thread has, in the kernel's order.
 
-A thread that left its CPU has all of its state in memory (fpsimd_thread_switch(), tls_thread_switch()). Where the
-vector registers are, depends on what the thread does with them: in thread.uw.fpsimd_state, or in thread.sve_state.
+The state of a thread that left its CPU is all in memory (fpsimd_thread_switch(), tls_thread_switch()). The vector
+registers are in thread.uw.fpsimd_state or in thread.sve_state: that depends on whether the thread uses SVE.
 
 References: arch/arm64/kernel/ptrace.c: aarch64_regsets[], fpr_get(), tls_get(), hw_break_get(), sve_get_common(),
 za_get(), zt_get(), pac_mask_get(), tagged_addr_ctrl_get(), gcs_get(); arch/arm64/include/uapi/asm/{ptrace,
@@ -44,20 +44,18 @@ IN_PROCESSOR = frozenset(
     {elf_core.NT_FPREGSET, fmt.NT_ARM_TLS, fmt.NT_ARM_SYSTEM_CALL, fmt.NT_ARM_FPMR, fmt.NT_ARM_POE, fmt.NT_ARM_GCS}
     | {fmt.NT_ARM_SVE, fmt.NT_ARM_SSVE, fmt.NT_ARM_ZA, fmt.NT_ARM_ZT}
 )
-"""Registers that a thread may change without the kernel: in memory they are current only off the CPU."""
+"""Registers that a thread may change without the kernel: memory has their values only if it is off the CPU."""
 
-LOST = (
-    "its thread pointer and what it has of SME, FPMR, POE and GCS were in the processor, which the dump does not have"
-)
+LOST = "its thread pointer and its state of SME, FPMR, POE and GCS were in the processor, which the dump does not have"
 
 
 class Thread(ThreadStruct):
-    """``struct thread_struct`` of a task, and what is around it.
+    """``struct thread_struct`` of a task, and related structures.
 
     Args:
         task: ``struct task_struct *``.
         regs: its general registers, with "syscallno".
-        va_bits: bits of a user address that the processor looks at: vabits_actual.
+        va_bits: bits of a user address that the processor uses: vabits_actual.
         kernel: the dumped one.
     """
 
@@ -67,10 +65,10 @@ class Thread(ThreadStruct):
         self.features = Features(kernel)
 
     def flag(self, name: str) -> bool | None:
-        """Tell whether a thread flag is set, None where the layout does not know; its bit, the first task's flags tell.
+        """Tell whether a thread flag is set; None if the layout does not know. The first task's flags tell its bit.
 
-        That is never without TIF_FOREIGN_FPSTATE (INIT_THREAD_INFO), whose bit is another one since the kernel has
-        most flags in common for all architectures (Linux 6.19).
+        The first task always has TIF_FOREIGN_FPSTATE (INIT_THREAD_INFO). Its bit moved when all architectures got
+        most flags in common (Linux 6.19).
         """
         found = self.layout.find_member("task_struct", "thread_info.flags")
         init = self.layout.find_symbol("init_task")
@@ -87,7 +85,7 @@ class Thread(ThreadStruct):
 
     @property
     def has_sve_state(self) -> bool | None:
-        """Whether the vector registers are in sve_state, None if that is not known; told by TIF_SVE until Linux 6.1."""
+        """Whether the vector registers are in sve_state; None if that is not known. TIF_SVE tells until Linux 6.1."""
         kind = self.uint("fp_type", 4)
         return self.flag("SVE") if kind is None else kind == fmt.FP_STATE_SVE
 
@@ -100,10 +98,10 @@ class Thread(ThreadStruct):
         return checked_vl(found, f"a vector length of the task at {self.task:#x}") if found else None
 
     def pointed(self, size: int, *members: str) -> bytes:
-        """Return what the first member that the layout knows points to.
+        """Return the bytes to which the first member that the layout knows points.
 
         Raises:
-            LayoutInvalid: it is NULL, or the layout knows none.
+            LayoutInvalid: it is NULL, or the layout knows no member.
         """
         address = next((value for name in members if (value := self.uint(name)) is not None), 0)
         if not address:
@@ -112,7 +110,7 @@ class Thread(ThreadStruct):
 
 
 def _fpsimd(thread: Thread) -> bytes | None:
-    """Return struct user_fpsimd_state; where the registers are in sve_state, the low 128 bits of each from there."""
+    """Return struct user_fpsimd_state; if the registers are in sve_state, with the low 128 bits of each."""
     raw = thread.raw("uw.fpsimd_state", fmt.user_fpsimd_state.itemsize)
     if raw is None or not thread.has_sve_state:
         return raw
@@ -131,7 +129,7 @@ def _tls(thread: Thread) -> bytes | None:
 
 
 def _debug(thread: Thread, member: str, register_shift: int, slots_symbol: str) -> bytes | None:
-    """Return struct user_hwdebug_state: what the processor has, and the breakpoints that ptrace(2) has set."""
+    """Return struct user_hwdebug_state: the processor's version and slots, and the breakpoints that ptrace(2) set."""
     slots = thread.raw(member, 8 * fmt.MAX_BRP_WRP)
     if slots is None or not thread.features.known:
         return None
@@ -145,7 +143,7 @@ def _debug(thread: Thread, member: str, register_shift: int, slots_symbol: str) 
 
 
 def _slots(thread: Thread, register_shift: int, symbol: str) -> int:
-    """Return how many breakpoints or watchpoints there are: as the kernel counted, else as the ID register says."""
+    """Return the number of breakpoints or watchpoints: the kernel's count, else from the ID register."""
     address = thread.layout.find_symbol(symbol)
     if address is not None:
         return thread.kernel.uint(address, 4) & 0xFF
@@ -196,7 +194,7 @@ def _header(size: int, max_size: int, length: int, max_length: int, flags: int) 
 
 
 def _vectors(thread: Thread, vec_type: int) -> bytes | None:
-    """Return NT_ARM_SVE or NT_ARM_SSVE: of the one that is not in use, the header alone."""
+    """Return NT_ARM_SVE or NT_ARM_SSVE; the one that is not in use has only a header."""
     length, longest = thread.vector_length(vec_type), max_vl(thread.kernel, vec_type)
     if length is None or longest is None:
         return None
@@ -227,7 +225,7 @@ def _vectors(thread: Thread, vec_type: int) -> bytes | None:
 
 
 def _za(thread: Thread) -> bytes | None:
-    """Return NT_ARM_ZA: the header alone where PSTATE.ZA is 0."""
+    """Return NT_ARM_ZA; only its header if PSTATE.ZA is 0."""
     length = thread.vector_length(fmt.ARM64_VEC_SME)
     longest = max_vl(thread.kernel, fmt.ARM64_VEC_SME)
     if length is None or longest is None:
@@ -236,13 +234,13 @@ def _za(thread: Thread) -> bytes | None:
     head = fmt.user_sve_header.itemsize
     flags = fmt.SVE_PT_VL_INHERIT if thread.flag("SME_VL_INHERIT") else 0
     size = head + (length * length if enabled else 0)
-    # The kernel's max_size is of the thread's own vector length.
+    # The kernel computes max_size from the thread's own vector length.
     header = _header(size, head + length * length, length, longest, flags)
     return header + (thread.pointed(length * length, "sme_state", "za_state") if enabled else b"")
 
 
 def _zt(thread: Thread) -> bytes | None:
-    """Return NT_ARM_ZT: ZT0, which follows ZA; zero where PSTATE.ZA is 0."""
+    """Return NT_ARM_ZT: ZT0, which follows ZA; zero if PSTATE.ZA is 0."""
     length = thread.vector_length(fmt.ARM64_VEC_SME)
     if length is None or not thread.features.has("sme2"):
         return None
@@ -252,7 +250,7 @@ def _zt(thread: Thread) -> bytes | None:
 
 
 def _pac_mask(thread: Thread) -> bytes | None:
-    """Return the bits of a pointer that hold its signature, of data and of code: ptrauth_user_pac_mask()."""
+    """Return the bits that hold the signature in pointers to data and to code: ptrauth_user_pac_mask()."""
     if not thread.features.has("address_auth"):
         return None
     mask = (1 << fmt.PAC_MASK_TOP) - (1 << thread.va_bits)
@@ -277,7 +275,7 @@ def _generic_key(thread: Thread) -> bytes | None:
 
 
 def _tagged_addr_ctrl(thread: Thread) -> bytes | None:
-    """Return what prctl(PR_GET_TAGGED_ADDR_CTRL) says: get_tagged_addr_ctrl(), get_mte_ctrl()."""
+    """Return the value of prctl(PR_GET_TAGGED_ADDR_CTRL): get_tagged_addr_ctrl(), get_mte_ctrl()."""
     if thread.layout.find_member("task_struct", "thread_info.flags") is None:
         return None
     value = fmt.PR_TAGGED_ADDR_ENABLE if thread.flag("TAGGED_ADDR") else 0
@@ -324,11 +322,11 @@ _BY_TYPE = {row.n_type: row for row in REGSETS}
 
 
 def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Note]:
-    """Yield the notes that memory has of a thread, in the kernel's order.
+    """Yield a thread's notes from memory, in the kernel's order.
 
     Args:
         thread: the thread.
-        without: types that are not wanted.
+        without: types to leave out.
     """
     for n_type, size in regset_sizes(thread.kernel).items():
         row = _BY_TYPE[n_type]
@@ -338,15 +336,15 @@ def saved(thread: Thread, without: frozenset[int] = frozenset()) -> Iterator[Not
 
 
 def regsets(thread: Thread) -> tuple[Note, ...] | None:
-    """Return the notes of a thread that is off the CPU; None where the layout does not know where they are."""
-    # Without has_sve_state, what is in fpsimd_state may be older than the registers.
+    """Return the notes of a thread that is off the CPU; None if the layout does not know where they are."""
+    # If has_sve_state is not known, fpsimd_state may be older than the registers.
     if not thread.has("uw.fpsimd_state") or thread.has_sve_state is None:
         return None
     return tuple(saved(thread))
 
 
 def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
-    """Return the notes of a thread that was on a CPU: the CPU's, and state that only the kernel changes."""
+    """Return the notes of a thread that was on a CPU: the CPU's notes, and state that only the kernel changes."""
     live = {note.n_type: note for note in of_cpu if _is_whole(thread, note)}
     if not live:
         return ()
@@ -354,9 +352,9 @@ def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
 
 
 def _is_whole(thread: Thread, note: Note) -> bool:
-    """Tell whether a CPU's note has the size that it must have, and the thread's length of vectors.
+    """Tell whether a CPU's note has the right size, and the thread's vector length.
 
-    In streaming mode, QEMU's NT_ARM_SVE has vectors of SME's length, which are none of SVE's registers.
+    In streaming mode, QEMU's NT_ARM_SVE has vectors of SME's length, which are not SVE's registers.
     """
     if note.n_type == elf_core.NT_FPREGSET:
         return len(note.desc) == fmt.user_fpsimd_state.itemsize

@@ -10,10 +10,10 @@ from vmcore2core.overrides import override
 
 
 class Arm64Vdso(Vdso):
-    """Where the vDSO's image is, on arm64."""
+    """The vDSO image on arm64."""
 
     @override
     def image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:
-        """Follows vdso_info[] in arch/arm64/kernel/c."""
+        """Follows vdso_info[] in arch/arm64/kernel/vdso.c."""
         found = kernel.layout.find_symbol("vdso_start" if machine.elf_class == 64 else "vdso32_start")
         return None if found is None else KernelAddr(found)

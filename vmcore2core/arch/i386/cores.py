@@ -33,5 +33,5 @@ class I386Cores(Cores):
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """There is only one kind of process."""
+        """These kernels run one kind of process."""
         return CoreMachine(EM_386, 32, self.registers.names)

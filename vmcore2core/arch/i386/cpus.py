@@ -22,7 +22,7 @@ class I386Cpus(Cpus):
 
     @override
     def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """A "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
+        """The "QEMU" note at the same position adds control registers to an NT_PRSTATUS."""
         result = []
         for number, desc, control in each_cpu(notes, fmt.PRSTATUS_SIZE):
             record = np.frombuffer(desc, fmt.pt_regs, 1, fmt.PRSTATUS_REGS)[0]
@@ -36,9 +36,9 @@ class I386Cpus(Cpus):
 
     @override
     def bases(self, note: CpuNote) -> Mapping[str, int]:
-        """The user's gs, unless the kernel has its own there (before Linux 5.13).
+        """Returns the user's gs, unless the kernel has its own selector there (before Linux 5.13).
 
-        The kernel's has privilege level 0.
+        The kernel's selector has privilege level 0.
         """
         gs = note.regs["gs"]
         return {"gs": gs} if gs & 3 == 3 or gs == 0 else {}

@@ -60,7 +60,7 @@ class I386(Arch):
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """CONFIG_X86_PAE is all that arch_crash_save_vmcoreinfo() of i386 has without NUMA."""
+        """CONFIG_X86_PAE is the only key that arch_crash_save_vmcoreinfo() of i386 writes without NUMA."""
         return vmcoreinfo.string("CONFIG_X86_PAE") == "y"
 
 

@@ -23,7 +23,7 @@ from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
 
 WORD = 4
-IMAGE_STEP = 2 << 20  # the kernel image begins in a page of this size
+IMAGE_STEP = 2 << 20  # the kernel image begins within the first page of this size
 
 _LEVELS = (PageTableLevel("pgd", 22, 10), PageTableLevel("pte", 12, 10))
 _LEVELS_PAE = (PageTableLevel("pgd", 30, 2), PageTableLevel("pmd", 21, 9), PageTableLevel("pte", 12, 9))
@@ -63,7 +63,7 @@ PAE = PageTableSpec(
 class I386Paging(Paging):
     """Address translation on i386."""
 
-    # No kernel exports it, as PAGE_OFFSET is fixed when it is built.
+    # No kernel exports it: PAGE_OFFSET is fixed at build time.
     image_keys = ("NUMBER(PAGE_OFFSET)",)
 
     @override
@@ -72,7 +72,7 @@ class I386Paging(Paging):
 
         Raises:
             LayoutUnknown: VMCOREINFO lacks a required key.
-            LayoutInvalid: the kernel is below each PAGE_OFFSET that there may be.
+            LayoutInvalid: the kernel is below every possible PAGE_OFFSET.
         """
         pgd, stext = vmcoreinfo.symbol("swapper_pg_dir"), vmcoreinfo.symbol("_stext")
         if pgd is None or stext is None:
@@ -94,11 +94,11 @@ class I386Paging(Paging):
 
     @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """PAGE_OFFSET; KASLR moves the image in the direct map, virtual and physical."""
+        """Yields PAGE_OFFSET; KASLR moves the image in the direct map, its virtual and its physical address."""
         if address - paddr in fmt.PAGE_OFFSETS:
             yield {"NUMBER(PAGE_OFFSET)": str(address - paddr)}
 
     @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """There is none; FLATMEM's array begins with page frame 0."""
+        """i386 has no vmemmap; FLATMEM's array begins with page frame 0."""
         return mem_map(kernel, WORD)

@@ -27,7 +27,7 @@ class I386Registers(Registers):
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """Follows task_pt_regs() in arch/x86/include/asm/processor.h.
 
-        The saved selectors tell the padding: no other word pair of a frame reads as user CS and SS.
+        The saved selectors tell how large the padding is: no other pair of words in a frame looks like user CS and SS.
         """
         for size in stack_sizes(kernel.layout, fmt.THREAD_SIZES):
             for padding in fmt.STACK_PADDINGS:
@@ -42,7 +42,7 @@ class I386Registers(Registers):
 
     @staticmethod
     def _with_gs(regs: dict[str, int], thread: ThreadStruct) -> dict[str, int]:
-        """Return registers with the user's gs, or without gs where that is not known."""
+        """Return registers with the user's gs, or without gs if that is not known."""
         # Since Linux kernel commit 3fb0fdb3bbe7 ("x86/stackprotector/32: Make the canary into a regular percpu
         # variable") (in v5.13), the kernel does not use gs: it leaves the user's in the register, and saves it when the
         # thread leaves its CPU; on the stack, an interrupt's vector is there. Before that, with CONFIG_X86_32_LAZY_GS.

@@ -27,7 +27,7 @@ class Loongarch64Cpus(Cpus):
 
     @override
     def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """The program counter is known in kdump's notes only, not in QEMU's.
+        """Only kdump's notes have the program counter, not QEMU's.
 
         The kernel's crash_save_cpu() also writes the CSRs, and its era is the program counter. QEMU's
         loongarch_cpu_write_elf64_note() leaves the CSRs zero and writes the CSR itself into era: the place of the last
@@ -62,7 +62,7 @@ class Loongarch64Cpus(Cpus):
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[Note, ...], str | None]:
-        """A thread gets the FPU when it first uses it after it came to the CPU.
+        """After it comes to a CPU, a thread gets the FPU at its first use.
 
         Until then its registers are in memory, and QEMU's NT_FPREGSET has another thread's.
         """

@@ -1,4 +1,4 @@
-"""loongarch64: the linear mapping and the kernel image are in one direct-mapped window, the rest in page tables.
+"""loongarch64: one direct-mapped window has the linear mapping and the kernel image; page tables map the rest.
 
 References: arch/loongarch/include/asm/{addrspace,pgtable,processor,ptrace}.h, arch/loongarch/kernel/{process,ptrace,
 signal}.c (Linux 7.2). There is no arch_crash_save_vmcoreinfo(): VMCOREINFO has only the keys that all machines share.
@@ -30,8 +30,8 @@ class Loongarch64(Arch):
         limitations=(
             "NT_LOONGARCH_CPUCFG; the program counter of a thread that QEMU dumped in user mode, which its notes lack",
             "Debian's kernel has no BTF: --vmlinux is needed",
-            "swapped pages and huge pages were compared with no kernel's core",
-            "vmalloc and vmemmap where a kernel has other than three levels (64 KiB pages: two)",
+            "swapped pages and huge pages were not compared with a kernel's core",
+            "vmalloc and vmemmap of kernels with more or less than three levels (64 KiB pages: two)",
         ),
     )
     name = "loongarch64"

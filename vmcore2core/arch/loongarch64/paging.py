@@ -1,8 +1,7 @@
 """LoongArch's page tables as Linux has them: two to four levels of 4, 16 or 64 KiB pages.
 
-The hardware walks what the kernel's exception handlers tell it to, so their form is the kernel's own: an entry that
-leads to a table is the table's kernel address, and one that leads to nothing is that of ``invalid_*_table``, whose
-entries lead to nothing in turn.
+The kernel's exception handlers walk them, so their form is the kernel's own: an entry that leads to a table has the
+table's kernel address, and an empty entry has the address of ``invalid_*_table``, whose entries are empty, too.
 
 References: arch/loongarch/include/asm/{pgtable,pgtable-bits}.h, arch/loongarch/mm/pgtable.c (Linux 7.2).
 """
@@ -36,8 +35,8 @@ def page_table_spec(page_size: int, levels: int, invalid: tuple[int, ...] = ()) 
     Args:
         page_size: bytes; a table is one page.
         levels: CONFIG_PGTABLE_LEVELS.
-        invalid: addresses of the tables that stand for "nothing"; where they are not known they are walked, and found
-            empty.
+        invalid: addresses of the tables that stand for "nothing"; if they are not known, the walk enters them and finds
+            them empty.
     """
     shift, bits = page_size.bit_length() - 1, page_size.bit_length() - 4
     made = tuple(PageTableLevel(name, shift + bits * (levels - 1 - i), bits) for i, name in enumerate(_NAMES[levels]))
@@ -58,9 +57,9 @@ def decode(
     table = entries & ~(inside & ~np.uint64(page_size - 1)) == np.uint64(fmt.CACHE_BASE)
     kind[table] = EntryKind.TABLE
     paddr = np.where(table, entries & inside, np.uint64(0))
-    if index == len(levels) - 2:  # huge pages are there alone: arch_hugetlb_valid_size()
+    if index == len(levels) - 2:  # only this level has huge pages: arch_hugetlb_valid_size()
         huge = _has(entries, fmt.PAGE_HUGE)
-        # One that is being split or migrated has lost the present bit for a moment: pmd_present().
+        # A page that is being split or migrated lacks the present bit for a moment: pmd_present().
         leaf = huge & _has(entries, fmt.PAGE_PRESENT | fmt.PAGE_PROTNONE | fmt.PAGE_PRESENT_INVALID)
         kind[huge] = EntryKind.NOT_PRESENT
         address = entries & _pfn_mask(page_size) & ~np.uint64(fmt.PAGE_HGLOBAL)
@@ -98,10 +97,10 @@ class Loongarch64Paging(Paging):
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """The window is physical 0 on in every kernel, wherever it was loaded.
+        """The window maps physical memory from 0 on in every kernel, wherever it was loaded.
 
-        Nothing in VMCOREINFO tells how many levels the kernel's page table has: it is the first that there may be.
-        Entries of a level do not pass for another's, so that a wrong number finds nothing, and not other memory.
+        VMCOREINFO does not tell how many levels the kernel's page table has: the first possible number is taken.
+        Entries of one level cannot pass for another's, so a wrong number finds nothing rather than other memory.
 
         Raises:
             LayoutInvalid: these kernels have no such page size, or a symbol is not in the window.
@@ -138,7 +137,7 @@ class Loongarch64Paging(Paging):
 
     @override
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
-        """A kernel has an invalid table for each level but the first, by its name."""
+        """A kernel has an invalid table for each level but the first, named after the level."""
         found = [kernel.layout.find_symbol(name) for name in INVALID_TABLES]
         known = tuple(address for address in found if address is not None)
         if not known:

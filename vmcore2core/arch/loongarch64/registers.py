@@ -26,8 +26,8 @@ class Loongarch64Registers(Registers):
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """Follows task_pt_regs() in arch/loongarch/include/asm/processor.h, gpr_get().
 
-        In a system call, a0 is -ENOSYS or still the first argument until it returns; the kernel's own core has what
-        the signal that ended the process made of it.
+        In a system call, a0 is -ENOSYS or still the first argument until the call returns; in the kernel's own core,
+        the signal that ended the process has changed it.
         """
         for top in stack_sizes(kernel.layout, fmt.THREAD_SIZES):
             try:
@@ -41,7 +41,7 @@ class Loongarch64Registers(Registers):
         return None
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:
-        """Tell whether an exception saved this in user mode, with interrupts on as they always are."""
+        """Tell whether an exception saved this in user mode, where interrupts are always on."""
         return (
             regs["csr_prmd"] & (fmt.PRMD_PPLV | fmt.PRMD_PIE | fmt.PRMD_RESERVED) == fmt.PRMD_PPLV | fmt.PRMD_PIE
             and regs["csr_era"] < fmt.TASK_SIZE_MAX

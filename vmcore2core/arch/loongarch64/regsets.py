@@ -1,6 +1,6 @@
-"""loongarch64's register notes besides NT_PRSTATUS, as loongarch64_regsets in arch/loongarch/kernel/ptrace.c has them.
+"""loongarch64's register notes besides NT_PRSTATUS: loongarch64_regsets in arch/loongarch/kernel/ptrace.c.
 
-switch_to() saves the FPU of a task that owns it, so that ``thread.fpu`` is current while the task is off the CPU.
+switch_to() saves the FPU of a task that owns it, so ``thread.fpu`` is current while the task is off the CPU.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class Thread(ThreadStruct):
         return None if fpu is None else fpu["fpr"][:, :8].tobytes() + fpu["fcc"].tobytes() + fpu["fcsr"].tobytes()
 
     def owns_fpu(self) -> bool | None:
-        """Tell whether the task's floating-point registers are in the CPU that it is on; None if that is not known."""
+        """Tell whether the task's floating-point registers are in its CPU; None if that is not known."""
         tif, fixade = self._thread_flags(self.task), self._fixade()
         return None if tif is None or fixade is None else bool(tif >> fmt.TIF_USEDFPU[fixade] & 1)
 
     def has_function(self, function: str) -> bool:
-        """Tell whether the kernel was configured with what has this function."""
+        """Tell whether the kernel has the option that this function is part of."""
         return self.layout.find_symbol(function) is not None
 
     def vectors(self, function: str, size: int) -> bytes | None:
-        """Return NT_LOONGARCH_LSX or _LASX; what a task has not used of its registers is all ones: simd_get()."""
+        """Return NT_LOONGARCH_LSX or _LASX; parts of registers that the task has not used are all ones: simd_get()."""
         live = self._live() if self.has_function(function) else None
         if live is None or self.fpu is None:
             return None
@@ -70,7 +70,7 @@ class Thread(ThreadStruct):
         return registers.tobytes()
 
     def _live(self) -> int | None:
-        """Return how many bytes of each register the task has used, None where that is not known."""
+        """Return how many bytes of each register the task has used; None if that is not known."""
         flags = self.layout.find_member("task_struct", "flags")
         tif = self._thread_flags(self.task)
         fixade = self._fixade()
@@ -83,7 +83,7 @@ class Thread(ThreadStruct):
         return 32 if self.has_function("_save_lasx") and tif >> fixade + fmt.TIF_LASX_CTX_LIVE & 1 else 16
 
     def _fixade(self) -> int | None:
-        """Return the number of TIF_FIXADE, by the one task whose flags the source has: init_task."""
+        """Return the number of TIF_FIXADE, from the flags of init_task, which the source sets."""
         init_task = self.layout.find_symbol("init_task")
         flags = None if init_task is None else self._thread_flags(init_task)
         if flags is None:
@@ -150,9 +150,9 @@ REGSETS: tuple[RegisterSet[Thread], ...] = (
     RegisterSet(fmt.NT_LOONGARCH_HW_BREAK, lambda thread: thread.breakpoints("hbp_break", "watch_ireg_count")),
     RegisterSet(fmt.NT_LOONGARCH_HW_WATCH, lambda thread: thread.breakpoints("hbp_watch", "watch_dreg_count")),
 )
-"""loongarch64_regsets[], but NT_LOONGARCH_CPUCFG: the kernel asks the processor."""
+"""loongarch64_regsets[] without NT_LOONGARCH_CPUCFG, for which the kernel asks the processor."""
 
 
 def regsets(thread: Thread) -> tuple[Note, ...] | None:
-    """Return the notes of a thread that is off the CPU; None if the layout does not tell where the FPU's are."""
+    """Return the notes of a thread that is off the CPU; None if the layout does not tell where the FPU's state is."""
     return None if thread.fpu is None else notes_of(REGSETS, thread)

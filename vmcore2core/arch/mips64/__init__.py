@@ -1,1 +1,1 @@
-"""MIPS64, big-endian; mips64el has the rest of its little-endian twin."""
+"""MIPS64, big-endian; mips64el adds what differs in little-endian."""

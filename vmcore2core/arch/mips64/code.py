@@ -1,9 +1,9 @@
-"""Find from a function's instructions what it did to its caller's registers, up to some place in it.
+"""Find from a function's instructions where it has put its caller's registers, up to some place in it.
 
-A function makes its frame once (``daddiu $sp, $sp, -N``) and saves there each register that it will change. All ways
-from its beginning, or from that instruction, are followed to the place; what holds on each of them is known. A way that
-returns, or changes the stack pointer otherwise, ends there. So nothing is taken from a function that cannot reach the
-place. Kernel functions, and most programs for MIPS, have no call frame information.
+A function makes its frame once (``daddiu $sp, $sp, -N``) and saves there each register that it will change. We follow
+all ways from its beginning, or from that instruction, to the place, and take what holds on all of them. A way ends
+where it returns or changes the stack pointer otherwise, so a function that cannot reach the place tells nothing.
+Kernel functions, and most programs for MIPS, have no call frame information.
 
 References: arch/mips/kernel/process.c: get_frame_info(), which stops at the first jump; the MIPS64 manual, volume II.
 """
@@ -25,15 +25,15 @@ STEPS_MAX = 100_000
 
 TRACKED = (*fmt.STATIC, fmt.GP, fmt.RA)
 INTACT, CHANGED, ZERO = -1, -2, -3
-"""What became of a register, if it is not saved at an offset in the frame; $ra is set to 0 by what has no caller."""
+"""The state of a register that is not saved in the frame; code without a caller sets $ra to 0."""
 
 Kept = tuple[int, ...]
-"""For each of ``TRACKED``, the last of which is $ra: the offset where it is saved, or one of these."""
+"""For each of ``TRACKED``, which ends with $ra: the offset where it is saved, or one of the states above."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state at a place: bytes of the frame so far, and what became of registers."""
+    """The state at a place: bytes of the frame so far, and the state of each register."""
 
     size: int
     kept: Kept
@@ -49,7 +49,7 @@ class State:
         )
 
     def saved(self, stores: tuple[tuple[int, int], ...]) -> State:
-        """Return the state after stores; the first of a register has the caller's value."""
+        """Return the state after stores; a register's first store has the caller's value."""
         offsets = dict(stores)
         return State(
             self.size,
@@ -60,7 +60,7 @@ class State:
         )
 
     def merged(self, other: State) -> State:
-        """Return the state that both ways to a place have in common."""
+        """Return the state that two ways to a place have in common."""
         if self.size != other.size:
             return State(self.size, (CHANGED,) * len(TRACKED))
         return State(self.size, tuple(a if a == b else CHANGED for a, b in zip(self.kept, other.kept, strict=True)))
@@ -81,7 +81,7 @@ def frame_at_call(code: bytes, base: int, at: int, byte_order: ByteOrder, width:
         width: bytes of a register on the stack.
 
     Returns:
-        None where no function in ``code`` is seen to make a frame, save its return address, and reach the call.
+        None if no function in ``code`` makes a frame, saves its return address, and reaches the call.
     """
     words = _words(code, byte_order)
     makes = _makes_frame(words)
@@ -99,15 +99,15 @@ def frame_at(code: bytes, base: int, at: int, byte_order: ByteOrder, width: int,
     """Return the frame of the function that begins with ``code``, at a place in it.
 
     Args:
-        code: instructions from the function's first on.
+        code: the function's instructions, from its beginning.
         base: address of the first.
-        at: offset of the instruction that is next, or of a call.
+        at: offset of the next instruction, or of a call.
         byte_order: of the code.
         width: bytes of a register on the stack.
-        exact: whether ``at`` is the next instruction; else it is a call, whose delay slot is done.
+        exact: whether ``at`` is the next instruction; else it is a call whose delay slot is done.
 
     Returns:
-        None where no way leads there.
+        None if no way leads there.
     """
     flow = _Flow(_words(code, byte_order), base, 0, width)
     state = flow.at_instruction(at // 4) if exact else flow.at_call(at // 4)
@@ -128,7 +128,7 @@ def _words(code: bytes, byte_order: ByteOrder) -> Words:
 
 
 def _frame(state: State, width: int) -> CodeFrame | None:
-    """Return a state as a frame; None if it is no frame, as it saves something above it."""
+    """Return a state as a frame; None if it saves something above the frame."""
     by_register = dict(zip(TRACKED, state.kept, strict=True))
     saved = {register: kept for register, kept in by_register.items() if kept >= 0}
     if any(offset + width > state.size for offset in saved.values()):
@@ -138,9 +138,9 @@ def _frame(state: State, width: int) -> CodeFrame | None:
 
 
 class _Flow:
-    """The ways from one instruction on, all indices of instructions.
+    """The ways from one instruction on, as indices of instructions.
 
-    A function makes its frame in one place: what follows the next such place is another function's.
+    A function makes its frame in one place; the next such place belongs to another function.
     """
 
     def __init__(self, words: Words, base: int, start: int, width: int) -> None:
@@ -153,12 +153,12 @@ class _Flow:
         self.work: list[int] = []
 
     def at_call(self, call: int) -> State | None:
-        """Return what holds when a call is made, its delay slot done; None where no way leads there."""
+        """Return the state when a call is made and its delay slot is done; None if no way leads there."""
         state = self.at_instruction(call)
         return None if state is None else self._done(call + 1, state)
 
     def at_instruction(self, at: int) -> State | None:
-        """Return what holds when an instruction is next; None where no way leads there."""
+        """Return the state before an instruction; None if no way leads there."""
         self._reach(self.start, BEGIN)
         for _ in range(STEPS_MAX):
             if not self.work:
@@ -171,7 +171,7 @@ class _Flow:
         """Note that a way leads to an instruction."""
         if state is None or not self.start <= at < len(self.words):
             return
-        if at == self.start and state.size:  # a call that does not return, and behind it another function's tail call
+        if at == self.start and state.size:  # a call that does not return, followed by another function's tail call
             return
         before = self.states.get(at)
         if before is not None:
@@ -181,7 +181,7 @@ class _Flow:
             self.work.append(at)
 
     def _done(self, at: int, state: State) -> State | None:
-        """Return what holds after an instruction; None where the frame is gone."""
+        """Return the state after an instruction; None if the frame is gone."""
         if at >= len(self.words):
             return None
         word = self.words[at]
@@ -202,7 +202,7 @@ class _Flow:
         op = word >> 26
         if is_call(word):
             after = self._done(at + 1, state)
-            # The return address is in $ra then: saved before, or lost.
+            # The call overwrites $ra: the return address was saved before, or is lost.
             self._reach(at + 2, None if after is None else after.changed(fmt.RA))
         elif op == fmt.OP_J:
             target = ((self.base + 4 * at) & ~0xFFF_FFFF | (word & 0x3FF_FFFF) << 2) - self.base
@@ -220,14 +220,14 @@ class _Flow:
             self._reach(at + 1, self._done(at, state))
 
     def _jump_table(self, state: State | None) -> None:
-        """Follow a jump through a table: to what no other instruction leads on to, as it may be any of that."""
+        """Follow a jump through a table: it may lead to any instruction to which no other leads."""
         for at in range(self.start, len(self.words) - 2):
             if _ends_way(self.words[at]):
                 self._reach(at + 2, state)
 
 
 def _makes_zero(word: int) -> bool:
-    """Tell whether an instruction is move to a register, from $0: or, addu, daddu."""
+    """Tell whether an instruction moves $0 to a register: or, addu, daddu."""
     return word >> 16 == 0 and word & 0x7FF in (0x25, 0x21, 0x2D)
 
 
@@ -241,7 +241,7 @@ def _always(word: int) -> bool:
 
 
 def _ends_way(word: int) -> bool:
-    """Tell whether nothing follows an instruction and its delay slot."""
+    """Tell whether an instruction and its delay slot are the last of a way."""
     op = word >> 26
     return op == fmt.OP_J or (op == fmt.OP_SPECIAL and word & 0x3F == fmt.FUNCT_JR) or _always(word)
 
@@ -255,11 +255,11 @@ def is_call(word: int) -> bool:
 
 
 def saves(word: int, width: int) -> tuple[tuple[int, int], ...]:
-    """Return (register, offset from the stack pointer) of what an instruction stores there: sd or sw, Loongson's gssq.
+    """Return (register, offset from the stack pointer) for each register that is stored: sd, sw, Loongson's gssq.
 
     Args:
         word: the instruction.
-        width: bytes of a register: a narrower store saves none.
+        width: bytes of a register; a narrower store saves no register.
     """
     op, base, rt = word >> 26, word >> 21 & 31, word >> 16 & 31
     if base != fmt.SP:
@@ -273,7 +273,7 @@ def saves(word: int, width: int) -> tuple[tuple[int, int], ...]:
 
 
 def written(word: int) -> tuple[int, ...]:
-    """Return the general registers that an instruction may write; of what is not known, all that it names."""
+    """Return the general registers that an instruction may write: all that it names if the instruction is not known."""
     op, rs, rt, rd = word >> 26, word >> 21 & 31, word >> 16 & 31, word >> 11 & 31
     if op == fmt.OP_SPECIAL:
         return () if word & 0x3F in _SPECIAL_NONE else (rd,)
@@ -297,7 +297,7 @@ def written(word: int) -> tuple[int, ...]:
 _SPECIAL_NONE = frozenset({0x08, 0x0C, 0x0D, 0x0F, *range(0x30, 0x37)})
 """jr, syscall, break, sync, traps."""
 _WRITE_RT = frozenset({*range(0x09, 0x10), 0x19, 0x1A, 0x1B, *range(0x20, 0x28), 0x30, 0x34, 0x36, 0x37, 0x38, 0x3C})
-"""Arithmetic with constants, loads, and sc, scd, which write whether they stored."""
+"""Arithmetic with constants, loads, and sc and scd, which write whether they stored."""
 _WRITE_NONE = frozenset({*range(0x02, 0x08), 0x13, *range(0x14, 0x18), *range(0x28, 0x30), 0x31, 0x33, 0x35})
 _WRITE_NONE |= {0x39, 0x3A, 0x3D, 0x3E, 0x3F}
 """Jumps, branches, stores, prefetches, loads of floating-point registers."""

@@ -35,12 +35,10 @@ class Mips64Cores(Cores):
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """Of a 32-bit process, ``process_machine`` tells the ABI."""
+        """``process_machine`` tells the ABI of a 32-bit process."""
         if task_size is None or task_size > fmt.TASK_SIZE32:
             return _MACHINES["n64"]
-        return CoreMachine(
-            fmt.EM_MIPS, 32, fmt.ELF_GREGS_64, "a 32-bit process of n32 or o32: nothing tells which of these"
-        )
+        return CoreMachine(fmt.EM_MIPS, 32, fmt.ELF_GREGS_64, "a 32-bit process (n32 or o32: nothing tells which)")
 
     @override
     def process_machine(
@@ -55,7 +53,7 @@ class Mips64Cores(Cores):
         return _MACHINES["n32" if flags >> fmt.TIF_32BIT_ADDR & 1 else "n64"]
 
     def _thread_flags(self, task: int, kernel: KernelView) -> int | None:
-        """Return ``thread_info.flags``; the structure is at the bottom of the stack, and begins with its task."""
+        """Return ``thread_info.flags``; the structure is at the bottom of the stack and begins with its task."""
         member = kernel.layout.find_member("task_struct", "stack")
         if member is None:
             return None

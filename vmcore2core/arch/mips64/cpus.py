@@ -20,7 +20,7 @@ class Mips64Cpus(Cpus):
 
     @override
     def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """crash_save_cpu() writes them, QEMU dumps no MIPS machine."""
+        """crash_save_cpu() writes them; QEMU cannot dump a MIPS machine."""
         result: list[CpuNote] = []
         declared = fmt.elf_gregset(self.registers.order)
         for name, n_type, desc in notes:

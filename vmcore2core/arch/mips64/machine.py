@@ -1,8 +1,8 @@
-"""MIPS64: the linear mapping and the kernel image are in segments that need no page table, the rest is in page tables.
+"""MIPS64: segments without page tables have the linear mapping and the kernel image; page tables map the rest.
 
 References: arch/mips/include/asm/{addrspace,mach-generic/spaces,pgtable-64,processor,ptrace,stackframe,thread_info}.h,
 arch/mips/kernel/{process,ptrace,entry,scall64-n64,vdso}.[cS] (Linux 6.1). There is no arch_crash_save_vmcoreinfo():
-VMCOREINFO has only the keys that all machines share, unless the kernel has the VMCOREINFO export's keys for MIPS.
+VMCOREINFO has only the keys that all machines share, unless the kernel has the export's keys for MIPS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vmcore2core.interfaces import ByteOrder
 from vmcore2core.overrides import override
 
 OTHERS_KEYS = ("phys_base", "va_kernel_pa_offset", "kimage_voffset", "VA_BITS", "phys_ram_base")
-"""NUMBERs of other architectures, some of whose kernels are at addresses like these."""
+"""NUMBERs that only other architectures write; some of their kernels are at addresses like these."""
 OWN_KEYS = ("_PFN_MASK", "_PAGE_VALID", "_PAGE_GLOBAL")
 
 
@@ -34,7 +34,7 @@ class Mips64(Arch):
 
     DOC = ArchDoc(
         page_tables="4, 8, 16, 32 and 64 KiB pages; two to four levels",
-        tested="built samples alone: no distribution has a big-endian kernel any more",
+        tested="only built samples: no distribution has a big-endian kernel any more",
         limitations=("as mips64el",),
     )
     name = "mips64"
@@ -72,7 +72,7 @@ class Mips64(Arch):
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
-        """x86-64 and riscv64 have their images at such addresses, too, and keys of their own."""
+        """x86-64 and riscv64 have their images at such addresses, too, but also keys of their own."""
         if any(vmcoreinfo.number(key) is not None for key in OWN_KEYS):
             return True
         pgd = vmcoreinfo.symbol("swapper_pg_dir")

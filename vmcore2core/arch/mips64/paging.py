@@ -1,7 +1,7 @@
 """MIPS64's page tables: two to four levels of 4 to 64 KiB pages.
 
-The TLB is filled by the kernel, so their form is the kernel's own: an entry that leads to a table is the table's kernel
-address, and one that leads to nothing is that of ``invalid_*_table``, whose entries lead to nothing in turn.
+The kernel fills the TLB, so their form is the kernel's own: an entry that leads to a table has the table's kernel
+address, and an empty entry has the address of ``invalid_*_table``, whose entries are empty, too.
 
 References: arch/mips/include/asm/{pgtable,pgtable-64,pgtable-bits}.h, arch/mips/Kconfig: PGTABLE_LEVELS (Linux 6.1).
 """
@@ -51,13 +51,13 @@ FindNumber = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class TableForm:
-    """What a kernel's configuration makes of its page tables.
+    """The form of page tables, as a kernel's configuration determines it.
 
     Attributes:
         page_size: bytes.
         levels: CONFIG_PGTABLE_LEVELS.
-        pgd_bits: of the address, by the top table; the others have a page each.
-        cache_shift: _CACHE_SHIFT, behind which the page frame number follows.
+        pgd_bits: address bits that the top table decodes; all other tables are one page.
+        cache_shift: _CACHE_SHIFT; the page frame number follows the cache bits.
     """
 
     page_size: int
@@ -80,10 +80,10 @@ def table_form(page_size: int, levels: int | None, task_size: int | None, number
     """Return the form of a kernel's page tables.
 
     Args:
-        page_size: one that ``fmt.PGTABLE_LEVELS`` has.
-        levels: how many there are, or None if that is not known: then the fewest possible.
+        page_size: a key of ``fmt.PGTABLE_LEVELS``.
+        levels: their number; None if that is not known: the fewest possible are taken.
         task_size: ``mm->task_size`` of a process, or None.
-        number: what the layout knows.
+        number: returns a number that the layout knows.
     """
     levels = levels or number("CONFIG_PGTABLE_LEVELS") or fmt.PGTABLE_LEVELS[page_size][0]
     bits = page_size.bit_length() - 4
@@ -100,7 +100,7 @@ def table_form(page_size: int, levels: int | None, task_size: int | None, number
 def find_cache_shift(page_size: int, number: FindNumber) -> int | None:
     """Return _CACHE_SHIFT, or None if that is not known.
 
-    It is an enumerator, which debug information has; VMCOREINFO may have masks of the bits beside it.
+    It is an enumerator, so debug information has it; VMCOREINFO may have masks of the bits next to it.
     """
     told = number("_CACHE_SHIFT")
     for name, distance in (
@@ -119,13 +119,13 @@ def _lowest_bit(mask: int) -> int:
 
 
 def page_table_spec(form: TableForm, order: str, invalid: tuple[int, ...] = ()) -> PageTableSpec:
-    """Return the form of page tables as the walk takes it.
+    """Return the form of page tables for the walk.
 
     Args:
         form: of the kernel.
         order: "<" or ">".
-        invalid: addresses of the tables that stand for "nothing"; where they are not known they are walked, and found
-            empty.
+        invalid: addresses of the tables that stand for "nothing"; if they are not known, the walk enters them and finds
+            them empty.
     """
     shift, bits = form.page_shift, form.page_shift - 3
     names = _NAMES[form.levels]
@@ -174,7 +174,7 @@ def _tables(entries: U64Array, page_size: int) -> tuple[np.ndarray[tuple[int, ..
 def _frames(
     entries: U64Array, form: TableForm, shift: int
 ) -> tuple[U64Array, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
-    """Return the addresses in leaves of one level, and whether they are such as there may be."""
+    """Return the physical addresses in leaves of one level, and whether each is possible."""
     pfn = entries >> np.uint64(form.pfn_shift)
     address = pfn << np.uint64(form.page_shift)
     good = (pfn < np.uint64(1 << fmt.XKPHYS_PABITS - form.page_shift)) & (address & np.uint64((1 << shift) - 1) == 0)
@@ -182,7 +182,7 @@ def _frames(
 
 
 def linear_paddr(address: int) -> int | None:
-    """Return the physical address of one in a segment that needs no page table, or None for others."""
+    """Return the physical address of a kernel address in a segment without page tables; None for other addresses."""
     for mapping in LINEAR:
         if mapping.range.start <= address < mapping.range.end:
             return mapping.paddr + address - mapping.range.start
@@ -199,8 +199,8 @@ class Mips64Paging(Paging):
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
         """The segments are the same in every kernel, wherever it was loaded.
 
-        Nothing in VMCOREINFO tells how many levels the kernel's page table has: they are the fewest that there may be.
-        Entries of a level do not pass for another's, so that a wrong number finds nothing, and not other memory.
+        VMCOREINFO does not tell how many levels the kernel's page table has: the fewest possible are taken.
+        Entries of one level cannot pass for another's, so a wrong number finds nothing rather than other memory.
 
         Raises:
             LayoutInvalid: these kernels have no such page size, or a symbol is in none of the segments.
@@ -247,7 +247,7 @@ class Mips64Paging(Paging):
     def _invalid_tables(self, kernel_map: KernelMap, kernel: KernelView) -> tuple[int, ...]:
         """Return the addresses of the tables that stand for "nothing": one for each level but the first.
 
-        Where no symbol tells, the kernel's page table does: most of it leads to nothing.
+        If no symbol tells, the kernel's page table does: most of its entries are empty.
         """
         named = [kernel.layout.find_symbol(name) for name in INVALID_TABLES]
         if any(address is not None for address in named):
@@ -274,7 +274,7 @@ class Mips64Paging(Paging):
         """The invalid tables and ``mm_struct.task_size`` tell the number of levels.
 
         Raises:
-            LayoutUnknown: nothing tells where page frame numbers are in an entry.
+            LayoutUnknown: the layout does not tell where an entry has its page frame number.
         """
         layout = kernel.layout
         page_size = kernel_map.spec.page_size

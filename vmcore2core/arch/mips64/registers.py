@@ -33,9 +33,9 @@ class Mips64Registers(Registers):
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """Follows task_pt_regs() in arch/mips/include/asm/processor.h.
 
-        A system call saves some registers alone (SAVE_SOME): $s0 to $s7 and $fp are as the kernel's functions saved
-        them, and are left out where those do not tell. $at, $t0 to $t3, $t8, hi and lo are older there, as they are in
-        the kernel's own core.
+        A system call saves only some registers (SAVE_SOME). $s0 to $s7 and $fp are from the frames of the kernel's
+        functions, or left out if those do not have them. $at, $t0 to $t3, $t8, hi and lo have older values, as in the
+        kernel's own core.
         """
         found = self._pt_regs(stack, kernel)
         if found is None:
@@ -51,7 +51,7 @@ class Mips64Registers(Registers):
         return {**regs, "zero": 0, "k0": 0, "k1": 0}
 
     def _pt_regs(self, stack: int, kernel: KernelView) -> tuple[int, dict[str, int]] | None:
-        """Return where ``struct pt_regs`` of user mode is, and what it has; None where there is not exactly one."""
+        """Return address and contents of the ``struct pt_regs`` of user mode; None if there is not exactly one."""
         layout = kernel.layout
         told = layout.find_size("pt_regs")
         page_size = layout.find_constant("PAGESIZE")
@@ -68,7 +68,7 @@ class Mips64Registers(Registers):
                 regs = {name: int(record[name]) for name in fmt.PT_REGS_FIELDS}
                 if self._plausible(regs):
                     found.append((address, regs))
-        # Nothing distinguishes a chance match in the wrong place from the true frame.
+        # Two candidates: nothing tells a chance match from the true frame.
         return found[0] if len(found) == 1 else None
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:

@@ -1,7 +1,7 @@
 """MIPS64's register notes besides NT_PRSTATUS: mips64_regsets and mips_regsets in arch/mips/kernel/ptrace.c.
 
-resume() and switch_to() save the FPU of a task that owns it, and the DSP's registers, so that ``thread_struct`` is
-current while the task is off the CPU.
+resume() and switch_to() save the FPU of a task that owns it, and the DSP's registers, so ``thread_struct`` is current
+while the task is off the CPU.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ LAYOUT_KEYS = (
 
 
 class Thread(ThreadStruct):
-    """``struct thread_struct`` of a task that is off the CPU, and what is around it.
+    """``struct thread_struct`` of a task that is off the CPU, and related structures.
 
     Args:
         task: ``struct task_struct *``.
         flags: its ``thread_info.flags``.
-        narrow: whether its process is of o32, whose DSP registers have 32 bits.
+        narrow: whether its process is o32, whose DSP registers have 32 bits.
         kernel: the dumped one.
         byte_order: of the kernel.
     """
@@ -45,7 +45,7 @@ class Thread(ThreadStruct):
 
     @cached_property
     def fpu(self) -> np.void | None:
-        """``struct mips_fpu_struct``; None if the layout does not tell where it is, and how wide registers are."""
+        """``struct mips_fpu_struct``; None if the layout does not tell where it is and how wide its registers are."""
         found = self.layout.find_member("task_struct", "thread.fpu")
         widths = {fmt.mips_fpu_struct(self.order, width).itemsize: width for width in (8, fmt.MSA_REG_SIZE)}
         width = widths.get(found.size or 0) if found is not None else None
@@ -78,7 +78,7 @@ class Thread(ThreadStruct):
 
     @cached_property
     def cpu(self) -> np.void | None:
-        """``boot_cpu_data`` as far as it is needed."""
+        """The needed part of ``boot_cpu_data``."""
         cpu_data, fpu_id = self.layout.find_symbol("cpu_data"), self.layout.find_member("cpuinfo_mips", "fpu_id")
         if cpu_data is None or fpu_id is None:
             return None
@@ -88,7 +88,7 @@ class Thread(ThreadStruct):
         return record
 
     def dsp(self) -> bytes | None:
-        """Return NT_MIPS_DSP: dsp32_get(), dsp64_get(); dsp_active() wants a processor that has it."""
+        """Return NT_MIPS_DSP: dsp32_get(), dsp64_get(); None if the processor has no DSP: dsp_active()."""
         declared = fmt.mips_dsp_state(self.order)
         able = self.cpu is not None and int(self.cpu["ases"]) & fmt.MIPS_ASE_DSP
         raw = self.raw("dsp", declared.itemsize) if able else None
@@ -99,7 +99,7 @@ class Thread(ThreadStruct):
         return values.astype(self.order + ("u4" if self.narrow else "u8")).tobytes()
 
     def msa(self) -> bytes | None:
-        """Return NT_MIPS_MSA: msa_get(); what a task has not used of its registers is all ones."""
+        """Return NT_MIPS_MSA: msa_get(); parts of registers that the task has not used are all ones."""
         flags, cpu, fpu = self.layout.find_member("task_struct", "flags"), self.cpu, self.fpu
         if flags is None or cpu is None or fpu is None or fpu["fpr"].shape[1] != fmt.MSA_REG_SIZE:
             return None

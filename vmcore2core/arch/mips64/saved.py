@@ -1,9 +1,9 @@
 """Find the user registers that kernel functions save during a system call, by unwinding the kernel stack.
 
-handle_sys() saves what a call may change (SAVE_SOME). $s0 to $s7 and $fp stay in the processor, and each function of
-the kernel that needs one saves it in its frame. At the end switch_to() saves them in ``thread_struct``. Unwinding frame
-by frame, by the instructions of each function, gives the program's values. They are accepted if the frames end exactly
-at ``struct pt_regs``, in the call through the table of system calls.
+handle_sys() saves the registers that a call may change (SAVE_SOME). $s0 to $s7 and $fp stay in the processor, and each
+kernel function that needs one saves it in its frame. At the end switch_to() saves them in ``thread_struct``. Unwinding
+from there, by the instructions of each function, gives the program's values. They are accepted if the frames end
+exactly at ``struct pt_regs``, in the call through the table of system calls.
 
 References: arch/mips/kernel/{entry.S,scall64-n64.S,r4k_switch.S,process.c}, arch/mips/include/asm/stackframe.h
 (Linux 6.1).
@@ -47,10 +47,10 @@ class KernelStack:
         self.byte_order: ByteOrder = byte_order
 
     def static_regs(self) -> Mapping[str, int] | None:
-        """Return those of $s0 to $s7 and $fp that are known, by name; None where pt_regs itself has them all.
+        """Return the known ones of $s0 to $s7 and $fp, by name; None if pt_regs itself has them all.
 
-        It has where the task is on its way back to user mode (SAVE_STATIC was done), and where it was forked and never
-        ran: a call that clones saves all.
+        It has them if the task is returning to user mode (SAVE_STATIC was done), or was forked and never ran: a call
+        that clones saves all.
         """
         try:
             regs = self._switched()
@@ -74,7 +74,7 @@ class KernelStack:
         return {}
 
     def _switched(self) -> dict[int, int] | None:
-        """Return what switch_to() saved; None where it is not known, or older, as the task was on a CPU."""
+        """Return what switch_to() saved; None if that is not known, or out of date because the task was on a CPU."""
         on_cpu = self.layout.find_member("task_struct", "on_cpu")
         if on_cpu is None or self._word(self.task + on_cpu.offset, 4):
             return None
@@ -85,7 +85,7 @@ class KernelStack:
         return known if inside and fmt.RA in known else None
 
     def _caller(self, regs: Mapping[int, int], frame: CodeFrame) -> dict[int, int]:
-        """Return the registers as the function's caller had them."""
+        """Return the registers' values in the function's caller."""
         sp = regs[fmt.SP]
         found = {number: value for number, value in regs.items() if number not in frame.changed}
         found |= {number: self._word(sp + offset, 8) for number, offset in frame.saved.items()}
@@ -95,7 +95,7 @@ class KernelStack:
         """Return the frame of the function that makes the call at an address."""
         before, behind = b"", b""
         at = call
-        # Piece by piece: code may begin or end in the middle, or be missing.
+        # In pieces: the code's beginning or end may be missing.
         while len(before) < BEFORE:
             start = (at - 1) & -PIECE
             try:

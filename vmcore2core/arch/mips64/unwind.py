@@ -27,7 +27,7 @@ _NAMES: Mapping[str, str] = MappingProxyType({"epc": "pc", **{name: name for nam
 
 
 def abi_of(machine: CoreMachine) -> Abi:
-    """Return which ABI a core's machine is."""
+    """Return the ABI of a core's machine."""
     if machine.elf_class == 64:
         return "n64"
     return "n32" if machine.e_flags & fmt.EF_MIPS_ABI2 else "o32"
@@ -42,7 +42,7 @@ def ends_with_call(code: bytes, byte_order: ByteOrder) -> bool:
 def frames_by_code(
     read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool, *, order: ByteOrder, width: int
 ) -> Iterator[CodeFrame]:
-    """A ``FramesByCode``; without ``start``, it finds only a function that has made a frame and saved $ra."""
+    """A ``FramesByCode``; without ``start``, it finds only functions that have made a frame and saved $ra."""
     found = _frame_by_code(read, pc, start, exact, order, width)
     if found is not None:
         yield found
@@ -70,7 +70,7 @@ def _frame_by_code(
 
 
 def _known(read: Callable[[int, int], bytes | None], start: int, end: int) -> bytes:
-    """Return memory from ``start`` on, up to ``end`` or to where it is not known."""
+    """Return memory from ``start`` up to ``end``, or up to the first unknown byte."""
     found = b""
     while start < end:
         stop = min((start & -PIECE) + PIECE, end)
@@ -83,7 +83,7 @@ def _known(read: Callable[[int, int], bytes | None], start: int, end: int) -> by
 
 @cache
 def unwind_spec(abi: Abi, byte_order: ByteOrder) -> UnwindSpec:
-    """Return how stacks of one kind of process unwind; n32 keeps registers of 64 bits, and addresses of 32."""
+    """Return how stacks of one kind of process unwind; n32 has registers of 64 bits and addresses of 32."""
     width = 4 if abi == "o32" else 8
     return UnwindSpec(
         word=8 if abi == "n64" else 4,

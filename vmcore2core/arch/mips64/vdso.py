@@ -18,7 +18,7 @@ VDSO_IMAGES: Mapping[Abi, str] = MappingProxyType(
 
 
 class Mips64Vdso(Vdso):
-    """Where the vDSO's image is, on MIPS64."""
+    """The vDSO image on MIPS64."""
 
     @override
     def image(self, mm: KernelAddr, machine: CoreMachine, kernel: KernelView) -> KernelAddr | None:

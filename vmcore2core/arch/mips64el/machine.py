@@ -1,4 +1,4 @@
-"""MIPS64, little-endian, as Debian's port of this name: ``mips64`` in the other byte order."""
+"""MIPS64, little-endian (Debian's port mips64el): ``mips64`` in the other byte order."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Mips64el(Mips64):
         limitations=(
             "Debian's kernel has no BTF: --vmlinux is needed",
             "$s0 to $s7 and $fp of a thread whose system call a page fault or a preemption interrupted",
-            "kdump's own files were not seen: Debian's kernels for MIPS write none (no CONFIG_CRASH_DUMP)",
-            "swapped pages, 16 and 64 KiB pages, and two and four levels were compared with no kernel's core",
+            "kdump files were not tried: Debian's kernels for MIPS write none (no CONFIG_CRASH_DUMP)",
+            "swapped pages, 16 and 64 KiB pages, and two and four levels were not compared with a kernel's core",
             "pages of files that were not mapped in, with CONFIG_SPARSEMEM (loongson-3, octeon)",
-            "microMIPS and MIPS release 6 programs' signal frames",
+            "signal frames of microMIPS and MIPS release 6 programs",
         ),
     )
 

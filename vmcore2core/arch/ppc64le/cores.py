@@ -24,7 +24,7 @@ class Ppc64leCores(Cores):
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """A compat process runs with MSR's SF clear, and has TASK_SIZE_USER32."""
+        """A compat process runs with SF clear in MSR, and has TASK_SIZE_USER32."""
         small = task_size <= fmt.TASK_SIZE_32_MAX if task_size is not None else not regs.get("msr", fmt.MSR_SF) >> 63
         if small:
             return CoreMachine(EM_PPC, 32, self.registers.names, "a 32-bit (ppc) process, which is not supported")
@@ -36,7 +36,7 @@ class Ppc64leCores(Cores):
     ) -> tuple[Note, ...] | None:
         """Follows native_regsets in arch/powerpc/kernel/ptrace/ptrace-view.c.
 
-        Not made: NT_PPC_TM_* (of a thread in a transaction), NT_PPC_PKEY (with the hash MMU), NT_PPC_DEXCR and
-        NT_PPC_HASHKEYR (Power10; of the former, a half is in the processor alone).
+        Left out: NT_PPC_TM_* (threads in a transaction), NT_PPC_PKEY (hash MMU), NT_PPC_DEXCR and NT_PPC_HASHKEYR
+        (Power10; only the processor has one half of the former).
         """
         return saved_regsets(Thread(task, kernel))

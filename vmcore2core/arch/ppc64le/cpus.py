@@ -22,7 +22,7 @@ NR_CPUS_MAX = 1 << 14
 
 
 def _byte_order(prstatus: Sequence[bytes]) -> ByteOrder:
-    """Return the byte order of NT_PRSTATUS descriptors: that in which MSR says "64 bits"."""
+    """Return the byte order of NT_PRSTATUS descriptors: the one in which MSR says "64 bits"."""
     for desc in prstatus:
         found: list[ByteOrder] = []
         orders: tuple[ByteOrder, ByteOrder] = ("little", "big")
@@ -71,7 +71,7 @@ class Ppc64leCpus(Cpus):
     def regsets(
         self, task: KernelAddr, regs: Mapping[str, int], note: CpuNote, kernel: KernelView
     ) -> tuple[tuple[Note, ...], str | None]:
-        """A CPU that is in the kernel has them as long as the thread's MSR says so."""
+        """A CPU in the kernel still has the thread's registers if the thread's MSR says so."""
         msr = regs.get("msr", fmt.MSR_FP | fmt.MSR_VEC)
         return live_regsets(Thread(task, kernel), msr, note.regsets), LOST
 
@@ -83,7 +83,7 @@ class Ppc64leCpuNumbers(CpuNumbers):
     def number(self, cpu: int, kernel: KernelView) -> int:
         """Any CPU may boot as CPU 0; paca_struct has the hardware's number.
 
-        smp_setup_cpu_maps() in arch/powerpc/kernel/setup-common.c.
+        Follows smp_setup_cpu_maps() in arch/powerpc/kernel/setup-common.c.
         """
         layout = kernel.layout
         table, found = layout.find_symbol("paca_ptrs"), layout.find_member("paca_struct", "hw_cpu_id")

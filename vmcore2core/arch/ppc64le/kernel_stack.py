@@ -19,7 +19,7 @@ LR_SAVE = 16
 REGS_MARKERS = (0x5347_4552, 0x7265_6773_6865_7265)
 """STACK_FRAME_REGS_MARKER: "REGS", and "regshere" before Linux 6.2."""
 INT_FRAMES = ((32, 48), (96, 112))
-"""Where in an interrupt's frame the marker is, and ``struct pt_regs``: since Linux 6.2, and before."""
+"""Offsets of the marker and of ``struct pt_regs`` in an interrupt's frame: since Linux 6.2, and before."""
 MSR_PR = 1 << 14
 SYSTEM_CALL_TRAPS = (0xC00, 0x3000)
 WORD = (1 << 64) - 1
@@ -32,7 +32,7 @@ class Ppc64leUnwinder(KernelUnwinder):
         kernel: the dumped one.
 
     Raises:
-        LayoutUnknown: the layout lacks tasks' stacks.
+        LayoutUnknown: the layout does not tell where a task's stack is.
     """
 
     def __init__(self, kernel: KernelView) -> None:
@@ -42,7 +42,7 @@ class Ppc64leUnwinder(KernelUnwinder):
 
     @override
     def switched_out(self, task: KernelAddr) -> KernelFrame:
-        """_switch() has a frame of its own, and saves LR in its caller's."""
+        """_switch() has a frame of its own, and saves LR in its caller's frame."""
         sp = self._word(self._word(task + self._ksp))
         return KernelFrame(self._word(sp + LR_SAVE), sp, "switch frame", exact=False)
 

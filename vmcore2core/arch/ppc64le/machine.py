@@ -32,7 +32,7 @@ class Ppc64le(Arch):
         tested="Debian's 7.2, radix and hash MMU, 4 and 64 KiB pages",
         limitations=(
             "32-bit processes",
-            "transactional memory's notes",
+            "notes of transactional memory",
         ),
     )
     name = "ppc64le"

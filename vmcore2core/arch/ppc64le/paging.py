@@ -1,7 +1,7 @@
-"""Page tables of 64-bit POWER servers under Linux: the radix MMU's own, and those that it keeps with the hash MMU.
+"""Page tables of 64-bit POWER servers: those of the radix MMU, and those that Linux keeps beside the hash MMU.
 
-Both are four levels of big-endian entries, whatever the kernel's byte order, with the same bits in a page's entry. A
-radix entry that leads to a table tells how large that is; with the hash MMU only the kernel's variables tell.
+Both have four levels of big-endian entries, whatever the kernel's byte order, with the same bits in a page's entry. A
+radix entry that leads to a table tells the table's size; with the hash MMU only the kernel's variables tell.
 
 References: arch/powerpc/include/asm/book3s/64/{pgtable,radix,hash,hash-4k,hash-64k}.h, arch/powerpc/mm/pgtable_64.c,
 arch/powerpc/mm/book3s64/{radix_pgtable,hash_utils}.c (Linux 4.7 to 7.2); Power ISA 3.1B, book III, 6.7.10.
@@ -24,7 +24,7 @@ from vmcore2core.interfaces import KernelView, Layout, Memory
 from vmcore2core.overrides import override
 
 IMAGE_MAX = 256 << 20
-IMAGE_ALIGN = 64 << 10  # of a kernel that is not loaded to 0: at least the page size
+IMAGE_ALIGN = 64 << 10  # alignment of a kernel that is not loaded at 0: at least the page size
 
 BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
@@ -34,7 +34,7 @@ VMEMMAP_KEYS = (
     *("SIZE(mmu_psize_def)", "OFFSET(mmu_psize_def.shift)"),
 )
 _PAGES_MAX = 1 << 18
-"""Of vmemmap: that of 64 TiB in pages of 16 MiB, of 64 GiB in pages of 4 KiB."""
+"""Limit for vmemmap: it describes 64 TiB in pages of 16 MiB, or 64 GiB in pages of 4 KiB."""
 
 IndexSizes = tuple[int, int, int, int]
 """{PTE,PMD,PUD,PGD}_INDEX_SIZE."""
@@ -64,17 +64,17 @@ def decode_hash(
 ) -> tuple[U8Array, U64Array]:
     """Decode entries that Linux keeps with the hash MMU, see ``PageTableSpec.decode``.
 
-    Huge page directories (hugepd_t: older kernels have 16 MiB and 16 GiB pages behind them) are ``BAD``.
+    Huge page directories (hugepd_t, for 16 MiB and 16 GiB pages in older kernels) are ``BAD``.
 
     Args:
         entries: uint64[n].
         index: into ``levels``.
         levels: all.
-        val_bits: what entries to tables have besides the address: HASH_PMD_VAL_BITS.
+        val_bits: bits of entries to tables besides the address: HASH_PMD_VAL_BITS.
     """
-    if levels[index].name == "pte":  # what tells the slot in the hash table may be left in an entry that is empty
+    if levels[index].name == "pte":  # an empty entry may still have the bits that tell the slot in the hash table
         entries = np.where((entries & ~np.uint64(fmt.HASH_NONE_MASK)) == 0, np.uint64(0), entries)
-    # Below the page size and above the address are the hash MMU's own bits, too.
+    # The hash MMU has bits of its own below the page size and above the address.
     page = entries & np.uint64(fmt.PTE_RPN_MASK & ~((1 << levels[-1].shift) - 1))
     table = (entries & np.uint64(fmt.TABLE_MASKED_BITS)) == val_bits
     return _decode(entries, index, page, table, levels)
@@ -83,12 +83,12 @@ def decode_hash(
 def _decode(
     entries: U64Array, index: int, page: U64Array, table: BoolArray, levels: tuple[PageTableLevel, ...]
 ) -> tuple[U8Array, U64Array]:
-    """Decode what both MMUs have in common.
+    """Decode the parts of entries that both MMUs share.
 
     Args:
         entries: uint64[n].
         index: into ``levels``.
-        page: uint64[n], the physical addresses of leaves; with bits beyond PTE_RPN_MASK where that is broken.
+        page: uint64[n], the physical addresses of leaves; a broken one has bits beyond PTE_RPN_MASK.
         table: bool[n], whether an entry has the marks of one that leads to a table.
         levels: all.
     """
@@ -136,9 +136,9 @@ def radix_spec(page_size: int) -> PageTableSpec:
 def kernel_spec(page_size: int, radix_mmu: int | None) -> PageTableSpec:
     """Return the form of the kernel's page table.
 
-    With the hash MMU it is not read: VMCOREINFO does not tell its levels, which differ between versions. Where it does
-    not tell which MMU there is either, radix entries are expected: they name the size of the table that they lead to,
-    and those of the hash MMU do not.
+    With the hash MMU it is not read: VMCOREINFO does not tell its levels, which differ between versions. If VMCOREINFO
+    does not tell the MMU either, radix entries are expected: they give the size of the table that they lead to, which
+    entries of the hash MMU do not.
 
     Args:
         page_size: of the kernel.
@@ -149,9 +149,9 @@ def kernel_spec(page_size: int, radix_mmu: int | None) -> PageTableSpec:
 
 
 def vmemmap_backing(kernel: KernelView) -> tuple[LinearMapping, ...]:
-    """Return where the pages of ``vmemmap`` are, which the hash MMU has in no page table, in as few pieces as can be.
+    """Return where the pages of ``vmemmap`` are, joined where possible; with the hash MMU no page table has them.
 
-    vmemmap_list_populate() in arch/powerpc/mm/init_64.c.
+    Follows vmemmap_list_populate() in arch/powerpc/mm/init_64.c.
 
     Raises:
         LayoutUnknown: a symbol or member for it is not known.
@@ -192,12 +192,12 @@ def _read(memory: Memory, address: int, size: int) -> int:
 
 
 def user_spec(page_size: int, kernel: KernelView) -> PageTableSpec:
-    """Return the form of all processes' page tables, as the kernel's own variables say.
+    """Return the form of all processes' page tables, from the kernel's own variables.
 
     Raises:
         LayoutUnknown: a variable is not known (the oldest kernels have none).
-        LayoutInvalid: they cannot be true.
-        MemoryFault: they cannot be read.
+        LayoutInvalid: a variable has an impossible value.
+        MemoryFault: a variable cannot be read.
     """
     layout = kernel.layout
     radix_mmu = layout.find_constant("RADIX_MMU")
@@ -245,7 +245,7 @@ class Ppc64lePaging(Paging):
         if size is None:
             raise LayoutInvalid(f"PAGESIZE is {page_size} in VMCOREINFO, expected 4096 or 65536")
         radix_mmu = vmcoreinfo.number("RADIX_MMU")
-        # Where the MMU is not known, what is beyond the smaller mapping is in the radix MMU's page table as well.
+        # If the MMU is not known: beyond the smaller mapping, the radix MMU's page table has the linear mapping, too.
         end = fmt.LINEAR_END_HASH_4K if radix_mmu != 1 and size == 4096 else fmt.LINEAR_END
         linear = LinearMapping(AddressRange(fmt.PAGE_OFFSET, end), PhysAddr(0))
         start = stext & ~(IMAGE_ALIGN - 1)
@@ -257,7 +257,7 @@ class Ppc64lePaging(Paging):
     def whole_map(self, kernel_map: KernelMap, kernel: KernelView) -> KernelMap:
         """With the hash MMU, the kernel's variables tell the form of its page table, too.
 
-        Where they do not, what is beyond the linear mapping stays unknown.
+        If they do not, addresses beyond the linear mapping stay unknown.
         """
         if kernel.layout.find_constant("RADIX_MMU") == 1:
             return kernel_map
@@ -265,7 +265,7 @@ class Ppc64lePaging(Paging):
             spec = user_spec(kernel_map.spec.page_size, kernel)
         except (LayoutError, MemoryFault):
             return kernel_map
-        if spec.levels == kernel_map.spec.levels:  # radix, which has vmemmap in it
+        if spec.levels == kernel_map.spec.levels:  # radix, whose page table has vmemmap
             return kernel_map
         try:
             backing = vmemmap_backing(kernel)
@@ -287,7 +287,7 @@ class Ppc64lePaging(Paging):
 
     @override
     def user_page_table(self, kernel_map: KernelMap, mm: KernelAddr, kernel: KernelView) -> PageTableSpec:
-        """One form for all processes."""
+        """All processes' page tables have one form."""
         return user_spec(kernel_map.spec.page_size, kernel)
 
     @override

@@ -17,7 +17,7 @@ from vmcore2core.overrides import override
 
 
 def gregs_of(raw: bytes, order: ByteOrder, names: Sequence[str]) -> dict[str, int]:
-    """Return registers of ``struct pt_regs``; those that elf_gregset_t has besides are zero."""
+    """Return registers of ``struct pt_regs``; further ones of elf_gregset_t are zero."""
     record = np.frombuffer(raw, fmt.pt_regs[order], 1)[0]
     return {name: int(record[name]) for name in names} | dict.fromkeys(fmt.GREGSET_RESERVED, 0)
 
@@ -31,10 +31,10 @@ class Ppc64leRegisters(Registers):
 
     @override
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
-        """task_pt_regs() is ``thread.regs``, NULL in a kernel thread; gpr_get().
+        """Follows task_pt_regs(), which is ``thread.regs`` and NULL in a kernel thread, and gpr_get().
 
-        They end where the stack ends, in all versions. In a system call, r3 is still the first argument, or -ERESTART*
-        once a signal has interrupted it; trap tells that it is one.
+        ``struct pt_regs`` ends where the stack ends, in all versions. In a system call (trap tells), r3 is still the
+        first argument, or -ERESTART* once a signal has interrupted the call.
         """
         layout = kernel.layout
         at = Thread(task, kernel).uint("regs", 8)

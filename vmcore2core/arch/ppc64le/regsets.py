@@ -1,8 +1,8 @@
 """Floating-point, vector and special registers of 64-bit POWER, little-endian, as the kernel's cores have them.
 
-While a thread runs, MSR's FP and VEC bits tell whether the processor has its floating-point and vector registers:
-they are loaded when they are first used or expected to be, and a thread that leaves a CPU has them saved and the bits
-cleared. So the saved MSR of a thread, not whether it was on a CPU, tells where they are.
+While a thread runs, the FP and VEC bits in MSR tell whether the processor has its floating-point and vector registers.
+The kernel loads them at or before their first use, and saves them and clears the bits when the thread leaves its CPU.
+So a thread's saved MSR tells where they are, not whether it was on a CPU.
 
 References: arch/powerpc/kernel/ptrace/{ptrace-view,ptrace-fpu,ptrace-altivec,ptrace-vsx}.c,
 arch/powerpc/kernel/process.c: giveup_all(), restore_math(), save_sprs(); arch/powerpc/include/asm/processor.h: struct
@@ -38,7 +38,7 @@ LOST = (
     "its PPR, DSCR, TAR and performance-monitor registers were in the processor, which the dump does not have, and "
     "VRSAVE is as it was when it last left one"
 )
-"""The registers of a thread on a CPU that are not known."""
+"""Registers that are not known of a thread on a CPU."""
 
 
 class Thread(ThreadStruct):
@@ -46,7 +46,7 @@ class Thread(ThreadStruct):
 
     @property
     def ppr(self) -> bytes | None:
-        """The program priority: in struct pt_regs, in older kernels in struct thread_struct."""
+        """The program priority register: in struct pt_regs, or in struct thread_struct of older kernels."""
         found, regs = self.layout.find_member("pt_regs", "ppr"), self.uint("regs", 8)
         if found is None:
             return self.raw("ppr", 8)
@@ -57,7 +57,7 @@ def _halves(thread: Thread) -> list[bytes] | None:
     """Return the halves of VSX registers 0 to 31: the low one (TS_VSRLOWOFFSET), then the other.
 
     Raises:
-        LayoutInvalid: the kernel has no VSX, so that its registers lie otherwise.
+        LayoutInvalid: the kernel has no VSX, so its registers are laid out differently.
     """
     found = thread.layout.find_member("task_struct", "thread.fp_state.fpr")
     pairs = thread.raw("fp_state.fpr", 2 * 8 * fmt.NR_REGS)
@@ -69,19 +69,19 @@ def _halves(thread: Thread) -> list[bytes] | None:
 
 
 def _fpr(thread: Thread) -> bytes | None:
-    """Return what fpr_get() does."""
+    """Return NT_FPREGSET: fpr_get()."""
     halves, fpscr = _halves(thread), thread.raw("fp_state.fpscr", 8)
     return None if halves is None or fpscr is None else b"".join(halves[1::2]) + fpscr
 
 
 def _vsr(thread: Thread) -> bytes | None:
-    """Return what vsr_get() does, of a thread that has ever used these registers."""
+    """Return NT_PPC_VSX of a thread that has ever used these registers: vsr_get()."""
     halves = _halves(thread)
     return b"".join(halves[::2]) if halves is not None and thread.uint("used_vsr", 4) else None
 
 
 def _vr(thread: Thread) -> bytes | None:
-    """Return what vr_get() does, of a thread that has ever used these registers."""
+    """Return NT_PPC_VMX of a thread that has ever used these registers: vr_get()."""
     state, vrsave = thread.raw("vr_state", fmt.VMX_VRSAVE), thread.raw("vrsave", 4)
     if state is None or vrsave is None or not thread.uint("used_vr", 4):
         return None
@@ -93,7 +93,7 @@ def _ebb(thread: Thread) -> bytes | None:
 
 
 def _pmu(thread: Thread) -> bytes | None:
-    # The kernel copies eight bytes for each register, of which mmcr0 has only four and used_ebb follows it.
+    # The kernel copies eight bytes for each register; mmcr0 has only four, and used_ebb follows it.
     return thread.raw("siar", fmt.PMU_SIZE) if _arch_2_07(thread) else None
 
 
@@ -123,14 +123,14 @@ FLOATS = (elf_core.NT_FPREGSET, fmt.NT_PPC_VSX)
 
 
 def saved_regsets(thread: Thread) -> tuple[Note, ...] | None:
-    """Return all notes of a thread that is off the CPU, in the kernel's order; None where they cannot be found."""
+    """Return all notes of a thread that is off the CPU, in the kernel's order; None if they cannot be found."""
     if not thread.has("fp_state.fpr"):
         return None
     return notes_of(REGSETS, thread)
 
 
 def qemu_regsets(notes: Mapping[int, bytes], order: ByteOrder) -> tuple[Note, ...]:
-    """Return NT_FPREGSET, NT_PPC_VMX and NT_PPC_VSX of a CPU as QEMU wrote them, as a little-endian kernel would.
+    """Return NT_FPREGSET, NT_PPC_VMX and NT_PPC_VSX of a CPU from QEMU's notes, in a little-endian kernel's form.
 
     VRSAVE, which QEMU leaves out, is zero.
 
@@ -159,14 +159,14 @@ def _reversed(raw: bytes, size: int) -> bytes:
 
 
 def live_regsets(thread: Thread, msr: int, of_cpu: tuple[Note, ...]) -> tuple[Note, ...]:
-    """Return the notes of a thread that was on a CPU: what the CPU had, and from memory what it had not taken over.
+    """Return the notes of a thread that was on a CPU: the CPU's, and from memory those that the CPU had not loaded.
 
     PPR, DSCR, TAR and the like were in the CPU, and QEMU does not write them.
 
     Args:
         thread: its ``struct thread_struct``.
         msr: its MSR in user mode.
-        of_cpu: as ``qemu_regsets`` returns them; empty where the dump does not have them.
+        of_cpu: as ``qemu_regsets`` returns them; empty if the dump does not have them.
     """
     cpu = {note.n_type: note for note in of_cpu}
     made: list[Note] = []
@@ -179,7 +179,7 @@ def live_regsets(thread: Thread, msr: int, of_cpu: tuple[Note, ...]) -> tuple[No
     if not msr & fmt.MSR_VEC:
         made += notes_of(REGSETS, thread, (fmt.NT_PPC_VMX,))
     elif fmt.NT_PPC_VMX in cpu and vrsave is not None:
-        # VRSAVE, a mask that no ABI in use has a meaning for, is as it was when the thread last left a CPU.
+        # VRSAVE, a mask that no ABI in use gives a meaning, is from when the thread last left a CPU.
         desc = bytearray(cpu[fmt.NT_PPC_VMX].desc)
         desc[fmt.VMX_VRSAVE : fmt.VMX_VRSAVE + 4] = vrsave
         made.append(Note(elf_core.NOTE_LINUX, fmt.NT_PPC_VMX, bytes(desc)))

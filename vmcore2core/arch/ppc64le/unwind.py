@@ -14,7 +14,7 @@ def ends_with_call(code: bytes) -> bool:
     form = word >> 26
     if form == fmt.OP_BRANCH_REG:
         return bool(word & fmt.LK) and word >> 1 & 0x3FF in fmt.BRANCH_REG_XO
-    # A call that restores the TOC pointer has "ld r2,24(r1)" or a nop behind it; it is where the call returns to.
+    # A call that restores the TOC pointer is followed by "ld r2,24(r1)" or a nop, to which it returns.
     return form in (fmt.OP_BRANCH, fmt.OP_BRANCH_CONDITIONAL) and bool(word & fmt.LK)
 
 

@@ -31,10 +31,10 @@ class Riscv64Cores(Cores):
 
     @override
     def flags(self, mm: KernelAddr, kernel: KernelView) -> int:
-        """Those of the executable, as the kernel keeps them for its own cores.
+        """Returns the executable's e_flags, which the kernel keeps for its own cores.
 
-        Since Linux kernel commit 8c94db0ae97c ("binfmt_elf: preserve original ELF e_flags for core dumps") (in v6.18);
-        cores of kernels before have 0.
+        It does so since Linux kernel commit 8c94db0ae97c ("binfmt_elf: preserve original ELF e_flags for core dumps")
+        (in v6.18); cores of older kernels have 0.
         """
         found = kernel.layout.find_member("mm_struct", "saved_e_flags")
         return 0 if found is None else kernel.uint(mm + found.offset, 8) & 0xFFFF_FFFF

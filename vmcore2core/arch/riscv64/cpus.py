@@ -24,7 +24,7 @@ class Riscv64Cpus(Cpus):
     def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
         """QEMU's riscv_cpu_write_elf64_note() and the kernel's crash_save_cpu() write the same.
 
-        Neither tells the privilege mode; the kernel's addresses are in the upper half.
+        Neither has the privilege mode; the kernel's addresses are in the upper half.
         """
         result: list[CpuNote] = []
         for name, n_type, desc in notes:
@@ -47,6 +47,6 @@ class Riscv64CpuNumbers(CpuNumbers):
 
     @override
     def number(self, cpu: int, kernel: KernelView) -> int:
-        """CPU 0 is the hart that booted first; arch/riscv/kernel/smp.c, setup_smp()."""
+        """CPU 0 is the hart that booted first: setup_smp() in arch/riscv/kernel/smp.c."""
         table = kernel.layout.find_symbol("__cpuid_to_hartid_map")
         return cpu if table is None else kernel.uint(table + 8 * cpu, 8)

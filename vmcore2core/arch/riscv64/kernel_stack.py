@@ -1,4 +1,4 @@
-"""Kernel stacks of RISC-V, by frame pointers: below where s0 points to are the caller's s0 and the return address.
+"""Kernel stacks of RISC-V, by frame pointers: the caller's s0 and the return address are just below the address in s0.
 
 References: arch/riscv/kernel/stacktrace.c: walk_stackframe(); arch/riscv/kernel/entry.S: handle_exception (Linux 6.1 to
 7.2).
@@ -22,7 +22,7 @@ STACKFRAME = 16
 """sizeof(struct stackframe)"""
 FRAME_MAX = 1 << 16
 OUTERMOST_MAX = 64
-"""Bytes of the code that a kernel thread begins in."""
+"""Bytes of the code in which a kernel thread begins."""
 EXC_SYSCALL = 8
 WORD = (1 << 64) - 1
 
@@ -33,7 +33,7 @@ class PointerFrame(KernelFrame):
 
     Attributes:
         fp: s0.
-        ra: of the first one, where it was interrupted: a function that calls none has not saved it.
+        ra: of an interrupted first frame: a function that calls no other has not saved it.
     """
 
     fp: int
@@ -89,14 +89,14 @@ class Riscv64Unwinder(KernelUnwinder):
             return KernelStackEnd(complete=False, why=f"the frame pointer of {frame.pc:#x} is {fp:#x}")
         following, pc = self._word(fp - STACKFRAME), self._word(fp - STACKFRAME + 8)
         if frame.ra is not None and self._is_above(pc, fp):
-            # It has saved s0 alone, where others save ra.
+            # This function has saved only s0, in the place where others save ra.
             return PointerFrame(frame.ra, fp, "frame pointer", exact=False, fp=pc)
         if pc == 0:
             return KernelStackEnd(complete=True, why="the end of the stack")
         return PointerFrame(pc, fp, "frame pointer", exact=False, fp=following)
 
     def _interrupted(self, regs: int) -> KernelFrame | KernelStackEnd:
-        """Return what the entry code that has these ``struct pt_regs`` interrupted."""
+        """Return the frame that was interrupted, from the ``struct pt_regs`` of the entry code."""
         pc, sp, fp, ra, status = (self._word(regs + self._regs[name]) for name in ("epc", "sp", "s0", "ra", "status"))
         if not status & fmt.SR_SPP:
             return KernelStackEnd(complete=True, why="user mode")
@@ -104,7 +104,7 @@ class Riscv64Unwinder(KernelUnwinder):
 
     @staticmethod
     def _is_above(fp: int, sp: int) -> bool:
-        """Tell whether what should be a frame pointer is one of the same stack, further out; fp_is_valid()."""
+        """Tell whether a frame pointer is on the same stack, further out: fp_is_valid()."""
         return fp % 8 == 0 and sp + STACKFRAME <= fp <= sp + FRAME_MAX
 
     def _word(self, address: int) -> int:

@@ -48,7 +48,7 @@ LEVELS = {
 def decode(entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...]) -> tuple[U8Array, U64Array]:
     """Decode page-table entries, see ``PageTableSpec.decode``.
 
-    The page of a NAPOT entry comes without its lowest address bits, which are those of ``napot_address_bits``.
+    The page of a NAPOT entry comes without its lowest address bits: ``napot_address_bits`` has those.
     """
     level = levels[index]
     last = level.name == "pte"
@@ -65,7 +65,7 @@ def decode(entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...])
     kind = np.full(len(entries), EntryKind.NOT_PRESENT, np.uint8)
     kind[present] = EntryKind.BAD if last else EntryKind.TABLE
     kind[leaf] = EntryKind.LEAF
-    # Written without R is a shadow stack (Zicfiss); with X and without R it is nothing.
+    # W without R is a shadow stack (Zicfiss); W and X without R is reserved.
     bad = present & (permissions == fmt.PAGE_WRITE | fmt.PAGE_EXEC)
     bad |= present & ~leaf & _has(entries, fmt.TABLE_RESERVED)
     bad |= leaf & _has(entries, fmt.LEAF_RESERVED)
@@ -78,7 +78,7 @@ def decode(entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...])
 
 
 def napot_address_bits(entries: U64Array, index: int, *, levels: tuple[PageTableLevel, ...]) -> U64Array:
-    """Return the bits of the virtual address that a NAPOT entry leaves as they are, see ``PageTableSpec``."""
+    """Return the bits of the virtual address that a NAPOT entry does not translate: ``PageTableSpec.address_bits``."""
     napot = _has(entries, fmt.NAPOT) if levels[index].name == "pte" else np.zeros(len(entries), np.bool_)
     return np.where(napot, np.uint64(fmt.NAPOT_64K_ADDRESS), np.uint64(0))
 
@@ -104,7 +104,7 @@ class Riscv64Paging(Paging):
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """All from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
+        """The keys are from arch_crash_save_vmcoreinfo() and crash_save_vmcoreinfo_init().
 
         No range is ``linear``: VMCOREINFO does not tell where the image ends.
         """
@@ -137,7 +137,7 @@ class Riscv64Paging(Paging):
     def _va_bits(vmcoreinfo: LayoutKeys) -> int | None:
         """Return the bits of a virtual address: 39, 48, 57, or None.
 
-        Newer kernels tell NUMBER(satp), too; VA_BITS is as old as the text, and says the same.
+        Newer kernels have NUMBER(satp), too; VA_BITS was there from the beginning, and says the same.
         """
         satp = vmcoreinfo.number("satp")
         mode = None if satp is None else fmt.SATP_VA_BITS.get((satp & ADDRESS_MASK) >> fmt.SATP_MODE_SHIFT)
@@ -146,7 +146,7 @@ class Riscv64Paging(Paging):
 
     @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """va_kernel_pa_offset, and how many levels there are."""
+        """Yields va_kernel_pa_offset, and the number of levels."""
         offset = (address - paddr) & ADDRESS_MASK
         known, va_bits = vmcoreinfo.number("va_kernel_pa_offset"), self._va_bits(vmcoreinfo)
         if known is None or known & ADDRESS_MASK == offset:
@@ -199,6 +199,6 @@ class Riscv64SwapEntries(SwapEntries):
         """Only the form of Linux 6.3 and later is known.
 
         It came with Linux kernel commit 51a1007d4113 ("riscv/mm: support __HAVE_ARCH_PTE_SWP_EXCLUSIVE") (in v6.3).
-        The entry itself does not tell its form, so a member of the same age does: task_struct.mm_cid.
+        The entry does not tell its form; task_struct.mm_cid, which came with the same version, does.
         """
         return None if layout.find_member("task_struct", "mm_cid") is None else swap_entry(entries)

@@ -27,8 +27,8 @@ class Riscv64Registers(Registers):
         """Follows task_pt_regs() in arch/riscv/include/asm/processor.h.
 
         In a system call, pc is behind the ecall, and a0 is -ENOSYS or, in older kernels, still the first argument.
-        The kernel's own core has pc at the ecall and a0 = orig_a0: the signal that ends a process prepares its restart
-        (arch_do_signal_or_restart() in arch/riscv/kernel/signal.c).
+        The kernel's own core has pc at the ecall and a0 = orig_a0: the signal that ends a process prepares the call's
+        restart (arch_do_signal_or_restart() in arch/riscv/kernel/signal.c).
         """
         found = self.saved_frame(stack, kernel)
         return None if found is None else {name: found[name] for name in self.names}
@@ -55,7 +55,7 @@ class Riscv64Registers(Registers):
                 yield at, regs
 
     def _plausible(self, regs: Mapping[str, int]) -> bool:
-        """Tell whether a trap saved this in user mode: SPP is clear, and interrupts were on, as they always are."""
+        """Tell whether a trap saved this in user mode: SPP is clear, and interrupts were on, as always in user mode."""
         return (
             regs["status"] & (fmt.SR_SPP | fmt.SR_SPIE | fmt.SR_SIE | fmt.SR_RESERVED) == fmt.SR_SPIE
             and regs["status"] & fmt.SR_UXL != fmt.SR_UXL_32

@@ -18,7 +18,7 @@ from vmcore2core.interfaces import KernelView
 
 
 class Thread(ThreadStruct):
-    """``struct thread_struct`` of a task, and what is around it."""
+    """``struct thread_struct`` of a task, and related structures."""
 
     def __init__(self, task: int, kernel: KernelView, registers: Riscv64Registers) -> None:
         super().__init__(task, kernel)
@@ -33,14 +33,14 @@ class Thread(ThreadStruct):
         """Return NT_RISCV_VECTOR; None for a thread that has not used vector registers; riscv_vr_get().
 
         Raises:
-            LayoutInvalid: the state is not one that the kernel can have.
+            LayoutInvalid: no kernel can have this state.
         """
         task, kernel, layout = self.task, self.kernel, self.layout
         stack, vstate = layout.find_member("task_struct", "stack"), layout.find_member("task_struct", "thread.vstate")
         variable = layout.find_symbol("riscv_v_vsize")
         if stack is None or vstate is None or variable is None:
             return None
-        if layout.find_member("__riscv_v_ext_state", "vlenb") is None:  # the form of the note in its first kernels
+        if layout.find_member("__riscv_v_ext_state", "vlenb") is None:  # the note's form in the first kernels
             return None
         frame = self.registers.saved_frame(kernel.uint(task + stack.offset, 8), kernel)
         if frame is None or not frame["status"] & fmt.SR_VS:
@@ -54,7 +54,7 @@ class Thread(ThreadStruct):
         return raw[: fmt.V_REGSET_HEADER] + data
 
     def tagged_addr_ctrl(self) -> bytes | None:
-        """Return NT_RISCV_TAGGED_ADDR_CTRL; None where the processor cannot do it; get_tagged_addr_ctrl()."""
+        """Return NT_RISCV_TAGGED_ADDR_CTRL: get_tagged_addr_ctrl(); None if the processor has no tagged addresses."""
         task, kernel, layout = self.task, self.kernel, self.layout
         envcfg, mm = layout.find_member("task_struct", "thread.envcfg"), layout.find_member("task_struct", "mm")
         pmlen = layout.find_member("mm_struct", "context.pmlen")
@@ -75,7 +75,7 @@ REGSETS: tuple[RegisterSet[Thread], ...] = (
     RegisterSet(fmt.NT_RISCV_VECTOR, Thread.vector),
     RegisterSet(fmt.NT_RISCV_TAGGED_ADDR_CTRL, Thread.tagged_addr_ctrl),
 )
-"""riscv_user_regset[], but NT_RISCV_USER_CFI."""
+"""riscv_user_regset[] without NT_RISCV_USER_CFI."""
 
 
 def regsets(thread: Thread) -> tuple[Note, ...] | None:

@@ -26,7 +26,7 @@ class S390xCores(Cores):
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """A 31-bit process runs with the PSW's EA clear, and has 2 GiB."""
+        """A 31-bit process runs with EA clear in the PSW, and has 2 GiB."""
         small = task_size <= fmt.TASK_SIZE_31 if task_size is not None else not regs.get("pswm", -1) & fmt.PSW_MASK_EA
         if small:
             return CoreMachine(EM_S390, 32, self.registers.names, "a 31-bit process, which is not supported")
@@ -38,8 +38,8 @@ class S390xCores(Cores):
     ) -> tuple[Note, ...] | None:
         """Follows s390_regsets in arch/s390/kernel/ptrace.c.
 
-        What thread.system_call has is of the last signal, maybe of the thread that this one was forked from, until a
-        signal is delivered: NT_S390_SYSTEM_CALL is what arch_do_signal_or_restart() would put there.
+        thread.system_call is only set when a signal is delivered: until then it is from an earlier signal, maybe of the
+        thread that forked this one. NT_S390_SYSTEM_CALL gets what arch_do_signal_or_restart() would put there.
         """
         frame = self.registers.frame_of(task, kernel)
         if frame is None:

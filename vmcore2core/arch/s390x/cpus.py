@@ -29,7 +29,7 @@ class S390xCpus(Cpus):
 
     @override
     def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """QEMU's s390_cpu_write_elf64_note(), kdump's fill_cpu_elf_notes().
+        """Written by QEMU's s390_cpu_write_elf64_note() or kdump's fill_cpu_elf_notes().
 
         In both, pr_pid is the position of the note, from 1; QEMU's is in its host's byte order. Both have further
         notes behind each CPU's NT_PRSTATUS.
@@ -51,7 +51,7 @@ class S390xCpus(Cpus):
         user_mode = bool(regs["pswm"] & fmt.PSW_MASK_PSTATE)
         if user_mode:
             regs |= peek_user(regs)
-        del regs["orig_r2"]  # no CPU has it, and they write zero
+        del regs["orig_r2"]  # no CPU has this register, and both write zero
         prefix, ctrs = more.get(fmt.NT_S390_PREFIX, b""), more.get(fmt.NT_S390_CTRS, b"")
         if len(prefix) == 4:
             regs["prefix"] = int.from_bytes(prefix, "big")
@@ -61,7 +61,7 @@ class S390xCpus(Cpus):
 
     @override
     def bases(self, note: CpuNote) -> Mapping[str, int]:
-        """The kernel leaves the access registers alone."""
+        """The kernel does not change the access registers."""
         return {name: note.regs[name] for name in fmt.ACRS}
 
     @override

@@ -1,4 +1,4 @@
-"""Kernel stacks of s390x, by the back chain: each frame has the caller's, and r14 as the function below saved it.
+"""Kernel stacks of s390x, by the back chain: each frame has the caller's address, and r14 as the callee saved it.
 
 References: arch/s390/kernel/unwind_bc.c: unwind_next_frame(), __unwind_start(); arch/s390/include/asm/stacktrace.h:
 struct stack_frame (Linux 5.10 to 7.2).
@@ -17,10 +17,10 @@ from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
 
 R14 = 8
-"""Among the registers that a frame has, r6 to r15."""
+"""Index among the registers in a frame, r6 to r15."""
 PSW_MASK_PSTATE = 1 << 48
 THREAD_SIZE = 1 << 14
-"""The smallest that it has been."""
+"""The smallest size of any kernel."""
 PIF_SYSCALL = 1
 WORD = (1 << 64) - 1
 

@@ -1,6 +1,6 @@
 """s390x's region, segment and page tables: three to five levels, with pages of 4 KiB, 1 MiB and 2 GiB.
 
-Every entry of a region or segment table, empty ones too, tells in its TT bits what kind of table it stands in.
+The TT bits of every region- or segment-table entry, even of an empty one, tell what kind of table it is in.
 
 References: z/Architecture Principles of Operation, "Region-Table Entries" to "Page-Table Entries";
 arch/s390/include/asm/pgtable.h: pgd_offset_raw(), pte_present(), pmd_present(), mk_swap_rste() (Linux 4.16 to 7.2).
@@ -31,7 +31,7 @@ LEVELS = (
     PageTableLevel("pmd", 20, fmt.TABLE_ENTRIES_BITS),
     PageTableLevel("pte", fmt.PAGE_SHIFT, fmt.PTE_ENTRIES_BITS),
 )
-"""Levels of the largest address space, 16 EiB; a process's tables begin further down."""
+"""Levels of the largest address space, 16 EiB; a process's top table may be a lower one."""
 
 
 def _spec(table_type: int) -> PageTableSpec:
@@ -45,11 +45,11 @@ def _spec(table_type: int) -> PageTableSpec:
 
 
 SPECS = {table_type: _spec(table_type) for table_type in sorted(fmt.TABLE_TYPES.values())}
-"""TT of the top table's entries -> its form."""
+"""TT bits of the top table's entries -> form of the page table."""
 
 
 def _decode_pte(entries: U64Array) -> tuple[U8Array, U64Array]:
-    """Decode page-table entries; one that is present may be invalid to the hardware: PROT_NONE, or not yet accessed."""
+    """Decode page-table entries; a present one may be invalid for the hardware: PROT_NONE, or not yet accessed."""
     present = _has(entries, fmt.PAGE_PRESENT)
     swap = ~present & _has(entries, fmt.PAGE_PROTECT) & _has(entries, fmt.PAGE_INVALID)
     kind = np.full(len(entries), EntryKind.BAD, np.uint8)
@@ -62,8 +62,8 @@ def _decode_pte(entries: U64Array) -> tuple[U8Array, U64Array]:
 def _decode_table(entries: U64Array, level: PageTableLevel) -> tuple[U8Array, U64Array]:
     """Decode region- and segment-table entries.
 
-    Large pages may be invalid to the hardware just as small ones. An entry to a table never is, but for the moment in
-    which it is changed.
+    Large pages may be invalid for the hardware, as small ones may. An entry that leads to a table never is, except
+    while the kernel changes it.
     """
     invalid = _has(entries, fmt.ENTRY_INVALID)
     large = _has(entries, fmt.ENTRY_LARGE) if level.name in ("pud", "pmd") else np.zeros(len(entries), np.bool_)
@@ -75,7 +75,7 @@ def _decode_table(entries: U64Array, level: PageTableLevel) -> tuple[U8Array, U6
     wrong = (entries & np.uint64(fmt.ENTRY_TYPE_MASK)) != table_type << fmt.TYPE_SHIFT
     if level.name == "pmd":
         wrong |= ~large & ~swap & _has(entries, fmt.SEGMENT_RESERVED)
-    else:  # the kernel's tables are never cut short
+    else:  # the kernel's tables always have full length
         partial = (entries & np.uint64(fmt.REGION_LENGTH)) != fmt.REGION_LENGTH
         wrong |= ~large & ~swap & ~(invalid & (origin == 0)) & (partial | _has(entries, fmt.REGION_OFFSET))
     kind = np.full(len(entries), EntryKind.TABLE, np.uint8)
@@ -88,7 +88,7 @@ def _decode_table(entries: U64Array, level: PageTableLevel) -> tuple[U8Array, U6
 
 
 def swap_entry(entries: U64Array, sizes: U64Array) -> tuple[U64Array, U64Array]:
-    """Return type and offset (``SwapEntries``); region- and segment-table entries have their type elsewhere."""
+    """Return type and offset (``SwapEntries``); region- and segment-table entries have the type in other bits."""
     shift = np.where(sizes == 1 << fmt.PAGE_SHIFT, np.uint64(fmt.SWP_TYPE_SHIFT), np.uint64(fmt.SWP_TYPE_SHIFT_RSTE))
     return entries >> shift & np.uint64(fmt.SWP_TYPE_MASK), entries >> np.uint64(fmt.SWP_OFFSET_SHIFT)
 
@@ -111,7 +111,7 @@ class S390xPaging(Paging):
         """Follows arch_crash_save_vmcoreinfo().
 
         Since Linux kernel commit c98d2ecae08f ("s390/mm: Uncouple physical vs virtual address spaces") (in v6.10),
-        the image's physical and virtual addresses differ, and KERNELOFFPHYS tells how; before, they are the same.
+        the image's physical and virtual addresses differ, by KERNELOFFPHYS; before that, they are the same.
 
         No range is ``linear``: VMCOREINFO does not tell where the image ends.
 
@@ -135,8 +135,8 @@ class S390xPaging(Paging):
     def _kernel_spec(vmcoreinfo: LayoutKeys, *addresses: int) -> PageTableSpec:
         """Return the form of the kernel's page table: its highest addresses tell how many levels it must have.
 
-        vmalloc and modules are at the end of what it can map: setup_kernel_memory_layout(), in older kernels
-        setup_memory_end(). Each entry tells its table's kind, so that a wrong guess does not translate anything.
+        vmalloc and modules are at the end of the range that it maps: setup_kernel_memory_layout(), in older kernels
+        setup_memory_end(). Each entry tells its table's kind, so a wrong number of levels translates nothing.
         """
         told = (vmcoreinfo.number("VMALLOC_START"), vmcoreinfo.symbol("vmemmap"), *addresses)
         highest = max(address for address in told if address is not None)
@@ -162,7 +162,7 @@ class S390xPaging(Paging):
 
     @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """How far the image was moved, which is linked to where its text follows 1 MiB."""
+        """Yields how far the image was moved from its link address, where its text follows 1 MiB."""
         moved = self._symbol(vmcoreinfo, "_stext") - fmt.TEXT_OFFSET
         if address == paddr:
             yield {}
@@ -174,7 +174,7 @@ class S390xPaging(Paging):
         """The first entry tells the top table's kind, as for pgd_offset_raw().
 
         Raises:
-            LayoutInvalid: it is zero, which no entry is.
+            LayoutInvalid: the entry is zero, which none can be.
         """
         pgd = kernel.uint(mm + kernel.layout.member("mm_struct", "pgd").offset, 8)
         first = kernel.uint(pgd, 8)
@@ -184,7 +184,7 @@ class S390xPaging(Paging):
 
     @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """VMCOREINFO has the value of ``vmemmap``, kallsyms its address, in the image."""
+        """VMCOREINFO has the value of ``vmemmap``; kallsyms has its address in the image."""
         layout = kernel.layout
         found, stext = layout.find_symbol("vmemmap"), layout.find_symbol("_stext")
         if found is not None and stext is not None and stext <= found < stext + IMAGE_MAX:

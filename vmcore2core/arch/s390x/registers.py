@@ -17,7 +17,7 @@ from vmcore2core.overrides import override
 
 
 def peek_user(regs: Mapping[str, int]) -> dict[str, int]:
-    """Return the registers but for the access registers, with the PSW's mask as ptrace shows it; __peek_user()."""
+    """Return all but the access registers, with the PSW's mask as ptrace(2) shows it: __peek_user()."""
     mask = regs["pswm"] & (fmt.PSW_MASK_USER | fmt.PSW_MASK_RI) | fmt.PSW_USER_BITS
     return {name: regs[name] for name in ("pswa", *fmt.GPRS, "orig_r2")} | {"pswm": mask}
 
@@ -33,8 +33,8 @@ class S390xRegisters(Registers):
     def user_regs(self, task: KernelAddr, stack: KernelAddr, kernel: KernelView) -> Mapping[str, int] | None:
         """Follows task_pt_regs() in arch/s390/include/asm/processor.h, __peek_user().
 
-        In a system call, the PSW's address is behind the svc, r2 is -ENOSYS or, in older kernels, still the first
-        argument, which orig_r2 has. The kernel's own core has -ERESTART* in r2, of the signal that ends a process.
+        In a system call, the PSW's address is behind the svc, and r2 is -ENOSYS or, in older kernels, still the first
+        argument, which orig_r2 has. In the kernel's own core, the signal that ends the process sets r2 to -ERESTART*.
         """
         found = self.saved_frame(stack, kernel)
         return None if found is None else peek_user(found[1])
@@ -56,7 +56,7 @@ class S390xRegisters(Registers):
         return None
 
     def frame_of(self, task: int, kernel: KernelView) -> tuple[int, Mapping[str, int]] | None:
-        """Return the same of a ``struct task_struct *``."""
+        """Return the same for a ``struct task_struct *``."""
         found = kernel.layout.find_member("task_struct", "stack")
         if found is None:
             return None
@@ -74,9 +74,9 @@ class S390xRegisters(Registers):
 
     @override
     def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
-        """The access registers, of which the first two have the thread pointer.
+        """Returns the access registers, the first two of which have the thread pointer, and orig_r2.
 
-        And orig_r2, which is no register, but what the kernel keeps of the last system call, on a CPU or off it.
+        orig_r2 is no register: the kernel keeps it from the last system call, whether the thread is on a CPU or not.
         """
         frame, found = self.frame_of(task, kernel), kernel.layout.find_member("task_struct", "thread.acrs")
         kept = {} if frame is None else {"orig_r2": frame[1]["orig_r2"]}

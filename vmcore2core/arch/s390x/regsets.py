@@ -1,6 +1,6 @@
 """Floating-point, vector and further registers of IBM Z, as the kernel's cores have them.
 
-The floating-point registers are the high halves of the first sixteen vector registers, where there are such.
+The floating-point registers are the high halves of the first sixteen vector registers, if the machine has those.
 
 References: arch/s390/kernel/ptrace.c: s390_regsets[] and its get functions; arch/s390/include/asm/fpu-types.h
 (Linux 7.2).
@@ -31,13 +31,13 @@ LOST = "the address of its last branch was in the processor"
 
 
 class Thread(ThreadStruct):
-    """``struct thread_struct`` of a task, and what its ``struct pt_regs`` tells.
+    """``struct thread_struct`` of a task, and values from its ``struct pt_regs``.
 
     Args:
         task: ``struct task_struct *``.
         kernel: the dumped one.
-        int_code: of its ``struct pt_regs``.
-        system_call: the same if it is in a system call, else 0; None if this is not known.
+        int_code: from its ``struct pt_regs``.
+        system_call: ``int_code`` if it is in a system call, else 0; None if that is not known.
     """
 
     def __init__(self, task: int, kernel: KernelView, int_code: int = 0, system_call: int | None = None) -> None:
@@ -45,7 +45,7 @@ class Thread(ThreadStruct):
         self.int_code, self.system_call = int_code, system_call
 
     def pointed(self, member: str, size: int) -> bytes | None:
-        """Return bytes that a member points to; None where it is NULL, too."""
+        """Return the bytes to which a member points; None if it is NULL or not known."""
         raw = self.raw(member, 8)
         return self.kernel.memory.read(int.from_bytes(raw, "big"), size) if raw is not None and any(raw) else None
 
@@ -61,7 +61,7 @@ class Thread(ThreadStruct):
 def _floats(thread: Thread) -> bytes | None:
     """Return FPC and the floating-point registers.
 
-    Since Linux 6.9, thread.ufpu has the vector registers, of machines without them the floating-point ones there.
+    Since Linux 6.9, thread.ufpu has the vector registers, or on machines without them the floating-point registers.
     """
     fpc, vxrs = thread.raw("ufpu.fpc", 4), _vxrs(thread)
     if fpc is None or vxrs is None:
@@ -104,7 +104,7 @@ REGSETS: tuple[RegisterSet[Thread], ...] = (
     RegisterSet(fmt.NT_S390_GS_BC, lambda thread: thread.pointed("gs_bc_cb", fmt.GS_CB_SIZE)),
     RegisterSet(fmt.NT_S390_RI_CB, lambda thread: thread.pointed("ri_cb", fmt.RI_CB_SIZE)),
 )
-"""s390_regsets[]; guarded storage and runtime instrumentation are of threads that use them."""
+"""s390_regsets[]; only threads that use them have guarded storage and runtime instrumentation."""
 
 
 def saved_regsets(thread: Thread) -> tuple[Note, ...] | None:
@@ -114,7 +114,7 @@ def saved_regsets(thread: Thread) -> tuple[Note, ...] | None:
 
 
 def cpu_regsets(notes: Mapping[int, bytes]) -> tuple[Note, ...]:
-    """Return a CPU's notes that a core has, too; of another size than the kernel's they are left out.
+    """Return those of a CPU's notes that a core has, too; those of another size than the kernel's are left out.
 
     Args:
         notes: type -> descriptor, of the CPU.
@@ -134,7 +134,7 @@ def cpu_regsets(notes: Mapping[int, bytes]) -> tuple[Note, ...]:
 
 
 def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[tuple[Note, ...], str | None]:
-    """Return the notes of a thread that was in user mode on a CPU, and what they lack, as ``Cpus.regsets``.
+    """Return the notes of a thread that was in user mode on a CPU, and what they lack (``Cpus.regsets``).
 
     Args:
         thread: the thread, in no system call.
@@ -144,8 +144,8 @@ def live_regsets(thread: Thread, of_cpu: tuple[Note, ...]) -> tuple[tuple[Note, 
         return (), None
     left_out = set() if thread.has_vx() else {fmt.NT_S390_VXRS_LOW, fmt.NT_S390_VXRS_HIGH}
     if thread.pointed("gs_cb", fmt.GS_CB_SIZE) is None:
-        left_out.add(fmt.NT_S390_GS_CB)  # the thread does not use it, and the kernel writes none
+        left_out.add(fmt.NT_S390_GS_CB)  # the thread does not use it, and the kernel writes no note
     live = tuple(note for note in of_cpu if note.n_type not in left_out)
-    # What memory has of GS_CB and RI_CB is as it was when the thread last left a CPU.
+    # Memory has GS_CB and RI_CB from when the thread last left a CPU.
     saved = notes_of(REGSETS, thread, (fmt.NT_S390_SYSTEM_CALL, fmt.NT_S390_GS_BC))
     return in_order(REGSETS, (*live, *saved)), LOST

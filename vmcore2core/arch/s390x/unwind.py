@@ -18,7 +18,7 @@ def ends_with_call(code: bytes) -> bool:
     """Tell whether bytes end in a call: basr, bras, brasl or bas that write r14."""
     two, four, six = (int.from_bytes(code[-size:][:2], "big") if len(code) >= size else 0 for size in (2, 4, 6))
     return (
-        # With register 0 there is no branch.
+        # Register 0 means no branch.
         (two & fmt.CALL_BASR_MASK == fmt.CALL_BASR and two != fmt.CALL_BASR)
         or four == fmt.CALL_BRAS
         or four & fmt.CALL_BAS_MASK == fmt.CALL_BAS
@@ -52,7 +52,7 @@ class S390xUnwind(Unwind):
 
     @override
     def spec(self, machine: CoreMachine) -> UnwindSpec | None:
-        """ELF ABI s390x supplement, 1.6.1: frames have no pointers to each other."""
+        """Follows the ELF ABI s390x supplement, 1.6.1: frames do not point to each other."""
         return _UNWIND if machine.elf_class == 64 else None
 
     @override

@@ -1,9 +1,9 @@
-"""Find frames of x86-64 functions from their instructions, where there is no call frame information.
+"""Find frames of x86-64 functions from their instructions if there is no call frame information.
 
-From a place in a function, each way on to a return undoes what the function has on the stack: what is popped there, and
-added to the stack pointer, is the frame. So the function's beginning need not be known. A way that leads where nothing
-is known, or where code jumps by a register, tells nothing; neither does one past a call that never returns, and so into
-the next function. So the caller compares the results of the ways.
+Each way from a place in a function to a return removes everything that the function has on the stack: what it pops and
+adds to the stack pointer is the frame. So the function's beginning need not be known. A way tells nothing if it leads
+to unknown code or to a jump by a register, or runs past a call that never returns into the next function. The caller
+therefore compares the results of all ways.
 
 References: Intel SDM, volume 2; psABI x86-64 1.0, section 3.2.1. capstone decodes the instructions.
 """
@@ -23,7 +23,7 @@ from vmcore2core.formats.x86_64 import DWARF_REGS
 Read = Callable[[int, int], bytes | None]
 
 STEPS_MAX = 1024
-"""Instructions of all ways from one place."""
+"""Largest number of instructions of all ways from one place."""
 RETURNS_MAX = 4
 LENGTH_MAX = 15  # of an instruction, in bytes
 PIECE = 128
@@ -41,7 +41,7 @@ PRESERVED = tuple(DWARF_REGS.index(name) for name in ("rbx", "rbp", "r12", "r13"
 
 @dataclass(frozen=True, slots=True)
 class Intact:
-    """The register still has the value that it has at the place."""
+    """The register still has the value that it had at the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class InSlot:
-    """The value is what lies on the stack, this far from the base."""
+    """The value is on the stack, at this offset from the base."""
 
     offset: int
 
@@ -66,9 +66,9 @@ class Way:
 
     Attributes:
         at: address of the instruction.
-        base: the register whose value at the place is what offsets count from: SP, or FP once that was restored from.
+        base: the register whose value at the place offsets count from: SP, or FP after SP was restored from it.
         offset: of the stack pointer.
-        values: of ``PRESERVED``.
+        values: the registers of ``PRESERVED``.
         pushed: offset and value of words pushed on the way that are still there.
     """
 
@@ -83,14 +83,14 @@ class Way:
         return self.values[PRESERVED.index(register)] if register in PRESERVED else LOST
 
     def having(self, register: int, value: Value) -> Way:
-        """Return the way with another value in a register, if that register is tracked."""
+        """Return the way with another value in a register; unchanged if that register is not tracked."""
         if register not in PRESERVED:
             return self
         at = PRESERVED.index(register)
         return replace(self, values=(*self.values[:at], value, *self.values[at + 1 :]))
 
     def moved(self, offset: int) -> Way:
-        """Return the way with another stack pointer; words pushed below it are gone."""
+        """Return the way with another stack pointer; pushed words below it are gone."""
         return replace(self, offset=offset, pushed=tuple(slot for slot in self.pushed if slot[0] >= offset))
 
     def slot(self, offset: int) -> Value:
@@ -118,7 +118,7 @@ class Way:
         return kept.moved(displacement)
 
     def frame(self) -> CodeFrame | None:
-        """Return the frame, where the next word on the stack is the return address."""
+        """Return the frame; the next word on the stack is the return address."""
         if not isinstance(self.slot(self.offset), InSlot):
             return None
         pairs = tuple(zip(PRESERVED, self.values, strict=True))
@@ -141,7 +141,7 @@ def frames_by_code(read: Read, pc: int, start: int | None, exact: bool) -> Itera
         insn = code.instruction(way.at)
         for following in () if insn is None else _following(way, insn):
             if isinstance(following, CodeFrame):
-                # At a call, the stack pointer is a multiple of 16; else the way has left the function.
+                # At a call, the stack pointer is a multiple of 16; otherwise the way has left the function.
                 fits = exact or following.base == FP or not following.size % STACK_ALIGN
                 returns += fits
                 yield from (following,) * fits
@@ -154,7 +154,7 @@ def frames_by_code(read: Read, pc: int, start: int | None, exact: bool) -> Itera
 
 @dataclass(frozen=True, slots=True)
 class Insn:
-    """One instruction, as capstone writes it: ``mnemonic`` without prefixes, and its operands."""
+    """One instruction in capstone's words: ``mnemonic`` without prefixes, and the operands."""
 
     after: int
     mnemonic: str
@@ -168,7 +168,7 @@ class _Code:
         self._read, self._known = read, dict[int, Insn]()
 
     def instruction(self, at: int) -> Insn | None:
-        """Return an instruction, or None where it is not known."""
+        """Return an instruction, or None if it is not known."""
         if at not in self._known:
             here = PAGE - at % PAGE
             size = min(here, PIECE) if here > LENGTH_MAX else LENGTH_MAX
@@ -184,7 +184,7 @@ class _Code:
 
 @cache
 def _disassembler() -> Any:  # noqa: ANN401 - capstone has no types
-    """Return capstone's decoder of x86-64, or None where it is not installed."""
+    """Return capstone's decoder for x86-64, or None if capstone is not installed."""
     try:
         from capstone import CS_ARCH_X86, CS_MODE_64, Cs
     except ImportError:
@@ -193,12 +193,12 @@ def _disassembler() -> Any:  # noqa: ANN401 - capstone has no types
 
 
 def _following(way: Way, insn: Insn) -> Iterator[Way | CodeFrame]:
-    """Yield the ways on after an instruction, or the frame where it returns; nothing where that is not known."""
+    """Yield the ways after an instruction, or the frame if it returns; nothing if they are not known."""
     first = insn.operands[0]
     if insn.mnemonic in ENDS:
         return
     if insn.mnemonic.startswith("ret") or (insn.mnemonic == "jmp" and "[rip " in first):
-        # Such a jump is to another function, by the procedure linkage table; that one returns for this one.
+        # Such a jump goes to another function through the procedure linkage table; that one returns for this one.
         frame = way.frame()
         if frame is not None:
             yield frame

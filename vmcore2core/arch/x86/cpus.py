@@ -1,4 +1,4 @@
-"""x86: the CPUs' notes of a dump, in both sizes.
+"""x86: the CPUs' notes of a dump, 64-bit and 32-bit.
 
 References: QEMU's target/i386/arch_dump.c (10.0).
 """
@@ -14,16 +14,16 @@ from vmcore2core.formats import x86_64 as fmt
 
 
 def each_cpu(notes: tuple[tuple[str, int, bytes], ...], size: int) -> Iterator[tuple[int, bytes, dict[str, int]]]:
-    """Yield each CPU's number, its NT_PRSTATUS, and the control registers that a "QEMU" note of its position has.
+    """Yield each CPU's number, its NT_PRSTATUS, and the control registers from the "QEMU" note at the same position.
 
     Args:
         notes: name, type, descriptor.
-        size: the least bytes of NT_PRSTATUS; shorter ones are passed over.
+        size: smallest size of NT_PRSTATUS in bytes; shorter ones are skipped.
 
     Yields:
-        Number from 0; descriptor; "cr0" to "cr4", and "fs_base", "gs_base", "kernel_gs_base", which mean something in
-        64-bit mode alone: nothing where there are not as many "QEMU" notes, and no
-        "kernel_gs_base" where a note ends before it. Of a "X86CPU" note, "apic_id" and "cr3", and no bases.
+        Number from 0; descriptor; "cr0" to "cr4" and, for 64-bit mode, "fs_base", "gs_base", "kernel_gs_base" (not
+        if the note ends before it). These are missing if there are fewer "QEMU" notes than CPUs. An "X86CPU" note gives
+        "apic_id" and "cr3", and no bases.
     """
     prstatus = [n[2] for n in notes if n[0] in ("CORE", "") and n[1] == elf_core.NT_PRSTATUS and len(n[2]) >= size]
     qemu = [n[2] for n in notes if n[0] == "QEMU" and len(n[2]) >= fmt.QEMU_STATE_SIZE_MIN]

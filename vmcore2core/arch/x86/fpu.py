@@ -1,7 +1,7 @@
-"""x86 floating-point and vector registers: the kernel's XSAVE image as the notes have it.
+"""x86 floating-point and vector registers: notes from the kernel's XSAVE image.
 
-The image in memory may be compacted (XSAVES, XSAVEC) and may lack components that are in their initial state; the notes
-have the standard form with everything in its place.
+The image in memory may be compacted (XSAVES, XSAVEC) and may lack components in their initial state; the notes have the
+standard form with all components.
 
 References: arch/x86/kernel/fpu/xstate.c: __copy_xstate_to_uabi_buf(), __raw_xsave_addr(); regset.c: xfpregs_get(),
 xstateregs_get(), __convert_from_fxsr(); arch/x86/kernel/ptrace.c: x86_64_regsets, x86_32_regsets (Linux 5.10 to 7.2);
@@ -38,14 +38,14 @@ HEADER = slice(fmt.XSAVE_HEADER_OFFSET, fmt.XSAVE_HEADER_OFFSET + 16)
 
 
 class XsaveGeometry(NamedTuple):
-    """What the kernel found out about its processor at boot.
+    """The processor's XSAVE layout, as the kernel found it at boot.
 
     Attributes:
         offsets: ``xstate_offsets``: of each component in the standard form, -1 for none.
         sizes: ``xstate_sizes``.
         aligned: bits of the components that start at a multiple of 64 in the compacted form.
-        compacted_offsets: ``xstate_comp_offsets``, where the kernel has that instead (before Linux 5.16).
-        user_size: bytes of the standard form that a process sees.
+        compacted_offsets: ``xstate_comp_offsets``, which kernels before Linux 5.16 have instead.
+        user_size: bytes of the standard form for a process.
         user_features: bits of the components that a process sees.
         sw_reserved: ``xstate_fx_sw_bytes``, which the notes have at offset 464; it begins with XCR0.
         init: the legacy area's initial state.
@@ -73,10 +73,10 @@ class FpuImage(NamedTuple):
     """One task's state.
 
     Attributes:
-        data: union fpregs_state as it is in memory.
+        data: union fpregs_state from memory.
         user_features: bits of the components that this process may see.
-        pkru: ``thread.pkru``, where the kernel keeps it apart (since Linux 5.14), else None: the image has it as it
-            was when the thread left its CPU.
+        pkru: ``thread.pkru``, if the kernel keeps it separately (since Linux 5.14); else None: the image has it from
+            when the thread left its CPU.
     """
 
     data: bytes
@@ -89,13 +89,13 @@ def _bits(mask: int) -> list[int]:
 
 
 def find_geometry(kernel: KernelView) -> XsaveGeometry | None:
-    """Return the geometry, or None where the layout does not know where the kernel keeps it.
+    """Return the geometry, or None if the layout does not know where the kernel keeps it.
 
     Raises:
         MemoryFault: it cannot be read.
-        LayoutInvalid: it cannot be true.
+        LayoutInvalid: it has impossible values.
     """
-    # Where it is not known, as many as there may be are read: only those that are in use are looked at.
+    # If the number is not known, the largest possible number is read; only components in use are looked at.
     layout = kernel.layout
     number = layout.find_constant("XFEATURE_MAX") or XFEATURES_MAX
     addresses = [
@@ -133,7 +133,7 @@ def _ints(memory: Memory, address: int, count: int) -> tuple[int, ...]:
 
 
 def user_size(kernel: KernelView) -> tuple[int, int] | None:
-    """Return (bytes of the standard form, its components) as processes see them; None where it is not known.
+    """Return (bytes of the standard form, its components) for processes; None if they are not known.
 
     Raises:
         MemoryFault: it cannot be read.
@@ -158,7 +158,7 @@ def _check(geometry: XsaveGeometry) -> None:
         raise LayoutInvalid(
             f"the XSAVE image of processes has {geometry.user_size:#x} bytes, expected 0x240 to 0x10000"
         )
-    if any(geometry.sw_reserved[8:]):  # only the components' word is ever filled in
+    if any(geometry.sw_reserved[8:]):  # the kernel only fills in the word of components
         raise LayoutInvalid(f"xstate_fx_sw_bytes is {geometry.sw_reserved.hex()}, expected zeros behind its first word")
     told = int.from_bytes(geometry.sw_reserved[:8], "little")
     if told != geometry.user_features:  # update_regset_xstate_info()
@@ -189,10 +189,10 @@ def find_image(
     """Return a task's state in memory, or None if the layout does not know where it is.
 
     Args:
-        task: ``struct task_struct *``; it must be off the CPU, else its registers are there.
+        task: ``struct task_struct *`` of a task off the CPU; the registers of others are in the processor.
         kernel: the dumped one.
         word: bytes of a pointer.
-        at_least: bytes of the state: less than an XSAVE image has where the processor knows no XSAVE.
+        at_least: smallest size of the state in bytes: processors without XSAVE need less than an XSAVE image.
 
     Raises:
         MemoryFault: it cannot be read.
@@ -216,7 +216,7 @@ def find_image(
     if fpu is None or pointer is None or own is None or len(members) != len(names):
         return None
     fpstate = kernel.uint(fpu + pointer.offset, word)
-    # Larger ones, for AMX, are allocated apart; their size says so.
+    # Larger states, for AMX, are allocated separately; their size says so.
     size = kernel.uint(fpstate + members[0].offset, 4)
     if fpstate != fpu + own.offset and size <= 4096:
         raise LayoutInvalid(f"fpu.fpstate at {fpu:#x} is {fpstate:#x}, expected {fpu + own.offset:#x}")
@@ -290,7 +290,7 @@ def _image(memory: Memory, address: int, size: int, at_least: int) -> bytes:
 
 
 def fxsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
-    """Return NT_FPREGSET of a 64-bit process: struct user_i387_struct, which is FXSAVE's 512 bytes."""
+    """Return NT_FPREGSET of a 64-bit process: struct user_i387_struct, the 512 bytes of FXSAVE."""
     return fxsaves(np.frombuffer(image.data, np.uint8)[None], geometry).tobytes()
 
 
@@ -319,7 +319,7 @@ def _legacy(images: U8Array, init: bytes, features: int) -> U8Array:
 
 
 def xsave(image: FpuImage, geometry: XsaveGeometry) -> bytes:
-    """Return NT_X86_XSTATE: the standard form, with what is in its initial state filled in.
+    """Return NT_X86_XSTATE: the standard form, with components in their initial state filled in.
 
     Raises:
         LayoutInvalid: a component lies outside the image.
@@ -371,7 +371,7 @@ def _check_features(header: np.void, user_features: int, geometry: XsaveGeometry
     if xcomp_bv and not xcomp_bv & fmt.XCOMP_BV_COMPACTED_FORMAT:
         raise LayoutInvalid(f"an XSAVE image has XCOMP_BV {xcomp_bv:#x}, expected 0 or its highest bit")
     known = user_features != (1 << XFEATURES_MAX) - 1
-    # What a task has to ask for (AMX) need not be among its own.
+    # Components that a task must request (AMX) may be missing from its own.
     if known and (user_features ^ geometry.user_features) & ~(1 << fmt.XFEATURE_XTILE_DATA):
         raise LayoutInvalid(
             f"fpstate.user_xfeatures is {user_features:#x}, expected {geometry.user_features:#x} as fpu_user_cfg"
@@ -413,7 +413,7 @@ def _component(number: int, xcomp_bv: int, geometry: XsaveGeometry) -> int:
 
 
 def i387(legacy: bytes, cs: int, ds: int) -> bytes:
-    """Return NT_FPREGSET of a 32-bit process, out of FXSAVE's image.
+    """Return NT_FPREGSET of a 32-bit process, from FXSAVE's image.
 
     Args:
         legacy: ``fxsave``'s 512 bytes.
@@ -424,7 +424,7 @@ def i387(legacy: bytes, cs: int, ds: int) -> bytes:
 
 
 def i387_of_32_bit(legacy: bytes) -> bytes:
-    """Return NT_FPREGSET of a process of a 32-bit kernel: there, FXSAVE's pointers have selectors."""
+    """Return NT_FPREGSET of a process of a 32-bit kernel, where FXSAVE's pointers have selectors."""
     fx = np.frombuffer(legacy, fmt.fxregs, 1)[0]
     return _i387(legacy, int(fx["rip"]) >> 32 & 0xFFFF | int(fx["fop"]) << 16, int(fx["rdp"]) >> 32)
 
@@ -441,7 +441,7 @@ def _i387(legacy: bytes, fcs: int, fos: int) -> bytes:
 
 
 def _tag_word(fx: np.void) -> int:
-    """Return the x87 tag word: two bits a register, out of one and the registers (twd_fxsr_to_i387())."""
+    """Return the x87 tag word, two bits a register, from FXSAVE's one bit and the registers (twd_fxsr_to_i387())."""
     top = int(fx["swd"]) >> 11 & 7
     word = 0xFFFF_0000
     for register in range(8):
@@ -461,7 +461,7 @@ def _tag_word(fx: np.void) -> int:
 
 
 def tls(descriptors: bytes, first: int = fmt.GDT_ENTRY_TLS_MIN) -> bytes:
-    """Return NT_386_TLS out of ``thread.tls_array`` (arch/x86/kernel/tls.c: fill_user_desc()).
+    """Return NT_386_TLS from ``thread.tls_array`` (arch/x86/kernel/tls.c: fill_user_desc()).
 
     Args:
         descriptors: struct desc_struct[GDT_ENTRY_TLS_ENTRIES], 8 bytes each.

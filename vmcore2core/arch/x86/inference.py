@@ -24,7 +24,7 @@ MEMBERS = (
     ("fpu_state_config", "max_features"),
 )
 FPU_HEAD = 128  # bytes in which the pointer to its own state must be
-OWN_STATE_MAX = 1024  # how far that may be behind the beginning
+OWN_STATE_MAX = 1024  # largest offset of its own state
 
 
 class FpuInference(Inference):
@@ -34,11 +34,11 @@ class FpuInference(Inference):
 
     @override
     def infer(self, tasks: Sequence[KernelAddr], kernel: KernelView) -> Mapping[tuple[str, str], int]:
-        """Return offsets of ``MEMBERS``; none where anything does not agree.
+        """Return offsets of ``MEMBERS``; nothing if any two structures disagree.
 
-        struct fpstate and struct fpu_state_config are read as Linux 7.2 has them; what is there must be the same in
-        every task as in init_fpstate and fpu_user_cfg, and the pointer in struct fpu must lead to the same place in
-        each.
+        struct fpstate and struct fpu_state_config are read in Linux 7.2's form. Their values must be the same in every
+        task as in init_fpstate and fpu_user_cfg, and the pointer in struct fpu must lead to the same offset in each
+        task.
 
         Args:
             tasks: ``struct task_struct *`` of user threads, off the CPU.
@@ -82,9 +82,9 @@ def _offset(struct: np.dtype[np.void], name: str) -> int:
 
 
 def _expected(memory: Memory, init: int, config: int) -> np.void | None:
-    """Return how a task's struct fpstate begins, if init_fpstate and fpu_user_cfg are of one processor.
+    """Return how a task's struct fpstate begins, if init_fpstate and fpu_user_cfg fit one processor.
 
-    init_fpstate has what the kernel saves; what of it processes see, only fpu_user_cfg has.
+    init_fpstate has the components that the kernel saves; only fpu_user_cfg has those that processes see.
     """
     first = np.frombuffer(memory.read(init, fmt.fpstate.itemsize), fmt.fpstate)[0]
     cfg = np.frombuffer(memory.read(config, fmt.fpu_state_config.itemsize), fmt.fpu_state_config)[0]
@@ -102,7 +102,7 @@ def _expected(memory: Memory, init: int, config: int) -> np.void | None:
 
 
 def _own_states(fpu: int, memory: Memory) -> Iterator[tuple[int, int]]:
-    """Yield (offset of a word, what it points to within the structure itself)."""
+    """Yield (offset of a word, offset to which it points) for pointers into the structure itself."""
     for i, value in enumerate(np.frombuffer(memory.read(fpu, FPU_HEAD), "<u8").tolist()):
         if 0 < value - fpu < OWN_STATE_MAX and (value - fpu) % 8 == 0:
             yield 8 * i, value - fpu

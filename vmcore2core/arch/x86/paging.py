@@ -1,4 +1,4 @@
-"""x86: page-table entries of 64 bits, as x86-64 and i386 with PAE have them.
+"""x86: page-table entries of 64 bits, for x86-64 and for i386 with PAE.
 
 References: arch/x86/include/asm/{pgtable_types,pgtable-invert,pgtable_64,pgtable-3level}.h (Linux 7.2).
 """

@@ -45,7 +45,7 @@ class Thread:
         task: its ``struct task_struct *``.
         regs: its general registers.
         kernel: the dumped one.
-        is_64: whether it has user_x86_64_view, as x32 processes do, too.
+        is_64: whether it has user_x86_64_view; x32 processes have it, too.
     """
 
     word = 8
@@ -90,7 +90,7 @@ class Thread:
         return None if self.image is None or self.geometry is None else xsave(self.image, self.geometry)
 
     def shadow_stack(self) -> bytes | None:
-        """Return NT_X86_SHSTK: ssp_get(); ssp_active() wants a thread that has one."""
+        """Return NT_X86_SHSTK: ssp_get(); None for a thread without a shadow stack: ssp_active()."""
         if self.image is None or self.geometry is None or not self._has_shadow_stack():
             return None
         return user_ssp(self.image, self.geometry)
@@ -121,7 +121,7 @@ class Thread:
 class Thread32(Thread):
     """A thread of a 32-bit kernel.
 
-    A processor without XSAVE has FXSAVE's state, or FSAVE's, and its cores lack the notes of more than that.
+    A processor without XSAVE has the state of FXSAVE or FSAVE, and its cores lack notes of anything else.
     """
 
     word = 4
@@ -176,12 +176,12 @@ REGSETS_32: tuple[RegisterSet[Thread], ...] = (
 
 
 def regsets(thread: Thread) -> tuple[Note, ...] | None:
-    """Return the notes of a thread besides NT_PRSTATUS, see ``Cores.regsets``."""
+    """Return the notes of a thread besides NT_PRSTATUS: ``Cores.regsets``."""
     return None if thread.image is None else notes_of(REGSETS if thread.is_64 else REGSETS_32, thread)
 
 
 def process_notes(kernel: KernelView) -> tuple[Note, ...]:
-    """Return the notes that a core has once, see ``Cores.process_notes``."""
+    """Return the notes that a core has once: ``Cores.process_notes``."""
     size = user_size(kernel)
     if size is not None and size[0] <= fmt.FXSAVE_SIZE:
         return ()

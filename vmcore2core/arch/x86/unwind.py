@@ -17,7 +17,7 @@ def _frames_by_code(
     read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
 ) -> Iterator[CodeFrame]:
     """A ``FramesByCode``."""
-    from vmcore2core.arch.x86.code import frames_by_code  # which conversions do without
+    from vmcore2core.arch.x86.code import frames_by_code  # a conversion does not need capstone
 
     return frames_by_code(read, pc, start, exact)
 
@@ -69,14 +69,14 @@ UNWIND_X32 = replace(
         for entry in (0, len(code) - 2)
     ),
 )
-"""Of x32 processes: calls push 64 bits, as the processor has no other form of them."""
+"""For x32 processes: calls push 64 bits; the processor has no other form of calls."""
 
 
 def unwind_32(names: tuple[str, ...]) -> UnwindSpec:
     """Return the specification of i386 processes.
 
     Args:
-        names: what the kernel's architecture calls eax, ecx, edx, ebx, esp, ebp, esi, edi and eip, in this order.
+        names: the kernel architecture's names of eax, ecx, edx, ebx, esp, ebp, esi, edi and eip, in this order.
     """
     saved = dict(zip(names, fmt.SIGCONTEXT_OF_DWARF32, strict=True))
     return UnwindSpec(

@@ -34,7 +34,7 @@ class X86_64Cores(Cores):
 
     @override
     def machine(self, regs: Mapping[str, int], task_size: int | None) -> CoreMachine:
-        """What a process is does not change when it runs code of the other kind (wine does).
+        """A process's kind does not change while it runs code of the other kind (wine does).
 
         An x32 process has 64-bit registers in an address space that ends at 4 GiB.
         """
@@ -47,7 +47,7 @@ class X86_64Cores(Cores):
 
     @override
     def gregs(self, regs: Mapping[str, int], machine: CoreMachine) -> bytes:
-        """Follows genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes, but x32 ones."""
+        """Follows genregs32_get() in arch/x86/kernel/ptrace.c for 32-bit processes other than x32."""
         if machine.e_machine == EM_386:
             regs = {name: regs.get(fmt.REG32.get(name, name), 0) for name in machine.greg_names}
         return super().gregs(regs, machine)

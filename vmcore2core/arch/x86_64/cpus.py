@@ -22,7 +22,7 @@ class X86_64Cpus(Cpus):
 
     @override
     def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
-        """A "QEMU" note adds control registers to the NT_PRSTATUS of the same position."""
+        """The "QEMU" note at the same position adds control registers to an NT_PRSTATUS."""
         result = []
         for number, desc, control in each_cpu(notes, fmt.PRSTATUS_SIZE):
             record = np.frombuffer(desc, fmt.user_regs_struct, 1, fmt.PRSTATUS_REGS)[0]
@@ -50,7 +50,7 @@ class X86_64Cpus(Cpus):
 
     @override
     def uses_pgd(self, note: CpuNote, pgd: int) -> bool | None:
-        """CR3 without PCID; with page-table isolation, bit 12 selects the user's copy."""
+        """Compares Compares CR3 without PCID; with page-table isolation, bit 12 selects the user's copy."""
         if "cr3" not in note.regs:
             return None
         root = note.regs["cr3"] & fmt.PTE_PFN_MASK
@@ -62,7 +62,7 @@ class X86_64CpuNumbers(CpuNumbers):
 
     @override
     def note_of(self, cpu: int, notes: Sequence[CpuNote], kernel: KernelView) -> CpuNote | None:
-        """Where notes tell the APIC ID, that: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""
+        """Compares APIC IDs if the notes have them: ``x86_cpu_to_apicid``, of 16 bits before Linux 6.7."""
         layout = kernel.layout
         if not any("apic_id" in note.regs for note in notes):
             return super().note_of(cpu, notes, kernel)

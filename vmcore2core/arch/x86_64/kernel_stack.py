@@ -29,32 +29,32 @@ from vmcore2core.overrides import override
 NOTHING, PREV_SP, SP, BP, SP_INDIRECT, BP_INDIRECT = "undefined", "prev sp", "sp", "bp", "sp indirect", "bp indirect"
 REGISTERS = (NOTHING, "rax", "rdx", SP, BP, "rdi", "r10", "r13", PREV_SP, SP_INDIRECT, BP_INDIRECT)
 REGISTERS_BEFORE = (NOTHING, PREV_SP, "rdx", "rdi", BP, SP, "r10", "r13", BP_INDIRECT, SP_INDIRECT)
-"""ORC_REG_*, as Linux 7.2 numbers them, and as 6.12 does."""
+"""ORC_REG_*, as Linux 7.2 and Linux 6.12 number them."""
 UNDEFINED, END_OF_STACK, CALL, REGS, REGS_PARTIAL = "undefined", "end of stack", "call", "regs", "iret"
-# Since Linux kernel commit fb799447ae29 ("x86,objtool: Split UNWIND_HINT_EMPTY in two") (in v6.4), of three bits;
-# before, of two, and one bit more for the end of the stack.
+# Since Linux kernel commit fb799447ae29 ("x86,objtool: Split UNWIND_HINT_EMPTY in two") (in v6.4), the type has three
+# bits; before, it has two, and one more bit marks the end of the stack.
 TYPES = (UNDEFINED, END_OF_STACK, CALL, REGS, REGS_PARTIAL)
 TYPES_BEFORE_6_4 = (CALL, REGS, REGS_PARTIAL, UNDEFINED)
 SIZEOF_ORC_ENTRY = 6
 ORCS_MAX = 1 << 22
 DAMAGED_PART = 16
-"""A table with more than one in this many entries out of order is rejected."""
+"""A table is rejected if more than one in this many entries is out of order."""
 PAGE_SIZE = 4096
 CALL_REL32 = 0xE8
 CALL_SEARCH = 4096
-"""Bytes of a stack to search for a call."""
+"""Number of bytes of a stack to search for a call."""
 WORD = (1 << 64) - 1
 _PT_REGS = {name: 8 * i for i, name in enumerate(fmt.pt_regs.names or ())}
-"""Where registers are in ``struct pt_regs``, in bytes."""
+"""Register -> offset in ``struct pt_regs``, in bytes."""
 IRET_FRAME = _PT_REGS["rip"]
-"""IRET_FRAME_OFFSET: of what the processor itself saves, within ``struct pt_regs``."""
+"""IRET_FRAME_OFFSET: offset in ``struct pt_regs`` of the part that the processor itself saves."""
 INACTIVE_TASK_FRAME = {"bp": 40, "ret_addr": 48}
-"""Used if the layout does not tell; unchanged since Linux 5.8."""
+"""Used if the layout does not have it; unchanged since Linux 5.8."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrcEntry:
-    """``struct orc_entry`` in one form for all kernels."""
+    """``struct orc_entry`` of any kernel."""
 
     sp_reg: str
     sp_offset: int
@@ -65,7 +65,7 @@ class OrcEntry:
 
 
 FRAME_POINTER = OrcEntry(BP, 16, PREV_SP, -16, CALL, signal=False)
-"""orc_fp_entry: for code that is in no table."""
+"""orc_fp_entry: for code without an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ class OrcFrame(KernelFrame):
 
     Attributes:
         bp: rbp.
-        regs: address of the ``struct pt_regs`` that it was interrupted with, None for a caller.
-        full: whether all of them are there, or rip to ss alone.
+        regs: address of the ``struct pt_regs`` of an interrupted frame, None for a caller.
+        full: whether all registers are there, or only rip to ss.
         known: registers of the CPU's note, for the first frame.
     """
 
@@ -86,16 +86,16 @@ class OrcFrame(KernelFrame):
 
 
 class OrcTable:
-    """One pair of tables; if it is damaged, its intact part.
+    """One pair of tables; if it is damaged, the intact part.
 
     Args:
         memory: kernel virtual memory.
-        ips: address of the places, int32 each relative to itself.
+        ips: address of the code addresses, int32 each, relative to itself.
         orcs: address of ``struct orc_entry[count]``.
         count: of entries.
 
     Raises:
-        LayoutInvalid: it is no such table.
+        LayoutInvalid: it is no ORC table.
         MemoryFault: no part of it can be read.
     """
 
@@ -113,7 +113,7 @@ class OrcTable:
         self._places, self._numbers = places, numbers
 
     def find(self, pc: int) -> bytes | None:
-        """Return the entry of a place as it is in memory.
+        """Return the entry for a code address, as bytes from memory.
 
         Raises:
             CorruptStructure: it is damaged or not in the dump.
@@ -129,10 +129,10 @@ class OrcTable:
 
 
 def _readable_words(memory: Memory, start: int, count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return int32[n] of an array, as far as memory has it, page by page, and int64[n] which they are.
+    """Return int32[n], the elements of an array that memory has, and int64[n], their indices; it reads page by page.
 
     Raises:
-        MemoryFault: it has none of them.
+        MemoryFault: memory has none of them.
     """
     end, found, lost = start + 4 * count, list[bytes](), None
     numbers = list[NDArray[np.int64]]()
@@ -153,8 +153,8 @@ def _readable_words(memory: Memory, start: int, count: int) -> tuple[NDArray[np.
 
 
 def _ascending(places: Sequence[int]) -> NDArray[np.intp]:
-    """Remove as few places as possible so that the others are in order; return which ones remain."""
-    lasts, ends = list[int](), list[int]()  # of each length: the lowest last place of so many in order, and its index
+    """Return the indices of the longest ascending sequence: as few addresses as possible are removed."""
+    lasts, ends = list[int](), list[int]()  # for each length: a sequence's lowest last address, its index
     before = np.full(len(places), -1, np.intp)
     for i, place in enumerate(places):
         length = len(lasts) if not lasts or place >= lasts[-1] else bisect_right(lasts, place)
@@ -198,7 +198,7 @@ class OrcUnwinder(KernelUnwinder):
 
     @override
     def switched_out(self, task: KernelAddr) -> OrcFrame:
-        """``struct inactive_task_frame`` is where thread.sp points to."""
+        """thread.sp points to ``struct inactive_task_frame``."""
         sp = self._word(task + self._layout.member("task_struct", "thread.sp").offset)
         places = {name: self._in_frame(name) for name in INACTIVE_TASK_FRAME}
         size = self._layout.find_size("inactive_task_frame") or INACTIVE_TASK_FRAME["ret_addr"] + 8
@@ -242,10 +242,10 @@ class OrcUnwinder(KernelUnwinder):
         return following if following.pc else KernelStackEnd(complete=False, why=f"the return address at {sp:#x} is 0")
 
     def _found_call(self, frame: OrcFrame) -> OrcFrame | None:
-        """Return the caller of a function without entries, by the first return address on the stack behind its call.
+        """Return the caller of a function without entries: the stack's first return address that follows a call of it.
 
-        Such a function is __crash_kexec() (STACK_FRAME_NON_STANDARD), in which a CPU notes its registers before the
-        crash kernel starts.
+        __crash_kexec() is such a function (STACK_FRAME_NON_STANDARD): in it, a CPU saves its registers before the crash
+        kernel starts.
         """
         symbol = self._layout.find_symbol_at(frame.pc)
         if symbol is None or frame.pc not in self._text:
@@ -257,7 +257,7 @@ class OrcUnwinder(KernelUnwinder):
         return None
 
     def _calls(self, place: int, function: int) -> bool:
-        """Tell whether a call of a function ends at a place: e8 and the distance."""
+        """Tell whether a call of a function ends at an address: e8 and the distance."""
         try:
             raw = self._kernel.memory.read((place - 5) & WORD, 5)
         except MemoryFault:
@@ -296,7 +296,7 @@ class OrcUnwinder(KernelUnwinder):
         return self._kernel.uint(address & WORD, 8)
 
     def _entry(self, pc: int) -> OrcEntry | None:
-        """Return the entry of a place; None if no table holds it."""
+        """Return the entry for a code address; None if no table has one."""
         table = self._core if pc in self._text or pc in self._init_text else self._of_module(pc)
         raw = None if table is None else table.find(pc)
         return None if raw is None else self._decoded(raw)
@@ -333,7 +333,7 @@ class OrcUnwinder(KernelUnwinder):
 
     @cached_property
     def _registers(self) -> tuple[str, ...]:
-        """ORC_REG_*: which numbers they have, the first instruction of a function tells, where rsp is the only way."""
+        """Numbers of ORC_REG_*, from the entry for a function's first instruction, which must use rsp."""
         raw = self._core.find(self._layout.symbol("schedule"))
         number = 0 if raw is None else _bits(raw, self._members["sp_reg"])
         for names in (REGISTERS, REGISTERS_BEFORE):
@@ -347,7 +347,7 @@ class OrcUnwinder(KernelUnwinder):
 
 
 def _bits(raw: bytes, member: Member) -> int:
-    """Return a member of an entry, whose bit fields may be of a word that reaches beyond it."""
+    """Return a member of an entry; a bit field's word may reach beyond the entry."""
     value = int.from_bytes(raw[member.offset : member.offset + (member.size or 2)], "little")
     if member.bit_size is None:
         return value
@@ -363,7 +363,7 @@ class X86_64KernelStacks(KernelStacks):
 
     @override
     def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:
-        """CONFIG_UNWINDER_ORC, as all distributions have it."""
+        """Needs CONFIG_UNWINDER_ORC, which all distributions set."""
         return OrcUnwinder(kernel, modules)
 
     @override

@@ -40,7 +40,7 @@ class X86_64Paging(Paging):
 
     @override
     def kernel_map(self, vmcoreinfo: LayoutKeys) -> KernelMap:
-        """All from arch_crash_save_vmcoreinfo() of x86-64."""
+        """The keys are from arch_crash_save_vmcoreinfo() of x86-64."""
         phys_base = vmcoreinfo.number("phys_base")
         pgd = vmcoreinfo.symbol("swapper_pg_dir") or vmcoreinfo.symbol("init_top_pgt")
         stext = vmcoreinfo.symbol("_stext")
@@ -69,7 +69,7 @@ class X86_64Paging(Paging):
 
     @override
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
-        """phys_base, and whether there is a fifth level."""
+        """Yields Yields phys_base, and whether there is a fifth level."""
         base = paddr - (address - fmt.START_KERNEL_MAP)
         known, level_5 = vmcoreinfo.number("phys_base"), vmcoreinfo.number("pgtable_l5_enabled")
         if known in (None, base):
@@ -78,7 +78,7 @@ class X86_64Paging(Paging):
 
     @override
     def vmemmap(self, kernel: KernelView) -> int | None:
-        """Its base is random; VMCOREINFO's SYMBOL(vmemmap) is that (since Linux 5.13)."""
+        """Its base is random; VMCOREINFO's SYMBOL(vmemmap) has it (since Linux 5.13)."""
         layout = kernel.layout
         found = layout.find_symbol("vmemmap_base")
         if found is not None:

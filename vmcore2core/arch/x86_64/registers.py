@@ -84,7 +84,7 @@ class X86_64Registers(Registers):
 
     @override
     def thread_bases(self, task: KernelAddr, kernel: KernelView) -> Mapping[str, int | None]:
-        """current_save_fsgs() in arch/x86/kernel/process_64.c keeps them at each switch."""
+        """current_save_fsgs() in arch/x86/kernel/process_64.c saves them at each switch."""
         bases: dict[str, int | None] = {}
         for reg, member, size in BASES:
             found = kernel.layout.find_member("task_struct", f"thread.{member}")
