@@ -19,8 +19,9 @@ from tests.process.scene import Scene
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.choose import Choice, choose
 from vmcore2core.errors import LayoutUnknown
-from vmcore2core.handover.mapped import Finder
+from vmcore2core.handover.mapped import Finder, page_cache
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
+from vmcore2core.handover.same_build import SameBuilds
 from vmcore2core.kernel import dcache
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.filepages import FilePages
@@ -203,25 +204,27 @@ def test_pages_that_a_file_lacks_come_from_another_with_its_build_id(session: Se
     """As of a container's libc and the machine's: here the same file stands for both."""
     mapped = Finder(session.processes).find(leaders(session, "lab-dynamic")[0])
     libc = mapped.files[b"/lib/libc.so.6"]
-    recovery = Recovery(session.processes, Path("nowhere"))
-    recovery.same.learn(mapped)
+    same = SameBuilds()
+    same.learn(mapped)
     view = session.kernel.view("address_space", KernelAddr(libc.mapping))
-    pages = FilePages(recovery.cache, view, session.processes.swap.space)
+    pages = FilePages(page_cache(session.processes), view, session.processes.swap.space)
     pages.known[[3, 4, 9]] = False
     assert pages.read(3 * PAGE, PAGE) is None
-    none: list[tuple[bytes, int]] = []
-    assert list(recovery.same.complete(pages, libc.mapping, libc.build_id)) == none  # not from itself
-    assert list(recovery.same.complete(pages, 0, None)) == none
-    assert list(recovery.same.complete(pages, 0, bytes(20))) == none
-    assert list(recovery.same.complete(pages, 0, libc.build_id)) == [(b"/lib/libc.so.6", 3)]
+    assert same.others(libc.build_id, libc.mapping) == ()  # not from itself
+    assert same.others(None, 0) == same.others(bytes(20), 0) == ()
+    assert same.others(libc.build_id, 0) == ((libc.mapping, b"/lib/libc.so.6"),)
+    assert pages.take(FilePages(page_cache(session.processes), view, session.processes.swap.space)) == 3
     assert pages.read(0, pages.size) == (originals / "lib/libc.so.6").read_bytes()
 
 
 def test_a_file_of_another_size_is_not_the_same(session: Session) -> None:
     mapped = Finder(session.processes).find(leaders(session, "lab-dynamic")[0])
-    recovery = Recovery(session.processes, Path("nowhere"))
     one, other = (
-        FilePages(recovery.cache, session.kernel.view("address_space", KernelAddr(mapped.files[path].mapping)), None)
+        FilePages(
+            page_cache(session.processes),
+            session.kernel.view("address_space", KernelAddr(mapped.files[path].mapping)),
+            None,
+        )
         for path in (b"/lib/libc.so.6", b"/bin/lab-dynamic")
     )
     one.known[0] = False

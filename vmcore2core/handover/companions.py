@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from vmcore2core.handover.mapped import MappedFiles
 from vmcore2core.handover.recovered import RecoveredFiles, Recovery
 from vmcore2core.handover.scripts import write_helpers
 from vmcore2core.handover.tree import SYSROOT_NAME
+from vmcore2core.handover.written import FileToWrite, WrittenFile
 from vmcore2core.printable import text
 from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.snapshot import Processes
@@ -47,6 +48,16 @@ class Companions:
         """Remember which files a process has: another file with the same build ID may have the pages that one lacks."""
         if self._recovery is not None and files is not None and not isinstance(files, str):
             self._recovery.same.learn(files)
+
+    def plan(self, files: Sequence[MappedFiles | str | None]) -> Iterator[FileToWrite]:
+        """Yield the files that workers may write before the processes are added; see ``Recovery.plan``."""
+        if self._recovery is not None:
+            yield from self._recovery.plan(one for one in files if one is not None and not isinstance(one, str))
+
+    def wrote(self, file: FileToWrite, done: WrittenFile) -> None:
+        """Take the result of a file that a worker wrote."""
+        if self._recovery is not None:
+            self._recovery.wrote(file, done)
 
     def add(self, files: MappedFiles | str | None) -> tuple[RecoveredFiles | None, list[str]]:
         """Write the files of a process; return them, and sentences about files that were not written.

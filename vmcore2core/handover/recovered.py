@@ -7,67 +7,26 @@ the second file goes to a second sysroot.
 
 from __future__ import annotations
 
-import itertools
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from vmcore2core.addresses import KernelAddr
-from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.mapped import BROKEN, OS_RELEASE, MappedFile, MappedFiles, page_cache
-from vmcore2core.handover.partial import Rebuilt, rebuilt
 from vmcore2core.handover.same_build import SameBuilds
-from vmcore2core.handover.tree import Tree, plain_name
-from vmcore2core.printable import counted, text
-from vmcore2core.process.filebacking import mtime_of
-from vmcore2core.process.filepages import FilePages
+from vmcore2core.handover.tree import Tree, names_of, plain_name
+from vmcore2core.handover.written import FileToWrite, FileWriter, RecoveredFile, WrittenFile, pages_of
+from vmcore2core.printable import text
 from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.snapshot import Processes
 from vmcore2core.process.sysroot import build_id
 
 TREES_MAX = 1000
-COPY_SIZE = 1 << 20
-REWRITES_MAX = 4
-MISSING_SUFFIX = b".missing"
 NOT_CHECKED = (
     "whether all pages of its files had been read from disk when the machine stopped is not known: PG_uptodate or page "
     "structures are missing"
 )
-
-
-class _PagesDamaged(Exception):
-    """Pages of the file failed to decode, so the file is not complete."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveredFile:
-    """One file of a process.
-
-    Attributes:
-        path: below the folder, as the process sees it.
-        folder: the folder that it was written to; None if it could not be written.
-        size: bytes.
-        missing_pages: pages that are not known; if any, the file is in the folder of incomplete files.
-        build_id: the build ID in its bytes, in hexadecimal, or None.
-        build_id_in_process: the build ID in the process's own memory, in hexadecimal, or None.
-        origin: the file below --sysroot that it was copied from, or None.
-        rebuilt: whether it lacks pages and got new section headers for its known bytes.
-    """
-
-    path: bytes
-    folder: Path | None
-    size: int
-    missing_pages: int
-    build_id: str | None
-    build_id_in_process: str | None
-    origin: Path | None = None
-    rebuilt: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,15 +54,6 @@ class RecoveredFiles:
     sentences: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What the original file must match: size, build ID, modification time in seconds since 1970; None: not known."""
-
-    size: int
-    build_id: bytes | None
-    mtime: int | None
-
-
 @dataclass
 class _Place:
     """One sysroot and its folder of incomplete files; remembers which ``struct address_space`` has which path."""
@@ -126,6 +76,10 @@ class Recovery:
         force: replace existing files.
         secrets: a file that contains one is not written.
 
+    Attributes:
+        same: which files have the same build ID; learn all processes before any is added.
+        checked: whether it is known of all files so far that their pages had been read from disk.
+
     Raises:
         LayoutUnknown, MemoryFault: the page cache cannot be searched, or files' sizes are not known.
     """
@@ -133,14 +87,78 @@ class Recovery:
     def __init__(
         self, processes: Processes, folder: Path, *, force: bool = False, secrets: Secrets | None = None
     ) -> None:
-        self.processes, self.folder, self.force, self.secrets = processes, folder, force, secrets
-        self.cache = page_cache(processes)
-        self.same = SameBuilds(processes, self.cache)
+        self.folder, self.force, self.secrets = folder, force, secrets
+        self.checked = page_cache(processes).tells_uptodate
+        self.same = SameBuilds()
+        self._processes, self._writer = processes, FileWriter(processes, force, secrets)
         self._places: list[_Place] = []
+        self._done: dict[FileToWrite, WrittenFile] = {}
+        self._own: dict[int, bytes | None] = {}
+
+    def plan(self, processes: Iterable[MappedFiles]) -> Iterator[FileToWrite]:
+        """Yield the files of processes that workers may write, in any order, before the processes are added.
+
+        Files whose names other files or links have, too, are left to ``add``: which comes first must not be chance.
+        """
+        at = []
+        for mapped in processes:
+            with suppress(OutputError):  # ``add`` says it
+                at.append((self.place_for(mapped), mapped))
+        taken = {_key(place, name) for place, mapped in at for name in mapped.links}
+        for place, mapped in at:
+            for path in mapped.files:
+                key = _key(place, path)
+                if key is not None and key not in taken:
+                    taken.add(key)
+                    yield self.to_write(place, mapped, path)
+
+    def wrote(self, file: FileToWrite, done: WrittenFile) -> None:
+        """Take the result of a file that others wrote."""
+        self._done[file] = done
+
+    def to_write(self, place: _Place, mapped: MappedFiles, path: bytes) -> FileToWrite:
+        """Return what is to be written of a file of a process."""
+        file = mapped.files[path]
+        others = self.same.others(file.build_id or self._own_build_id(file.mapping, mapped), file.mapping)
+        whole, incomplete = place.whole.folder, place.incomplete.folder
+        return FileToWrite(
+            path,
+            file.mapping,
+            file.build_id,
+            mapped.elf_class,
+            mapped.byte_order,
+            whole,
+            incomplete,
+            self._writer.size(file.mapping),
+            others,
+        )
+
+    def _own_build_id(self, address: int, mapped: MappedFiles) -> bytes | None:
+        """Return the build ID in the page cache of a file of which the process's memory has none."""
+        if address not in self._own:
+            try:
+                _, pages = pages_of(self._processes, page_cache(self._processes), address)
+            except BROKEN:
+                self._own[address] = None
+            else:
+                self._own[address] = build_id(pages.read, mapped.elf_class, mapped.byte_order)
+        return self._own[address]
+
+    def done(self, file: FileToWrite) -> WrittenFile:
+        """Return the result of a file that others wrote, or write it."""
+        return self._done.get(file) or self._writer.write(file)
 
     def add(self, mapped: MappedFiles) -> RecoveredFiles:
         """Write the ELF files that a process has mapped, and its os-release file."""
         return _OfProcess(self, mapped).run()
+
+    def place_for(self, mapped: MappedFiles) -> _Place:
+        """Return the place for the files of a process, which now has their paths."""
+        wanted = {path: file.mapping for path, file in mapped.files.items()}
+        wanted |= {name: wanted[path] for name, path in mapped.links.items()}
+        place = self.place(wanted)
+        place.names |= wanted
+        return place
 
     def place(self, wanted: dict[bytes, int]) -> _Place:
         """Return the first place where no path has a different file, or a new place."""
@@ -158,6 +176,14 @@ class Recovery:
         return self._places[-1]
 
 
+def _key(place: _Place, path: bytes) -> tuple[Path, tuple[bytes, ...]] | None:
+    """Return which file of which folder a path means, or None if it is not valid there."""
+    try:
+        return place.whole.folder, tuple(names_of(path))
+    except OutputError:
+        return None
+
+
 class _OfProcess:
     """Writes the files of one process; the attributes are the steps' shared state."""
 
@@ -167,16 +193,13 @@ class _OfProcess:
 
     def run(self) -> RecoveredFiles:
         mapped = self.mapped
-        wanted = {path: file.mapping for path, file in mapped.files.items()}
-        wanted |= {name: wanted[path] for name, path in mapped.links.items()}
-        place = self.recovery.place(wanted)
-        place.names |= wanted
+        place = self.recovery.place_for(mapped)
         files = [one for path, file in mapped.files.items() for one in self._recovered(place, path, file)]
         whole = {file.path for file in files if not file.missing_pages}
         for name, path in mapped.links.items():
             if path in whole:
                 self._link(place.whole, name, path)
-        if files and not self.recovery.cache.tells_uptodate:
+        if files and not self.recovery.checked:
             self.sentences.append(NOT_CHECKED)
         program = mapped.program
         rebuilt_files = {file.path for file in files if file.rebuilt}
@@ -210,140 +233,17 @@ class _OfProcess:
     def _recovered(self, place: _Place, path: bytes, file: MappedFile) -> Iterator[RecoveredFile]:
         """Write a file unless it was written before, and yield its record; yield nothing if that failed."""
         key = file.mapping, path
-        try:
-            if key not in place.written:
-                place.written[key] = self._write(place, path, file)
-            found = place.written[key]
-        except (*BROKEN, OutputError) as error:
-            self.sentences.append(f"{text(path)} is not recovered: {error}")
-            return
+        if key not in place.written:
+            done = self.recovery.done(self.recovery.to_write(place, self.mapped, path))
+            self.sentences += done.sentences
+            self.recovery.checked &= done.checked
+            if done.file is None:
+                return
+            place.written[key] = done.file
+        found = place.written[key]
         if found.missing_pages:
             self.sentences.append(
                 f"{text(path)} is not whole: {found.missing_pages} of its pages are not in memory; what there is, is "
                 f"in {found.folder}"
             )
         yield found
-
-    def _write(self, place: _Place, path: bytes, file: MappedFile) -> RecoveredFile:
-        """Write a file to the sysroot or, if a page turns out to be damaged when read, to the incomplete files.
-
-        Raises:
-            OutputError: it cannot be written, or is not the file that the process had.
-        """
-        processes, theirs = self.recovery.processes, file.build_id
-        mapping = processes.kernel.view("address_space", KernelAddr(file.mapping))
-        pages = FilePages(self.recovery.cache, mapping, processes.swap.space)
-        ours = build_id(pages.read, self.mapped.elf_class, self.mapped.byte_order)
-        if ours is not None and theirs is not None and ours != theirs:
-            raise OutputError(f"its build ID is {ours.hex()}, that of the process's memory {theirs.hex()}")
-        for other, count in self.recovery.same.complete(pages, file.mapping, theirs or ours):
-            what = f"{counted(count, 'page')} from another file with its build ID, {text(other)}"
-            self.sentences.append(f"{text(path)} is not whole in memory: it has {what}")
-        inode = mapping.follow("host", "inode")
-        wanted = _Wanted(pages.size, theirs or ours, None if inode is None else mtime_of(inode))
-        for _ in range(REWRITES_MAX):
-            whole = bool(pages.known.all())
-            origin = None if whole else self._original(place, path, wanted)
-            if origin is not None:
-                return RecoveredFile(
-                    path, place.whole.folder, pages.size, 0, _hex(theirs or ours), _hex(theirs), origin
-                )
-            tree = place.whole if whole else place.incomplete
-            try:
-                with tree.create(path) as fd:
-                    _copy(pages, fd, whole=whole)
-                    made = None if whole else self._rebuild(pages, fd)
-                    # The file's time is not known. gdb warns if a file is newer than the core, so do not leave "now".
-                    os.utime(fd, (0, 0))
-                if not whole:
-                    with tree.create(path + MISSING_SUFFIX) as fd:
-                        pwrite_all(fd, memoryview(b"".join(b"%#x-%#x\n" % run for run in pages.missing)), 0)
-            except _PagesDamaged:
-                continue
-            missing = int(np.count_nonzero(~pages.known))
-            return RecoveredFile(
-                path, tree.folder, pages.size, missing, _hex(ours), _hex(theirs), rebuilt=made is not None
-            )
-        raise OutputError("its pages read differently each time")
-
-    def _rebuild(self, pages: FilePages, fd: int) -> Rebuilt | None:
-        """Give a file that lacks pages section headers for its known bytes."""
-        mapped = self.mapped
-        made = rebuilt(pages.read, pages.size, mapped.elf_class, mapped.byte_order, pages.page_size)
-        if made is not None:
-            pwrite_all(fd, memoryview(made.header), 0)
-            pwrite_all(fd, memoryview(made.tail), made.tail_at)
-        return made
-
-    def _original(self, place: _Place, path: bytes, wanted: _Wanted) -> Path | None:
-        """Copy a file from the first --sysroot that has it, and return the path that it was copied from."""
-        places = filter(None, (sysroot.find(path) for sysroot in self.recovery.processes.sysroots))
-        return next((found for found in places if self._is_copied(place, path, found, wanted)), None)
-
-    def _is_copied(self, place: _Place, path: bytes, found: Path, wanted: _Wanted) -> bool:
-        """Copy a file if it matches; return whether the copy exists."""
-        try:
-            with place.whole.create(path) as fd:
-                self._copy_original(found, fd, wanted)
-                os.utime(fd, (0, 0))
-        except OSError as error:
-            self.sentences.append(f"{found} is not used: {error.strerror or error}")
-            return False
-        except OutputError as error:
-            self.sentences.append(str(error))
-            return False
-        has = "its build ID" if wanted.build_id is not None else "its size and time; its build ID is not in the dump"
-        self.sentences.append(f"{text(path)} is not whole in memory: it is copied from {found}, which has {has}")
-        return True
-
-    def _copy_original(self, found: Path, fd: int, wanted: _Wanted) -> None:
-        """Copy a file.
-
-        Raises:
-            OutputError: the copy has another size or build ID; or, if no build ID is known, another time.
-            OSError: it cannot be read, or written.
-        """
-        with found.open("rb", buffering=0) as source, os.fdopen(os.dup(fd), "wb") as target:
-            shutil.copyfileobj(source, target, COPY_SIZE)
-        copied, theirs = (
-            os.fstat(fd).st_size,
-            build_id(partial(_read_at, fd), self.mapped.elf_class, self.mapped.byte_order),
-        )
-        if wanted.build_id is None:
-            time = int(found.stat().st_mtime)
-            if (copied, time) != (wanted.size, wanted.mtime):
-                raise OutputError(
-                    f"{found} is not used: it has {copied:#x} bytes of {time} (seconds since 1970), expected "
-                    f"{wanted.size:#x} of {'an unknown time' if wanted.mtime is None else wanted.mtime}"
-                )
-        elif (copied, theirs) != (wanted.size, wanted.build_id):
-            raise OutputError(
-                f"{found} is not used: it has {copied:#x} bytes and the build ID {_hex(theirs) or 'none'}, "
-                f"expected {wanted.size:#x} and {wanted.build_id.hex()}"
-            )
-
-
-def _read_at(fd: int, offset: int, size: int) -> bytes | None:
-    raw = os.pread(fd, size, offset)
-    return raw if len(raw) == size else None
-
-
-def _copy(pages: FilePages, fd: int, *, whole: bool) -> None:
-    """Write the known pages of a file; the others stay holes.
-
-    Raises:
-        _PagesDamaged: ``whole`` is set, and a page failed to decode.
-    """
-    os.ftruncate(fd, pages.size)
-    for index, rows in pages.batches():
-        cuts = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
-        for first, last in itertools.pairwise(cuts):
-            if first < last:
-                at = int(index[first]) * pages.page_size
-                pwrite_all(fd, rows[first:last].reshape(-1).data[: pages.size - at], at)
-    if whole and not pages.known.all():
-        raise _PagesDamaged
-
-
-def _hex(value: bytes | None) -> str | None:
-    return None if value is None else value.hex()

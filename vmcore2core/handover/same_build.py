@@ -6,28 +6,18 @@ page cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import islice
 
-from vmcore2core.addresses import KernelAddr
-from vmcore2core.handover.mapped import BROKEN, MappedFiles
-from vmcore2core.kernel.filemap import PageCache
-from vmcore2core.process.filepages import FilePages
-from vmcore2core.process.snapshot import Processes
+from vmcore2core.handover.mapped import MappedFiles
 
 OTHERS_MAX = 64
 """Most files with one build ID that are searched."""
 
 
 class SameBuilds:
-    """The files of all processes, by build ID.
+    """The files of all processes, by build ID."""
 
-    Args:
-        processes: the dump's processes.
-        cache: the page cache.
-    """
-
-    def __init__(self, processes: Processes, cache: PageCache) -> None:
-        self._processes, self._cache = processes, cache
+    def __init__(self) -> None:
         self._files: dict[bytes, dict[int, bytes]] = {}
 
     def learn(self, mapped: MappedFiles) -> None:
@@ -36,22 +26,12 @@ class SameBuilds:
             if file.build_id is not None:
                 self._files.setdefault(file.build_id, {}).setdefault(file.mapping, path)
 
-    def complete(self, pages: FilePages, mapping: int, build_id: bytes | None) -> Iterator[tuple[bytes, int]]:
-        """Add missing pages to a file from other copies; yield the path of each copy used, and its number of pages.
+    def others(self, build_id: bytes | None, mapping: int) -> tuple[tuple[int, bytes], ...]:
+        """Return ``struct address_space`` and path of each other file with a build ID.
 
         Args:
-            pages: the file's pages.
-            mapping: kernel virtual address of its ``struct address_space``.
-            build_id: the file's build ID, or None if unknown.
+            build_id: of the file, or None if unknown.
+            mapping: kernel virtual address of its own ``struct address_space``.
         """
-        others = {} if build_id is None else self._files.get(build_id, {})
-        for address, path in list(others.items())[:OTHERS_MAX]:
-            if address == mapping or pages.known.all():
-                continue
-            try:
-                view = self._processes.kernel.view("address_space", KernelAddr(address))
-                taken = pages.take(FilePages(self._cache, view, self._processes.swap.space))
-            except BROKEN:
-                continue
-            if taken:
-                yield path, taken
+        files = {} if build_id is None else self._files.get(build_id, {})
+        return tuple(one for one in islice(files.items(), OTHERS_MAX) if one[0] != mapping)

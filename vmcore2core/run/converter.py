@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vmcore2core.handover.callers import WithoutCfi
     from vmcore2core.handover.entry import KernelReaders
     from vmcore2core.handover.mapped import Finder, MappedFiles
+    from vmcore2core.handover.written import FileWriter
     from vmcore2core.unwind.originals import Files
     from vmcore2core.unwind.threads import Unwound
 
@@ -84,6 +85,7 @@ class Converter:
             Stage.MEASURE: self.measure,
             Stage.CONVERT: self.convert,
             Stage.FIND_FILES: self.find_files,
+            Stage.WRITE_FILE: self.write_file,
             Stage.WRITE_SCRIPTS: self.write_scripts,
         }
 
@@ -131,6 +133,11 @@ class Converter:
     def find_files(self, job: Job) -> JobResult:
         """Return the files that a process has mapped, if an earlier run wrote its core."""
         return self._result(job, **self._files(job))
+
+    def write_file(self, job: Job) -> JobResult:
+        """Write a program or library of a process."""
+        assert job.file is not None  # noqa: S101 - for mypy
+        return self._result(job, written=self._file_writer.write(job.file))
 
     def write_scripts(self, job: Job) -> JobResult:
         """Write the start scripts of a core."""
@@ -189,6 +196,12 @@ class Converter:
         ):
             stacks = stacks_of(self.session, captured, replace(self._stack_files, binaries=Binaries(given)))
         return WithoutCfi() if isinstance(stacks, str) else stacks_without_cfi(stacks)
+
+    @cached_property
+    def _file_writer(self) -> FileWriter:
+        from vmcore2core.handover.written import FileWriter
+
+        return FileWriter(self.session.processes, self.options.force, self.options.secrets, self.folder)
 
     @cached_property
     def _finder(self) -> Finder | None:

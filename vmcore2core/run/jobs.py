@@ -7,18 +7,21 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from vmcore2core.printable import text
+
 if TYPE_CHECKING:
     from vmcore2core.handover.callers import WithoutCfi
     from vmcore2core.handover.images import Image
     from vmcore2core.handover.mapped import MappedFiles
     from vmcore2core.handover.recovered import RecoveredFiles
+    from vmcore2core.handover.written import FileToWrite, WrittenFile
     from vmcore2core.report import CoreReport
     from vmcore2core.run.space import CoreSize
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One process to convert.
+    """One process to convert, or one of its files to write.
 
     Attributes:
         pid: PID of its thread group.
@@ -29,6 +32,7 @@ class Job:
         recovered: its programs and libraries, once they are written.
         images: where they are loaded, once that is known.
         without_cfi: the places without call frame information for gdb, once they are known.
+        file: the program or library, of a job that writes one; then ``task`` is its ``struct address_space``.
     """
 
     pid: int
@@ -39,6 +43,22 @@ class Job:
     recovered: RecoveredFiles | None = None
     images: tuple[Image, ...] = ()
     without_cfi: WithoutCfi | None = None
+    file: FileToWrite | None = None
+
+    def lost(self, how: str) -> str:
+        """Return why it has no result, as a sentence.
+
+        Args:
+            how: how the worker that did it ended.
+        """
+        if self.file is not None:
+            return f"{self.comm} is not recovered: the process that wrote it {how}"
+        return f"{self.pid} ({self.comm}): the process that converted it {how}"
+
+
+def file_job(file: FileToWrite) -> Job:
+    """Return the job of WRITE_FILE for a program or library."""
+    return Job(0, text(file.path), file.mapping, "", size=file.size, file=file)
 
 
 class Stage(Enum):
@@ -50,6 +70,8 @@ class Stage(Enum):
     """Write it."""
     FIND_FILES = auto()
     """Which files has the process mapped? CONVERT answers this as well."""
+    WRITE_FILE = auto()
+    """Write one of the process's programs and libraries, which may be that of others, too."""
     WRITE_SCRIPTS = auto()
     """Write its start scripts."""
 
@@ -66,6 +88,7 @@ class JobResult:
         files: the files that the process has mapped, or why they are not known; None if the run collects none.
         images: where the process's program and libraries are loaded.
         without_cfi: the parts of its stacks that were found without call frame information.
+        written: the program or library that was written, or why it was not.
         scripts: names of its start scripts.
         entry: its entry in the index (``handover.entry``).
         report: the report on its core, once that is written.
@@ -82,6 +105,7 @@ class JobResult:
     files: MappedFiles | str | None = None
     images: tuple[Image, ...] = ()
     without_cfi: WithoutCfi | None = None
+    written: WrittenFile | None = None
     scripts: tuple[str, ...] = ()
     entry: dict[str, Any] | None = None
     report: CoreReport | None = None

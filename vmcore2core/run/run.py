@@ -20,13 +20,15 @@ from vmcore2core.process.identity import Identity
 from vmcore2core.report import CoreReport, ErrorEntry, RunReport, core_line
 from vmcore2core.run.converter import Converter
 from vmcore2core.run.index_entries import index_head, options_entry
-from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage
+from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage, file_job
 from vmcore2core.run.options import RunOptions
 from vmcore2core.run.space import CoreSize, PlannedCore, check_space
 from vmcore2core.run.workers import Workers
 from vmcore2core.session import Session
 
 if TYPE_CHECKING:
+    from vmcore2core.handover.companions import Companions
+    from vmcore2core.handover.mapped import MappedFiles
     from vmcore2core.handover.vscode import OpenedCore
 
 Bar = Callable[[str], Progress | None]
@@ -291,6 +293,7 @@ class Run:
         found |= {r.job.task: r for r in self._in_order(earlier, workers.run(Stage.FIND_FILES, earlier))}
         for job in there:
             companions.learn(found[job.task].files)
+        self._write_files(workers, companions, [found[job.task].files for job in there])
         beside = [companions.add(found[job.task].error or found[job.task].files) for job in there]
         work = [
             # Scripts hold only the names of files.
@@ -316,6 +319,19 @@ class Run:
             self.index.amend(job.pid, debug=entry)
             for notice in entry["notices"] if self.options.core.verbose else ():
                 self._say(f"{job.pid} ({job.comm}): {notice}")
+
+    def _write_files(
+        self, workers: Workers, companions: Companions, mapped: Sequence[MappedFiles | str | None]
+    ) -> None:
+        """Write the programs and libraries of all processes, each once."""
+        from vmcore2core.handover.written import WrittenFile
+
+        work = [file_job(file) for file in companions.plan(mapped)]
+        for result in map(self._remembered, workers.run(Stage.WRITE_FILE, work)):
+            file = result.job.file
+            assert file is not None  # noqa: S101 - for mypy
+            companions.wrote(file, result.written or WrittenFile(None, (str(result.error),)))
+            self._other_results.append(result)
 
     def _write_launch_json(self, cores: Sequence[OpenedCore]) -> None:
         """Write the settings by which VS Code opens the cores; the cores are complete without them."""

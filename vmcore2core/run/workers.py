@@ -84,7 +84,7 @@ class Workers:
         result = worker.result()
         if result is None:
             job, how = worker.died()
-            result = JobResult(job, error=f"{job.pid} ({job.comm}): the process that converted it {how}")
+            result = JobResult(job, error=job.lost(how))
             for other in reversed(worker.jobs):
                 waiting.put_back(other)
             self._workers.remove(worker)
