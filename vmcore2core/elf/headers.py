@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ Variant = tuple[ElfClass, ByteOrder]
 
 SEGMENTS_MAX = 1024
 SECTIONS_MAX = 1 << 14
+PARSED_MAX = 256
+"""Headers to keep, parsed: a table of 1024 program headers, the largest, takes some 200 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,29 +116,39 @@ def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | 
         CorruptStructure: it starts like an ELF file, but its headers are not valid.
     """
     variant = variant_of(elf_class, order)
-    declaration = elf.Ehdr[variant]
-    raw = read(0, declaration.sizeof())
+    raw = read(0, elf.Ehdr[variant].sizeof())
     if raw is None or ident_variant(raw) != (elf_class, order):
         return None
-    try:
-        ehdr: Any = declaration.parse(raw)
-    except ConstructError as error:
-        raise CorruptStructure("is not an ELF header", 0, "Elf_Ehdr") from error
-    dtype = elf.PHDR_DTYPE[variant]
-    if ehdr.e_phentsize != dtype.itemsize or not 0 < ehdr.e_phnum <= SEGMENTS_MAX:
+    ehdr = _ehdr(raw, variant)
+    itemsize = elf.PHDR_DTYPE[variant].itemsize
+    if ehdr.e_phentsize != itemsize or not 0 < ehdr.e_phnum <= SEGMENTS_MAX:
         raise CorruptStructure(
-            f"{ehdr.e_phnum} program headers of {ehdr.e_phentsize} bytes, expected 1 to {SEGMENTS_MAX} of "
-            f"{dtype.itemsize}",
+            f"{ehdr.e_phnum} program headers of {ehdr.e_phentsize} bytes, expected 1 to {SEGMENTS_MAX} of {itemsize}",
             ehdr.e_phoff,
             "Elf_Ehdr.e_phoff",
         )
-    table = read(ehdr.e_phoff, ehdr.e_phnum * dtype.itemsize)
+    table = read(ehdr.e_phoff, ehdr.e_phnum * itemsize)
     if table is None:
         return None
-    names = ("p_type", "p_flags", "p_offset", "p_vaddr", "p_filesz", "p_memsz")
-    segments = tuple(Segment(*(int(row[name]) for name in names)) for row in np.frombuffer(table, dtype))
     good = ehdr.e_shentsize == elf_dynamic.SHDR_DTYPE[variant].itemsize
+    segments = _segments(table, variant)
     return ElfHeaders(segments, ehdr.e_shoff if good else 0, ehdr.e_shnum if good else 0, ehdr.e_shstrndx)
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _ehdr(raw: bytes, variant: Variant) -> Any:  # noqa: ANN401 - it goes no further than its caller
+    """Return an ELF header; processes have the same files, so that the same bytes come again and again."""
+    try:
+        return elf.Ehdr[variant].parse(raw)
+    except ConstructError as error:
+        raise CorruptStructure("is not an ELF header", 0, "Elf_Ehdr") from error
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _segments(table: bytes, variant: Variant) -> tuple[Segment, ...]:
+    """Return the program headers, likewise."""
+    names = ("p_type", "p_flags", "p_offset", "p_vaddr", "p_filesz", "p_memsz")
+    return tuple(Segment(*(int(row[name]) for name in names)) for row in np.frombuffer(table, elf.PHDR_DTYPE[variant]))
 
 
 def parse_sections(read: Read, headers: ElfHeaders, elf_class: int, order: ByteOrder) -> tuple[Section, ...]:

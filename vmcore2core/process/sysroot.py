@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import AbsentReason, Vma
 
 NOTES_MAX = 1 << 16
+NOTES_KEPT = 256
 LINKS_MAX = 40
 FROM_FILE = frozenset({AbsentReason.NOT_CACHED, AbsentReason.EXCLUDED, AbsentReason.NOT_IN_DUMP})
 DELETED = b" (deleted)"
@@ -108,10 +110,17 @@ def build_id(read: Read, elf_class: int, order: ByteOrder) -> bytes | None:
 def _build_id_in(places: Sequence[tuple[int, int]], read: Read, order: ByteOrder) -> bytes | None:
     for offset, size in places:
         raw = read(offset, size) if 0 < size <= NOTES_MAX else None
-        for note in parse_notes(raw, order, offset)[0] if raw is not None else ():
-            if (note.name, note.n_type) == ("GNU", elf_dynamic.NT_GNU_BUILD_ID) and note.desc:
-                return note.desc
+        found = None if raw is None else _build_id_of(raw, order)
+        if found is not None:
+            return found
     return None
+
+
+@lru_cache(maxsize=NOTES_KEPT)
+def _build_id_of(raw: bytes, order: ByteOrder) -> bytes | None:
+    """Return the build ID in notes; processes have the same files, so that the same notes come again and again."""
+    ids = (note.desc for note in parse_notes(raw, order, 0)[0] if note[:2] == ("GNU", elf_dynamic.NT_GNU_BUILD_ID))
+    return next((desc for desc in ids if desc), None)
 
 
 class Sysroot:

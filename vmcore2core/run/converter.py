@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 KEPT_VMAS = 1 << 16
 """Most mappings of cached processes: about 64 MiB."""
+KEPT_PAGES = 1 << 18
+"""Most pages of cached processes whose walked page tables are kept, too: about 8 MiB."""
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +42,29 @@ log = logging.getLogger(__name__)
 class CaptureCache:
     """Cache of processes captured for the size estimate; the conversion uses each once.
 
-    It holds at most ``KEPT_VMAS`` mappings in all.
+    It holds at most ``KEPT_VMAS`` mappings in all, and the pages that the page tables map of small processes.
     """
 
     def __init__(self) -> None:
         self._captured: dict[int, Captured] = {}
-        self._room = KEPT_VMAS
+        self._room, self._room_for_pages = KEPT_VMAS, KEPT_PAGES
 
     def add(self, task: int, captured: Captured) -> None:
         """Cache a process, if there is room."""
         nr_vmas = len(captured.snapshot.vmas)
         if task not in self._captured and nr_vmas <= self._room:
-            captured.memory.forget_walks()
+            if not self._takes_pages(captured):
+                captured.memory.forget_walks()
             self._captured[task] = captured
             self._room -= nr_vmas
+
+    def _takes_pages(self, captured: Captured) -> bool:
+        """Take the room for what is known of a process's pages, if there is any."""
+        nr_pages = captured.mm_rss
+        if nr_pages is None or nr_pages > self._room_for_pages:
+            return False
+        self._room_for_pages -= nr_pages
+        return True
 
     def take(self, task: int) -> Captured | None:
         """Remove a process from the cache and return it."""
