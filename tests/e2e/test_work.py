@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from vmcore2core.choose import Choice, choose
 from vmcore2core.commands.progress import progress_bars
 from vmcore2core.containers.diskdump_part import DiskDumpPart
 from vmcore2core.corefile.options import CoreOptions
+from vmcore2core.handover.written import FileToWrite, FileWriter, WrittenFile
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.structs import Structs
 from vmcore2core.memory import pagetable
@@ -23,10 +25,13 @@ from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.process.dump_filter import EVERYTHING
 from vmcore2core.process.mappings import Mappings
 from vmcore2core.process.snapshot import Captured, Processes
+from vmcore2core.run.converter import Converter
+from vmcore2core.run.jobs import Job
 from vmcore2core.run.options import RunOptions
 from vmcore2core.run.run import Run
 from vmcore2core.session import Session
 from vmcore2core.tasks.ps import processes
+from vmcore2core.unwind.eh_index import EhIndex
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 
@@ -113,13 +118,18 @@ def test_a_conversion_imports_what_it_needs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_bulk_run_does_nothing_twice(jobs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two workers have two processes: a third one would be the worker's that is free first, which may not know it."""
-    log = tmp_path / "captures"
-    plain = Processes.capture
+    log, written = tmp_path / "captures", tmp_path / "written"
+    plain, write = Processes.capture, FileWriter.write
 
     def counted(self: Processes, leader: StructView, **more: Any) -> Captured:
         with log.open("a") as file:  # workers are other processes
             file.write(f"{leader.address:#x}\n")
         return plain(self, leader, **more)
+
+    def write_counted(self: FileWriter, file: FileToWrite) -> WrittenFile:
+        with written.open("a") as lines:
+            lines.write(f"{os.getpid()} {file.path.decode()}\n")
+        return write(self, file)
 
     decoded: list[int] = []
     decode = DiskDumpPart._decode_compressed
@@ -130,6 +140,7 @@ def test_a_bulk_run_does_nothing_twice(jobs: int, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Processes, "capture", counted)
     monkeypatch.setattr(DiskDumpPart, "_decode_compressed", decode_counted)
+    monkeypatch.setattr(FileWriter, "write", write_counted)
     with Session([DUMP]) as session:
         core = CoreOptions(indexed=True, companions=True)
         run = Run(session, RunOptions(core, output=tmp_path / "cores", jobs=jobs), print)
@@ -138,7 +149,33 @@ def test_a_bulk_run_does_nothing_twice(jobs: int, monkeypatch: pytest.MonkeyPatc
     assert run.errors == []
     assert len(chosen) == 4 - jobs
     assert sorted(log.read_text().split()) == sorted(f"{one.leader.address:#x}" for one in chosen)
+    pids, paths = zip(*map(str.split, written.read_text().splitlines()), strict=True)
+    assert len(set(paths)) == len(paths) > 4
+    assert (str(os.getpid()) in pids) is (jobs == 1)
     assert len(decoded) <= 1.05 * len(set(decoded))  # of jobs that others do, those pages that this process decodes
+
+
+def test_processes_of_one_program_share_what_is_known_of_it(
+    work: Counter[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A static program has no search table for its call frame information, so that an index is made."""
+    plain = EhIndex.__init__
+
+    def counted(self: EhIndex, *arguments: Any) -> None:
+        work["indexes"] += 1
+        plain(self, *arguments)
+
+    monkeypatch.setattr(EhIndex, "__init__", counted)
+    with Session([DUMP]) as session:
+        converter = Converter(session, CoreOptions(indexed=True, companions=True))
+        task = int(session.processes.find(86).address)
+        for number in range(3):
+            job = Job(86, "lab-static", task, str(tmp_path / f"core.{number}"))
+            before = Counter(work)
+            assert converter.measure(job).error is None
+            assert converter.convert(job).error is None
+            assert work["tables"] - before["tables"] < 50  # twice, as for a core alone
+    assert work["indexes"] == 1
 
 
 def test_mappings_are_read_together(work: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:

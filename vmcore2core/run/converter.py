@@ -59,7 +59,7 @@ class CaptureCache:
             self._room -= nr_vmas
 
     def _takes_pages(self, captured: Captured) -> bool:
-        """Take the room for what is known of a process's pages, if there is any."""
+        """Take the room for what is known of a process's pages, if there is any; a run measures all processes first."""
         nr_pages = captured.mm_rss
         if nr_pages is None or nr_pages > self._room_for_pages:
             return False
