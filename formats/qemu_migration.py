@@ -63,7 +63,7 @@ ZERO_RECORD = 8 + 1
 
 MAPPED_RAM_HDR_VERSION = 1
 MAPPED_RAM_HEADER_SIZE = 28
-"""be32 version, be64 page_size, bitmap_offset, pages_offset: both of the file; 0 where the block is left out."""
+"""be32 version, be64 page_size, bitmap_offset, pages_offset: both of the file; 0 if the block is left out."""
 
 # Sections besides memory's that are saved in turns, by the names of what registers them.
 STATTR_SECTION = b"s390-storage_attributes"

@@ -84,7 +84,7 @@ class Process:
     def threads(self) -> tuple[Thread, ...]:
         """The threads with their user registers, and the registers' source.
 
-        ``registers`` is None where they are not known; ``source`` then says why.
+        ``registers`` is None if they are not known; ``source`` says why.
         """
         return tuple(thread_rows(self._session.processes.thread_registers(self._leader)))
 

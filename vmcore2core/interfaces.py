@@ -31,7 +31,7 @@ class Member:
 
     Attributes:
         offset: bytes from the start of the structure.
-        size: bytes of the member, or None where the source does not give it (VMCOREINFO).
+        size: bytes of the member, or None if the source does not give it (VMCOREINFO).
         bit_offset: bits from ``offset`` for a bit field, else None.
         bit_size: width of a bit field, else None.
         type_name: C type as the source names it ("unsigned int", "struct list_head", "pointer"), or None.

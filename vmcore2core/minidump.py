@@ -42,7 +42,7 @@ def _time(session: Session) -> int | None:
 
 
 def _strings(session: Session, leader: StructView, first: str, last: str) -> Range | None:
-    """Return where mm_struct says the arguments or the environment are; None where that is not known."""
+    """Return the range of the arguments or the environment, from mm_struct; None if that is not known."""
     word = session.kernel.arch.pointer_size
     try:
         owner = session.processes.mm_of(leader)

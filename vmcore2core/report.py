@@ -108,7 +108,7 @@ def core_sentences(result: CoreResult, dump_level: int | None, dump_format: str,
 
     Args:
         result: the core.
-        dump_level: makedumpfile's -d bits, or None where the file does not tell.
+        dump_level: makedumpfile's -d bits, or None if the file does not tell.
         dump_format: the name of the dump's format.
         verbose: add sentences about things that leave the core complete.
     """
@@ -191,7 +191,7 @@ def excluded_sentence(dump_level: int | None, dump_format: str) -> str:
     """Say what left pages out of a dump, and which setting would have kept them.
 
     Args:
-        dump_level: makedumpfile's -d bits, or None where the file does not tell.
+        dump_level: makedumpfile's -d bits, or None if the file does not tell.
         dump_format: the name of the dump's format.
     """
     if dump_level is None:
@@ -216,7 +216,7 @@ def left_out(dump_level: int | None) -> list[str] | None:
     """Return which process pages a dump of this level lacks, in makedumpfile's words; None if that is unknown.
 
     Args:
-        dump_level: makedumpfile's -d bits, or None where the file does not tell.
+        dump_level: makedumpfile's -d bits, or None if the file does not tell.
     """
     if dump_level is None:
         return None

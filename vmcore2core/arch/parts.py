@@ -193,7 +193,7 @@ class Cores(ABC):
 
         Args:
             regs: user registers of one of its threads, by native names; may be empty.
-            task_size: ``mm->task_size``, or None where it is not known.
+            task_size: ``mm->task_size``, or None if it is not known.
         """
 
     def process_machine(
@@ -204,7 +204,7 @@ class Cores(ABC):
         Args:
             task: ``struct task_struct *`` of one of its threads.
             regs: user registers of one of its threads, by native names; may be empty.
-            task_size: ``mm->task_size``, or None where it is not known.
+            task_size: ``mm->task_size``, or None if it is not known.
             kernel: the dumped one.
 
         Raises:

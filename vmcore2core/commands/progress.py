@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 Update = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all, or 0 where that is not known)."""
+"""Called with (bytes done, bytes in all, or 0 if that is not known)."""
 
 
 LONG_S = 1.0

@@ -19,7 +19,7 @@ from vmcore2core.formats._cabi import ElfClass
 from vmcore2core.interfaces import ByteOrder
 
 Read = Callable[[int, int], bytes | None]
-"""Bytes by (offset, size); None where any of them is not known."""
+"""Bytes by (offset, size); None if any of them is not known."""
 
 Variant = tuple[ElfClass, ByteOrder]
 """Class and byte order of an ELF file."""

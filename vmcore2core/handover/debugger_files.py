@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         path: as the process saw it.
-        build_id: hexadecimal digits, or None where it is not known.
+        build_id: hexadecimal digits, or None if it is not known.
         bias: load address minus the file's own addresses; None if only the file can tell.
         address: where some of its text is mapped.
         offset: file offset of that text.

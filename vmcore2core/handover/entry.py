@@ -158,7 +158,7 @@ def _in_kernel(captured: Captured, kernel: KernelReaders) -> dict[int, dict[str,
 
 
 def _leader(captured: Captured) -> StructView | None:
-    """Return the leader of a thread group; None where it cannot be read."""
+    """Return the leader of a thread group; None if it cannot be read."""
     for task, _ in captured.answers:
         with suppress(MemoryFault):
             if sched.task_pid(task) == captured.snapshot.tgid:
@@ -216,7 +216,7 @@ def _frame(frame: FrameRow) -> dict[str, Any]:
 
 
 def _end(stack: StackRow) -> str | None:
-    """Return why a stack ends before its outermost frame, or None where it does not."""
+    """Return why a stack ends before its outermost frame, or None if it does not."""
     return None if stack.complete else stack.end
 
 

@@ -127,7 +127,7 @@ def _bits(fdt: StructView, name: str, count: int) -> np.ndarray[tuple[int], np.d
 
 
 def mount_id(file: StructView) -> int | None:
-    """Return fdinfo's mnt_id: ``real_mount(file->f_path.mnt)->mnt_id``; None where it is not known."""
+    """Return fdinfo's mnt_id: ``real_mount(file->f_path.mnt)->mnt_id``; None if it is not known."""
     kernel = file.kernel
     if kernel.layout.find_member("mount", "mnt") is None or kernel.layout.find_member("path", "mnt") is None:
         return None

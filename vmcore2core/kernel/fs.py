@@ -158,7 +158,7 @@ def _has_dname(dentry: StructView) -> bool:
         try:
             return bool(d_op) and dentry.kernel.read_pointer(d_op + found.offset) != 0
         except MemoryFault:
-            pass  # the kernel's read-only data need not be in the dump
+            pass  # the dump may lack the kernel's read-only data
     # Such a dentry is in no directory and has a name. Roots of other file systems are "/".
     return is_root(dentry) and dentry_name(dentry) not in (b"/", b"")
 
@@ -173,7 +173,7 @@ def _d_dname(dentry: StructView) -> bytes:
 
 
 def _s_magic(dentry: StructView) -> int | None:
-    """Return ``dentry->d_sb->s_magic``, or None where the layout does not tell."""
+    """Return ``dentry->d_sb->s_magic``, or None if the layout does not tell."""
     sb = dentry.follow("d_sb", "super_block") if dentry.has("d_sb") else None
     return None if sb is None else sb.find_uint("s_magic", sb.kernel.arch.pointer_size)
 
@@ -202,7 +202,7 @@ _D_DNAMES: dict[int | None, Callable[[StructView, bytes], bytes]] = {
 
 
 def task_root(task: StructView) -> Root | None:
-    """Return a task's root directory as (vfsmount, dentry), or None where it is not known."""
+    """Return a task's root directory as (vfsmount, dentry), or None if it is not known."""
     try:
         fs_struct = task.follow("fs", "fs_struct")
         if fs_struct is None:
@@ -254,7 +254,7 @@ def _is_backing(file: StructView) -> bool:
 
 
 def file_path(kernel: Kernel, file: StructView, mounts: Mounts, root: Root | None = None) -> bytes | None:
-    """Return ``d_path(&file->f_path)``, or None where it cannot be read."""
+    """Return ``d_path(&file->f_path)``, or None if it cannot be read."""
     try:
         return d_path(kernel, file.embedded("f_path", "path"), mounts, root)
     except (MemoryFault, CorruptStructure):
@@ -262,7 +262,7 @@ def file_path(kernel: Kernel, file: StructView, mounts: Mounts, root: Root | Non
 
 
 def device_and_inode(file: StructView) -> tuple[int | None, int | None]:
-    """Return ``s_dev`` and ``i_ino`` of ``file_user_inode()``, None where not known."""
+    """Return ``s_dev`` and ``i_ino`` of ``file_user_inode()``, None if not known."""
     try:
         inode = _file_user_inode(file)
         if inode is None or not (inode.has("i_sb") and inode.has("i_ino")):

@@ -195,7 +195,7 @@ class _Sample:
         return found
 
     def special_mapping(self) -> dict[tuple[str, str], int]:
-        """vm_private_data of the vDSO leads to a struct that begins with a pointer to the text "[vdso]"."""
+        """vm_private_data of the vDSO points to a struct that begins with a pointer to the text "[vdso]"."""
         size = self.kernel.layout.size("vm_area_struct")
         candidates: set[int] | None = None
         for _, owner in self._leaders():
@@ -257,7 +257,7 @@ class _Sample:
         return dict(zip(_PAGE_CACHE, (min(candidates), i_pages, xa_head, 0, slots), strict=True))
 
     def a_ops(self) -> dict[tuple[str, str], int]:
-        """a_ops is where shared memory has shmem_aops, and every file an address in the kernel or a module."""
+        """At a_ops, shared memory has shmem_aops, and every file has an address in the kernel or a module."""
         shmem_aops = self.kernel.layout.symbol("shmem_aops")
         candidates: set[int] | None = None
         told = False

@@ -53,7 +53,7 @@ class KernelNames:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel, self.problem = kernel, None
         find = kernel.layout.find_symbol
-        # What runs once at boot is gone, but idle tasks were called from there, and its names stay; RISC-V has the
+        # Code that runs once at boot is gone, but idle tasks were called from it, and its names stay; RISC-V has the
         # first of it before _stext.
         bounds = (("_stext", "_etext"), ("_sinittext", "_einittext"), ("_start", "_stext"))
         self._text = [range(find(start) or 0, find(end) or 0) for start, end in bounds]

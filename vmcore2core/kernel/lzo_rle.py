@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from vmcore2core.errors import CodecError
 
-VERSIONED = 17  # no LZO1X stream begins with this byte, unless it has nothing but its end
+VERSIONED = 17  # no LZO1X stream begins with this byte, except an empty one
 VERSIONED_MIN = 5
 ZERO_RUN_MIN = 4
 ZERO_RUN_DISTANCE = 0xBFFF  # what the instruction would be as a match

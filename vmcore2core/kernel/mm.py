@@ -130,7 +130,7 @@ def is_unlocked(mm: StructView) -> bool:
 
 
 def check_range(mm: StructView, vma: StructView, end_before: int, indexed: tuple[int, int] | None) -> None:
-    """Check that a VMA is of whole pages behind the one before, and where the index has it.
+    """Check that a VMA has whole pages behind the one before, and the range that the index gives it.
 
     Raises:
         CorruptStructure: it is not.
@@ -196,7 +196,7 @@ def _is_special(vma: StructView) -> bool:
 
 
 def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
-    """Tell whether vm_page_prot allows access where vm_flags does not, or the other way round (protection_map[])."""
+    """Tell whether vm_page_prot and vm_flags disagree on access (protection_map[])."""
     valid, noexec = mm.kernel.arch.paging.prot_valid, mm.kernel.arch.paging.prot_noexec
     if not valid or not vma.has("vm_page_prot"):
         return False
@@ -219,7 +219,7 @@ def _is_no_driver_s(vma: StructView) -> bool:
 
 
 def _anon_vma_oddities(vma: StructView) -> Iterator[CorruptStructure]:
-    """Yield what is odd about ``vma->anon_vma``: it is there where the VMA is linked to any (anon_vma_clone())."""
+    """Yield what is odd about ``vma->anon_vma``: a VMA has one if it is linked to any (anon_vma_clone())."""
     if not vma.has("anon_vma"):
         return
     kernel, at = vma.kernel, vma.pointer("anon_vma")
@@ -237,7 +237,7 @@ def _anon_vma_oddities(vma: StructView) -> Iterator[CorruptStructure]:
 
 
 def each_vma(mm: StructView) -> Iterator[tuple[tuple[int, int] | None, StructView]]:
-    """Yield each VMA, unchecked, and what range the index has it for: None where that is a list.
+    """Yield each VMA, unchecked, and its range in the index, or None if the index is a list.
 
     Raises:
         CorruptStructure: after the good ones: the index is broken.
@@ -263,7 +263,7 @@ def vma_permissions(vm_flags: int) -> str:
 
 
 def saved_auxv(mm: StructView, word: int) -> bytes | None:
-    """Return ``mm->saved_auxv`` up to and with AT_NULL, as fill_auxv_note() does; None where it is not known.
+    """Return ``mm->saved_auxv`` up to and with AT_NULL, as fill_auxv_note() does; None if it is not known.
 
     Args:
         mm: ``struct mm_struct``.
@@ -280,7 +280,7 @@ def saved_auxv(mm: StructView, word: int) -> bytes | None:
 
 
 def mm_flags(mm: StructView) -> int | None:
-    """Return ``mm->flags`` (MMF_*), or None where the layout does not know it."""
+    """Return ``mm->flags`` (MMF_*), or None if the layout does not know it."""
     return mm.find_uint("flags", mm.kernel.arch.pointer_size)
 
 
@@ -294,7 +294,7 @@ def coredump_filter(mm: StructView) -> int | None:
 
 
 def get_mm_rss(mm: StructView, threads: Iterable[StructView]) -> int | None:
-    """Return how many pages of memory the kernel counts for an mm (VmRSS), or None where the layout does not tell.
+    """Return how many pages of memory the kernel counts for an mm (VmRSS), or None if the layout does not tell.
 
     Args:
         mm: ``struct mm_struct``.
@@ -308,7 +308,7 @@ def get_mm_rss(mm: StructView, threads: Iterable[StructView]) -> int | None:
 
 
 def mm_counters(mm: StructView, threads: Iterable[StructView]) -> list[int] | None:
-    """Return the pages that the kernel counts for an mm, by MM_FILEPAGES and so on; None where that is not known.
+    """Return the pages that the kernel counts for an mm, by MM_FILEPAGES and so on; None if that is not known.
 
     They are exact. /proc/PID/status has the same numbers since Linux 6.17; before, without what CPUs or threads had not
     yet added.

@@ -84,7 +84,7 @@ class Module:
 
 
 def modules(kernel: Kernel) -> Iterator[Module]:
-    """Yield the loaded modules; none where the layout does not tell.
+    """Yield the loaded modules; none if the layout does not tell.
 
     Raises:
         CorruptStructure, MemoryFault: after the good ones: the list is broken.

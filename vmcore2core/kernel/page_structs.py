@@ -37,7 +37,7 @@ class PagePlaces:
         known: bool[n], whether the structure is in the dump, and not part of a broken folio.
         mapping: uint64[n], ``folio->mapping``: ``struct address_space *``, or ``struct anon_vma *`` with a bit set.
         index: uint64[n], which page of that it is.
-        flags: uint64[n], ``folio->flags``; zero where the layout does not know them.
+        flags: uint64[n], ``folio->flags``; zero if the layout does not know them.
     """
 
     known: NDArray[np.bool_]

@@ -144,7 +144,7 @@ class _Buffer:
 
 
 def panic_message(lines: list[Message]) -> str | None:
-    """Return the last line that tells why the kernel died, or None."""
+    """Return the last line that says why the kernel died, or None."""
     for message in reversed(lines):
         _, found, reason = message.text.partition(PANIC)
         if found:

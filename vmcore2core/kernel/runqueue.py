@@ -13,7 +13,7 @@ CLOCK_SLACK = 10**10  # nanoseconds
 
 
 def for_each_runqueue(kernel: Kernel) -> Iterator[StructView]:
-    """Yield the ``struct rq`` of each possible CPU that can be read; none where the layout does not tell.
+    """Yield the ``struct rq`` of each possible CPU that can be read; none if the layout does not tell.
 
     Args:
         kernel: the dumped kernel.

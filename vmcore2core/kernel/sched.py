@@ -66,13 +66,13 @@ def is_kthread(task: StructView) -> bool:
 
 
 def task_on_cpu(task: StructView) -> bool | None:
-    """Tell whether the task was running on a CPU, or None where the layout does not know ``on_cpu``."""
+    """Tell whether the task was running on a CPU, or None if the layout does not know ``on_cpu``."""
     value = task.find_uint("on_cpu", 4)
     return None if value is None else bool(value)
 
 
 def task_cpu(task: StructView) -> int | None:
-    """Return the CPU a task runs on or ran on last, or None where the layout does not know.
+    """Return the CPU a task runs on or ran on last, or None if the layout does not know.
 
     Since Linux kernel commit bcf9033e5449 ("sched: move CPU field back into thread_info if THREAD_INFO_IN_TASK=y")
     (in v5.16), it is in thread_info; before that, on architectures with THREAD_INFO_IN_TASK, in task_struct. On others
@@ -89,7 +89,7 @@ def task_cpu(task: StructView) -> int | None:
 
 
 def real_parent_tgid(task: StructView) -> int | None:
-    """Return the parent's tgid as the initial PID namespace numbers it (0 for none), or None where not known."""
+    """Return the parent's tgid as the initial PID namespace numbers it (0 for none), or None if not known."""
     if not task.has("real_parent"):
         return None
     try:
@@ -100,7 +100,7 @@ def real_parent_tgid(task: StructView) -> int | None:
 
 
 def real_parent_pid(task: StructView) -> int | None:
-    """Return ``real_parent->pid``: the thread that forked it, as cores have it; None where not known."""
+    """Return ``real_parent->pid``: the thread that forked it, as cores have it; None if not known."""
     if not task.has("real_parent"):
         return None
     parent = task.follow("real_parent", "task_struct")
@@ -108,13 +108,13 @@ def real_parent_pid(task: StructView) -> int | None:
 
 
 def task_nice(task: StructView) -> int | None:
-    """Return the nice value (PRIO_TO_NICE in include/linux/sched/prio.h), or None where it is not known or none."""
+    """Return the nice value (PRIO_TO_NICE in include/linux/sched/prio.h), or None if it is not known or none."""
     static_prio = task.find_uint("static_prio", 4)
     return None if static_prio is None or static_prio not in NICE_PRIOS else static_prio - 120
 
 
 def task_start_boottime(task: StructView) -> int | None:
-    """Return when the task began, in nanoseconds of CLOCK_BOOTTIME, or None where it is not known.
+    """Return when the task began, in nanoseconds of CLOCK_BOOTTIME, or None if it is not known.
 
     Since Linux kernel commit cf25e24db61c ("time: Rename tsk->real_start_time to ->start_boottime") (in v5.5), it has
     this name.
@@ -124,7 +124,7 @@ def task_start_boottime(task: StructView) -> int | None:
 
 
 def cpu_time(tasks: Iterable[StructView], signal: StructView | None) -> int | None:
-    """Return the nanoseconds that tasks were on a CPU, or None where that is not known.
+    """Return the nanoseconds that tasks were on a CPU, or None if that is not known.
 
     /proc/PID/stat has the same sum (kernel/sched/cputime.c: thread_group_cputime(), cputime_adjust()).
 
@@ -139,7 +139,7 @@ def cpu_time(tasks: Iterable[StructView], signal: StructView | None) -> int | No
 
 
 class TaskIds(TypedDict):
-    """Credentials and groups as NT_PRPSINFO names them; None where not known."""
+    """Credentials and groups as NT_PRPSINFO names them; None if not known."""
 
     pr_uid: int | None
     pr_gid: int | None
@@ -165,7 +165,7 @@ def task_ids(task: StructView) -> TaskIds:
 
 
 def _signal_pid(signal: StructView | None, kind: str) -> int | None:
-    """Return ``pid_nr(signal->pids[kind])`` in the initial namespace, 0 for none, None where not known."""
+    """Return ``pid_nr(signal->pids[kind])`` in the initial namespace, 0 for none, None if not known."""
     if signal is None or not signal.has("pids"):
         return None
     index = signal.kernel.layout.find_constant(kind)

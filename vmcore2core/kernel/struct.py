@@ -109,7 +109,7 @@ class StructView:
         return self._uint(self.kernel.layout.member(self.struct, *names), size, names)
 
     def find_uint(self, name: str, size: int) -> int | None:
-        """Return an unsigned integer member, or None where the layout does not know it."""
+        """Return an unsigned integer member, or None if the layout does not know it."""
         found = self.kernel.layout.find_member(self.struct, name)
         return None if found is None else self._uint(found, size, (name,))
 
@@ -141,7 +141,7 @@ class StructView:
         return self.kernel.view(struct, self.addr_of(name))
 
     def corrupt(self, name: str, what: str) -> CorruptStructure:
-        """Return the error for a member: what is wrong, the address, and the source of the offset."""
+        """Return an error about a member, with its address and the source of its offset."""
         found = self.kernel.layout.find_member(self.struct, name)
         where = f"{self.struct}.{name}"
         if found is None:

@@ -23,10 +23,10 @@ class Structs:
         kernel: the dumped kernel.
         struct: C tag, without "struct".
         addresses: where they are.
-        members: those to read of a structure that is too large to read whole, and how many of their bytes at most.
+        members: of a structure that is too large to read whole: the members to read, and the most bytes of each.
 
     Attributes:
-        addresses: uint64[n], likewise.
+        addresses: uint64[n], where they are.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Structs:
 
     @cached_property
     def _read(self) -> tuple[U8Array, NDArray[np.bool_]]:
-        """The bytes of all structures, and of which there are any."""
+        """The bytes of all structures, uint8[n, size]; and which ones could be read, bool[n]."""
         size = self.kernel.layout.find_size(self.struct) or 0
         if not 0 < size <= WHOLE_MAX:
             return np.zeros((len(self), 0), np.uint8), np.zeros(len(self), np.bool_)
@@ -52,7 +52,7 @@ class Structs:
 
     @cached_property
     def _parts(self) -> dict[tuple[int, int], tuple[U8Array, NDArray[np.bool_]]]:
-        """The bytes of chosen members, by offset and size, and which could be read."""
+        """The bytes of the chosen members, by offset and size, and which ones could be read."""
         find = self.kernel.layout.find_member
         known = [(found, size) for name, size in self._members if (found := find(self.struct, name)) is not None]
         places = sorted({(found.offset, min(found.size or size, size)) for found, size in known})
@@ -60,7 +60,7 @@ class Structs:
 
     @property
     def whole(self) -> NDArray[np.bool_]:
-        """Which structures were read whole, or all chosen members of them, bool[n]."""
+        """Which structures were read whole, or with all chosen members, bool[n]."""
         if not self._members:
             return self._read[1]
         there = np.ones(len(self), np.bool_)
@@ -69,7 +69,7 @@ class Structs:
         return there
 
     def column(self, name: str, size: int) -> tuple[U8Array, NDArray[np.bool_]]:
-        """Return the bytes of a member of each, uint8[n, size]; and of which they were read with others, bool[n]."""
+        """Return a member's bytes in each, uint8[n, size]; and which were read with the whole structure, bool[n]."""
         start = self.kernel.layout.member(self.struct, name).offset
         raw, whole = self._read
         if start + size <= raw.shape[1]:
@@ -88,7 +88,7 @@ class Structs:
         return StructView(self.kernel, self.struct, address, raw[row].tobytes() if whole[row] else None)
 
     def find_uint(self, name: str, size: int) -> U64Array | None:
-        """Return an unsigned integer member of each, uint64[n]; None where the layout does not know it.
+        """Return an unsigned integer member of each, uint64[n]; None if the layout does not know it.
 
         Args:
             name: of the member.
@@ -119,7 +119,7 @@ class Structs:
         return next(found for name in names if (found := self.find_uint(name, size)) is not None)
 
     def ulong(self, name: str) -> U64Array:
-        """Return an ``unsigned long`` or a pointer of each, as ``find_uint``; 0 where the layout does not know it."""
+        """Return an ``unsigned long`` or a pointer of each, as ``find_uint``; 0 if the layout does not know it."""
         found = self.find_uint(name, self.kernel.arch.pointer_size)
         return np.zeros(len(self), np.uint64) if found is None else found
 
@@ -150,7 +150,7 @@ def as_numbers(raw: U8Array, order: str) -> U64Array:
 
 
 def read_uints(kernel: Kernel, addresses: U64Array, size: int) -> tuple[U64Array, NDArray[np.bool_]]:
-    """Return unsigned integers at many addresses, uint64[n]; and which could be read, bool[n]: the others are 0."""
+    """Return unsigned integers at many addresses, uint64[n], 0 if not readable; and which could be read, bool[n]."""
     raw, there = kernel.memory.read_many(addresses, size)
     return as_numbers(raw, kernel.arch.byte_order), there
 

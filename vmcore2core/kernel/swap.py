@@ -158,7 +158,7 @@ class Slots:
         return UserPageState.SWAPPED_TO_DISK
 
     def read(self, offset: int) -> bytes | None:
-        """Return the page of a slot that is ``STORED``, or None where it cannot be read after all."""
+        """Return the page of a slot that is ``STORED``, or None if it cannot be read after all."""
         try:
             for store in self._stores:
                 if store.find(offset) is UserPageState.STORED:
@@ -204,7 +204,7 @@ class KernelSwap:
             self.problems.append(sentence)
 
     def entries(self, ptes: U64Array, sizes: U64Array) -> SwapEntries:
-        """Return the swp_entry_t of page table entries; 0 where the form is not known."""
+        """Return the swp_entry_t of page table entries; 0 if the form is not known."""
         decoded = self._decoded(ptes, sizes)
         if decoded is None:
             return SwapEntries(np.zeros(len(ptes), np.uint64))
@@ -212,7 +212,7 @@ class KernelSwap:
         return SwapEntries(types << np.uint64(fmt.SWP_TYPE_SHIFT) | offsets)
 
     def in_slots(self, ptes: U64Array, sizes: U64Array) -> NDArray[np.bool_] | None:
-        """Tell which entries name a slot of a swap device; None where the form is not known."""
+        """Tell which entries name a slot of a swap device; None if their form is not known."""
         decoded = self._decoded(ptes, sizes)
         return None if decoded is None else decoded[0] < np.uint64(self._nr_swapfiles)
 

@@ -64,7 +64,7 @@ class CachePages:
             entry: swp_entry_t.
 
         Returns:
-            Its physical address; None where its bytes have not arrived yet.
+            Its physical address; None if its bytes have not arrived yet.
 
         Raises:
             CorruptStructure: it belongs to another slot.
@@ -170,7 +170,7 @@ class TableCache(SwapCache):
         pages: the pages.
         clusters: ``swap_info_struct.cluster_info``.
         slots_max: ``swap_info_struct.max``.
-        zeromap: ``swap_info_struct.zeromap``; None where this kernel has the zero flag in the table.
+        zeromap: ``swap_info_struct.zeromap``; None if this kernel has the zero flag in the table.
     """
 
     def __init__(self, pages: CachePages, clusters: int, slots_max: int, zeromap: int | None) -> None:

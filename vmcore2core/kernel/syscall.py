@@ -49,7 +49,7 @@ class NamedCall:
 
     Attributes:
         number: of the machine's table.
-        name: "futex"; None where no table has it.
+        name: "futex"; None if no table has it.
         arguments: as many as it takes; all six registers if that is not known.
     """
 

@@ -34,15 +34,15 @@ class Tasks(Structs):
         super().__init__(kernel, "task_struct", [int(view.address) for view in views], members.items())
 
     def points_to(self, name: str, address: int) -> NDArray[np.bool_]:
-        """Tell of which a pointer is this one; of all if the layout does not know the member."""
+        """Tell which ones have this pointer: all if the layout does not know the member."""
         return self.ulong(name) == np.uint64(address) if self.has(name) else np.ones(len(self), np.bool_)
 
     def sigset(self, name: str) -> U64Array | None:
-        """Return the first word of a ``sigset_t`` of each, uint64[n]; None where the layout does not know it."""
+        """Return the first word of each one's ``sigset_t``, uint64[n]; None if the layout does not know the member."""
         if not self.has(name):
             return None
         return as_numbers(self.column(name, self.kernel.arch.pointer_size)[0], self.kernel.arch.byte_order)
 
     def comms(self, rows: NDArray[np.intp]) -> list[bytes]:
-        """Return the names of some, as ``sched.task_comm`` does."""
+        """Return the names of some tasks, as ``sched.task_comm`` does."""
         return [raw.tobytes().split(b"\0", 1)[0] for raw in self.column("comm", TASK_COMM_LEN)[0][rows]]

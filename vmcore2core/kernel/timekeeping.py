@@ -29,7 +29,7 @@ class Clock:
 
 
 def clock(kernel: Kernel) -> Clock | None:
-    """Return the kernel's clock, or None where it is not known or makes no sense."""
+    """Return the kernel's clock, or None if it is not known or makes no sense."""
     try:
         timekeeper = _timekeeper(kernel)
         if timekeeper is None:

@@ -22,7 +22,7 @@ Flags = NDArray[np.bool_]
 
 
 class Vmas(Structs):
-    """The mappings of a ``struct mm_struct``, in the order of the index that the kernel has of them.
+    """The mappings of a ``struct mm_struct``, in the order of the kernel's index of them (maple tree or list).
 
     Args:
         owner: ``struct mm_struct``.
@@ -33,7 +33,7 @@ class Vmas(Structs):
 
     def __init__(self, owner: StructView) -> None:
         self.owner = owner
-        self._first, self._last = array("Q"), array("Q")  # as the index has each; empty where that is a list
+        self._first, self._last = array("Q"), array("Q")  # each mapping's range in the index; empty for a list
         self._error: CorruptStructure | MemoryFault | None = None
         super().__init__(owner.kernel, "vm_area_struct", list(self._listed()))
         self.start, self.end, self.flags, self.file = map(self.ulong, ("vm_start", "vm_end", "vm_flags", "vm_file"))
@@ -49,7 +49,7 @@ class Vmas(Structs):
             self._error = error
 
     def only(self, rows: Sequence[int]) -> Vmas:
-        """Return some of them, by row, without checks: those of ``checked``."""
+        """Return the mappings of some rows, which ``checked`` yielded, without checking them again."""
         if len(rows) == len(self):
             return self
         kept, found = np.array(rows, np.intp), copy(self)
@@ -89,7 +89,7 @@ class Vmas(Structs):
         problems += mm.miscounted(self.owner, len(self))
 
     def _in_place(self) -> Flags:
-        """Tell which are where they can be, if those before them are; one that is not makes suspects of all."""
+        """Tell which ranges are plausible behind the ones before; if one is not, none is."""
         start, end = self.start, self.end
         fits: Flags = self.whole & (start < end) & (end <= np.uint64(self.kernel.arch.user_end))
         fits &= (start | end) & np.uint64(mm.PAGE_SIZE_MIN - 1) == 0
@@ -99,7 +99,7 @@ class Vmas(Structs):
         return fits if fits.all() else np.zeros(len(self), np.bool_)
 
     def _odd(self) -> Flags:
-        """Tell which may be what no mapping can be, as ``mm.oddities`` says."""
+        """Tell which may be impossible; ``mm.oddities`` then says whether they are."""
         odd: Flags = ~self.whole | self._odd_anon_vma() | self._odd_flags() | self._odd_prot()
         if self.has("vm_mm"):
             odd |= self.ulong("vm_mm") != np.uint64(self.owner.address)
@@ -114,13 +114,13 @@ class Vmas(Structs):
         if not self.has("vm_ops"):
             return odd
         odd |= self._are(mm.NOT_ANONYMOUS) & (ops == 0) & (self.file == 0)
-        # Special mappings, which have operations and no file, are few. NumPy 2.0's other way ends at 2^63.
+        # Special mappings have operations and no file; there are few. kind="table" would fail above 2^63 in NumPy 2.0.
         special = [self.kernel.layout.find_symbol(name) or 0 for name in mm.SPECIAL_OPERATIONS]
         odd |= (ops != 0) & ((self.file == 0) | np.isin(ops, np.array(special, np.uint64), kind="sort"))
         return odd
 
     def _odd_prot(self) -> Flags:
-        """Tell in which vm_page_prot may not fit vm_flags; see ``mm.oddities``."""
+        """Tell which may have a vm_page_prot that does not fit vm_flags; see ``mm.oddities``."""
         paging, odd = self.kernel.arch.paging, np.zeros(len(self), np.bool_)
         prot = self.find_uint("vm_page_prot", self.kernel.arch.pointer_size)
         if not paging.prot_valid or prot is None:
@@ -145,12 +145,12 @@ class Vmas(Structs):
         return odd
 
     def _are(self, bits: int) -> Flags:
-        """Tell which have any of some ``VM_*`` bits."""
+        """Tell which have any of these ``VM_*`` bits."""
         result: Flags = self.flags & _u64(bits) != 0
         return result
 
     def may_be_named(self) -> Flags:
-        """Tell of which ``mm.vma_name`` may know a name, or a fault."""
+        """Tell for which ones ``mm.vma_name`` may return a name, or raise."""
         named: Flags = ~self.whole | (self.file != 0) | (self.ulong("anon_name") != 0)
         named |= self.ulong("vm_ops") != 0 if self.has("vm_ops") else self.ulong("vm_private_data") != 0
         word = self.kernel.arch.pointer_size

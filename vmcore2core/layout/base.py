@@ -8,7 +8,7 @@ from vmcore2core.interfaces import Member, SymbolAt
 
 
 class LayoutSource(ABC):
-    """One place that tells something about this kernel. None always means "I do not know", never an error.
+    """A source of facts about this kernel. None always means "not known", never an error.
 
     Attributes:
         name: as provenance prints it: "VMCOREINFO", "kallsyms in the dump", "BTF in the dump", "vmlinux DWARF".

@@ -16,21 +16,16 @@ BLOCK = 4 << 20
 
 
 class Image(Memory, Protocol):
-    """Memory with the kernel image, in kernel virtual or other addresses.
-
-    Attributes:
-        physical: the memory below.
-        searched: where the image is in it.
-    """
+    """Memory with the kernel image, in kernel virtual or other addresses."""
 
     @property
     def physical(self) -> PhysicalMemory:
-        """See above."""
+        """The memory below, with the image in it."""
         ...
 
     @property
     def searched(self) -> tuple[LinearMapping, ...]:
-        """See above."""
+        """The ranges to search for the image."""
         ...
 
 

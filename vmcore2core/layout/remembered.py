@@ -1,4 +1,4 @@
-"""Answers from a dump's own symbols and types, kept in the cache for later runs. They are checked, and never needed.
+"""Answers from a dump's own symbols and types, cached for later runs. They are checked, and every run can do without.
 
 Two kinds of files, in the folder ``layout`` of the cache:
 

@@ -43,7 +43,7 @@ class KernelLayout:
             source.forget()
 
     def distrust(self, struct: str, member: str) -> bool:
-        """Stop taking a member from the source that told it, if another source knows it; tell whether one does."""
+        """Take a member from the next source that knows it; return whether there is one."""
         before = self._members.pop((struct, member), None) or self.find_member(struct, member)
         item = f"OFFSET({struct}.{member})"
         if before is None:
@@ -57,7 +57,7 @@ class KernelLayout:
         return False
 
     def provenance(self) -> dict[str, str]:
-        """Return who answered each question so far: "OFFSET(task_struct.mm)" -> source name."""
+        """Return the source of each answer so far: "OFFSET(task_struct.mm)" -> source name."""
         return dict(self._provenance)
 
     def _ask(self, item: str, ask: Callable[[LayoutSource], T | None]) -> T | None:
@@ -114,7 +114,7 @@ class KernelLayout:
         return self._find_number(f"SYMBOL({name})", lambda source: source.symbol(name))
 
     def find_symbols(self, name: str) -> tuple[int, ...]:
-        """Return all addresses that a name has, of the first source that knows any."""
+        """Return all addresses of a name, from the first source that knows any."""
         return self._ask(f"SYMBOL({name})", lambda source: source.all_symbols(name) or None) or ()
 
     def find_symbol_at(self, address: int) -> SymbolAt | None:

@@ -1,4 +1,4 @@
-"""Which machine a dump is of: by VMCOREINFO, the file's ELF header, or the kernel's page tables."""
+"""Find a dump's machine from VMCOREINFO, the file's ELF header, or the kernel's page tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmcore2core.memory.physical import PhysicalMemory
 
 
 def machine_of(container: DumpContainer, vmcoreinfo: VmcoreInfo, physical: PhysicalMemory | None = None) -> Arch:
-    """Return the architecture by VMCOREINFO, else by the file, else by the kernel's page table.
+    """Return the architecture that VMCOREINFO, else the file, else the kernel's page table shows.
 
     Args:
         container: the dump.

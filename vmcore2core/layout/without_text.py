@@ -1,4 +1,4 @@
-"""A VMCOREINFO made from memory, for a dump that has its text nowhere: CONFIG_VMCORE_INFO off, or its page lost.
+"""VMCOREINFO made from memory, for a dump without the text: CONFIG_VMCORE_INFO is off, or its page is missing.
 
 The kernel's own name (``init_uts_ns``) tells the machine, and roughly where the image is. kallsyms, found near it by
 its form, has the symbols. The virtual address of the image comes from kallsyms, too; if its addresses are relative to

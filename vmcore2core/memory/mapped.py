@@ -63,7 +63,7 @@ class MappedPages:
         self._remembered: OrderedDict[Group, _Walked] = OrderedDict()
 
     def take_walks(self, other: MappedPages) -> None:
-        """Take what was walked of groups with the same ranges."""
+        """Take over the walks of groups with the same ranges."""
         for (first, end), walked in other._remembered.items():
             ours, theirs = self._regions[first:end], other._regions[first:end]
             same = [(region.start, region.end) for region in ours] == [(region.start, region.end) for region in theirs]
@@ -162,7 +162,7 @@ def _pages_of(batch: WalkBatch, ranges: Ranges, page: int, swap: SwapSpace | Non
         entries = np.zeros(len(count), np.uint64)
         entries[swapped] = 0 if swap is None else swap.entries(batch.entry[swapped], batch.size[swapped])
         entries, away = entries[row], swapped[row]
-        entries += nth * (entries != 0)  # within a huge page they count up by one a page
+        entries += nth * (entries != 0)  # within a huge page, they increase by one for each page
         pages.put(away, Pages.in_swap(at[away], SwapEntries(entries[away])))
     return pages
 

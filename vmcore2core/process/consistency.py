@@ -62,7 +62,7 @@ class Consistency:
         return [sentence for check in checks for sentence in _sentences(check)]
 
     def suspects(self, tasks: Tasks, leader: StructView, owner: StructView) -> Flags:
-        """Tell of which threads ``of_task`` may have something to say, bool[n], but of their stacks: ``kernel_stacks``.
+        """Tell for which threads ``of_task`` may yield a sentence, bool[n]; stacks are left to ``kernel_stacks``.
 
         The leader is always one of them: the others are compared with it.
 

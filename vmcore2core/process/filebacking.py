@@ -84,7 +84,7 @@ class CachedLookups:
 
 
 def _size(pages: Pages) -> int:
-    """Return the bytes that a lookup takes; with a thousand for what has no pages, too."""
+    """Return the bytes that a lookup takes, with a thousand more for a lookup without pages."""
     return 17 * len(pages) + (1 << 10)  # two uint64 and a uint8
 
 
@@ -119,7 +119,7 @@ class FileBacking:
 
     @property
     def file_size(self) -> int | None:
-        """Bytes of the file (``inode.i_size``), or None where that is not known."""
+        """Bytes of the file (``inode.i_size``), or None if that is not known."""
         try:
             inode = self.file.follow("f_inode", "inode") if self.file.has("f_inode") else None
             return None if inode is None else inode.find_uint("i_size", 8)

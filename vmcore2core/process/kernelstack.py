@@ -50,7 +50,7 @@ def kernel_stack(task: StructView) -> tuple[KernelAddr, CorruptStructure | None]
 
 
 def kernel_stacks(tasks: Tasks) -> tuple[U64Array, NDArray[np.bool_]]:
-    """Return ``task->stack`` of many tasks, uint64[n]; and of which ``kernel_stack`` returns just this, bool[n]."""
+    """Return ``task->stack`` of many tasks, uint64[n]; and for which ``kernel_stack`` returns the same, bool[n]."""
     kernel, told = tasks.kernel, tasks.ulong("stack")
     areas, fine = np.zeros(len(tasks), np.uint64), np.zeros(len(tasks), np.bool_)
     addr = kernel.layout.find_member("vm_struct", "addr")

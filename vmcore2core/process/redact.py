@@ -30,8 +30,8 @@ from vmcore2core.process.stack import InitialStack
 
 PROFILES = ("stacks", "no-files", "no-anon", "no-env")
 GIVEN = f"{ONE}..."
-"""How messages and the index show ``secret:`` with what the user gave."""
-ENVIRONMENT_MAX = 1 << 24  # more than MAX_ARG_STRINGS ever come to: three quarters of 8 MiB
+"""How messages and the index show ``secret:`` with the user's secret."""
+ENVIRONMENT_MAX = 1 << 24  # more than arguments and environment can have: three quarters of 8 MiB
 DELETED = " (deleted)"
 VM_GROWSDOWN = 0x100
 """Flags of the mapping that the kernel made for the initial stack (include/linux/mm.h, Linux 7.2)."""
@@ -124,7 +124,7 @@ def _name(vma: Vma) -> str:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Tell whether a mapping's name matches, with what /proc/PID/maps says of a deleted file or without.
+    """Tell whether a mapping's name matches, with or without the " (deleted)" of /proc/PID/maps.
 
     Names begin with "/" or "[", so that no set of characters can be meant by a "[" there.
     """

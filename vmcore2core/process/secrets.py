@@ -28,7 +28,7 @@ VALUE_MIN = 6
 LITERALS_MAX = 4096
 FILE_MAX = 1 << 20
 OVERLAP = 1 << 16
-"""Bytes of the longest match that is certainly found where it lies across the borders of what is searched at once."""
+"""Length in bytes of the longest match that is certainly found if it lies across the borders of two pieces."""
 
 
 class Form(NamedTuple):
@@ -77,7 +77,7 @@ FORMS = {
         rb"(?:PASSWORD|PASSWD|TOKEN|SECRET|(?:API|ACCESS|PRIVATE)_?KEY)[A-Z0-9_]{0,32}=([^\0\n\"' ]{6,4096})",
     ),
 }
-"""By name. What begins an anchor is looked for in all of memory, so that a byte costs a few nanoseconds."""
+"""Name -> form. All of memory is searched for the beginnings of anchors only, which takes a few nanoseconds a byte."""
 
 
 class _Anchors:
@@ -156,7 +156,7 @@ class Secrets:
         return bytes(shown)
 
     def hide(self, value: Any) -> Any:  # noqa: ANN401 - what JSON has
-        """Return text, or what JSON has, with "*" for secrets in its strings."""
+        """Return text or a JSON value with "*" for secrets in its strings."""
         if isinstance(value, str):
             return self.hidden(value.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
         if isinstance(value, dict):
@@ -245,7 +245,7 @@ def _expression(text: str) -> re.Pattern[bytes]:
 
 
 class Search:
-    """Looks for secrets in pages that come in ascending order, across the borders of what comes at once.
+    """Looks for secrets in pages that come in ascending order, also across the borders of two pieces.
 
     Args:
         secrets: what is looked for.
@@ -257,7 +257,7 @@ class Search:
         self.found: Spans = []
 
     def add(self, start: int, data: bytes) -> None:
-        """Search what lies at ``start``, and where the last piece ends there, what lies across the border."""
+        """Search the bytes at ``start``, and if the last piece ends there, also across the border."""
         if start != self._at + len(self._kept):
             self._kept, self._at = b"", start
         window = self._kept + data

@@ -205,7 +205,7 @@ class Processes:
         return self.registers_of(leader, ThreadGroup(self.kernel, list(self.threads(leader, broken))))
 
     def registers_of(self, leader: StructView, group: ThreadGroup) -> Iterator[Answer]:
-        """Yield the same for a group whose threads are already known."""
+        """Yield the same for a group whose threads were read already."""
         pgd = self.kernel.memory.to_phys(self.mm_of(leader).pointer("pgd"))
         siblings = ThreadPointers(self.kernel, group.views)
         for task, answer in zip(group.views, group.answers(), strict=True):
@@ -367,7 +367,7 @@ class _Capture:
         self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.walked)
 
     def _threads(self) -> tuple[list[Answer], list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
-        """Capture the threads, the leader first: those that need it one at a time."""
+        """Capture the threads, the leader first; some must be captured one at a time."""
         answers: list[Answer] = []
         found: list[ThreadSnapshot] = []
         left_out: list[ThreadLeftOut] = []

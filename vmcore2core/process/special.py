@@ -46,7 +46,7 @@ class SpecialBacking:
 
 
 def special_backing(view: StructView, cache: CachedLookups) -> SpecialBacking | None:
-    """Return where the pages of a special mapping come from; None where it has none of its own, or is no such mapping.
+    """Return where a special mapping's pages come from; None if it is not special, or has no pages of its own.
 
     Args:
         view: ``struct vm_area_struct``.

@@ -1,4 +1,4 @@
-"""What the kernel put on the initial user stack: argc, argv, envp, the auxiliary vector.
+"""The data that the kernel put on the initial user stack: argc, argv, envp, the auxiliary vector.
 
 Read where the layout does not know ``mm->saved_auxv`` or ``mm->arg_start``: above ``mm->start_stack`` the words stand
 as the ABI says (fs/binfmt_elf.c: create_elf_tables()). Each word is checked; nothing is taken from a stack that does
@@ -92,7 +92,7 @@ class InitialStack:
             yield str(self.mm.corrupt("arg_start", f"{arg_start:#x}, expected {first:#x} as argv on the stack has it"))
 
     def program_name(self) -> int | None:
-        """Return AT_EXECFN as the stack has it: where the program's name lies, behind the environment."""
+        """Return the stack's AT_EXECFN: where the program's name lies, behind the environment."""
         vectors = self._parse()
         return self._pairs(vectors[1]).get(AT_EXECFN) if vectors else None
 
@@ -127,7 +127,7 @@ class InitialStack:
     def arguments(self, limit: int) -> bytes | None:
         """Return the command line's strings, each with its NUL, at most ``limit`` bytes.
 
-        None where it cannot be read.
+        None if it cannot be read.
         """
         start, end = (self.mm.find_uint(name, self.mm.kernel.arch.pointer_size) for name in ("arg_start", "arg_end"))
         if start is None or end is None:

@@ -28,7 +28,7 @@ class Statm(NamedTuple):
     """The sizes of a process in KiB, and its command line.
 
     Attributes:
-        args: the strings, each with its NUL, up to the first page that is not known; None where that is the first one.
+        args: the strings, each with its NUL, up to the first page that is not known; None if that is the first one.
         cut: whether the command line goes on after ``args``.
     """
 

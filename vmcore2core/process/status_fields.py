@@ -21,7 +21,7 @@ class Times(Protocol):
     """The threads of a group."""
 
     def time(self, name: str) -> int | None:
-        """Return the sum of a member's nanoseconds, or None where it is not known.
+        """Return the sum of a member's nanoseconds, or None if it is not known.
 
         Raises:
             MemoryFault: one cannot be read.
@@ -30,7 +30,7 @@ class Times(Protocol):
 
 
 class PrStatus(TypedDict):
-    """``ThreadSnapshot``'s fields of the same names; None where not known."""
+    """Fields of ``ThreadSnapshot`` with the same names; None if not known."""
 
     pr_sigpend: int | None
     pr_sighold: int | None
@@ -44,7 +44,7 @@ class PrStatus(TypedDict):
 
 
 def prstatus(task: StructView, group: Times) -> PrStatus:
-    """Return what NT_PRSTATUS tells of one thread.
+    """Return the contents of a thread's NT_PRSTATUS besides registers.
 
     Args:
         task: its ``struct task_struct``.
@@ -84,7 +84,7 @@ def _group_time(group: Times, signal: StructView | None, name: str) -> int | Non
 
 
 def psinfo(leader: StructView, args: bytes | None, warnings: list[str]) -> PsInfo:
-    """Return what NT_PRPSINFO tells of a process.
+    """Return the contents of a process's NT_PRPSINFO.
 
     Args:
         leader: the thread group's leader.

@@ -98,7 +98,7 @@ class _Search:
         return int(np.count_nonzero(self.flags.test(paddrs, self.spec.page_flag)))
 
     def _swapped(self, vaddr: U64Array, entries: SwapEntries) -> None:
-        """Take the tags of swapped pages; where there are none of a page that is in such a mapping, they are lost."""
+        """Take the tags of swapped pages; if a page of such a mapping has none, they are lost."""
         kept = self._kept(np.unique(entries))
         has: NDArray[np.bool_] = np.isin(entries, np.fromiter(kept, np.uint64, len(kept)), kind="sort")
         self.found.nr_lost += int(np.count_nonzero(~has))

@@ -29,7 +29,7 @@ from vmcore2core.process.status_fields import NANOSECONDS, PrStatus, prstatus
 from vmcore2core.process.threads import KERNEL_STACK, ThreadRegs
 
 MANY = 32
-"""Threads that are worth it: numpy takes as long for one as for some dozens."""
+"""Fewest threads to read together: numpy takes as long for one as for some dozens."""
 AT_ONCE = 512
 """Threads whose registers are read together: those of x86-64 with AVX-512 take 2 MiB."""
 
@@ -39,7 +39,7 @@ class _OffCpu(NamedTuple):
 
     Attributes:
         regs: uint64[n, len(Registers.names)].
-        known: bool[n], of which threads they are known.
+        known: bool[n], the threads whose registers are known.
     """
 
     regs: U64Array
@@ -59,7 +59,7 @@ class ThreadGroup:
 
     @cached_property
     def tasks(self) -> Tasks | None:
-        """Their members in columns; None if they are few, or the machine's code has no use for these."""
+        """The threads' members in columns; None if the threads are few, or the machine's code cannot use columns."""
         is_worth_it = len(self.views) >= MANY and self.kernel.arch.many_threads is not None
         return Tasks(self.kernel, self.views) if is_worth_it else None
 
@@ -75,11 +75,11 @@ class ThreadGroup:
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """Of which threads ``answers`` has the registers, bool[n]."""
+        """Which threads' registers ``answers`` has, bool[n]."""
         return np.zeros(len(self.views), np.bool_) if self._off_cpu is None else self._off_cpu.known
 
     def answers(self) -> list[ThreadRegs | None]:
-        """Return the registers of each thread that was off the CPU; None for those to look at one by one."""
+        """Return the registers of each thread that was off the CPU; None for a thread that must be read by itself."""
         if self._off_cpu is None:
             return [None] * len(self.views)
         names = self.kernel.arch.registers.names
@@ -89,11 +89,11 @@ class ThreadGroup:
         ]
 
     def snapshots(self, machine: CoreMachine, wanted: NDArray[np.bool_]) -> list[ThreadSnapshot | None]:
-        """Return the threads that can be made of columns; None for those to make one by one.
+        """Return the threads that columns describe; None for a thread that must be captured by itself.
 
         Args:
             machine: of the process's core.
-            wanted: bool[n]: threads with which nothing is wrong, and which have one parent and ``signal_struct``.
+            wanted: bool[n]: intact threads with the same parent and ``signal_struct``.
         """
         found: list[ThreadSnapshot | None] = [None] * len(self.views)
         tasks, off_cpu, cores = self.tasks, self._off_cpu, self.kernel.arch.cores
@@ -120,7 +120,7 @@ class ThreadGroup:
         return found
 
     def _notes(self, rows: NDArray[np.intp], machine: CoreMachine) -> Iterator[Sequence[Note] | None]:
-        """Yield the notes of some threads besides NT_PRSTATUS; None for those to look at one by one."""
+        """Yield the notes of some threads besides NT_PRSTATUS; None for a thread that must be read by itself."""
         addresses = np.array([int(view.address) for view in self.views], np.uint64)[rows]
         many, read_parts = self.kernel.arch.many_threads, self.kernel.memory.read_parts
         for at in range(0, len(rows), AT_ONCE):
@@ -129,14 +129,14 @@ class ThreadGroup:
             yield from notes or [None] * len(some)
 
     def _alike(self, rows: NDArray[np.intp]) -> PrStatus | None:
-        """Return what NT_PRSTATUS says of the first of some threads; of the others, signals and times differ."""
+        """Return the contents of the first thread's NT_PRSTATUS; in the others', only signals and times differ."""
         try:
             return prstatus(self.views[rows[0]], self) if len(rows) else None
         except (MemoryFault, CorruptStructure):
             return None
 
     def time(self, name: str) -> int | None:
-        """Return the sum of a time of all threads in nanoseconds, or None where the layout does not know it.
+        """Return the sum of all threads' times in nanoseconds, or None if the layout does not know the member.
 
         Args:
             name: of the member of ``struct task_struct``.

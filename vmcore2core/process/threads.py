@@ -92,7 +92,7 @@ class CpuNotes:
         return (found.get(note.number, CpuTask(note, note.number, None)) for note in self.notes)
 
     def _named_by_pid(self) -> Iterator[CpuTask]:
-        """Yield kdump's: find the CPU from the kernel's own copy of the notes, or else from the task that was on it."""
+        """Yield kdump's notes: the kernel's own copy of the notes tells the CPU, else the task that was on it."""
         arch, cpus = self.kernel.arch, {pid: cpu for cpu, pid in self._on_cpus() if pid}
         kept = [
             (cpu, note)
@@ -114,7 +114,7 @@ class CpuNotes:
                 continue
 
     def of(self, task: StructView, pgd: int | None, thread_base: int | None) -> CpuNote | None:
-        """Return the note of the CPU that was running ``task``, or None where none was.
+        """Return the note of the CPU that was running ``task``, or None if none was.
 
         Args:
             task: ``struct task_struct``.

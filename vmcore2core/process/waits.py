@@ -1,4 +1,4 @@
-"""What a thread that sleeps in the kernel waits for, and which threads can end that.
+"""What a thread that sleeps in the kernel waits for, and which threads can wake it.
 
 References: futex(2); glibc's sysdeps/nptl/bits/struct_mutex.h and nptl/pthread_mutex_lock.c (2.41); musl's
 src/internal/pthread_impl.h (1.2.5): _m_lock; kernel/fork.c: wait_for_vfork_done() (Linux 7.2).
@@ -26,9 +26,9 @@ from vmcore2core.process.snapshot import Processes
 
 FUTEX_WAITERS, FUTEX_TID_MASK = 0x8000_0000, 0x3FFF_FFFF
 LOCKED_WITH_WAITERS = 2
-"""glibc's pthread_mutex_t.__lock, where somebody waits."""
+"""glibc's pthread_mutex_t.__lock if a thread waits for it."""
 OWNER = 8
-"""Where glibc has __owner in a mutex, of 64 bits: {__lock, __count, __owner, ...}."""
+"""Offset of __owner in a 64-bit glibc's mutex: {__lock, __count, __owner, ...}."""
 F_SETLKW, F_OFD_SETLKW = 7, 38
 INFINITE = 0xFFFF_FFFF
 NAMED_MAX = 8
@@ -58,7 +58,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Sleeper:
-    """A thread in a system call, with what belongs to its process.
+    """A thread in a system call, with its process's memory and files.
 
     Attributes:
         task: ``struct task_struct``.
@@ -79,7 +79,7 @@ class Sleeper:
     order: ByteOrder
 
     def value(self, index: int) -> int:
-        """Return an argument's register, or 0 where the call has fewer."""
+        """Return an argument's register, or 0 if the call has fewer."""
         return self.call.arguments[index].value if index < len(self.call.arguments) else 0
 
     def word(self, address: int) -> int | None:
@@ -130,7 +130,7 @@ class Waits:
         return tuple(sched.task_pid(task) for task in self._threads.get(pid, ()))
 
     def _of_holders(self, holders: Iterable[Holder], but: int) -> tuple[int, ...]:
-        """Return the threads of the processes that have a file, except the thread ``but``."""
+        """Return the threads of the processes that have a file open, except the thread ``but``."""
         pids = dict.fromkeys(holder.pid for holder in holders)
         return tuple(tid for pid in pids for tid in self._of_process(pid) if tid != but)
 
@@ -240,7 +240,7 @@ class Waits:
         return self._any_of(sleeper, [fd for fd in fds if fd >= 0])
 
     def _select(self, sleeper: Sleeper) -> Wait | None:
-        """Return the wait for what the three sets name; each has a bit for each descriptor, in words of the process."""
+        """Return the wait for the descriptors in three sets: one bit for each descriptor, in the process's words."""
         size = -(-min(sleeper.value(0), SELECT_MAX) // 64) * 8
         sets = [sleeper.read(sleeper.value(i), size) for i in (1, 2, 3) if sleeper.value(i)]
         if not sets:

@@ -26,7 +26,7 @@ from vmcore2core.unwind.cursor import Cursor, Read
 
 REMEMBERED_MAX = 64
 
-# Whether a return address is signed, arm64's instructions say; an address shows it by itself (UnwindSpec.signed_bits).
+# arm64: tells whether return addresses are signed; here the address itself shows it (UnwindSpec.signed_bits).
 _NO_RULE = (
     DwCfa.DW_CFA_nop,
     DwCfa.DW_CFA_AARCH64_negate_ra_state,
@@ -128,7 +128,7 @@ class CfiProgram:
         elif op == DwCfa.DW_CFA_def_cfa_sf:
             self.state.cfa = CfaRule(cursor.uleb128(), cursor.sleb128() * data_align)
         elif op == DwCfa.DW_CFA_def_cfa_register:
-            # RISC-V's CIEs begin so: an offset that nothing has set is 0, as libgcc and gdb have it.
+            # RISC-V's CIEs begin so: an offset that was never set is 0, as in libgcc and gdb.
             offset = 0 if self.state.cfa is None else self._cfa(cursor).offset
             self.state.cfa = CfaRule(cursor.uleb128(), offset)
         elif op == DwCfa.DW_CFA_def_cfa_offset:

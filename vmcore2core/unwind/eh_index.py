@@ -65,7 +65,7 @@ class EhIndex:
 
 
 class EhIndexes:
-    """The indexes of a run: all processes of one program share one.
+    """The indexes of a run; all processes of one program share an index.
 
     Two sections have one index if they have the same bytes at the same address, and if the index was made from nothing
     else. Whether two files say that they are the same one does not matter.

@@ -74,7 +74,7 @@ class FrameRow:
     inlined: tuple[SourcePlace, ...] = ()
 
     def line(self) -> str:
-        """Return the line as ``bt`` prints it, after lines for inlined functions; "from memory" is not printed."""
+        """Return the line that ``bt`` prints, after lines for inlined functions; "from memory" is not printed."""
         if self.function is not None:
             name = f"{self.function}+{self.offset:#x}"
         else:

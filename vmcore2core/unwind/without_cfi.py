@@ -127,7 +127,7 @@ class CallersWithoutCfi:
         # what it interrupted, which may be on another stack.
         grows = saved == 0 or saved + spec.frame_record > base or self._checks.trampoline(target) is not None
         if not grows and (image := self._space.image(frame.lookup_pc)) is not None:
-            grows = image.is_go  # of a goroutine that the scheduler's stack was entered from
+            grows = image.is_go  # of the goroutine from which the scheduler's stack was entered
         # Generated interpreters put return addresses there that follow no call (HotSpot's return entries).
         if not grows or not (self._checks.returns_to(target) or self._space.generated(target)):
             why.append(f"at the frame pointer {pointer:#x} there is no saved one and a return address")

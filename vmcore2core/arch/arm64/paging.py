@@ -126,7 +126,7 @@ def address(entries: U64Array, form: TableForm) -> U64Array:
     low: U64Array = entries & np.uint64(fmt.PTE_ADDR_LOW_LPA2 if form.lpa2 else fmt.PTE_ADDR_LOW_48) & page
     if form.lpa2:
         return low | (entries & np.uint64(fmt.PTE_ADDR_HIGH_LPA2)) << np.uint64(fmt.PTE_ADDR_HIGH_LPA2_SHIFT)
-    if form.page_shift == 16:  # zero where FEAT_LPA is not in use
+    if form.page_shift == 16:  # zero if FEAT_LPA is not in use
         return low | (entries & np.uint64(fmt.PTE_ADDR_HIGH_64K)) << np.uint64(fmt.PTE_ADDR_HIGH_64K_SHIFT)
     return low
 

@@ -379,7 +379,7 @@ def _check_features(header: np.void, user_features: int, geometry: XsaveGeometry
 
 
 def user_ssp(image: FpuImage, geometry: XsaveGeometry) -> bytes | None:
-    """Return NT_X86_SHSTK: the shadow stack's pointer; None where the image lacks that component.
+    """Return NT_X86_SHSTK: the shadow stack's pointer; None if the image lacks that component.
 
     Raises:
         LayoutInvalid: it lies outside the image.

@@ -103,7 +103,7 @@ def bt(
 
 
 def _form(*, group: bool, folded: bool, speedscope: bool, as_json: bool) -> "Callable[[list[StackRow]], None] | None":
-    """Return what prints all stacks at once; None where they are printed one after the other.
+    """Return what prints all stacks at once; None if they are printed one after the other.
 
     Raises:
         UsageError: more than one form is asked for.
@@ -122,7 +122,7 @@ def _form(*, group: bool, folded: bool, speedscope: bool, as_json: bool) -> "Cal
 
 
 def _show_stacks(processes: "Iterable[ProcessStacks]", show: "Callable[[list[StackRow]], None] | None") -> bool | None:
-    """Print the stacks of processes, and tell whether all of all is there; None where there is no stack.
+    """Print the stacks of processes, and tell whether all of all is there; None if there is no stack.
 
     Args:
         processes: as they come.
