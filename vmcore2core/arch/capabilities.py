@@ -103,23 +103,27 @@ class ManyThreads(ABC):
 
     They are those that ``Registers`` and ``Cores`` return of each thread. A thread that is in any way unlike the others
     is left to these.
+
+    Attributes:
+        saved: members of ``struct thread_struct`` that have general registers, and bytes of each.
     """
+
+    saved: Mapping[str, int]
 
     @abstractmethod
     def registers(
-        self, tasks: U64Array, stacks: U64Array, layout: Layout, read_parts: ReadParts
-    ) -> tuple[U64Array, NDArray[np.bool_]] | None:
+        self, saved: Mapping[str, U8Array], stacks: U64Array, layout: Layout, read_parts: ReadParts
+    ) -> tuple[U64Array, NDArray[np.bool_]]:
         """Return the general registers of threads that are off the CPU.
 
         Args:
-            tasks: uint64[n], their ``struct task_struct *``.
+            saved: uint8[n, size] of each member.
             stacks: uint64[n], ``task_struct.stack``.
             layout: of the kernel.
             read_parts: reads kernel memory.
 
         Returns:
-            uint64[n, len(Registers.names)], and bool[n], of which threads it has all; None if the layout does not tell
-            where the kernel keeps some.
+            uint64[n, len(Registers.names)], and bool[n], of which threads it has all.
         """
 
     @abstractmethod

@@ -64,7 +64,9 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
                     end = note["n_offset"] + note["n_size"]
                     if note["n_type"] == "NT_PRSTATUS":
                         tids.append(int.from_bytes(note["n_descdata"][at : at + 4], snapshot.byte_order))
-                tids += _tids(plan.head[end : segment["p_offset"] + segment["p_filesz"]], at, snapshot.byte_order)
+                tids += _tids(
+                    memoryview(plan.head)[end : segment["p_offset"] + segment["p_filesz"]], at, snapshot.byte_order
+                )
     except (ELFError, ValueError, KeyError, struct.error) as error:
         return f"pyelftools: {error}"
     machine = ENUM_E_MACHINE.get(ident[1], ident[1])
@@ -82,7 +84,7 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
     return None if tids == [thread.tid for thread in snapshot.threads] else f"pyelftools sees threads {tids}"
 
 
-def _tids(notes: bytes, pr_pid: int, byte_order: ByteOrder) -> Iterator[int]:
+def _tids(notes: memoryview, pr_pid: int, byte_order: ByteOrder) -> Iterator[int]:
     """Yield the thread ID of each NT_PRSTATUS.
 
     Raises:
@@ -93,7 +95,7 @@ def _tids(notes: bytes, pr_pid: int, byte_order: ByteOrder) -> Iterator[int]:
     while at < len(notes):
         namesz, descsz, n_type = nhdr.unpack_from(notes, at)
         desc = at + nhdr.size + (namesz + 3 & ~3)
-        if n_type == NT_PRSTATUS and notes[at + nhdr.size : at + nhdr.size + namesz] == b"CORE\0":
+        if n_type == NT_PRSTATUS and bytes(notes[at + nhdr.size : at + nhdr.size + namesz]) == b"CORE\0":
             yield number.unpack_from(notes, desc + pr_pid)[0]
         at = desc + (descsz + 3 & ~3)
 

@@ -13,6 +13,7 @@ from vmcore2core.kernel import fs
 from vmcore2core.kernel.maple_tree import MapleTree
 from vmcore2core.kernel.percpu import percpu_counter_sum
 from vmcore2core.kernel.struct import StructView, chain
+from vmcore2core.kernel.tasks import NR_MM_COUNTERS, Tasks
 
 # include/linux/mm.h; these bits have not changed since Linux 2.6.
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED = 0x1, 0x2, 0x4, 0x8
@@ -33,7 +34,6 @@ SPECIAL_OPERATIONS = ("special_mapping_vmops", "legacy_special_mapping_vmops")
 SAVED_AUXV_MAX = 4096  # Linux 7.2: 2 * (AT_VECTOR_SIZE_ARCH + 22 + 1) words
 ANON_VMA_NAME_MAX_LEN = 80
 AT_NULL = 0
-NR_MM_COUNTERS = 4  # enum in include/linux/mm_types_task.h, since Linux 4.5
 MM_SWAPENTS = 2
 RSS_COUNTERS = (0, 1, 3)  # MM_FILEPAGES, MM_ANONPAGES, MM_SHMEMPAGES
 MMF_DUMP_FILTER_SHIFT, MMF_DUMP_FILTER_MASK = 2, 0x1FF
@@ -293,7 +293,7 @@ def coredump_filter(mm: StructView) -> int | None:
     return None if flags is None else flags >> MMF_DUMP_FILTER_SHIFT & MMF_DUMP_FILTER_MASK
 
 
-def get_mm_rss(mm: StructView, threads: Iterable[StructView]) -> int | None:
+def get_mm_rss(mm: StructView, threads: Iterable[StructView] | Tasks) -> int | None:
     """Return how many pages of memory the kernel counts for an mm (VmRSS), or None if the layout does not tell.
 
     Args:
@@ -307,7 +307,7 @@ def get_mm_rss(mm: StructView, threads: Iterable[StructView]) -> int | None:
     return None if counters is None else sum(counters[i] for i in RSS_COUNTERS)
 
 
-def mm_counters(mm: StructView, threads: Iterable[StructView]) -> list[int] | None:
+def mm_counters(mm: StructView, threads: Iterable[StructView] | Tasks) -> list[int] | None:
     """Return the pages that the kernel counts for an mm, by MM_FILEPAGES and so on; None if that is not known.
 
     They are exact. /proc/PID/status has the same numbers since Linux 6.17; before, without what CPUs or threads had not
@@ -330,10 +330,20 @@ def mm_counters(mm: StructView, threads: Iterable[StructView]) -> list[int] | No
     if not mm.has("rss_stat.count"):
         return None
     counts = _longs(mm, "rss_stat.count", mm.kernel.arch.pointer_size)
-    for thread in threads:
-        if thread.has("rss_stat.count") and thread.pointer("mm") == mm.address:  # SPLIT_RSS_COUNTING
-            counts = [n + more for n, more in zip(counts, _longs(thread, "rss_stat.count", 4), strict=True)]
+    if layout.find_member("task_struct", "rss_stat.count") is not None:  # SPLIT_RSS_COUNTING
+        parts = [counts, *_of_threads(mm, threads)]
+        counts = [sum(column) for column in zip(*parts, strict=True)]
     return [max(count, 0) for count in counts]
+
+
+def _of_threads(mm: StructView, threads: Iterable[StructView] | Tasks) -> Iterator[list[int]]:
+    """Yield the counts of the threads that have an mm, or sums of them."""
+    if isinstance(threads, Tasks) and threads.whole.all():
+        yield threads.rss_counts(mm.address)
+        return
+    for thread in threads.views if isinstance(threads, Tasks) else threads:
+        if thread.pointer("mm") == mm.address:
+            yield _longs(thread, "rss_stat.count", 4)
 
 
 def _longs(view: StructView, name: str, size: int) -> list[int]:

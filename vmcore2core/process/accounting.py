@@ -16,6 +16,7 @@ from typing import TypeVar
 from vmcore2core.errors import CorruptStructure, LayoutError, MemoryFault
 from vmcore2core.kernel import mm, runqueue, sched
 from vmcore2core.kernel.struct import Kernel, StructView
+from vmcore2core.kernel.tasks import Tasks
 from vmcore2core.process.threads import CpuNotes
 from vmcore2core.process.walked import Walked
 
@@ -40,7 +41,7 @@ class Accounting:
     def of_process(
         self,
         owner: StructView,
-        threads: Sequence[StructView],
+        threads: Sequence[StructView] | Tasks,
         mappings: Sequence[tuple[int, int]],
         walked: Walked,
     ) -> Iterator[str]:
@@ -93,7 +94,7 @@ class Accounting:
             yield owner.corrupt("pgtables_bytes", f"{counted:#x} bytes, expected {expected} as the page tables have")
 
     def _of_pages(
-        self, owner: StructView, threads: Sequence[StructView], walked: Walked, busy: int
+        self, owner: StructView, threads: Sequence[StructView] | Tasks, walked: Walked, busy: int
     ) -> Iterator[CorruptStructure]:
         """Yield what is wrong if the page tables have fewer pages than the mm counts, or other swapped ones."""
         counters = self._counters(owner, threads)
@@ -106,7 +107,7 @@ class Accounting:
         if walked.in_slots is not None and abs(walked.in_slots - swapped) > slack:
             yield owner.corrupt("rss_stat", f"{swapped} swapped pages, but the page tables have {walked.in_slots}")
 
-    def _counters(self, owner: StructView, threads: Sequence[StructView]) -> list[int] | None:
+    def _counters(self, owner: StructView, threads: Sequence[StructView] | Tasks) -> list[int] | None:
         """Return how many pages the mm counts; None if the part of any of its tasks is not known."""
         # SPLIT_RSS_COUNTING: each task keeps a part of the count.
         if owner.has("rss_stat.count") and owner.find_uint("mm_users", 4) != len(threads):

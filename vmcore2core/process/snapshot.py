@@ -248,6 +248,7 @@ class _Capture:
         self.warnings: list[str] = []
         self.notices: list[str] = []
         self.pgd = self.kernel.memory.to_phys(self.mm.pointer("pgd"))
+        self.group = ThreadGroup(self.kernel, list(processes.threads(leader, self.warnings)))
         self.spec = self.kernel.user_page_table(self.mm)
 
     def run(self, dump_filter: DumpFilter | None, *, with_absent: bool, torn_text: bool) -> Captured:
@@ -269,7 +270,7 @@ class _Capture:
         if misled is not None:
             self.warnings.append(misled)
             memory = memory.with_regions(tuple(mappings.regions))
-        self._ask_pages(mappings, memory, [task for task, _ in answers])
+        self._ask_pages(mappings, memory)
         stack = InitialStack(self.mm, memory, machine)
         auxv = mm.saved_auxv(self.mm, machine.elf_class // 8)
         if auxv is None:
@@ -351,19 +352,20 @@ class _Capture:
             uid_size=machine.uid_size,
             on_disk=tuple(left),
         )
-        return Captured(snapshot, memory, tuple(answers), self._mm_rss(answers))
+        return Captured(snapshot, memory, tuple(answers), self._mm_rss())
 
-    def _mm_rss(self, answers: Sequence[Answer]) -> int | None:
+    def _mm_rss(self) -> int | None:
         try:
-            return mm.get_mm_rss(self.mm, [task for task, _ in answers])
+            return mm.get_mm_rss(self.mm, self.group.tasks or self.group.views)
         except MemoryFault:
             return None
 
-    def _ask_pages(self, mappings: Mappings, memory: UserMemory, threads: Sequence[StructView]) -> None:
+    def _ask_pages(self, mappings: Mappings, memory: UserMemory) -> None:
         """Check that the page tables and the mm's counters agree with the mappings."""
         looked = self.processes.page_index.look(mappings.table, memory)
         self.warnings += looked.sentences
         sizes = [(vma.vm_flags, vma.end - vma.start) for vma in mappings.vmas]
+        threads = self.group.tasks or self.group.views
         self.warnings += self.processes.accounting.of_process(self.mm, threads, sizes, looked.walked)
 
     def _threads(self) -> tuple[list[Answer], list[ThreadSnapshot], list[ThreadLeftOut], CoreMachine]:
@@ -372,9 +374,8 @@ class _Capture:
         found: list[ThreadSnapshot] = []
         left_out: list[ThreadLeftOut] = []
         machine, warnings = None, list[str]()
-        group = ThreadGroup(self.kernel, list(self.processes.threads(self.leader, self.warnings)))
         self.warnings += self.processes.consistency.of_process(self.leader, self.mm)
-        suspects = self._suspects(group)
+        group, suspects = self.group, self._suspects(self.group)
         made: list[ThreadSnapshot | None] = []
         for row, (task, answer) in enumerate(self.processes.registers_of(self.leader, group)):
             answers.append((task, answer))

@@ -70,8 +70,12 @@ class ThreadGroup:
         if tasks is None or many is None or on_cpu is None:
             return None
         stacks, certain = kernel_stacks(tasks)
-        found = many.registers(tasks.addresses, stacks, self.kernel.layout, self.kernel.memory.read_parts)
-        return None if found is None else _OffCpu(found[0], tasks.whole & (on_cpu == 0) & certain & found[1])
+        layout, read_parts = self.kernel.layout, self.kernel.memory.read_parts
+        if not all(tasks.has(f"thread.{name}") for name in many.saved):
+            return None
+        saved = {name: tasks.column(f"thread.{name}", size)[0] for name, size in many.saved.items()}
+        regs, found = many.registers(saved, stacks, layout, read_parts)
+        return _OffCpu(regs, tasks.whole & (on_cpu == 0) & certain & found)
 
     @property
     def known(self) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ Intel SDM volume 1, 13.4.3 for the compacted form.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -238,7 +239,9 @@ class FpuImages(NamedTuple):
     there: NDArray[np.bool_]
 
 
-def find_images(tasks: U64Array, first: FpuImage, layout: Layout, read_parts: ReadParts) -> FpuImages:
+def find_images(
+    tasks: U64Array, first: FpuImage, layout: Layout, read_parts: ReadParts, zero: Iterable[str] = ()
+) -> FpuImages:
     """Return the states of many tasks off the CPU.
 
     Args:
@@ -246,11 +249,16 @@ def find_images(tasks: U64Array, first: FpuImage, layout: Layout, read_parts: Re
         first: the state of the first one.
         layout: of the kernel, which has 64 bits.
         read_parts: reads its memory.
+        zero: words of ``struct thread_struct`` that the others have to be zero in; of some, the layout may not know.
     """
     size, parts, expected = len(first.data), dict[str, tuple[int, int]](), dict[str, U64Array]()
     pkru_member = layout.find_member("task_struct", "thread.pkru")
     if pkru_member is not None:
         parts["pkru"] = pkru_member.offset, 4
+    for name in zero:
+        member = layout.find_member("task_struct", f"thread.{name}")
+        if member is not None:
+            parts[name], expected[name] = (member.offset, 8), np.zeros(len(tasks), np.uint64)
     inline = layout.find_member("task_struct", "thread.fpu.state")
     if inline is not None:
         parts["data"] = inline.offset, size

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.addresses import KernelAddr, U64Array
+from vmcore2core.addresses import KernelAddr, U8Array, U64Array
 from vmcore2core.arch.capabilities import ManyThreads, ReadParts
 from vmcore2core.arch.spec import CoreMachine
 from vmcore2core.arch.x86 import fpu
@@ -28,11 +29,13 @@ IMAGE_MAX = 4096
 class X86_64ManyThreads(ManyThreads):
     """Threads of x86-64's own kind; those with a shadow stack or with I/O ports are left to ``X86_64Cores``."""
 
+    saved = MappingProxyType({member: size for _, member, size in BASES})
+
     @override
     def registers(
-        self, tasks: U64Array, stacks: U64Array, layout: Layout, read_parts: ReadParts
-    ) -> tuple[U64Array, NDArray[np.bool_]] | None:
-        frames, found = np.zeros(len(tasks), fmt.pt_regs), np.zeros(len(tasks), np.bool_)
+        self, saved: Mapping[str, U8Array], stacks: U64Array, layout: Layout, read_parts: ReadParts
+    ) -> tuple[U64Array, NDArray[np.bool_]]:
+        frames, found = np.zeros(len(stacks), fmt.pt_regs), np.zeros(len(stacks), np.bool_)
         for offset in frame_offsets(layout):
             raw, there = read_parts(stacks, [(offset, fmt.pt_regs.itemsize)])[0]
             here = with_selectors(raw.view(fmt.pt_regs).reshape(-1))
@@ -40,14 +43,9 @@ class X86_64ManyThreads(ManyThreads):
             frames[new], found[new] = here[new], True
             if found.all():
                 break
-        members = [layout.find_member("task_struct", f"thread.{member}") for _, member, _ in BASES]
-        if None in members:
-            return None
-        places = [(member.offset if member else 0, size) for member, (_, _, size) in zip(members, BASES, strict=True)]
         regs = dict[str, U64Array]({name: frames[name] for name in fmt.pt_regs.names or ()})
-        for (name, _, size), (raw, there) in zip(BASES, read_parts(tasks, places), strict=True):
-            regs[name] = raw.view(f"<u{size}").reshape(-1).astype(np.uint64)
-            found &= there
+        for name, member, size in BASES:
+            regs[name] = saved[member].view(f"<u{size}").reshape(-1).astype(np.uint64)
         return np.stack([regs[name] for name in X86_64Registers.names], axis=1), found & _are_plausible(regs)
 
     @override
@@ -62,12 +60,11 @@ class X86_64ManyThreads(ManyThreads):
         large = image is not None and len(image.data) > IMAGE_MAX
         if machine.e_machine != EM_X86_64 or image is None or geometry is None or large:
             return None
-        images = fpu.find_images(tasks, image, kernel.layout, read_parts)
-        there = images.there & _have_no_more(tasks, kernel.layout, read_parts)
+        images = fpu.find_images(tasks, image, kernel.layout, read_parts, zero=("io_bitmap", "features"))
         notes: list[tuple[Note, ...] | None] = [None] * len(tasks)
         headers = images.data[:, fpu.HEADER].copy().view("V16").reshape(-1)
-        for header in np.unique(headers[there]):
-            rows = np.flatnonzero(there & (headers == header))
+        for header in np.unique(headers[images.there]):
+            rows = np.flatnonzero(images.there & (headers == header))
             pkru = None if images.pkru is None else images.pkru[rows]
             try:
                 floats = fpu.fxsaves(images.data[rows], geometry)
@@ -89,13 +86,4 @@ def _are_plausible(regs: dict[str, U64Array]) -> NDArray[np.bool_]:
         fine &= np.isin(base >> np.uint64(fmt.CANONICAL_SHIFT), np.array(fmt.CANONICAL_TOPS, np.uint64))
     for selector in (regs["ds"], regs["es"], regs["fs"], regs["gs"]):
         fine &= (selector & np.uint64(fmt.SELECTOR_LDT) != 0) | (selector >> np.uint64(3) < fmt.GDT_ENTRIES)
-    return fine
-
-
-def _have_no_more(tasks: U64Array, layout: Layout, read_parts: ReadParts) -> NDArray[np.bool_]:
-    """Tell which threads have neither I/O ports nor a shadow stack."""
-    known = (layout.find_member("task_struct", f"thread.{name}") for name in ("io_bitmap", "features"))
-    fine = np.ones(len(tasks), np.bool_)
-    for raw, there in read_parts(tasks, [(member.offset, 8) for member in known if member is not None]):
-        fine &= there & ~raw.any(axis=1)
     return fine
