@@ -79,6 +79,53 @@ sigcontext = np.dtype([("fault_address", "<u8"), *((name, "<u8") for name in use
 CALL_BL, CALL_BL_MASK = 0x94000000, 0xFC000000
 CALL_BLR, CALL_BLR_MASK = 0xD63F0000, 0xFFFFFC1F
 CALL_BLRA, CALL_BLRA_MASK = 0xD63F0800, 0xFEFFF800  # blraa, blrab, blraaz, blrabz
+CALLS = ((CALL_BL, CALL_BL_MASK), (CALL_BLR, CALL_BLR_MASK), (CALL_BLRA, CALL_BLRA_MASK))
+
+# Instructions, most as (value, mask): DDI 0487, C4.1.
+OP_BRANCH, OP_BRANCH_SHIFT = 5, 26  # of 3 bits: branches, exceptions, system instructions
+OP_LOAD_STORE, OP_LOAD_STORE_MASK = 0x08000000, 0x0A000000
+B, B_MASK = 0x14000000, 0xFC000000
+RETURNS = (
+    (0xD65F03C0, 0xFFFFFFFF),  # ret
+    (0xD65F0BFF, 0xFFFFFBFF),  # retaa, retab
+    (0xD61F0200, 0xFFFFFFDF),  # br x16, br x17
+)
+CONDITIONAL = {
+    (0x54000000, 0xFF000000): 19,  # b.cond, bc.cond
+    (0x34000000, 0x7E000000): 19,  # cbz, cbnz
+    (0x36000000, 0x7E000000): 14,  # tbz, tbnz
+}
+"""Branches -> bits of the distance."""
+SYSTEM, SYSTEM_MASK, SYSTEM_READS = 0xD5000000, 0xFFC00000, 1 << 21
+SIGN_RETURN_ADDRESS = (0xD503233F, 0xD503237F)  # paciasp, pacibsp
+SVC, SVC_MASK = 0xD4000001, 0xFFE0001F
+ADD_IMMEDIATE, ADD_IMMEDIATE_MASK = 0x91000000, 0xBF800000  # of 64 bits, add and sub, flags not set
+ADD_SUBTRACTS, ADD_SHIFTED = 1 << 30, 1 << 22
+WRITE_SP = (
+    (0x12000000, 0x5F800000),  # and, orr of an immediate
+    (0x52000000, 0x7F800000),  # eor
+    (0x0B200000, 0x3FE00000),  # add, sub of an extended register
+    (0x91800000, 0xBF800000),  # addg, subg
+    (0x04205000, 0xFFA0F000),  # addvl, addpl, addsvl, addspl
+)
+"""Those whose destination 31 is the stack pointer."""
+SIGN, SIGN_MASK = 0xDAC10000, 0xFFFF0000  # pacia and its like, autia, xpaci
+VECTOR, VECTOR_MASK = 0x0E000000, 0x0E000000
+VECTOR_TO_GENERAL = (
+    (0x1E200000, 0x5F20FC00),  # fmov, fcvtzs and their like
+    (0x1E000000, 0x5F200000),  # the same of fixed-point numbers
+    (0x0E002C00, 0xBFE0EC00),  # smov, umov
+)
+SIMD = 1 << 26
+LITERAL, LITERAL_MASK = 0x18000000, 0x3B000000
+PAIR, PAIR_MASK, PAIR_LOADS = 0x28000000, 0x38000000, 1 << 22
+SINGLE, SINGLE_MASK, SINGLE_LOADS = 0x38000000, 0x38000000, 3 << 22
+SINGLE_SCALED = 1 << 24
+SINGLE_BY_REGISTER, SINGLE_BY_REGISTER_MASK = 1 << 21, 1 << 24 | 1 << 21  # and atomic ones
+PREFETCH, PREFETCH_MASK = 0xC0800000, 0xC4C00000
+STRUCTURE_WRITES_BACK, STRUCTURE_MASK = 0x0C800000, 0xBE800000
+NO_CALLER = (b"\x1d\x00\x80\xd2", b"\xfd\x03\x1f\xaa")
+"""mov x29, #0 and mov x29, xzr: AAPCS64, 6.4.6; _start and glibc's clone() have it."""
 
 COMPAT_REGS = (*(f"x{i}" for i in range(15)), "pc", "pstate", "orig_x0")
 """compat_elf_gregset_t by the names above: r0 to r14, pc, cpsr, orig_r0."""

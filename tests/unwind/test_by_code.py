@@ -16,7 +16,8 @@ import pytest
 
 from tests.e2e.guests import FIXTURES
 from tests.unwind.processes import Recording, Stop, compile_c, need, record
-from vmcore2core.arch.x86.code import FP, STEPS_MAX, frames_by_code
+from vmcore2core.arch.ways import STEPS_MAX
+from vmcore2core.arch.x86.code import FP, frames_by_code
 from vmcore2core.unwind.frames import Found
 from vmcore2core.unwind.image import Image
 
@@ -176,7 +177,8 @@ def reader(path: Path) -> Callable[[int, int], bytes | None]:
     def read(address: int, size: int) -> bytes | None:
         for offset, start, length in loads:
             if start <= address and address + size <= start + length:
-                return content[offset + address - start :][:size]
+                at = offset + address - start
+                return content[at : at + size]
         return None
 
     return read
@@ -192,21 +194,27 @@ def calls_of(path: Path) -> list[int]:
     return [int(after[0][:-1], 16) for line, after in pairs if line[1:2] == ["call"]]
 
 
-def call_frames(path: Path) -> dict[int, tuple[str, int]]:
-    """Return what the CFA counts from, and how far, by the address from which on that holds: by readelf."""
+def call_frames(path: Path, register: str = "rsp", size: int = 8) -> dict[int, tuple[str, int]]:
+    """Return what the CFA counts from, and how far, by the address from which on that holds: by readelf.
+
+    Args:
+        path: the file.
+        register: the stack pointer's name.
+        size: how far at a function's first instruction.
+    """
     shown = subprocess.run([need("readelf"), "-wFN", path], capture_output=True, text=True, check=False).stdout
     found: dict[int, tuple[str, int]] = {}
     for block in shown.split(" FDE ")[1:]:
         lines = block.splitlines()
         start, _, end = lines[0].partition("pc=")[2].partition("..")
-        found[int(start, 16)] = ("rsp", 8)
+        found[int(start, 16)] = (register, size)
         found.setdefault(int(end, 16), ("", 0))
         for line in itertools.takewhile(str.strip, lines[1:]):
             if "LOC" in line:
                 continue
             at, cfa = line.split()[:2]
-            register, _, offset = cfa.partition("+")
-            found[int(at, 16)] = (register, int(offset)) if offset.isdigit() else ("", 0)
+            base, _, offset = cfa.partition("+")
+            found[int(at, 16)] = (base, int(offset)) if offset.isdigit() else ("", 0)
     return found
 
 

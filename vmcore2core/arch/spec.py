@@ -220,6 +220,7 @@ class UnwindSpec:
         link_register: DWARF number of the register that has the return address when a function is entered, or None
             if a call pushes it.
         frame_record: offset from the frame pointer of the saved frame pointer, which the return address follows.
+        record_ends_frame: whether the frame ends with that frame record, which then tells the caller's stack pointer.
         back_chain: offset of the return address in the caller's frame, if each frame begins with the address of its
             caller's frame; None if frames are not chained, and functions may keep a frame pointer instead.
         cfa_offset: how far the canonical frame address is above the caller's stack pointer.
@@ -240,6 +241,7 @@ class UnwindSpec:
     ends_with_call: Callable[[bytes], bool]
     link_register: int | None = None
     frame_record: int = 0
+    record_ends_frame: bool = True
     back_chain: int | None = None
     cfa_offset: int = 0
     signed_bits: tuple[int, ...] = ()

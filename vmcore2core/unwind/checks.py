@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
 from vmcore2core.unwind.frames import End, Found, Frame, Space
 
@@ -63,6 +65,24 @@ class Checks:
         """Return the register-sized word on the stack at an address, or None if it is not known."""
         raw = self.space.read(address & self.mask, self.spec.register_size or self.spec.word)
         return int.from_bytes(raw, self.space.order) & self.mask if raw is not None else None
+
+    def base(self, frame: Frame, register: int, saved: Mapping[int, int]) -> int | None:
+        """Return the register that offsets in a frame count from, or None if it is not known.
+
+        Args:
+            frame: the frame, which the frame pointer may have found without its stack pointer.
+            register: its DWARF number.
+            saved: DWARF number of a register -> offset where the caller's is saved: they may show the frame record.
+        """
+        spec, known = self.spec, frame.registers.get(register)
+        if known is not None or register != spec.stack_pointer:
+            return known
+        if spec.frame_pointer is None or spec.link_register is None:
+            return None
+        pointer, offset = frame.registers.get(spec.frame_pointer), saved.get(spec.frame_pointer)
+        if pointer is None or offset is None or saved.get(spec.link_register) != offset + spec.word:
+            return None
+        return (pointer + spec.frame_record - offset) & self.mask
 
     def checked(
         self, frame: Frame, registers: dict[int, int], found: Found, *, in_register: bool = False

@@ -37,7 +37,7 @@ class Frame:
 
     Attributes:
         pc: program counter: of the next instruction to run when control comes back to this frame.
-        sp: stack pointer.
+        sp: stack pointer; where ``registers`` have none, it is somewhere above this address.
         found: how it was found.
         exact: whether ``pc`` is where it was interrupted, not a return address (which may belong to the next function).
         trampoline: whether it is the return from a signal handler.

@@ -121,7 +121,7 @@ class Unwinder:
 
     def _cfa(self, frame: Frame, row: Row) -> int | None:
         if isinstance(row.cfa, CfaRule):
-            base = frame.registers.get(row.cfa.register)
+            base = self._checks.base(frame, row.cfa.register, _saved(row, row.cfa.offset))
             return (base + row.cfa.offset) & self.mask if base is not None else None
         return self._evaluate(frame, row.cfa, None)
 
@@ -156,9 +156,9 @@ class Unwinder:
     # Signal frames.
 
     def _by_context(self, frame: Frame, trampoline: SignalTrampoline, why: list[str]) -> Frame | End:
-        at: int | None = frame.sp
-        if trampoline.pointer is not None:
-            at = self._checks.word(frame.sp + trampoline.pointer)
+        at = frame.registers.get(self.spec.stack_pointer)
+        if at is not None and trampoline.pointer is not None:
+            at = self._checks.word(at + trampoline.pointer)
         size = trampoline.registers.itemsize
         raw = self.space.read((at + trampoline.mcontext) & self.mask, size) if at is not None else None
         if raw is None:
@@ -167,3 +167,8 @@ class Unwinder:
         numbers = {name: i for i, name in enumerate(self.spec.registers)}
         registers = {numbers[name]: int(record[member]) for name, member in trampoline.names.items()}
         return self._checks.checked(frame, registers, Found.SIGNAL)
+
+
+def _saved(row: Row, cfa: int) -> dict[int, int]:
+    """Return where registers are saved, by their number, from what the frame address is ``cfa`` bytes above."""
+    return {n: cfa + rule.offset for n, rule in row.rules.items() if isinstance(rule, Offset) and not rule.is_value}

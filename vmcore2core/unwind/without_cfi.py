@@ -54,8 +54,7 @@ class CallersWithoutCfi:
     def _code_frames(self, frame: Frame) -> tuple[CodeFrame, ...]:
         """Return what the instructions say of a frame."""
         image, told = self._space.image(frame.lookup_pc), self._spec.frames_by_code
-        # Code that a program generates (JIT) follows no convention.
-        if told is None or (image is None and self._spec.link_register is None):
+        if told is None or self._space.generated(frame.pc):  # what a program generates (JIT) follows no convention
             return ()
         key = frame.pc, frame.exact
         if key not in self._told_by_code:
@@ -69,7 +68,9 @@ class CallersWithoutCfi:
 
     def _caller_by(self, frame: Frame, made: CodeFrame) -> Frame | None:
         """Return the caller, if the frame that the instructions describe leads to one."""
-        spec, base = self._spec, frame.registers.get(self._spec.stack_pointer if made.base is None else made.base)
+        spec = self._spec
+        register = spec.stack_pointer if made.base is None else made.base
+        base = self._checks.base(frame, register, made.saved)
         column = spec.return_address if spec.link_register is None else spec.link_register
         if base is None or column in made.changed:
             return None
@@ -80,8 +81,8 @@ class CallersWithoutCfi:
             value = self._checks.word(base + offset)
             registers.pop(number, None)
             registers |= {number: value} if number in kept and value is not None else {}
-        target = registers.pop(column, None)
-        if target is None or not self._checks.returns_to(target):
+        target = self._checks.stripped(registers.pop(column, 0))
+        if not self._checks.returns_to(target):
             return None
         registers |= {spec.return_address: target, spec.stack_pointer: (base + made.size) & self._checks.mask}
         found = self._checks.checked(frame, registers, Found.CODE)
@@ -138,7 +139,11 @@ class CallersWithoutCfi:
             spec.frame_pointer: saved,
         }
         found = self._checks.checked(frame, registers, Found.FRAME_POINTER)
-        return found if isinstance(found, Frame) else None
+        if not isinstance(found, Frame):
+            return None
+        if not spec.record_ends_frame:
+            registers.pop(spec.stack_pointer)
+        return replace(found, registers=registers)
 
     def _by_back_chain(self, frame: Frame, why: list[str]) -> Frame | End | None:
         if frame.exact:

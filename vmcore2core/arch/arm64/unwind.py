@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from vmcore2core.arch.parts import Unwind
-from vmcore2core.arch.spec import CoreMachine, SignalTrampoline, UnwindSpec
+from vmcore2core.arch.spec import CodeFrame, CoreMachine, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.overrides import override
+
+
+def _frames_by_code(
+    read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
+) -> Iterator[CodeFrame]:
+    """A ``FramesByCode``."""
+    from vmcore2core.arch.arm64.code import frames_by_code  # which conversions do without
+
+    return frames_by_code(read, pc, start, exact)
 
 
 def ends_with_call(code: bytes) -> bool:
     """Tell whether bytes end in a call instruction: bl, blr, or blr with authentication."""
     word = int.from_bytes(code[-4:], "little") if len(code) >= 4 else 0
-    calls = (
-        (fmt.CALL_BL, fmt.CALL_BL_MASK),
-        (fmt.CALL_BLR, fmt.CALL_BLR_MASK),
-        (fmt.CALL_BLRA, fmt.CALL_BLRA_MASK),
-    )
-    return any(word & mask == call for call, mask in calls)
+    return any(word & mask == call for call, mask in fmt.CALLS)
 
 
 _UNWIND = UnwindSpec(
@@ -41,6 +47,8 @@ _UNWIND = UnwindSpec(
     ends_with_call=ends_with_call,
     link_register=fmt.DWARF_REGS.index("x30"),
     signed_bits=fmt.SIGNED_BITS,
+    record_ends_frame=False,
+    frames_by_code=_frames_by_code,
 )
 
 

@@ -1,0 +1,46 @@
+"""Stacks of real processes by their functions' instructions, against those by their call frame information."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import vmcore2core
+from tests.e2e.guests import bundled
+from vmcore2core.unwind.frames import Found
+from vmcore2core.unwind.image import Image
+from vmcore2core.unwind.stacks import StackRow
+
+
+def stacks(dump: Path) -> dict[int, StackRow]:
+    """Return the stack of each thread of the two test programs."""
+    with vmcore2core.open_dump(dump) as opened:
+        programs = [one for one in opened.processes() if one.comm in ("lab-dynamic", "lab-static")]
+        return {row.tid: row for one in programs for row in one.stacks()}
+
+
+@pytest.mark.parametrize(("guest", "threads"), [("debian-7.2-arm64", 12)])
+@pytest.mark.parametrize("without", ["libc", "all"])
+def test_stacks_are_the_same_without_call_frame_information(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest: str, threads: int, without: str
+) -> None:
+    dump = bundled(guest, tmp_path)
+    told = stacks(dump)
+    fde = Image.fde
+
+    def none(image: Image, pc: int) -> object:
+        original = image.source.original
+        libc = original is not None and b"libc" in original.image.path
+        return None if libc or without == "all" else fde(image, pc)
+
+    monkeypatch.setattr(Image, "fde", none)
+    ours = stacks(dump)
+    assert len(told) == threads
+    assert {tid: [frame.address for frame in row.frames] for tid, row in ours.items()} == {
+        tid: [frame.address for frame in row.frames] for tid, row in told.items()
+    }
+    assert all(row.complete for row in ours.values())
+    means = {frame.found_by for row in ours.values() for frame in row.frames}
+    assert Found.CODE.value in means
+    assert (Found.CFI.value in means) == (without == "libc")
