@@ -10,7 +10,6 @@ from typing import Any
 
 from vmcore2core.elf.headers import Read
 from vmcore2core.errors import CorruptStructure, MemoryFault, Vmcore2coreError
-from vmcore2core.handover.sleepers import AWAKE, Sleep, Sleepers
 from vmcore2core.kernel import mm, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.pages import UserPageState
@@ -21,6 +20,7 @@ from vmcore2core.process.identity import Identity
 from vmcore2core.process.kernelbt import KernelFrameRow, KernelStacks, NamedCall
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.openfiles import FileTables
+from vmcore2core.process.sleepers import AWAKE, Sleep, Sleepers
 from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.sysroot import build_id
 from vmcore2core.process.threads import thread_rows
@@ -153,7 +153,7 @@ def _in_kernel(captured: Captured, kernel: KernelReaders) -> dict[int, dict[str,
             "system_call": None if call is None else _call(call),
         }
         if kernel.sleepers is not None and leader is not None and asleep:
-            found[tid] |= _sleep(kernel.sleepers.of((task, leader), captured, space, stack, call))
+            found[tid] |= _sleep(kernel.sleepers.of((task, leader), captured, space.named, stack, call))
     return found
 
 

@@ -227,8 +227,8 @@ class Converter:
     def _kernel_readers(self) -> KernelReaders:
         """The kernel's view of processes, for the index: all processes of a run share the unwind tables."""
         from vmcore2core.handover.entry import KernelReaders
-        from vmcore2core.handover.sleepers import Sleepers
         from vmcore2core.process.openfiles import FileTables
+        from vmcore2core.process.sleepers import Sleepers
 
         processes = self.session.processes
         tables = if_known("open files", lambda: FileTables(processes))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from vmcore2core.choose import Choice, choose
 from vmcore2core.errors import KernelThread, NoUserMemory, Vmcore2coreError
-from vmcore2core.handover.sleepers import AWAKE, Sleepers
 from vmcore2core.kernel import sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.deadlock import cycles
 from vmcore2core.process.kernelbt import KernelStacks
+from vmcore2core.process.sleepers import AWAKE, Sleepers
 from vmcore2core.process.snapshot import Captured
 from vmcore2core.process.threads import ThreadRow, thread_rows
 from vmcore2core.process.waits import Wait
@@ -121,7 +121,7 @@ class _Found:
         self, leader: StructView, task: StructView, row: ThreadRow, captured: Captured, space: UserSpace
     ) -> WaitRow:
         stack, call = self._stacks.with_call(task, row.registers)
-        sleep = self._sleepers.of((task, leader), captured, space, stack, call)
+        sleep = self._sleepers.of((task, leader), captured, space.named, stack, call)
         return WaitRow(
             pid=sched.task_tgid(leader),
             tid=row.tid,

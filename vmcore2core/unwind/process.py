@@ -13,6 +13,7 @@ from vmcore2core.formats.elf import ELFMAG, PF_W, PF_X, PT_LOAD
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.memory.region import Backing
 from vmcore2core.memory.user import UserMemory
+from vmcore2core.printable import text
 from vmcore2core.process.binaries import MappedImage, biases
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.sysroot import build_id
@@ -96,6 +97,22 @@ class UserSpace:
         if at < 0 or address >= self.snapshot.vmas[at].end:
             return None
         return self.snapshot.vmas[at]
+
+    def named(self, address: int) -> str:
+        """Return a name for an address: FILE:variable+offset, else its mapping and the offset in it."""
+        image = self.image_of_data(address)
+        variable = None if image is None else image.variable(address)
+        vma = self.vma(address)
+        if image is not None and variable is not None:
+            home = next((one for one in self.snapshot.vmas if self.image(one.start) is image), None)
+            file = text(home.path or b"?") if home is not None else "?"
+            return f"{file}:{text(variable.name)}+{address - variable.value:#x}"
+        if vma is None:
+            return "not mapped"
+        if vma.path is not None and vma.pgoff is not None:
+            offset = vma.pgoff * self.snapshot.page_size + address - vma.start
+            return f"{text(vma.path)}+{offset:#x}"
+        return f"{vma.name or 'anonymous memory at ' + hex(vma.start)}+{address - vma.start:#x}"
 
     def executable(self, address: int) -> bool:
         """Tell whether an address lies in an executable mapping."""

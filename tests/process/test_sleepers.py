@@ -9,13 +9,14 @@ from unittest import mock
 import pytest
 
 from vmcore2core.errors import LayoutUnknown, MemoryFault
-from vmcore2core.handover.sleepers import Sleepers, named
+from vmcore2core.process.sleepers import Sleepers
+from vmcore2core.unwind.process import UserSpace
 
 
 def test_a_layout_without_open_files_says_so() -> None:
     processes: Any = SimpleNamespace(kernel=None)
     with (
-        mock.patch("vmcore2core.handover.sleepers.files.missing", return_value=["files_struct.fdt"]),
+        mock.patch("vmcore2core.process.sleepers.files.missing", return_value=["files_struct.fdt"]),
         pytest.raises(LayoutUnknown, match=r"files_struct\.fdt and more"),
     ):
         Sleepers(processes)
@@ -55,4 +56,4 @@ def test_a_place_without_a_variable_is_one_of_its_mapping(vma: Any, words: str) 
     space: Any = SimpleNamespace(
         image_of_data=lambda _at: None, vma=lambda _at: vma, snapshot=SimpleNamespace(page_size=0x1000)
     )
-    assert named(space, 0x1010) == words
+    assert UserSpace.named(space, 0x1010) == words

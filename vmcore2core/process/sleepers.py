@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vmcore2core.errors import LayoutUnknown, MemoryFault
 from vmcore2core.kernel import files, runqueue
 from vmcore2core.kernel.struct import Kernel, StructView
-from vmcore2core.printable import text
 from vmcore2core.process.kernelbt import KernelStack, NamedCall
 from vmcore2core.process.openfiles import Ends
 from vmcore2core.process.snapshot import Captured, Processes
 from vmcore2core.process.waits import Sleeper, Wait, Waits
-from vmcore2core.unwind.process import UserSpace
 
 AWAKE = frozenset("RZX")
 """States of threads that do not sleep."""
@@ -53,7 +52,7 @@ class Sleepers:
         self,
         thread: tuple[StructView, StructView],
         captured: Captured,
-        space: UserSpace,
+        named: Callable[[int], str],
         stack: KernelStack,
         call: NamedCall | None,
     ) -> Sleep:
@@ -62,7 +61,7 @@ class Sleepers:
         Args:
             thread: ``struct task_struct`` of the thread and of its group's leader.
             captured: its process.
-            space: the same process, as the unwinder sees it.
+            named: describes an address of its memory in words (``unwind.process.UserSpace.named``).
             stack: its frames in the kernel.
             call: the system call that it is in.
         """
@@ -71,7 +70,7 @@ class Sleepers:
             return Sleep(self._since(task), None)
         functions = tuple(frame.function or "?" for frame in stack.frames)
         read, order = captured.memory.read, captured.snapshot.byte_order
-        sleeper = Sleeper(task, leader, call, functions, read, lambda at: named(space, at), order)
+        sleeper = Sleeper(task, leader, call, functions, read, named, order)
         return Sleep(self._since(task), self._waits.of(sleeper))
 
     def _since(self, task: StructView) -> str | None:
@@ -96,20 +95,3 @@ def _now(kernel: Kernel) -> int | None:
         except MemoryFault:
             continue
     return max((clock for clock in clocks if clock is not None), default=None)
-
-
-def named(space: UserSpace, address: int) -> str:
-    """Return a name for a user address: FILE:variable+offset, else its mapping and the offset in it."""
-    image = space.image_of_data(address)
-    variable = None if image is None else image.variable(address)
-    vma = space.vma(address)
-    if image is not None and variable is not None:
-        home = next((one for one in space.snapshot.vmas if space.image(one.start) is image), None)
-        file = text(home.path or b"?") if home is not None else "?"
-        return f"{file}:{text(variable.name)}+{address - variable.value:#x}"
-    if vma is None:
-        return "not mapped"
-    if vma.path is not None and vma.pgoff is not None:
-        offset = vma.pgoff * space.snapshot.page_size + address - vma.start
-        return f"{text(vma.path)}+{offset:#x}"
-    return f"{vma.name or 'anonymous memory at ' + hex(vma.start)}+{address - vma.start:#x}"
