@@ -16,7 +16,7 @@ from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Keeping, ProgressBar, progress_bar
 from vmcore2core.corefile.options import PLAIN, CoreOptions
 from vmcore2core.corefile.plan import Segment, build_plan
-from vmcore2core.corefile.writer import PagesChanged, Progress, Writer, WriteReport, write_core
+from vmcore2core.corefile.writer import Output, PagesChanged, Progress, Writer, WriteReport, write_core
 from vmcore2core.errors import DumpError, LayoutError, LayoutInvalid, UsageError
 from vmcore2core.kernel import resource, sched
 from vmcore2core.kernel.infer import InferredSource
@@ -234,12 +234,14 @@ class Session:
                 report = (write or write_core)(
                     captured.snapshot,
                     BlankedStream(memory, captured.snapshot.blanked, captured.snapshot.page_size),
-                    output,
-                    options,
-                    inputs=self.inputs,
-                    origin=self._origin(),
-                    progress=progress,
-                    still_valid=partial(self._still_valid, memory, known),
+                    Output(
+                        output,
+                        options,
+                        inputs=self.inputs,
+                        origin=self._origin(),
+                        progress=progress,
+                        still_valid=partial(self._still_valid, memory, known),
+                    ),
                 )
             except PagesChanged:
                 # Reading found damaged pages: write a core that says so.

@@ -12,7 +12,7 @@ import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array, UserAddr
 from vmcore2core.corefile.options import CoreOptions
-from vmcore2core.corefile.writer import WriteReport, write_core
+from vmcore2core.corefile.writer import Output, WriteReport, write_core
 from vmcore2core.process.model import (
     AbsentReason,
     AbsentRun,
@@ -114,7 +114,8 @@ def with_regsets(one: ThreadSnapshot, *types: tuple[str, int]) -> ThreadSnapshot
 def write(process: ProcessSnapshot, target: Path, pages: Mapping[int, bytes] | None = None, **more: Any) -> WriteReport:
     """Write a core."""
     options = {name: more.pop(name) for name in ("force", "compression") if name in more}
-    return write_core(process, Pages(pages), target, CoreOptions(**options), **more)
+    verify = more.pop("verify", True)
+    return write_core(process, Pages(pages), Output(target, CoreOptions(**options), **more), verify=verify)
 
 
 def elf_notes(core: Path) -> list[tuple[str, int, bytes]]:

@@ -145,10 +145,10 @@ def test_an_error_of_the_page_stream_leaves_nothing(tmp_path: Path) -> None:
             raise OutputError("planted")
             yield
 
-    from vmcore2core.corefile.writer import write_core
+    from vmcore2core.corefile.writer import Output, write_core
 
     with pytest.raises(OutputError, match="planted"):
-        write_core(PROCESS, Broken(), tmp_path / "core")
+        write_core(PROCESS, Broken(), Output(tmp_path / "core"))
     assert not list(tmp_path.iterdir())
 
 

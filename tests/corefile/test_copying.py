@@ -16,7 +16,7 @@ from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.corefile import copying, writer
 from vmcore2core.corefile.copying import PIECE_SIZE, PIECES_MAX, Copied, copy_with, pieces
 from vmcore2core.corefile.options import CoreOptions
-from vmcore2core.corefile.writer import PagesChanged, write_core
+from vmcore2core.corefile.writer import Output, PagesChanged, write_core
 
 Ranges = Sequence[tuple[int, int]]
 BASE = 0x10_0000
@@ -92,7 +92,7 @@ def written(tmp_path: Path, processes: int, valid: bool = True) -> tuple[bytes, 
     log, core = tmp_path / f"log{processes}", tmp_path / f"core{processes}"
     process = snapshot(vma(BASE, BASE + 40 * PAGE), vma(BASE + 40 * PAGE, BASE + 64 * PAGE))
     pages = Reading(content, log)
-    report = write_core(process, pages, core, CoreOptions(copiers=processes), still_valid=lambda: valid)
+    report = write_core(process, pages, Output(core, CoreOptions(copiers=processes), still_valid=lambda: valid))
     return core.read_bytes(), set(log.read_text().split()), report
 
 

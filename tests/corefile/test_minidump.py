@@ -20,7 +20,7 @@ from tests.e2e.guests import FIXTURES, bundled, convert, unpacked_sysroot
 from vmcore2core.corefile.minidump import write_minidump
 from vmcore2core.corefile.minidump_head import Facts
 from vmcore2core.corefile.options import CoreOptions
-from vmcore2core.corefile.writer import PagesChanged
+from vmcore2core.corefile.writer import Output, PagesChanged
 from vmcore2core.errors import OutputError
 from vmcore2core.formats import minidump as fmt
 
@@ -229,7 +229,7 @@ def made(
     tmp_path: Path, process: Any, pages: dict[int, bytes], options: CoreOptions = REPLACING, **more: Any
 ) -> Minidump:
     path = tmp_path / "made.dmp"
-    write_minidump(FACTS, process, Pages(pages), path, options, **more)
+    write_minidump(FACTS, process, Pages(pages), Output(path, options, **more))
     return Minidump(path)
 
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corefile.snapshots import PAGE, Pages, absent, loads, snapshot, snapshot_32, vma, write
-from vmcore2core.corefile.writer import PagesChanged, write_core
+from vmcore2core.corefile.writer import Output, PagesChanged, write_core
 from vmcore2core.errors import OutputError
 from vmcore2core.process.model import AbsentReason, AbsentRun, ProcessSnapshot, Vma
 
@@ -109,7 +109,7 @@ def read_back(core: Path) -> tuple[dict[int, bytes], set[int]]:
 def test_a_core_read_back_has_the_given_pages_and_zeros_elsewhere(case: Case, batch: int) -> None:
     with TemporaryDirectory() as folder:
         core = Path(folder) / "core"
-        report = write_core(case.process, Pages(case.pages, batch), core, verify=False)
+        report = write_core(case.process, Pages(case.pages, batch), Output(core), verify=False)
         pages, without = read_back(core)
         assert pages == case.known
         assert without <= case.unknown
@@ -138,7 +138,7 @@ def test_every_such_core_passes_its_own_verification(case: Case) -> None:
 def test_pages_with_a_gap_between_them_are_not_written_as_one(tmp_path: Path) -> None:
     core = tmp_path / "core"
     pages = {BASE + i * PAGE: bytes([i + 1]) * PAGE for i in (0, 1, 3, 4, 7)}
-    write_core(snapshot(vma(BASE, BASE + 8 * PAGE)), Pages(pages, batch=100), core)
+    write_core(snapshot(vma(BASE, BASE + 8 * PAGE)), Pages(pages, batch=100), Output(core))
     found, _ = read_back(core)
     assert found == {BASE + i * PAGE: pages.get(BASE + i * PAGE, bytes(PAGE)) for i in range(8)}
 
@@ -155,7 +155,7 @@ def test_only_wanted_memory_is_asked_for(tmp_path: Path) -> None:
     run = absent(BASE + PAGE, BASE + 2 * PAGE)
     stream = Pages()
     process = snapshot(vma(BASE, BASE + 3 * PAGE, absent=(run,)), vma(BASE + 8 * PAGE, BASE + 9 * PAGE, dumped=False))
-    write_core(process, stream, tmp_path / "core")
+    write_core(process, stream, Output(tmp_path / "core"))
     assert stream.asked == [(BASE, BASE + PAGE), (BASE + 2 * PAGE, BASE + 3 * PAGE)]
 
 
@@ -165,7 +165,7 @@ def test_an_empty_batch_changes_nothing(tmp_path: Path) -> None:
             yield np.zeros(0, np.uint64), np.zeros((0, PAGE), np.uint8)
 
     core = tmp_path / "core"
-    report = write_core(snapshot(vma(BASE, BASE + PAGE)), Empty(), core, progress=lambda *_: None)
+    report = write_core(snapshot(vma(BASE, BASE + PAGE)), Empty(), Output(core, progress=lambda *_: None))
     assert report.present_pages == 0
     assert read_back(core)[0] == {BASE: bytes(PAGE)}
 
@@ -179,7 +179,7 @@ def test_a_file_system_without_such_large_files_says_so_before_a_page_is_read(
     stream = Pages()
     monkeypatch.setattr("vmcore2core.corefile.sink.os.ftruncate", refuse)
     with pytest.raises(OutputError, match="File too large"):
-        write_core(snapshot(vma(BASE, BASE + PAGE)), stream, tmp_path / "core")
+        write_core(snapshot(vma(BASE, BASE + PAGE)), stream, Output(tmp_path / "core"))
     assert stream.asked == []
     assert not list(tmp_path.iterdir())
 
@@ -196,7 +196,9 @@ def test_progress_rises_to_the_size_of_the_file(tmp_path: Path) -> None:
     pages = {BASE + i * PAGE: b"x" for i in range(count)}
     process = snapshot(vma(BASE, BASE + count * PAGE), vma(1 << 40, (1 << 40) + PAGE))
     stream = Pages(pages, batch=1024)
-    report = write_core(process, stream, tmp_path / "core", progress=lambda done, total: told.append((done, total)))
+    report = write_core(
+        process, stream, Output(tmp_path / "core", progress=lambda done, total: told.append((done, total)))
+    )
     assert len(told) >= 3
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1] == (report.file_size, report.file_size)

@@ -13,7 +13,7 @@ import pytest
 from tests.corefile.snapshots import PAGE, Pages, loads, snapshot, vma
 from tests.e2e.guests import FIXTURES
 from vmcore2core.corefile.options import CoreOptions
-from vmcore2core.corefile.writer import write_core
+from vmcore2core.corefile.writer import Output, write_core
 from vmcore2core.errors import OutputError
 
 pytestmark = pytest.mark.no_cover
@@ -141,7 +141,7 @@ def test_a_claim_of_all_address_space_takes_no_disk(tmp_path: Path) -> None:
     pages = Pages({PAGE: b"first page".ljust(PAGE), USER_END - PAGE: b"last page".ljust(PAGE)})
     refused = None
     try:
-        write_core(snapshot(vma(PAGE, USER_END)), pages, core)
+        write_core(snapshot(vma(PAGE, USER_END)), pages, Output(core))
     except OutputError as error:
         refused = str(error)
     if refused is None:
@@ -154,5 +154,7 @@ def test_a_claim_of_all_address_space_takes_no_disk(tmp_path: Path) -> None:
 
 def test_a_claim_of_all_address_space_is_not_compressed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="0x7fffffffe000 bytes is too large to be compressed, expected at most"):
-        write_core(snapshot(vma(PAGE, USER_END - PAGE)), Pages({}), tmp_path / "core", CoreOptions(compression="zstd"))
+        write_core(
+            snapshot(vma(PAGE, USER_END - PAGE)), Pages({}), Output(tmp_path / "core", CoreOptions(compression="zstd"))
+        )
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 
 from tests.process.scene import HEAP, VM_EXEC, VM_READ, VM_WRITE, Scene
 from vmcore2core.corefile.options import CoreOptions
-from vmcore2core.corefile.writer import write_core
+from vmcore2core.corefile.writer import Output, write_core
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory import pagetable
 from vmcore2core.memory.physical import PhysicalMemory
@@ -63,7 +63,7 @@ def written(scene: Scene, folder: Path, work: Counter[str]) -> Counter[str]:
     leader = processes.find(100)
     before = Counter(work)
     captured = processes.capture(leader, dump_filter=None)
-    write_core(captured.snapshot, captured.memory, folder / "core", CoreOptions(force=True))
+    write_core(captured.snapshot, captured.memory, Output(folder / "core", CoreOptions(force=True)))
     return Counter({name: work[name] - before[name] for name in work})
 
 

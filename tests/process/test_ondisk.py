@@ -13,7 +13,7 @@ import pytest
 from tests.corefile.snapshots import elf_notes, loads
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene, simple
 from tests.process.test_snapshot import absent
-from vmcore2core.corefile.writer import write_core
+from vmcore2core.corefile.writer import Output, write_core
 from vmcore2core.formats.elf_core import NOTE_VMCORE2CORE
 from vmcore2core.process.model import AbsentReason, OnDisk
 
@@ -91,7 +91,7 @@ def test_the_core_keeps_what_is_known_and_its_first_page_has_a_segment_of_its_ow
     """jhsdb takes a segment of one page for the file's, and gives up on others that differ from it."""
     captured = scene().capture()
     core = tmp_path / "core"
-    write_core(captured.snapshot, captured.memory, core)
+    write_core(captured.snapshot, captured.memory, Output(core))
     assert [(vaddr, memsz, filesz) for vaddr, memsz, filesz, _ in loads(core)] == [
         (CODE, 0x1000, 0x1000),
         (CODE + 0x1000, 0x1000, 0x1000),

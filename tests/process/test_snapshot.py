@@ -27,7 +27,7 @@ from tests.process.scene import (
     user_regs,
 )
 from vmcore2core.containers.base import PageState
-from vmcore2core.corefile.writer import PagesChanged, write_core
+from vmcore2core.corefile.writer import Output, PagesChanged, write_core
 from vmcore2core.errors import KernelThread, MemoryFault, NoUserMemory, TaskNotFound
 from vmcore2core.process.model import AbsentReason
 from vmcore2core.process.snapshot import refresh_absent
@@ -114,7 +114,7 @@ def test_prstatus_has_the_same_process_group_and_session() -> None:
 def test_a_field_that_is_zero_for_want_of_knowledge_is_named_in_our_note(tmp_path: Path) -> None:
     scene = simple()
     captured = scene.capture()
-    write_core(captured.snapshot, captured.memory, tmp_path / "core")
+    write_core(captured.snapshot, captured.memory, Output(tmp_path / "core"))
     unknown = set(json.loads(elf_notes(tmp_path / "core")[-1][2])["unknown_fields"])
     assert {"pr_utime", "pr_stime", "pr_cutime", "pr_cstime", "pr_pgrp", "pr_sid"} <= unknown
     # Pending and blocked signals are not read either, and the core says 0.
@@ -354,7 +354,7 @@ def test_a_process_is_written_and_read_back(tmp_path: Path) -> None:
     scene.states[scene.image.user_page(HEAP + 0x3000, b"secret") >> 12] = PageState.EXCLUDED
     captured = scene.capture()
     core = tmp_path / "core"
-    write_core(captured.snapshot, captured.memory, core)
+    write_core(captured.snapshot, captured.memory, Output(core))
     assert loads(core) == [
         (CODE, 0x2000, 0x2000, 5),
         (HEAP, 0x3000, 0x3000, 6),
@@ -373,7 +373,9 @@ def test_pages_that_turn_out_damaged_are_absent_in_a_second_core(tmp_path: Path)
     captured.memory.memory.container.damaged_on_reading.add(bad >> 12)  # type: ignore[attr-defined]
     with pytest.raises(PagesChanged):
         write_core(
-            captured.snapshot, captured.memory, tmp_path / "core", still_valid=lambda: not captured.memory.damaged
+            captured.snapshot,
+            captured.memory,
+            Output(tmp_path / "core", still_valid=lambda: not captured.memory.damaged),
         )
     second = refresh_absent(captured).snapshot
     assert [(run.start, run.reason) for run in second.vmas[1].absent] == [(HEAP + 0x1000, AbsentReason.DAMAGED)]
@@ -386,7 +388,9 @@ def test_a_mapping_whose_only_page_is_damaged_does_not_stop_the_writer(tmp_path:
     captured.memory.memory.container.damaged_on_reading.add(bad >> 12)  # type: ignore[attr-defined]
     with pytest.raises(PagesChanged):
         write_core(
-            captured.snapshot, captured.memory, tmp_path / "core", still_valid=lambda: not captured.memory.damaged
+            captured.snapshot,
+            captured.memory,
+            Output(tmp_path / "core", still_valid=lambda: not captured.memory.damaged),
         )
     assert not list(tmp_path.iterdir())
 
@@ -442,7 +446,7 @@ def test_a_readable_gate_is_in_the_core(monkeypatch: pytest.MonkeyPatch, tmp_pat
     scene.image.user_page(start, b"vectors")
     captured = scene.capture()
     assert (captured.snapshot.vmas[-1].dumped, captured.snapshot.vmas[-1].absent) == (True, ())
-    write_core(captured.snapshot, captured.memory, tmp_path / "core")
+    write_core(captured.snapshot, captured.memory, Output(tmp_path / "core"))
     assert b"vectors" in (tmp_path / "core").read_bytes()
 
 

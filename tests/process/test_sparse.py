@@ -15,7 +15,7 @@ from tests.process.scene import CODE, STACK, VM_EXEC, VM_READ, VM_WRITE, Scene
 from vmcore2core.corefile import plan
 from vmcore2core.corefile.inspect import CoreFile, problems
 from vmcore2core.corefile.options import CoreOptions
-from vmcore2core.corefile.writer import PagesChanged, write_core
+from vmcore2core.corefile.writer import Output, PagesChanged, write_core
 from vmcore2core.process import sparse
 from vmcore2core.process.snapshot import Captured
 
@@ -57,7 +57,7 @@ def captured() -> Captured:
 @pytest.fixture(scope="module")
 def core(captured: Captured, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sparse") / "core"
-    write_core(captured.snapshot, captured.memory, path)
+    write_core(captured.snapshot, captured.memory, Output(path))
     return path
 
 
@@ -98,7 +98,7 @@ def test_debuggers_read_what_was_touched_and_zeros(core: Path) -> None:
 @pytest.mark.usefixtures("smaller_limits")
 def test_a_core_with_them_can_be_compressed(tmp_path: Path) -> None:
     captured = scene(SMALLER).capture()
-    write_core(captured.snapshot, captured.memory, tmp_path / "core.zst", CoreOptions(compression="zstd"))
+    write_core(captured.snapshot, captured.memory, Output(tmp_path / "core.zst", CoreOptions(compression="zstd")))
     assert (tmp_path / "core.zst").stat().st_size < 1 << 20
 
 
@@ -119,5 +119,5 @@ def test_contents_where_there_were_none_end_the_writing(tmp_path: Path) -> None:
     captured, later = scene(SMALLER).capture(), scene(SMALLER)
     later.image.user_page(BIG + (1 << 35), b"appeared")
     with pytest.raises(PagesChanged):
-        write_core(captured.snapshot, later.capture().memory, tmp_path / "core")
+        write_core(captured.snapshot, later.capture().memory, Output(tmp_path / "core"))
     assert not list(tmp_path.iterdir())

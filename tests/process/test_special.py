@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders.paging import US, P
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene
-from vmcore2core.corefile.writer import write_core
+from vmcore2core.corefile.writer import Output, write_core
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import AbsentReason
 from vmcore2core.process.snapshot import Captured
@@ -53,7 +53,7 @@ def test_pages_that_are_not_mapped_in_are_in_the_core_whatever_the_filter_says(t
     captured = processes.capture(processes.find(100), dump_filter=DumpFilter(0))
     vma = captured.snapshot.vmas[1]
     assert (vma.name, vma.dumped, vma.absent) == ("[sigpage]", True, ())
-    write_core(captured.snapshot, captured.memory, tmp_path / "core")
+    write_core(captured.snapshot, captured.memory, Output(tmp_path / "core"))
     data = (tmp_path / "core").read_bytes()
     assert all(b"special page %d" % i in data for i in range(3))
 

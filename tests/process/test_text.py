@@ -16,7 +16,7 @@ from vmcore2core.choose import Choice, choose
 from vmcore2core.corefile.inspect import CoreFile, also, missing, problems
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.corefile.plan import segments_of
-from vmcore2core.corefile.writer import write_core
+from vmcore2core.corefile.writer import Output, write_core
 from vmcore2core.kernel.mm import VM_EXEC
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.dump_filter import DumpFilter
@@ -114,7 +114,7 @@ def test_it_is_what_the_guest_itself_counted(whole: Session) -> None:
 
 def test_a_core_with_such_text_is_complete(poor: Session, tmp_path: Path) -> None:
     captured = poor.processes.capture(leader(poor), dump_filter=USUAL, torn_text=True)
-    write_core(captured.snapshot, captured.memory, tmp_path / "core")
+    write_core(captured.snapshot, captured.memory, Output(tmp_path / "core"))
     with CoreFile(tmp_path / "core") as core:
         assert list(problems(core)) == []
         assert list(missing(core)) == []

@@ -13,7 +13,7 @@ import pytest
 from tests.builders.kernelimage import TEXT
 from tests.builders.paging import US, P
 from tests.process.scene import CODE, VM_EXEC, VM_READ, Scene
-from vmcore2core.corefile.writer import write_core
+from vmcore2core.corefile.writer import Output, write_core
 from vmcore2core.process.model import AbsentReason
 
 VDSO = 0x7FFF_0000_0000
@@ -38,7 +38,7 @@ def test_pages_beside_a_mapped_one_are_in_the_core(tmp_path: Path) -> None:
     captured = scene.capture()
     vma = captured.snapshot.vmas[1]
     assert (vma.name, vma.dumped, vma.absent) == ("[vdso]", True, ())
-    write_core(captured.snapshot, captured.memory, tmp_path / "core")
+    write_core(captured.snapshot, captured.memory, Output(tmp_path / "core"))
     data = (tmp_path / "core").read_bytes()
     assert all(b"vdso page %d" % i in data for i in range(3))
 
@@ -92,7 +92,7 @@ def test_without_a_mapped_page_the_kernel_tells_where_the_image_is(tmp_path: Pat
     tell_image(scene, pages[0])
     captured = scene.capture()
     assert captured.snapshot.vmas[1].absent == ()
-    write_core(captured.snapshot, captured.memory, tmp_path / "core")
+    write_core(captured.snapshot, captured.memory, Output(tmp_path / "core"))
     data = (tmp_path / "core").read_bytes()
     assert all(b"vdso page %d" % i in data for i in range(3))
 

@@ -8,8 +8,7 @@ note, in the minidump's comment, says what is missing and why.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -17,11 +16,10 @@ from vmcore2core.addresses import align_down, align_up
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.contexts import ContextForm, form_of
 from vmcore2core.corefile.minidump_head import Facts, MemoryRanges, Range, head_of
-from vmcore2core.corefile.options import PLAIN, CoreOptions
 from vmcore2core.corefile.plan import segments_of
 from vmcore2core.corefile.sink import FileSink
 from vmcore2core.corefile.stored import StoredMemory
-from vmcore2core.corefile.writer import PROGRESS_EVERY, PagesChanged, Progress, WriteReport, write_pages
+from vmcore2core.corefile.writer import PROGRESS_EVERY, Output, PagesChanged, Progress, WriteReport, write_pages
 from vmcore2core.errors import OutputError
 from vmcore2core.interfaces import PageStream
 from vmcore2core.printable import text
@@ -33,26 +31,15 @@ def write_minidump(
     facts: Facts,
     snapshot: ProcessSnapshot,
     stream: PageStream,
-    output: Path,
-    options: CoreOptions = PLAIN,
-    *,
-    inputs: Sequence[Path] = (),
-    origin: dict[str, str | None] | None = None,
-    progress: Progress | None = None,
-    still_valid: Callable[[], bool] = lambda: True,
+    output: Output,
 ) -> WriteReport:
-    """Write the minidump of a process; the file gets its name only when it is complete.
+    """Write the minidump of a process.
 
     Args:
         facts: facts that the snapshot does not have.
         snapshot: the process.
         stream: its pages.
-        output: the file's name.
-        options: only ``force`` and ``secrets`` are used; minidumps are never compressed, as no reader supports it.
-        inputs: files that must never be replaced: the dump's.
-        origin: facts about the dump for our own note.
-        progress: called with (bytes done, total bytes) of the file.
-        still_valid: called after all pages were read; tells whether ``snapshot.vmas`` still lists the absent pages.
+        output: where it goes; minidumps are never compressed, as no reader supports it.
 
     Raises:
         OutputError: minidumps have no form for the machine's registers; or the file cannot be written.
@@ -64,17 +51,18 @@ def write_minidump(
             f"{snapshot.tgid} ({text(snapshot.comm)}) gets no minidump: there is no form for registers of e_machine "
             f"{snapshot.e_machine}, class ELF{snapshot.elf_class}, expected an x86-64, i386, arm64 or arm process"
         )
+    options = output.options
     if options.compression is not None:
-        raise OutputError(f"{output}: a minidump is not compressed here")
+        raise OutputError(f"{output.path}: a minidump is not compressed here")
     memory = memory_of(snapshot, form)
-    head = head_of(facts, snapshot, StoredMemory(snapshot, stream), form, memory, origin or {}, options.secrets)
+    head = head_of(facts, snapshot, StoredMemory(snapshot, stream), form, memory, output.origin, options.secrets)
     base = align_up(len(head), snapshot.page_size)
-    with atomic_file(output, force=options.force, inputs=inputs) as fd:
+    with atomic_file(output.path, force=options.force, inputs=output.inputs) as fd:
         target = FileSink(fd, base + memory.size)
         target.write(memoryview(head), 0)
-        present, zero = _write_memory(target, stream, memory, base, progress)
+        present, zero = _write_memory(target, stream, memory, base, output.progress)
         target.finish(base + memory.size)
-        if not still_valid():
+        if not output.still_valid():
             raise PagesChanged
     written = len(head) + (present - zero) * snapshot.page_size
     return WriteReport(base + memory.size, written, present, zero, len(memory.ranges))

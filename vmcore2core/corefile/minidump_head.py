@@ -7,7 +7,7 @@ their content.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,7 @@ def head_of(
     stored: StoredMemory,
     form: ContextForm,
     memory: MemoryRanges,
-    origin: dict[str, str | None],
+    origin: Mapping[str, str | None],
     secrets: Secrets | None,
 ) -> bytearray:
     """Return the part of the minidump before memory."""

@@ -7,7 +7,7 @@ References: fs/binfmt_elf.c: write_note_info(), fill_prstatus(), fill_psinfo(), 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +27,7 @@ NSEC_PER_SEC = 10**9
 OVERFLOW_UID = 65534  # DEFAULT_OVERFLOWUID in include/linux/highuid.h
 
 
-def notes_of(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: Secrets | None = None) -> list[Note]:
+def notes_of(snapshot: ProcessSnapshot, origin: Mapping[str, str | None], secrets: Secrets | None = None) -> list[Note]:
     """Return the notes of a core, in file order.
 
     Args:
@@ -145,7 +145,7 @@ def unknown_fields(snapshot: ProcessSnapshot) -> list[str]:
     return unknown + [name for name in of_threads if any(getattr(thread, name) is None for thread in snapshot.threads)]
 
 
-def provenance(snapshot: ProcessSnapshot, origin: dict[str, str | None], secrets: Secrets | None = None) -> bytes:
+def provenance(snapshot: ProcessSnapshot, origin: Mapping[str, str | None], secrets: Secrets | None = None) -> bytes:
     """Return our own note: JSON in UTF-8, for users who have only the core."""
     runs = [run for vma in snapshot.vmas for run in vma.absent]
     listed = sorted(runs, key=lambda run: run.reason in NOT_MISSING)[:REPORT_RUNS_MAX]  # what is missing comes first

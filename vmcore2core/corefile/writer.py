@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,48 +50,38 @@ class WriteReport(NamedTuple):
     segments: int
 
 
-class Writer(Protocol):
-    """Writes a file of a process: ``write_core``, or ``minidump.write_minidump``."""
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a core or minidump goes, and how it is written.
 
-    def __call__(
-        self,
-        snapshot: ProcessSnapshot,
-        stream: PageStream,
-        output: Path,
-        options: CoreOptions = PLAIN,
-        *,
-        inputs: Sequence[Path] = (),
-        origin: dict[str, str | None] | None = None,
-        progress: Progress | None = None,
-        still_valid: Callable[[], bool] = lambda: True,
-    ) -> WriteReport:
-        """Write the file; arguments and errors are those of ``write_core``."""
-        ...
-
-
-def write_core(
-    snapshot: ProcessSnapshot,
-    stream: PageStream,
-    output: Path,
-    options: CoreOptions = PLAIN,
-    *,
-    inputs: Sequence[Path] = (),
-    origin: dict[str, str | None] | None = None,
-    progress: Progress | None = None,
-    still_valid: Callable[[], bool] = lambda: True,
-    verify: bool = True,
-) -> WriteReport:
-    """Write the core of a process; the file gets its name only when it is complete.
-
-    Args:
-        snapshot: the process.
-        stream: its pages.
-        output: the core's name.
-        options: ``force``, ``compression``, ``copiers`` and ``secrets`` are used here; the snapshot obeys the others.
+    Attributes:
+        path: the file's name, which it gets only when it is complete.
+        options: ``force``, ``compression``, ``copiers`` and ``secrets`` are used; the snapshot obeys the others.
         inputs: files that must never be replaced: the dump's.
         origin: facts about the dump for our own note.
         progress: called with (bytes done, total bytes) of the file.
         still_valid: called after all pages were read; tells whether ``snapshot.vmas`` still lists the absent pages.
+    """
+
+    path: Path
+    options: CoreOptions = PLAIN
+    inputs: tuple[Path, ...] = ()
+    origin: Mapping[str, str | None] = field(default_factory=dict)
+    progress: Progress | None = None
+    still_valid: Callable[[], bool] = lambda: True
+
+
+Writer = Callable[[ProcessSnapshot, PageStream, Output], WriteReport]
+"""Writes a file of a process: ``write_core``, or ``minidump.write_minidump``."""
+
+
+def write_core(snapshot: ProcessSnapshot, stream: PageStream, output: Output, *, verify: bool = True) -> WriteReport:
+    """Write the core of a process.
+
+    Args:
+        snapshot: the process.
+        stream: its pages.
+        output: where it goes.
         verify: read the headers back with another ELF reader before the core gets its name.
 
     Raises:
@@ -98,10 +89,11 @@ def write_core(
         PagesChanged: ``still_valid`` returned False, or untouched memory has contents.
     """
     check_class(snapshot)
-    notes = build_notes(notes_of(snapshot, origin or {}, options.secrets), snapshot.byte_order)
+    options, progress, still_valid = output.options, output.progress, output.still_valid
+    notes = build_notes(notes_of(snapshot, output.origin, options.secrets), snapshot.byte_order)
     plan = build_plan(snapshot, notes)
     pages = _Pages(plan, stream, snapshot.page_size, progress)
-    with atomic_file(output, force=options.force, inputs=inputs) as fd:
+    with atomic_file(output.path, force=options.force, inputs=output.inputs) as fd:
         copied = pages.copy_together(fd, 1 if options.compression else options.copiers, still_valid)
         if copied is None:
             os.ftruncate(fd, 0)
@@ -113,7 +105,7 @@ def write_core(
         if verify:
             from vmcore2core.corefile.verify import verify_head
 
-            verify_head(plan, snapshot, output)
+            verify_head(plan, snapshot, output.path)
     return report
 
 
@@ -167,7 +159,7 @@ class _Pages:
         Args:
             fd: the file.
             processes: number of processes.
-            still_valid: as in ``write_core``.
+            still_valid: as in ``Output``.
         """
         if processes < 2 or sum(end - start for start, end in self.ranges) < TOGETHER_MIN:
             return None
