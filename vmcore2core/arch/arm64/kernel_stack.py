@@ -119,8 +119,7 @@ def system_call(frame: Mapping[str, int]) -> SystemCall | None:
 class Arm64KernelStacks(KernelStacks):
     """Kernel stacks of arm64."""
 
-    def __init__(self, registers: Arm64Registers) -> None:
-        self.registers = registers
+    registers = Arm64Registers()
 
     @override
     def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:

@@ -62,7 +62,7 @@ class Arm64(Arch):
     cpus = Arm64Cpus(registers)
     cores = Arm64Cores(registers)
     unwind = Arm64Unwind()
-    kernel_stacks = Arm64KernelStacks(registers)
+    kernel_stacks = Arm64KernelStacks()
     vdso = Arm64Vdso()
 
     @override

@@ -136,8 +136,7 @@ def _at(memory: Memory, address: int) -> int:
 class Riscv64KernelStacks(KernelStacks):
     """Kernel stacks of RISC-V."""
 
-    def __init__(self, registers: Riscv64Registers) -> None:
-        self.registers = registers
+    registers = Riscv64Registers()
 
     @override
     def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:

@@ -72,7 +72,7 @@ class Riscv64(Arch):
     cpu_numbers = Riscv64CpuNumbers()
     cores = Riscv64Cores(registers)
     unwind = Riscv64Unwind()
-    kernel_stacks = Riscv64KernelStacks(registers)
+    kernel_stacks = Riscv64KernelStacks()
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:

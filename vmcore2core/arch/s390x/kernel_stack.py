@@ -92,8 +92,7 @@ def system_call(regs: Mapping[str, int], pt_regs: int, kernel: KernelView) -> Sy
 class S390xKernelStacks(KernelStacks):
     """Kernel stacks of s390x."""
 
-    def __init__(self, registers: S390xRegisters) -> None:
-        self.registers = registers
+    registers = S390xRegisters()
 
     @override
     def unwinder(self, kernel: KernelView, modules: Sequence[ModuleText]) -> KernelUnwinder:

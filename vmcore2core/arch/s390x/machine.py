@@ -52,7 +52,7 @@ class S390x(Arch):
     cpu_numbers = S390xCpuNumbers()
     cores = S390xCores(registers)
     unwind = S390xUnwind()
-    kernel_stacks = S390xKernelStacks(registers)
+    kernel_stacks = S390xKernelStacks()
 
     @override
     def claims(self, vmcoreinfo: LayoutKeys) -> bool:
