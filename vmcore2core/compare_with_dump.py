@@ -15,7 +15,7 @@ from vmcore2core.addresses import U64Array
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.packed import ZSTD_IN_PLACE_MAX
 from vmcore2core.containers.zstd_frames import ZstdFrames, index_frames
-from vmcore2core.corefile.inspect import CoreFile
+from vmcore2core.corefile.inspect import CoreFile, type_name
 from vmcore2core.corefile.notes import notes_of
 from vmcore2core.corefile.plan import Segment
 from vmcore2core.elf.notes import Note
@@ -105,8 +105,10 @@ def compare(core: CoreFile, session: Session) -> Comparison:
     if len(ours) != len(theirs):
         result.notes.append(f"it has {counted(len(ours), 'note')}, expected {len(theirs)}")
     for number, (mine, note) in enumerate(zip(ours, theirs, strict=False)):
-        if mine.name != note.name or not _same_desc(mine.desc, note.desc, hidden=hidden):
-            result.notes.append(f"note {number} ({mine.name}, {mine.n_type}) differs from {_described(note)}")
+        if mine[:2] != note[:2] or not _same_desc(mine.desc, note.desc, hidden=hidden):
+            result.notes.append(
+                f"note {number} ({mine.name}, {type_name(mine.n_type)}) differs from {_described(note)}"
+            )
     return result
 
 

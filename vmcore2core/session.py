@@ -148,13 +148,12 @@ class Session:
             self.boot = self._bootstrapped(partial(_vmlinux_sources, options.vmlinux), supplied, progress)
             self.kernel = Kernel(self.boot.arch, self.boot.memory, self.boot.layout)
             self.boot.layout.add(InferredSource(self.kernel))
-            notes = tuple((note.name, note.n_type, note.desc) for note in self.container.notes)
             originals = [Sysroot(folder) for folder in options.sysroots]
             self._layout_notices = [*self.boot.notices, *check_processes(self.kernel, self.boot.layout)]
             self._unplaced = _unplaced(self.kernel, self.container)
             search = partial(_scan, self.kernel, progress) if options.scan else None
             swap = SwappedPages(self.kernel, options.swap)
-            self.processes = Processes(self.kernel, notes, swap, originals, search)
+            self.processes = Processes(self.kernel, self.container.notes, swap, originals, search)
         except (DumpError, LayoutError) as error:
             self.container.close()
             if self.container.warnings:  # the likely cause is a truncated file, and its sentence helps more

@@ -65,7 +65,7 @@ def notes(tmp_path: Path, *cpus: list[Field], first: int = 0, segments: bool = F
 
 
 def regs(found: tuple[Note, ...], arch: object) -> list[dict[str, int]]:
-    cpus = arch.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in found))  # type: ignore[attr-defined]
+    cpus = arch.cpus.notes(tuple(found))  # type: ignore[attr-defined]
     assert [cpu.number for cpu in cpus] == list(range(len(cpus)))
     return [dict(cpu.regs) for cpu in cpus]
 
@@ -123,7 +123,7 @@ def test_ppc64(tmp_path: Path) -> None:
         ("cpu/vsx:env.vsr", values(" ".join(f"vs{n}" for n in range(32))), 8),
     ]
     found = notes(tmp_path, fields)
-    (cpu,) = PPC64LE.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in found))
+    (cpu,) = PPC64LE.cpus.notes(tuple(found))
     for n in range(32):
         assert cpu.regs[f"r{n}"] == value(f"r{n}"), n
     assert (cpu.regs["nip"], cpu.regs["msr"], cpu.regs["ctr"]) == (value("nip"), msr, 909)

@@ -71,7 +71,7 @@ def test_registers_are_those_of_the_lowcore(tmp_path: Path) -> None:
         assert (notes[2], notes[0x305], notes[0x304]) == (floats, struct.pack(">I", 0x4000), ctrs)
         assert notes[0x309] == b"".join(f"{f'low{i}':>8}".encode() for i in range(16))
         assert notes[0x30A] == wide[256:]
-    (note,) = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in container.notes))
+    (note,) = ARCH.cpus.notes(tuple(container.notes))
     assert (note.regs["prefix"], note.regs["r7"]) == (0x4000, int.from_bytes(b"    gpr7", "big"))
     memory[0x9400] ^= 1
     with dump(tmp_path, build_s390(bytes(memory), [0x4000])) as container:

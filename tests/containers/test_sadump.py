@@ -40,7 +40,7 @@ def dump(tmp_path: Path, files: Sequence[bytes], order: Sequence[int] = ()) -> D
 def bundled_guest() -> tuple[dict[int, bytes], tuple[CpuNote, ...]]:
     with open_container([FIXTURE]) as container:
         runs = present_runs(container)
-        cpus = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in container.notes))
+        cpus = ARCH.cpus.notes(tuple(container.notes))
     return {(s + i) // 4096: data[i : i + 4096] for s, data in runs for i in range(0, len(data), 4096)}, cpus
 
 
@@ -81,7 +81,7 @@ def test_registers_by_apic_id(tmp_path: Path) -> None:
     cpus = [{name: 0x11 * (cpu + 1) * (i + 1) for i, name in enumerate(NAMES)} for cpu in range(3)]
     states = [cpu_state(cpus[0]), bytes(0x400), cpu_state(cpus[2])]
     with dump(tmp_path, build_sadump(PAGES, cpus=states)) as container:
-        notes = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in container.notes))
+        notes = ARCH.cpus.notes(tuple(container.notes))
         check_contract(container, PAGES)
     assert [(note.regs["apic_id"], note.pr_pid) for note in notes] == [(0, 1), (2, 2)]
     for note, cpu in zip(notes, (cpus[0], cpus[2]), strict=True):

@@ -51,7 +51,7 @@ def read(tmp_path: Path, raw: bytes) -> list[Mapping[str, int]]:
     (tmp_path / "core").write_bytes(build_elf_vmcore([Load(0x1000, page(1))], raw))
     with open_container([tmp_path / "core"]) as container:
         assert (container.DOC.name, container.warnings) == ("ELF", [])
-        found = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in container.notes))
+        found = ARCH.cpus.notes(tuple(container.notes))
         return [note.regs for note in found]
 
 
@@ -71,7 +71,7 @@ def test_the_core_of_running_threads_is_the_same(tmp_path: Path) -> None:
     """The bundled guest's memory and registers in VirtualBox's form, against its kdump: each process, to the byte."""
     with Session([FIXTURE]) as theirs:
         end = theirs.container.memory_ranges()[-1].end
-        cpus = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in theirs.container.notes))
+        cpus = ARCH.cpus.notes(tuple(theirs.container.notes))
         pages = np.zeros((end // 4096, 4096), np.uint8)
         theirs.container.read_pages(np.arange(end // 4096, dtype=np.uint64), pages)
         raw = build_elf_vmcore([Load(0, pages.tobytes())], notes([c.regs for c in cpus]))

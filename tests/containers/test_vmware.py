@@ -64,7 +64,7 @@ def test_without_regions_memory_begins_at_0(tmp_path: Path) -> None:
 def test_registers_become_notes(tmp_path: Path, blocks: bool) -> None:
     groups = {b"memory": memory_group(REGIONS, MEMORY), b"cpu": cpu_group(CPUS, blocks=blocks)}
     with dump(tmp_path, build_vmss(groups)) as container:
-        notes = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in container.notes))
+        notes = ARCH.cpus.notes(tuple(container.notes))
     for cpu, note in zip(CPUS, notes, strict=True):
         assert {name: note.regs[name] for name in cpu} == cpu
         assert "kernel_gs_base" not in note.regs
@@ -83,7 +83,7 @@ def test_the_core_of_running_threads_is_the_same(tmp_path: Path, inside: bool) -
     """The bundled guest's memory and registers in VMware's form, against its kdump: each process, to the byte."""
     with Session([FIXTURE]) as session:
         end = session.container.memory_ranges()[-1].end
-        notes = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in session.container.notes))
+        notes = ARCH.cpus.notes(tuple(session.container.notes))
         pages = np.zeros((end // 4096, 4096), np.uint8)
         session.container.read_pages(np.arange(end // 4096, dtype=np.uint64), pages)
     memory = pages.tobytes()

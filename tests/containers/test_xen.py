@@ -52,7 +52,7 @@ def test_registers_become_notes(tmp_path: Path, cs: int) -> None:
     for cpu in cpus:
         cpu["kernel_gs_base" if cs & 3 else "gs_base"] |= 0xFFFF_8880_0000_0000
     with dump(tmp_path, build_xen(ORDER, [vcpu(cpu) for cpu in cpus])) as container:
-        notes = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in container.notes))
+        notes = ARCH.cpus.notes(tuple(container.notes))
     for cpu, found in zip(cpus, notes, strict=True):
         assert {name: found.regs[name] for name in (*NAMES, "cs")} == cpu
 
@@ -69,7 +69,7 @@ def test_the_cores_are_the_same(tmp_path: Path) -> None:
     """The bundled guest as Xen would have dumped it: each process, running threads too, to the byte."""
     with open_container([FIXTURE]) as container:
         runs = present_runs(container)
-        cpus = ARCH.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in container.notes))
+        cpus = ARCH.cpus.notes(tuple(container.notes))
     pages = [((s + i) // 4096, data[i : i + 4096]) for s, data in runs for i in range(0, len(data), 4096)]
     (tmp_path / "vmcore").write_bytes(build_xen(pages, [vcpu(cpu.regs) for cpu in cpus]))
     running = 0

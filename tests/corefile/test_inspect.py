@@ -100,6 +100,15 @@ def test_a_register_that_is_not_the_dumps_is_found(core: Path, tmp_path: Path) -
     assert "wrong: note 0 (CORE, NT_PRSTATUS) differs" in result.stderr
 
 
+def test_a_note_of_another_type_is_found(core: Path, tmp_path: Path) -> None:
+    raw = core.read_bytes()
+    at = raw.index(struct.pack("<III", 5, 512, 2) + b"CORE\0")  # the first NT_FPREGSET
+    bad = changed(core, tmp_path, at + 8, struct.pack("<I", 0x1234))
+    result = verify(bad, "--against", DUMP)
+    assert result.returncode == 1
+    assert "(CORE, type 0x1234) differs from what the dump has: CORE, type 0x2, 512 bytes" in result.stderr
+
+
 def test_headers_that_cannot_be_are_wrong(core: Path, tmp_path: Path) -> None:
     at, start = load_at(core, 1, 16)
     _, before = load_at(core, 0, 16)

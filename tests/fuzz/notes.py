@@ -32,7 +32,7 @@ def run(data: bytes) -> str:
         list(erased_notes(notes))
         for arch in all_archs():
             with parts.one():
-                for cpu in arch.cpus.notes(tuple((n.name, n.n_type, n.desc) for n in notes)):
+                for cpu in arch.cpus.notes(tuple(notes)):
                     arch.cpus.bases(cpu)
                     arch.cpus.assumed_user_pc(cpu)
     return parts.result

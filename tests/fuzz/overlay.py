@@ -73,8 +73,7 @@ def poked(session: Session, pokes: Mapping[int, bytes]) -> Session:
     memory = KernelMemory(physical, session.kernel.memory.kernel_map)
     changed.boot = replace(session.boot, memory=memory)
     changed.kernel = Kernel(session.kernel.arch, memory, session.kernel.layout)
-    notes = tuple((note.name, note.n_type, note.desc) for note in session.container.notes)
-    changed.processes = Processes(changed.kernel, notes, SwappedPages(changed.kernel))
+    changed.processes = Processes(changed.kernel, session.container.notes, SwappedPages(changed.kernel))
     return changed
 
 

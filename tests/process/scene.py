@@ -9,6 +9,7 @@ from typing import Any
 from tests.builders.kernelimage import TEXT, KernelImage, Offsets
 from tests.builders.prstatus import elf_prstatus
 from vmcore2core.containers.base import PageState
+from vmcore2core.elf.notes import Note
 from vmcore2core.process.snapshot import Captured, Processes
 
 PT_REGS = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss".split()
@@ -117,11 +118,11 @@ class Scene:
         self.image.vma_tree(mm, [(start, end, vma) for (start, end, _), vma in zip(vmas, self.vmas, strict=True)])
         return mm
 
-    def processes(self, *notes: tuple[str, int, bytes], typed: bool = True) -> Processes:
+    def processes(self, *notes: Note, typed: bool = True) -> Processes:
         self.image.table.typed = typed
         return Processes(self.image.kernel(states=self.states), notes)
 
-    def capture(self, *notes: tuple[str, int, bytes], number: int = 100) -> Captured:
+    def capture(self, *notes: Note, number: int = 100) -> Captured:
         processes = self.processes(*notes)
         return processes.capture(processes.find(number))
 

@@ -14,6 +14,7 @@ from vmcore2core.arch.capabilities import KernelStacks as KernelStacksOf
 from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnwinder, ModuleText
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.arch.x86_64.machine import X86_64
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import NotMapped, TaskError
 from vmcore2core.interfaces import KernelView
 from vmcore2core.kernel.struct import StructView
@@ -53,15 +54,15 @@ class Unknown(X86_64):
     kernel_stacks = None  # type: ignore[assignment]
 
 
-def stack_of(notes: tuple[tuple[str, int, bytes], ...] = (), **members: int) -> KernelStack:
+def stack_of(notes: tuple[Note, ...] = (), **members: int) -> KernelStack:
     image = KernelImage()
     task = image.make("task_struct", {"thread_info.cpu": 0}, pid=812, **members)
     kernel = replace(image.kernel(), arch=Machine())
     return KernelStacks(kernel, CpuNotes(kernel, notes)).of(StructView(kernel, "task_struct", KernelAddr(task)))
 
 
-def note(**regs: int) -> tuple[tuple[str, int, bytes], ...]:
-    return (("CORE", 1, prstatus(812, user_regs(1, **regs))),)
+def note(**regs: int) -> tuple[Note, ...]:
+    return (Note("CORE", 1, prstatus(812, user_regs(1, **regs))),)
 
 
 def test_a_task_on_a_cpu_begins_with_its_registers() -> None:

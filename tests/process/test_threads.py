@@ -28,6 +28,7 @@ from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.x86_64.cpus import X86_64Cpus
 from vmcore2core.arch.x86_64.registers import X86_64Registers
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import MemoryFault
 from vmcore2core.kernel.sched import PF_KTHREAD, task_cpu
 from vmcore2core.process.threads import ThreadRegs
@@ -37,13 +38,13 @@ IN_KERNEL = {**LIVE, "cs": 0x10, "ss": 0x18, "rip": 0xFFFF_FFFF_8100_1234}
 ROOT = 0x1000  # physical address of the process's page table
 
 
-def one(scene: Scene, *notes: tuple[str, int, bytes]) -> ThreadRegs | str:
+def one(scene: Scene, *notes: Note) -> ThreadRegs | str:
     processes = scene.processes(*notes)
     ((_, found),) = processes.thread_registers(processes.find(100))
     return found
 
 
-def regs_of(scene: Scene, *notes: tuple[str, int, bytes]) -> ThreadRegs:
+def regs_of(scene: Scene, *notes: Note) -> ThreadRegs:
     found = one(scene, *notes)
     assert isinstance(found, ThreadRegs)
     return found
@@ -68,19 +69,19 @@ def test_a_task_off_the_cpu_has_its_registers_on_its_kernel_stack() -> None:
 
 def test_a_task_off_the_cpu_ignores_a_note_with_its_pid() -> None:
     """The CPU ran it before: kdump's note was made when it was already off."""
-    found = regs_of(scene_of(on_cpu=0), ("CORE", 1, prstatus(100, LIVE)))
+    found = regs_of(scene_of(on_cpu=0), Note("CORE", 1, prstatus(100, LIVE)))
     assert found.source == "kernel stack"
     assert found.regs["rip"] == CODE + 100
 
 
 def test_a_task_in_user_mode_on_a_cpu_has_the_registers_of_kdumps_note() -> None:
     scene = scene_of(on_cpu=1, members={"thread.fsbase": 0x7F00_0000_1000, "thread_info.cpu": 1})
-    found = regs_of(scene, ("CORE", 1, prstatus(7, IN_KERNEL)), ("CORE", 1, prstatus(100, LIVE)))
+    found = regs_of(scene, Note("CORE", 1, prstatus(7, IN_KERNEL)), Note("CORE", 1, prstatus(100, LIVE)))
     assert found.source == "crash note of CPU 1"
     assert {name: found.regs[name] for name in user_regs(0)} == {name: LIVE[name] for name in user_regs(0)}
 
 
-def offline_scene() -> tuple[Scene, list[tuple[str, int, bytes]]]:
+def offline_scene() -> tuple[Scene, list[Note]]:
     """Return a machine of four CPUs whose second was offline when it crashed, and its dump's notes.
 
     CPU 0 and 3 were idle; CPU 2 ran PID 100.
@@ -101,7 +102,7 @@ def offline_scene() -> tuple[Scene, list[tuple[str, int, bytes]]]:
         "__per_cpu_offset": image.words(image.alloc(32), *(cpu * stride for cpu in range(4))),
         "nr_cpu_ids": image.words(image.alloc(8), 4),
     }
-    return scene, [("CORE", 1, desc) for desc in ran.values()]
+    return scene, [Note("CORE", 1, desc) for desc in ran.values()]
 
 
 def test_a_note_is_of_the_cpu_that_made_it_where_another_cpu_was_offline() -> None:
@@ -132,13 +133,13 @@ def test_a_crash_note_that_cannot_be_read_tells_no_cpu() -> None:
 
 
 def test_a_task_in_the_kernel_on_a_cpu_has_its_user_registers_on_its_stack() -> None:
-    found = regs_of(scene_of(on_cpu=1), ("CORE", 1, prstatus(100, IN_KERNEL)))
+    found = regs_of(scene_of(on_cpu=1), Note("CORE", 1, prstatus(100, IN_KERNEL)))
     assert found.regs["rip"] == CODE + 100
     assert found.source == "kernel stack, running in the kernel on CPU 0"
 
 
-@pytest.mark.parametrize("notes", [(), (("CORE", 1, prstatus(101, LIVE)),)], ids=["no note", "another task's"])
-def test_a_task_on_a_cpu_that_has_no_note_has_no_registers(notes: tuple[tuple[str, int, bytes], ...]) -> None:
+@pytest.mark.parametrize("notes", [(), (Note("CORE", 1, prstatus(101, LIVE)),)], ids=["no note", "another task's"])
+def test_a_task_on_a_cpu_that_has_no_note_has_no_registers(notes: tuple[Note, ...]) -> None:
     """It may have been in user mode, and its stack then has what was when it last entered the kernel."""
     assert one(scene_of(on_cpu=1), *notes) == (
         "it was running on CPU 0, whose registers the dump does not have; those on its kernel stack are older"
@@ -146,10 +147,12 @@ def test_a_task_on_a_cpu_that_has_no_note_has_no_registers(notes: tuple[tuple[st
     assert regs_of(scene_of(on_cpu=0), *notes).source == "kernel stack"
 
 
-def qemu(*cpus: tuple[dict[str, int], int]) -> tuple[tuple[str, int, bytes], ...]:
+def qemu(*cpus: tuple[dict[str, int], int]) -> tuple[Note, ...]:
     """Return QEMU's notes: (registers, cr3) of each CPU."""
-    first = [("CORE", 1, prstatus(i + 1, regs)) for i, (regs, _) in enumerate(cpus)]
-    second = [("QEMU", 0, qemu_note(cr3, regs.get("fs_base", 0), regs.get("gs_base", 0), 0x99)) for regs, cr3 in cpus]
+    first = [Note("CORE", 1, prstatus(i + 1, regs)) for i, (regs, _) in enumerate(cpus)]
+    second = [
+        Note("QEMU", 0, qemu_note(cr3, regs.get("fs_base", 0), regs.get("gs_base", 0), 0x99)) for regs, cr3 in cpus
+    ]
     return (*first, *second)
 
 
@@ -383,7 +386,7 @@ def test_a_stack_that_is_not_in_the_dump_does_not_lose_the_registers_of_a_note(
         raise MemoryFault(0x1000)
 
     monkeypatch.setattr(X86_64Registers, "user_regs", gone)
-    assert regs_of(export_scene(), ("CORE", 1, prstatus(100, LIVE))).source == "crash note of a CPU"
+    assert regs_of(export_scene(), Note("CORE", 1, prstatus(100, LIVE))).source == "crash note of a CPU"
 
 
 def test_without_the_number_of_its_cpu_a_thread_on_one_has_no_registers_if_any_was_in_user_mode(
@@ -410,8 +413,8 @@ def test_without_on_cpu_and_notes_only_what_was_asleep_has_registers() -> None:
 def test_without_on_cpu_kdumps_notes_name_what_ran_if_all_cpus_have_one(softirqs: int, cpus: str | None) -> None:
     """A CPU that hung when the kernel crashed has no note."""
     scene = export_scene(softirqs=softirqs)
-    assert regs_of(scene, ("CORE", 1, prstatus(100, LIVE))).source == "crash note of a CPU"
-    found = one(scene, ("CORE", 1, prstatus(101, LIVE)))
+    assert regs_of(scene, Note("CORE", 1, prstatus(100, LIVE))).source == "crash note of a CPU"
+    found = one(scene, Note("CORE", 1, prstatus(101, LIVE)))
     if cpus is None:
         assert isinstance(found, ThreadRegs)
         assert found.source == "kernel stack"

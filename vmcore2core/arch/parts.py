@@ -140,7 +140,7 @@ class Cpus(ABC):
     sp: str = ""
 
     @abstractmethod
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """Return the CPUs' registers from the dump's notes (name, type, descriptor)."""
 
     def bases(self, note: CpuNote) -> Mapping[str, int]:

@@ -17,12 +17,14 @@ import numpy as np
 from construct import ConstructError
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
+from elftools.elf.enums import ENUM_CORE_NOTE_N_TYPE
 from elftools.elf.segments import NoteSegment
 
 from vmcore2core.corefile.plan import Segment
 from vmcore2core.corefile.source import CoreSource, FileSource, SourceFile
 from vmcore2core.corefile.verify import SeenByLief, read_with_lief
 from vmcore2core.elf.headers import Read
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import CodecError, DumpError, package_missing
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass
@@ -39,15 +41,6 @@ ON_PURPOSE = frozenset(reason.name.lower() for reason in NOT_MISSING)
 """Reasons, by their names in our own note, that do not make a core incomplete."""
 # What pyelftools raises for headers that make no sense.
 _UNREADABLE = (ELFError, ConstructError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class RawNote:
-    """A note: name, type by pyelftools' name or number, descriptor."""
-
-    name: str
-    n_type: str | int
-    desc: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +108,8 @@ class CoreFile:
             raise DumpError(f"{self.path} is no core: its e_type is {elf['e_type']}, expected ET_CORE")
         self.elf_class = cast("ElfClass", elf.elfclass)
         self.order: ByteOrder = "little" if elf.little_endian else "big"
-        loads, notes = [], []
+        loads: list[Segment] = []
+        notes: list[Note] = []
         for segment in elf.iter_segments():
             if segment["p_type"] == "PT_LOAD":
                 start, memsz, filesz = segment["p_vaddr"], segment["p_memsz"], segment["p_filesz"]
@@ -123,7 +117,7 @@ class CoreFile:
             if isinstance(segment, NoteSegment):
                 if segment["p_filesz"] > HEAD_MAX:
                     raise DumpError(f"{self.path} has notes of {segment['p_filesz']:#x} bytes, expected {HEAD_MAX:#x}")
-                notes += [RawNote(n["n_name"], n["n_type"], bytes(n["n_descdata"])) for n in segment.iter_notes()]
+                notes += map(_note, segment.iter_notes())
         self.loads, self.notes = tuple(loads), tuple(notes)
         first = min((load.offset for load in loads if load.filesz), default=self.size)
         head = self.pread(0, min(first, HEAD_MAX))
@@ -159,22 +153,22 @@ class CoreFile:
                 return found if len(found) == size else None
         return None
 
-    def of_type(self, *types: str | int) -> list[RawNote]:
-        """Return the notes of some types, by pyelftools' names or numbers."""
-        return [note for note in self.notes if note.n_type in types]
+    def of_type(self, n_type: int) -> list[Note]:
+        """Return the notes of a type."""
+        return [note for note in self.notes if note.n_type == n_type]
 
     @property
     def tids(self) -> list[int]:
         """Thread IDs from NT_PRSTATUS."""
         head = fmt.elf_prstatus_common[self.elf_class, self.order]
-        found = [note.desc for note in self.of_type("NT_PRSTATUS", fmt.NT_PRSTATUS)]
+        found = [note.desc for note in self.of_type(fmt.NT_PRSTATUS)]
         return [int(np.frombuffer(desc, head, 1)["pr_pid"][0]) for desc in found if len(desc) >= head.itemsize]
 
     @property
     def pid(self) -> int | None:
         """The PID from NT_PRPSINFO."""
         forms = [fmt.PrPsInfo[self.elf_class, self.order, size] for size in (fmt.UID_SIZES[self.elf_class], 4)]
-        for note in self.of_type("NT_PRPSINFO", fmt.NT_PRPSINFO):
+        for note in self.of_type(fmt.NT_PRPSINFO):
             form = next((form for form in forms if form.sizeof() == len(note.desc)), None)
             if form is not None:
                 return int(form.parse(note.desc)["pr_pid"])
@@ -182,7 +176,7 @@ class CoreFile:
 
     def files(self) -> list[FileMapping]:
         """Return the entries of NT_FILE; none if the note is malformed."""
-        notes = self.of_type("NT_FILE", fmt.NT_FILE)
+        notes = self.of_type(fmt.NT_FILE)
         header = fmt.FILE_HEADER[self.elf_class, self.order]
         if not notes or len(notes[0].desc) < header.sizeof():
             return []
@@ -209,6 +203,17 @@ class CoreFile:
                     return {}
                 return document if isinstance(document, dict) else {}
         return {}
+
+
+def _note(found: Any) -> Note:  # noqa: ANN401 - pyelftools' container
+    """Return a note as pyelftools read it; it has names for the types that it knows."""
+    n_type = ENUM_CORE_NOTE_N_TYPE.get(found["n_type"], found["n_type"])
+    return Note(found["n_name"] or "", int(n_type), bytes(found["n_descdata"]))
+
+
+def type_name(n_type: int) -> str:
+    """Return a note type's name, or its number if pyelftools has no name for it."""
+    return next((name for name, number in ENUM_CORE_NOTE_N_TYPE.items() if number == n_type), f"type {n_type:#x}")
 
 
 @dataclass(frozen=True)
@@ -287,7 +292,7 @@ def _undecodable(core: CoreFile) -> Iterator[str]:
 
 def missing(core: CoreFile) -> Iterator[str]:
     """Yield, as sentences, what a debugger will miss in it, apart from what was left out on purpose."""
-    if not core.of_type("NT_AUXV", fmt.NT_AUXV):
+    if not core.of_type(fmt.NT_AUXV):
         yield "there is no NT_AUXV: shared libraries will not be found"
     own = core.own_note()
     for tid, reason in _strings(own, "threads_left_out"):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CoreMachine
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import (
     KernelThread,
     MemoryFault,
@@ -115,7 +116,7 @@ class Processes:
     def __init__(
         self,
         kernel: Kernel,
-        notes: tuple[tuple[str, int, bytes], ...],
+        notes: tuple[Note, ...],
         swap: SwappedPages | None = None,
         sysroots: Sequence[Sysroot] = (),
         scan: Scan | None = None,

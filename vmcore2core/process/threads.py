@@ -17,6 +17,7 @@ from typing import NamedTuple
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.arch.task import stack_sizes
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import CorruptStructure, MemoryFault
 from vmcore2core.kernel import mm, runqueue
 from vmcore2core.kernel.crash_notes import crash_notes
@@ -71,7 +72,7 @@ class CpuTask(NamedTuple):
 class CpuNotes:
     """The dump's CPU notes, by the task that ran on the CPU."""
 
-    def __init__(self, kernel: Kernel, notes: tuple[tuple[str, int, bytes], ...]) -> None:
+    def __init__(self, kernel: Kernel, notes: tuple[Note, ...]) -> None:
         self.kernel = kernel
         self.notes = kernel.arch.cpus.notes(notes)
         self._found: dict[int, int | None] = {}  # number of a note -> address of the task
@@ -94,11 +95,7 @@ class CpuNotes:
     def _named_by_pid(self) -> Iterator[CpuTask]:
         """Yield kdump's notes: the kernel's own copy of the notes tells the CPU, else the task that was on it."""
         arch, cpus = self.kernel.arch, {pid: cpu for cpu, pid in self._on_cpus() if pid}
-        kept = [
-            (cpu, note)
-            for cpu, found in crash_notes(self.kernel)
-            for note in arch.cpus.notes(((found.name, found.n_type, found.desc),))
-        ]
+        kept = [(cpu, note) for cpu, found in crash_notes(self.kernel) for note in arch.cpus.notes((found,))]
         for note in self.notes:
             same = [cpu for cpu, other in kept if (other.pr_pid, other.regs) == (note.pr_pid, note.regs)]
             yield CpuTask(note, same[0] if len(same) == 1 else cpus.get(note.pr_pid), note.pr_pid)

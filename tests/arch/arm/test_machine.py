@@ -85,13 +85,13 @@ VFP = struct.pack("<32QI", *(0xD000 + i for i in range(32)), 0x0300_0010)
 def test_the_notes_of_qemu_have_the_cpus_registers() -> None:
     kernel = {**USER, "cpsr": 0x6000_0193, "pc": 0xC010_0000, "orig_r0": 0}
     notes = (
-        ("CORE", 1, prstatus(1, kernel)),
-        ("LINUX", 0x400, VFP),
-        ("VMCOREINFO", 0, b"OSRELEASE=6.1\n"),
-        ("CORE", 1, prstatus(2, {**USER, "orig_r0": 0})),
-        ("LINUX", 0x400, VFP[:-1]),
-        ("CORE", 1, b"short"),
-        ("CORE", 1, prstatus(3, USER)),
+        Note("CORE", 1, prstatus(1, kernel)),
+        Note("LINUX", 0x400, VFP),
+        Note("VMCOREINFO", 0, b"OSRELEASE=6.1\n"),
+        Note("CORE", 1, prstatus(2, {**USER, "orig_r0": 0})),
+        Note("LINUX", 0x400, VFP[:-1]),
+        Note("CORE", 1, b"short"),
+        Note("CORE", 1, prstatus(3, USER)),
     )
     first, second, third = ARCH.cpus.notes(notes)
     # QEMU does not write orig_r0 (struct arm_user_regs: 17 registers and padding).

@@ -366,11 +366,11 @@ def test_a_32_bit_process_has_r0_to_r15_cpsr_and_orig_r0() -> None:
     assert raw[15:] == (0x1_0000, 1 << 21 | 0x10, 0x55)  # DIT is bit 21 of CPSR
 
 
-def compat_note(fpsr: int, fpcr: int) -> tuple[bytes, tuple[str, int, bytes]]:
+def compat_note(fpsr: int, fpcr: int) -> tuple[bytes, Note]:
     """Return struct user_fpsimd_state, and NT_ARM_VFP of it: d0 to d31, FPSCR."""
     vregs = b"".join(f"   v{i:02}lo   v{i:02}hi".encode() for i in range(32))
     masked = fpsr & 0xF800_009F | fpcr & 0x07F7_9F00
-    return vregs + struct.pack("<IIII", fpsr, fpcr, 0, 0), ("LINUX", 0x400, vregs[:256] + struct.pack("<I", masked))
+    return vregs + struct.pack("<IIII", fpsr, fpcr, 0, 0), Note("LINUX", 0x400, vregs[:256] + struct.pack("<I", masked))
 
 
 @pytest.mark.parametrize(("fpsr", "fpcr"), [(0, 0), (0xFFFF_FFFF, 0), (0, 0xFFFF_FFFF), (0x2800_0011, 0x0340_0000)])
@@ -399,12 +399,12 @@ def test_cpu_notes_carry_the_vectors_behind_them() -> None:
     desc = elf_prstatus(2, struct.pack("<34Q", *(USER[name] for name in NAMES)))
     kernel = desc[:112] + struct.pack("<34Q", *({**USER, "pstate": 0x6000_0005}[name] for name in NAMES)) + bytes(8)
     notes = (
-        ("CORE", 1, desc),
-        ("CORE", 2, b"f" * 528),
-        ("LINUX", 0x405, b"s" * 2224),
-        ("CORE", 1, kernel),
-        ("VMCOREINFO", 0, b"x"),
-        ("CORE", 1, desc[:300]),
+        Note("CORE", 1, desc),
+        Note("CORE", 2, b"f" * 528),
+        Note("LINUX", 0x405, b"s" * 2224),
+        Note("CORE", 1, kernel),
+        Note("VMCOREINFO", 0, b"x"),
+        Note("CORE", 1, desc[:300]),
     )
     first, second = ARCH.cpus.notes(notes)
     assert (first.number, first.pr_pid, first.user_mode, dict(first.regs)) == (0, 2, True, USER)

@@ -162,11 +162,11 @@ KERNEL = {**USER, "cs": 0x60, "ss": 0x68, "eip": 0xC1A0_0000, "esp": 0xC400_3F00
 
 def test_a_note_tells_registers_pid_and_mode() -> None:
     notes = (
-        ("CORE", 1, prstatus(1, {**USER, "ds": 0xFFFF_007B})),
-        ("CORE", 1, prstatus(2, KERNEL)),
-        ("CORE", 3, bytes(124)),
-        ("QEMU", 0, qemu_note(0x3000_4FE0)),
-        ("QEMU", 0, qemu_note(0x3000_5000)),
+        Note("CORE", 1, prstatus(1, {**USER, "ds": 0xFFFF_007B})),
+        Note("CORE", 1, prstatus(2, KERNEL)),
+        Note("CORE", 3, bytes(124)),
+        Note("QEMU", 0, qemu_note(0x3000_4FE0)),
+        Note("QEMU", 0, qemu_note(0x3000_5000)),
     )
     user, kernel = ARCH.cpus.notes(notes)
     assert {name: user.regs[name] for name in PT_REGS} == USER
@@ -177,17 +177,17 @@ def test_a_note_tells_registers_pid_and_mode() -> None:
 
 def test_virtual_8086_mode_is_user_mode_whatever_cs_is() -> None:
     """SDM volume 1, 3.4.3: EFLAGS.VM is bit 17."""
-    (note,) = ARCH.cpus.notes((("CORE", 1, prstatus(1, {**USER, "cs": 0x1230, "eflags": 0x2_0246})),))
+    (note,) = ARCH.cpus.notes((Note("CORE", 1, prstatus(1, {**USER, "cs": 0x1230, "eflags": 0x2_0246})),))
     assert note.user_mode
 
 
 @pytest.mark.parametrize("size", [0, 8, 143])
 def test_a_note_too_short_for_registers_is_passed_over(size: int) -> None:
-    assert ARCH.cpus.notes((("CORE", 1, prstatus(1, USER)[:size]),)) == ()
+    assert ARCH.cpus.notes((Note("CORE", 1, prstatus(1, USER)[:size]),)) == ()
 
 
 def test_kdumps_notes_have_no_control_registers() -> None:
-    (note,) = ARCH.cpus.notes((("CORE", 1, prstatus(812, USER)),))
+    (note,) = ARCH.cpus.notes((Note("CORE", 1, prstatus(812, USER)),))
     assert note.pr_pid == 812
     assert not ARCH.cpus.uses_pgd(note, 0)
 
@@ -201,7 +201,7 @@ def test_kdumps_notes_have_no_control_registers() -> None:
     ],
 )
 def test_gs_in_the_kernel_is_the_users_but_for_the_canarys(gs: int, known: dict[str, int]) -> None:
-    (note,) = ARCH.cpus.notes((("CORE", 1, prstatus(1, {**KERNEL, "gs": gs})),))
+    (note,) = ARCH.cpus.notes((Note("CORE", 1, prstatus(1, {**KERNEL, "gs": gs})),))
     assert ARCH.cpus.bases(note) == known
 
 

@@ -17,6 +17,7 @@ from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.loongarch64.machine import ARCH
 from vmcore2core.arch.loongarch64.unwind import ends_with_call
 from vmcore2core.arch.spec import KernelMap, PageTableSpec
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
@@ -273,12 +274,12 @@ def test_qemus_notes_do_not_have_the_program_counter() -> None:
     floats = bytes(range(256)) + bytes(12)
     in_kernel = USER | {"sp": WINDOW + 0x188_BDC0}
     notes = (
-        ("CORE", 1, cpu_note(1, in_kernel)),
-        ("CORE", 2, floats),
-        ("CORE", 1, cpu_note(2, USER)),
-        ("CORE", 2, floats),
-        ("CORE", 1, bytes(479)),
-        ("LINUX", 1, bytes(480)),
+        Note("CORE", 1, cpu_note(1, in_kernel)),
+        Note("CORE", 2, floats),
+        Note("CORE", 1, cpu_note(2, USER)),
+        Note("CORE", 2, floats),
+        Note("CORE", 1, bytes(479)),
+        Note("LINUX", 1, bytes(480)),
     )
     first, second = ARCH.cpus.notes(notes)
     assert (first.number, first.pr_pid, first.user_mode) == (0, 1, False)
@@ -292,7 +293,7 @@ def test_qemus_notes_do_not_have_the_program_counter() -> None:
 def test_kdumps_notes_have_it() -> None:
     """loongarch_dump_regs64(): csr_crmd, csr_prmd, csr_euen, csr_ecfg, csr_estat behind csr_badv."""
     user, kernel = ARCH.cpus.notes(
-        (("CORE", 1, cpu_note(97, USER, 0xB0, 7, 0, 1, 2)), ("CORE", 1, cpu_note(0, USER, 0xB0, 4, 0, 1, 2)))
+        (Note("CORE", 1, cpu_note(97, USER, 0xB0, 7, 0, 1, 2)), Note("CORE", 1, cpu_note(0, USER, 0xB0, 4, 0, 1, 2)))
     )
     assert (user.user_mode, user.regs["csr_era"], user.regs["orig_a0"]) == (True, USER["csr_era"], USER["orig_a0"])
     assert kernel.user_mode is False

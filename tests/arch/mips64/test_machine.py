@@ -22,6 +22,7 @@ from vmcore2core.arch.mips64.machine import ARCH as BIG
 from vmcore2core.arch.mips64el.machine import ARCH as LITTLE
 from vmcore2core.arch.riscv64.machine import ARCH as RISCV
 from vmcore2core.arch.spec import CoreMachine, PageTableSpec
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, parse_vmcoreinfo
@@ -433,7 +434,12 @@ def test_crash_notes_tell_pid_and_mode(arch: Arch) -> None:
         return elf_prstatus(97, gregs, order=order(arch))
 
     user, kernel = arch.cpus.notes(
-        (("CORE", 1, note(0x500_A4F3)), ("CORE", 1, note(0x500_A4E3)), ("CORE", 1, bytes(479)), ("X", 1, bytes(480)))
+        (
+            Note("CORE", 1, note(0x500_A4F3)),
+            Note("CORE", 1, note(0x500_A4E3)),
+            Note("CORE", 1, bytes(479)),
+            Note("X", 1, bytes(480)),
+        )
     )
     assert (user.pr_pid, user.user_mode, user.regs["epc"], user.regs["s0"]) == (97, True, 0x1_2000_555C, USER["s0"])
     assert (kernel.number, kernel.user_mode) == (1, False)

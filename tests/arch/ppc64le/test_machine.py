@@ -209,17 +209,17 @@ def prstatus(regs: Mapping[str, int], order: str, pid: int = 0) -> bytes:
     return elf_prstatus(pid, frame(regs, order) + bytes(32), order=order)
 
 
-def qemu(regs: Mapping[str, int], order: str) -> list[tuple[str, int, bytes]]:
+def qemu(regs: Mapping[str, int], order: str) -> list[Note]:
     """Return the notes that QEMU writes of one CPU; target/ppc/arch_dump.c."""
     written = {**regs, **dict.fromkeys(("orig_gpr3", "softe", "trap", "dar", "dsisr", "result"), 0)}
     registers = [0x0102_0304_0506_0708_090A_0B0C_0D0E_0F00 + i for i in range(32)]
     vmx = b"".join(value.to_bytes(16, "big" if order == ">" else "little") for value in registers)
     return [
-        ("CORE", 1, prstatus(written, order)),
-        ("CORE", 2, struct.pack(f"{order}33Q", *(0x3FF0_0000_0000_0000 + i for i in range(32)), 0xF5C4)),
-        ("CORE", 0x100, vmx + bytes(12) + struct.pack(f"{order}I", 0x1_0001) + bytes(16)),
-        ("CORE", 0x102, struct.pack(f"{order}32Q", *(0xABCD_0000 + i for i in range(32)))),
-        ("CORE", 0x101, bytes(140)),
+        Note("CORE", 1, prstatus(written, order)),
+        Note("CORE", 2, struct.pack(f"{order}33Q", *(0x3FF0_0000_0000_0000 + i for i in range(32)), 0xF5C4)),
+        Note("CORE", 0x100, vmx + bytes(12) + struct.pack(f"{order}I", 0x1_0001) + bytes(16)),
+        Note("CORE", 0x102, struct.pack(f"{order}32Q", *(0xABCD_0000 + i for i in range(32)))),
+        Note("CORE", 0x101, bytes(140)),
     ]
 
 
@@ -248,17 +248,17 @@ def test_qemus_notes_are_read_in_either_byte_order(order: str) -> None:
 
 def test_kdumps_notes_carry_the_pid_and_every_register() -> None:
     notes = (
-        ("CORE", 1, prstatus({**USER, "msr": SF_PR}, "<", pid=1234)),
-        ("CORE", 1, prstatus(KERNEL, "<", pid=0)),
-        ("CORE", 1, bytes(503)),
-        ("LINUX", 1, prstatus(USER, "<")),
+        Note("CORE", 1, prstatus({**USER, "msr": SF_PR}, "<", pid=1234)),
+        Note("CORE", 1, prstatus(KERNEL, "<", pid=0)),
+        Note("CORE", 1, bytes(503)),
+        Note("LINUX", 1, prstatus(USER, "<")),
     )
     first, second = ARCH.cpus.notes(notes)
     assert (first.pr_pid, first.user_mode, first.regsets) == (1234, True, ())
     assert {name: first.regs[name] for name in PT_REGS} == {**USER, "softe": 1}
     assert (second.pr_pid, second.user_mode, second.number) == (0, False, 1)
     assert ARCH.cpus.notes(()) == ()
-    assert not ARCH.cpus.notes((("CORE", 1, bytes(504)),))[0].user_mode
+    assert not ARCH.cpus.notes((Note("CORE", 1, bytes(504)),))[0].user_mode
 
 
 def test_a_note_is_of_the_cpu_that_the_kernel_gave_the_number() -> None:
@@ -298,20 +298,20 @@ HIGH = b"".join(FPR[at + 8 : at + 16] for at in range(0, 512, 16))
 LOW = b"".join(FPR[at : at + 8] for at in range(0, 512, 16))
 VMX = VR + b"\xff\xff\xff\xff" + bytes(12)
 SPECIAL = [
-    ("LINUX", 0x104, struct.pack("<Q", 0xC_0000_0000_0000)),
-    ("LINUX", 0x105, struct.pack("<Q", 0xD5C4)),
-    ("LINUX", 0x103, struct.pack("<Q", 0x7A4)),
+    Note("LINUX", 0x104, struct.pack("<Q", 0xC_0000_0000_0000)),
+    Note("LINUX", 0x105, struct.pack("<Q", 0xD5C4)),
+    Note("LINUX", 0x103, struct.pack("<Q", 0x7A4)),
 ]
-PMU = ("LINUX", 0x107, b"siarrrrrsdarrrrrsierrrrrmmcr2222mmcr\0\0\0\0")
+PMU = Note("LINUX", 0x107, b"siarrrrrsdarrrrrsierrrrrmmcr2222mmcr\0\0\0\0")
 
 
 def test_a_thread_off_the_cpu_has_all_notes_in_the_kernels_order() -> None:
     found = saved(memory(USER))
     assert found is not None
     assert [(n.name, n.n_type, n.desc) for n in found] == [
-        ("CORE", 2, HIGH + bytes(8)),
-        ("LINUX", 0x100, VMX),
-        ("LINUX", 0x102, LOW),
+        Note("CORE", 2, HIGH + bytes(8)),
+        Note("LINUX", 0x100, VMX),
+        Note("LINUX", 0x102, LOW),
         *SPECIAL,
         PMU,
     ]
@@ -352,5 +352,5 @@ def test_msr_tells_which_registers_a_running_thread_has_in_the_cpu() -> None:
     }
     assert notes_of(note, SF_PR | VEC)[("LINUX", 0x100)] == LIVE[0x100]
     assert notes_of(note, SF_PR | FP, used_vsr=0, used_vr=0) == {("CORE", 2): LIVE[2]}
-    (kdump,) = ARCH.cpus.notes((("CORE", 1, prstatus({**USER, "msr": SF_PR | FP | VEC}, "<", pid=7)),))
+    (kdump,) = ARCH.cpus.notes((Note("CORE", 1, prstatus({**USER, "msr": SF_PR | FP | VEC}, "<", pid=7)),))
     assert notes_of(kdump, SF_PR | FP | VEC) == {}

@@ -20,6 +20,7 @@ from vmcore2core.arch import arch_for_machine
 from vmcore2core.arch.riscv64.machine import ARCH
 from vmcore2core.arch.spec import CpuNote, KernelMap
 from vmcore2core.arch.x86_64.cpus import X86_64Cpus
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo, VmcoreInfoSource, parse_vmcoreinfo
@@ -381,11 +382,11 @@ IN_KERNEL = {**LIVE, "pc": 0xFFFF_FFFF_80DB_E370}
 
 def test_cpu_notes_carry_number_and_registers() -> None:
     notes = (
-        ("CORE", 1, cpu_note(1, LIVE)),
-        ("CORE", 3, bytes(136)),
-        ("CORE", 1, cpu_note(2, IN_KERNEL)),
-        ("CORE", 1, bytes(375)),
-        ("LINUX", 0x901, bytes(376)),
+        Note("CORE", 1, cpu_note(1, LIVE)),
+        Note("CORE", 3, bytes(136)),
+        Note("CORE", 1, cpu_note(2, IN_KERNEL)),
+        Note("CORE", 1, bytes(375)),
+        Note("LINUX", 0x901, bytes(376)),
     )
     first, second = ARCH.cpus.notes(notes)
     assert (first.number, first.pr_pid, first.user_mode, dict(first.regs)) == (0, 1, True, LIVE)
@@ -415,7 +416,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch, pc: int) -> ThreadRegs | str:
     scene = Scene()
     mm = scene.mm((CODE, CODE + 0x1000, VM_READ | VM_EXEC), (CODE + 0x1000, CODE + 0x2000, VM_READ))
     scene.group(scene.task(100, on_cpu=1), mm=mm)
-    processes = scene.processes(("CORE", 1, prstatus(1, user_regs(0xAA, rip=pc))))
+    processes = scene.processes(Note("CORE", 1, prstatus(1, user_regs(0xAA, rip=pc))))
     ((_, found),) = processes.thread_registers(processes.find(100))
     return found
 
@@ -458,7 +459,7 @@ def thread_notes(
     pmlen: int = 0,
     able: bytes = b"\0\0",
     tables: tuple[dict[str, dict[str, tuple[int, int]]], ...] = (OFFSETS,),
-) -> list[tuple[str, int, bytes]] | None:
+) -> list[Note] | None:
     task = bytearray(0x400)
     struct.pack_into("<QQ", task, 8, STACK, OWNER)
     task[0x100:0x208] = FSTATE[:256] + struct.pack("<I", 0x61) + b"\xee\xee\xee\xee"
@@ -475,12 +476,12 @@ def thread_notes(
     )
     layout = KernelLayout([Table(*tables, symbols=SYMBOLS)])
     found = ARCH.cores.regsets(TASK, {}, ARCH.cores.machine({}, None), ARCH.view(memory, layout))
-    return None if found is None else [(note.name, note.n_type, note.desc) for note in found]
+    return None if found is None else list(found)
 
 
 def test_nt_fpregset_is_the_fstate_with_zeros_for_padding() -> None:
     """riscv_fpr_get(): 32 registers, fcsr, four bytes of zeros."""
-    assert thread_notes() == [("CORE", 2, FSTATE)]
+    assert thread_notes() == [Note("CORE", 2, FSTATE)]
     assert len(FSTATE) == 264
     assert thread_notes(tables=({"task_struct": {"stack": (8, 8)}},)) is None
 
@@ -499,14 +500,14 @@ def test_the_size_of_nt_fpregset_is_the_compilers(tmp_path: Path) -> None:
 def test_nt_riscv_vector_has_the_header_and_all_registers(vs: int) -> None:
     """riscv_vr_get(): vstart, vl, vtype, vcsr, vlenb, then riscv_v_vsize bytes of datap."""
     assert thread_notes(status=0x2_0000_2020 | vs) == [
-        ("CORE", 2, FSTATE),
-        ("LINUX", 0x901, struct.pack("<5Q", 1, 16, 0xC0, 6, 16) + bytes(range(256)) * 2),
+        Note("CORE", 2, FSTATE),
+        Note("LINUX", 0x901, struct.pack("<5Q", 1, 16, 0xC0, 6, 16) + bytes(range(256)) * 2),
     ]
 
 
 def test_a_vlenb_that_is_not_known_leaves_the_vector_registers_out() -> None:
     without = {**OFFSETS, "__riscv_v_ext_state": {}}
-    assert thread_notes(status=0x2_0000_2620, tables=(without,)) == [("CORE", 2, FSTATE)]
+    assert thread_notes(status=0x2_0000_2620, tables=(without,)) == [Note("CORE", 2, FSTATE)]
 
 
 @pytest.mark.parametrize("vsize", [0, 511, 32 * 8192 + 32, 1 << 60])
@@ -534,7 +535,7 @@ def test_vector_registers_that_are_lost_are_an_error() -> None:
 def test_nt_riscv_tagged_addr_ctrl(envcfg: int, pmlen: int, value: int, able: bytes) -> None:
     """get_tagged_addr_ctrl(): PR_PMLEN_MASK is 0x7f << 24, PR_TAGGED_ADDR_ENABLE 1; envcfg.PMM is bits 32 and 33."""
     notes = thread_notes(envcfg=envcfg, pmlen=pmlen, able=able)
-    assert notes == [("CORE", 2, FSTATE), ("LINUX", 0x902, struct.pack("<Q", value))]
+    assert notes == [Note("CORE", 2, FSTATE), Note("LINUX", 0x902, struct.pack("<Q", value))]
 
 
 def test_e_flags_are_those_that_the_kernel_saved() -> None:

@@ -15,6 +15,7 @@ from tests.builders.prstatus import elf_prstatus
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.s390x.machine import ARCH
 from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 
@@ -122,19 +123,19 @@ IDLE = {**LIVE, "pswm": 0x0706_C001_8000_0000, "pswa": 0x3FF_FF1A_28AE}
 FPREGSET = struct.pack(">I4x16Q", 0x0008_0000, *range(0xF0, 0x100))
 LOW, HIGH, GS = bytes(range(128)), bytes(range(256)), bytes(range(32))
 CTRS = struct.pack(">16Q", *(0xC0 + i for i in range(16)))
-NOTES: tuple[tuple[str, int, bytes], ...] = (
-    ("CORE", 1, cpu_note(IDLE)),
-    ("LINUX", 0x305, b"\x0f\xc6\x40\x00"),
-    ("CORE", 3, bytes(136)),
-    ("CORE", 1, bytes(335)),
-    ("CORE", 1, cpu_note(LIVE)),
-    ("CORE", 2, FPREGSET),
-    ("LINUX", 0x305, b"\x00\x63\xa0\x00"),
-    ("LINUX", 0x304, CTRS[:8] + struct.pack(">Q", 0x37D0_11C7) + CTRS[16:]),
-    ("LINUX", 0x309, LOW),
-    ("LINUX", 0x30A, HIGH),
-    ("LINUX", 0x30B, GS),
-    ("VMCOREINFO", 0, b"OSRELEASE=7.2"),
+NOTES: tuple[Note, ...] = (
+    Note("CORE", 1, cpu_note(IDLE)),
+    Note("LINUX", 0x305, b"\x0f\xc6\x40\x00"),
+    Note("CORE", 3, bytes(136)),
+    Note("CORE", 1, bytes(335)),
+    Note("CORE", 1, cpu_note(LIVE)),
+    Note("CORE", 2, FPREGSET),
+    Note("LINUX", 0x305, b"\x00\x63\xa0\x00"),
+    Note("LINUX", 0x304, CTRS[:8] + struct.pack(">Q", 0x37D0_11C7) + CTRS[16:]),
+    Note("LINUX", 0x309, LOW),
+    Note("LINUX", 0x30A, HIGH),
+    Note("LINUX", 0x30B, GS),
+    Note("VMCOREINFO", 0, b"OSRELEASE=7.2"),
 )
 
 
@@ -150,10 +151,10 @@ def test_cpu_notes_carry_mode_and_registers() -> None:
     assert dict(live.regs) == {**wanted, "pswm": USER_MASK, "prefix": 0x63_A000, "cr1": 0x37D0_11C7}
     assert (idle.regs["pswm"], idle.regs["pswa"], idle.regs["prefix"]) == (IDLE["pswm"], IDLE["pswa"], 0xFC6_4000)
     assert [(note.name, note.n_type, note.desc) for note in live.regsets] == [
-        ("CORE", 2, FPREGSET),
-        ("LINUX", 0x309, LOW),
-        ("LINUX", 0x30A, HIGH),
-        ("LINUX", 0x30B, GS),
+        Note("CORE", 2, FPREGSET),
+        Note("LINUX", 0x309, LOW),
+        Note("LINUX", 0x30A, HIGH),
+        Note("LINUX", 0x30B, GS),
     ]
     assert idle.regsets == ()
     assert dict(ARCH.cpus.bases(live)) == {name: LIVE[name] for name in ACRS}
@@ -171,7 +172,7 @@ def test_a_page_table_is_in_use_in_user_mode_only() -> None:
 
 
 def test_notes_of_a_wrong_size_are_left_out() -> None:
-    notes = [*NOTES[4:5], ("CORE", 2, FPREGSET[:-1]), ("LINUX", 0x305, b"\0"), ("LINUX", 0x304, CTRS[:8])]
+    notes = [*NOTES[4:5], Note("CORE", 2, FPREGSET[:-1]), Note("LINUX", 0x305, b"\0"), Note("LINUX", 0x304, CTRS[:8])]
     (note,) = ARCH.cpus.notes(tuple(notes))
     assert note.regsets == ()
     assert not {"prefix", "cr1"} & note.regs.keys()
@@ -191,7 +192,7 @@ def test_a_note_is_of_the_cpu_whose_lowcore_its_prefix_register_names() -> None:
     assert [number(cpu) for cpu in range(4)] == [1, 0, None, None]
     assert [number(cpu, 0x180_8000_0000) for cpu in range(2)] == [1, 0]
     assert [number(cpu, lowcore_ptr=1) for cpu in range(4)] == [1, None, None, None]
-    notes = ARCH.cpus.notes((NOTES[0], ("LINUX", 0x305, bytes(4))))
+    notes = ARCH.cpus.notes((NOTES[0], Note("LINUX", 0x305, bytes(4))))
     assert number(2) is None  # no CPU of that number
     assert number(-1) is None
     assert number(1 << 40) is None
@@ -245,14 +246,14 @@ def layout_of(*without: str) -> KernelLayout:
     return KernelLayout([Table(tables, symbols={} if "vx" in without else {"stfle_fac_list": 0x7000})])
 
 
-def thread_notes(memory: Bytes, *without: str) -> list[tuple[str, int, bytes]] | None:
+def thread_notes(memory: Bytes, *without: str) -> list[Note] | None:
     found = ARCH.cores.regsets(TASK, {}, MACHINE, ARCH.view(memory, layout_of(*without)))
-    return None if found is None else [(note.name, note.n_type, note.desc) for note in found]
+    return None if found is None else list(found)
 
 
-SYSTEM_CALL = ("LINUX", 0x307, struct.pack(">I", 0x2_0106))
-LAST_BREAK = ("LINUX", 0x306, struct.pack(">Q", 0x10_2030))
-VECTORS = [("LINUX", 0x309, LOW_HALVES), ("LINUX", 0x30A, WHOLE)]
+SYSTEM_CALL = Note("LINUX", 0x307, struct.pack(">I", 0x2_0106))
+LAST_BREAK = Note("LINUX", 0x306, struct.pack(">Q", 0x10_2030))
+VECTORS = [Note("LINUX", 0x309, LOW_HALVES), Note("LINUX", 0x30A, WHOLE)]
 
 
 def test_the_access_registers_have_the_thread_pointer() -> None:
@@ -277,13 +278,13 @@ def test_a_thread_control_block_begins_with_its_address() -> None:
 
 
 def test_the_notes_of_a_thread_are_in_the_kernels_order() -> None:
-    assert thread_notes(memory_of(frame(USER))) == [("CORE", 2, FLOATS), SYSTEM_CALL, LAST_BREAK, *VECTORS]
+    assert thread_notes(memory_of(frame(USER))) == [Note("CORE", 2, FLOATS), SYSTEM_CALL, LAST_BREAK, *VECTORS]
     assert len(FLOATS) == 136
 
 
 def test_a_machine_without_vector_registers_has_no_such_notes() -> None:
     """Facility 129: bit 1 of byte 16."""
-    expected = [("CORE", 2, FLOATS), SYSTEM_CALL, LAST_BREAK]
+    expected = [Note("CORE", 2, FLOATS), SYSTEM_CALL, LAST_BREAK]
     assert thread_notes(memory_of(frame(USER), vx=False)) == expected
     assert thread_notes(memory_of(frame(USER)), "vx") == expected
 
@@ -293,24 +294,24 @@ def test_the_system_call_is_that_of_the_interruption_not_of_the_last_signal() ->
     for flags, number in ((1, 0x2_0106), (0, 0), (2, 0), (3, 0x2_0106)):
         notes = thread_notes(memory_of(frame(USER, flags)))
         assert notes is not None
-        assert notes[1] == ("LINUX", 0x307, struct.pack(">I", number))
-    assert thread_notes(memory_of(frame(USER)), "flags") == [("CORE", 2, FLOATS), LAST_BREAK, *VECTORS]
+        assert notes[1] == Note("LINUX", 0x307, struct.pack(">I", number))
+    assert thread_notes(memory_of(frame(USER)), "flags") == [Note("CORE", 2, FLOATS), LAST_BREAK, *VECTORS]
 
 
 def test_an_aborted_transaction_has_its_diagnostic_block() -> None:
     """s390_tdb_get(): int_code & 0x200."""
     notes = thread_notes(memory_of(frame({**USER, "int_code": 0x201}, 0)))
-    zero = ("LINUX", 0x307, bytes(4))
-    assert notes == [("CORE", 2, FLOATS), zero, LAST_BREAK, ("LINUX", 0x308, TDB), *VECTORS]
+    zero = Note("LINUX", 0x307, bytes(4))
+    assert notes == [Note("CORE", 2, FLOATS), zero, LAST_BREAK, Note("LINUX", 0x308, TDB), *VECTORS]
 
 
 def test_guarded_storage_and_runtime_instrumentation_where_a_thread_uses_them() -> None:
     notes = thread_notes(memory_of(frame(USER), gs_cb=0x7100, gs_bc_cb=0x7200, ri_cb=0x7300))
     assert notes is not None
     assert notes[5:] == [
-        ("LINUX", 0x30B, GS),
-        ("LINUX", 0x30C, GS[::-1]),
-        ("LINUX", 0x30D, bytes(range(64))),
+        Note("LINUX", 0x30B, GS),
+        Note("LINUX", 0x30C, GS[::-1]),
+        Note("LINUX", 0x30D, bytes(range(64))),
     ]
     with pytest.raises(NotMapped):
         thread_notes(memory_of(frame(USER), gs_cb=0x9999_0000))
@@ -322,19 +323,19 @@ def test_notes_that_cannot_be_found_are_none() -> None:
     assert thread_notes(memory_of(b"")) is None
 
 
-def live_notes(note: CpuNote, memory: Bytes) -> tuple[list[tuple[str, int, bytes]], str | None]:
+def live_notes(note: CpuNote, memory: Bytes) -> tuple[list[Note], str | None]:
     notes, why = ARCH.cpus.regsets(TASK, {}, note, ARCH.view(memory, layout_of()))
-    return [(made.name, made.n_type, made.desc) for made in notes], why
+    return list(notes), why
 
 
 def test_a_thread_on_a_cpu_has_the_cpus_registers() -> None:
     _, live = cpus()
-    zero = ("LINUX", 0x307, bytes(4))
+    zero = Note("LINUX", 0x307, bytes(4))
     notes, why = live_notes(live, memory_of(frame(USER)))
-    assert notes == [("CORE", 2, FPREGSET), zero, ("LINUX", 0x309, LOW), ("LINUX", 0x30A, HIGH)]
+    assert notes == [Note("CORE", 2, FPREGSET), zero, Note("LINUX", 0x309, LOW), Note("LINUX", 0x30A, HIGH)]
     assert why == "the address of its last branch was in the processor"
     notes, _ = live_notes(live, memory_of(frame(USER), vx=False))
-    assert notes == [("CORE", 2, FPREGSET), zero]
+    assert notes == [Note("CORE", 2, FPREGSET), zero]
     (in_kernel,) = ARCH.cpus.notes((NOTES[0], *NOTES[5:]))
     assert (len(in_kernel.regsets), live_notes(in_kernel, memory_of(frame(USER)))) == (4, ([], None))
     (bare,) = ARCH.cpus.notes(NOTES[4:5])
@@ -345,7 +346,7 @@ def test_a_thread_on_a_cpu_has_no_stale_control_blocks() -> None:
     """gs_cb and ri_cb are in the processor meanwhile; the broadcast block is in memory alone."""
     _, live = cpus()
     notes, _ = live_notes(live, memory_of(frame(USER), gs_cb=0x7200, gs_bc_cb=0x7200, ri_cb=0x7300))
-    assert notes[4:] == [("LINUX", 0x30B, GS), ("LINUX", 0x30C, GS[::-1])]
+    assert notes[4:] == [Note("LINUX", 0x30B, GS), Note("LINUX", 0x30C, GS[::-1])]
 
 
 def test_the_sizes_of_notes_are_the_compilers(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.corefile.cabi import fields
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CpuNote, KernelMap
 from vmcore2core.arch.x86_64.machine import ARCH
+from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutUnknown, NotMapped
 from vmcore2core.layout.resolver import KernelLayout
 from vmcore2core.layout.vmcoreinfo import parse_vmcoreinfo
@@ -398,11 +399,11 @@ LIVE_KERNEL = {**LIVE, "cs": 0x10, "rip": 0xFFFF_FFFF_8100_0000}
 
 def test_kdump_notes_carry_pid_and_registers() -> None:
     notes = (
-        ("CORE", 1, prstatus(812, LIVE_USER)),
-        ("VMCOREINFO", 0, b"OSRELEASE=7.2.13\n"),
-        ("CORE", 1, prstatus(0, LIVE_KERNEL)),
-        ("CORE", 3, bytes(136)),
-        ("LINUX", 0x202, bytes(600)),
+        Note("CORE", 1, prstatus(812, LIVE_USER)),
+        Note("VMCOREINFO", 0, b"OSRELEASE=7.2.13\n"),
+        Note("CORE", 1, prstatus(0, LIVE_KERNEL)),
+        Note("CORE", 3, bytes(136)),
+        Note("LINUX", 0x202, bytes(600)),
     )
     first, second = ARCH.cpus.notes(notes)
     assert (first.number, first.pr_pid, first.user_mode) == (0, 812, True)
@@ -415,10 +416,10 @@ def test_kdump_notes_carry_pid_and_registers() -> None:
 def test_qemu_notes_add_control_registers_and_live_bases() -> None:
     """qemu writes all NT_PRSTATUS, pr_pid the CPU's number plus 1, then all of its own notes."""
     notes = (
-        ("CORE", 1, prstatus(1, LIVE_USER)),
-        ("CORE", 1, prstatus(2, LIVE_KERNEL)),
-        ("QEMU", 0, qemu_note(0x1_2345_6000, 0x7F00_1000, 0x7F00_2000, 0xFFFF_8880_0000_0000)),
-        ("QEMU", 0, qemu_note(0x2_3456_7000, 0x7F00_3000, 0xFFFF_8880_0001_0000, 0x7F00_4000)),
+        Note("CORE", 1, prstatus(1, LIVE_USER)),
+        Note("CORE", 1, prstatus(2, LIVE_KERNEL)),
+        Note("QEMU", 0, qemu_note(0x1_2345_6000, 0x7F00_1000, 0x7F00_2000, 0xFFFF_8880_0000_0000)),
+        Note("QEMU", 0, qemu_note(0x2_3456_7000, 0x7F00_3000, 0xFFFF_8880_0001_0000, 0x7F00_4000)),
     )
     user, kernel = ARCH.cpus.notes(notes)
     assert [note.pr_pid for note in (user, kernel)] == [1, 2]
@@ -435,10 +436,10 @@ def test_qemu_notes_add_control_registers_and_live_bases() -> None:
 def test_a_qemu_note_may_end_before_kernel_gs_base() -> None:
     """As before QEMU 3.0: what the user's gs_base is while its CPU is in the kernel, such a note does not tell."""
     notes = (
-        ("CORE", 1, prstatus(1, LIVE_USER)),
-        ("CORE", 1, prstatus(2, LIVE_KERNEL)),
-        ("QEMU", 0, qemu_note(0x1000, 0x7F00_1000, 0x7F00_2000, 0)[:-8]),
-        ("QEMU", 0, qemu_note(0x2000, 0x7F00_3000, 0xFFFF_8880_0001_0000, 0)[:-8]),
+        Note("CORE", 1, prstatus(1, LIVE_USER)),
+        Note("CORE", 1, prstatus(2, LIVE_KERNEL)),
+        Note("QEMU", 0, qemu_note(0x1000, 0x7F00_1000, 0x7F00_2000, 0)[:-8]),
+        Note("QEMU", 0, qemu_note(0x2000, 0x7F00_3000, 0xFFFF_8880_0001_0000, 0)[:-8]),
     )
     user, kernel = ARCH.cpus.notes(notes)
     assert ARCH.cpus.bases(user)["gs_base"] == 0x7F00_2000
@@ -447,11 +448,15 @@ def test_a_qemu_note_may_end_before_kernel_gs_base() -> None:
 
 @pytest.mark.parametrize("size", [0, 8, 335])
 def test_a_note_too_short_for_registers_is_passed_over(size: int) -> None:
-    assert ARCH.cpus.notes((("CORE", 1, prstatus(1, LIVE)[:size]),)) == ()
+    assert ARCH.cpus.notes((Note("CORE", 1, prstatus(1, LIVE)[:size]),)) == ()
 
 
 def test_qemu_notes_that_do_not_match_the_cpus_are_not_used() -> None:
-    notes = (("CORE", 1, prstatus(1, LIVE)), ("CORE", 1, prstatus(2, LIVE)), ("QEMU", 0, qemu_note(0x1000, 1, 2, 3)))
+    notes = (
+        Note("CORE", 1, prstatus(1, LIVE)),
+        Note("CORE", 1, prstatus(2, LIVE)),
+        Note("QEMU", 0, qemu_note(0x1000, 1, 2, 3)),
+    )
     assert all("cr3" not in note.regs for note in ARCH.cpus.notes(notes))
 
 

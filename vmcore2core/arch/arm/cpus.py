@@ -23,7 +23,7 @@ class ArmCpus(Cpus):
         self.registers = registers
 
     @override
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """QEMU's arm_cpu_write_elf32_note() writes the CPU's NT_ARM_VFP behind each NT_PRSTATUS.
 
         QEMU leaves orig_r0 zero; the kernel writes -1 there for a CPU that it stopped in user mode.

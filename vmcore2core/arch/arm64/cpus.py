@@ -25,7 +25,7 @@ class Arm64Cpus(Cpus):
         self.registers = registers
 
     @override
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """QEMU's arm_cpu_write_elf64_note() and the kernel's crash_save_cpu() write the same.
 
         QEMU writes the CPU's NT_FPREGSET and NT_ARM_SVE behind each NT_PRSTATUS.

@@ -10,6 +10,7 @@ from vmcore2core.arch.i386.registers import I386Registers
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.arch.x86.cpus import each_cpu
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import i386 as fmt
 from vmcore2core.overrides import override
 
@@ -21,7 +22,7 @@ class I386Cpus(Cpus):
         self.registers = registers
 
     @override
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """The "QEMU" note at the same position adds control registers to an NT_PRSTATUS."""
         result = []
         for number, desc, control in each_cpu(notes, fmt.PRSTATUS_SIZE):

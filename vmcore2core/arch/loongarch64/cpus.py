@@ -26,7 +26,7 @@ class Loongarch64Cpus(Cpus):
         self.registers = registers
 
     @override
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """Only kdump's notes have the program counter, not QEMU's.
 
         The kernel's crash_save_cpu() also writes the CSRs, and its era is the program counter. QEMU's

@@ -7,6 +7,7 @@ import numpy as np
 from vmcore2core.arch.mips64.registers import Mips64Registers
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.overrides import override
@@ -19,7 +20,7 @@ class Mips64Cpus(Cpus):
         self.registers, self.byte_order = registers, registers.byte_order
 
     @override
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """crash_save_cpu() writes them; QEMU cannot dump a MIPS machine."""
         result: list[CpuNote] = []
         declared = fmt.elf_gregset(self.registers.order)

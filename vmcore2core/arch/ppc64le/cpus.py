@@ -39,7 +39,7 @@ class Ppc64leCpus(Cpus):
     """POWER's CPU notes in a dump."""
 
     @override
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """QEMU's notes may have another byte order than the kernel.
 
         QEMU writes headers and registers in the byte order in which its first CPU takes interrupts. That may be

@@ -8,6 +8,7 @@ from vmcore2core.arch.capabilities import CpuNumbers
 from vmcore2core.arch.parts import Cpus
 from vmcore2core.arch.riscv64.registers import Riscv64Registers
 from vmcore2core.arch.spec import CpuNote
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.interfaces import KernelView
@@ -21,7 +22,7 @@ class Riscv64Cpus(Cpus):
         self.registers = registers
 
     @override
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """QEMU's riscv_cpu_write_elf64_note() and the kernel's crash_save_cpu() write the same.
 
         Neither has the privilege mode; the kernel's addresses are in the upper half.

@@ -28,7 +28,7 @@ class S390xCpus(Cpus):
         self.registers = registers
 
     @override
-    def notes(self, notes: tuple[tuple[str, int, bytes], ...]) -> tuple[CpuNote, ...]:
+    def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """Written by QEMU's s390_cpu_write_elf64_note() or kdump's fill_cpu_elf_notes().
 
         In both, pr_pid is the position of the note, from 1; QEMU's is in its host's byte order. Both have further

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import x86_64 as fmt
 
 
-def each_cpu(notes: tuple[tuple[str, int, bytes], ...], size: int) -> Iterator[tuple[int, bytes, dict[str, int]]]:
+def each_cpu(notes: tuple[Note, ...], size: int) -> Iterator[tuple[int, bytes, dict[str, int]]]:
     """Yield each CPU's number, its NT_PRSTATUS, and the control registers from the "QEMU" note at the same position.
 
     Args:
