@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,8 +20,10 @@ from vmcore2core.containers.remote import located
 from vmcore2core.corefile.writer import Progress
 from vmcore2core.dumped_process import PathLike, Process
 from vmcore2core.errors import Vmcore2coreError
+from vmcore2core.printable import amount
 from vmcore2core.process.identity import Identity
 from vmcore2core.report import CoreReport, ErrorEntry, RunReport, core_report, excluded_sentence, left_out, summary
+from vmcore2core.room import free_bytes
 from vmcore2core.run.options import RunOptions
 from vmcore2core.session import OpenOptions, Session
 
@@ -100,10 +102,30 @@ class Selection:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cores that would be written, and the reasons why others would not."""
+    """The cores that would be written, and the reasons why others would not.
+
+    Attributes:
+        cores: the cores.
+        errors: the reasons.
+        directory: where the cores would go.
+        free: bytes that its file system has left, or None if it does not tell.
+    """
 
     cores: tuple[PlannedCore, ...]
-    errors: list[ErrorEntry] = field(default_factory=list)
+    errors: list[ErrorEntry]
+    directory: Path
+    free: int | None
+
+    @property
+    def needed(self) -> int:
+        """Most bytes on disk of all cores; zero pages take none, so it may be less."""
+        return sum(core.on_disk for core in self.cores)
+
+    def line(self) -> str:
+        """Return a sentence on the room that the cores need and the room there is."""
+        free = "does not tell how much is free" if self.free is None else f"has {amount(self.free)} free"
+        short = self.free is not None and self.needed > self.free
+        return f"{amount(self.needed)} at most in all; {self.directory} {free}{': they may not fit' if short else ''}"
 
 
 def _no_bars(_count: int) -> AbstractContextManager[Callable[[str], Progress | None]]:
@@ -368,7 +390,8 @@ class Dump:
         from vmcore2core.run.run import Run
 
         run = Run(self._session, options, say, selected.entries())
-        return Plan(tuple(run.plan(_identities(selected.processes))), run.errors)
+        cores = tuple(run.plan(_identities(selected.processes)))
+        return Plan(cores, run.errors, run.directory, free_bytes(run.directory))
 
     def report(self, process: Process, result: CoreResult, *, verbose: bool = False) -> CoreReport:
         """Return the report on a finished core: sentences, and a part of a JSON document.

@@ -50,6 +50,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def amount(size: int) -> str:
+    """Return a number of bytes as text in binary units."""
+    units = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+    return next((f"{size / (1 << shift):.1f} {unit}" for shift, unit in units if size >> shift), f"{size} bytes")
+
+
 def file_name(raw: bytes) -> bytes:
     """Return a file's name from the dump for display: without control characters."""
     return _escaped(raw.decode("utf-8", "surrogateescape")).encode()

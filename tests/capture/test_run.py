@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tests.e2e.cores import Core
 from tests.e2e.guests import FIXTURES, convert, rows
 from vmcore2core.capture import run
 from vmcore2core.capture.__main__ import main
+from vmcore2core.capture.check import would_capture
+from vmcore2core.capture.config import Limits, read_config
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 VICTIMS = '[[process]]\ncomm = ["lab-dynamic"]\n[[process]]\ncomm = ["lab-*", "init"]\n'
@@ -151,20 +154,34 @@ def test_what_matches_nothing_is_said(tmp_path: Path) -> None:
 
 def test_check_says_what_would_be_captured_and_how_large(tmp_path: Path) -> None:
     config = tmp_path / "capture.toml"
-    config.write_text(f'directory = "{tmp_path}/crash"\n[limits]\ncore = "1 MiB"\n{VICTIMS}')
+    config.write_text(f'directory = "{tmp_path}/crash"\n[limits]\ncore = "1 MiB"\n{KEEP_FREE}{VICTIMS}')
     command: list[str | Path] = [sys.executable, "-m", "vmcore2core", "capture", config, "--check", "--dump"]
     result = subprocess.run([*command, DUMP], capture_output=True, text=True, check=False)
     lines = result.stdout.splitlines()
-    assert (result.returncode, result.stderr, len(lines)) == (0, "", 4)
+    assert (result.returncode, result.stderr, len(lines)) == (0, "", 5)
     assert lines[0].startswith("core.lab-dynamic.")
     assert ": stacks alone of " in lines[0]
-    assert lines[-1].endswith(" at most, before compression")
+    assert lines[-2].endswith(" at most, before compression")
+    assert lines[-1] == f"{tmp_path}/crash has room for them"
     assert not (tmp_path / "crash").exists()
     result = subprocess.run([*command, tmp_path / "none"], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (
         0,
         f"the configuration is good; {tmp_path / 'none'} cannot be read, so what it would capture is not known\n",
     )
+
+
+def test_check_says_that_the_target_has_too_little_room(tmp_path: Path) -> None:
+    """Of 100 bytes in 100 that must stay free, no file system has any left."""
+    path = tmp_path / "capture.toml"
+    path.write_text(f'directory = "{tmp_path}/crash"\n[limits]\nkeep_free = "99 %"\n{VICTIMS}')
+    config = read_config(path)
+    assert config is not None
+    lines = list(would_capture(config, DUMP, print))
+    assert lines[-1].startswith(f"{tmp_path}/crash may not have room for all, and some would keep their stacks alone: ")
+    assert "must stay free" in lines[-1]
+    lines = list(would_capture(replace(config, limits=Limits(total=1 << 20)), DUMP, print))
+    assert "of the 1.0 MiB for all cores 1.0 MiB are left" in lines[-1]
 
 
 def test_without_a_configuration_nothing_happens(tmp_path: Path) -> None:

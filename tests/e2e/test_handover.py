@@ -230,7 +230,8 @@ def test_a_dry_run_writes_nothing_and_says_how_large(undisturbed: Path, tmp_path
 def test_no_room_is_known_before_anything_is_written(tmp_path: Path) -> None:
     script = (
         "import os; from types import SimpleNamespace as N\n"
-        "os.statvfs = lambda path: N(f_bavail=16, f_frsize=4096)\n"
+        "os.statvfs = lambda path: N(f_bavail=16, f_bfree=16, f_frsize=4096)\n"
+        "from vmcore2core import room; room.is_plain = lambda path: True\n"
         "from vmcore2core.__main__ import vmcore2core; vmcore2core()"
     )
     command = [sys.executable, "-c", script, str(DUMP), "--all", "-o", str(tmp_path / "cores")]

@@ -22,7 +22,7 @@ LAYERS = (
     {"process"},
     {"corefile", "unwind"},
     {"handover"},
-    {"session", "blank_secrets", "report", "compare_with_dump", "arguments", "support", "choose"},
+    {"session", "room", "blank_secrets", "report", "compare_with_dump", "arguments", "support", "choose"},
     {"tasks", "run", "convert", "minidump"},
     {"dump", "dumped_process"},
     {"capture"},

@@ -25,13 +25,13 @@ from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
 from vmcore2core.handover.entry import KernelReaders, identity_entry
 from vmcore2core.handover.index import Index
-from vmcore2core.printable import text
+from vmcore2core.printable import amount, text
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.identity import Identity
 from vmcore2core.process.redact import Redaction
 from vmcore2core.process.snapshot import Captured
 from vmcore2core.run.index_entries import core_entry, described, index_head, kernel_stacks_of, stacks_of
-from vmcore2core.run.space import amount, core_size
+from vmcore2core.run.space import core_size
 from vmcore2core.session import CoreResult, Session
 from vmcore2core.unwind.originals import Files
 

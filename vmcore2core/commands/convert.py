@@ -100,7 +100,7 @@ def vmcore2core(
         typer.Option(
             "--dry-run",
             "-n",
-            help="Write nothing; say what would be written, and how large.",
+            help="Write nothing; say what would be written, how large, and how much room there is.",
             rich_help_panel=options.WRITTEN,
         ),
     ] = False,
@@ -304,9 +304,12 @@ def _show_plan(vmcore: "Dump", plan: "Plan", *, as_json: bool) -> None:
     if vmcore.filtered is not None:
         say(vmcore.filtered)
     if as_json:
-        print_document("vmcore2core-plan", cores=[core._asdict() for core in plan.cores])
-    for core in () if as_json else plan.cores:
+        room = {"directory": str(plan.directory), "needed": plan.needed, "free": plan.free}
+        print_document("vmcore2core-plan", cores=[core._asdict() for core in plan.cores], room=room)
+        return
+    for core in plan.cores:
         print(core.line())
+    say(plan.line())
 
 
 def _filter_mask(text: str | None) -> "DumpFilter | None":

@@ -112,6 +112,14 @@ class DumpContainer(ABC):
             uint8[n]. A present page may later still turn out ``DAMAGED`` or ``TRUNCATED``.
         """
 
+    def not_zero(self, pfns: U64Array) -> int:
+        """Return how many of some page frames are certain to be something else than zeros, without reading them.
+
+        Args:
+            pfns: uint64[n], each once.
+        """
+        return 0
+
     @abstractmethod
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Read page frames into ``out``.

@@ -29,6 +29,7 @@ from vmcore2core.formats.diskdump import (
     DUMP_HEADER_COMPRESSED,
     KDUMP_SIGNATURE,
     SIG_LEN,
+    DumpLevel,
 )
 from vmcore2core.overrides import override
 
@@ -99,6 +100,15 @@ class DiskDumpContainer(DumpContainer):
         for part, rows in self._dumped_rows(pfns, states):
             states[rows] = part.locate(pfns[rows])[0]
         return states
+
+    @override
+    def not_zero(self, pfns: U64Array) -> int:
+        """If zero pages were left out, all of them have one place in the file, and no other page has that."""
+        if not (self.dump_level or 0) & DumpLevel.DL_EXCLUDE_ZERO:
+            return 0
+        states = self._parts[0].outline(pfns)
+        places = [part.locate(pfns[rows])[1]["offset"] for part, rows in self._dumped_rows(pfns, states)]
+        return sum(max(len(np.unique(offsets)) - 1, 0) for offsets in places)
 
     def _dumped_rows(self, pfns: U64Array, states: U8Array) -> Iterator[tuple[DiskDumpPart, NDArray[np.intp]]]:
         """Yield each part with the rows of the dumped page frames that are in it."""

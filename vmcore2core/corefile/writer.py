@@ -94,6 +94,8 @@ def write_core(snapshot: ProcessSnapshot, stream: PageStream, output: Output, *,
     plan = build_plan(snapshot, notes)
     pages = _Pages(plan, stream, snapshot.page_size, progress)
     with atomic_file(output.path, force=options.force, inputs=output.inputs) as fd:
+        if options.compression is None:
+            FileSink(fd, plan.file_size)  # which finds that the file may not be so large
         copied = pages.copy_together(fd, 1 if options.compression else options.copiers, still_valid)
         if copied is None:
             os.ftruncate(fd, 0)

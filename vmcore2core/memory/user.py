@@ -131,13 +131,18 @@ class UserMemory:
 
     def batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[U64Array, U8Array]]:
         """Yield (addresses, pages) of the ranges; a range may span regions."""
+        for pages in self.located(ranges):
+            yield from self._read_in_batches(pages)
+
+    def located(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Pages]:
+        """Yield those pages of the ranges whose bytes are known, without reading them."""
         for group, pieces in itertools.groupby(self._pieces(ranges), self._plain_group):
             if group is not None:
-                yield from self._read_in_batches(self._resolve_group(list(pieces)))
+                yield _with_bytes(self._resolve_group(list(pieces)))
                 continue
             for region, low, high in pieces:
                 for start, end in _windows(low, high, self.spec.page_size):
-                    yield from self._read_in_batches(self._resolve(region, start, end))
+                    yield _with_bytes(self._resolve(region, start, end))
 
     def _pieces(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Piece]:
         """Yield the parts of ranges that are in regions whose page tables we believe."""
@@ -165,7 +170,7 @@ class UserMemory:
         return self._with_damaged(pages)
 
     def _read_in_batches(self, pages: Pages) -> Iterator[tuple[U64Array, U8Array]]:
-        page, pages = self.spec.page_size, _with_bytes(pages)
+        page = self.spec.page_size
         count = max(BATCH_SIZE // page, 1)
         buffer = np.empty((min(count, len(pages)), page), np.uint8)
         for at in range(0, len(pages), count):

@@ -15,14 +15,15 @@ from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.corefile.writer import Progress
 from vmcore2core.errors import OutputError, OutputExists
 from vmcore2core.handover.index import Entry, Index
-from vmcore2core.printable import text
+from vmcore2core.printable import amount, text
 from vmcore2core.process.identity import Identity
 from vmcore2core.report import CoreReport, ErrorEntry, RunReport, core_line
+from vmcore2core.room import check_size, free_bytes, is_plain, least_on_disk
 from vmcore2core.run.converter import Converter
 from vmcore2core.run.index_entries import index_head, options_entry
 from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage, file_job
 from vmcore2core.run.options import RunOptions
-from vmcore2core.run.space import CoreSize, PlannedCore, check_space
+from vmcore2core.run.space import CoreSize, PlannedCore
 from vmcore2core.run.workers import Workers
 from vmcore2core.session import Session
 
@@ -77,7 +78,16 @@ class Run:
         self._check_patterns(jobs)
         with self._workers(jobs) as workers:
             for job, size in self._measured(workers, jobs):
+                if self.options.core.compression is None:
+                    self._check_size(job, size)
                 yield PlannedCore(job.pid, job.comm, job.target, size.on_disk, size.apparent)
+
+    def _check_size(self, job: Job, size: CoreSize) -> None:
+        """Report a core that would be larger than a file may be."""
+        try:
+            check_size(Path(job.target).parent, size.apparent)
+        except OutputError as error:
+            self.failed(str(error), job.pid, job.comm)
 
     def run(self, chosen: Sequence[Identity], bars: Callable[[int], Any]) -> None:
         """Write the cores; a failure does not stop the others.
@@ -262,9 +272,34 @@ class Run:
         assert self.index is not None  # noqa: S101 - for mypy
         sized = [replace(job, size=size.on_disk) for job, size in self._measured(workers, left)]
         if self.options.core.compression is None:
-            check_space(self.directory, sum(job.size for job in sized))
+            self._check_space(sized)
         self.index.write()
         return sized
+
+    def _check_space(self, jobs: Sequence[Job]) -> None:
+        """Check that the file system has room for the cores; if that is not sure, say so.
+
+        Raises:
+            OutputError: it is sure to have too little.
+        """
+        needed, free = sum(job.size for job in jobs), free_bytes(self.directory)
+        if free is None or needed <= free:
+            return
+        if self.options.core.redaction is None and is_plain(self.directory):
+            least = 0
+            for job in jobs:
+                leader = self.session.kernel.view("task_struct", job.task)
+                captured = self.session.capture(leader, self.options.core)
+                least += least_on_disk(captured, self.session.container, free - least)
+                if least > free:
+                    raise OutputError(
+                        f"{self.directory} has room for {amount(free)}, expected more than {amount(least)} for the "
+                        f"cores; nothing is written"
+                    )
+        self._say(
+            f"{self.directory} has room for {amount(free)}, and the cores take {amount(needed)} at most: they may not "
+            f"fit"
+        )
 
     def _damage(self, one: Identity, job: Job, entry: Entry) -> str | None:
         """Return a sentence if a core that an earlier run finished has changed."""

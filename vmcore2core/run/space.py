@@ -1,15 +1,12 @@
-"""Estimate the size of cores, and check the free space."""
+"""Estimate the size of cores."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
-from vmcore2core.errors import OutputError
 from vmcore2core.memory.pages import LAST_KNOWN, UserPageState
+from vmcore2core.printable import amount
 from vmcore2core.process.snapshot import Captured
 
 HEAD_SIZE = 1 << 16
@@ -52,30 +49,3 @@ def core_size(captured: Captured) -> CoreSize:
             stored += n if state <= LAST_KNOWN and state != UserPageState.ZERO else 0
     head = HEAD_SIZE + THREAD_SIZE * len(snapshot.threads) + sum(len(run.tags) for run in snapshot.tags)
     return CoreSize(head + stored * snapshot.page_size, head + known * snapshot.page_size)
-
-
-def check_space(directory: Path, needed: int) -> None:
-    """Check that a file system has enough space.
-
-    Raises:
-        OutputError: it has not enough.
-    """
-    try:
-        found = os.statvfs(directory)
-    except OSError:
-        return  # then writing will find out
-    free = found.f_bavail * found.f_frsize
-    if needed > free:
-        raise OutputError(
-            f"{directory} has room for {amount(free)}, expected {amount(needed)}: what the cores need at most; "
-            "nothing is written"
-        )
-
-
-def amount(size: int) -> str:
-    """Return a number of bytes as text in binary units."""
-    return next((f"{size / (1 << shift):.1f} {unit}" for shift, unit in _units() if size >> shift), f"{size} bytes")
-
-
-def _units() -> Iterator[tuple[int, str]]:
-    yield from ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
