@@ -1,4 +1,4 @@
-"""Signals that must not come in the middle of something."""
+"""Block signals during work that they must not interrupt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def blocked(*signals: signal.Signals) -> Iterator[None]:
-    """Let none of these signals come before the block ends; a process that is forked in it begins with them blocked."""
+    """Block these signals until the end of the block; a process that is forked in it begins with them blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield

@@ -129,8 +129,11 @@ def test_an_index_of_something_else_is_refused(tmp_path: Path, part: str, value:
         ("", "is not JSON"),
         ("[1]", "is no index"),
         ('{"format": "vmcore2core-index", "version": 2}', "is no index of version 1"),
-        ('{"format": "vmcore2core-index", "version": 1, "processes": 5}', "without what --resume"),
-        ('{"format": "vmcore2core-index", "version": 1, "processes": [{"pid": 1}]}', "without what --resume"),
+        ('{"format": "vmcore2core-index", "version": 1, "processes": 5}', "without the fields that --resume"),
+        (
+            '{"format": "vmcore2core-index", "version": 1, "processes": [{"pid": 1}]}',
+            "without the fields that --resume",
+        ),
         ("\xff", "is not JSON"),
     ],
 )
@@ -145,7 +148,7 @@ def test_a_dump_that_came_through_a_pipe_may_be_another(tmp_path: Path) -> None:
     index = Index(tmp_path, head)
     index.add(entry(tmp_path, 4))
     index.write(finished=True)
-    with pytest.raises(OutputError, match="the dump comes through a pipe"):
+    with pytest.raises(OutputError, match="cannot resume: the dump was read from a pipe"):
         Index(tmp_path, head).resume()
 
 

@@ -329,7 +329,7 @@ def _filter_mask(text: str | None) -> "DumpFilter | None":
 
 
 def _finish(vmcore: "Dump", report: "RunReport", *, verbose: bool, as_json: bool) -> Exit:
-    """Say what there is to say of the cores, and return the exit status."""
+    """Report on the cores, and return the exit status."""
     for warning in report.warnings:
         say(f"{vmcore.paths[0]}: {warning}")
     for notice in (*report.notices, *report.unmatched):

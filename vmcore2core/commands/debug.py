@@ -33,9 +33,9 @@ app = typer.Typer(
 SYSROOTS = "VMCORE2CORE_SYSROOT"
 """Variable with the folders in which start scripts look for files."""
 BY_SIGNAL = 128
-"""Added to the number of the signal that ended the debugger, as shells do."""
+"""Exit status if a signal ended the debugger: this plus the signal's number, as in shells."""
 GRACE = 5
-"""Seconds that a debugger has to end."""
+"""Seconds that a debugger has for its end."""
 
 
 @app.command()
@@ -134,7 +134,7 @@ def command(program: str, script: Path, words: Sequence[str], *, lldb: bool) -> 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Give a directory of mode 0700, which is removed at the end.
+    """Yield a directory of mode 0700, which is removed at the end.
 
     Raises:
         OutputError: it cannot be made.
@@ -152,7 +152,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _remove(folder: "tempfile.TemporaryDirectory[str]") -> None:
-    """Remove a directory, and let no signal come in between."""
+    """Remove a directory, with signals blocked."""
     with blocked(*ENDING, signal.SIGHUP):
         folder.cleanup()
 
@@ -192,14 +192,14 @@ def _convert(vmcore: "Dump", only: "Selection", folder: Path, *, verbose: bool, 
 
 
 def _environment(sysroots: Sequence[Path]) -> dict[str, str]:
-    """Return the debugger's environment: start scripts look below the given folders, as the conversion did."""
+    """Return the debugger's environment, in which start scripts look below the same folders as the conversion."""
     given = os.environ.get(SYSROOTS, "").split(":") if SYSROOTS in os.environ else map(str, sysroots)
     folders = ":".join(str(Path(folder).absolute()) for folder in given if folder)
     return {**os.environ, SYSROOTS: folders} if folders else dict(os.environ)
 
 
 def run_debugger(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int:
-    """Run a debugger in a folder, and return its exit status; signals of the terminal are the debugger's alone.
+    """Run a debugger in a folder, and return its exit status; the terminal's signals are left to the debugger.
 
     Raises:
         DebuggerError: it cannot be started.

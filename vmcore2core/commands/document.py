@@ -22,5 +22,5 @@ def print_document(form: str, **parts: Any) -> None:  # noqa: ANN401 - whatever 
 
 
 def hexadecimal(number: int | None) -> str | None:
-    """Return an address, offset or register as it stands in JSON."""
+    """Return an address, offset or register in JSON's form."""
     return None if number is None else f"{number:#x}"

@@ -1,4 +1,4 @@
-"""The commands' manual pages, made of what the commands themselves declare.
+"""The commands' manual pages, generated from the commands' own declarations.
 
 ``python -m vmcore2core.commands.manpage OUTDIR`` writes them.
 
@@ -20,24 +20,24 @@ from vmcore2core import __version__
 from vmcore2core.commands import capture, convert, debug, journal, verify
 from vmcore2core.commands.tasks import app as tasks
 
-DATE = "2026-11-26"
-"""Of the pages' last change that is not of a command's: of what is below."""
+DATE = "2026-11-30"
+"""Date of the last change of this module's texts."""
 
-INTERRUPTED = ("130, 143", "SIGINT or SIGTERM ended it, and nothing half-written is left")
+INTERRUPTED = ("130, 143", "SIGINT or SIGTERM ended it; no half-written file is left")
 USAGE = ("2", "the command line makes no sense")
-DUMP = ("VMCORE", "The dump, where none is named.")
-CACHE = ("XDG_CACHE_HOME", "Where dumps are kept that have to be unpacked or come through a pipe; ~/.cache without it.")
+DUMP = ("VMCORE", "The dump, if none is named.")
+CACHE = ("XDG_CACHE_HOME", "Folder for dumps that must be unpacked or come through a pipe. Default: ~/.cache.")
 DUMPS = [
-    ("/proc/vmcore", "The dump in a capture kernel, taken where none is named."),
-    ("/var/crash", "The newest dump below it is taken where there is no other."),
+    ("/proc/vmcore", "The dump in a capture kernel, used if none is named."),
+    ("/var/crash", "The newest dump below it is used if there is no other."),
 ]
 KEPT = (
     "$XDG_CACHE_HOME/vmcore2core",
-    "Dumps that were unpacked or received, 64 GiB of each, and layouts; all may be deleted.",
+    "Unpacked and received dumps, at most 64 GiB of each kind, and layouts; all may be deleted.",
 )
 VMLINUX = (
     "/usr/lib/debug/boot/vmlinux-RELEASE and the like",
-    "The kernel's debug package, taken where the dump does not tell enough and the build ID is the dump's.",
+    "The kernel's debug package, used if it has the dump's build ID and the dump does not tell enough.",
 )
 
 
@@ -61,10 +61,10 @@ class Page:
     Attributes:
         name: of the command.
         app: its declaration.
-        status: exit statuses and what they mean.
-        environment: variables and what they do.
-        files: what it reads and writes.
-        examples: what it is for, and the line.
+        status: exit statuses and their meaning.
+        environment: variables and their meaning.
+        files: files that it reads or writes.
+        examples: purpose and command line of each.
         see_also: other pages.
     """
 
@@ -97,9 +97,9 @@ PAGES = (
                 "core.COMM.PID",
                 "A core in the directory that --output names; --all also writes the following beside it.",
             ),
-            ("index.json", "What the directory has, for machines."),
-            ("index.html, index.data", "The same for a browser: the page, and what it loads of each process."),
-            ("sysroot", "Programs and libraries as far as they are whole in the dump."),
+            ("index.json", "The contents of the directory, for programs."),
+            ("index.html, index.data", "The same for a browser: the page, and its data on each process."),
+            ("sysroot", "Programs and libraries that are whole in the dump."),
             ("core.COMM.PID.gdb, core.COMM.PID.lldb", "Start scripts for debuggers."),
             (
                 ".NAME.RANDOM.part",
@@ -126,19 +126,19 @@ PAGES = (
         "vmcore2core debug",
         debug.app,
         (
-            ("0", "the debugger ended with it; any other status is the debugger's as well, but for these"),
+            ("0", "the debugger's exit status; all others are the debugger's, too, except these"),
             ("1", "an error: the debugger was not started"),
             USAGE,
-            ("128 and more", "a signal ended the debugger: 128 and its number"),
-            ("129, 130, 143", "SIGHUP, SIGINT or SIGTERM ended it, and the debugger, and nothing is left"),
+            ("128 and more", "a signal ended the debugger: 128 plus its number"),
+            ("129, 130, 143", "SIGHUP, SIGINT or SIGTERM ended it and the debugger; no file is left"),
         ),
         (
             DUMP,
             CACHE,
-            ("TMPDIR", "Where the temporary directory is made; /var/tmp without it."),
+            ("TMPDIR", "Folder for the temporary directory. Default: /var/tmp."),
             (
                 "VMCORE2CORE_SYSROOT",
-                "Where the start scripts look for files; --sysroot without it.",
+                "Folders in which the start scripts look for files. Default: those of --sysroot.",
             ),
         ),
         (*DUMPS, KEPT, VMLINUX, ("vmcore2core-debug-*", "The temporary directory, in $TMPDIR.")),
@@ -149,7 +149,7 @@ PAGES = (
                 "vmcore2core debug vmcore --comm nginx --debugger lldb --sysroot /srv/machine",
             ),
             (
-                "All stacks, and nothing to type",
+                "All stacks, without a prompt",
                 "vmcore2core debug vmcore --pid 812 -A '-batch -ex \"thread apply all bt\"'",
             ),
         ),
@@ -181,18 +181,18 @@ PAGES = (
         "vmcore2core capture",
         capture.app,
         (
-            ("0", "all cores are whole, as far as they were wanted whole; or there is no configuration"),
+            ("0", "all cores that were to be whole are whole; or there is no configuration"),
             ("1", "an error"),
             USAGE,
-            ("3", "some cores hold stacks alone, or are missing: index.json says which, and why"),
+            ("3", "some cores have only stacks, or are missing: index.json says which, and why"),
             INTERRUPTED,
         ),
-        (("XDG_CACHE_HOME", "Where the layout that --check learned is kept; /var/cache for the service."),),
+        (("XDG_CACHE_HOME", "Folder for the layout that --check found. The service uses /var/cache."),),
         (
-            ("/etc/vmcore2core/capture.toml", "What is to be captured; without it, nothing is."),
+            ("/etc/vmcore2core/capture.toml", "What to capture. Without this file, nothing is captured."),
             ("/var/crash/DATE/cores", "The cores, index.json and capture.log."),
-            ("/etc/systemd/system/vmcore2core-*.service", "What --install makes for kdump-tools (Debian, Ubuntu)."),
-            ("/etc/kdump/pre.d/vmcore2core.sh", "What --install makes for kdump-utils (RHEL, Fedora)."),
+            ("/etc/systemd/system/vmcore2core-*.service", "Made by --install for kdump-tools (Debian, Ubuntu)."),
+            ("/etc/kdump/pre.d/vmcore2core.sh", "Made by --install for kdump-utils (RHEL, Fedora)."),
         ),
         (
             (
@@ -211,11 +211,11 @@ PAGES = (
         (),
         (
             ("/var/crash/DATE/cores", "Captured cores."),
-            ("journal.sent", "In such a directory: the journal has its entries."),
+            ("journal.sent", "A mark in such a directory: the journal has its entries."),
         ),
         (
             (
-                "After a crash; the service that vmcore2core capture installs does it",
+                "After a crash (the service that vmcore2core capture installs does this)",
                 "vmcore2core journal --new /var/crash",
             ),
             ("Then", "coredumpctl debug 812"),
@@ -229,7 +229,7 @@ PAGES = (
             ("0", "everything that was asked for is shown"),
             ("1", "an error; or ps found nothing"),
             USAGE,
-            ("3", "shown, but the dump is not whole, or a stack could not be followed to its end"),
+            ("3", "shown, but the dump is incomplete, or a stack could not be followed to its end"),
             INTERRUPTED,
         ),
         (DUMP, CACHE),
@@ -292,7 +292,7 @@ def _body(paragraphs: Sequence[str]) -> Iterator[str]:
 
 
 def _parameters(command: Any) -> Iterator[tuple[Any, bool]]:  # noqa: ANN401 - a click command; its parameters
-    """Yield each parameter that --help shows, and whether it is an argument; arguments come first, as there."""
+    """Yield each parameter that --help shows, and whether it is an argument; arguments come first, as in --help."""
     shown = [(one, one.param_type_name == "argument") for one in command.params if not one.hidden]
     yield from sorted(shown, key=lambda pair: not pair[1])
 
@@ -332,13 +332,13 @@ def _metavar(one: Any) -> str:  # noqa: ANN401 - a click option
 
 
 def roff(text: str) -> str:
-    """Return text that groff shows as it is."""
+    """Return text, escaped for groff."""
     text = re.sub(r"(?<![A-Za-z0-9])-|-(?=-)", r"\-", text.replace("\\", r"\e"))
     return rf"\&{text}" if text.startswith((".", "'")) else text
 
 
 def main() -> None:
-    """Write the pages into the directory that is named."""
+    """Write the pages into the directory that the command line names."""
     for name, text in pages():
         Path(sys.argv[1], name).write_text(text)
 

@@ -47,7 +47,7 @@ class DumpOptions:
 
 
 def takes_dump(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, in the place of its ``DumpOptions``, an option for each annotated field of these."""
+    """Replace a command's ``DumpOptions`` parameter by one option for each annotated field."""
     fields = [p for p in inspect.signature(DumpOptions).parameters.values() if get_origin(p.annotation) is Annotated]
     names = {field.name for field in fields}
     parameters: list[inspect.Parameter] = []
@@ -68,7 +68,7 @@ def takes_dump(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def dump_files(dump: DumpOptions) -> "NamedDump":
-    """Return the files that are named, or those of the usual places; say what was understood.
+    """Return the named files, else the dump in a usual place; say how the words were understood.
 
     Raises:
         UsageError, DumpError: see ``named_dump`` and ``find_dump``.
@@ -86,7 +86,7 @@ def dump_files(dump: DumpOptions) -> "NamedDump":
 
 
 def open_options(dump: DumpOptions, files: "NamedDump") -> "OpenOptions":
-    """Return how to open the dump: what the options say, and what came with the files' names."""
+    """Return how to open the dump, from the options and from the words that name it."""
     from vmcore2core import OpenOptions
 
     return OpenOptions(
@@ -104,11 +104,11 @@ def open_options(dump: DumpOptions, files: "NamedDump") -> "OpenOptions":
 
 
 def open_dump(dump: DumpOptions, files: "NamedDump") -> "Dump":
-    """Open a dump: a context manager.
+    """Return an open dump, a context manager.
 
     Args:
-        dump: how.
-        files: which, as ``dump_files`` returned them.
+        dump: the options.
+        files: from ``dump_files``.
 
     Raises:
         DumpError, LayoutError, UsageError: see ``vmcore2core.open_dump``.
@@ -120,7 +120,7 @@ def open_dump(dump: DumpOptions, files: "NamedDump") -> "Dump":
 
 @contextmanager
 def opened(dump: DumpOptions) -> Iterator["Dump"]:
-    """Open the dump to look at it; at the end say what is odd about it, with the exit status for that."""
+    """Open the dump for a command that shows something; at the end report damage, and exit with its status."""
     begin(dump.verbose, debug=dump.debug)
     files = dump_files(dump)
     catch_interrupts()

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, where that is a terminal.
+"""Progress bars on stderr, if that is a terminal.
 
 A label may have a name from the dump: it is shown as it is, and neither rich nor the terminal takes it for more.
 """
@@ -21,14 +21,14 @@ Update = Callable[[int, int], None]
 
 
 LONG_S = 1.0
-"""Seconds from which on a work has a bar."""
+"""Seconds after which a task gets a bar."""
 
 
 @contextmanager
 def progress_bars(processes: int) -> Iterator[Callable[[str], Update | None]]:
-    """Give a function from the next core's label to a progress callback.
+    """Yield a function that takes the next core's label, and returns its progress callback.
 
-    There is a bar for the core, and above it one for all where there are more.
+    The core has a bar; if there are several cores, a bar for all of them is above it.
     """
     if not sys.stderr.isatty():
         yield lambda _label: None
@@ -50,7 +50,7 @@ def progress_bars(processes: int) -> Iterator[Callable[[str], Update | None]]:
 
 @contextmanager
 def one_bar(label: str) -> Iterator[Update | None]:
-    """Give a progress callback for one work; the bar comes when that turns out to be long."""
+    """Yield a progress callback for one task; a bar appears if the task takes long."""
     if not sys.stderr.isatty():
         yield None
         return

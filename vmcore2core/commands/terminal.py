@@ -1,4 +1,4 @@
-"""What a command says: on stdout what was asked for, on stderr sentences; and how it ends.
+"""A command's output: results on stdout, sentences on stderr, and the exit status.
 
 Whatever a process of the dump, or a file's name, has in it reaches no terminal: control characters are escaped here,
 once for all that is printed.
@@ -42,7 +42,7 @@ class Exit(IntEnum):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came; no KeyboardInterrupt, as typer has an exit status of its own for that."""
+    """SIGINT or SIGTERM came; not a KeyboardInterrupt, for which typer has an exit status of its own."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -82,7 +82,7 @@ def _refusals() -> Iterator[None]:
 
 
 class _Formatter(logging.Formatter):
-    """Formats what modules log, as ``say`` does; tracebacks are for --debug."""
+    """Formats log records as ``say`` prints sentences; tracebacks are for --debug."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -97,20 +97,20 @@ def say(sentence: str) -> None:
 
 
 def completes(program: str) -> bool:
-    """Tell whether a shell asks what could come next: typer loads what answers that only then."""
+    """Tell whether a shell asks for completions: only then, typer loads the code for them."""
     return _complete_var(program) in os.environ
 
 
 def _complete_var(program: str) -> str:
-    """Return the variable by which a shell asks; ``verify`` has its command's, as it is a word to the shell."""
+    """Return the variable by which a shell asks for completions; for ``vmcore2core verify``, it is vmcore2core's."""
     return f"_{program.split()[0].replace('-', '_').upper()}_COMPLETE"
 
 
 def catch_interrupts(*more: signal.Signals) -> None:
-    """Clean up on SIGINT and SIGTERM from now on: once numpy is there, whose start does not bear an exception.
+    """Clean up on SIGINT and SIGTERM from now on; only once numpy is loaded, as an exception would break its start.
 
     Args:
-        more: other signals that end the command, unless the caller has it ignore them, as nohup(1) does.
+        more: other signals that end the command, unless they are ignored already, as nohup(1) makes them.
     """
     ignored = {number for number in more if signal.getsignal(number) is signal.SIG_IGN}
     for number in {*_ENDING, *more} - ignored:
@@ -119,16 +119,16 @@ def catch_interrupts(*more: signal.Signals) -> None:
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     for other in (*_ENDING, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)  # what cleans up is short, and a second one must not end it halfway
+        signal.signal(other, signal.SIG_IGN)  # cleanup is short, and a second signal must not interrupt it
     raise Interrupted(number)
 
 
 def begin(verbose: int, *, debug: bool) -> None:
-    """Begin to work: usage and help are said before, by typer.
+    """Begin to work; typer has reported usage errors and printed help before.
 
     Args:
-        verbose: 1 tells the decisions, 2 more.
-        debug: tell where an error came from.
+        verbose: 1 reports decisions, 2 more.
+        debug: show where an error occurred.
     """
     global _debug
     _debug = debug
@@ -137,7 +137,7 @@ def begin(verbose: int, *, debug: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(f"{_program}: %(message)s"))
     logging.basicConfig(handlers=[handler])
-    # Of others, warnings alone: what fsspec and aiohttp tell of their work has the passwords of URLs.
+    # From other packages, only warnings: the records of fsspec and aiohttp have the passwords of URLs.
     logging.getLogger("vmcore2core").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
 
 
@@ -153,7 +153,7 @@ def run_command(command: typer.Typer, program: str) -> NoReturn:
             )
         except SystemExit as ended:
             status = ended.code
-        sys.stdout.flush()  # what does not reach its place is an error; later nobody would say so
+        sys.stdout.flush()  # output that cannot be written is an error; later, nobody would report it
     except BaseException as error:
         _flush_or_give_up(sys.stdout)
         with contextlib.suppress(OSError):
@@ -163,8 +163,8 @@ def run_command(command: typer.Typer, program: str) -> NoReturn:
 
 
 def _end(error: BaseException) -> Exit:
-    """Say why it ends, and return the exit status."""
-    if hasattr(error, "format_message"):  # click's, of the command line
+    """Report why the command ends, and return the exit status."""
+    if hasattr(error, "format_message"):  # click's errors of the command line
         return _end_of_usage(error)
     if type(error).__name__ == "Abort":  # likewise: a question was not answered
         say("aborted")
@@ -172,7 +172,7 @@ def _end(error: BaseException) -> Exit:
     if _debug:
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):
-        return Exit.ERROR  # whoever reads has enough
+        return Exit.ERROR  # the reader has enough
     if isinstance(error, Interrupted):
         say("interrupted; nothing half-written is left behind")
         signal.signal(error.number, signal.SIG_DFL)  # so that a shell's loop ends, too
@@ -187,13 +187,13 @@ def _end_of_usage(error: Any) -> Exit:  # noqa: ANN401 - typer may have a click 
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
-        # Before our own sentences, format_message() would have "Invalid value:".
+        # format_message() would put "Invalid value:" before our own sentences.
         say(error.format_message() if getattr(error, "param", None) is not None or not error.message else error.message)
     return Exit.USAGE
 
 
 def _flush_or_give_up(stream: TextIO) -> None:
-    """Write what is left, or let it go: Python would fail with it once more at its end, with a status of its own."""
+    """Write the rest, or drop it: at its end, Python would fail to write it again, and exit with its own status."""
     try:
         stream.flush()
     except (OSError, OutputError):

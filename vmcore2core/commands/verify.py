@@ -146,7 +146,7 @@ def _show(verdict: Verdict, *, in_full: bool) -> None:
 
 
 def _verdicts(paths: Sequence[Path], dump: DumpOptions, *, alone: bool) -> Iterator[Verdict]:
-    """Yield what each core is worth; what keeps one from being read is an error where it is the only one.
+    """Yield the verdict on each core; if ``alone``, raise the error that keeps it from being read.
 
     Raises:
         DumpError, LayoutError, UsageError: the dump cannot be opened.
@@ -154,7 +154,7 @@ def _verdicts(paths: Sequence[Path], dump: DumpOptions, *, alone: bool) -> Itera
     from vmcore2core import open_core
 
     with ExitStack() as stack:
-        # The dump is opened for the first core with which nothing else is wrong.
+        # Open the dump only for the first core that has no other defect.
         vmcore = cache(lambda: stack.enter_context(open_dump(dump, dump_files(dump))))
         for path in paths:
             try:
@@ -172,7 +172,7 @@ def _verdicts(paths: Sequence[Path], dump: DumpOptions, *, alone: bool) -> Itera
 
 
 def _verdict(core: "CoreFile") -> Verdict:
-    """Return what a core is worth, by what it has itself."""
+    """Return the verdict on a core, without its dump."""
     from vmcore2core import check_core
 
     found = check_core(core)
@@ -188,7 +188,7 @@ def _verdict(core: "CoreFile") -> Verdict:
 
 
 def _compare(core: "CoreFile", vmcore: "Dump", verdict: Verdict, *, alone: bool) -> None:
-    """Add to a verdict how the core compares with the dump."""
+    """Add the comparison with the dump to a verdict."""
     try:
         compared = vmcore.compare(core)
     except Vmcore2coreError as error:

@@ -218,7 +218,7 @@ def type_name(n_type: int) -> str:
 
 @dataclass(frozen=True)
 class CoreCheck:
-    """What a core is worth by itself, as sentences.
+    """The result of checking a core without its dump, as sentences.
 
     Attributes:
         problems: its defects.

@@ -200,8 +200,8 @@ class Index:
         """Raise ``OutputError`` if an index belongs to another dump, other options or another version."""
         if any(file["size"] is None for file in self.head["dump"]["files"]):
             raise OutputError(
-                f"{self.path} cannot be gone on with: the dump comes through a pipe, so it may be another; name the "
-                "file that is kept of it"
+                f"{self.path}: cannot resume: the dump was read from a pipe, so it may be another one; name the file "
+                "that was kept"
             )
         for part, words in (("dump", "another dump"), ("options", "other options"), ("tool", "another version")):
             if before.get(part) != json.loads(to_json(self.head[part])):
@@ -251,7 +251,7 @@ def read_index(path: Path) -> dict[str, Any] | None:
         raise OutputError(f"{path} is no index of version {VERSION} by vmcore2core")
     good = isinstance(found.get("processes"), list) and all(map(_is_entry, found["processes"]))
     if not good:
-        raise OutputError(f"{path} has processes without what --resume looks at")
+        raise OutputError(f"{path} has processes without the fields that --resume reads")
     return found
 
 

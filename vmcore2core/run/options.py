@@ -45,7 +45,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.resume and self.core.redaction is not None and GIVEN in self.core.redaction.words:
             raise UsageError(
-                f"--resume cannot go on with --redact {GIVEN}: the index does not keep which secrets were blanked"
+                f"--resume cannot be used with --redact {GIVEN}: the index does not keep which secrets were blanked"
             )
 
     @property

@@ -27,7 +27,7 @@ app = typer.Typer(
 
 @app.callback()
 def vmcore_tasks(*, version: options.Version = False) -> None:
-    """Take what comes before a command; typer's callback has printed the version."""
+    """Take the options before a command; typer's callback has printed the version."""
 
 
 for command in (ps, threads, regs, bt, maps, files, waits, dump, info, dmesg, layout):

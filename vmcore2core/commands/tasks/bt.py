@@ -59,7 +59,7 @@ def bt(
         bool, typer.Option("--group", "-g", help="Show threads with equal stacks together, the largest group first.")
     ] = False,
     folded: Annotated[
-        bool, typer.Option("--folded", help="Print a line for each such group, in the form that flamegraph.pl reads.")
+        bool, typer.Option("--folded", help="Print a line for each group of equal stacks, as flamegraph.pl reads it.")
     ] = False,
     speedscope: Annotated[
         bool, typer.Option("--speedscope", help="Print a file for speedscope.app; each thread has weight 1.")
@@ -67,7 +67,7 @@ def bt(
     as_json: options.AsJson = False,
     dump: DumpOptions,
 ) -> None:
-    """Show the user stacks of threads, by the dump's memory and by the programs' files if you give them."""
+    """Show the user stacks of threads, from the dump's memory and, if you give them, the programs' files."""
     show = _form(group=group, folded=folded, speedscope=speedscope, as_json=as_json)
     letters = options.states(state)
     if tid is None and not (every or pid or comm or letters):
@@ -103,7 +103,7 @@ def bt(
 
 
 def _form(*, group: bool, folded: bool, speedscope: bool, as_json: bool) -> "Callable[[list[StackRow]], None] | None":
-    """Return what prints all stacks at once; None if they are printed one after the other.
+    """Return the function that prints all stacks at once; None if they are printed one by one.
 
     Raises:
         UsageError: more than one form is asked for.
@@ -122,7 +122,7 @@ def _form(*, group: bool, folded: bool, speedscope: bool, as_json: bool) -> "Cal
 
 
 def _show_stacks(processes: "Iterable[ProcessStacks]", show: "Callable[[list[StackRow]], None] | None") -> bool | None:
-    """Print the stacks of processes, and tell whether all of all is there; None if there is no stack.
+    """Print the stacks of processes; return whether all are complete, or None if there are none.
 
     Args:
         processes: as they come.
@@ -169,7 +169,7 @@ def _print_groups_document(stacks: "list[StackRow]") -> None:
 
 
 def _group_document(group: "Group") -> dict[str, Any]:
-    """Return a group for JSON, its functions the innermost first, as frames are elsewhere."""
+    """Return a group for JSON; its functions begin with the innermost, as frames do elsewhere."""
     names = ("pid", "tid", "comm", "state")
     threads = [{name: getattr(stack, name) for name in names} for stack in group.stacks]
     return {"threads": threads, "functions": [asdict(step) for step in reversed(group.steps)]}

@@ -35,13 +35,13 @@ class Column:
         return shown.rjust(self.width) if self.width > 0 else shown.ljust(-self.width)
 
     def text(self, row: "TaskRow") -> str:
-        """Return what a row has there."""
+        """Return a row's value as text."""
         value = self.value(row)
         return self.cell("-" if value is None or value == "" else str(value))
 
 
 def command(row: "TaskRow") -> str:
-    """Return the command line; a name in brackets where there is none, as of a kernel thread."""
+    """Return the command line, or the name in brackets if there is none, as for a kernel thread."""
     shown = f"[{row.comm}]" if row.kernel_thread or row.command is None else row.command
     return f"{shown} <defunct>" if row.state == "Z" else shown
 
@@ -98,7 +98,7 @@ DEFAULT = ("pid", "ppid", "s", "psr", "nlwp", "vsz", "rss", "args")
 
 
 def columns(words: list[str] | None, *, threads: bool) -> list[Column]:
-    """Return the columns that -o names, with commas or blanks between them; else those that ps has.
+    """Return the columns that -o names, separated by commas or blanks; by default those of ps(1).
 
     Raises:
         typer.BadParameter: there is no such column.
@@ -112,7 +112,7 @@ def columns(words: list[str] | None, *, threads: bool) -> list[Column]:
 
 
 def parts(shown: list[Column]) -> "Part":
-    """Return what has to be looked up for some columns."""
+    """Return which data of a task the columns need."""
     from vmcore2core import Part
 
     found = Part(0)

@@ -62,7 +62,7 @@ def dmesg(
 
 @contextmanager
 def _opened(dump: DumpOptions) -> Iterator["KernelLog"]:
-    """Open the dump; where its types are not known, as far as the messages need it."""
+    """Open the dump; if its types are not known, for its messages alone."""
     with ExitStack() as stack:
         try:
             vmcore = stack.enter_context(opened(dump))
@@ -87,7 +87,7 @@ def _without_types(dump: DumpOptions) -> Iterator["KernelLog"]:
 
 
 def _levels(words: str | None) -> set[int] | None:
-    """Return the levels that are meant, as dmesg(1) takes them: names with commas, NAME+ and +NAME."""
+    """Return the levels that --level names, in dmesg(1)'s form: names with commas, NAME+ and +NAME."""
     if words is None:
         return None
     found: set[int] = set()
@@ -102,7 +102,7 @@ def _levels(words: str | None) -> set[int] | None:
 
 
 def _boot(log: "KernelLog") -> float | None:
-    """Return when the messages' seconds begin, in seconds since 1970; say if that is not exact, or not known."""
+    """Return the start of the messages' clock, in seconds since 1970; say if it is not exact or not known."""
     if log.boot_time_doubt is not None:
         say(log.boot_time_doubt)
     return log.boot_time
@@ -116,12 +116,12 @@ def _line(message: "Message", boot: float | None, *, decode: bool, caller: bool)
 
 
 def _text(message: "Message") -> str:
-    """Return the text without control characters, but for tabs."""
+    """Return the text without control characters, except for tabs."""
     return "\t".join(text(part.encode()) for part in message.text.split("\t"))
 
 
 def _decoded(message: "Message") -> str:
-    """Return "kern  :info  ", as dmesg(1) has it."""
+    """Return "kern  :info  ", as dmesg(1) prints it."""
     number, level = message.facility, message.level
     facility = "-" if number is None else FACILITIES[number] if number < len(FACILITIES) else str(number)
     return f"{facility:<6}:{'-' if level is None else LEVELS[level]:<6}"

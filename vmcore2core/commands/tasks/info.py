@@ -9,7 +9,7 @@ from vmcore2core.commands.opening import DumpOptions, opened, takes_dump
 from vmcore2core.printable import one_line
 
 IN_A_LINE = ("crashed", "paths", "user_pages_left_out", "sources")
-"""Lists that are short."""
+"""Lists that fit on one line."""
 
 
 @takes_dump
@@ -29,7 +29,7 @@ def info(
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a document: a value a line, a list below its name, nothing of what is not known."""
+    """Yield the lines of a document: one for a value, a list below its name; unknown values are left out."""
     if (crash := document.get("crash")) is not None:
         about = {name: value for name, value in crash.items() if name not in ("panic", "oops", "trace")}
         first = {"panic": crash["panic"], "oops": crash["oops"], "crashed": [about], "trace": crash["trace"]}
@@ -54,7 +54,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _in_words(item: dict[str, Any]) -> str:
-    """Return what is known of an item on one line: "cpu 1, pid 812, user mode yes"."""
+    """Return an item's known values on one line: "cpu 1, pid 812, user mode yes"."""
     yes_or_no = {True: "yes", False: "no"}
     known = {key: value for key, value in item.items() if value is not None}
     words = {k: yes_or_no[value] if isinstance(value, bool) else value for k, value in known.items()}

@@ -65,7 +65,7 @@ def ps(
 
 
 def _lines(rows: "Sequence[tuple[int, TaskRow]]", shown: list[Column]) -> Iterator[str]:
-    """Yield the heading and a line a row; each row comes with how deep its last column is indented."""
+    """Yield the heading, and a line for each row; a row comes with the depth of its last column."""
     *first, last = shown
     # As of ps(1), a line is cut at the edge of a terminal, and whole where anything else takes it.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

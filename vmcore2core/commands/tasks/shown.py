@@ -1,4 +1,4 @@
-"""What the commands of ``vmcore-tasks`` share: which processes, and a thread in JSON."""
+"""Shared by the commands of ``vmcore-tasks``: the selection of processes, and a thread in JSON."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +29,7 @@ Tid = Annotated[
 
 
 def chosen(vmcore: "Dump", choice: "Choice") -> "tuple[tuple[Process, ...], bool]":
-    """Return the processes that are asked for, kernel threads among them, and whether all were found.
+    """Return the selected processes, kernel threads included, and whether all were found.
 
     Those that were not found are reported on stderr.
     """

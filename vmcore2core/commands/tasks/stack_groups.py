@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 NAMED_MAX = 16
-"""Most threads of a process that a group's heading names."""
+"""Most threads of one process that a group's heading lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _kernel_step(frame: KernelFrameRow) -> Step:
 
 
 def folded(stacks: Iterable[StackRow]) -> Iterator[str]:
-    """Yield a line for each group: "comm;outermost;...;innermost COUNT", as flamegraph.pl takes them."""
+    """Yield a line for each group: "comm;outermost;...;innermost COUNT", as flamegraph.pl reads it."""
     counts: dict[str, int] = {}
     for stack in stacks:
         line = ";".join(map(_word, (stack.comm, *map(_annotated, steps(stack)))))
