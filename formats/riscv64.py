@@ -112,6 +112,15 @@ CALL_JALR_MASK = 0x7FFF
 CALL_C_JALR = 0x9002  # c.jalr rs, where rs is not 0: that is c.ebreak
 CALL_C_JALR_MASK = 0xF07F
 
+# Instructions: "RV32/64G Instruction Set Listings".
+OP_LOAD, OP_IMM, OP_STORE, OP_BRANCH, OP_JALR, OP_JAL, OP_FP = 0x03, 0x13, 0x23, 0x63, 0x67, 0x6F, 0x53
+FUNCT3_DOUBLE = 3
+OPS_WITHOUT_RD = frozenset({0x07, 0x0F, 0x27, 0x43, 0x47, 0x4B, 0x4F})
+"""Floating-point loads, stores and sums of products, and fences: none writes a general register."""
+FP_TO_GENERAL = frozenset({0x14, 0x18, 0x1C})
+"""Upper five bits of what compares, converts or moves to a general register."""
+EBREAK, UNIMP = 0x00100073, 0xC0001073
+
 NT_RISCV_VECTOR = 0x901
 NT_RISCV_TAGGED_ADDR_CTRL = 0x902
 

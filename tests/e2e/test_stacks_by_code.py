@@ -20,11 +20,12 @@ def stacks(dump: Path) -> dict[int, StackRow]:
         return {row.tid: row for one in programs for row in one.stacks()}
 
 
-@pytest.mark.parametrize(("guest", "threads"), [("debian-7.2-arm64", 12)])
+@pytest.mark.parametrize(("guest", "to_main"), [("debian-7.2-arm64", 0), ("debian-7.2-riscv64", 1)])
 @pytest.mark.parametrize("without", ["libc", "all"])
 def test_stacks_are_the_same_without_call_frame_information(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest: str, threads: int, without: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest: str, to_main: int, without: str
 ) -> None:
+    """What calls exit() has no way to a return: without a symbol, and without frame pointers, it tells no caller."""
     dump = bundled(guest, tmp_path)
     told = stacks(dump)
     fde = Image.fde
@@ -36,11 +37,15 @@ def test_stacks_are_the_same_without_call_frame_information(
 
     monkeypatch.setattr(Image, "fde", none)
     ours = stacks(dump)
-    assert len(told) == threads
-    assert {tid: [frame.address for frame in row.frames] for tid, row in ours.items()} == {
-        tid: [frame.address for frame in row.frames] for tid, row in told.items()
-    }
-    assert all(row.complete for row in ours.values())
+    assert len(told) == 12
+    short = 0
+    for tid, row in told.items():
+        found, wanted = ([frame.address for frame in one.frames] for one in (ours[tid], row))
+        assert found == wanted[: len(found)]
+        if found != wanted:
+            assert ours[tid].frames[-2].function == "main"
+            short += 1
+    assert short == to_main
     means = {frame.found_by for row in ours.values() for frame in row.frames}
     assert Found.CODE.value in means
     assert (Found.CFI.value in means) == (without == "libc")

@@ -234,19 +234,23 @@ def frames_to_returns(convention: Convention, following: Following, pc: int, *, 
     if not exact and convention.link_register is not None:
         way = way.having(convention.link_register, LOST)
     _, returned = _walk(way, following, RETURNS_MAX)
-    # At a call, the stack pointer is aligned; otherwise the way has left the function.
-    return [one for one in returned if exact or one.base != convention.stack_pointer or not one.size % STACK_ALIGN]
+    return [one for one in returned if exact or _aligned(convention, one)]
 
 
 def frames_from_start(
     convention: Convention, following: Following, pc: int, start: int, *, exact: bool
 ) -> Iterator[CodeFrame]:
-    """Yield the frame for each way from the function's first instruction to a place."""
+    """Yield the frame that all ways from the function's first instruction to a place make, if they make one."""
     link = convention.link_register
     states, _ = _walk(_first(convention, start), following, STEPS_MAX)
     frame = states[pc].at_place() if pc in states else None
-    if frame is not None and (exact or link is None or link in frame.saved):
+    if frame is not None and (exact or (_aligned(convention, frame) and (link is None or link in frame.saved))):
         yield frame
+
+
+def _aligned(convention: Convention, frame: CodeFrame) -> bool:
+    """Tell whether the stack pointer is aligned, as at a call; otherwise the way has left the function."""
+    return frame.base != convention.stack_pointer or not frame.size % STACK_ALIGN
 
 
 def _first(convention: Convention, at: int) -> Way:

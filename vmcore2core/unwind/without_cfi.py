@@ -59,7 +59,8 @@ class CallersWithoutCfi:
         key = frame.pc, frame.exact
         if key not in self._told_by_code:
             symbol = image.symbol(frame.lookup_pc) if image is not None else None
-            start = None if symbol is None else symbol.value
+            # A function's part for what seldom happens (.cold) is jumped to, with the frame made.
+            start = None if symbol is None or b".cold" in symbol.name else symbol.value
             room = len(self._told_by_code) < CODE_PLACES_MAX
             self._told_by_code[key] = (
                 tuple(told(self._space.instructions, frame.pc, start, frame.exact)) if room else ()
