@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from tests.e2e.guests import bundled
+from tests.e2e.guests import bundled, rows
 from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.commands.tasks import bt
+from vmcore2core.commands.tasks.app import app
 from vmcore2core.containers.base import PageState
+from vmcore2core.corefile.options import CoreOptions
+from vmcore2core.dump import Dump
 from vmcore2core.handover.mapped import Finder
 from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.process.copies import Copies
 from vmcore2core.process.threads import thread_rows
+from vmcore2core.run.converter import Converter
 from vmcore2core.session import Session
 from vmcore2core.unwind.originals import Files
 from vmcore2core.unwind.stacks import backtraces
@@ -72,6 +79,16 @@ def test_call_frame_information_comes_from_another_copy(session: Session, monkey
     lose(session, monkeypatch, first=1)
     assert not stack(session, Files())[1]
     assert stack(session, Files(copies=Copies(session.processes))) == expected
+
+
+def test_bt_and_the_index_take_pages_of_another_copy(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose(session, monkeypatch, first=1)
+    monkeypatch.setattr(bt, "opened", lambda _dump: nullcontext(Dump(session)))
+    shown = CliRunner().invoke(app, ["bt", "vmcore", "--pid", str(PID), "--json"])
+    assert shown.exception is None, shown.output
+    assert [thread["complete"] for thread in rows(shown.stdout)] == [True]
+    converter = Converter(session, CoreOptions(indexed=True))
+    assert stack(session, converter._stack_files)[1]
 
 
 def test_what_all_copies_lack_and_what_is_another_build_is_not_known(

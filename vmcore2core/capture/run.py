@@ -26,6 +26,7 @@ from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
 from vmcore2core.handover.entry import KernelReaders, identity_entry
 from vmcore2core.handover.index import Index
 from vmcore2core.printable import amount, text
+from vmcore2core.process.copies import Copies
 from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.identity import Identity
 from vmcore2core.process.redact import Redaction
@@ -256,10 +257,14 @@ class Capture:
         leader, pid = target.chosen.leader, target.chosen.pid
         try:
             captured = self.session.capture(leader, self.config.core)
-            stacks = stacks_of(self.session, captured, Files())
+            stacks = stacks_of(self.session, captured, self._stack_files)
             self._index.amend(pid, **described(self.session, leader, captured, stacks, self._kernel_readers))
         except Exception as error:  # likewise; its core is there
             self._say(f"{target.who} is not described: {sentence_of(error)}")
+
+    @cached_property
+    def _stack_files(self) -> Files:
+        return Files(copies=Copies(self.session.processes))
 
     @cached_property
     def _kernel_readers(self) -> KernelReaders:
