@@ -260,6 +260,28 @@ def test_gdb_shows_what_unwinding_found_by_other_means_than_call_frame_informati
         assert shown[: len(ours)] == ours
 
 
+def test_debug_packages_below_a_sysroot_are_used(cores: Path, sysroot: Path, tmp_path: Path) -> None:
+    program = sysroot / "bin/lab-dynamic"
+    shutil.copytree(sysroot, tmp_path / "root")
+    subprocess.run([need("objcopy"), "--strip-debug", program, tmp_path / "root/bin/lab-dynamic"], check=True)
+    name = script(cores, "lab-dynamic", "gdb")
+    assert "programs/victim.c:" not in gdb_stacks(cores, name, tmp_path / "root")[1]
+    debug = tmp_path / "packages" / debug_file(program)
+    debug.parent.mkdir(parents=True)
+    subprocess.run([need("objcopy"), "--only-keep-debug", program, debug], check=True)
+    stacks, output = gdb_stacks(cores, name, f"{tmp_path}/root:{tmp_path}/packages")
+    assert "programs/victim.c:" in output
+    check(stacks, output, "lab-dynamic")
+
+
+def debug_file(program: Path) -> str:
+    """Return where a debug package has a program's separate debug file."""
+    facts = facts_of(program)
+    assert facts is not None
+    assert facts.build_id is not None
+    return f"usr/lib/debug/.build-id/{facts.build_id[:2]}/{facts.build_id[2:]}.debug"
+
+
 def test_a_file_that_lacks_pages_gets_its_debug_file(sysroot: Path, tmp_path: Path) -> None:
     """The program's section headers and symbols are in no memory; a debug package has them."""
     program = sysroot / "bin/lab-dynamic"
@@ -270,12 +292,11 @@ def test_a_file_that_lacks_pages_gets_its_debug_file(sysroot: Path, tmp_path: Pa
     name = script(tmp_path / "cores", "lab-dynamic", "gdb")
     plain = gdb_stacks(tmp_path / "cores", name, tmp_path / "nothing")[1]
     assert "programs/victim.c:" not in plain
-    identity = next(one.build_id for one in [facts_of(program)] if one is not None) or ""
-    debug = tmp_path / f"root/usr/lib/debug/.build-id/{identity[:2]}/{identity[2:]}.debug"
+    debug = tmp_path / "root" / debug_file(program)
     debug.parent.mkdir(parents=True)
     subprocess.run([need("objcopy"), "--only-keep-debug", program, debug], check=True)
     stacks, output = gdb_stacks(tmp_path / "cores", name, tmp_path / "root")
-    assert f"/bin/lab-dynamic (build ID {identity}; in part)" in output
+    assert "/bin/lab-dynamic (build ID 8727f96cdf9d6e8eda964dd86cb03cde126c398a; in part)" in output
     assert "programs/victim.c:" in output
     check(stacks, output, "lab-dynamic")
 

@@ -186,9 +186,12 @@ class Places:
 
     Args:
         folder: the folder of the cores.
-        debug_folders: the debugger's own debug folders, each with a .build-id tree.
+        debug_folders: the debugger's own folders of debug files, each with a .build-id tree.
         environ: the environment, for $VMCORE2CORE_SYSROOT.
         download: returns the file with a build ID from debuginfod, or None.
+
+    Attributes:
+        debug_folders: these and those of debug packages below $VMCORE2CORE_SYSROOT.
     """
 
     def __init__(
@@ -199,8 +202,10 @@ class Places:
         download: Download = lambda _build_id: None,
     ) -> None:
         self.folder, self.download = folder, download
-        self.debug_folders = [Path(name) for name in debug_folders if name]
         self.roots = [Path(root) for root in environ.get("VMCORE2CORE_SYSROOT", "/").split(":") if root]
+        own = [Path(name) for name in debug_folders if name]
+        given = [below(root, "usr/lib/debug") for root in self.roots if root != Path("/")]
+        self.debug_folders = own + [path for path in given if path.is_dir() and path not in own]
 
     def find(self, wanted: Wanted) -> Found | None:
         """Return the file, or None if no place has it."""
@@ -302,6 +307,9 @@ class Gdb:
         self.places = Places(
             Path(folder), str(gdb.parameter("debug-file-directory") or "").split(":"), download=download
         )
+        folders = ":".join(os.fspath(path.absolute()) for path in self.places.debug_folders)
+        if folders.isprintable():
+            gdb.execute(f"set debug-file-directory {folders}")
 
     def program(self) -> None:
         """Load the program, before the core: with it, gdb follows the dynamic linker's list."""
