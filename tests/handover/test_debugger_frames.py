@@ -1,6 +1,9 @@
-"""What gdb's start scripts say of frames that come without call frame information."""
+"""What start scripts say of frames that come without call frame information."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -19,18 +22,18 @@ def test_each_way_has_its_line_and_names_the_files() -> None:
         caller("/usr/bin/a", Found.FRAME_POINTER),
         caller("", Found.STACK_POINTER),
     ]
-    by_code, by_pointers = notices(taken, [])
+    by_code, by_pointers = notices(taken, [], "gdb")
     none = "vmcore2core: no call frame information for"
     assert by_code == f"{none} /usr/bin/a, /usr/bin/b: frames come from the instructions"
     assert by_pointers == (
         f"{none} code of no file, /usr/bin/a: frames come from frame pointers, and some may be missing"
     )
-    assert notices([], []) == []
+    assert notices([], [], "gdb") == []
 
 
 def test_threads_whose_frames_gdb_guesses_are_named() -> None:
     ends = [LastFrame("/usr/lib/x.so", 0x7F0000001234, tid) for tid in range(100, 110)]
-    (line,) = notices([], ends)
+    (line,) = notices([], ends, "gdb")
     assert line.startswith(
         "vmcore2core: no call frame information for /usr/lib/x.so: gdb guesses the frames of thread "
     )
@@ -39,15 +42,42 @@ def test_threads_whose_frames_gdb_guesses_are_named() -> None:
 
 
 def test_a_name_with_control_characters_is_quoted() -> None:
-    (line,) = notices([caller("/tmp/a\n\x1b[31mb", Found.CODE)], [])
+    (line,) = notices([caller("/tmp/a\n\x1b[31mb", Found.CODE)], [], "gdb")
     assert line.isprintable()
 
 
-def test_lldb_says_once_which_files_frames_it_guesses(capsys: pytest.CaptureFixture[str]) -> None:
-    in_lldb({"/usr/bin/a", "/usr/lib/x.so", "/usr/lib/other.so"}, ["/usr/lib/x.so", "", "/usr/bin/a", "/usr/bin/there"])
-    assert capsys.readouterr().out == (
-        "vmcore2core: no call frame information for code of no file, /usr/bin/a, /usr/lib/x.so: "
-        "lldb guesses frames there, and some may be missing\n"
+def test_an_outermost_frame_is_in_no_line() -> None:
+    assert (
+        notices([Caller("/usr/lib/x.so", 0x1000, 0x2000, (("rsp", 0x2008), ("rip", 0)), "instructions")], [], "gdb")
+        == []
     )
-    in_lldb({"/usr/lib/other.so"}, ["/usr/bin/there"])
+
+
+def test_lldb_says_the_same_of_the_files_that_it_gets_callers_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = ("/usr/bin/a", "/usr/lib/x.so", "", "/usr/bin/there")
+    callers = [tuple(caller(path, Found.CODE)) for path in paths]
+    asked = []
+
+    def copied(file: Path, folder: Path, callers: dict[int, dict[int, dict[str, int]]]) -> Path:
+        asked.append((file, callers))
+        assert folder.is_dir()
+        return folder / "copy" if file.name == "a" else file
+
+    def load(adapt: Callable[[str, Path, int], Path]) -> set[str]:
+        assert adapt("/usr/bin/a", tmp_path / "a", 0x400).name == "copy"
+        assert adapt("/usr/lib/x.so", tmp_path / "x.so", 0x500) == tmp_path / "x.so"
+        return {"/usr/bin/a", "/usr/lib/x.so", "/usr/lib/other.so"}
+
+    in_lldb(load, copied, callers, [("/usr/lib/other.so", 0x7F00, 12)])
+    registers = {0x2000: {"rip": 0x3000, "rsp": 0x2010}}
+    assert asked == [(tmp_path / "a", {0x1000 - 0x400: registers}), (tmp_path / "x.so", {0x1000 - 0x500: registers})]
+    none = "vmcore2core: no call frame information for"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{none} /usr/bin/a: frames come from the instructions",
+        f"{none} /usr/lib/other.so: lldb guesses the frames of thread 12 from 0x7f00 on",
+        f"{none} code of no file, /usr/lib/x.so: lldb guesses frames there, and some may be missing",
+    ]
+    in_lldb(lambda _adapt: {"/usr/lib/other.so"}, copied, [tuple(caller("/usr/bin/there", Found.CODE))], [])
     assert capsys.readouterr().out == ""

@@ -154,6 +154,7 @@ def test_the_scripts_say_what_a_debugger_needs() -> None:
         "sharedlibrary",
     ]
     wanted = "(\"/usr/bin/app\", 'ab12', 0, 0x401000, 0x1000, 'sysroot/usr/bin/app', None, True, None, None)"
+    load = f"lambda adapt: debugger_files.in_lldb([{wanted}], debugger_download.download, adapt)"
     assert lldb_script(CORE, recovered(), [image()]).text.splitlines()[1:] == [
         'platform select --sysroot "sysroot" remote-linux',
         'settings set target.exec-search-paths "sysroot/lib"',
@@ -161,7 +162,8 @@ def test_the_scripts_say_what_a_debugger_needs() -> None:
         "command script import --relative-to-command-file debugger_files.py",
         "command script import --relative-to-command-file debugger_frames.py",
         "command script import --relative-to-command-file debugger_download.py",
-        f"script debugger_frames.in_lldb(debugger_files.in_lldb([{wanted}], debugger_download.download), [])",
+        "command script import --relative-to-command-file debugger_cfi.py",
+        f"script debugger_frames.in_lldb({load}, debugger_cfi.copied, [], [])",
     ]
     assert "sysroot" not in gdb_script(CORE, None).text
     assert "core-file core.app.1\n" in gdb_script(Path("/x/core.app.1.zst"), None).text

@@ -1,8 +1,8 @@
-"""Callers found without call frame information, handed to gdb, which otherwise guesses them.
+"""Callers found without call frame information, handed to gdb and lldb, which otherwise guess them.
 
 A library or program that lacks pages may have lost its call frame information. Where a function's instructions, its
-frame pointer or the word at the stack pointer led to the caller, gdb's start script tells gdb that caller. It does so
-only until gdb finds the file itself; for code that is in no file (JIT), it always does.
+frame pointer or the word at the stack pointer led to the caller, the start script tells the debugger that caller. It
+does so only until the debugger finds the file itself; gdb is also told the callers of code in no file (JIT).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmcore2core.arch.spec import UnwindSpec
+from vmcore2core.errors import CorruptStructure
 from vmcore2core.process.linkmap import vma_at
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.unwind.frames import Backtrace, Found, Frame
@@ -32,7 +33,8 @@ class Caller:
         path: path of the file whose code the frame runs, as its mapping has it; empty if the code is in no file.
         pc: program counter of the frame.
         sp: stack pointer of the frame.
-        registers: name and value of each known register of the caller, including its program counter.
+        registers: name and value of each known register of the caller, including its program counter; which is 0 if the
+            frame is the outermost.
         found_by: how the caller was found.
     """
 
@@ -65,11 +67,6 @@ class WithoutCfi:
     callers: tuple[Caller, ...] = ()
     last: tuple[LastFrame, ...] = ()
 
-    @property
-    def paths(self) -> set[bytes]:
-        """Paths of the files whose code these frames run."""
-        return {one.path for one in self.callers} | {one.path for one in self.last}
-
 
 def stacks_without_cfi(stacks: Unwound) -> WithoutCfi:
     """Return the frames found without call frame information, on machines whose programs usually have it."""
@@ -80,7 +77,7 @@ def stacks_without_cfi(stacks: Unwound) -> WithoutCfi:
     last: list[LastFrame] = []
     for row, found in stacks.threads:
         if len(callers) < CALLERS_MAX:
-            callers += _callers(snapshot, found, stacks.spec)
+            callers += [*_callers(snapshot, found, stacks.spec), *_outermost(stacks, found)]
         if found.frames and not found.complete and not _is_main(stacks.space, found.frames[-1]):
             pc = found.frames[-1].pc
             last.append(LastFrame(_path(snapshot, pc) or b"", pc, row.tid))
@@ -104,6 +101,30 @@ def _callers(snapshot: ProcessSnapshot, found: Backtrace, spec: UnwindSpec) -> I
             known = {**caller.registers, spec.return_address: caller.pc, spec.stack_pointer: caller.sp}
             named = tuple((spec.registers[number], value) for number, value in sorted(known.items()))
             yield Caller(path, frame.pc, frame.sp, named, caller.found.value)
+
+
+def _outermost(stacks: Unwound, found: Backtrace) -> Iterator[Caller]:
+    """Yield the caller of an outermost frame without call frame information; it has the program counter 0.
+
+    Otherwise gdb guesses further frames, and lldb leaves this one out.
+    """
+    if not found.complete or not found.frames:
+        return
+    frame, spec = found.frames[-1], stacks.spec
+    path = _path(stacks.space.snapshot, frame.pc)
+    if path is not None and not _has_cfi(stacks.space, frame):
+        sp = frame.sp + stacks.space.snapshot.elf_class // 8
+        registers = (spec.registers[spec.stack_pointer], sp), (spec.registers[spec.return_address], 0)
+        yield Caller(path, frame.pc, frame.sp, registers, Found.CODE.value)
+
+
+def _has_cfi(space: UserSpace, frame: Frame) -> bool:
+    """Tell whether a file has call frame information of a frame, or is Go's, whose stacks end elsewhere than gdb's."""
+    image = space.image(frame.lookup_pc)
+    try:
+        return image is not None and (image.ends_stack(frame.lookup_pc) or image.fde(frame.lookup_pc) is not None)
+    except CorruptStructure:
+        return False
 
 
 def _is_main(space: UserSpace, frame: Frame) -> bool:

@@ -29,6 +29,7 @@ LINKS_MAX = 40
 PAGE_MAX = 1 << 16
 
 Download = Callable[[str], "Path | None"]
+Adapt = Callable[[str, Path, int], "Path"]
 
 
 class Wanted(NamedTuple):
@@ -368,8 +369,13 @@ def _quoted(path: Path) -> str:
     return '"' + "".join("\\" + char if char in '"\\' else char for char in os.fspath(path)) + '"'
 
 
-def in_lldb(wanted: list[tuple[Any, ...]], download: Download) -> set[str]:
+def in_lldb(wanted: list[tuple[Any, ...]], download: Download, adapt: Adapt) -> set[str]:
     """Load each file that lldb lacks, and remove modules with another build ID that lldb found on this machine.
+
+    Args:
+        wanted: the files, as arguments of ``Wanted``.
+        download: as in ``Places``.
+        adapt: returns the file to load in place of an incomplete one, by its wanted path, path and load bias.
 
     Returns:
         Paths of files that are missing or incomplete.
@@ -385,7 +391,7 @@ def in_lldb(wanted: list[tuple[Any, ...]], download: Download) -> set[str]:
     for module in list(target.modules):
         if _build_id(module) not in own and not module.file.basename.startswith("["):
             target.RemoveModule(module)
-    lost = [one for one in files if not _load_in_lldb(target, places, one)]
+    lost = [one for one in files if not _load_in_lldb(target, places, one, adapt)]
     by_path = [one.path for one in files if one.build_id is None and one not in lost]
     return said(lost, by_path)
 
@@ -394,7 +400,7 @@ def _build_id(module: Any) -> str:  # noqa: ANN401
     return (module.GetUUIDString() or "").replace("-", "").lower()
 
 
-def _load_in_lldb(target: Any, places: Places, wanted: Wanted) -> bool:  # noqa: ANN401
+def _load_in_lldb(target: Any, places: Places, wanted: Wanted, adapt: Adapt) -> bool:  # noqa: ANN401
     """Load a file into lldb at its address; return whether a complete file was found."""
     if wanted.build_id and _build_id(target.ResolveLoadAddress(wanted.address).module) == wanted.build_id:
         return True
@@ -402,5 +408,6 @@ def _load_in_lldb(target: Any, places: Places, wanted: Wanted) -> bool:  # noqa:
     if found is None:
         return False
     there = (module for module in target.modules if wanted.build_id and _build_id(module) == wanted.build_id)
-    module = next(there, None) or target.AddModule(os.fspath(found.path), None, None)
+    path = adapt(wanted.path, found.path, found.bias) if found.partial else found.path
+    module = next(there, None) or target.AddModule(os.fspath(path), None, None)
     return bool(module) and target.SetModuleLoadAddress(module, found.bias % (1 << 64)).Success() and not found.partial

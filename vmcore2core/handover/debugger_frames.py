@@ -1,14 +1,20 @@
-"""Runs inside gdb and lldb: says which frames the debugger guesses, and tells gdb the callers that vmcore2core found.
+"""Runs inside gdb and lldb: tells the debugger the callers that vmcore2core found, and says which frames it guesses.
 
 Where call frame information is missing, debuggers guess callers and do not say so. gdb takes the callers that
-vmcore2core found by other means; lldb has no way to take them. Start scripts load this file from the folder of the
-cores.
+vmcore2core found by other means; lldb gets them as ``debugger_cfi`` says. Start scripts load this file from the folder
+of the cores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, NamedTuple
 from urllib.parse import quote
+
+Copied = Callable[[Path, Path, dict[int, dict[int, dict[str, int]]]], Path]
+Load = Callable[[Callable[[str, Path, int], Path]], "set[str]"]
 
 NO_FILE = "code of no file"
 NONE_FOR = "vmcore2core: no call frame information for"
@@ -21,7 +27,7 @@ class Caller(NamedTuple):
     Attributes:
         path: path of the file whose code the frame runs; empty if the code is in no file.
         pc, sp: program counter and stack pointer of the frame.
-        registers: name and value of each known register of the caller.
+        registers: name and value of each known register of the caller; the program counter is 0 if there is none.
         found_by: how the caller was found.
     """
 
@@ -30,6 +36,11 @@ class Caller(NamedTuple):
     sp: int
     registers: tuple[tuple[str, int], ...]
     found_by: str
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the frame is the outermost."""
+        return ("rip", 0) in self.registers
 
 
 class LastFrame(NamedTuple):
@@ -58,26 +69,60 @@ def use(lost: set[str], callers: list[tuple[Any, ...]], last: list[tuple[Any, ..
     ends = [one for one in (LastFrame(*one) for one in last) if not one.path or one.path in lost]
     if taken:
         _unwind_by(taken)
-    for line in notices(taken, ends):
+    for line in notices(taken, ends, "gdb"):
         print(line)
 
 
-def in_lldb(lost: set[str], without: list[str]) -> None:
-    """Print once which frames lldb guesses: it cannot be told callers.
+def in_lldb(load: Load, copied: Copied, callers: list[tuple[Any, ...]], last: list[tuple[Any, ...]]) -> None:
+    """Load the files into lldb with callers where call frame information is missing, and print which frames these are.
 
     Args:
-        lost: paths of files that are missing or incomplete.
-        without: paths of files whose frames were found without call frame information, or not at all.
+        load: loads the files; its argument is ``debugger_files.Adapt``, its result as ``lost`` of ``use``.
+        copied: ``debugger_cfi.copied``.
+        callers, last: as in ``use``.
     """
-    guessed = {path for path in without if not path or path in lost}
+    known = [Caller(*one) for one in callers]
+    with TemporaryDirectory(prefix="vmcore2core-") as folder:  # lldb keeps what it has loaded
+        copies = _Copies(Path(folder), copied, known)
+        lost = load(copies.adapt)
+    taken = [one for one in known if one.path in copies.made]
+    guessed = {one.path for one in known if not one.path or one.path in lost} - copies.made
+    ends = [one for one in (LastFrame(*one) for one in last) if not one.path or one.path in lost]
+    for line in notices(taken, ends, "lldb"):
+        print(line, flush=True)
     if guessed:
         print(f"{NONE_FOR} {_files(guessed)}: lldb guesses frames there, and some may be missing", flush=True)
 
 
-def notices(taken: list[Caller], ends: list[LastFrame]) -> list[str]:
+class _Copies:
+    """Copies of incomplete files with the callers of the frames that run their code.
+
+    Attributes:
+        made: wanted paths of the files that were copied.
+    """
+
+    def __init__(self, folder: Path, copied: Copied, callers: list[Caller]) -> None:
+        self._folder, self._copied, self._callers = folder, copied, callers
+        self.made: set[str] = set()
+
+    def adapt(self, name: str, file: Path, bias: int) -> Path:
+        callers: dict[int, dict[int, dict[str, int]]] = {}
+        for one in self._callers:
+            if one.path == name:
+                callers.setdefault((one.pc - bias) % (1 << 64), {})[one.sp] = dict(one.registers)
+        try:
+            path = self._copied(file, Path(mkdtemp(dir=self._folder)), callers)
+        except OSError:
+            return file
+        self.made |= {name} if path != file else set()
+        return path
+
+
+def notices(taken: list[Caller], ends: list[LastFrame], debugger: str) -> list[str]:
     """Return one line for each way in which frames were found without call frame information."""
-    by_code = {one.path for one in taken if one.found_by == "instructions"}
-    others = {one.path for one in taken if one.found_by != "instructions"}
+    found = [one for one in taken if not one.is_none]
+    by_code = {one.path for one in found if one.found_by == "instructions"}
+    others = {one.path for one in found if one.found_by != "instructions"}
     lines = []
     if by_code:
         lines.append(f"{NONE_FOR} {_files(by_code)}: frames come from the instructions")
@@ -86,7 +131,8 @@ def notices(taken: list[Caller], ends: list[LastFrame]) -> list[str]:
     if ends:
         shown = ", ".join(f"{one.tid} from {one.pc:#x} on" for one in ends[:THREADS_SHOWN])
         more = f" and {len(ends) - THREADS_SHOWN} more" if len(ends) > THREADS_SHOWN else ""
-        lines.append(f"{NONE_FOR} {_files({e.path for e in ends})}: gdb guesses the frames of thread {shown}{more}")
+        guesses = f"{debugger} guesses the frames of thread {shown}{more}"
+        lines.append(f"{NONE_FOR} {_files({e.path for e in ends})}: {guesses}")
     return lines
 
 

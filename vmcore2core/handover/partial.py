@@ -297,16 +297,22 @@ class _Builder:
         return min(count or 0, SYMBOLS_MAX)
 
     def _add_call_frames(self) -> None:
-        """Add call frame information, unless the file's own section of it is complete."""
+        """Add call frame information, unless the file's own section of it is complete.
+
+        Neither section is mapped: gdb takes an .eh_frame only if it is, and lldb would lay it over other memory. An
+        empty .eh_frame is the place for what the start script tells lldb.
+        """
         hdr = self.headers.of_type(elf_dynamic.PT_GNU_EH_FRAME)
         own = self._find(".eh_frame")
-        if hdr is None or (own is not None and own["sh_type"] != elf_dynamic.SHT_NOBITS):
+        if own is not None and own["sh_type"] != elf_dynamic.SHT_NOBITS:
             return
-        fdes = list(fdes_of(self.by_address, hdr.p_vaddr, self.order, self.word))
-        # Neither section is mapped: gdb takes an .eh_frame only if it is, and lldb would lay it over other memory.
-        for name, made in ((".debug_frame", debug_frame), (".eh_frame", eh_frame)) if fdes else ():
-            place = self._append(made(fdes, self.order, self.word))
-            self._add(name, elf_dynamic.SHT_PROGBITS, 0, 0, *place, sh_addralign=self.word)
+        fdes = [] if hdr is None else list(fdes_of(self.by_address, hdr.p_vaddr, self.order, self.word))
+        if fdes:
+            self._add_frame_section(".debug_frame", debug_frame(fdes, self.order, self.word))
+        self._add_frame_section(".eh_frame", eh_frame(fdes, self.order, self.word))
+
+    def _add_frame_section(self, name: str, content: bytes) -> None:
+        self._add(name, elf_dynamic.SHT_PROGBITS, 0, 0, *self._append(content), sh_addralign=self.word)
 
     def _find(self, name: str) -> dict[str, int] | None:
         at = self.names.find(name.encode() + b"\0")

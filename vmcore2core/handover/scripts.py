@@ -28,7 +28,8 @@ from vmcore2core.process.sysroot import DELETED
 HELPER_NAME = "debugger_files.py"
 FRAMES_NAME = "debugger_frames.py"
 DOWNLOAD_NAME = "debugger_download.py"
-HELPERS = (HELPER_NAME, FRAMES_NAME, DOWNLOAD_NAME)
+CFI_NAME = "debugger_cfi.py"
+HELPERS = (HELPER_NAME, FRAMES_NAME, DOWNLOAD_NAME, CFI_NAME)
 # No quotes, backslashes or control characters, and no separators of commands, paths or options.
 _PLAIN = re.compile(r"[A-Za-z0-9._+,=@~%/ -]+")
 _GOES_THERE = """\
@@ -190,9 +191,11 @@ def lldb_script(
                 f'# without Python: target modules add "{file}"; target modules load --file "{file}" --slide {bias:#x}'
             )
     lines += [f"command script import --relative-to-command-file {helper}" for helper in HELPERS]
-    files, frames, download = (helper.removesuffix(".py") for helper in HELPERS)
-    lost = f"{files}.in_lldb([{there.wanted(images)}], {download}.download)"
-    lines.append(f"script {frames}.in_lldb({lost}, [{_paths(without_cfi or WithoutCfi())}])")
+    files, frames, download, cfi = (helper.removesuffix(".py") for helper in HELPERS)
+    load = f"lambda adapt: {files}.in_lldb([{there.wanted(images)}], {download}.download, adapt)"
+    found = without_cfi or WithoutCfi()
+    callers, last = ", ".join(map(_caller, found.callers)), ", ".join(map(_last, found.last))
+    lines.append(f"script {frames}.in_lldb({load}, {cfi}.copied, [{callers}], [{last}])")
     return Script(path, "\n".join(lines) + "\n")
 
 
@@ -253,12 +256,6 @@ def _caller(caller: Caller) -> str:
 def _last(frame: LastFrame) -> str:
     """Return ``debugger_frames.LastFrame`` as Python text."""
     return f"({_literal(os.fsdecode(frame.path.removesuffix(DELETED)))}, {frame.pc:#x}, {frame.tid})"
-
-
-def _paths(found: WithoutCfi) -> str:
-    """Return, as Python text, the paths of files whose frames were found without call frame information."""
-    paths = sorted({path.removesuffix(DELETED) for path in found.paths})
-    return ", ".join(_literal(os.fsdecode(path)) for path in paths)
 
 
 def _literal(name: str) -> str:
