@@ -385,6 +385,25 @@ class Dump:
         run.run(chosen, bars)
         return run.report()
 
+    def write_for_debugger(
+        self, process: Process, folder: Path, *, bars: Bars = _no_bars, verbose: bool = False
+    ) -> RunReport:
+        """Write one core, its programs and libraries and its start scripts, but no index: for a debugger to start now.
+
+        Args:
+            process: the process.
+            folder: where they go; it is there.
+            bars: draws bars.
+            verbose: report more.
+
+        Raises:
+            OutputError: the core, or a start script, cannot be written.
+        """
+        from vmcore2core.run.for_debugger import write_for_debugger
+
+        with bars(1) as bar:
+            return write_for_debugger(self._session, _identities([process])[0], folder, bar, verbose=verbose)
+
     def plan_cores(self, selected: Selection, options: RunOptions, *, say: Say = _silent) -> Plan:
         """Return what ``write_cores`` would write with the same arguments."""
         from vmcore2core.run.run import Run

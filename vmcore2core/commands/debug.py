@@ -17,7 +17,7 @@ import typer
 from vmcore2core.commands import options
 from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, takes_dump
 from vmcore2core.commands.progress import progress_bars
-from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
+from vmcore2core.commands.terminal import begin, catch_interrupts, completes, run_command, say
 from vmcore2core.errors import DebuggerError, OutputError, TaskError
 from vmcore2core.signals import ENDING, blocked
 
@@ -177,17 +177,13 @@ def _convert(vmcore: "Dump", only: "Selection", folder: Path, *, verbose: bool, 
     Raises:
         OutputError: there is none.
     """
-    from vmcore2core import CoreOptions, RunOptions
-
-    core = CoreOptions(indexed=True, companions=True, verbose=verbose)
-    report = vmcore.write_cores(only, RunOptions(core, output=folder), say=say, bars=progress_bars)
-    if report.errors:
-        raise typer.Exit(Exit.ERROR)  # they were said
-    for sentence in (*report.warnings, *(sentence for one in report.cores for sentence in one.sentences)):
+    report = vmcore.write_for_debugger(only.processes[0], folder, bars=progress_bars, verbose=verbose)
+    sentences = [*report.warnings, *(sentence for one in report.cores for sentence in one.sentences)]
+    for sentence in sentences + (report.notices if verbose else []):
         say(sentence)
     script = next(folder.glob("core.*.lldb" if lldb else "core.*.gdb"), None)
     if script is None:
-        raise OutputError(f"{only.processes[0].pid} has no start script; vmcore2core -v with --companions says why")
+        raise OutputError(f"{only.processes[0].pid} has no start script, expected one in {folder}")
     return script
 
 

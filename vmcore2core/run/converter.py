@@ -82,12 +82,14 @@ class Converter:
         options: how to write cores.
         folder: the folder that a job's target is relative to.
         bar: draws a bar for each core.
+        with_entries: make the processes' entries in the index, if the options ask for an index.
     """
 
     session: Session
     options: CoreOptions
     folder: Path = Path()
     bar: Callable[[str], Progress | None] = lambda _label: None
+    with_entries: bool = True
     _cache: CaptureCache = field(default_factory=CaptureCache)
 
     def stages(self) -> Mapping[Stage, DoJob]:
@@ -128,7 +130,7 @@ class Converter:
             captured = self._captured(job)
             result = write_process(session, leader, self.folder / target, options, captured, self.bar(target.name))
             stacks = stacks_of(session, result.captured, self._stack_files) if options.indexed else ""
-            entry = self._index_entry(leader, result, stacks) if options.indexed else None
+            entry = self._index_entry(leader, result, stacks) if options.indexed and self.with_entries else None
         except Exception as error:  # even a bug of ours must not cost the other processes their cores
             return self._result(job, error=failure(job.pid, job.comm, error, options))
         beside = self._files(job, captured, stacks) if options.indexed and options.companions else {}
