@@ -223,7 +223,8 @@ class _Writing:
 
     def _rebuild(self, pages: FilePages, fd: int) -> Rebuilt | None:
         """Give a file that lacks pages section headers for its known bytes."""
-        made = rebuilt(pages.read, pages.size, self.file.elf_class, self.file.byte_order, pages.page_size)
+        file, read = self.file, partial(_known_at, pages, fd)
+        made = rebuilt(read, pages.size, file.elf_class, file.byte_order, pages.page_size)
         if made is not None:
             pwrite_all(fd, memoryview(made.header), 0)
             pwrite_all(fd, memoryview(made.tail), made.tail_at)
@@ -282,6 +283,14 @@ class _Writing:
 def _read_at(fd: int, offset: int, size: int) -> bytes | None:
     raw = os.pread(fd, size, offset)
     return raw if len(raw) == size else None
+
+
+def _known_at(pages: FilePages, fd: int, offset: int, size: int) -> bytes | None:
+    """Return bytes of a file, as ``FilePages.read`` does, from the copy of its known pages."""
+    first, end = offset // pages.page_size, -(-(offset + size) // pages.page_size)
+    if size < 0 or not 0 <= offset <= pages.size - size or not pages.known[first:end].all():
+        return None
+    return _read_at(fd, offset, size)
 
 
 def _copy(pages: FilePages, fd: int, *, whole: bool) -> None:
