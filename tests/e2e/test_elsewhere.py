@@ -23,7 +23,7 @@ from tests.e2e.test_handover import contents, index_of, without_times
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import UsageError
 from vmcore2core.run import cluster
-from vmcore2core.run.jobs import Job
+from vmcore2core.run.jobs import Job, Stage
 from vmcore2core.session import OpenOptions
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
@@ -153,9 +153,9 @@ def other_bytes(path: Path) -> None:
 def test_a_worker_that_sees_another_file_says_so(change: Callable[[Path], None], words: str, tmp_path: Path) -> None:
     dump = shutil.copyfile(DUMP, tmp_path / "vmcore")
     with cluster.beacon(tmp_path) as seen:
-        work = cluster.ConvertOnCluster(cluster.worker_dump([dump], OpenOptions()), CoreOptions(), str(tmp_path), seen)
+        work = cluster.DoOnCluster(cluster.worker_dump([dump], OpenOptions()), seen, CoreOptions(), str(tmp_path))
         change(dump)
-        outcome = pickle.loads(pickle.dumps(work))(Job(1, "init", 0, "core"))
+        outcome = pickle.loads(pickle.dumps(work))(Stage.CONVERT, Job(1, "init", 0, "core"))
     assert outcome.error is not None
     assert outcome.error.startswith("1 (init): the worker on ")
     assert words in outcome.error
@@ -164,8 +164,8 @@ def test_a_worker_that_sees_another_file_says_so(change: Callable[[Path], None],
 def test_a_worker_that_sees_another_folder_writes_nothing(tmp_path: Path) -> None:
     with cluster.beacon(tmp_path) as seen:
         pass
-    work = cluster.ConvertOnCluster(cluster.worker_dump([DUMP], OpenOptions()), CoreOptions(), str(tmp_path), seen)
-    outcome = work(Job(1, "init", 0, "core"))
+    work = cluster.DoOnCluster(cluster.worker_dump([DUMP], OpenOptions()), seen, CoreOptions(), str(tmp_path))
+    outcome = work(Stage.CONVERT, Job(1, "init", 0, "core"))
     assert f"its {tmp_path} is not the folder for the cores" in (outcome.error or "")
     assert list(tmp_path.iterdir()) == []
 
@@ -173,14 +173,14 @@ def test_a_worker_that_sees_another_folder_writes_nothing(tmp_path: Path) -> Non
 def test_a_worker_of_another_version_says_so(tmp_path: Path) -> None:
     with cluster.beacon(tmp_path) as seen:
         how = replace(cluster.worker_dump([DUMP], OpenOptions()), version="0.0.7")
-        outcome = cluster.ConvertOnCluster(how, CoreOptions(), str(tmp_path), seen)(Job(1, "init", 0, "core"))
+        outcome = cluster.DoOnCluster(how, seen, CoreOptions(), str(tmp_path))(Stage.CONVERT, Job(1, "init", 0, "core"))
     assert "expected 0.0.7" in (outcome.error or "")
 
 
 def test_what_a_job_sends_is_small(tmp_path: Path) -> None:
     how = cluster.worker_dump([DUMP], OpenOptions(vmcoreinfo=DUMP, swap=(f"1={DUMP}",), memory_map="0:1G@0"))
     assert how.options.swap == (f"1={DUMP}",)
-    assert len(pickle.dumps(cluster.ConvertOnCluster(how, CoreOptions(), str(tmp_path), str(tmp_path)))) < 2048
+    assert len(pickle.dumps(cluster.DoOnCluster(how, str(tmp_path), CoreOptions(), str(tmp_path)))) < 2048
 
 
 def test_a_pipe_is_refused() -> None:

@@ -36,7 +36,6 @@ from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage
 from vmcore2core.run.options import RunOptions
 from vmcore2core.run.run import Run
 from vmcore2core.run.space import CoreSize
-from vmcore2core.run.workers import Workers
 from vmcore2core.session import DEFAULTS
 
 BASE = 0x7F00_0000_0000
@@ -80,7 +79,7 @@ class HandMade(Run):
         entry = {"pid": job.pid, "comm": job.comm, "threads": []}
         return JobResult(job, entry={**entry, "core": {**core, "missing": 0, "pages": 3, "complete": True}})
 
-    def _write_beside(self, _workers: Workers, jobs: Sequence[Job]) -> None:
+    def _write_beside(self, _workers: Any, jobs: Sequence[Job]) -> None:
         for job in jobs:
             with Tree(self.directory / "sysroot", force=self._replace).create(b"/lib/libx.so") as fd:
                 os.write(fd, LIBRARY)

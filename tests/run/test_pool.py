@@ -18,26 +18,26 @@ import pytest
 
 from vmcore2core.errors import UsageError, WorkersError
 from vmcore2core.run.dask_cluster import dask_cluster, scheduler_address
-from vmcore2core.run.jobs import Job, JobResult
+from vmcore2core.run.jobs import Job, JobResult, Stage
 from vmcore2core.run.pool import Cluster, Pool
 
 JOBS = [Job(pid, f"p{pid}", 0, "", size=pid) for pid in range(1, 8)]
 
 
-def convert(job: Job) -> JobResult:
+def convert(_stage: Stage, job: Job) -> JobResult:
     return JobResult(job, notices=(f"{os.getpid()}",))
 
 
-def failed_at_3(job: Job) -> JobResult:
+def failed_at_3(stage: Stage, job: Job) -> JobResult:
     if job.pid == 3:
         raise RuntimeError("two\n lines")
-    return convert(job)
+    return convert(stage, job)
 
 
-def died_at_3(job: Job) -> JobResult:
+def died_at_3(stage: Stage, job: Job) -> JobResult:
     if job.pid == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return convert(job)
+    return convert(stage, job)
 
 
 class WorkersDied(Exception):
@@ -57,7 +57,7 @@ class Recorded(Executor):
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)
-        return self._pool.submit(self._do, args[0])
+        return self._pool.submit(self._do, args[1])
 
     def _do(self, job: Job) -> JobResult:
         self.tries[job.pid] += 1
@@ -73,21 +73,23 @@ class Recorded(Executor):
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
 def test_any_executor_does(kind: type[ThreadPoolExecutor | ProcessPoolExecutor]) -> None:
     with kind(2) as executor:
-        outcomes = list(Pool(Cluster(executor, lambda: 2), convert).run(JOBS))
+        outcomes = list(Pool(Cluster(executor, lambda: 2), convert).run(Stage.CONVERT, JOBS))
         assert sorted(outcome.job.pid for outcome in outcomes) == [job.pid for job in JOBS]
         assert all(outcome.error is None for outcome in outcomes)
 
 
 def test_a_job_that_fails_fails_alone_and_in_one_sentence() -> None:
     with ThreadPoolExecutor(2) as executor:
-        outcomes = {o.job.pid: o.error for o in Pool(Cluster(executor, lambda: 2), failed_at_3).run(JOBS)}
+        outcomes = {
+            o.job.pid: o.error for o in Pool(Cluster(executor, lambda: 2), failed_at_3).run(Stage.CONVERT, JOBS)
+        }
     assert outcomes.pop(3) == "3 (p3): no worker could convert it: two lines"
     assert set(outcomes.values()) == {None}
 
 
 def test_an_executor_that_breaks_ends_the_run() -> None:
     with ProcessPoolExecutor(1) as executor:
-        outcomes = {o.job.pid: o.error for o in Pool(Cluster(executor, lambda: 1), died_at_3).run(JOBS)}
+        outcomes = {o.job.pid: o.error for o in Pool(Cluster(executor, lambda: 1), died_at_3).run(Stage.CONVERT, JOBS)}
     assert outcomes.keys() == {job.pid for job in JOBS}
     assert {pid for pid, error in outcomes.items() if error is None} == {7, 6, 5, 4}
     assert "terminated abruptly" in (outcomes[1] or "")
@@ -96,22 +98,22 @@ def test_an_executor_that_breaks_ends_the_run() -> None:
 def test_no_more_jobs_are_handed_over_than_there_is_room_for() -> None:
     def slow(job: Job, _beside: int) -> JobResult:
         time.sleep(0.05)
-        return convert(job)
+        return convert(Stage.CONVERT, job)
 
     executor = Recorded(slow)
-    assert len(list(Pool(Cluster(executor, lambda: 3), convert).run(JOBS))) == len(JOBS)
+    assert len(list(Pool(Cluster(executor, lambda: 3), convert).run(Stage.CONVERT, JOBS))) == len(JOBS)
     assert executor.most == 3
 
 
 def test_what_workers_died_of_is_tried_once_more_by_itself() -> None:
     def answer(job: Job, beside: int) -> JobResult | BaseException:
-        return WorkersDied() if job.pid == 3 or (job.pid == 7 and beside > 1) else convert(job)
+        return WorkersDied() if job.pid == 3 or (job.pid == 7 and beside > 1) else convert(Stage.CONVERT, job)
 
     executor = Recorded(answer)
     executor.now = 1  # so that each has another beside it, at first
     cluster = Cluster(executor, lambda: 2, (WorkersDied,))
     outcomes = {}
-    for outcome in Pool(cluster, convert).run(JOBS):
+    for outcome in Pool(cluster, convert).run(Stage.CONVERT, JOBS):
         outcomes[outcome.job.pid] = outcome.error
         if len(outcomes) == len(JOBS) - 2:
             executor.now = 0
@@ -126,8 +128,8 @@ def broken() -> int:
 
 @pytest.mark.parametrize("room", [lambda: 0, broken])
 def test_without_workers_jobs_are_given_up(room: Callable[[], int]) -> None:
-    executor = Recorded(lambda job, _beside: convert(job))
-    outcomes = list(Pool(Cluster(executor, room, empty_s=0.1), convert).run(JOBS))
+    executor = Recorded(lambda job, _beside: convert(Stage.CONVERT, job))
+    outcomes = list(Pool(Cluster(executor, room, empty_s=0.1), convert).run(Stage.CONVERT, JOBS))
     assert [outcome.error for outcome in outcomes] == [
         f"{job.pid} ({job.comm}): no worker could convert it: there was none for 0 seconds" for job in reversed(JOBS)
     ]

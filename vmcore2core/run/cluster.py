@@ -13,7 +13,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from vmcore2core.errors import UsageError, Vmcore2coreError, WorkersError
 from vmcore2core.folders import opened_folder
 from vmcore2core.run.converter import Converter
 from vmcore2core.run.dask_cluster import dask_cluster, scheduler_address
-from vmcore2core.run.jobs import Job, JobResult
+from vmcore2core.run.jobs import Job, JobResult, Stage
 from vmcore2core.run.pool import Cluster
 from vmcore2core.run.samefile import FileIdentity, identity_of
 from vmcore2core.session import OpenOptions, Session
@@ -106,32 +106,38 @@ def _absolute(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertOnCluster:
+class DoOnCluster:
     """The function that a worker calls; it is sent with each job.
 
     Attributes:
         dump: the dump.
+        beacon: a file in the folder of the cores, which the worker must see; each run has its own.
         options: how to write cores.
         folder: the folder that a job's target is relative to.
-        beacon: a file in the folder of the cores, which the worker must see.
     """
 
     dump: WorkerDump
-    options: CoreOptions
-    folder: str
     beacon: str
+    options: CoreOptions = field(compare=False)
+    folder: str = field(compare=False)
 
-    def __call__(self, job: Job) -> JobResult:
-        """Convert one process; the result holds any error, as our exceptions may not survive pickling."""
+    def __call__(self, stage: Stage, job: Job) -> JobResult:
+        """Do one stage of a job; the result holds any error, as our exceptions may not survive pickling."""
         with _ONE_AT_A_TIME:
             try:
                 if not Path(self.beacon).exists():
                     folder = Path(self.beacon).parent
                     raise WorkersError(f"its {folder} is not the folder for the cores, expected one that is shared")
-                session = _opened(self.dump)
+                converter = _converter(self)
             except Vmcore2coreError as error:
-                return JobResult(job, error=f"{job.pid} ({job.comm}): the worker on {os.uname().nodename}: {error}")
-            return Converter(session, self.options, folder=Path(self.folder)).convert(job)
+                return JobResult(job, error=f"{job.who}: the worker on {os.uname().nodename}: {error}")
+            return converter.stages()[stage](job)
+
+
+@lru_cache(maxsize=1)
+def _converter(run: DoOnCluster) -> Converter:
+    """Return what does a run's jobs; it has what processes share, such as who holds the other ends of their pipes."""
+    return Converter(_opened(run.dump), run.options, folder=Path(run.folder), again=True)
 
 
 @lru_cache(maxsize=1)
@@ -156,6 +162,7 @@ def cluster_workers(executor: str, dump: WorkerDump) -> Iterator[tuple[Cluster, 
 def release() -> None:
     """Close the dump: a worker calls this when a run ends."""
     with _ONE_AT_A_TIME:
+        _converter.cache_clear()
         _opened.cache_clear()
         gc.collect()
 

@@ -82,6 +82,7 @@ class Converter:
         options: how to write cores.
         folder: the folder that a job's target is relative to.
         bar: draws a bar for each core.
+        again: replace cores that are there, as a job may be done again after its worker died.
         with_entries: make the processes' entries in the index, if the options ask for an index.
     """
 
@@ -89,6 +90,7 @@ class Converter:
     options: CoreOptions
     folder: Path = Path()
     bar: Callable[[str], Progress | None] = lambda _label: None
+    again: bool = False
     with_entries: bool = True
     _cache: CaptureCache = field(default_factory=CaptureCache)
 
@@ -124,7 +126,7 @@ class Converter:
 
     def convert(self, job: Job) -> JobResult:
         """Convert one process; the result holds every error that concerns only this process."""
-        session, options = self.session, self.options
+        session, options = self.session, replace(self.options, force=self.options.force or self.again)
         leader, target = self._leader(job), Path(job.target)
         try:
             captured = self._captured(job)

@@ -45,15 +45,10 @@ class Job:
     without_cfi: WithoutCfi | None = None
     file: FileToWrite | None = None
 
-    def lost(self, how: str) -> str:
-        """Return why it has no result, as a sentence.
-
-        Args:
-            how: how the worker that did it ended.
-        """
-        if self.file is not None:
-            return f"{self.comm} is not recovered: the process that wrote it {how}"
-        return f"{self.pid} ({self.comm}): the process that converted it {how}"
+    @property
+    def who(self) -> str:
+        """Whose job it is, for messages."""
+        return self.comm if self.file is not None else f"{self.pid} ({self.comm})"
 
 
 def file_job(file: FileToWrite) -> Job:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 
-from vmcore2core.run.jobs import DoJob, Job, JobResult, largest_first
+from vmcore2core.run.jobs import Job, JobResult, Stage, largest_first
 
 POLL_S = 1.0
 """How often the pool checks for workers."""
@@ -44,22 +44,22 @@ class Pool:
 
     Args:
         cluster: the workers.
-        convert: does a job; it is pickled for each one.
+        do: does one stage of a job; it is pickled for each one.
     """
 
-    def __init__(self, cluster: Cluster, convert: DoJob) -> None:
-        self._cluster, self._convert = cluster, convert
+    def __init__(self, cluster: Cluster, do: Callable[[Stage, Job], JobResult]) -> None:
+        self._cluster, self._do = cluster, do
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
+    def run(self, stage: Stage, jobs: Sequence[Job]) -> Iterator[JobResult]:
         """Start the largest jobs first; yield each result when it is ready."""
         blamed = []
-        for job, answer in self._answers(largest_first(jobs)):
+        for job, answer in self._answers(stage, largest_first(jobs)):
             if isinstance(answer, self._cluster.killed):
                 blamed.append(job)
             else:
                 yield self._outcome(job, answer)
         for job in blamed:
-            for _, answer in self._answers([job]):
+            for _, answer in self._answers(stage, [job]):
                 yield self._outcome(job, answer)
 
     def _outcome(self, job: Job, answer: JobResult | BaseException) -> JobResult:
@@ -69,9 +69,9 @@ class Pool:
             why = "each worker that began to convert it died"
         else:
             why = f"no worker could convert it: {_sentence(answer)}"
-        return JobResult(job, error=f"{job.pid} ({job.comm}): {why}")
+        return JobResult(job, error=f"{job.who}: {why}")
 
-    def _answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult | BaseException]]:
+    def _answers(self, stage: Stage, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult | BaseException]]:
         """Yield each job with its result."""
         waiting, running = deque(jobs), dict[Future[JobResult], Job]()
         manned = time.monotonic()
@@ -82,7 +82,7 @@ class Pool:
                 while waiting and len(running) < room:
                     job = waiting.popleft()
                     try:
-                        running[self._cluster.executor.submit(self._convert, job)] = job
+                        running[self._cluster.executor.submit(self._do, stage, job)] = job
                     except Exception as error:  # each executor raises its own exceptions
                         yield job, error
                 if not running:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vmcore2core.handover.companions import Companions
     from vmcore2core.handover.mapped import MappedFiles
     from vmcore2core.handover.vscode import OpenedCore
+    from vmcore2core.run.pool import Pool
 
 Bar = Callable[[str], Progress | None]
 PIDS_SHOWN = 8
@@ -109,13 +110,13 @@ class Run:
         order = {job.pid: number for number, job in enumerate(jobs)}
         self._is_single = len(left) == 1
         with ExitStack() as stack:
-            workers = stack.enter_context(self._workers(left))
+            workers = self._all_workers(left, stack)
             if self.index is not None:
                 left = self._begin_index(workers, left)
             self._bar = stack.enter_context(bars(len(left)))
             finished = False
             try:
-                for result in self._converted(workers, left, stack):
+                for result in self._converted(workers, left):
                     self._add(self._remembered(result))
                     if self._in_parallel:
                         self._bar(result.job.comm)
@@ -170,7 +171,11 @@ class Run:
         copiers = self.session.copiers(self.options.core) if self._is_single else 1
         return replace(self.options.core, force=self._replace, indexed=self.index is not None, copiers=copiers)
 
-    def _measured(self, workers: Workers, jobs: Sequence[Job]) -> Iterator[tuple[Job, CoreSize]]:
+    def _here(self, workers: Workers | Pool) -> Workers:
+        """Return this machine's workers: a cluster may begin a job twice, and would find its own first half there."""
+        return workers if isinstance(workers, Workers) else self._workers([])
+
+    def _measured(self, workers: Workers | Pool, jobs: Sequence[Job]) -> Iterator[tuple[Job, CoreSize]]:
         """Yield the jobs that can be done, with the sizes of their cores; report the others."""
         for result in self._in_order(jobs, workers.run(Stage.MEASURE, jobs)):
             if result.size is not None:
@@ -185,25 +190,27 @@ class Run:
         self._other_results += found
         return found
 
-    def _converted(self, workers: Workers, jobs: list[Job], stack: ExitStack) -> Iterator[JobResult]:
+    def _converted(self, workers: Workers | Pool, jobs: list[Job]) -> Iterator[JobResult]:
         """Yield the cores; a cluster repeats the job of a dead worker, and may find its core written already."""
-        if self.options.cluster is None:
-            return workers.run(Stage.CONVERT, jobs)
-        from vmcore2core.run.cluster import ConvertOnCluster, beacon  # most runs do not need it
-        from vmcore2core.run.pool import Pool
-
-        options = self._core_options()
-        cluster, dump = self.options.cluster
-        for job in list(jobs):
+        for job in list(jobs) if self.options.cluster is not None else ():
             try:
-                check_output(Path(job.target), force=options.force, inputs=self.session.container.paths)
+                check_output(Path(job.target), force=self._replace, inputs=self.session.container.paths)
             except OutputError as error:
                 self.failed(str(error), job.pid, job.comm)
                 jobs.remove(job)
+        return workers.run(Stage.CONVERT, jobs)
+
+    def _all_workers(self, jobs: Sequence[Job], stack: ExitStack) -> Workers | Pool:
+        """Return the cluster's workers, or this machine's."""
+        if self.options.cluster is None:
+            return stack.enter_context(self._workers(jobs))
+        from vmcore2core.run.cluster import DoOnCluster, beacon  # most runs do not need it
+        from vmcore2core.run.pool import Pool
+
+        cluster, dump = self.options.cluster
         folder = Path(jobs[0].target).parent if jobs else self.directory
         seen = stack.enter_context(beacon(folder))
-        convert = ConvertOnCluster(dump, replace(options, force=True), os.fspath(Path.cwd()), seen)
-        return Pool(cluster, convert).run(jobs)
+        return Pool(cluster, DoOnCluster(dump, seen, self._core_options(), os.fspath(Path.cwd())))
 
     @property
     def _in_parallel(self) -> bool:
@@ -267,7 +274,7 @@ class Run:
                 self.results.append(_kept(job, entry))
         return left
 
-    def _begin_index(self, workers: Workers, left: Sequence[Job]) -> list[Job]:
+    def _begin_index(self, workers: Workers | Pool, left: Sequence[Job]) -> list[Job]:
         """Write the index if there is room for the cores; return their jobs, with their sizes."""
         assert self.index is not None  # noqa: S101 - for mypy
         sized = [replace(job, size=size.on_disk) for job, size in self._measured(workers, left)]
@@ -307,7 +314,7 @@ class Run:
 
         return damage(self.session, one.leader, Path(job.target), self._core_options(), entry["core"]["pages"])
 
-    def _write_beside(self, workers: Workers, jobs: Sequence[Job]) -> None:
+    def _write_beside(self, workers: Workers | Pool, jobs: Sequence[Job]) -> None:
         """Write the files beside the finished cores."""
         if self.index is None or not self.options.core.companions:
             return
@@ -340,7 +347,7 @@ class Run:
             )
             for job, (recovered, _) in zip(there, beside, strict=True)
         ]
-        scripts = self._in_order(there, workers.run(Stage.WRITE_SCRIPTS, work))
+        scripts = self._in_order(there, self._here(workers).run(Stage.WRITE_SCRIPTS, work))
         self._write_launch_json(
             [
                 opened_by(Path(job.target), job.recovered, job.images)
@@ -356,7 +363,7 @@ class Run:
                 self._say(f"{job.pid} ({job.comm}): {notice}")
 
     def _write_files(
-        self, workers: Workers, companions: Companions, mapped: Sequence[MappedFiles | str | None]
+        self, workers: Workers | Pool, companions: Companions, mapped: Sequence[MappedFiles | str | None]
     ) -> None:
         """Write the programs and libraries of all processes, each once."""
         from vmcore2core.handover.written import WrittenFile

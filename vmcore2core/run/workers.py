@@ -64,7 +64,7 @@ class Workers:
             self._hand_out(stage, waiting)
             busy = {worker.connection: worker for worker in self._workers if worker.jobs}
             for connection in wait(list(busy)):
-                result = self._result(busy[connection], waiting)  # type: ignore[index]
+                result = self._result(stage, busy[connection], waiting)  # type: ignore[index]
                 self._hand_out(stage, waiting)
                 yield result
 
@@ -79,12 +79,13 @@ class Workers:
                     else:
                         waiting.put_back(job)
 
-    def _result(self, worker: _Worker, waiting: _Waiting) -> JobResult:
+    def _result(self, stage: Stage, worker: _Worker, waiting: _Waiting) -> JobResult:
         """Return the result of a worker's first job; if the worker died, replace it, and keep its other jobs."""
         result = worker.result()
         if result is None:
             job, how = worker.died()
-            result = JobResult(job, error=job.lost(how))
+            did = "wrote" if stage is Stage.WRITE_FILE else "converted"
+            result = JobResult(job, error=f"{job.who}: the process that {did} it {how}")
             for other in reversed(worker.jobs):
                 waiting.put_back(other)
             self._workers.remove(worker)
