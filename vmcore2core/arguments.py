@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vmcore2core.containers.raw import banks
 from vmcore2core.containers.remote import located
@@ -18,8 +18,7 @@ ET_EXEC, ET_DYN = 2, 3
 E_TYPE = 16
 
 
-@dataclass(frozen=True)
-class NamedDump:
+class NamedDump(NamedTuple):
     """The dump's files, and the options that the user's words imply.
 
     Attributes:

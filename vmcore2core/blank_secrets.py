@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -42,12 +41,11 @@ def without_secrets(
         size = sum(end - start for start, end in found)
         blanked = f"{counted(size, 'byte')} in {counted(len(found), 'place')}"
         notices.append(f"--redact secrets: blanked {blanked}; it is a net with holes")
-    snapshot = replace(
-        captured.snapshot,
+    snapshot = captured.snapshot._replace(
         blanked=tuple(merged([*captured.snapshot.blanked, *found])),
         notices=tuple(dict.fromkeys(notices)),
     )
-    return replace(captured, snapshot=snapshot), secrets
+    return captured._replace(snapshot=snapshot), secrets
 
 
 def _written(captured: Captured) -> Iterator[tuple[int, bytes]]:

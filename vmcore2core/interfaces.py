@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from vmcore2core.addresses import U8Array, U64Array
 
@@ -25,8 +24,7 @@ class Memory(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """Where a member lies in its C structure.
 
     Attributes:
@@ -46,8 +44,7 @@ class Member:
     type_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SymbolAt:
+class SymbolAt(NamedTuple):
     """The symbol that an address belongs to.
 
     Attributes:
@@ -126,8 +123,7 @@ class KernelView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryAndLayout:
+class MemoryAndLayout(NamedTuple):
     """A ``KernelView`` made from a memory and a layout, for code that has no ``Kernel``."""
 
     memory: Memory

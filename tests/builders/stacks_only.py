@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +105,8 @@ class _Pages:
 
 def slice_of(region: Region, start: int, end: int, page_size: int) -> Region:
     """Return ``[start, end)`` of a region."""
-    return replace(
-        region, start=UserAddr(start), end=UserAddr(end), pgoff=region.pgoff + (start - region.start) // page_size
-    )
+    pgoff = region.pgoff + (start - region.start) // page_size
+    return region._replace(start=UserAddr(start), end=UserAddr(end), pgoff=pgoff)
 
 
 def without(data: bytes, pfns: set[int]) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def with_regsets(one: ThreadSnapshot, *types: tuple[str, int]) -> ThreadSnapshot
     sets = tuple(
         RegSetData(name, n_type, bytes([n_type & 255]) * (8 + 4 * i), "test") for i, (name, n_type) in enumerate(types)
     )
-    return replace(one, regsets=sets)
+    return one._replace(regsets=sets)
 
 
 def write(process: ProcessSnapshot, target: Path, pages: Mapping[int, bytes] | None = None, **more: Any) -> WriteReport:
@@ -179,7 +178,7 @@ def loads(core: Path) -> list[tuple[int, int, int, int]]:
 
 
 def changed(process: ProcessSnapshot, **members: Any) -> ProcessSnapshot:
-    return replace(process, **members)
+    return process._replace(**members)
 
 
 def many(start: int, count: int, step: int = 2 * PAGE) -> Iterable[Vma]:

@@ -6,7 +6,6 @@ import json
 import re
 import struct
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def number(record: bytes, where: tuple[int, int]) -> int:
 
 def prstatus(process: ProcessSnapshot, thread: ThreadSnapshot) -> bytes:
     """Return the note of a process's only thread."""
-    [record] = prstatuses(replace(process, threads=(thread,)))
+    [record] = prstatuses(process._replace(threads=(thread,)))
     return record
 
 

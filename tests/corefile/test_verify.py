@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def patched(plan: CorePlan, form: str, offset: int, value: int) -> CorePlan:
     head = bytearray(plan.head)
     struct.pack_into(form, head, offset, value)
     assert bytes(head) != plan.head
-    return replace(plan, head=bytes(head))
+    return plan._replace(head=bytes(head))
 
 
 def note_at(plan: CorePlan, n_type: int) -> int:
@@ -109,14 +108,14 @@ def test_a_thread_note_that_is_not_as_planned_is_noticed(n_type: int, field: int
 def test_a_cut_head_is_noticed(size: int) -> None:
     plan = planned()
     with pytest.raises(OutputError, match="core is not written"):
-        verify_head(replace(plan, head=plan.head[:size]), PROCESS, Path("core"))
+        verify_head(plan._replace(head=plan.head[:size]), PROCESS, Path("core"))
 
 
 def test_a_plan_of_other_segments_is_noticed() -> None:
     plan = planned()
     other = (Segment(BASE, PAGE, PAGE, 6, 0x1000), *plan.segments[1:])
     with pytest.raises(OutputError, match="core is not written"):
-        verify_head(replace(plan, segments=other), PROCESS, Path("core"))
+        verify_head(plan._replace(segments=other), PROCESS, Path("core"))
 
 
 def test_threads_of_equal_registers_are_all_counted() -> None:
@@ -134,7 +133,7 @@ def test_threads_behind_those_that_pyelftools_reads_are_looked_at() -> None:
     with pytest.raises(OutputError, match="sees threads"):
         verify_head(patched(plan, "<I", last, 1), process, Path("core"))
     with pytest.raises(OutputError, match="core is not written"):
-        verify_head(replace(plan, head=plan.head[: last - 20]), process, Path("core"))
+        verify_head(plan._replace(head=plan.head[: last - 20]), process, Path("core"))
 
 
 def test_a_core_that_does_not_verify_does_not_get_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

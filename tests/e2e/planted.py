@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,23 +31,23 @@ def planted(snapshot: ProcessSnapshot, what: str) -> ProcessSnapshot:
             return snapshot
         case "thread left out":
             left = ThreadLeftOut(first.tid + 1, first.comm, "planted")
-            return replace(snapshot, threads_left_out=(left,))
+            return snapshot._replace(threads_left_out=(left,))
         case "warning":
-            return replace(snapshot, warnings=("planted",))
+            return snapshot._replace(warnings=("planted",))
         case "notice":
-            return replace(snapshot, notices=("planted",))
+            return snapshot._replace(notices=("planted",))
         case "unknown register":
-            return replace(snapshot, threads=(replace(first, gregs_unknown=("rax",)), *others))
+            return snapshot._replace(threads=(first._replace(gregs_unknown=("rax",)), *others))
         case "blanked":
-            return replace(snapshot, blanked=((int(snapshot.vmas[0].start), int(snapshot.vmas[0].start) + 8),))
+            return snapshot._replace(blanked=((int(snapshot.vmas[0].start), int(snapshot.vmas[0].start) + 8),))
         case _:
-            return replace(snapshot, vmas=tuple(_without_a_page(snapshot, AbsentReason[what])))
+            return snapshot._replace(vmas=tuple(_without_a_page(snapshot, AbsentReason[what])))
 
 
 def _without_a_page(snapshot: ProcessSnapshot, reason: AbsentReason) -> list[Vma]:
     chosen = next(vma for vma in snapshot.vmas if vma.name == "[stack]")
     run = AbsentRun(chosen.start, UserAddr(chosen.start + snapshot.page_size), reason)
-    return [replace(vma, absent=(run, *vma.absent)) if vma is chosen else vma for vma in snapshot.vmas]
+    return [vma._replace(absent=(run, *vma.absent)) if vma is chosen else vma for vma in snapshot.vmas]
 
 
 def _run(*args: str | Path) -> tuple[object, str]:
@@ -67,7 +66,7 @@ def _both(what: str, folder: Path) -> dict[str, Any]:
 
     def changed(self: Processes, *args: Any, **more: Any) -> Captured:
         captured = capture(self, *args, **more)
-        return replace(captured, snapshot=planted(captured.snapshot, what))
+        return captured._replace(snapshot=planted(captured.snapshot, what))
 
     with patch.object(Processes, "capture", changed):
         status, line = _run(DUMP, "--all", "--exclude", "lab-*", "--no-companions", "-o", folder / "cores")

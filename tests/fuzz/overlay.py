@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -71,7 +70,7 @@ def poked(session: Session, pokes: Mapping[int, bytes]) -> Session:
     changed.container = Poked(session.container, pokes)
     physical = PhysicalMemory(changed.container)
     memory = KernelMemory(physical, session.kernel.memory.kernel_map)
-    changed.boot = replace(session.boot, memory=memory)
+    changed.boot = session.boot._replace(memory=memory)
     changed.kernel = Kernel(session.kernel.arch, memory, session.kernel.layout)
     changed.processes = Processes(changed.kernel, session.container.notes, SwappedPages(changed.kernel))
     return changed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -93,7 +92,7 @@ def run(data: bytes) -> str:
         with parts.one():
             translate(memory, spec, root, address)
     region = Region(start, min(start + (1 << 24), end))  # type: ignore[arg-type]
-    user = UserMemory(memory, spec, root, (region, replace(region, start=region.end, end=region.end)))
+    user = UserMemory(memory, spec, root, (region, region._replace(start=region.end, end=region.end)))
     user.survey(region)
     for _ in user.batches([(region.start, region.end)]):
         pass

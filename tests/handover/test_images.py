@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -49,9 +48,9 @@ def test_a_file_whose_header_is_not_in_memory_has_the_place_of_its_text(
 
 def test_a_file_that_is_mapped_to_be_read_is_no_image(captured: Captured) -> None:
     vmas = tuple(
-        replace(v, vm_flags=v.vm_flags & ~4) if v.path == b"/lib/libvictim.so" else v for v in captured.snapshot.vmas
+        v._replace(vm_flags=v.vm_flags & ~4) if v.path == b"/lib/libvictim.so" else v for v in captured.snapshot.vmas
     )
-    there = images_of(replace(captured, snapshot=replace(captured.snapshot, vmas=vmas)))
+    there = images_of(captured._replace(snapshot=captured.snapshot._replace(vmas=vmas)))
     assert b"/lib/libvictim.so" not in {image.path for image in there}
     assert len(there) == len(images_of(captured)) - 1
 
@@ -59,7 +58,7 @@ def test_a_file_that_is_mapped_to_be_read_is_no_image(captured: Captured) -> Non
 def test_text_that_was_remapped_to_huge_pages_still_belongs_to_its_file(captured: Captured) -> None:
     """As libhugetlbfs and Java do: nothing says any more that a file was mapped there."""
     vmas = tuple(
-        replace(v, path=None, pgoff=None) if v.vm_flags & 4 and v.path == b"/lib/libc.so.6" else v
+        v._replace(path=None, pgoff=None) if v.vm_flags & 4 and v.path == b"/lib/libc.so.6" else v
         for v in captured.snapshot.vmas
     )
-    assert images_of(replace(captured, snapshot=replace(captured.snapshot, vmas=vmas))) == images_of(captured)
+    assert images_of(captured._replace(snapshot=captured.snapshot._replace(vmas=vmas))) == images_of(captured)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +151,8 @@ def renamed(session: Session, monkeypatch: pytest.MonkeyPatch, names: dict[bytes
 
     def hostile(*args: Any, **more: Any) -> Captured:
         found = capture(*args, **more)
-        vmas = tuple(replace(v, path=names.get(v.path or b"", v.path)) for v in found.snapshot.vmas)
-        return Captured(replace(found.snapshot, vmas=vmas), found.memory)
+        vmas = tuple(v._replace(path=names.get(v.path or b"", v.path)) for v in found.snapshot.vmas)
+        return Captured(found.snapshot._replace(vmas=vmas), found.memory)
 
     monkeypatch.setattr(session.processes, "capture", hostile)
 
@@ -187,7 +186,7 @@ def test_names_that_the_dynamic_linker_has_become_links(
     def aliased(*args: Any) -> LinkMap:
         objects = link_map(*args).objects
         victim = next(loaded for loaded in objects if loaded.l_name.endswith(b"libvictim.so"))
-        return LinkMap(tuple(replace(victim, l_name=name) for name in names))
+        return LinkMap(tuple(victim._replace(l_name=name) for name in names))
 
     monkeypatch.setattr("vmcore2core.handover.mapped.link_map", aliased)
     found = recover(session, tmp_path / "sysroot", "lab-dynamic")

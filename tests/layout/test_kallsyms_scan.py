@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import struct
 import time
@@ -56,7 +55,7 @@ def test_newer_forms_are_where_vmcoreinfo_says(tmp_path: Path, guest: str) -> No
     with open_container([bundled(f"debian-{guest}", tmp_path)]) as container:
         info = parse_vmcoreinfo(container.vmcoreinfo or b"")
         (tables,) = find_kallsyms(KernelMemory(PhysicalMemory(container), ARCH.paging.kernel_map(info)), "little")
-    assert dataclasses.asdict(tables) == {
+    assert tables._asdict() == {
         name: info.symbol(f"kallsyms_{name}")
         for name in ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
     }

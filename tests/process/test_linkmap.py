@@ -6,7 +6,6 @@ Tests formats/elf_dynamic.py, formats/link.py.
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 import pytest
 
@@ -45,7 +44,7 @@ def process(elf_class: int, order: ByteOrder) -> tuple[ProcessSnapshot, bytearra
         memory[text - BASE : text - BASE + len(name)] = name
     auxv = struct.pack(form + 6 * word, 3, PHDR, 5, 2, 0, 0)
     captured = snapshot(vma(BASE, BASE + SIZE, path=b"/bin/app", pgoff=0), auxv=auxv)
-    return replace(captured, elf_class=elf_class, byte_order=order), memory
+    return captured._replace(elf_class=elf_class, byte_order=order), memory
 
 
 def followed(captured: ProcessSnapshot, memory: bytearray) -> LinkMap:
@@ -107,4 +106,4 @@ def test_a_long_list_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_an_auxiliary_vector_there_is_none() -> None:
     captured, memory = process(64, "little")
     for auxv in (None, b"", struct.pack("<4Q", 3, PHDR, 0, 0)):
-        assert followed(replace(captured, auxv=auxv), memory) == LinkMap()
+        assert followed(captured._replace(auxv=auxv), memory) == LinkMap()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ def test_a_pattern_takes_all_of_a_mapping() -> None:
 def test_a_name_matches_with_and_without_deleted_and_a_bracket_is_one(pattern: str, name: str, matches: bool) -> None:
     path, plain = (name.encode(), "") if name.startswith("/") else (None, name)
     vma = Vma(UserAddr(0x1000), UserAddr(0x2000), 4, path=path, name=plain)
-    snapshot = replace(simple().capture().snapshot, vmas=(vma,))
+    snapshot = simple().capture().snapshot._replace(vmas=(vma,))
     assert Redaction(patterns=(pattern,)).unmatched(snapshot) == (() if matches else (pattern,))
 
 
@@ -240,7 +239,7 @@ def test_memory_tags_of_a_mapping_go_with_it() -> None:
     leader = processes.find(100)
     captured = processes.capture(leader)
     code, heap = (TagRun(UserAddr(at), UserAddr(at + PAGE), bytes([at >> 16]), 0x7000_0002) for at in (CODE, HEAP))
-    tagged = replace(captured, snapshot=replace(captured.snapshot, tags=(code, heap)))
+    tagged = captured._replace(snapshot=captured.snapshot._replace(tags=(code, heap)))
     assert redact(Redaction(patterns=("[heap]",)), processes, leader, tagged, no_frames).snapshot.tags == (code,)
     assert redact(Redaction(anonymous=True), processes, leader, tagged, no_frames).snapshot.tags == ()
 

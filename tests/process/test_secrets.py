@@ -128,9 +128,7 @@ def test_values_of_variables_are_looked_for_by_their_names() -> None:
 def test_notes_have_no_secrets_and_keep_their_form() -> None:
     secrets = Secrets(literals=(b"hunter2222",), expressions=(re.compile(rb"-p(\\w+)".replace(rb"\\\\", rb"\\")),))
     process = snapshot(vma(0x1000, 0x2000, path=b"/srv/hunter2222/x", pgoff=0))
-    process = process.__class__(
-        **{**{name: getattr(process, name) for name in process.__slots__}, "notices": ("a hunter2222 b",)}
-    )
+    process = process._replace(notices=("a hunter2222 b",))
     plain, hidden = notes_of(process, {"dump": "hunter2222"}), notes_of(process, {"dump": "hunter2222"}, secrets)
     assert [(note.name, note.n_type) for note in plain] == [(note.name, note.n_type) for note in hidden]
     assert any(b"hunter2222" in note.desc for note in plain)

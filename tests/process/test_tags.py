@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -198,7 +198,7 @@ def test_pages_of_16_kib_have_512_bytes_of_tags() -> None:
     kernel = machine.image.kernel()
     kernel = Kernel(machine.arch, kernel.memory, kernel.layout)
     mapping = vma(START, START + (1 << 14), vm_flags=VM_MTE)
-    spec = replace(kernel.memory.kernel_map.spec, page_size=1 << 14)
+    spec = kernel.memory.kernel_map.spec._replace(page_size=1 << 14)
     memory = Mapped(Region(mapping.start, mapping.end), spec, [(START, 5, STORED)])
     (run,) = Tags(kernel, [mapping], memory).runs  # type: ignore[arg-type]
     assert (run.end - run.start, len(run.tags)) == (1 << 14, 512)

@@ -77,7 +77,7 @@ def mapped_in(session: Session, vma: Vma) -> set[int]:
     memory = session.processes.capture(leader(session), with_absent=False).memory
     region = next(region for region in memory.regions if region.start == vma.start)
     pages = map(UserAddr, range(vma.start, vma.end, PAGE))
-    return {page for page in pages if memory.mapped.count([replace(region, start=page, end=UserAddr(page + PAGE))])}
+    return {page for page in pages if memory.mapped.count([region._replace(start=page, end=UserAddr(page + PAGE))])}
 
 
 def test_mapped_in_text_of_a_file_that_nobody_has_whole_is_written(poor: Session) -> None:
@@ -137,9 +137,9 @@ def test_the_elf_header_is_written_even_if_only_the_page_cache_has_it(poor: Sess
     memory = poor.processes.capture(leader(poor), with_absent=False).memory
     region = next(region for region in memory.regions if region.start == vma.start)
     gone = UserAddr(min(set(range(vma.start, vma.end, PAGE)) - mapped_in(poor, vma)))
-    rest = replace(region, start=gone, pgoff=region.pgoff + (gone - vma.start) // PAGE)
+    rest = region._replace(start=gone, pgoff=region.pgoff + (gone - vma.start) // PAGE)
     runs = [
-        [run.start for run in text_left_out(replace(vma, start=gone, pgoff=pgoff), rest, memory)] for pgoff in (0, 1)
+        [run.start for run in text_left_out(vma._replace(start=gone, pgoff=pgoff), rest, memory)] for pgoff in (0, 1)
     ]
     assert runs[0][0] > gone == runs[1][0]
 

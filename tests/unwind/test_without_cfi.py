@@ -5,7 +5,6 @@ Tests unwind/checks.py, unwind/cursor.py, unwind/unwinder.py.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,7 @@ def stopped(tmp_path: Path, *options: str, restore: str = RESTORE[0]) -> tuple[R
 
 def without_code(recording: Recording, stop: Stop) -> Unwinder:
     """Return an unwinder that follows no instructions, as where capstone is not installed."""
-    return Unwinder(replace(spec(), frames_by_code=None), recording.process(stop).space())
+    return Unwinder(spec()._replace(frames_by_code=None), recording.process(stop).space())
 
 
 def names_and_means(recording: Recording, stop: Stop) -> tuple[list[str], list[Found], bool, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmcore2core.addresses import AddressRange, KernelAddr
 from vmcore2core.arch.spec import CpuNote
@@ -37,24 +38,21 @@ class KernelFrame:
         return self.pc if self.exact else self.pc - 1
 
 
-@dataclass(frozen=True, slots=True)
-class KernelStackEnd:
+class KernelStackEnd(NamedTuple):
     """Why there are no more frames; ``complete`` if the last one is the outermost."""
 
     complete: bool
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class KernelTrace:
+class KernelTrace(NamedTuple):
     """The kernel's frames of one task, innermost first, and why there are no more."""
 
     frames: tuple[KernelFrame, ...]
     end: KernelStackEnd
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleText:
+class ModuleText(NamedTuple):
     """The code of a loaded module, and its ``struct module``."""
 
     range: AddressRange
@@ -119,8 +117,7 @@ class KernelUnwinder(ABC):
             frames.append(following)
 
 
-@dataclass(frozen=True, slots=True)
-class SystemCall:
+class SystemCall(NamedTuple):
     """The system call that a thread is in.
 
     Attributes:

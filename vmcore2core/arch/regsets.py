@@ -6,8 +6,7 @@ References: include/linux/regset.h: struct user_regset; fs/binfmt_elf.c: fill_th
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats.elf_core import NOTE_LINUX
@@ -15,8 +14,7 @@ from vmcore2core.formats.elf_core import NOTE_LINUX
 Thread = TypeVar("Thread")
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterSet(Generic[Thread]):
+class RegisterSet(NamedTuple, Generic[Thread]):
     """One register set besides NT_PRSTATUS; the kernel writes them in the order of its table.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -53,8 +52,7 @@ class PageTableLevel(NamedTuple):
 Decode = Callable[[U64Array, int], tuple[U8Array, U64Array]]
 
 
-@dataclass(frozen=True)
-class PageTableSpec:
+class PageTableSpec(NamedTuple):
     """The form of page tables.
 
     Attributes:
@@ -99,8 +97,7 @@ class LinearMapping(NamedTuple):
     paddr: PhysAddr
 
 
-@dataclass(frozen=True)
-class KernelMap:
+class KernelMap(NamedTuple):
     """How kernel virtual addresses translate to physical ones.
 
     Attributes:
@@ -122,8 +119,7 @@ class KernelMap:
         return self.image or self.linear
 
 
-@dataclass(frozen=True, slots=True)
-class CoreMachine:
+class CoreMachine(NamedTuple):
     """The machine of one process's core.
 
     Attributes:
@@ -145,8 +141,7 @@ class CoreMachine:
     uid_size: int | None = None
 
 
-@dataclass(frozen=True)
-class SignalTrampoline:
+class SignalTrampoline(NamedTuple):
     """The instructions to which a signal handler returns, and where the interrupted registers are then.
 
     Attributes:
@@ -166,8 +161,7 @@ class SignalTrampoline:
     names: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class CodeFrame:
+class CodeFrame(NamedTuple):
     """A frame, found from the instructions of its function.
 
     Attributes:
@@ -202,8 +196,7 @@ class FramesByCode(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class UnwindSpec:
+class UnwindSpec(NamedTuple):
     """Facts that stack unwinding needs about one kind of process.
 
     Attributes:
@@ -266,8 +259,7 @@ class LayoutKeys(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class CpuNote:
+class CpuNote(NamedTuple):
     """Registers of one CPU when the machine stopped, from the dump's notes.
 
     Attributes:

@@ -28,8 +28,7 @@ arch/arm64/kernel/elfcore.c (Linux 7.2).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -43,8 +42,7 @@ HOLE_SIZE = 1 << 34
 """Bytes of the hole that untouched memory shares."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """One PT_LOAD: ``[start, start + memsz)``, of which the first ``filesz`` bytes are at ``offset`` in the file.
 
     Attributes:
@@ -59,8 +57,7 @@ class Segment:
     shared: bool = False
 
 
-@dataclass(frozen=True)
-class CorePlan:
+class CorePlan(NamedTuple):
     """A core file without the bytes of its pages.
 
     Attributes:

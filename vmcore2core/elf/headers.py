@@ -6,7 +6,6 @@ References: System V gABI, chapters "Program Header" and "Sections".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -30,8 +29,7 @@ PARSED_MAX = 256
 """Headers to keep, parsed: a table of 1024 program headers, the largest, takes some 200 KiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A program header; addresses are the file's own."""
 
     p_type: int

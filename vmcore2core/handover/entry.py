@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vmcore2core.elf.headers import Read
@@ -247,7 +247,7 @@ def page_accounting(region: Region, memory: UserMemory) -> dict[str, int]:
     for state, n in states.items():
         counts[_NAMES.get(state, "missing")] += n
     if region.backing is not None and counts["present"]:
-        mapped = memory.survey(replace(region, backing=None, original=None)).counts[UserPageState.PRESENT]
+        mapped = memory.survey(region._replace(backing=None, original=None)).counts[UserPageState.PRESENT]
         counts["page_cache"] = counts["present"] - mapped
         counts["present"] = mapped
     return {name: n for name, n in counts.items() if n}

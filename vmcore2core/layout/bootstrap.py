@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vmcore2core.arch.base import Arch
 from vmcore2core.containers.base import DumpContainer
@@ -48,8 +48,7 @@ MoreSources = Callable[[VmcoreInfo, LayoutSource, LayoutSource], Sequence[Layout
 """(VMCOREINFO, the dump's own symbols, its types) -> further sources, asked after these."""
 
 
-@dataclass(frozen=True)
-class Bootstrapped:
+class Bootstrapped(NamedTuple):
     """The readable kernel; ``notices`` say which offsets did not fit memory, and which ones replaced them."""
 
     arch: Arch
@@ -163,7 +162,7 @@ def bootstrap(
             return booted
         why = f"{refused.item} is not in it" if isinstance(refused, LayoutUnknown) else str(refused)
         what = "is used" if container.vmcoreinfo is None else "is used instead of the dump's note"
-        return replace(booted, notices=(f"{opened.origin} {what}: {why}", *booted.notices))
+        return booted._replace(notices=(f"{opened.origin} {what}: {why}", *booted.notices))
     assert refused is not None  # noqa: S101 - there is always a way
     raise refused
 

@@ -9,9 +9,8 @@ kernel/vmcore_info.c for the tables' addresses, since Linux 6.0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +31,7 @@ Form = Literal["place-relative", "base-relative", "base-relative, absolute per-C
 FORMS: tuple[Form, ...] = ("place-relative", "base-relative, absolute per-CPU", "base-relative")
 
 
-@dataclass(frozen=True, slots=True)
-class KallsymsTables:
+class KallsymsTables(NamedTuple):
     """Kernel virtual addresses of the tables; ``relative_base`` is None if the kernel has none."""
 
     names: int

@@ -22,7 +22,6 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -89,7 +88,7 @@ class Answers:
         members = islice(self._members.items(), nr_members, None)
         return {
             "name": self.name,
-            "members": {key: None if member is None else _fields(member) for key, member in members},
+            "members": {key: None if member is None else member._asdict() for key, member in members},
             "numbers": dict(islice(self._numbers.items(), nr_numbers, None)),
         }
 
@@ -129,14 +128,6 @@ class Answers:
             answers._numbers[key] = value
         answers._told = len(answers._members), len(answers._numbers)
         return answers
-
-
-_FIELDS = tuple(field.name for field in fields(Member))
-
-
-def _fields(member: Member) -> dict[str, object]:
-    """Return the fields of a ``Member``; dataclasses.asdict() would copy each number with deepcopy()."""
-    return {name: getattr(member, name) for name in _FIELDS}
 
 
 def _same(answer: T) -> T:

@@ -192,7 +192,7 @@ def _info(symbols: KallsymsSource, tables: KallsymsTables, name: Name, offset: i
         address = symbols.symbol(symbol)
         if address is not None:
             values[f"SYMBOL({symbol})"] = f"{address + shift[0] & mask:x}"
-    for table, place in dataclasses.asdict(tables).items():
+    for table, place in tables._asdict().items():
         if place is not None:
             values[f"SYMBOL(kallsyms_{table})"] = f"{place + shift[1] & mask:x}"
     return VmcoreInfo(values)

@@ -7,7 +7,6 @@ more than any program could read. We leave out regions that we do not believe, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.region import Region
@@ -41,7 +40,7 @@ def believed(memory: UserMemory, owner: StructView) -> tuple[list[Region], str |
         f"of the dump and {PAGES_ALWAYS} more at most{told}: several entries lead to one table, so nothing of "
         f"{where} is taken"
     )
-    return [replace(region, broken=region.start in broken) for region in regions], sentence
+    return [region._replace(broken=region.start in broken) for region in regions], sentence
 
 
 def _largest(memory: UserMemory, regions: Sequence[Region], most: int) -> set[int]:

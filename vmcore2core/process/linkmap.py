@@ -8,7 +8,6 @@ References: glibc's elf/link.h (2.41); gdb's solib-svr4.c: svr4_current_sos() (1
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -27,8 +26,7 @@ Read = Callable[[int, int], bytes | None]
 """Returns user memory at (address, size), or None if any byte of it is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedObject:
+class LoadedObject(NamedTuple):
     """One ``struct link_map``.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -260,7 +259,7 @@ class Mappings:
         for i, vma in enumerate(self.vmas):
             if vma.start in self._if_elf:
                 # A missing page may be an ELF header: count it as missing, as the kernel would have written it.
-                self.vmas[i] = replace(vma, dumped=memory.read(vma.start, len(ELFMAG)) in (ELFMAG, None))
+                self.vmas[i] = vma._replace(dumped=memory.read(vma.start, len(ELFMAG)) in (ELFMAG, None))
 
     def gate(self, elf_class: int) -> Vma | None:
         """Return the mapping that belongs to no mm (x86: vsyscall; ARM: vectors)."""

@@ -6,7 +6,6 @@ requires it, writes zero and says so in the report.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -24,8 +23,7 @@ class RegSetData(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadSnapshot:
+class ThreadSnapshot(NamedTuple):
     """One thread.
 
     Attributes:
@@ -65,8 +63,7 @@ class ThreadLeftOut(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PsInfo:
+class PsInfo(NamedTuple):
     """elf_prpsinfo's fields; pr_fname is comm, pr_psargs the command line with NULs as spaces (at most 79 bytes)."""
 
     pr_pid: int
@@ -123,8 +120,7 @@ class AbsentRun(NamedTuple):
     reason: AbsentReason
 
 
-@dataclass(frozen=True, slots=True)
-class Vma:
+class Vma(NamedTuple):
     """One mapping.
 
     Attributes:
@@ -200,8 +196,7 @@ class TagRun(NamedTuple):
     p_type: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSnapshot:
+class ProcessSnapshot(NamedTuple):
     """Everything of one thread group that goes into its core.
 
     Attributes:
@@ -239,8 +234,8 @@ class ProcessSnapshot:
     auxv: bytes | None = None
     last_notes: tuple[RegSetData, ...] = ()
     threads_left_out: tuple[ThreadLeftOut, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
-    notices: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     e_flags: int = 0
     blanked: tuple[tuple[int, int], ...] = ()
     tags: tuple[TagRun, ...] = ()

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,8 +48,7 @@ THREAD_STACK_MAX = 64 << 20
 Ranges = list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadFrames:
+class ThreadFrames(NamedTuple):
     """The frames of a thread, innermost first.
 
     Attributes:
@@ -194,14 +194,13 @@ class _OfProcess:
             blanked += self.environment()
         for pattern in self.redaction.unmatched(self.snapshot):
             self._notice(f"--redact {pattern!r} matches none of its mappings")
-        snapshot = replace(
-            self.snapshot,
+        snapshot = self.snapshot._replace(
             vmas=tuple(vmas),
             blanked=tuple(merged(blanked)),
             tags=self._tags(gone),
             notices=tuple(self.notices),
         )
-        return replace(self.captured, snapshot=snapshot)
+        return self.captured._replace(snapshot=snapshot)
 
     def _notice(self, sentence: str) -> None:
         if sentence not in self.notices:
@@ -243,7 +242,7 @@ class _OfProcess:
                     AbsentRun(UserAddr(low), UserAddr(high), run.reason)
                     for low, high in _within(pages, run.start, run.end)
                 ]
-        return replace(vma, absent=tuple(sorted(runs, key=lambda run: run.start)))
+        return vma._replace(absent=tuple(sorted(runs, key=lambda run: run.start)))
 
     def _needed(self) -> Ranges:
         """Return the ranges that a debugger reads to find the files whose functions are on the stacks."""

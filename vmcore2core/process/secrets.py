@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,8 +113,7 @@ _NO_SECRET_NAME = re.compile(rb"(?:_FILE|_PATH|_DIR|_SOCK|_URL_BASE)\Z", re.IGNO
 Spans = list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(NamedTuple):
     """Which secrets to search for.
 
     Attributes:
@@ -135,7 +133,7 @@ class Secrets:
             return self
         pairs = (string.partition(b"=") for string in strings.split(b"\0"))
         values = {value for name, _, value in pairs if len(value) >= VALUE_MIN and _is_secret(name)}
-        return replace(self, literals=tuple(sorted({*self.literals, *values}))[:LITERALS_MAX])
+        return self._replace(literals=tuple(sorted({*self.literals, *values}))[:LITERALS_MAX])
 
     def spans(self, data: bytes) -> Spans:
         """Return where secrets are, ascending and disjoint."""
@@ -201,14 +199,14 @@ def parse_secrets(words: Sequence[str]) -> Secrets | None:
     found = Secrets()
     for word in words:
         if word == ALL:
-            found = replace(found, known=True)
+            found = found._replace(known=True)
             continue
         given = word.removeprefix(ONE)
         path = Path(given).expanduser()
         if given.startswith(("/", "./", "../", "~")) or path.is_file():
-            found = replace(found, literals=tuple(sorted({*found.literals, *_lines(path)})))
+            found = found._replace(literals=tuple(sorted({*found.literals, *_lines(path)})))
         else:
-            found = replace(found, expressions=(*found.expressions, _expression(given)))
+            found = found._replace(expressions=(*found.expressions, _expression(given)))
     if len(found.literals) > LITERALS_MAX:
         raise UsageError(f"--redact {ONE}...: {len(found.literals)} secrets, expected {LITERALS_MAX} at most")
     return found if words else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +81,7 @@ Answer = tuple[StructView, ThreadRegs | str]
 """A thread with its user registers, or with a sentence that says why they are not known."""
 
 
-@dataclass(frozen=True)
-class Captured:
+class Captured(NamedTuple):
     """A process ready to be written.
 
     Attributes:
@@ -291,9 +290,9 @@ class _Capture:
         vdso = stack.vdso(auxv)
         for i, (vma, region) in enumerate(zip(mappings.vmas, mappings.regions, strict=True)):
             if vma.start == vdso:
-                mappings.vmas[i] = replace(vma, name="[vdso]", dumped=True, first_page_only=False)
+                mappings.vmas[i] = vma._replace(name="[vdso]", dumped=True, first_page_only=False)
                 backing = VdsoBacking(self.kernel.memory, self.spec, self.pgd, region, self._vdso_image(machine))
-                mappings.regions[i] = replace(region, zero_fill=False, pgoff=0, backing=backing)
+                mappings.regions[i] = region._replace(zero_fill=False, pgoff=0, backing=backing)
         gate = mappings.gate(machine.elf_class)
         if gate is not None and gate.dumped:
             mappings.vmas.append(gate)
@@ -467,7 +466,7 @@ def _surveyed(vmas: Sequence[Vma], memory: UserMemory) -> list[Vma]:
     result = []
     for vma in vmas:
         if vma.dumped and (vma.absent or not memory.is_known(regions[vma.start])):
-            vma = replace(vma, absent=tuple(_absent(vma, regions[vma.start], memory)))
+            vma = vma._replace(absent=tuple(_absent(vma, regions[vma.start], memory)))
         result.append(vma)
     return result
 
@@ -478,7 +477,7 @@ def _absent(vma: Vma, region: Region, memory: UserMemory) -> Iterator[AbsentRun]
         for run in text_left_out(vma, region, memory):
             yield AbsentRun(run.start, run.end, AbsentReason.BEYOND_FILTER)
         return
-    for run in memory.survey(replace(region, end=vma.dump_end(memory.spec.page_size))).unknown:
+    for run in memory.survey(region._replace(end=vma.dump_end(memory.spec.page_size))).unknown:
         yield AbsentRun(run.start, run.end, _reason(region, run.state))
 
 
@@ -494,4 +493,4 @@ def _reason(region: Region, state: UserPageState) -> AbsentReason:
 def refresh_absent(captured: Captured) -> Captured:
     """Return the process with its pages surveyed again, after reading them showed that some are damaged."""
     vmas = _surveyed(captured.snapshot.vmas, captured.memory)
-    return replace(captured, snapshot=replace(captured.snapshot, vmas=tuple(vmas)))
+    return captured._replace(snapshot=captured.snapshot._replace(vmas=tuple(vmas)))

@@ -6,7 +6,6 @@ A core with an offset for each address would be larger than file systems let a f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -33,7 +32,7 @@ def with_untouched(vmas: Sequence[Vma], memory: UserMemory) -> tuple[list[Vma], 
         return list(vmas), None
     regions = {region.start: region for region in memory.regions}
     gaps = {
-        vma.start: list(_gaps(memory, replace(regions[vma.start], end=vma.dump_end(page))))
+        vma.start: list(_gaps(memory, regions[vma.start]._replace(end=vma.dump_end(page))))
         for vma, size in zip(vmas, sizes, strict=True)
         if size >= GAPS[-1]
     }
@@ -42,7 +41,7 @@ def with_untouched(vmas: Sequence[Vma], memory: UserMemory) -> tuple[list[Vma], 
         if sum(sizes) - left_out <= SIZE_MAX:
             break
     result = [
-        replace(vma, untouched=tuple(gap for gap in gaps.get(vma.start, ()) if gap[1] - gap[0] >= shortest))
+        vma._replace(untouched=tuple(gap for gap in gaps.get(vma.start, ()) if gap[1] - gap[0] >= shortest))
         for vma in vmas
     ]
     what = f"{left_out:#x} bytes of memory that the process never touched share one run of zeros in the core"

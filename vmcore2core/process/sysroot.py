@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -188,7 +187,7 @@ class Sysroot:
             if vma.path not in judged:
                 judged[vma.path], notice = self._judged(vma.path, vmas, memory, elf_class, order)
                 notices += [notice] if notice else []
-            regions[i] = replace(region, original=judged[vma.path])
+            regions[i] = region._replace(original=judged[vma.path])
         return regions, notices
 
     def has(self, path: bytes, vmas: Sequence[Vma], memory: UserMemory, elf_class: int, order: ByteOrder) -> bool:

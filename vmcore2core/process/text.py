@@ -9,7 +9,6 @@ beside the core.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from vmcore2core.addresses import UserAddr
 from vmcore2core.interfaces import ByteOrder
@@ -44,7 +43,7 @@ def with_torn_text(
         if region is None or vma.path is None or not _is_text(vma, region) or not _is_torn(vma, region, memory):
             continue
         if not any(sysroot.has(vma.path, vmas, memory, elf_class, order) for sysroot in sysroots):
-            result[i] = replace(vma, dumped=True, first_page_only=False, beyond_filter=True)
+            result[i] = vma._replace(dumped=True, first_page_only=False, beyond_filter=True)
             names[vma.path] = None
     if not names:
         return result, None
@@ -61,7 +60,7 @@ def text_left_out(vma: Vma, region: Region, memory: UserMemory) -> Iterator[Stat
     header = vma.start + memory.spec.page_size if vma.pgoff == 0 else vma.start
     for run in memory.survey(_mapped_in(region)).unknown:
         if run.start < header:
-            yield from memory.survey(replace(region, end=UserAddr(header))).unknown
+            yield from memory.survey(region._replace(end=UserAddr(header))).unknown
         if run.end > header:
             yield run._replace(start=UserAddr(max(run.start, header)))
 
@@ -84,4 +83,4 @@ def _is_torn(vma: Vma, region: Region, memory: UserMemory) -> bool:
 
 def _mapped_in(region: Region) -> Region:
     """Return a region with only the pages that its page tables map."""
-    return replace(region, backing=None, original=None)
+    return region._replace(backing=None, original=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from vmcore2core.compare_with_dump import compare, open_core
@@ -30,8 +29,8 @@ def damage(session: Session, leader: StructView, path: Path, options: CoreOption
             if wrong is not None:
                 return wrong
             found = compare(core, session)
-            wanted = [replace(load, offset=0, shared=False) for load in session.segments(leader, options)]
-            if [replace(load, offset=0) for load in core.loads] != wanted:
+            wanted = [load._replace(offset=0, shared=False) for load in session.segments(leader, options)]
+            if [load._replace(offset=0) for load in core.loads] != wanted:
                 return "its program headers differ from those that it would get"
     except Vmcore2coreError as error:
         return str(error)

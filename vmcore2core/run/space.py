@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from vmcore2core.memory.pages import LAST_KNOWN, UserPageState
@@ -43,7 +42,7 @@ def core_size(captured: Captured) -> CoreSize:
     for vma in snapshot.vmas:
         if not vma.dumped or vma.start not in regions:
             continue
-        region = replace(regions[vma.start], end=vma.dump_end(snapshot.page_size))
+        region = regions[vma.start]._replace(end=vma.dump_end(snapshot.page_size))
         for state, n in memory.survey(region).counts.items():
             known += n if state <= LAST_KNOWN else 0
             stored += n if state <= LAST_KNOWN and state != UserPageState.ZERO else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from vmcore2core.corefile.options import CoreOptions
@@ -51,10 +50,8 @@ def _with_one_thread(captured: Captured, tid: int) -> Captured:
         raise TaskError(tid, f"no core is written of thread {tid}: {''.join(reasons) or 'it has exited'}")
     others = len(snapshot.threads) + len(snapshot.threads_left_out) - 1
     notice = f"--tid {tid}: {counted(others, 'other thread')} of the process left out, as was asked"
-    return replace(
-        captured,
-        snapshot=replace(
-            snapshot,
+    return captured._replace(
+        snapshot=snapshot._replace(
             threads=only,
             threads_left_out=(),
             notices=(*snapshot.notices, notice),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import CoreMachine, UnwindSpec
@@ -102,7 +102,7 @@ def _from_dump(memory: UserMemory) -> UserMemory:
     """Return a process's memory without pages recovered from files, so that each frame can say what came from files."""
     if all(region.original is None for region in memory.regions):
         return memory
-    regions = tuple(replace(region, original=None) for region in memory.regions)
+    regions = tuple(region._replace(original=None) for region in memory.regions)
     found = UserMemory(memory.memory, memory.spec, memory.root, regions, memory.swap)
     found.damaged |= memory.damaged
     return found

@@ -9,7 +9,6 @@ arch/powerpc/mm/book3s64/{radix_pgtable,hash_utils}.c (Linux 4.7 to 7.2); Power 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -271,7 +270,7 @@ class Ppc64lePaging(Paging):
             backing = vmemmap_backing(kernel)
         except (LayoutError, MemoryFault):
             backing = ()
-        return replace(kernel_map, spec=spec, linear=(*kernel_map.linear, *backing))
+        return kernel_map._replace(spec=spec, linear=(*kernel_map.linear, *backing))
 
     @staticmethod
     def _linear(vmcoreinfo: LayoutKeys, name: str) -> int:

@@ -7,7 +7,6 @@ arch/x86/entry/vdso/vdso32/sigreturn.S (Linux 7.2); Intel SDM volume 2, CALL.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from vmcore2core.arch.spec import CodeFrame, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import x86_64 as fmt
@@ -60,8 +59,7 @@ UNWIND_64 = UnwindSpec(
 )
 
 
-UNWIND_X32 = replace(
-    UNWIND_64,
+UNWIND_X32 = UNWIND_64._replace(
     has_cfi=False,
     trampolines=tuple(
         SignalTrampoline(code, entry, fmt.RT_SIGFRAME_X32_MCONTEXT, None, fmt.sigcontext_64, fmt.SIGCONTEXT_OF)

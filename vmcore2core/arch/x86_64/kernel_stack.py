@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +53,7 @@ INACTIVE_TASK_FRAME = {"bp": 40, "ret_addr": 48}
 """Used if the layout does not have it; unchanged since Linux 5.8."""
 
 
-@dataclass(frozen=True, slots=True)
-class OrcEntry:
+class OrcEntry(NamedTuple):
     """``struct orc_entry`` of any kernel."""
 
     sp_reg: str
