@@ -44,6 +44,14 @@ class AddressRange:
         return isinstance(address, int) and self.start <= address < self.end
 
 
+def distinct(numbers: U64Array) -> U64Array:
+    """Return these numbers in ascending order, each once: ``np.unique``, which would import numpy.ma for it."""
+    ascending = np.sort(numbers)
+    first = np.ones(len(ascending), np.bool_)
+    first[1:] = ascending[1:] != ascending[:-1]
+    return ascending[first]
+
+
 def align_down(address: int, size: int) -> int:
     """Round ``address`` down to a multiple of ``size``, a power of two."""
     return address & ~(size - 1)

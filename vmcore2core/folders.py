@@ -20,7 +20,6 @@ import errno
 import grp
 import os
 import pwd
-import secrets
 import stat
 from collections import deque
 from collections.abc import Iterator
@@ -265,7 +264,7 @@ def _is_ours_there(directory: int, owner: int) -> bool:
 
     On NFS root may become nobody; vfat gives all files one owner. The check makes a file and removes it.
     """
-    name = f".{secrets.token_hex(8)}.part"
+    name = f".{os.urandom(8).hex()}.part"
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     except OSError:

@@ -16,9 +16,7 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -182,7 +180,7 @@ class Store:
         self, directory: int, pieces: Iterable[bytes], size: int, name: Callable[[], str]
     ) -> tuple[int, Path | None]:
         self._check_room(directory, size)
-        temporary = f".{self.name}.{secrets.token_hex(8)}.part"
+        temporary = f".{self.name}.{os.urandom(8).hex()}.part"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             handle = os.open(temporary, flags, 0o600, dir_fd=directory)
@@ -201,6 +199,8 @@ class Store:
         return handle, self.folder / name()
 
     def _nameless(self, pieces: Iterable[bytes], size: int) -> int:
+        import tempfile
+
         # /tmp is often memory.
         with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", "/var/tmp")) as file:  # noqa: S108 - it has no name
             self._check_room(file.fileno(), size)

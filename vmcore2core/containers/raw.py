@@ -28,7 +28,7 @@ MAP_SIZE_MAX = 1 << 20
 """Most bytes of a file with a map."""
 
 _NUMBER = r"(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})[KMGT]?"
-_ENTRY = re.compile(rf"\s*({_NUMBER}):({_NUMBER})(?:@(?:(.+):)?({_NUMBER}))?\s*")
+_ENTRY = rf"\s*({_NUMBER}):({_NUMBER})(?:@(?:(.+):)?({_NUMBER}))?\s*"
 _BANK = re.compile(rf"([^:]+)@({_NUMBER})")
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -154,7 +154,7 @@ def _entries(text: str, files: Given) -> Iterator[tuple[int, int, int]]:
     for entry in text.split(","):
         if not entry.strip():
             continue
-        match, bank = _ENTRY.fullmatch(entry), _BANK.fullmatch(entry.strip())
+        match, bank = re.fullmatch(_ENTRY, entry), _BANK.fullmatch(entry.strip())
         if match is not None:
             start, size = _number(match[1]), _number(match[2])
             if match[4] is not None:

@@ -14,8 +14,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from pathlib import Path, PosixPath
 from typing import Any, cast
 from urllib.parse import unquote, unquote_plus
@@ -165,6 +163,8 @@ class _WholeRemoteFile(DumpFile):
 
     def _failed(self, error: Exception) -> DumpError:
         """Return the sentence. Each protocol's package has its own exceptions, without a common base class."""
+        from http import HTTPStatus
+
         if isinstance(error, ImportError):
             return DumpError(f"{self.path} needs a Python package that is not installed ({error}): {PACKAGES}")
         if isinstance(error, FileNotFoundError):
@@ -250,6 +250,8 @@ def _version(info: dict[str, Any]) -> str | None:
 
 def _seconds(when: object) -> float | None:
     """Return a time, in the forms that protocols have, as seconds since 1970; None if it is none."""
+    from email.utils import parsedate_to_datetime
+
     try:
         when = parsedate_to_datetime(when) if isinstance(when, str) else when
         return when.timestamp() if isinstance(when, datetime) else float(cast("float", when))

@@ -19,7 +19,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -117,7 +116,7 @@ def new_file(
         FileExistsError: something has the name already.
         OSError: a system call fails.
     """
-    temporary = f"{start}{secrets.token_hex(8)}.part"
+    temporary = f"{start}{os.urandom(8).hex()}.part"
     try:
         # Opened inside: an interrupt may come as soon as the file exists.
         fd, named = _open_new(directory, temporary)

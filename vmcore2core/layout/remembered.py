@@ -20,7 +20,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -273,7 +272,7 @@ class LayoutMemory:
     def _write(self, file: str, content: dict[str, dict[str, object]]) -> None:
         assert self._folder is not None  # noqa: S101 - see save()
         text = json.dumps(content).encode()
-        temporary = f".{file}.{secrets.token_hex(8)}.part"
+        temporary = f".{file}.{os.urandom(8).hex()}.part"
         with opened_folder(self._folder, make=True) as directory:
             try:
                 # Not synced: a file that is incomplete after a power cut has another hash, and is not used.

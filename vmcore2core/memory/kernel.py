@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vmcore2core.addresses import PhysAddr, U8Array, U64Array
+from vmcore2core.addresses import PhysAddr, U8Array, U64Array, distinct
 from vmcore2core.arch.spec import KernelMap
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import MemoryFault, NotMapped
@@ -123,7 +123,7 @@ class KernelMemory:
         starts = [addresses + np.uint64(offset) for offset, _ in parts]
         lows = [start & page_mask for start in starts]
         highs = [start + np.uint64(size - 1) & page_mask for start, (_, size) in zip(starts, parts, strict=True)]
-        pages = np.unique(np.concatenate((*lows, *highs)))
+        pages = distinct(np.concatenate((*lows, *highs)))
         content, known = self._read_whole(pages)
         for start, low, high, (_, size) in zip(starts, lows, highs, parts, strict=True):
             first, last = np.searchsorted(pages, low), np.searchsorted(pages, high)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +40,11 @@ class Form(NamedTuple):
     """
 
     anchors: tuple[bytes, ...]
-    expression: re.Pattern[bytes]
+    expression: bytes
 
 
 def _form(anchors: bytes, expression: bytes) -> Form:
-    return Form(tuple(anchors.split(b" ")), re.compile(expression))
+    return Form(tuple(anchors.split(b" ")), expression)
 
 
 ANCHOR_MIN = 3
@@ -87,7 +88,7 @@ class _Anchors:
         self._bytes = np.zeros((ANCHOR_MIN, 256), np.bool_)
         for form in forms:
             for anchor in form.anchors:
-                self._forms.setdefault(anchor[:ANCHOR_MIN], []).append((anchor, form.expression))
+                self._forms.setdefault(anchor[:ANCHOR_MIN], []).append((anchor, re.compile(form.expression)))
                 self._bytes[np.arange(ANCHOR_MIN), list(anchor[:ANCHOR_MIN])] = True
         self._begun = np.array([int.from_bytes(begun, "little") for begun in self._forms], np.uint32)
 
@@ -105,7 +106,11 @@ class _Anchors:
                     yield match
 
 
-_ANCHORS = _Anchors(FORMS.values())
+@cache
+def _anchors() -> _Anchors:
+    """Return those of all forms; few conversions search for secrets, and all would wait for these to be compiled."""
+    return _Anchors(FORMS.values())
+
 
 _SECRET_NAME = re.compile(rb"PASS(?:WORD|WD|PHRASE)?|TOKEN|KEY|SECRET|CREDENTIAL", re.IGNORECASE)
 _NO_SECRET_NAME = re.compile(rb"(?:_FILE|_PATH|_DIR|_SOCK|_URL_BASE)\Z", re.IGNORECASE)
@@ -139,7 +144,7 @@ class Secrets(NamedTuple):
         """Return where secrets are, ascending and disjoint."""
         found = [span for literal in self.literals for span in _all(literal, data)]
         matches = [match for expression in self.expressions for match in expression.finditer(data)]
-        matches += _ANCHORS.matches(data) if self.known else ()
+        matches += _anchors().matches(data) if self.known else ()
         found += [match.span(match.re.groups and 1) for match in matches]
         return merged(span for span in found if span[0] < span[1])
 
