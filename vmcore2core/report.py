@@ -83,7 +83,7 @@ def core_report(session: Session, leader: StructView, result: CoreResult, *, ver
     """Return the report on a finished core, without the secrets that were searched for."""
     container = session.container
     sentences = core_sentences(result, container.dump_level, container.DOC.name, verbose=verbose)
-    summary = {**core_summary(result), "found_by": session.processes.roster.found_by(leader).value}
+    summary = {**core_summary(result), "found_by": session.processes.task_finder.found_by(leader).value}
     secrets = result.secrets
     if secrets is not None:
         sentences, summary = secrets.hide(sentences), secrets.hide(summary)

@@ -2,7 +2,7 @@
 
 The guest is the bundled one of Linux 6.1; ``tests.fuzz.overlay`` puts other bytes over its memory.
 
-Tests kernel/pid.py, kernel/task_scan.py, process/roster.py.
+Tests kernel/pid.py, kernel/task_scan.py, process/task_finder.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vmcore2core.kernel.task_scan import TaskScan
 from vmcore2core.memory.pagetable import translate
 from vmcore2core.process.model import ProcessSnapshot
 from vmcore2core.process.openfiles import Ends
-from vmcore2core.process.roster import FoundBy
 from vmcore2core.process.snapshot import Processes
+from vmcore2core.process.task_finder import FoundBy
 from vmcore2core.process.waits import Waits
 from vmcore2core.run.story import story
 from vmcore2core.session import OpenOptions, Session
@@ -89,7 +89,7 @@ def test_a_torn_task_list_loses_no_process(
     assert "(offset 0x890, from BTF in the dump)" in changed.warnings[0]
     lost = [number for number in leaders if number > at]
     found_by = {
-        sched.task_pid(leader): changed.processes.roster.found_by(leader) for leader in changed.processes.leaders()
+        sched.task_pid(leader): changed.processes.task_finder.found_by(leader) for leader in changed.processes.leaders()
     }
     assert found_by == {number: FoundBy.PID_TABLE if number in lost else FoundBy.TASK_LIST for number in leaders}
     if lost:
@@ -103,7 +103,7 @@ def test_with_the_pid_table_torn_too_what_runs_is_still_found(session: Session, 
     changed = with_words(session, {leaders[1].addr_of("tasks"): GARBAGE, root: GARBAGE + 2})
     assert any("the PID table does not tell all tasks" in warning for warning in changed.warnings) is False
     assert numbers(changed) == [1, 92]  # a thread of 92 was on CPU 1
-    assert changed.processes.roster.found_by(leaders[92]) is FoundBy.RUNQUEUE
+    assert changed.processes.task_finder.found_by(leaders[92]) is FoundBy.RUNQUEUE
     assert any("the PID table does not tell all tasks" in warning for warning in changed.warnings)
 
 
@@ -116,7 +116,7 @@ def test_a_scan_finds_every_process_that_nothing_leads_to(session: Session, lead
         changed.kernel, (), scan=lambda: TaskScan(changed.kernel).leaders(lambda *done: seen.append(done))
     )
     assert sorted(numbers(changed)) == sorted(leaders)
-    assert changed.processes.roster.found_by(leaders[STATIC]) is FoundBy.SCAN
+    assert changed.processes.task_finder.found_by(leaders[STATIC]) is FoundBy.SCAN
     assert seen == sorted(seen)
     assert seen[-1][0] <= seen[-1][1]
 

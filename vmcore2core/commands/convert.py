@@ -214,7 +214,8 @@ def vmcore2core(
 
     Exit status: 0 complete; 1 error; 2 wrong usage; 3 written, but pages or threads are missing (see stderr).
 
-    See also: vmcore2core debug starts a debugger on a process; vmcore2core verify CORE checks a finished core;
+    vmcore2core debug starts a debugger on a process. vmcore2core verify CORE checks a finished core.
+
     vmcore-tasks shows processes without converting them.
     """
     if not (pid or comm or exe or uid or cgroup or container or nspid or state or everything):

@@ -39,7 +39,7 @@ GAP_MAX = 8
 CACHE_BYTES_BESIDE = 16 << 20
 """Bytes of blocks that are in memory, too, if the cache on disk has them."""
 
-SETTLED = 60
+CERTAIN_AFTER = 60
 """A file's time tells its content apart from others only after so many seconds (RFC 9110, 8.8.2.2)."""
 
 SECRET_MIN = 4
@@ -243,7 +243,7 @@ def _version(info: dict[str, Any]) -> str | None:
         return f"ETag {info['ETag']}"
     for key in ("Last-Modified", "mtime"):
         changed = _seconds(info.get(key))
-        if changed is not None and 0 < changed < time.time() - SETTLED:
+        if changed is not None and 0 < changed < time.time() - CERTAIN_AFTER:
             return f"{key} {changed}"
     return None
 

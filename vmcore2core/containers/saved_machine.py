@@ -50,7 +50,7 @@ def main_memory(
         return ((0, 0, low), *(((fmt.MIPS_HIGH, low, size - low),) if low < size else ()))
     if name not in fmt.PC_BLOCKS and not machine.startswith(fmt.PC_MACHINES):
         return ((base, 0, size),)
-    low = _told_low(cmos, size) or _usual_low(size, machine)
+    low = _cmos_low(cmos, size) or _usual_low(size, machine)
     return ((0, 0, low), (fmt.FOUR_GIB, low, size - low)) if low < size else ((0, 0, size),)
 
 
@@ -88,7 +88,7 @@ def _base(name: bytes, machine: bytes) -> int:
     raise FormatError(what, 0, f"one of {known}")
 
 
-def _told_low(cmos: bytes | None, size: int) -> int | None:
+def _cmos_low(cmos: bytes | None, size: int) -> int | None:
     """Return the bytes below 4 GiB by the clock's memory; None if that is inconsistent."""
     if cmos is None or len(cmos) < fmt.CMOS_SIZE:
         return None

@@ -129,7 +129,7 @@ class _Pages:
             np.array([getattr(s, name) for s in filled], np.uint64) for name in ("start", "offset")
         )
         self._shared = np.array([segment.shared for segment in filled], np.bool_)
-        self._told = 0
+        self._reported = 0
 
     def copy(self, target: Sink, ranges: Sequence[tuple[int, int]]) -> Copied:
         """Copy the pages of some ranges, and return how many were copied.
@@ -180,8 +180,8 @@ class _Pages:
             self._progress = progress
 
     def _tell(self, done: int) -> None:
-        if self._progress is not None and done - self._told >= PROGRESS_EVERY:
-            self._told = done
+        if self._progress is not None and done - self._reported >= PROGRESS_EVERY:
+            self._reported = done
             self._progress(done, self._plan.file_size)
 
 

@@ -106,7 +106,7 @@ def mmap_lock_writer(mm: StructView) -> int | None:
     return (owner & ~RWSEM_OWNER_FLAGS_MASK) or None
 
 
-def is_settled(mm: StructView) -> bool:
+def has_no_writer(mm: StructView) -> bool:
     """Tell whether it is known that no task is changing the mappings of an mm.
 
     With PREEMPT_RT, it is never known.
@@ -209,7 +209,7 @@ def _contradicts_prot(mm: StructView, vma: StructView, flags: int) -> bool:
         # Only shared memory is writable without a page fault; shadow stacks have their own rules.
         writable = prot & mm.kernel.arch.paging.pte_write and not flags & mm.kernel.arch.paging.vm_shadow_stack
         differs |= bool(forbids or (writable and ~flags & (VM_SHARED | VM_WRITE))) and _is_no_driver_s(vma)
-    return differs and is_settled(mm)
+    return differs and has_no_writer(mm)
 
 
 def _is_no_driver_s(vma: StructView) -> bool:

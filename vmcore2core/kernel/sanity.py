@@ -12,7 +12,7 @@ from vmcore2core.errors import CorruptStructure, MemoryFault, NotMapped
 from vmcore2core.kernel import mm, pid, sched
 from vmcore2core.kernel.struct import Kernel, StructView
 from vmcore2core.layout.resolver import KernelLayout
-from vmcore2core.layout.sanity import Misfit, settled
+from vmcore2core.layout.sanity import Mismatch, replace_wrong_offsets
 
 TASKS_MAX = 1024
 PROCESSES_MAX = 8
@@ -20,17 +20,17 @@ VMAS_MAX = 64
 
 
 def check_processes(kernel: Kernel, layout: KernelLayout) -> list[str]:
-    """Check that processes have page tables and mappings where the layout says; see ``layout.sanity.settled``.
+    """Check that processes have page tables and mappings where the layout says; replace offsets that do not fit.
 
     Raises:
         LayoutInvalid: an offset fits no process, and no other source knows another.
     """
-    return settled(layout, lambda: _misfit(kernel))
+    return replace_wrong_offsets(layout, lambda: _mismatch(kernel))
 
 
-def _misfit(kernel: Kernel) -> Misfit | None:
+def _mismatch(kernel: Kernel) -> Mismatch | None:
     """Return the first process's defect if all checked processes have one; None if one fits."""
-    first: Misfit | None = None
+    first: Mismatch | None = None
     for task in islice(_with_mm(kernel), PROCESSES_MAX):
         found = _of_process(task)
         if found is None:
@@ -48,7 +48,7 @@ def _with_mm(kernel: Kernel) -> Iterator[StructView]:
         return
 
 
-def _of_process(task: StructView) -> Misfit | None:
+def _of_process(task: StructView) -> Mismatch | None:
     kernel = task.kernel
     owner = kernel.view("mm_struct", task.pointer("mm"))
     who = f"mm_struct at {owner.address:#x} of PID {sched.task_pid(task)}"
@@ -71,7 +71,7 @@ def _of_process(task: StructView) -> Misfit | None:
     return _of_mappings(owner, who)
 
 
-def _of_mappings(owner: StructView, who: str) -> Misfit | None:
+def _of_mappings(owner: StructView, who: str) -> Mismatch | None:
     """Check the first mappings; if there is none at all, their tree or list is to blame."""
     index = "mm_mt" if owner.has("mm_mt") else "mmap"
     try:

@@ -59,7 +59,7 @@ class Answers:
         self.changed = False
         self._members: dict[str, Member | None] = {}
         self._numbers: dict[str, int | None] = {}
-        self._told = (0, 0)  # how many of each ``news`` has returned
+        self._returned = (0, 0)  # how many of each ``news`` has returned
 
     def member(self, key: str, ask: Callable[[], Member | None]) -> Member | None:
         """Return a member's place, asking the source once."""
@@ -93,8 +93,8 @@ class Answers:
 
     def news(self) -> dict[str, object] | None:
         """Return the answers since the last call, in the form that ``learn`` reads; None if there are none."""
-        before, self._told = self._told, (len(self._members), len(self._numbers))
-        return None if before == self._told else self._to_json(*before)
+        before, self._returned = self._returned, (len(self._members), len(self._numbers))
+        return None if before == self._returned else self._to_json(*before)
 
     def learn(self, found: dict[str, Any]) -> None:
         """Add answers that another process of this run got."""
@@ -125,7 +125,7 @@ class Answers:
             if value is not None and not _is_number(value):
                 raise ValueError(key)
             answers._numbers[key] = value
-        answers._told = len(answers._members), len(answers._numbers)
+        answers._returned = len(answers._members), len(answers._numbers)
         return answers
 
 

@@ -19,7 +19,7 @@ COMM_SIZE = 16
 MEMBERS = ("comm", "pid", "tgid", "flags", "mm", "tasks", "stack", "signal")
 """Members of task_struct that are checked."""
 
-Misfit = tuple[tuple[str, str], str]
+Mismatch = tuple[tuple[str, str], str]
 """(struct, member), and what is wrong with its value."""
 
 
@@ -37,7 +37,7 @@ def check_init_task(memory: Memory, layout: KernelLayout, word: int, order: Byte
         LayoutInvalid: they do not fit, and no other source knows them.
     """
     task = FirstTask(memory, layout, word, order)
-    sentences = settled(layout, lambda: next(task.misfits(), None))
+    sentences = replace_wrong_offsets(layout, lambda: next(task.mismatches(), None))
     if task.unread:
         members = ", ".join(dict.fromkeys(task.unread))
         sentences.append(f"a page of init_task at {task.address:#x} is not in the dump: its {members} are not checked")
@@ -61,7 +61,7 @@ def check_exported_abi(vmcoreinfo: VmcoreInfo, abi: Mapping[str, int]) -> list[s
     ]
 
 
-def settled(layout: KernelLayout, misfit: Callable[[], Misfit | None]) -> list[str]:
+def replace_wrong_offsets(layout: KernelLayout, mismatch: Callable[[], Mismatch | None]) -> list[str]:
     """Replace offsets that do not fit by the next source's until all fit; return a sentence for each.
 
     Raises:
@@ -69,7 +69,7 @@ def settled(layout: KernelLayout, misfit: Callable[[], Misfit | None]) -> list[s
     """
     sentences: list[str] = []
     for _ in range(ATTEMPTS_MAX):
-        found = misfit()
+        found = mismatch()
         if found is None:
             return sentences
         (struct, name), wrong = found
@@ -96,7 +96,7 @@ class FirstTask:
         self.address = layout.symbol("init_task")
         self.unread: list[str] = []
 
-    def misfits(self) -> Iterator[Misfit]:
+    def mismatches(self) -> Iterator[Mismatch]:
         """Yield what does not fit."""
         where = f"init_task at {self.address:#x}"
         comm = self._read("comm", COMM_SIZE)
@@ -121,7 +121,7 @@ class FirstTask:
         if {*MEMBERS} <= {*self.unread}:
             raise LayoutInvalid(f"{where} cannot be read: its pages are not in the dump")
 
-    def _list(self, where: str) -> Iterator[Misfit]:
+    def _list(self, where: str) -> Iterator[Mismatch]:
         """Check that one neighbour points back: if the list is torn at its head, the other one still does."""
         head = self.address + self._member("tasks").offset
         first, last = self._uint("tasks", self.word), self._word_at(head + self.word)
@@ -138,7 +138,7 @@ class FirstTask:
             shown = back if isinstance(back, str) else f"whose prev is {back:#x}"
             yield ("task_struct", "tasks"), f"{where}: tasks at {head:#x} leads to {first:#x}, {shown}"
 
-    def _pointers(self, where: str) -> Iterator[Misfit]:
+    def _pointers(self, where: str) -> Iterator[Mismatch]:
         """Check the first task's pointers; memory that is not in the dump is no evidence against an offset."""
         for name, align in (("stack", STACK_ALIGN), ("signal", self.word)):
             value = self._uint(name, self.word)

@@ -88,7 +88,7 @@ def recovered(physical: PhysicalMemory, update: Progress | None = None) -> Itera
         mine = [name for name in names if name.arch is arch]
         window = Window(physical, tuple(_around(name.paddr for name in mine)))
         for tables in find_kallsyms(window, arch.byte_order, arch.pointer_size):
-            for info in _told(window, arch, tables, mine):
+            for info in _proven(window, arch, tables, mine):
                 yield arch, info, tables.names
 
 
@@ -126,7 +126,7 @@ def _around(paddrs: Iterable[int]) -> Iterator[LinearMapping]:
             yield LinearMapping(AddressRange(start, end), PhysAddr(start))
 
 
-def _told(window: Window, arch: Arch, tables: KallsymsTables, names: list[Name]) -> Iterator[VmcoreInfo]:
+def _proven(window: Window, arch: Arch, tables: KallsymsTables, names: list[Name]) -> Iterator[VmcoreInfo]:
     """Yield VMCOREINFO by these tables, in each form that they may have, if the page table proves a name."""
     for form in FORMS:
         if (form == "place-relative") != (tables.relative_base is None):

@@ -54,7 +54,7 @@ class Accounting:
             walked: what a walk of the page tables counted, without mappings of hugetlbfs.
         """
         try:
-            if mm.is_settled(owner):
+            if mm.has_no_writer(owner):
                 yield from map(str, self._of_mappings(owner, mappings))
                 if walked.whole and self._busy is not None and mm.is_unlocked(owner):
                     elsewhere = any(flags & mm.VM_HUGETLB for flags, _ in mappings)

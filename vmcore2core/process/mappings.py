@@ -26,7 +26,7 @@ LOFF_MAX = (1 << 63) - 1
 S_DAX = 1 << 13  # include/linux/fs.h, since Linux 4.2
 
 
-class _ToldOfFile(NamedTuple):
+class _FileFacts(NamedTuple):
     """A mapped ``struct file`` and what it says; the fields have the same names in ``Vma`` and ``Region``."""
 
     path: bytes | None = None
@@ -38,7 +38,7 @@ class _ToldOfFile(NamedTuple):
     file: StructView | None = None
 
 
-_NO_FILE = _ToldOfFile()
+_NO_FILE = _FileFacts()
 
 
 class Mappings:
@@ -76,8 +76,8 @@ class Mappings:
         self.regions: list[Region] = []
         self._mounts, self._cache, self._filter, self._links = mounts, cache, dump_filter, links
         self._root = fs.task_root(leader)
-        self._is_chroot = self._told_chroot()
-        self._files: dict[int, _ToldOfFile] = {}
+        self._is_chroot = self._in_chroot()
+        self._files: dict[int, _FileFacts] = {}
         self._extents: dict[tuple[object, ...], Extent] = {}
         self._if_elf: set[int] = set()
         self.table = self._table = Vmas(owner)
@@ -173,7 +173,7 @@ class Mappings:
             )
         return self._extents[alike]
 
-    def _checked_file(self, row: int, address: int, start: int) -> _ToldOfFile:
+    def _checked_file(self, row: int, address: int, start: int) -> _FileFacts:
         """Check the links of a mapping, and of its file if it is new, and return what the file says.
 
         Args:
@@ -185,12 +185,12 @@ class Mappings:
         if known is not None and self._linked[row]:
             return known
         file = self.kernel.view("file", address)
-        told = self._told(file, start)
+        told = self._file_facts(file, start)
         found = self._links.problems(self._table.view(row), file, linked=bool(self._linked[row]))
         self.warnings += [sentence for sentence in found if sentence not in self.warnings]
         return told
 
-    def _told(self, file: StructView, start: int) -> _ToldOfFile:
+    def _file_facts(self, file: StructView, start: int) -> _FileFacts:
         """Return what a mapped file says; it is read once for each file, unless its path cannot be read.
 
         Args:
@@ -198,7 +198,7 @@ class Mappings:
         """
         if file.address not in self._files:
             path = self._path(file, start)
-            told = _ToldOfFile(
+            told = _FileFacts(
                 path,
                 self._path(file, start, outside=True) if self._is_chroot else path,
                 _mapped_file(file),
@@ -211,7 +211,7 @@ class Mappings:
             self._files[file.address] = told
         return self._files[file.address]
 
-    def _told_chroot(self) -> bool:
+    def _in_chroot(self) -> bool:
         try:
             return fs.is_chroot(self.kernel, self._root, self._mounts)
         except (CorruptStructure, MemoryFault):

@@ -138,7 +138,7 @@ class PageIndex:
         for at, row in zip(vma.tolist(), first.tolist(), strict=True):
             view = kept.view(at)
             owner = view.follow("vm_mm", "mm_struct") if view.has("vm_mm") else None
-            if owner is not None and mm.is_settled(owner):
+            if owner is not None and mm.has_no_writer(owner):
                 yield at, int(entries[rows[row]])
 
     def _wrong(self, expected: Expected, sample: Sample, within: U64Array, places: PagePlaces) -> list[int]:

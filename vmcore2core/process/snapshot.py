@@ -43,7 +43,6 @@ from vmcore2core.process.model import (
 from vmcore2core.process.ondisk import files_on_disk
 from vmcore2core.process.pageindex import PageIndex
 from vmcore2core.process.regsets import last_notes, regsets
-from vmcore2core.process.roster import Roster, Scan
 from vmcore2core.process.sparse import with_untouched
 from vmcore2core.process.stack import InitialStack
 from vmcore2core.process.statm import ELF_PRARGSZ
@@ -51,6 +50,7 @@ from vmcore2core.process.status_fields import prstatus_or_unknown, psinfo
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.tags import Tags
+from vmcore2core.process.task_finder import Scan, TaskFinder
 from vmcore2core.process.text import text_left_out, with_torn_text
 from vmcore2core.process.threadgroup import ThreadGroup
 from vmcore2core.process.threads import CpuNotes, ThreadPointers, ThreadRegs, describe, thread_regs
@@ -108,7 +108,7 @@ class Processes:
 
     Attributes:
         warnings: sentences about broken task lists that were found so far.
-        roster: every way to the tasks.
+        task_finder: every way to the tasks.
         consistency: checks each process.
     """
 
@@ -127,7 +127,7 @@ class Processes:
         self.cache = CachedLookups(kernel)
         self.mounts = fs.Mounts(kernel)
         self.warnings: list[str] = []
-        self.roster = Roster(kernel, self.warn, scan)
+        self.task_finder = TaskFinder(kernel, self.warn, scan)
         self.consistency = Consistency(kernel)
         self.page_index = PageIndex(kernel)
         self.links = FileLinks(kernel)
@@ -135,11 +135,11 @@ class Processes:
 
     def leaders(self) -> Iterator[StructView]:
         """Yield each thread group's leader; if the list is broken, also leaders found in other ways, with a warning."""
-        return self.roster.leaders()
+        return self.task_finder.leaders()
 
     def threads(self, leader: StructView, broken: list[str] | None = None) -> Iterator[StructView]:
-        """Yield a group's threads; see ``Roster.threads``."""
-        return self.roster.threads(leader, broken)
+        """Yield a group's threads; see ``TaskFinder.threads``."""
+        return self.task_finder.threads(leader, broken)
 
     @contextmanager
     def unheard(self) -> Iterator[None]:
@@ -149,7 +149,7 @@ class Processes:
             yield
         finally:
             self.warnings[:] = known
-            self.roster.look_again()
+            self.task_finder.look_again()
 
     def warn(self, sentence: str) -> None:
         """Remember a sentence about a broken structure, once."""

@@ -34,10 +34,10 @@ class VdsoBacking:
         self.page_size = spec.page_size
         self._first = self._first_page(memory, spec, pgd, region)
         if self._first is None and image is not None:
-            self._first = self._told(memory, image, region.end - region.start)
+            self._first = self._image_address(memory, image, region.end - region.start)
 
     @staticmethod
-    def _told(memory: KernelMemory, image: KernelAddr, size: int) -> int | None:
+    def _image_address(memory: KernelMemory, image: KernelAddr, size: int) -> int | None:
         """Return the physical address of the image according to the kernel, if it lies in one piece."""
         try:
             first, last = memory.to_phys(image), memory.to_phys(image + size - 1)

@@ -139,7 +139,7 @@ def _row(session: Session, leader: StructView, threads: int) -> TaskRow:
         rss_kib=None,
         comm=text(sched.task_comm(leader)),
         command=None,
-        found_by=session.processes.roster.found_by(leader).value,
+        found_by=session.processes.task_finder.found_by(leader).value,
     )
 
 

@@ -26,7 +26,7 @@ class CallersWithoutCfi:
 
     def __init__(self, checks: Checks) -> None:
         self._checks, self._spec, self._space = checks, checks.spec, checks.space
-        self._told_by_code: dict[tuple[int, bool], tuple[CodeFrame, ...]] = {}
+        self._found_by_code: dict[tuple[int, bool], tuple[CodeFrame, ...]] = {}
 
     def find(self, frame: Frame, why: list[str]) -> Frame | End:
         """Return the frame that called this one; ``why`` says which methods failed before."""
@@ -57,15 +57,15 @@ class CallersWithoutCfi:
         if told is None or self._space.generated(frame.pc):  # what a program generates (JIT) follows no convention
             return ()
         key = frame.pc, frame.exact
-        if key not in self._told_by_code:
+        if key not in self._found_by_code:
             symbol = image.symbol(frame.lookup_pc) if image is not None else None
             # A function's part for what seldom happens (.cold) is jumped to, with the frame made.
             start = None if symbol is None or b".cold" in symbol.name else symbol.value
-            room = len(self._told_by_code) < CODE_PLACES_MAX
-            self._told_by_code[key] = (
+            room = len(self._found_by_code) < CODE_PLACES_MAX
+            self._found_by_code[key] = (
                 tuple(told(self._space.instructions, frame.pc, start, frame.exact)) if room else ()
             )
-        return self._told_by_code[key]
+        return self._found_by_code[key]
 
     def _caller_by(self, frame: Frame, made: CodeFrame) -> Frame | None:
         """Return the caller, if the frame that the instructions describe leads to one."""

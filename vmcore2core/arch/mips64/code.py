@@ -27,7 +27,7 @@ TRACKED = (*fmt.STATIC, fmt.GP, fmt.RA)
 INTACT, CHANGED, ZERO = -1, -2, -3
 """The state of a register that is not saved in the frame; code without a caller sets $ra to 0."""
 
-Kept = tuple[int, ...]
+Places = tuple[int, ...]
 """For each of ``TRACKED``, which ends with $ra: the offset where it is saved, or one of the states above."""
 
 
@@ -36,15 +36,15 @@ class State:
     """The state at a place: bytes of the frame so far, and the state of each register."""
 
     size: int
-    kept: Kept
+    places: Places
 
     def changed(self, *registers: int) -> State:
         """Return the state with these changed, unless they are saved."""
         return State(
             self.size,
             tuple(
-                CHANGED if kept == INTACT and register in registers else kept
-                for kept, register in zip(self.kept, TRACKED, strict=True)
+                CHANGED if place == INTACT and register in registers else place
+                for place, register in zip(self.places, TRACKED, strict=True)
             ),
         )
 
@@ -54,8 +54,8 @@ class State:
         return State(
             self.size,
             tuple(
-                offsets.get(register, kept) if kept == INTACT else kept
-                for kept, register in zip(self.kept, TRACKED, strict=True)
+                offsets.get(register, place) if place == INTACT else place
+                for place, register in zip(self.places, TRACKED, strict=True)
             ),
         )
 
@@ -63,7 +63,7 @@ class State:
         """Return the state that two ways to a place have in common."""
         if self.size != other.size:
             return State(self.size, (CHANGED,) * len(TRACKED))
-        return State(self.size, tuple(a if a == b else CHANGED for a, b in zip(self.kept, other.kept, strict=True)))
+        return State(self.size, tuple(a if a == b else CHANGED for a, b in zip(self.places, other.places, strict=True)))
 
 
 BEGIN = State(0, (INTACT,) * len(TRACKED))
@@ -129,12 +129,12 @@ def _words(code: bytes, byte_order: ByteOrder) -> Words:
 
 def _frame(state: State, width: int) -> CodeFrame | None:
     """Return a state as a frame; None if it saves something above the frame."""
-    by_register = dict(zip(TRACKED, state.kept, strict=True))
-    saved = {register: kept for register, kept in by_register.items() if kept >= 0}
+    by_register = dict(zip(TRACKED, state.places, strict=True))
+    saved = {register: place for register, place in by_register.items() if place >= 0}
     if any(offset + width > state.size for offset in saved.values()):
         return None
-    changed = frozenset(register for register, kept in by_register.items() if kept == CHANGED)
-    return CodeFrame(state.size, saved, changed, outermost=state.kept[-1] == ZERO)
+    changed = frozenset(register for register, place in by_register.items() if place == CHANGED)
+    return CodeFrame(state.size, saved, changed, outermost=state.places[-1] == ZERO)
 
 
 class _Flow:
@@ -186,14 +186,14 @@ class _Flow:
             return None
         word = self.words[at]
         if word & fmt.MAKE_FRAME_MASK in fmt.MAKE_FRAME and state.size == 0:
-            return State(0x10000 - (word & 0xFFFF), state.kept)
+            return State(0x10000 - (word & 0xFFFF), state.places)
         stored = saves(word, self.width) if state.size else ()
         if stored:
             return state.saved(stored)
         changed = written(word)
         if fmt.RA in changed and _makes_zero(word):
-            return State(state.size, (*state.kept[:-1], ZERO))
-        if fmt.SP in changed and state.kept[-1] != ZERO:  # where nothing was called from does not matter
+            return State(state.size, (*state.places[:-1], ZERO))
+        if fmt.SP in changed and state.places[-1] != ZERO:  # where nothing was called from does not matter
             return None
         return state.changed(*changed)
 

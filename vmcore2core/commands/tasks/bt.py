@@ -42,7 +42,7 @@ def bt(
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="Take what stacks need and memory lacks from the files below DIR that have the same build ID; may "
+            help="Take data that stacks need and memory lacks from the files below DIR that have the same build ID; may "
             "repeat, the first DIR that has a file counts.",
             rich_help_panel=options.FILES,
         ),

@@ -34,7 +34,7 @@ Scan = Callable[[], Iterator[StructView]]
 """Yields structures in physical memory that look like thread-group leaders."""
 
 
-class Roster:
+class TaskFinder:
     """The tasks of a dump, found in all possible ways.
 
     Args:
