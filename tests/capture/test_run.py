@@ -1,6 +1,6 @@
 """Cores within limits, from a bundled dump in the place of /proc/vmcore.
 
-Tests capture/__main__.py.
+Tests capture/__main__.py, capture/check.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``vmcore-tasks bt --kernel`` against the text that the guest's own kernel printed of its stacks (sysrq-t).
 
-Tests tasks/stack_groups.py.
+Tests commands/tasks/stack_groups.py.
 """
 
 from __future__ import annotations

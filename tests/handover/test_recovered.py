@@ -1,6 +1,6 @@
 """Programs and libraries out of the page cache, byte for byte the originals; and what is not whole is kept apart.
 
-Tests handover/same_build.py.
+Tests handover/same_build.py, handover/written.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a user says with ``--vmcoreinfo`` goes before what the dump says.
 
-Tests commands/tasks/layout.py.
+Tests commands/tasks/layout.py, tasks/layout.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """User memory over hand-made page tables.
 
-Tests memory/pagetable.py, memory/physical.py, memory/region.py.
+Tests memory/pagetable.py, memory/physical.py, memory/region.py, memory/mapped.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The public interface: its document's examples, and what it says of memory that is not known.
 
-Tests session.py.
+Tests session.py, dumped_process.py.
 """
 
 from __future__ import annotations

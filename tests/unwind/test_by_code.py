@@ -1,6 +1,6 @@
 """Frames that a function's instructions tell, against its source and the compiler's call frame information.
 
-Tests arch/x86/code.py.
+Tests arch/x86/code.py, arch/ways.py.
 """
 
 from __future__ import annotations
