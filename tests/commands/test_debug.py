@@ -1,6 +1,6 @@
 """``vmcore2core debug``: the debugger gets the core with its files, and nothing is left, however it ends.
 
-Tests signals.py.
+Tests signals.py, run/for_debugger.py.
 """
 
 from __future__ import annotations
