@@ -42,8 +42,8 @@ def bt(
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="Take data that stacks need and memory lacks from the files below DIR that have the same build ID; may "
-            "repeat, the first DIR that has a file counts.",
+            help="Take data that stacks need and memory lacks from the files below DIR that have the same build ID; "
+            "may repeat, the first DIR that has a file counts.",
             rich_help_panel=options.FILES,
         ),
     ] = None,
