@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from tests.builders.paging import PROTNONE, PSE, RW, US, FlatContainer, P, PhysicalImage
-from vmcore2core.addresses import PhysAddr, UserAddr
+from vmcore2core.addresses import PhysAddr, U64Array, UserAddr
 from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import NotMapped, PageExcluded
+from vmcore2core.memory.mapped import MappedPages
 from vmcore2core.memory.pages import Pages, UserPageState
 from vmcore2core.memory.pagetable import Ranges, RunKind, translate, walk
 from vmcore2core.memory.physical import PhysicalMemory
@@ -223,6 +224,37 @@ def test_page_cache_fills_in_what_was_not_mapped() -> None:
     memory, _ = user_memory(image, area)
     assert [p.rstrip(b"\0") for p in pages_of(memory, area.start, area.end).values()] == [b"mapped", b"cached"]
     assert memory.read(BASE + 0xFFE, 8) == b"\0\0cached"
+
+
+def test_many_ranges_of_a_mapping_take_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose pages are there by turns has tens of thousands; those between them must not come along."""
+    image = PhysicalImage(400)
+    frames = [image.page(b"%d" % i) for i in range(300)]
+    for i, frame in enumerate(frames):
+        image.map(BASE + i * 4096, frame | P | US)
+    large = region(1 << 20)  # too large to be walked with its neighbours
+    beyond = region(4, large.end + 4096, zero_fill=False, pgoff=10, backing=Cache(frames[0]))
+    memory, _ = user_memory(image, large, beyond)
+    assert memory.mapped.group(large) is None
+    walks = Counter[str]()
+    walk_ranges = MappedPages._walk
+
+    def counted(self: MappedPages, starts: U64Array, ends: U64Array) -> Pages:
+        walks["walks"] += 1
+        return walk_ranges(self, starts, ends)
+
+    monkeypatch.setattr(MappedPages, "_walk", counted)
+    ranges = [(BASE + i * 4096, BASE + (i + 1 + (i == 200)) * 4096) for i in range(0, 300, 2)]
+    ranges += [(beyond.start + 4096, beyond.start + 8192), (beyond.start + 12288, beyond.end)]
+    found = {
+        int(v): page.tobytes().rstrip(b"\0")
+        for vaddr, pages in memory.batches(ranges)
+        for v, page in zip(vaddr, pages, strict=True)
+    }
+    expected = {BASE + i * 4096: b"%d" % i for i in sorted([*range(0, 300, 2), 201])}
+    assert found == expected | {beyond.start + 4096: b"0"}
+    assert list(found) == sorted(found)
+    assert walks["walks"] <= 2
 
 
 def test_read_gives_none_rather_than_bytes_that_are_not_known() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -140,9 +140,8 @@ class UserMemory:
             if group is not None:
                 yield _with_bytes(self._resolve_group(list(pieces)))
                 continue
-            for region, low, high in pieces:
-                for start, end in _windows(low, high, self.spec.page_size):
-                    yield _with_bytes(self._resolve(region, start, end))
+            for near in _near(pieces, self.spec.page_size):
+                yield _with_bytes(_within(self._resolve(near[0][0], near[0][1], near[-1][2]), near))
 
     def _pieces(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Piece]:
         """Yield the parts of ranges that are in regions whose page tables we believe."""
@@ -161,13 +160,8 @@ class UserMemory:
 
     def _resolve_group(self, pieces: Sequence[Piece]) -> Pages:
         """Return what ``_resolve`` returns, for parts of plain regions of one group."""
-        low, high = (np.array([piece[i] for piece in pieces], np.uint64) for i in (1, 2))
-        pages = self.mapped.pages(pieces[0][0], int(low[0]), int(high[-1]))
-        if len(pieces) > 1:
-            inside = low[np.searchsorted(low, pages.at, side="right") - 1] <= pages.at
-            inside &= pages.at < high[np.searchsorted(low, pages.at, side="right") - 1]
-            pages = pages[inside]
-        return self._with_damaged(pages)
+        pages = self.mapped.pages(pieces[0][0], pieces[0][1], pieces[-1][2])
+        return self._with_damaged(_within(pages, pieces))
 
     def _read_in_batches(self, pages: Pages) -> Iterator[tuple[U64Array, U8Array]]:
         page = self.spec.page_size
@@ -248,6 +242,27 @@ class UserMemory:
 def _with_bytes(pages: Pages) -> Pages:
     """Return the pages that have bytes in a dump, in swap or in a file."""
     return pages[(pages.state != UserPageState.ZERO) & (pages.state <= LAST_KNOWN)]
+
+
+def _within(pages: Pages, pieces: Sequence[Piece]) -> Pages:
+    """Return the pages that lie in one of some pieces, which ascend; none lies before the first one."""
+    if len(pieces) == 1:
+        return pages
+    low, high = (np.array([piece[i] for piece in pieces], np.uint64) for i in (1, 2))
+    return pages[pages.at < high[np.searchsorted(low, pages.at, side="right") - 1]]
+
+
+def _near(pieces: Iterable[Piece], page: int) -> Iterator[list[Piece]]:
+    """Yield pieces that lie near each other in one region, to be resolved at once; a large one comes in parts."""
+    near: list[Piece] = []
+    for region, low, high in pieces:
+        for start, end in _windows(low, high, page):
+            if near and (near[0][0] is not region or end - near[0][1] > WINDOW_PAGES * page):
+                yield near
+                near = []
+            near.append((region, start, end))
+    if near:
+        yield near
 
 
 def _windows(start: int, end: int, page: int) -> Iterator[tuple[int, int]]:
