@@ -16,13 +16,14 @@ from tests.memory.test_user import BASE, SPEC, pages_of
 from tests.needs import need
 from vmcore2core.addresses import PageIndices, PhysAddr, UserAddr
 from vmcore2core.containers.base import PageState
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.errors import UsageError
 from vmcore2core.memory.pages import Pages, UserPageState
 from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import AbsentReason, AbsentRun, Vma
-from vmcore2core.process.sysroot import OriginalFile, Sysroot, build_id
+from vmcore2core.process.sysroot import OriginalFile, Sysroot
 
 PROGRAM = Path(__file__).resolve().parents[2] / "fixtures/sysroot/bin/lab-states"
 CONTENT = PROGRAM.read_bytes()

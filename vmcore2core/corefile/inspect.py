@@ -23,14 +23,14 @@ from elftools.elf.segments import NoteSegment
 from vmcore2core.corefile.plan import Segment
 from vmcore2core.corefile.source import CoreSource, FileSource, SourceFile
 from vmcore2core.corefile.verify import SeenByLief, read_with_lief
-from vmcore2core.elf.headers import Read
+from vmcore2core.elf.build_id import build_id
+from vmcore2core.elf.headers import part
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import CodecError, DumpError, package_missing
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass
 from vmcore2core.printable import counted, text
 from vmcore2core.process.model import NOT_MISSING
-from vmcore2core.process.sysroot import build_id
 
 HEAD_MAX = 1 << 28
 FILES_MAX = 1 << 17
@@ -335,16 +335,10 @@ def files_needed(core: CoreFile) -> Iterator[str]:
         lacking = sum(_code_lacking(core.loads, file) for file in mine)
         if lacking:
             first = next((file for file in mine if file.offset == 0), None)
-            found = None if first is None else build_id(_reader(core, first), core.elf_class, core.order)
+            read = None if first is None else part(core.read, first.start, first.end - first.start)
+            found = None if read is None else build_id(read, core.elf_class, core.order)
             identity = f"build ID {found.hex()}" if found is not None else "build ID not in the core"
             yield f"{text(path)}: {lacking:#x} bytes of code are not in the core ({identity})"
-
-
-def _reader(core: CoreFile, file: FileMapping) -> Read:
-    def read(offset: int, size: int) -> bytes | None:
-        return core.read(file.start + offset, size) if offset + size <= file.end - file.start else None
-
-    return read
 
 
 def _code_lacking(loads: Sequence[Segment], file: FileMapping) -> int:

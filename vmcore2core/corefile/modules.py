@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from vmcore2core.elf.headers import Read
+from vmcore2core.elf.build_id import build_id
+from vmcore2core.elf.headers import Read, part
 from vmcore2core.process.linkmap import program_path
 from vmcore2core.process.model import ProcessSnapshot, Vma
-from vmcore2core.process.sysroot import DELETED, build_id
+from vmcore2core.process.sysroot import DELETED
 
 PF_X = 1
 VDSO_NAME = b"linux-gate.so"
@@ -65,8 +66,5 @@ def _mapped(snapshot: ProcessSnapshot) -> Iterator[Module]:
 
 def _identified(module: Module, snapshot: ProcessSnapshot, read: Read) -> Module:
     """Return a module with its build ID, found by the ELF headers at its start."""
-
-    def at(offset: int, size: int) -> bytes | None:
-        return read(module.start + offset, size) if offset + size <= module.end - module.start else None
-
-    return replace(module, build_id=build_id(at, snapshot.elf_class, snapshot.byte_order))
+    own = part(read, module.start, module.end - module.start)
+    return replace(module, build_id=build_id(own, snapshot.elf_class, snapshot.byte_order))

@@ -84,6 +84,11 @@ class ElfHeaders(NamedTuple):
         return None
 
 
+def part(read: Read, start: int, size: int) -> Read:
+    """Return a reader of the ``size`` bytes from ``start`` on, by their offset there."""
+    return lambda offset, length: read(start + offset, length) if offset + length <= size else None
+
+
 def ident_variant(ident: bytes) -> Variant | None:
     """Return class and byte order from e_ident; None if it is not the start of an ELF file."""
     if len(ident) < elf.EI_NIDENT or not ident.startswith(elf.ELFMAG):

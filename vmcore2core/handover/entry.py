@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vmcore2core.elf.headers import Read
-from vmcore2core.errors import CorruptStructure, MemoryFault, Vmcore2coreError
+from vmcore2core.elf.build_id import build_id
+from vmcore2core.errors import MemoryFault, Vmcore2coreError
+from vmcore2core.formats.elf import ELFMAG
 from vmcore2core.kernel import mm, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.pages import UserPageState
@@ -22,7 +23,7 @@ from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.openfiles import FileTables
 from vmcore2core.process.sleepers import AWAKE, Sleep, Sleepers
 from vmcore2core.process.snapshot import Captured
-from vmcore2core.process.sysroot import build_id
+from vmcore2core.process.sysroot import mapped
 from vmcore2core.process.threads import thread_rows
 from vmcore2core.unwind.process import UserSpace
 from vmcore2core.unwind.stacks import FrameRow, StackRow, stack_rows
@@ -260,35 +261,12 @@ def _images(captured: Captured) -> Iterator[dict[str, Any]]:
     for vma in snapshot.vmas:
         if len(seen) >= IMAGES_MAX or not (vma.pgoff == 0 or vma.name == "[vdso]"):
             continue
-        read = _mapped(snapshot, captured.memory, vma)
-        if read(0, 4) != b"\x7fELF":
+        read = mapped(vma, snapshot.vmas, captured.memory)
+        if read(0, len(ELFMAG)) != ELFMAG:
             continue
-        try:
-            found = build_id(read, snapshot.elf_class, snapshot.byte_order)
-        except CorruptStructure:
-            found = None
+        found = build_id(read, snapshot.elf_class, snapshot.byte_order)
         key = vma.path if vma.path is not None else vma.name, found.hex() if found is not None else None
         if key not in seen:
             seen.add(key)
             name = text(vma.path) if vma.path is not None else vma.name
             yield {"name": name, "start": f"{vma.start:#x}", "build_id": key[1]}
-
-
-def _mapped(snapshot: ProcessSnapshot, memory: UserMemory, first: Vma) -> Read:
-    """Return how to read a file by its offsets through all its mappings."""
-    if first.path is None:
-        mappings = [(first.start, first.end, 0)]
-    else:
-        mappings = [
-            (vma.start, vma.end, vma.pgoff * snapshot.page_size)
-            for vma in snapshot.vmas
-            if vma.path == first.path and vma.pgoff is not None
-        ]
-
-    def read(offset: int, size: int) -> bytes | None:
-        for start, end, at in mappings:
-            if at <= offset and offset + size <= at + end - start:
-                return memory.read(start + offset - at, size)
-        return None
-
-    return read

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.elf.headers import ElfHeaders, parse_headers
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats import elf
@@ -19,7 +20,7 @@ from vmcore2core.process.filebacking import FileBacking
 from vmcore2core.process.linkmap import link_map, program_path
 from vmcore2core.process.model import ProcessSnapshot, Vma
 from vmcore2core.process.snapshot import Captured
-from vmcore2core.process.sysroot import build_id, mapped
+from vmcore2core.process.sysroot import mapped
 
 IMAGES_MAX = 4096
 
@@ -81,7 +82,7 @@ class _Finder:
 
     def _with_headers(self, first: Vma) -> Iterator[Image]:
         """Yield the image that begins in a mapping, if its text is mapped where its headers say."""
-        snapshot, read = self.snapshot, mapped(first, self.memory)
+        snapshot, read = self.snapshot, mapped(first, self.snapshot.vmas, self.memory)
         try:
             headers = parse_headers(read, snapshot.elf_class, snapshot.byte_order)
         except CorruptStructure:

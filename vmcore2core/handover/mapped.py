@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from stat import S_ISREG
 
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel import dcache, mm
@@ -21,7 +22,7 @@ from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.linkmap import link_map, program_path, vma_at
 from vmcore2core.process.model import Vma
 from vmcore2core.process.snapshot import Captured, Processes
-from vmcore2core.process.sysroot import DELETED, build_id, mapped
+from vmcore2core.process.sysroot import DELETED, mapped
 
 OS_RELEASE = (b"/etc/os-release", b"/usr/lib/os-release")
 ELFMAG = b"\x7fELF"
@@ -196,8 +197,8 @@ class _OfProcess:
     def _file(self, mapping: int, first: Vma | None) -> MappedFile:
         if first is None:
             return MappedFile(mapping)
-        snapshot = self.snapshot
-        return MappedFile(mapping, build_id(mapped(first, self.memory), snapshot.elf_class, snapshot.byte_order))
+        snapshot, read = self.snapshot, mapped(first, self.snapshot.vmas, self.memory)
+        return MappedFile(mapping, build_id(read, snapshot.elf_class, snapshot.byte_order))
 
     def _links(self) -> dict[bytes, bytes]:
         """Return the dynamic linker's names for the files that differ from the mappings' names."""

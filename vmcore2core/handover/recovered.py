@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.mapped import BROKEN, OS_RELEASE, MappedFile, MappedFiles, page_cache
 from vmcore2core.handover.same_build import SameBuilds
@@ -20,7 +21,6 @@ from vmcore2core.handover.written import FileToWrite, FileWriter, RecoveredFile,
 from vmcore2core.printable import text
 from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.snapshot import Processes
-from vmcore2core.process.sysroot import build_id
 
 TREES_MAX = 1000
 NOT_CHECKED = (

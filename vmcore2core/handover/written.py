@@ -17,6 +17,7 @@ import numpy as np
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.corefile.sink import pwrite_all
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.errors import OutputError
 from vmcore2core.handover.mapped import BROKEN, page_cache
 from vmcore2core.handover.partial import Rebuilt, rebuilt
@@ -29,7 +30,6 @@ from vmcore2core.process.filebacking import mtime_of
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.snapshot import Processes
-from vmcore2core.process.sysroot import build_id
 
 COPY_SIZE = 1 << 20
 REWRITES_MAX = 4

@@ -19,8 +19,8 @@ from typing import Any
 
 from construct import Struct
 
+from vmcore2core.elf.build_id import build_id_in
 from vmcore2core.elf.compressed import decompressed
-from vmcore2core.elf.notes import parse_notes
 from vmcore2core.errors import CodecError, LayoutInvalid
 from vmcore2core.formats._cabi import ElfClass
 from vmcore2core.formats.elf import (
@@ -39,7 +39,6 @@ from vmcore2core.formats.elf import (
     Shdr,
 )
 from vmcore2core.formats.elf_dynamic import (
-    NT_GNU_BUILD_ID,
     SHF_ALLOC,
     SHF_COMPRESSED,
     SHT_NOBITS,
@@ -203,10 +202,9 @@ class VmlinuxFile:
         """The GNU build ID, hexadecimal; None if the file has none."""
         places = [(s.sh_offset, s.sh_size) for s in self.sections if s.sh_type == SHT_NOTE] or self._note_segments()
         for offset, size in places:
-            notes, _ = parse_notes(self.pread(offset, min(size, NOTES_SIZE_MAX)), self.byte_order, offset)
-            for note in notes:
-                if note.name == "GNU" and note.n_type == NT_GNU_BUILD_ID and note.desc:
-                    return note.desc.hex()
+            found = build_id_in(self.pread(offset, min(size, NOTES_SIZE_MAX)), self.byte_order)
+            if found is not None:
+                return found.hex()
         return None
 
     def _note_segments(self) -> list[tuple[int, int]]:

@@ -24,6 +24,7 @@ from vmcore2core.arch import all_archs
 from vmcore2core.arch.base import Arch
 from vmcore2core.arch.spec import LinearMapping
 from vmcore2core.containers.cache import Progress
+from vmcore2core.elf.build_id import build_id_in
 from vmcore2core.errors import LayoutError, LayoutUnknown, MemoryFault
 from vmcore2core.layout.kallsyms import FORMS, WITNESSES, Form, KallsymsSource, KallsymsTables
 from vmcore2core.layout.kallsyms_scan import find_kallsyms
@@ -48,7 +49,7 @@ POINTED_TO = ("init_cred", "init_fs", "init_files", "init_nsproxy", "init_signal
 POINTERS_MIN = 3
 INIT_TASK_MAX = 16 << 10
 NOTES_SIZE_MAX = 4096
-NT_GNU_BUILD_ID, BUILD_ID_SIZE = 3, 20
+
 SECTION_HAS_MEM = np.uint64(0x3)
 """SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP."""
 SECTION_FLAGS = np.uint64(0x3F)
@@ -222,19 +223,12 @@ def _more(memory: KernelMemory, arch: Arch, symbols: KallsymsSource, shift: int)
     with contextlib.suppress(LayoutError, MemoryFault):
         start = at("__start_notes")
         size = min(at("__stop_notes") - start, NOTES_SIZE_MAX)
-        found = _build_id(memory.read(start, max(size, 0)), arch)
-        told |= {} if found is None else {"BUILD-ID": found}
+        found = build_id_in(memory.read(start, max(size, 0)), arch.byte_order)
+        told |= {} if found is None else {"BUILD-ID": found.hex()}
     with contextlib.suppress(LayoutError, MemoryFault):
         vmemmap = _vmemmap(memory, arch, at("mem_section"))
         told |= {} if vmemmap is None else {"SYMBOL(vmemmap)": f"{vmemmap:x}"}
     return told
-
-
-def _build_id(notes: bytes, arch: Arch) -> str | None:
-    """Return NT_GNU_BUILD_ID's descriptor among the kernel's own notes."""
-    head = b"".join(n.to_bytes(4, arch.byte_order) for n in (4, BUILD_ID_SIZE, NT_GNU_BUILD_ID)) + b"GNU\0"
-    _, found, desc = notes.partition(head)
-    return desc[:BUILD_ID_SIZE].hex() if found and len(desc) >= BUILD_ID_SIZE else None
 
 
 def _vmemmap(memory: KernelMemory, arch: Arch, mem_section: int) -> int | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vmcore2core.containers.remote import Url
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.elf.headers import ElfHeaders, parse_headers
 from vmcore2core.errors import CorruptStructure, OutputError
 from vmcore2core.folders import opened_folder
@@ -24,7 +25,7 @@ from vmcore2core.formats import elf
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.process.debuginfod import Debuginfod, Kind
 from vmcore2core.process.model import Vma
-from vmcore2core.process.sysroot import OriginalFile, Sysroot, build_id
+from vmcore2core.process.sysroot import OriginalFile, Sysroot
 
 DEBUG_TREE = Path("/usr/lib/debug")
 SYSROOT = "sysroot"

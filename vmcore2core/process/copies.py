@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from functools import cached_property
 
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel import mm
@@ -16,7 +17,6 @@ from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.snapshot import Processes
-from vmcore2core.process.sysroot import build_id
 
 VMAS_MAX = 1 << 17
 """Most mappings to look at: about two seconds."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.errors import MemoryFault
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.filebacking import MTIMES
 from vmcore2core.process.model import AbsentReason, OnDisk, Vma
-from vmcore2core.process.sysroot import build_id, mapped
+from vmcore2core.process.sysroot import mapped
 
 
 def files_on_disk(
@@ -41,7 +42,7 @@ def files_on_disk(
             some[vma.path] = vma
     for path, count in pages.items():
         first = next((vma for vma in vmas if vma.path == path and vma.pgoff == 0), None)
-        found = None if first is None else build_id(mapped(first, memory), elf_class, order)
+        found = None if first is None else build_id(mapped(first, vmas, memory), elf_class, order)
         size, mtime = _size_and_mtime(view_at(some[path].start))
         yield OnDisk(path, count, None if found is None else found.hex(), size, mtime)
 

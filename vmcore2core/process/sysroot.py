@@ -8,24 +8,21 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vmcore2core.addresses import PageIndices, U8Array
-from vmcore2core.elf.headers import Read, parse_headers, parse_sections
-from vmcore2core.elf.notes import parse_notes
-from vmcore2core.errors import CorruptStructure, UsageError
-from vmcore2core.formats import elf, elf_dynamic
+from vmcore2core.elf.build_id import build_id
+from vmcore2core.elf.headers import Read, part
+from vmcore2core.errors import UsageError
+from vmcore2core.formats import elf
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.memory.region import Region
 from vmcore2core.memory.user import UserMemory
 from vmcore2core.process.model import AbsentReason, Vma
 
-NOTES_MAX = 1 << 16
-NOTES_KEPT = 256
 LINKS_MAX = 40
 FROM_FILE = frozenset({AbsentReason.NOT_CACHED, AbsentReason.EXCLUDED, AbsentReason.NOT_IN_DUMP})
 DELETED = b" (deleted)"
@@ -81,45 +78,6 @@ class OriginalFile:
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def build_id(read: Read, elf_class: int, order: ByteOrder) -> bytes | None:
-    """Return the build ID of an ELF file, or None if it has none or the bytes that name it are missing.
-
-    Args:
-        read: bytes by file offset.
-        elf_class: 32 or 64, what the process is.
-        order: likewise.
-    """
-    try:
-        headers = parse_headers(read, elf_class, order)
-    except CorruptStructure:
-        return None
-    if headers is None:
-        return None
-    notes = [(s.p_offset, s.p_filesz) for s in headers.segments if s.p_type == elf.PT_NOTE]
-    found = _build_id_in(notes, read, order)
-    if found is None:  # a file of debug information has another file's segments, but its own sections
-        sections = parse_sections(read, headers, elf_class, order)
-        notes = [(s.sh_offset, s.sh_size) for s in sections if s.sh_type == elf_dynamic.SHT_NOTE]
-        found = _build_id_in(notes, read, order)
-    return found
-
-
-def _build_id_in(places: Sequence[tuple[int, int]], read: Read, order: ByteOrder) -> bytes | None:
-    for offset, size in places:
-        raw = read(offset, size) if 0 < size <= NOTES_MAX else None
-        found = None if raw is None else _build_id_of(raw, order)
-        if found is not None:
-            return found
-    return None
-
-
-@lru_cache(maxsize=NOTES_KEPT)
-def _build_id_of(raw: bytes, order: ByteOrder) -> bytes | None:
-    """Return the build ID in notes; processes have the same files, so that the same notes come again and again."""
-    ids = (note.desc for note in parse_notes(raw, order, 0)[0] if note[:2] == ("GNU", elf_dynamic.NT_GNU_BUILD_ID))
-    return next((desc for desc in ids if desc), None)
 
 
 class Sysroot:
@@ -209,7 +167,7 @@ class Sysroot:
         if theirs is None:
             return None, f"{found} is not used: it has no build ID to tell that it is the file that was mapped"
         header = next((vma for vma in vmas if vma.path == path and vma.pgoff == 0), None)
-        ours = None if header is None else build_id(mapped(header, memory), elf_class, order)
+        ours = None if header is None else build_id(mapped(header, vmas, memory), elf_class, order)
         if ours is None:
             return None, f"{found} is not used: the build ID of the file that was mapped is not in memory"
         if ours != theirs:
@@ -217,10 +175,24 @@ class Sysroot:
         return file, f"pages that are not in memory come from {found}, whose build ID {theirs.hex()} is that of memory"
 
 
-def mapped(vma: Vma, memory: UserMemory) -> Read:
-    """Return a reader of a file by offset, from a mapping of the file's beginning."""
+def mapped(first: Vma, vmas: Sequence[Vma], memory: UserMemory) -> Read:
+    """Return a reader of a file by offset, through its mappings that the process cannot write to.
+
+    Args:
+        first: a mapping of the file's beginning, or a mapping without a file.
+        vmas: all mappings of the process.
+        memory: of the process.
+    """
+    start = part(memory.read, first.start, first.end - first.start)
+    page = memory.spec.page_size
 
     def read(offset: int, size: int) -> bytes | None:
-        return memory.read(vma.start + offset, size) if offset + size <= vma.end - vma.start else None
+        if first.path is None or offset + size <= first.end - first.start:
+            return start(offset, size)
+        for vma in vmas:
+            at = None if vma.path != first.path or vma.p_flags & elf.PF_W or vma.pgoff is None else vma.pgoff * page
+            if at is not None and at <= offset and offset + size <= at + vma.end - vma.start:
+                return memory.read(vma.start + offset - at, size)
+        return None
 
     return read

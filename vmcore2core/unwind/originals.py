@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from vmcore2core.elf.build_id import build_id
 from vmcore2core.process.binaries import Binaries, MappedImage
 from vmcore2core.process.copies import Copies
-from vmcore2core.process.sysroot import OriginalFile, build_id
+from vmcore2core.process.sysroot import OriginalFile
 from vmcore2core.unwind.eh_index import EhIndexes
 from vmcore2core.unwind.lines import LineTables
 from vmcore2core.unwind.reading import PagedRead

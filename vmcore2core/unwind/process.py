@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from vmcore2core.elf.headers import ElfHeaders, parse_headers
+from vmcore2core.elf.build_id import build_id
+from vmcore2core.elf.headers import ElfHeaders, parse_headers, part
 from vmcore2core.errors import CorruptStructure
 from vmcore2core.formats.elf import ELFMAG, PF_W, PF_X, PT_LOAD
 from vmcore2core.interfaces import ByteOrder
@@ -16,7 +17,6 @@ from vmcore2core.memory.user import UserMemory
 from vmcore2core.printable import text
 from vmcore2core.process.binaries import MappedImage, biases
 from vmcore2core.process.model import ProcessSnapshot, Vma
-from vmcore2core.process.sysroot import build_id
 from vmcore2core.unwind.cursor import Read
 from vmcore2core.unwind.image import Image
 from vmcore2core.unwind.image_files import ImageSource
@@ -196,11 +196,7 @@ class UserSpace:
     def _image_in_memory(self, vma: Vma) -> Image | None:
         """Return the image in a mapping without a file: the vDSO."""
         page = self.snapshot.page_size
-
-        def read(offset: int, size: int) -> bytes | None:
-            return self._read(vma.start + offset, size) if offset + size <= vma.end - vma.start else None
-
-        headers = self._headers(PagedRead(read, page))
+        headers = self._headers(PagedRead(part(self._read, vma.start, vma.end - vma.start), page))
         segment = headers.holding(0, page) if headers is not None else None
         if headers is None or segment is None:
             return None
