@@ -28,11 +28,8 @@ from vmcore2core.elf.notes import NOTES_SIZE_MAX, Note, parse_notes
 from vmcore2core.errors import FormatError, UnknownFormat
 from vmcore2core.formats._cabi import ElfClass, offsetof
 from vmcore2core.formats.elf import (
-    EI_CLASS,
     EI_DATA,
     EI_NIDENT,
-    ELF_BYTE_ORDERS,
-    ELF_CLASSES,
     ELFMAG,
     EM_NONE,
     ET_CORE,
@@ -147,32 +144,27 @@ def _read_header(file: DumpFile) -> _ElfHeader:
     QEMU writes 8 into e_ehsize and puts the section headers first, so neither is checked.
     """
     ident = file.read_exactly(0, EI_NIDENT, "e_ident")
-    if not ident.startswith(ELFMAG):
-        raise FormatError(f"e_ident {ident[:4].hex()}", 0, ELFMAG.hex())
-    elf_class = ELF_CLASSES.get(ident[EI_CLASS])
-    if elf_class is None:
-        raise FormatError(f"EI_CLASS {ident[EI_CLASS]}", EI_CLASS, "1 (32 bit) or 2 (64 bit)")
-    byte_order = ELF_BYTE_ORDERS.get(ident[EI_DATA])
-    if byte_order is None:
-        raise FormatError(f"EI_DATA {ident[EI_DATA]}", EI_DATA, "1 (little-endian) or 2 (big-endian)")
-    layout = Ehdr[elf_class, byte_order]
+    variant = ident_variant(ident)
+    if variant is None:
+        raise FormatError(f"e_ident {ident[: EI_DATA + 1].hex()}", 0, f"{ELFMAG.hex()}, then 1 or 2, and 1 or 2")
+    layout = Ehdr[variant]
     ehdr = layout.parse(file.read_exactly(0, layout.sizeof(), "the ELF header"))
     if ehdr.e_type != ET_CORE:
         raise FormatError(f"e_type {ehdr.e_type}", offsetof(layout, "e_type"), f"{ET_CORE} (ET_CORE)")
-    phentsize = Phdr[elf_class, byte_order].sizeof()
+    phentsize = Phdr[variant].sizeof()
     if ehdr.e_phentsize != phentsize:
         raise FormatError(f"e_phentsize {ehdr.e_phentsize}", offsetof(layout, "e_phentsize"), str(phentsize))
     phnum = int(ehdr.e_phnum)
     phnum_at = offsetof(layout, "e_phnum")
     if phnum == PN_XNUM:
-        section = Shdr[elf_class, byte_order]
+        section = Shdr[variant]
         raw = file.read_exactly(int(ehdr.e_shoff), section.sizeof(), "section header 0, which has e_phnum,")
         phnum = int(section.parse(raw).sh_info)
         phnum_at = int(ehdr.e_shoff) + offsetof(section, "sh_info")
     if not 1 <= phnum <= PHNUM_MAX:
         sections = "" if phnum or not ehdr.e_shoff else ": sections alone are not read, as those of Xen's xl dump-core"
         raise FormatError(f"number of program headers {phnum}", phnum_at, f"1 to {PHNUM_MAX}{sections}")
-    return _ElfHeader(elf_class, byte_order, int(ehdr.e_machine), int(ehdr.e_phoff), phnum)
+    return _ElfHeader(*variant, int(ehdr.e_machine), int(ehdr.e_phoff), phnum)
 
 
 def _read_phdrs(file: DumpFile, header: _ElfHeader) -> NDArray[np.void]:

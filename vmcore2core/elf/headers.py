@@ -107,6 +107,22 @@ def variant_of(elf_class: int, order: ByteOrder) -> Variant:
     return elf.ELF_CLASSES[elf.ELFCLASS64 if elf_class == 64 else elf.ELFCLASS32], order
 
 
+def parse_ehdr(read: Read, elf_class: int, order: ByteOrder) -> Any:  # noqa: ANN401 - construct's container
+    """Return ``Elf_Ehdr`` at offset 0, or None if it is not that of a file of this class or its bytes are not known.
+
+    Args:
+        read: bytes by file offset.
+        elf_class: 32 or 64.
+        order: byte order.
+
+    Raises:
+        CorruptStructure: it starts like an ELF file, but its header is not valid.
+    """
+    variant = variant_of(elf_class, order)
+    raw = read(0, elf.Ehdr[variant].sizeof())
+    return None if raw is None or ident_variant(raw) != variant else _ehdr(raw, variant)
+
+
 def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | None:
     """Return the headers of the image at offset 0, or None if there is no image or its bytes are not known.
 
@@ -118,11 +134,9 @@ def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | 
     Raises:
         CorruptStructure: it starts like an ELF file, but its headers are not valid.
     """
-    variant = variant_of(elf_class, order)
-    raw = read(0, elf.Ehdr[variant].sizeof())
-    if raw is None or ident_variant(raw) != (elf_class, order):
+    variant, ehdr = variant_of(elf_class, order), parse_ehdr(read, elf_class, order)
+    if ehdr is None:
         return None
-    ehdr = _ehdr(raw, variant)
     itemsize = elf.PHDR_DTYPE[variant].itemsize
     if ehdr.e_phentsize != itemsize or not 0 < ehdr.e_phnum <= SEGMENTS_MAX:
         raise CorruptStructure(
@@ -139,7 +153,7 @@ def parse_headers(read: Read, elf_class: int, order: ByteOrder) -> ElfHeaders | 
 
 
 @lru_cache(maxsize=PARSED_MAX)
-def _ehdr(raw: bytes, variant: Variant) -> Any:  # noqa: ANN401 - it goes no further than its caller
+def _ehdr(raw: bytes, variant: Variant) -> Any:  # noqa: ANN401 - likewise
     """Return an ELF header; processes have the same files, so that the same bytes come again and again."""
     try:
         return elf.Ehdr[variant].parse(raw)

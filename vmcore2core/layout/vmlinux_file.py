@@ -15,28 +15,20 @@ import weakref
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from construct import Struct
 
 from vmcore2core.elf.build_id import build_id_in
 from vmcore2core.elf.compressed import decompressed
-from vmcore2core.errors import CodecError, LayoutInvalid
-from vmcore2core.formats._cabi import ElfClass
+from vmcore2core.elf.headers import ElfHeaders, ident_variant, parse_ehdr, parse_headers, parse_sections
+from vmcore2core.errors import CodecError, CorruptStructure, LayoutInvalid
 from vmcore2core.formats.elf import (
     EI_CLASS,
     EI_DATA,
     EI_NIDENT,
-    ELF_BYTE_ORDERS,
-    ELF_CLASSES,
     ELFMAG,
     ET_DYN,
     ET_EXEC,
     PT_NOTE,
     SHT_NULL,
-    Ehdr,
-    Phdr,
-    Shdr,
 )
 from vmcore2core.formats.elf_dynamic import (
     SHF_ALLOC,
@@ -44,10 +36,8 @@ from vmcore2core.formats.elf_dynamic import (
     SHT_NOBITS,
     SHT_NOTE,
 )
-from vmcore2core.interfaces import ByteOrder
 
 SHNUM_MAX = 4096  # a vmlinux has some 100 sections
-PHNUM_MAX = 256
 NOTES_SIZE_MAX = 1 << 20
 NAMES_SIZE_MAX = 1 << 20
 READ_SIZE_MAX = 1 << 30  # one pread() gives 2 GiB at most
@@ -133,39 +123,34 @@ class VmlinuxFile:
         ident = self.pread(0, EI_NIDENT) if self.size >= EI_NIDENT else b""
         if not ident.startswith(ELFMAG):
             raise LayoutInvalid(f"{self.path} is not an ELF file, expected the kernel's vmlinux (not vmlinuz, bzImage)")
-        elf_class, order = ELF_CLASSES.get(ident[EI_CLASS]), ELF_BYTE_ORDERS.get(ident[EI_DATA])
-        if elf_class is None or order is None:
+        variant = ident_variant(ident)
+        if variant is None:
             raise LayoutInvalid(
                 f"{self.path} has ELF class {ident[EI_CLASS]} and data encoding {ident[EI_DATA]}, expected 1 or 2"
             )
-        self.elf_class: ElfClass = elf_class
-        self.byte_order: ByteOrder = order
-        ehdr = self._parse(Ehdr[elf_class, order], 0)
-        self.e_machine = int(ehdr.e_machine)
-        if ehdr.e_type not in (ET_EXEC, ET_DYN):
-            raise LayoutInvalid(f"{self.path} has ELF type {ehdr.e_type}, expected {ET_EXEC} or {ET_DYN} of a vmlinux")
-        self._phdrs = int(ehdr.e_phoff), int(ehdr.e_phnum)
-        self.sections = self._read_sections(int(ehdr.e_shoff), int(ehdr.e_shnum), int(ehdr.e_shstrndx))
+        self.elf_class, self.byte_order = variant
+        try:
+            ehdr = parse_ehdr(self.pread, *variant)
+            if ehdr.e_type not in (ET_EXEC, ET_DYN):
+                expected = f"{ET_EXEC} or {ET_DYN} of a vmlinux"
+                raise LayoutInvalid(f"{self.path} has ELF type {ehdr.e_type}, expected {expected}")
+            headers = parse_headers(self.pread, *variant)
+        except CorruptStructure as error:
+            raise LayoutInvalid(f"{self.path}: {error}") from error
+        assert headers is not None  # noqa: S101 - pread() returns all bytes, or raises
+        self.e_machine, self._segments = int(ehdr.e_machine), headers.segments
+        self.sections = self._read_sections(headers)
 
-    def _parse(self, declared: Struct, offset: int) -> Any:  # noqa: ANN401 - construct's container
-        return declared.parse(self.pread(offset, declared.sizeof()))
-
-    def _read_sections(self, offset: int, count: int, names_index: int) -> tuple[Section, ...]:
-        declared = Shdr[self.elf_class, self.byte_order]
-        if not 0 <= names_index < count <= SHNUM_MAX:
+    def _read_sections(self, headers: ElfHeaders) -> tuple[Section, ...]:
+        count, names_index = headers.e_shnum, headers.e_shstrndx
+        found = parse_sections(self.pread, headers, self.elf_class, self.byte_order) if count <= SHNUM_MAX else ()
+        if not 0 <= names_index < len(found):
             raise LayoutInvalid(
                 f"{self.path} has {count} section headers with names in {names_index}, expected 1 to {SHNUM_MAX}"
             )
-        size = declared.sizeof()
-        table = self.pread(offset, size * count)
-        headers = [declared.parse(table[at : at + size]) for at in range(0, len(table), size)]
-        strings = headers[names_index]
-        names = self.pread(int(strings.sh_offset), min(int(strings.sh_size), NAMES_SIZE_MAX))
-        fields = ("sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_size", "sh_link")
-        sections = tuple(
-            Section(_string(names, int(header.sh_name)), *(int(getattr(header, field)) for field in fields))
-            for header in headers
-        )
+        strings = found[names_index]
+        names = self.pread(strings.sh_offset, min(strings.sh_size, NAMES_SIZE_MAX))
+        sections = tuple(Section(_string(names, header.sh_name), *header[1:]) for header in found)
         for section in sections:
             end = section.sh_offset + section.sh_size
             if section.sh_type not in (SHT_NULL, SHT_NOBITS) and end > self.size:
@@ -200,18 +185,12 @@ class VmlinuxFile:
     @cached_property
     def build_id(self) -> str | None:
         """The GNU build ID, hexadecimal; None if the file has none."""
-        places = [(s.sh_offset, s.sh_size) for s in self.sections if s.sh_type == SHT_NOTE] or self._note_segments()
-        for offset, size in places:
+        places = [(s.sh_offset, s.sh_size) for s in self.sections if s.sh_type == SHT_NOTE]
+        for offset, size in places or [(s.p_offset, s.p_filesz) for s in self._segments if s.p_type == PT_NOTE]:
             found = build_id_in(self.pread(offset, min(size, NOTES_SIZE_MAX)), self.byte_order)
             if found is not None:
                 return found.hex()
         return None
-
-    def _note_segments(self) -> list[tuple[int, int]]:
-        offset, count = self._phdrs
-        declared = Phdr[self.elf_class, self.byte_order]
-        headers = [self._parse(declared, offset + i * declared.sizeof()) for i in range(min(count, PHNUM_MAX))]
-        return [(int(p.p_offset), int(p.p_filesz)) for p in headers if p.p_type == PT_NOTE]
 
     def has_release(self, release: str) -> bool | None:
         """Tell whether ``linux_banner`` has this release; None if the file has no ``.rodata``."""
