@@ -26,7 +26,7 @@ from vmcore2core.corefile.plan import build_plan
 from vmcore2core.elf.notes import build_notes
 from vmcore2core.errors import MemoryFault, Vmcore2coreError
 from vmcore2core.kernel.struct import StructView
-from vmcore2core.memory import pagetable, user
+from vmcore2core.memory import mapped, pagetable
 from vmcore2core.memory.kernel import KernelMemory
 from vmcore2core.process.model import NOT_MISSING
 from vmcore2core.session import Session, absent_pages
@@ -177,7 +177,7 @@ def recorded(session: Session) -> Iterator[dict[int, dict[str, int]]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StructView, "_read", of_struct)
         patch.setattr(KernelMemory, "read", of_kernel)
-        patch.setattr(user, "walk", of_tables)
+        patch.setattr(mapped, "walk", of_tables)
         yield words
 
 
