@@ -9,12 +9,16 @@ from __future__ import annotations
 import logging
 from functools import cached_property
 
+import numpy as np
+
 from vmcore2core.elf.build_id import build_id
 from vmcore2core.errors import CorruptStructure, LayoutUnknown, MemoryFault
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.kernel import mm
 from vmcore2core.kernel.filemap import PageCache
 from vmcore2core.kernel.struct import StructView
+from vmcore2core.kernel.structs import Structs
+from vmcore2core.kernel.vmas import Vmas
 from vmcore2core.process.filepages import FilePages
 from vmcore2core.process.snapshot import Processes
 
@@ -82,22 +86,22 @@ class Copies:
     @cached_property
     def _of_size(self) -> dict[int, list[StructView]]:
         """``struct address_space`` of each file that is mapped as executable, by the file's size."""
-        found: dict[int, StructView] = {}
+        files: dict[int, None] = {}
         looked = 0
         for leader in self._processes.with_mm():
             try:
-                for vma in mm.for_each_vma(self._processes.mm_of(leader)):
-                    looked += 1
-                    file = vma.follow("vm_file", "file") if vma.ulong("vm_flags") & mm.VM_EXEC else None
-                    mapping = None if file is None else file.follow("f_mapping", "address_space")
-                    if mapping is not None:
-                        found.setdefault(int(mapping.address), mapping)
+                vmas = Vmas(self._processes.mm_of(leader))  # unchecked: a file counts only with the right build ID
             except _BROKEN as error:
                 log.info("files of one process are not looked at: %s", error)
+                continue
+            files |= dict.fromkeys(vmas.file[vmas.flags & np.uint64(mm.VM_EXEC) != 0].tolist())
+            looked += len(vmas)
             if looked > VMAS_MAX:
                 break
+        kernel = self._processes.kernel
+        mappings = dict.fromkeys(Structs(kernel, "file", [file for file in files if file]).ulong("f_mapping").tolist())
         by_size: dict[int, list[StructView]] = {}
-        for mapping in found.values():
+        for mapping in (kernel.view("address_space", address) for address in mappings if address):
             by_size.setdefault(_size(mapping), []).append(mapping)
         return by_size
 
