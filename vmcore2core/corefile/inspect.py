@@ -21,11 +21,12 @@ from elftools.elf.enums import ENUM_CORE_NOTE_N_TYPE
 from elftools.elf.segments import NoteSegment
 
 from vmcore2core.corefile.plan import Segment
-from vmcore2core.corefile.source import CoreSource, FileSource, SourceFile
+from vmcore2core.corefile.source import CoreSource, FileSource
 from vmcore2core.corefile.verify import SeenByLief, read_with_lief
 from vmcore2core.elf.build_id import build_id
 from vmcore2core.elf.headers import part
 from vmcore2core.elf.notes import Note
+from vmcore2core.elf.readerfile import ReaderFile
 from vmcore2core.errors import CodecError, DumpError, package_missing
 from vmcore2core.formats import elf_core as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass
@@ -103,7 +104,7 @@ class CoreFile:
             raise
 
     def _read_headers(self) -> None:
-        elf = ELFFile(io.BufferedReader(SourceFile(self._source)))
+        elf = ELFFile(io.BufferedReader(ReaderFile(self._source.read, self._source.size)))
         if elf["e_type"] != "ET_CORE":
             raise DumpError(f"{self.path} is no core: its e_type is {elf['e_type']}, expected ET_CORE")
         self.elf_class = cast("ElfClass", elf.elfclass)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Protocol
 
 from vmcore2core.errors import DumpError
-from vmcore2core.overrides import override
 
 
 class CoreSource(Protocol):
@@ -62,41 +60,3 @@ class FileSource:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-class SourceFile(io.RawIOBase):
-    """A source as a file object, for libraries that need one."""
-
-    def __init__(self, source: CoreSource) -> None:
-        self._source, self._at = source, 0
-
-    @override
-    def readable(self) -> bool:
-        """Tell that it is."""
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        """Tell that it is."""
-        return True
-
-    @override
-    def tell(self) -> int:
-        """Return the current offset."""
-        return self._at
-
-    @override
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset, and return it."""
-        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence] + offset
-        if self._at < 0:
-            raise ValueError(f"{self._at} is before the file's beginning")
-        return self._at
-
-    @override
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read into a buffer, and return the number of bytes read."""
-        found = self._source.read(self._at, len(buffer))
-        buffer[: len(found)] = found
-        self._at += len(found)
-        return len(found)

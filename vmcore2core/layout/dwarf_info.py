@@ -17,7 +17,8 @@ from elftools.dwarf.abbrevtable import AbbrevDecl, AbbrevTable
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 from elftools.dwarf.structs import DWARFStructs
 
-from vmcore2core.layout.vmlinux_file import Section, VmlinuxFile
+from vmcore2core.elf.readerfile import ReaderFile
+from vmcore2core.layout.vmlinux_file import VmlinuxFile
 from vmcore2core.overrides import override
 
 BUFFER = 64 << 10
@@ -27,35 +28,6 @@ SECTIONS_OF_PYELFTOOLS = tuple(name for name in signature(DWARFInfo).parameters 
 ULEB = rb"[\x80-\xff]*[\x00-\x7f]"
 # Code, tag, whether there are children; pairs of attribute and form, with a number after DW_FORM_implicit_const; 0, 0.
 ABBREVIATION = re.compile(rb"(?!\0)(%b)%b[\0\1](?:(?!\0\0)%b(?:\x21%b|(?!\x21)%b))*\0\0" % ((ULEB,) * 5))
-
-
-class _SectionReader(io.RawIOBase):
-    """A section as a file: of its hundreds of MiB, only the needed parts are read."""
-
-    def __init__(self, file: VmlinuxFile, section: Section) -> None:
-        self._file = file
-        self._section = section
-        self._at = 0
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self._section.sh_size)[whence])
-        return self._at
-
-    @override
-    def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), max(0, self._section.sh_size - self._at))
-        buffer[:size] = self._file.pread(self._section.sh_offset + self._at, size)
-        self._at += size
-        return size
 
 
 class _LazyAbbrevTable(AbbrevTable):
@@ -119,7 +91,9 @@ def _section(file: VmlinuxFile, name: str) -> DebugSectionDescriptor | None:
         data = file.data(section)
         stream, size = io.BytesIO(data), len(data)
     else:
-        stream, size = io.BufferedReader(_SectionReader(file, section), BUFFER), section.sh_size
+        size = section.sh_size  # hundreds of MiB, of which only the needed parts are read
+        part = ReaderFile(lambda offset, length: file.pread(section.sh_offset + offset, length), size)
+        stream = io.BufferedReader(part, BUFFER)
     return DebugSectionDescriptor(stream, name, section.sh_offset, size, 0)
 
 
