@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.arch.spec import CoreMachine, CpuNote, KernelMap, LayoutKeys, PageTableSpec, UnwindSpec
 from vmcore2core.elf.notes import Note
+from vmcore2core.errors import LayoutInvalid, LayoutUnknown
+from vmcore2core.formats.elf_core import NT_PRSTATUS
 from vmcore2core.interfaces import ByteOrder, KernelView
 
 
@@ -42,6 +44,25 @@ class Paging(ABC):
         Raises:
             LayoutUnknown: VMCOREINFO lacks a required key.
         """
+
+    @staticmethod
+    def page_size(vmcoreinfo: LayoutKeys, sizes: Iterable[int]) -> int:
+        """Return PAGESIZE of VMCOREINFO.
+
+        Args:
+            vmcoreinfo: of the kernel.
+            sizes: the machine's page sizes.
+
+        Raises:
+            LayoutUnknown: VMCOREINFO lacks it.
+            LayoutInvalid: it is none of ``sizes``.
+        """
+        told, known = vmcoreinfo.string("PAGESIZE"), {str(size): size for size in sizes}
+        if told is None:
+            raise LayoutUnknown("PAGESIZE", ("VMCOREINFO",))
+        if told not in known:
+            raise LayoutInvalid(f"PAGESIZE is {told} in VMCOREINFO, expected {' or '.join(known)}")
+        return known[told]
 
     def located_keys(self, vmcoreinfo: LayoutKeys, address: int, paddr: int) -> Iterator[dict[str, str]]:
         """Yield VMCOREINFO keys that would put ``address`` of the kernel image at physical ``paddr``.
@@ -142,6 +163,25 @@ class Cpus(ABC):
     @abstractmethod
     def notes(self, notes: tuple[Note, ...]) -> tuple[CpuNote, ...]:
         """Return the CPUs' registers from the dump's notes (name, type, descriptor)."""
+
+    @staticmethod
+    def by_cpu(notes: Iterable[Note], names: Container[str], size: int) -> list[tuple[bytes, dict[int, bytes]]]:
+        """Return each CPU's NT_PRSTATUS, and by their types the notes behind it.
+
+        Args:
+            notes: of the dump.
+            names: the CPU notes' names.
+            size: a shorter NT_PRSTATUS is left out, with the notes behind it.
+        """
+        cpus: list[tuple[bytes, dict[int, bytes]]] = []
+        for name, n_type, desc in notes:
+            if name not in names:
+                continue
+            if n_type == NT_PRSTATUS:
+                cpus.append((desc, {}))
+            elif cpus:
+                cpus[-1][1].setdefault(n_type, desc)
+        return [cpu for cpu in cpus if len(cpu[0]) >= size]
 
     def bases(self, note: CpuNote) -> Mapping[str, int]:
         """Return the current values of ``thread_bases``' registers from a CPU note, for the task running there."""

@@ -106,12 +106,7 @@ class Loongarch64Paging(Paging):
             LayoutInvalid: these kernels have no such page size, or a symbol is not in the window.
         """
         pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
-        page_size = vmcoreinfo.string("PAGESIZE")
-        if page_size is None:
-            raise LayoutUnknown("PAGESIZE", ("VMCOREINFO",))
-        size = {str(size): size for size in fmt.PGTABLE_LEVELS}.get(page_size)
-        if size is None:
-            raise LayoutInvalid(f"PAGESIZE is {page_size} in VMCOREINFO, expected 4096, 16384 or 65536")
+        size = self.page_size(vmcoreinfo, fmt.PGTABLE_LEVELS)
         start = stext & ~(IMAGE_ALIGN - 1)
         image = LinearMapping(
             AddressRange(start, min(start + IMAGE_MAX, LINEAR_END)), PhysAddr(start & fmt.TO_PHYS_MASK)

@@ -206,13 +206,7 @@ class Mips64Paging(Paging):
             LayoutInvalid: these kernels have no such page size, or a symbol is in none of the segments.
         """
         pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
-        page_size = vmcoreinfo.string("PAGESIZE")
-        if page_size is None:
-            raise LayoutUnknown("PAGESIZE", ("VMCOREINFO",))
-        size = {str(size): size for size in fmt.PGTABLE_LEVELS}.get(page_size)
-        if size is None:
-            known = ", ".join(map(str, fmt.PGTABLE_LEVELS))
-            raise LayoutInvalid(f"PAGESIZE is {page_size} in VMCOREINFO, expected one of {known}")
+        size = self.page_size(vmcoreinfo, fmt.PGTABLE_LEVELS)
         start = (vmcoreinfo.symbol("_stext") or 0) & ~(IMAGE_ALIGN - 1)
         paddr = stext & ~(IMAGE_ALIGN - 1)
         image = LinearMapping(AddressRange(start, start + min(IMAGE_MAX, fmt.CKSEG_SIZE - paddr)), PhysAddr(paddr))

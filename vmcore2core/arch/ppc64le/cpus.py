@@ -13,7 +13,6 @@ from vmcore2core.arch.ppc64le.registers import gregs_of
 from vmcore2core.arch.ppc64le.regsets import LOST, Thread, live_regsets, qemu_regsets
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.elf.notes import Note
-from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView
 from vmcore2core.overrides import override
@@ -46,15 +45,7 @@ class Ppc64leCpus(Cpus):
         big-endian although the kernel is little-endian; MSR tells. QEMU's NT_PRSTATUS has no pr_pid and nothing that is
         not a register, such as trap. Further notes follow it, unlike kdump's.
         """
-        cpus: list[tuple[bytes, dict[int, bytes]]] = []
-        for name, n_type, desc in notes:
-            if name not in ("CORE", ""):
-                continue
-            if n_type == elf_core.NT_PRSTATUS:
-                cpus.append((desc, {}))
-            elif cpus:
-                cpus[-1][1].setdefault(n_type, desc)
-        cpus = [cpu for cpu in cpus if len(cpu[0]) >= fmt.PRSTATUS_SIZE]
+        cpus = self.by_cpu(notes, ("CORE", ""), fmt.PRSTATUS_SIZE)
         order = _byte_order([desc for desc, _ in cpus])
         return tuple(self._cpu_note(number, desc, more, order) for number, (desc, more) in enumerate(cpus))
 

@@ -237,12 +237,7 @@ class Ppc64lePaging(Paging):
             LayoutInvalid: these kernels have no such page size, or a symbol is not in the linear mapping.
         """
         pgd, stext = self._linear(vmcoreinfo, "swapper_pg_dir"), self._linear(vmcoreinfo, "_stext")
-        page_size = vmcoreinfo.string("PAGESIZE")
-        if page_size is None:
-            raise LayoutUnknown("PAGESIZE", ("VMCOREINFO",))
-        size = {str(size): size for size in fmt.RADIX_INDEX_SIZES}.get(page_size)
-        if size is None:
-            raise LayoutInvalid(f"PAGESIZE is {page_size} in VMCOREINFO, expected 4096 or 65536")
+        size = self.page_size(vmcoreinfo, fmt.RADIX_INDEX_SIZES)
         radix_mmu = vmcoreinfo.number("RADIX_MMU")
         # If the MMU is not known: beyond the smaller mapping, the radix MMU's page table has the linear mapping, too.
         end = fmt.LINEAR_END_HASH_4K if radix_mmu != 1 and size == 4096 else fmt.LINEAR_END

@@ -13,7 +13,6 @@ from vmcore2core.arch.s390x.registers import S390xRegisters, peek_user
 from vmcore2core.arch.s390x.regsets import Thread, cpu_regsets, live_regsets
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.elf.notes import Note
-from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.interfaces import KernelView
 from vmcore2core.overrides import override
@@ -34,15 +33,7 @@ class S390xCpus(Cpus):
         In both, pr_pid is the position of the note, from 1; QEMU's is in its host's byte order. Both have further
         notes behind each CPU's NT_PRSTATUS.
         """
-        cpus: list[tuple[bytes, dict[int, bytes]]] = []
-        for name, n_type, desc in notes:
-            if name not in ("CORE", "LINUX", ""):
-                continue
-            if n_type == elf_core.NT_PRSTATUS:
-                cpus.append((desc, {}))
-            elif cpus:
-                cpus[-1][1].setdefault(n_type, desc)
-        cpus = [cpu for cpu in cpus if len(cpu[0]) >= fmt.PRSTATUS_SIZE]
+        cpus = self.by_cpu(notes, ("CORE", "LINUX", ""), fmt.PRSTATUS_SIZE)
         return tuple(self._cpu_note(number, desc, more) for number, (desc, more) in enumerate(cpus))
 
     def _cpu_note(self, number: int, desc: bytes, more: Mapping[int, bytes]) -> CpuNote:
