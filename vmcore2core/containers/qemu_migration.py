@@ -19,6 +19,7 @@ from vmcore2core.containers.migration_stream import MigrationStream
 from vmcore2core.containers.qemu_cpus import saved_cpu_notes
 from vmcore2core.containers.ram_blocks import NOT_SEEN, ZERO, RamBlock
 from vmcore2core.containers.saved_machine import main_blocks, main_memory, mapped_memory
+from vmcore2core.containers.segmented import read_present
 from vmcore2core.containers.vmstate import DeviceStates
 from vmcore2core.errors import FormatError
 from vmcore2core.formats import qemu_migration as fmt
@@ -139,13 +140,7 @@ class QemuMigrationContainer(DumpContainer):
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Copy page frames from the file into ``out``."""
         places, states = self._places(pfns)
-        present = states == PageState.PRESENT
-        out[~present] = 0
-        rows = np.flatnonzero(present).astype(np.uint64)
-        bad = self._file.gather(places[present], rows, out)
-        out[bad] = 0
-        states[bad] = PageState.DAMAGED
-        return states
+        return read_present(self._file, places, states, out)
 
     @override
     def close(self) -> None:

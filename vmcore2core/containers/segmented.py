@@ -82,13 +82,7 @@ class SegmentedContainer(DumpContainer):
     def read_pages(self, pfns: U64Array, out: U8Array) -> U8Array:
         """Copy page frames from the file into ``out``."""
         states, offsets = self._located(pfns)
-        present = states == PageState.PRESENT
-        out[~present] = 0
-        rows = np.flatnonzero(present).astype(np.uint64)
-        bad = self._file.gather(offsets[present], rows, out)
-        out[bad] = 0
-        states[bad] = PageState.DAMAGED
-        return states
+        return read_present(self._file, offsets, states, out)
 
     @override
     def read_page(self, pfn: int) -> tuple[bytes, PageState]:
@@ -107,3 +101,20 @@ class SegmentedContainer(DumpContainer):
     def close(self) -> None:
         """Release the file."""
         self._file.close()
+
+
+def read_present(file: DumpFile, offsets: U64Array, states: U8Array, out: U8Array) -> U8Array:
+    """Copy the present pages from a file into ``out``; return the states, in which those that do not decode are marked.
+
+    Args:
+        file: the file.
+        offsets: file offset of each page.
+        states: ``PageState`` of each.
+        out: uint8[n, page_size]; other pages are zero there.
+    """
+    present = states == PageState.PRESENT
+    out[~present] = 0
+    bad = file.gather(offsets[present], np.flatnonzero(present).astype(np.uint64), out)
+    out[bad] = 0
+    states[bad] = PageState.DAMAGED
+    return states
