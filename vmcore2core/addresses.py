@@ -1,7 +1,7 @@
 """One type for each address space, and page arithmetic.
 
-``Pfn`` counts pages of the container (``DumpContainer.page_size``); the others are byte addresses. An end is
-exclusive. Bulk code keeps addresses in ``uint64`` arrays; its docstrings name their address space, or their type does.
+Addresses count bytes, and an end is exclusive. Bulk code keeps addresses in ``uint64`` arrays; its docstrings name
+their address space, or their type does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
-Pfn = NewType("Pfn", int)
 PhysAddr = NewType("PhysAddr", int)
 KernelAddr = NewType("KernelAddr", int)
 UserAddr = NewType("UserAddr", int)

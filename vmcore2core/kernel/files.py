@@ -17,7 +17,7 @@ from vmcore2core.kernel.struct import Kernel, StructView
 FDS_MAX = 1 << 24
 """Sixteen times the usual /proc/sys/fs/nr_open."""
 FDS_PER_READ = 4096
-FMODE_READ, FMODE_WRITE, FMODE_PATH = 0x1, 0x2, 0x4000
+FMODE_READ, FMODE_WRITE = 0x1, 0x2
 O_CLOEXEC = 0o2000000
 """The same on all supported architectures."""
 S_IFMT, S_IFIFO, S_IFSOCK = 0o170000, 0o010000, 0o140000

@@ -14,7 +14,7 @@ from vmcore2core.kernel.list import list_for_each_entry
 from vmcore2core.kernel.struct import StructView
 
 LOCKS_MAX = 1 << 12
-BLOCKER_MUTEX, BLOCKER_SEM, BLOCKER_RWSEM_READER, BLOCKER_RWSEM_WRITER = range(4)
+BLOCKER_MUTEX, BLOCKER_SEM = 0, 1
 BLOCKER_MASK = 3
 OWNER_FLAGS = 7
 """Bits of ``mutex.owner`` and ``rw_semaphore.owner`` that do not belong to the task's address."""

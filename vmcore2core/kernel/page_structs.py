@@ -19,7 +19,7 @@ from vmcore2core.kernel.struct import Kernel
 
 SIZEOF_PAGE_MAX = 256
 FOLIO_PAGES_MAX = 1 << 20  # MAX_FOLIO_ORDER: 4 GiB of 4 KiB pages
-MAPPING_FLAGS, MAPPING_ANON, MAPPING_KSM = 0x3, 0x1, 0x3
+MAPPING_FLAGS, MAPPING_ANON = 0x3, 0x1
 """PAGE_MAPPING_FLAGS and its bits, FOLIO_MAPPING_* since Linux 6.16."""
 MAPPING_DAX_SHARED = 0x1
 """The whole word, if several files share a page."""
@@ -67,8 +67,7 @@ class PageStructs:
         kernel: the dumped kernel.
 
     Attributes:
-        tell_place: whether the layout knows ``mapping`` and ``index``.
-        tell_flags: whether it knows ``flags``; what it does not know reads as zeros.
+        tell_place: whether the layout knows ``mapping`` and ``index``; what it does not know reads as zeros.
 
     Raises:
         LayoutUnknown, LayoutInvalid, MemoryFault: it is not known where they are.
@@ -84,7 +83,7 @@ class PageStructs:
         self.size = struct_size(layout, "page", SIZEOF_PAGE_MAX)
         mapping, flags = layout.find_member("page", "mapping"), layout.find_member("page", "flags")
         index = next((found for names in INDEX_NAMES if (found := layout.find_member(*names)) is not None), None)
-        self.tell_place, self.tell_flags = mapping is not None and index is not None, flags is not None
+        self.tell_place = mapping is not None and index is not None
         head = next((found for name in HEADS if (found := layout.find_member("page", name)) is not None), None)
         self._columns = tuple(None if member is None else member.offset for member in (mapping, index, flags, head))
         self._page_size = kernel.memory.kernel_map.spec.page_size
