@@ -1,4 +1,4 @@
-"""Chromium, driven through a pipe: what a page shows and does in a real browser; and what files it loads have.
+"""Chromium, driven through a pipe: what a page shows and does in a real browser, and the contents of its files.
 
 Reference: https://chromedevtools.github.io/devtools-protocol/; with ``--remote-debugging-pipe``, messages are JSON,
 each with a NUL behind it, on descriptors 3 and 4.

@@ -1,4 +1,4 @@
-"""Where the corpus is, its dumps unpacked once a run, and which tests are not measured."""
+"""The corpus and its dumps, unpacked once a run, and the tests that are not measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another machine's C compiler says."""
+"""Constants from another machine's C compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of every machine ask of it: entries of page tables, registers on a kernel stack."""
+"""Helpers for the tests of every machine: page-table entries, VMCOREINFO, registers on a kernel stack."""
 
 from __future__ import annotations
 

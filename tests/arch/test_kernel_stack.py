@@ -1,4 +1,4 @@
-"""Kernel stacks by frame pointers, by hand: interrupts, and what is broken. tests/e2e has real ones.
+"""Hand-made kernel stacks with frame pointers: interrupts, and broken stacks. tests/e2e has real ones.
 
 Tests arch/arm64/kernel_stack.py, arch/ppc64le/kernel_stack.py, arch/riscv64/kernel_stack.py,
 arch/s390x/kernel_stack.py, process/kernelstack.py.

@@ -1,4 +1,4 @@
-"""What one machine is lives in its folder: the list in ``arch/base.py`` is kept, and nothing else compares machines.
+"""Each machine's code is in its folder: it follows the list in ``arch/base.py``, and no other code compares machines.
 
 Tests formats/utsname.py, arch/base.py, arch/capabilities.py, arch/parts.py, arch/regsets.py, arch/task.py,
 layout/uts.py.

@@ -1,4 +1,4 @@
-"""What a dump has, to be written again in another format."""
+"""The contents of a dump, to be written again in another format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A web server with one file, and what it was asked for."""
+"""A web server with one file, and a list of the requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What capture.toml may say, literally, and what each fault of it is called."""
+"""The contents that capture.toml may have, and the message for each mistake in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What --install makes, what it leaves alone, and that --uninstall removes just that.
+"""The files that --install makes and those that it leaves alone; --uninstall removes only its own.
 
 Tests commands/capture.py.
 """

@@ -1,4 +1,4 @@
-"""``vmcore2core debug``: the debugger gets the core with its files, and nothing is left, however it ends.
+"""``vmcore2core debug``: the debugger gets the core with its files, and no file stays behind, however it ends.
 
 Tests signals.py, run/for_debugger.py.
 """

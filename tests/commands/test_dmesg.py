@@ -1,4 +1,4 @@
-"""``vmcore-tasks dmesg``: what makedumpfile and the guests' own dmesg show of the same kernels.
+"""``vmcore-tasks dmesg``: against what makedumpfile and the guests' own dmesg show for the same kernels.
 
 Tests tasks/messages.py.
 """

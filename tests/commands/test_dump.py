@@ -1,4 +1,4 @@
-"""``vmcore-tasks dump``: a debugger shows of the small core what it shows of the whole one.
+"""``vmcore-tasks dump``: a debugger shows the same stacks for the small core as for the whole one.
 
 Tests tasks/minicore.py.
 """

@@ -1,4 +1,4 @@
-"""What every container owes its callers, asked of any open one."""
+"""The contract of every container, checked on any open one."""
 
 from __future__ import annotations
 

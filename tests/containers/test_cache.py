@@ -1,4 +1,4 @@
-"""The cache believes nobody else, keeps so much and no more; and what unpacks to far too much is no dump."""
+"""The cache trusts no other user and keeps its limits; a file that unpacks to far too much is refused."""
 
 from __future__ import annotations
 

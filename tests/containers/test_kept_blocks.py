@@ -1,4 +1,4 @@
-"""Blocks of a dump that came by URL are kept, and a second run asks only for what it does not have."""
+"""Blocks of a dump read by URL are kept, and a second run requests only the blocks that are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed files around a dump: read in place, or unpacked to the cache; broken ones, and what is left of them.
+"""Compressed files around a dump: read in place, or unpacked to the cache; broken ones, and their intact parts.
 
 Streams come from the encoders of Python's library and of zstandard; lz4's frames are put together by hand
 (``tests.builders.lz4``).

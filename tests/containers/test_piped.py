@@ -1,4 +1,4 @@
-"""What comes through a pipe is kept once, and is then a file as any other."""
+"""A dump that comes through a pipe is kept once, and then read as any other file."""
 
 from __future__ import annotations
 

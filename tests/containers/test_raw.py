@@ -1,4 +1,4 @@
-"""Files without a header: what is where is what the user says, and nothing else.
+"""Files without a header: only the user's map says where memory is.
 
 Tests containers/joined.py.
 """

@@ -1,4 +1,4 @@
-"""Dumps by URL: the same core, few bytes of the file, and sentences where that does not work."""
+"""Dumps by URL: the same core from few bytes of the file, and a sentence if that is impossible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One dump in every format: the cores that come out of it are the same to the byte.
+"""One dump in every format: the cores are the same to the byte.
 
 The source is a bundled dump, whose pages are written again by the builders of the tests. Formats without notes have no
 registers of running tasks, so the process is one that sleeps.

@@ -1,4 +1,4 @@
-"""What the C compiler says of a structure's layout: the oracle of every offset."""
+"""Offsets from the C compiler, the oracle for every structure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes copy the pages of one core: the same bytes, or nothing that is believed."""
+"""Several processes copy the pages of one core: the bytes are the same, or the copy is discarded."""
 
 from __future__ import annotations
 

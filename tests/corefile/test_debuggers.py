@@ -1,4 +1,4 @@
-"""What gdb and lldb make of a core: the promises of vmcore2core/corefile/plan.py, kept by the debuggers themselves."""
+"""gdb and lldb on a core: they confirm what vmcore2core/corefile/plan.py promises."""
 
 from __future__ import annotations
 

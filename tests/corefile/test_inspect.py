@@ -1,4 +1,4 @@
-"""What is planted in a core is found: by the look at its headers, and by the comparison with the dump.
+"""Planted defects of a core are found, by checking its headers and by comparing it with the dump.
 
 Tests compare_with_dump.py, corefile/source.py.
 """

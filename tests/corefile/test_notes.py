@@ -1,4 +1,4 @@
-"""Notes at the kernel's places: the C compiler, eu-readelf and a kernel's own core say what those are."""
+"""Notes with the kernel's offsets, by the C compiler, eu-readelf and a kernel's own core."""
 
 from __future__ import annotations
 

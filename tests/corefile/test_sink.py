@@ -1,4 +1,4 @@
-"""Compressed cores: what zstd(1) unpacks is what was written, and each frame can be read by itself."""
+"""Compressed cores: zstd(1) unpacks exactly the bytes that were written, and each frame can be read by itself."""
 
 from __future__ import annotations
 

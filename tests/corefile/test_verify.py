@@ -1,4 +1,4 @@
-"""The look at finished headers notices headers that are not as planned."""
+"""Checking finished headers finds headers that are not as planned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every given page is in the core where it belongs, and nothing else is.
+"""Every given page is at its place in the core, and nothing else is in it.
 
 Tests corefile/options.py.
 """

@@ -1,4 +1,4 @@
-"""The bundled guests, each converted once by whoever asks for it."""
+"""The bundled guests, each converted once, when a test first needs it."""
 
 from __future__ import annotations
 

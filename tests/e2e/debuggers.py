@@ -1,4 +1,4 @@
-"""Running gdb and lldb on a core, and what they show, as plain data."""
+"""Run gdb and lldb on a core, and return their output as plain data."""
 
 from __future__ import annotations
 

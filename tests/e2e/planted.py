@@ -1,4 +1,4 @@
-"""Converts a process of a bundled dump as the command does, with one thing planted in what was captured of it.
+"""Converts a process of a bundled dump as the command does, with one defect planted in the captured process.
 
 ``python -m tests.e2e.planted FOLDER WHAT...`` converts for each WHAT once into a directory and once for ``--json``. The
 last line has, by WHAT, both exit statuses, the first one's stdout, its index, and the JSON of the second one.

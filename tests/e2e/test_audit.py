@@ -1,5 +1,5 @@
-"""What the commands do to the machine they run on, as Python's audit hooks see it: they read the dump, and write where
-they were told to."""
+"""The commands' effects on their machine, by Python's audit hooks: they read the dump, and write only where they were
+told to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundled guests of other machines: cores against the kernel's own, and what gdb makes of them.
+"""The bundled guests of other machines: cores against the kernel's own, and gdb on them.
 
 None of the dumps has a VMCOREINFO note: the text is found in memory.
 """

@@ -1,4 +1,4 @@
-"""A dump that is cut off or overwritten, or whose disk fails, meanwhile: a sentence, and no core of two dumps."""
+"""A dump that is cut off or overwritten while it is read, or whose disk fails: a sentence, and no core of two dumps."""
 
 from __future__ import annotations
 

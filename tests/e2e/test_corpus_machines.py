@@ -1,4 +1,4 @@
-"""The corpus's guests of other machines: cores against the kernel's own, and what debuggers and ``bt`` show of them.
+"""The corpus's guests of other machines: cores against the kernel's own, and stacks in debuggers and ``bt``.
 
 Debian 7.2 on each machine ran the corpus's victim.c twice. test_bundled_machines.py has the bundled guests.
 """

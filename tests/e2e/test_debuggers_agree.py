@@ -1,4 +1,4 @@
-"""What gdb and lldb say of a core of ours they say of the kernel's own core of the same process, too."""
+"""gdb and lldb print the same for a core of ours and for the kernel's own core of the same process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run by the workers of a Dask cluster gives what one on this machine gives, whichever worker dies on the way.
+"""A run by the workers of a Dask cluster gives the same cores as a local run, whichever worker dies on the way.
 
 Tests run/cluster.py, run/converter.py, run/samefile.py.
 """

@@ -1,4 +1,4 @@
-"""``vmcore-tasks files`` against what the guest's own /proc said of every descriptor.
+"""``vmcore-tasks files`` against the guest's own /proc, for every descriptor.
 
 Tests commands/tasks/files.py, tasks/openfiles.py, process/openfiles.py.
 """

@@ -1,4 +1,4 @@
-"""The bundled dumps: cores against the kernel's own, and what gdb and lldb make of them.
+"""The bundled dumps: cores against the kernel's own, and gdb and lldb on them.
 
 Tests process/status_fields.py.
 """

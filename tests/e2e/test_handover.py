@@ -1,4 +1,4 @@
-"""A directory of cores as it is handed over: the index says what the guest's /proc said, and a killed run goes on.
+"""A directory of cores as it is handed over: the index has what the guest's /proc had, and a killed run can be resumed.
 
 Tests handover/companions.py, handover/entry.py, run/resume_check.py, run/index_entries.py.
 """

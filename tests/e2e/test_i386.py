@@ -1,4 +1,4 @@
-"""The bundled dump of an i386 kernel with PAE: cores against the kernel's own, and what gdb makes of them.
+"""The bundled dump of an i386 kernel with PAE: cores against the kernel's own, and gdb on them.
 
 The kernel has no BTF: ``layout.txt`` has the layout out of its debug package.
 """

@@ -1,4 +1,4 @@
-"""When a core is incomplete: one table, and what the exit status, stdout, ``--json`` and the index say of each row."""
+"""Incomplete cores: a table of cases, each with its exit status, stdout, ``--json`` and index."""
 
 from __future__ import annotations
 

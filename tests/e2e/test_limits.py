@@ -1,4 +1,4 @@
-"""What the system refuses, and what a dump claims: no more is taken than there is, and nothing half is left."""
+"""Limits of the system, and sizes that a dump claims: no more is taken than there is; no half-written file stays."""
 
 from __future__ import annotations
 

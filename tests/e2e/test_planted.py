@@ -1,4 +1,4 @@
-"""What somebody else has put into the way of a run, as its user would meet it: one sentence, and no harm."""
+"""Files that another user has put in the way of a run: one sentence, and no harm."""
 
 from __future__ import annotations
 

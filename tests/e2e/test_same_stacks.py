@@ -1,4 +1,4 @@
-"""gdb by a core's start script, ``bt``, the index and its page show the same stacks, of a dump of stacks alone, too."""
+"""gdb by a core's start script, ``bt``, the index and its page show the same stacks, also for a dump of only stacks."""
 
 from __future__ import annotations
 

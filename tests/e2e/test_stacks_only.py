@@ -1,4 +1,4 @@
-"""Dumps that have of processes nothing but stacks and ELF headers: makedumpfile -d 31 with two extensions."""
+"""Dumps that have only stacks and ELF headers of processes: makedumpfile -d 31 with two extensions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the index and the page say of the machine, and of why its threads sleep: what the single commands say.
+"""The index and the page say the same about the machine, and why threads sleep, as the single commands.
 
 Tests run/story.py.
 """

@@ -1,4 +1,4 @@
-"""``vmcore-tasks`` on the bundled dumps: what it shows is what the guest's own /proc said.
+"""``vmcore-tasks`` on the bundled dumps: it shows what the guest's own /proc showed.
 
 Tests commands/tasks/app.py, commands/tasks/bt.py, commands/tasks/maps.py, commands/tasks/regs.py,
 commands/tasks/shown.py, commands/tasks/threads.py, tasks/maps.py, tasks/stacks.py.

@@ -1,4 +1,4 @@
-"""What reaches a terminal, and how a command ends: whatever fails, one sentence and an exit status.
+"""A command's output on a terminal, and its end: whatever fails, one sentence and an exit status.
 
 Tests commands/terminal.py, commands/progress.py.
 """

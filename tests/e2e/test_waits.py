@@ -1,4 +1,4 @@
-"""``vmcore-tasks waits`` on a guest whose processes wait for each other in all ways, four times without an end.
+"""``vmcore-tasks waits`` on a guest whose processes wait for each other in all ways, with four deadlocks.
 
 Tests commands/tasks/waits.py, tasks/waits.py.
 """

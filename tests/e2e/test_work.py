@@ -1,4 +1,4 @@
-"""How much work a conversion takes, counted, not timed: what doubles it is noticed on any machine."""
+"""The work of a conversion is counted, not timed, so that a change that doubles it is noticed on any machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed sections: what is broken is said, and no more is decompressed than is wanted."""
+"""Compressed sections: a broken one is reported, and no more is decompressed than needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a harness is, what comes of its inputs, and bytes turned into choices."""
+"""The interface of a harness, the outcomes of its inputs, and bytes turned into choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VMCOREINFO's text, and what each architecture makes of it."""
+"""VMCOREINFO's text, read by each architecture."""
 
 from __future__ import annotations
 

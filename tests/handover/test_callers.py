@@ -1,4 +1,4 @@
-"""The stacks that the index has, and what start scripts say of them: found once."""
+"""Stacks for the index and for start scripts, unwound only once."""
 
 from __future__ import annotations
 

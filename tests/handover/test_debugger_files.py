@@ -1,4 +1,4 @@
-"""What runs inside gdb and lldb, without them: which file is the one, and where it is looked for.
+"""The code that runs inside gdb and lldb, run without them: where it looks for files, and which it takes.
 
 Tests handover/debugger_download.py.
 """

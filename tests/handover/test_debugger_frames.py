@@ -1,4 +1,4 @@
-"""What start scripts say of frames that come without call frame information."""
+"""The messages of start scripts about frames without call frame information."""
 
 from __future__ import annotations
 

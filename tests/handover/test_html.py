@@ -1,4 +1,4 @@
-"""index.html: what it and its data say, that a name is never markup, and what it shows in a browser.
+"""index.html and its data: names are never markup, and a browser shows what the index has.
 
 Tests handover/page_data.py.
 """

@@ -1,4 +1,4 @@
-"""The index: written whole, believed only where it fits the dump, the options and the files."""
+"""The index is written whole, and used only if it fits the dump, the options and the files."""
 
 from __future__ import annotations
 

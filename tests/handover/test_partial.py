@@ -1,4 +1,4 @@
-"""Files that lack pages: what is known of them is an ELF file that debuggers take symbols and call frames from.
+"""Files that lack pages: their known part becomes an ELF file with symbols and call frame information for debuggers.
 
 Tests handover/debug_frame.py.
 """

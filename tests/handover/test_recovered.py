@@ -1,4 +1,4 @@
-"""Programs and libraries out of the page cache, byte for byte the originals; and what is not whole is kept apart.
+"""Programs and libraries from the page cache are byte for byte the originals; incomplete ones go to another folder.
 
 Tests handover/same_build.py, handover/written.py.
 """

@@ -1,4 +1,4 @@
-"""Names from a dump never lead out of the folder, whatever they are and whatever is there already."""
+"""Names from a dump never lead out of the folder, whatever they are and whatever the folder has already."""
 
 from __future__ import annotations
 

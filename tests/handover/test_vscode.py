@@ -1,4 +1,4 @@
-"""launch.json: what editors read opens each core, with the frames that the start scripts show."""
+"""launch.json opens each core in an editor, with the frames that the start scripts show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of descriptors that are not as they should be, by a small fake kernel; whole ones are in tests/e2e.
+"""Broken tables of descriptors, by a small fake kernel; tests/e2e has intact ones.
 
 Tests kernel/rbtree.py, kernel/fdinfo.py, kernel/socket.py.
 """

@@ -1,4 +1,4 @@
-"""Paths as fs/d_path.c prints them: bind mounts, mounts on mounts, chroots, overlayfs, and what is in no directory."""
+"""Paths as fs/d_path.c prints them: bind mounts, mounts on mounts, chroots, overlayfs, and files in no directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VMAs by tree and by list, and what struct mm_struct says of them."""
+"""VMAs by tree and by list, and the fields of struct mm_struct."""
 
 from __future__ import annotations
 

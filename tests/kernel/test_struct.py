@@ -1,4 +1,4 @@
-"""What cannot be read, and what is wrong, is said with type, member, address and offset."""
+"""Errors about unreadable and wrong members name type, member, address and offset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of members are what the members are one by one, in memory that may lack some of them."""
+"""Columns of members equal the members read one by one, also if memory lacks some of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and arguments of system calls, by a small fake kernel: what the tables of real ones have is in tests/e2e."""
+"""Names and arguments of system calls, by a small fake kernel; tests/e2e has those of real kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All mappings of a process at once say what they say one by one: of a real guest's, with any word another one.
+"""All mappings of a process read at once equal those read one by one, in a real guest with any word replaced.
 
 Tests process/filelinks.py.
 """

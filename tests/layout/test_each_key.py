@@ -1,4 +1,4 @@
-"""A kernel that tells its layout by the task and VMA export alone, with each key missing in turn.
+"""A kernel whose only layout is the task and VMA export, with each key missing in turn.
 
 Without a key the answer is the same (it is not needed, or inferred), or less in a way that says so, or one sentence
 names the key and how to supply it. It is never another answer. The keys are those of "[PATCH 2/4] vmcoreinfo: export

@@ -1,4 +1,4 @@
-"""The layout that earlier runs kept: it saves work, changes no answer, and where it does not fit it is not used."""
+"""The layout that earlier runs kept saves work and changes no answer; if it does not fit, it is not used."""
 
 from __future__ import annotations
 

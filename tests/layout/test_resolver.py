@@ -1,4 +1,4 @@
-"""Who answers: the first source that knows, and it is remembered; what nobody knows is one sentence.
+"""The first source that knows an item answers, and is recorded; an item that no source knows is one sentence.
 
 Tests layout/base.py, layout/export.py, layout/required.py.
 """

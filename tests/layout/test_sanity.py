@@ -1,4 +1,4 @@
-"""Offsets that do not fit: the next source's are taken, or the dump is refused, and it is said who told them.
+"""Wrong offsets are replaced by the next source's, or the dump is refused; the message names the source.
 
 Tests kernel/sanity.py.
 """

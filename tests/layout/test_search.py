@@ -1,4 +1,4 @@
-"""Dumps without VMCOREINFO: memory is searched, as far as the file has it and no further than needed.
+"""Dumps without VMCOREINFO: memory is searched as far as the file has it, and no further than needed.
 
 Tests layout/bootstrap.py, layout/find_vmcoreinfo.py.
 """

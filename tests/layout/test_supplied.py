@@ -1,4 +1,4 @@
-"""What a user says with ``--vmcoreinfo`` goes before what the dump says.
+"""Keys in ``--vmcoreinfo`` override the dump's.
 
 Tests commands/tasks/layout.py, tasks/layout.py.
 """

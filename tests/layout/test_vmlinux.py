@@ -1,4 +1,4 @@
-"""A vmlinux next to a dump: which file is taken, which is refused, and what it then tells.
+"""A vmlinux for a dump: which file is taken, which is refused, and which items it answers.
 
 Tests layout/symtab.py, layout/usual_places.py, layout/vmlinux_file.py.
 """

@@ -1,4 +1,4 @@
-"""A dump with a wrong VMCOREINFO note, or without a page of what tells of the kernel: there is more than one way.
+"""A dump with a wrong VMCOREINFO note, or without a page that tells the layout: other sources replace it.
 
 The pages' numbers are those of fixtures/debian-6.1-amd64: of the symbols' addresses less phys_base.
 """

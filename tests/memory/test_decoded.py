@@ -1,4 +1,4 @@
-"""Decompressed pages that are kept are those that the dump has, whatever was asked for before."""
+"""Cached decompressed pages equal the dump's, whatever was read before."""
 
 from __future__ import annotations
 

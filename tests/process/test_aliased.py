@@ -1,4 +1,4 @@
-"""Page tables that lead to each other map more than anybody can look at: a sentence, and a core without that."""
+"""Page tables that lead to each other map impossibly much: a sentence, and a core without that memory."""
 
 from __future__ import annotations
 

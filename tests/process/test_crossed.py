@@ -1,4 +1,4 @@
-"""Words of a real guest's structures that are another structure's, and valid there: what else tells is asked.
+"""Words of a real guest's structures exchanged for another structure's valid words: other records show the error.
 
 Tests process/consistency.py, process/pageindex.py.
 """

@@ -1,4 +1,4 @@
-"""Who waits for each other, and who only waits."""
+"""Which threads wait for each other, and which only wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of a conversion grows with mappings and threads as they do, and the calls that read pages do not."""
+"""The work of a conversion grows linearly with mappings and threads; the number of page reads does not grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a thread's kernel stack begins, and what is said where it has none."""
+"""Where a thread's kernel stack begins, and the message if it has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages that are in no memory and not lost: a private mapping's, which the process never changed, are in the file.
+"""Unchanged pages of private mappings that are not in memory are not lost: the file has them.
 
 Tests process/filepages.py.
 """

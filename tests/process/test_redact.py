@@ -1,4 +1,4 @@
-"""What is to go is gone and said to be, what a debugger needs for backtraces stays, and nothing else changes.
+"""Redacted memory is gone and listed, what backtraces need stays, and nothing else changes.
 
 Tests blank_secrets.py, unwind/extents.py.
 """

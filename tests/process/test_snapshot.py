@@ -1,4 +1,4 @@
-"""Whole processes out of a fake kernel: what is broken costs that part alone, and a sentence.
+"""Whole processes from a fake kernel: a broken part costs only that part, and a sentence.
 
 Tests process/accounting.py, process/mappings.py, process/model.py, process/filebacking.py, process/walked.py.
 """

@@ -1,4 +1,4 @@
-"""The initial user stack, read only where it looks right, and never without end."""
+"""The initial user stack is read only if it is plausible, and never without a limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ps shows of a process's memory, as its mm counts it, and what its stack has of the command line."""
+"""A process's memory sizes in ps, from its mm's counters, and the command line from its stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Original files: which are believed, and what of them a process gets."""
+"""Original files: which are accepted, and which of their pages a process gets."""
 
 from __future__ import annotations
 

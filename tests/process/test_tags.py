@@ -1,4 +1,4 @@
-"""Memory tags: which pages have them by VM_MTE and PG_arch_2, and what mte_pages has of swapped ones."""
+"""Memory tags: which pages have them, by VM_MTE and PG_arch_2, and the tags of swapped pages in mte_pages."""
 
 from __future__ import annotations
 

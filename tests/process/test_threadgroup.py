@@ -1,4 +1,4 @@
-"""Threads that are read together are what they are one by one, whatever a word of their structures says.
+"""Threads read together equal threads read one by one, whatever a word of their structures says.
 
 Tests kernel/tasks.py.
 """

@@ -1,4 +1,4 @@
-"""Registers come from where they are true: the CPU's note in user mode, else the kernel stack.
+"""Registers come from the right place: the CPU's note in user mode, else the kernel stack.
 
 Tests kernel/crash_notes.py, kernel/percpu.py, kernel/runqueue.py, kernel/sched.py, process/regsets.py.
 """

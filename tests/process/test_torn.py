@@ -1,4 +1,4 @@
-"""Words of a real guest's structures replaced: what was read before stays, the rest is found elsewhere or said missing.
+"""Words of a real guest's structures replaced: the rest is found in other ways, or reported as missing.
 
 The guest is the bundled one of Linux 6.1; ``tests.fuzz.overlay`` puts other bytes over its memory.
 

@@ -1,4 +1,4 @@
-"""The vDSO's pages come from the kernel image, where one of them shows that they do.
+"""The vDSO's pages come from the kernel image, if one of them proves it.
 
 Tests arch/x86/vdso.py.
 """

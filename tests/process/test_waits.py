@@ -1,4 +1,4 @@
-"""What a thread waits for, where a guest does not show it: locks of musl and of containers, broken arguments."""
+"""What threads wait for in cases that no guest has: locks of musl and of containers, broken arguments."""
 
 from __future__ import annotations
 

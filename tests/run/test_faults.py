@@ -1,4 +1,4 @@
-"""A directory of cores under every fault: whatever happens, in whatever order, nothing is lost and nothing is half.
+"""A directory of cores under every fault: whatever fails, in whatever order, no core is lost, no file half-written.
 
 Tests run/run.py, run/options.py, run/space.py.
 """

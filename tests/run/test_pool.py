@@ -1,4 +1,4 @@
-"""Jobs by any executor: each has an outcome, whatever becomes of the workers.
+"""Jobs by any executor: each gets a result, whatever happens to the workers.
 
 Tests run/dask_cluster.py, run/jobs.py.
 """

@@ -1,4 +1,4 @@
-"""Worker processes: what they do comes back, and one that dies takes only its own job with it."""
+"""Worker processes return their results, and one that dies loses only its own job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a kernel died, out of what kernels print: reports of several machines, as their consoles showed them.
+"""Why a kernel died, from its messages: reports of several machines, as their consoles showed them.
 
 Tests times.py, tasks/info.py.
 """

@@ -1,4 +1,4 @@
-"""``docs/architecture.md``: what it names is there, and a conversion passes the functions in the order of its list."""
+"""``docs/architecture.md``: its files exist, and a conversion passes the functions in the order of its list."""
 
 from __future__ import annotations
 

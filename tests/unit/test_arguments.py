@@ -1,4 +1,4 @@
-"""What the words on a command line name: as crash takes them, as kdump leaves them."""
+"""The files that the words on a command line name, as for crash and in kdump's directories."""
 
 from __future__ import annotations
 

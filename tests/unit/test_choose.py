@@ -1,4 +1,4 @@
-"""Which processes are wanted: of one kind any, of several kinds all.
+"""Selecting processes: one condition of each kind must hold.
 
 Tests process/identity.py.
 """

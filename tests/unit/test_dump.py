@@ -1,4 +1,4 @@
-"""The public interface: its document's examples, and what it says of memory that is not known.
+"""The public interface: its document's examples, and errors about unknown memory.
 
 Tests session.py, dumped_process.py.
 """

@@ -1,4 +1,4 @@
-"""What others have put into the way of the output is not used, and what is the user's own is."""
+"""Folders and files that other users made are not used for output; the user's own are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manual pages are what the commands declare, and what their readers can read.
+"""The manual pages equal the commands' declarations, and their readers can read them.
 
 Tests commands/manpage.py.
 """

@@ -1,4 +1,4 @@
-"""The table of what is not covered is held against what was measured."""
+"""The table of uncovered code is compared with the measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a core agrees in number."""
+"""Sentences about a core use singular and plural correctly."""
 
 from __future__ import annotations
 

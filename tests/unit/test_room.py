@@ -1,4 +1,4 @@
-"""A core that has no room is refused before its pages are decoded, and one that may have is not."""
+"""A core without room is refused before its pages are decoded; one that may fit is not."""
 
 from __future__ import annotations
 

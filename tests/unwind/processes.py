@@ -1,4 +1,4 @@
-"""Small programs, stopped by gdb: what they are in memory, and gdb's own backtraces of them."""
+"""Small programs, stopped by gdb: their memory, and gdb's own backtraces."""
 
 from __future__ import annotations
 

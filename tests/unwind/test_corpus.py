@@ -1,4 +1,4 @@
-"""Backtraces out of the corpus's dumps; what each thread must show stands in the corpus's victim.c."""
+"""Backtraces out of the corpus's dumps; the corpus's victim.c says what each thread must show."""
 
 from __future__ import annotations
 

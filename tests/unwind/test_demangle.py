@@ -1,4 +1,4 @@
-"""Names as their programmers wrote them; what is right says c++filt."""
+"""Names as their programmers wrote them, against c++filt."""
 
 from __future__ import annotations
 

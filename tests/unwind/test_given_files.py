@@ -1,4 +1,4 @@
-"""What separate files of debug information tell: symbols, call frame information, source lines.
+"""Separate files of debug information: symbols, call frame information, source lines.
 
 Tests elf/headers.py, unwind/elf_file.py, unwind/image_files.py, unwind/lines.py, unwind/originals.py,
 unwind/debug_frame.py.

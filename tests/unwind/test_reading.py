@@ -1,4 +1,4 @@
-"""Reading a process and its files: what is not known is None, never zeros."""
+"""Reading a process and its files: unknown bytes are None, never zeros."""
 
 from __future__ import annotations
 

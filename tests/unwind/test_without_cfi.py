@@ -1,4 +1,4 @@
-"""Frames of code that has no call frame information; what must be found stands in the program's source.
+"""Frames of code that has no call frame information; the program's source says what must be found.
 
 Tests unwind/checks.py, unwind/cursor.py, unwind/unwinder.py.
 """

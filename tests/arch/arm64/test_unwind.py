@@ -1,4 +1,4 @@
-"""What arm64 tells the unwinder: signed return addresses, frame records, signal frames."""
+"""arm64's unwind data: signed return addresses, frame records, signal frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a system call leaves to the kernel's functions: $s0 to $s7 and $fp, by instructions as objdump prints them.
+"""$s0 to $s7 and $fp, which a system call leaves to the kernel's functions: instructions as objdump prints them.
 
 Tests arch/mips64/code.py.
 """

@@ -1,4 +1,4 @@
-"""What ppc64le tells the unwinder, and a chain of frames that needs no call frame information."""
+"""ppc64le's unwind data, and a back chain, which needs no call frame information."""
 
 from __future__ import annotations
 

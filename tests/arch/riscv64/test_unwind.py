@@ -1,4 +1,4 @@
-"""What riscv64 tells the unwinder, and a return address that is in a register and not on the stack."""
+"""riscv64's unwind data, and a return address that is in a register and not on the stack."""
 
 from __future__ import annotations
 

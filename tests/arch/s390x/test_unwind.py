@@ -1,4 +1,4 @@
-"""What s390x tells the unwinder: a canonical frame address that is above the caller's stack pointer."""
+"""s390x's unwind data: a canonical frame address that is above the caller's stack pointer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where struct fpu is told by its contents: memory by struct.pack, as Linux 7.2 lays it out."""
+"""struct fpu found by its contents: memory by struct.pack, as Linux 7.2 lays it out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A processor without XSAVE (qemu64, early Atoms): its threads have what FXSAVE stores, and no note of more."""
+"""A processor without XSAVE (qemu64, early Atoms): its threads have FXSAVE's registers, and no further notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What x86-64 tells the unwinder, against the compiler's headers and objdump."""
+"""x86-64's unwind data, against the compiler's headers and objdump."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ORC tables of each form, by hand: tests/e2e has real stacks, which never do what these do.
+"""Hand-made ORC tables of each form, for cases that the real stacks in tests/e2e do not have.
 
 Tests arch/x86_64/unwind.py.
 """
