@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.guests import FIXTURES, unpacked_sysroot
 from tests.handover.test_partial import PAGE, dump_frames, fdes, made, pages_of, symbols
-from vmcore2core.handover.debugger_cfi import copied, described
+from vmcore2core.handover.debugger_cfi import copied, described, undescribed
 
 CALLERS = {0x2000: {"rsp": 0x2010, "rip": 0x1234, "rbp": 5, "rbx": 6}}
 """Of a frame with the stack pointer 0x2000."""
@@ -74,6 +74,22 @@ def test_known_call_frames_stay_and_need_no_rules(libc: Path, tmp_path: Path) ->
     old, new = partial.read_bytes(), copy.read_bytes()
     assert sum(a != b for a, b in zip(old, new, strict=False)) <= 16
     assert described(b"") == []
+
+
+def test_what_a_complete_file_does_not_describe_is_what_readelf_does_not_show(libc: Path) -> None:
+    for program, step in ((FIXTURES / "sysroot/bin/lab-dynamic", 1), (libc, 499)):
+        ranges = [tuple(int(end, 16) for end in pair.split("..")) for pair in fdes(program, ".eh_frame")]
+        low, high = min(start for start, _ in ranges), max(end for _, end in ranges)
+        pcs = set(range(low - 0x40, high + 0x40, step))
+        expected = {pc for pc in pcs if not any(start <= pc - 1 < end for start, end in ranges)}
+        assert 0 < len(expected) < len(pcs)
+        assert undescribed(program, pcs) == expected
+
+
+def test_of_what_is_no_such_file_nothing_is_said(tmp_path: Path) -> None:
+    for name in ("README.md", "sysroot-i386/bin/lab-dynamic", "sysroot/bin/lab-static"):  # the last has no table
+        assert undescribed(FIXTURES / name, {0x2000}) == set()
+    assert undescribed(tmp_path / "nothing", {0x2000}) == set()
 
 
 def test_holes_stay_holes(torn: Path, tmp_path: Path) -> None:

@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from vmcore2core.handover.debugger_files import Loaded
 from vmcore2core.handover.debugger_frames import Caller, LastFrame, in_lldb, notices
 from vmcore2core.unwind.frames import Found
 
 
 def caller(path: str, found: Found) -> Caller:
     return Caller(path, 0x1000, 0x2000, (("rip", 0x3000), ("rsp", 0x2010)), found.value)
+
+
+THERE = Path("/sysroot/usr/bin/there")
+
+
+def nowhere_else(file: Path, pcs: set[int]) -> set[int]:
+    """Tell that a complete file has call frame information of all that runs its code."""
+    assert (file, pcs) == (THERE, {0x1000 - 0x400})
+    return set()
 
 
 def test_each_way_has_its_line_and_names_the_files() -> None:
@@ -65,12 +75,12 @@ def test_lldb_says_the_same_of_the_files_that_it_gets_callers_for(
         assert folder.is_dir()
         return folder / "copy" if file.name == "a" else file
 
-    def load(adapt: Callable[[str, Path, int], Path]) -> set[str]:
+    def load(adapt: Callable[[str, Path, int], Path]) -> Loaded:
         assert adapt("/usr/bin/a", tmp_path / "a", 0x400).name == "copy"
         assert adapt("/usr/lib/x.so", tmp_path / "x.so", 0x500) == tmp_path / "x.so"
-        return {"/usr/bin/a", "/usr/lib/x.so", "/usr/lib/other.so"}
+        return Loaded({"/usr/bin/a", "/usr/lib/x.so", "/usr/lib/other.so"}, {"/usr/bin/there": (THERE, 0x400)})
 
-    in_lldb(load, copied, callers, [("/usr/lib/other.so", 0x7F00, 12)])
+    in_lldb(load, copied, nowhere_else, callers, [("/usr/lib/other.so", 0x7F00, 12)])
     registers = {0x2000: {"rip": 0x3000, "rsp": 0x2010}}
     assert asked == [(tmp_path / "a", {0x1000 - 0x400: registers}), (tmp_path / "x.so", {0x1000 - 0x500: registers})]
     none = "vmcore2core: no call frame information for"
@@ -79,5 +89,9 @@ def test_lldb_says_the_same_of_the_files_that_it_gets_callers_for(
         f"{none} /usr/lib/other.so: lldb guesses the frames of thread 12 from 0x7f00 on",
         f"{none} code of no file, /usr/lib/x.so: lldb guesses frames there, and some may be missing",
     ]
-    in_lldb(lambda _adapt: {"/usr/lib/other.so"}, copied, [tuple(caller("/usr/bin/there", Found.CODE))], [])
+    there = [tuple(caller("/usr/bin/there", Found.CODE))]
+    whole = Loaded(set(), {"/usr/bin/there": (THERE, 0x400)})
+    in_lldb(lambda _adapt: whole, copied, nowhere_else, there, [])
     assert capsys.readouterr().out == ""
+    in_lldb(lambda _adapt: whole, copied, lambda _file, pcs: pcs, there, [])
+    assert capsys.readouterr().out == f"{none} /usr/bin/there: lldb guesses frames there, and some may be missing\n"

@@ -163,7 +163,7 @@ def test_the_scripts_say_what_a_debugger_needs() -> None:
         "command script import --relative-to-command-file debugger_frames.py",
         "command script import --relative-to-command-file debugger_download.py",
         "command script import --relative-to-command-file debugger_cfi.py",
-        f"script debugger_frames.in_lldb({load}, debugger_cfi.copied, [], [])",
+        f"script debugger_frames.in_lldb({load}, debugger_cfi.copied, debugger_cfi.undescribed, [], [])",
     ]
     assert "sysroot" not in gdb_script(CORE, None).text
     assert "core-file core.app.1\n" in gdb_script(Path("/x/core.app.1.zst"), None).text

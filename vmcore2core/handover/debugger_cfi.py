@@ -1,8 +1,9 @@
-"""Runs inside lldb: gives it the callers that vmcore2core found, as call frame information in a copy of their file.
+"""Runs inside gdb and lldb: says where a file lacks call frame information, and adds it to a copy, for lldb.
 
-lldb takes no callers, but it reads call frame information. So each caller becomes rules for the program counter of its
-frame, in a copy of the file that lacks call frame information there. The rules compare the stack pointer with the
-frame's, so that they hold for this frame alone. Start scripts load this file from the folder of the cores.
+lldb takes no callers, but it reads call frame information. So each caller that vmcore2core found becomes rules for the
+program counter of its frame, in a copy of the file that lacks call frame information there. The rules compare the stack
+pointer with the frame's, so that they hold for this frame alone. Start scripts load this file from the folder of the
+cores.
 
 References: DWARF 5, sections 2.5, 6.4 and 7.7; System V ABI for x86-64, "DWARF Register Number Mapping".
 """
@@ -23,6 +24,8 @@ SECTIONS_MAX = 1 << 16
 SECTION_MAX = 1 << 26
 FILE_MAX = 1 << 40
 NAME_MAX = 32
+# Version 1; the section's address relative to the word; the number of entries; addresses relative to the table.
+EH_FRAME_HDR = bytes((1, 0x1B, 0x03, 0x3B))
 ADDRESS_MAX = 1 << 48
 FUNCTION_MAX = 1 << 31
 EHDR, SHDR, SYM = (struct.Struct(form) for form in ("<16s2HI3QI6H", "<2I4Q2I2Q", "<I2BH2Q"))
@@ -38,12 +41,13 @@ Callers = Mapping[int, Mapping[int, Mapping[str, int]]]
 
 
 class Section(NamedTuple):
-    """A section: where its header is in the file, and where its content is."""
+    """A section; ``header`` is where its header is in the file."""
 
     header: int
     name: bytes
     kind: int
     flags: int
+    address: int
     offset: int
     size: int
 
@@ -94,9 +98,9 @@ def _sections(file: IO[bytes]) -> Iterator[Section]:
         names = file.read(min(rows[shstrndx][5], SECTION_MAX))
     except (struct.error, ValueError, IndexError):
         return
-    for index, (name, kind, flags, _, offset, size, *_) in enumerate(rows):
+    for index, (name, kind, *place) in enumerate(rows):
         short = names[name : name + NAME_MAX].partition(b"\0")[0]
-        yield Section(shoff + index * shentsize, short, kind, flags, offset, size)
+        yield Section(shoff + index * shentsize, short, kind, *place[:4])
 
 
 def _is_place(section: Section) -> bool:
@@ -129,6 +133,42 @@ def _copy_data(source: int, target: int, size: int) -> None:
         end = os.lseek(source, at, os.SEEK_HOLE)
         while at < end:
             at += os.pwrite(target, os.pread(source, min(end - at, 1 << 20), at), at)
+
+
+def undescribed(file: Path, pcs: set[int]) -> set[int]:
+    """Return the program counters, in the file's own addresses, that a complete file has no call frame information of.
+
+    A file whose table of call frame information is not of the usual form has it for all.
+    """
+    try:
+        with file.open("rb") as source:
+            sections = {one.name: one for one in _sections(source)} if pcs else {}
+            hdr, frame = sections.get(b".eh_frame_hdr"), sections.get(b".eh_frame")
+            if hdr is None or frame is None:
+                return set()
+            table, content = _content(source, hdr), _content(source, frame)
+    except OSError:
+        return set()
+    if table[:4] != EH_FRAME_HDR:
+        return set()
+    rows = sorted((hdr.address + start, hdr.address + fde) for start, fde in struct.iter_unpack("<2i", _pairs(table)))
+    return {pc for pc in pcs if not _is_described(pc - 1, rows, content, frame.address)}
+
+
+def _pairs(table: bytes) -> bytes:
+    return table[12 : 12 + (len(table) - 12) // 8 * 8]
+
+
+def _is_described(pc: int, rows: list[tuple[int, int]], content: bytes, address: int) -> bool:
+    """Tell whether the entry before an address reaches up to it, or is of another form than usual."""
+    index = bisect_right(rows, (pc, ADDRESS_MAX)) - 1
+    if index < 0:
+        return False
+    start, at = rows[index][0], rows[index][1] - address
+    if not 0 <= at <= len(content) - 16:
+        return True
+    begin, size = struct.unpack_from("<iI", content, at + 8)
+    return bool(begin + address + at + 8 != start or pc < start + size)
 
 
 def described(content: bytes) -> list[tuple[int, int]]:

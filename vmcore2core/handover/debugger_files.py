@@ -283,6 +283,18 @@ def taken_by_path(paths: list[str]) -> str:
     return f"vmcore2core: {known}: {', '.join(quote(path, safe='/+=@,:~') for path in paths)}"
 
 
+class Loaded(NamedTuple):
+    """The files that a debugger has.
+
+    Attributes:
+        lost: wanted paths of files that are missing or incomplete.
+        whole: complete files and their load biases, by wanted path.
+    """
+
+    lost: set[str]
+    whole: dict[str, tuple[Path, int]]
+
+
 def said(lost: list[Wanted], by_path: list[str]) -> set[str]:
     """Print the lines about files, and return the paths of files that were not found."""
     for line in [missing(lost)] * bool(lost) + [taken_by_path(by_path)] * bool(by_path):
@@ -319,31 +331,33 @@ class Gdb:
                 self.partial_program = found.bias if found.partial else None
                 self.gdb.execute(f"file {_quoted(found.path)}", to_string=True)
 
-    def rest(self) -> set[str]:
-        """Load the files that gdb did not find through the dynamic linker's list.
-
-        Returns:
-            Paths of files that are missing or incomplete.
-        """
+    def rest(self) -> Loaded:
+        """Load the files that gdb did not find through the dynamic linker's list."""
         there = [one for one in self.gdb.objfiles() if one.owner is None]
-        loaded = [one.build_id for one in there if one.build_id]
+        loaded = [(one.build_id, Path(one.filename)) for one in there if one.build_id]
         names = {os.path.realpath(one.filename) for one in there if one.filename}
-        lost, by_path = [], []
+        lost, by_path, whole = [], [], dict[str, tuple[Path, int]]()
         for wanted in self.wanted:
-            if wanted.build_id in loaded:
-                loaded.remove(wanted.build_id)
+            own = next((one for one in loaded if one[0] == wanted.build_id), None)
+            if own is not None:
+                loaded.remove(own)
                 if wanted.program and self.partial_program is not None:
                     lost.append(wanted)
                     self._add_debug_file(wanted, self.partial_program)
+                elif wanted.bias is not None:
+                    whole[wanted.path] = own[1], wanted.bias
                 continue
             found = self.places.find(wanted)
-            lost += [wanted] if found is None or found.partial else []
+            if found is None or found.partial:
+                lost.append(wanted)
+            else:
+                whole[wanted.path] = found.path, found.bias
             by_path += [wanted.path] if found is not None and found.by_path else []
             if found is not None and not (found.by_path and os.path.realpath(found.path) in names):
                 self._add(found.path, found.bias)
                 if found.partial:
                     self._add_debug_file(wanted, found.bias)
-        return said(lost, by_path)
+        return Loaded(said(lost, by_path), whole)
 
     def _add(self, path: Path, bias: int) -> None:
         self.gdb.execute(f"add-symbol-file {_quoted(path)} -o {'-' * (bias < 0)}{abs(bias):#x}", to_string=True)
@@ -369,16 +383,13 @@ def _quoted(path: Path) -> str:
     return '"' + "".join("\\" + char if char in '"\\' else char for char in os.fspath(path)) + '"'
 
 
-def in_lldb(wanted: list[tuple[Any, ...]], download: Download, adapt: Adapt) -> set[str]:
+def in_lldb(wanted: list[tuple[Any, ...]], download: Download, adapt: Adapt) -> Loaded:
     """Load each file that lldb lacks, and remove modules with another build ID that lldb found on this machine.
 
     Args:
         wanted: the files, as arguments of ``Wanted``.
         download: as in ``Places``.
         adapt: returns the file to load in place of an incomplete one, by its wanted path, path and load bias.
-
-    Returns:
-        Paths of files that are missing or incomplete.
     """
     import lldb
 
@@ -391,23 +402,26 @@ def in_lldb(wanted: list[tuple[Any, ...]], download: Download, adapt: Adapt) -> 
     for module in list(target.modules):
         if _build_id(module) not in own and not module.file.basename.startswith("["):
             target.RemoveModule(module)
-    lost = [one for one in files if not _load_in_lldb(target, places, one, adapt)]
+    whole = {one.path: found for one in files if (found := _load_in_lldb(target, places, one, adapt)) is not None}
+    lost = [one for one in files if one.path not in whole]
     by_path = [one.path for one in files if one.build_id is None and one not in lost]
-    return said(lost, by_path)
+    return Loaded(said(lost, by_path), whole)
 
 
 def _build_id(module: Any) -> str:  # noqa: ANN401
     return (module.GetUUIDString() or "").replace("-", "").lower()
 
 
-def _load_in_lldb(target: Any, places: Places, wanted: Wanted, adapt: Adapt) -> bool:  # noqa: ANN401
-    """Load a file into lldb at its address; return whether a complete file was found."""
-    if wanted.build_id and _build_id(target.ResolveLoadAddress(wanted.address).module) == wanted.build_id:
-        return True
+def _load_in_lldb(target: Any, places: Places, wanted: Wanted, adapt: Adapt) -> tuple[Path, int] | None:  # noqa: ANN401
+    """Load a file into lldb at its address; return path and load bias if it is complete, else None."""
+    module = target.ResolveLoadAddress(wanted.address).module
+    if wanted.build_id and _build_id(module) == wanted.build_id:
+        return Path(module.file.fullpath), wanted.bias or 0
     found = places.find(wanted)
     if found is None:
-        return False
+        return None
     there = (module for module in target.modules if wanted.build_id and _build_id(module) == wanted.build_id)
     path = adapt(wanted.path, found.path, found.bias) if found.partial else found.path
     module = next(there, None) or target.AddModule(os.fspath(path), None, None)
-    return bool(module) and target.SetModuleLoadAddress(module, found.bias % (1 << 64)).Success() and not found.partial
+    loaded = bool(module) and target.SetModuleLoadAddress(module, found.bias % (1 << 64)).Success()
+    return (found.path, found.bias) if loaded and not found.partial else None

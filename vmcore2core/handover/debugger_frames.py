@@ -10,11 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 Copied = Callable[[Path, Path, dict[int, dict[int, dict[str, int]]]], Path]
-Load = Callable[[Callable[[str, Path, int], Path]], "set[str]"]
+Undescribed = Callable[[Path, set[int]], set[int]]
+Load = Callable[[Callable[[str, Path, int], Path]], "Loaded"]
+
+
+class Loaded(Protocol):
+    """``debugger_files.Loaded``."""
+
+    @property
+    def lost(self) -> set[str]:
+        """Wanted paths of files that are missing or incomplete."""
+        ...
+
+    @property
+    def whole(self) -> dict[str, tuple[Path, int]]:
+        """Complete files and their load biases, by wanted path."""
+        ...
+
 
 NO_FILE = "code of no file"
 NONE_FOR = "vmcore2core: no call frame information for"
@@ -57,41 +73,60 @@ class LastFrame(NamedTuple):
     tid: int
 
 
-def use(lost: set[str], callers: list[tuple[Any, ...]], last: list[tuple[Any, ...]]) -> None:
+def use(loaded: Loaded, undescribed: Undescribed, callers: list[tuple[Any, ...]], last: list[tuple[Any, ...]]) -> None:
     """Give gdb callers where it has no call frame information, and print which frames these are.
 
     Args:
-        lost: paths of files that are missing or incomplete; gdb has call frame information of all others.
+        loaded: the files that gdb has.
+        undescribed: ``debugger_cfi.undescribed``.
         callers: arguments of ``Caller``, one tuple per caller.
         last: arguments of ``LastFrame``, one tuple per frame.
     """
-    taken = [one for one in (Caller(*one) for one in callers) if not one.path or one.path in lost]
-    ends = [one for one in (LastFrame(*one) for one in last) if not one.path or one.path in lost]
+    taken = _without_cfi([Caller(*one) for one in callers], loaded, undescribed)
     if taken:
         _unwind_by(taken)
-    for line in notices(taken, ends, "gdb"):
+    for line in notices(taken, _ends(last, loaded.lost), "gdb"):
         print(line)
 
 
-def in_lldb(load: Load, copied: Copied, callers: list[tuple[Any, ...]], last: list[tuple[Any, ...]]) -> None:
+def in_lldb(
+    load: Load,
+    copied: Copied,
+    undescribed: Undescribed,
+    callers: list[tuple[Any, ...]],
+    last: list[tuple[Any, ...]],
+) -> None:
     """Load the files into lldb with callers where call frame information is missing, and print which frames these are.
 
     Args:
-        load: loads the files; its argument is ``debugger_files.Adapt``, its result as ``lost`` of ``use``.
+        load: loads the files; its argument is ``debugger_files.Adapt``.
         copied: ``debugger_cfi.copied``.
-        callers, last: as in ``use``.
+        undescribed, callers, last: as in ``use``.
     """
     known = [Caller(*one) for one in callers]
     with TemporaryDirectory(prefix="vmcore2core-") as folder:  # lldb keeps what it has loaded
         copies = _Copies(Path(folder), copied, known)
-        lost = load(copies.adapt)
+        loaded = load(copies.adapt)
     taken = [one for one in known if one.path in copies.made]
-    guessed = {one.path for one in known if not one.path or one.path in lost} - copies.made
-    ends = [one for one in (LastFrame(*one) for one in last) if not one.path or one.path in lost]
-    for line in notices(taken, ends, "lldb"):
+    guessed = {one.path for one in _without_cfi(known, loaded, undescribed)} - copies.made
+    for line in notices(taken, _ends(last, loaded.lost), "lldb"):
         print(line, flush=True)
     if guessed:
         print(f"{NONE_FOR} {_files(guessed)}: lldb guesses frames there, and some may be missing", flush=True)
+
+
+def _without_cfi(callers: list[Caller], loaded: Loaded, undescribed: Undescribed) -> list[Caller]:
+    """Return the callers of frames of which the debugger has no call frame information."""
+    bare = {
+        (path, pc + bias)
+        for path, (file, bias) in loaded.whole.items()
+        for pc in undescribed(file, {one.pc - bias for one in callers if one.path == path})
+    }
+    return [one for one in callers if not one.path or one.path in loaded.lost or (one.path, one.pc) in bare]
+
+
+def _ends(last: list[tuple[Any, ...]], lost: set[str]) -> list[LastFrame]:
+    return [one for one in (LastFrame(*one) for one in last) if not one.path or one.path in lost]
 
 
 class _Copies:

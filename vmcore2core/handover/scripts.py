@@ -65,6 +65,7 @@ def _vmcore2core_helper(name):
     return helper
 try:
     _vmcore2core_use = _vmcore2core_helper({frames!r})["use"]
+    _vmcore2core_undescribed = _vmcore2core_helper({cfi!r})["undescribed"]
     _vmcore2core_download = _vmcore2core_helper({download!r})["download"]
     _vmcore2core = _vmcore2core_helper({helper!r})["Gdb"](os.getcwd(), [{wanted}], _vmcore2core_download)
 except (OSError, SyntaxError) as error:
@@ -78,7 +79,7 @@ if ! $_isvoid ($_streq)
 end"""
 _REST = """\
 if ! $_isvoid ($_streq)
-  python if _vmcore2core: _vmcore2core_use(_vmcore2core.rest(), [{callers}], [{last}])
+  python if _vmcore2core: _vmcore2core_use(_vmcore2core.rest(), _vmcore2core_undescribed, [{callers}], [{last}])
 end"""
 
 
@@ -149,7 +150,7 @@ def gdb_script(
     name = _name(core)
     path = core.with_name(f"{name}.gdb")
     there = _There(core, recovered)
-    helpers = {"frames": FRAMES_NAME, "helper": HELPER_NAME, "download": DOWNLOAD_NAME}
+    helpers = {"frames": FRAMES_NAME, "helper": HELPER_NAME, "download": DOWNLOAD_NAME, "cfi": CFI_NAME}
     lines = [_GOES_THERE.format(script=path.name, **helpers, wanted=there.wanted(images))]
     if recovered is not None:
         lines.append(f"set sysroot {there.root}")
@@ -195,7 +196,7 @@ def lldb_script(
     load = f"lambda adapt: {files}.in_lldb([{there.wanted(images)}], {download}.download, adapt)"
     found = without_cfi or WithoutCfi()
     callers, last = ", ".join(map(_caller, found.callers)), ", ".join(map(_last, found.last))
-    lines.append(f"script {frames}.in_lldb({load}, {cfi}.copied, [{callers}], [{last}])")
+    lines.append(f"script {frames}.in_lldb({load}, {cfi}.copied, {cfi}.undescribed, [{callers}], [{last}])")
     return Script(path, "\n".join(lines) + "\n")
 
 
