@@ -82,15 +82,15 @@ class RunReport:
 def core_report(session: Session, leader: StructView, result: CoreResult, *, verbose: bool) -> CoreReport:
     """Return the report on a finished core, without the secrets that were searched for."""
     container = session.container
-    sentences = core_sentences(result, container.dump_level, container.DOC.name, verbose=verbose)
-    summary = {**core_summary(result), "found_by": session.processes.task_finder.found_by(leader).value}
+    sentences = _sentences(result, container.dump_level, container.DOC.name, verbose=verbose)
+    summary = {**_summary(result), "found_by": session.processes.task_finder.found_by(leader).value}
     secrets = result.secrets
     if secrets is not None:
         sentences, summary = secrets.hide(sentences), secrets.hide(summary)
-    return CoreReport(one_line(result), summary, tuple(sentences), result.complete)
+    return CoreReport(_line(result), summary, tuple(sentences), result.complete)
 
 
-def one_line(result: CoreResult) -> str:
+def _line(result: CoreResult) -> str:
     """Return a core's line on stdout."""
     snapshot, pages = result.snapshot, result.report.present_pages
     return core_line(str(result.path), result.missing_pages, len(snapshot.threads), pages, complete=result.complete)
@@ -103,7 +103,7 @@ def core_line(path: str, missing: int, threads: int, pages: int, *, complete: bo
     return f"{path}: {state}, {counted(threads, 'thread')}, {counted(pages, 'page')}"
 
 
-def core_sentences(result: CoreResult, dump_level: int | None, dump_format: str, *, verbose: bool) -> list[str]:
+def _sentences(result: CoreResult, dump_level: int | None, dump_format: str, *, verbose: bool) -> list[str]:
     """Return the sentences about one core, for people.
 
     Args:
@@ -248,7 +248,7 @@ def summary(session: Session, report: RunReport) -> dict[str, Any]:
     }
 
 
-def core_summary(result: CoreResult) -> dict[str, Any]:
+def _summary(result: CoreResult) -> dict[str, Any]:
     """Return one core's part of the summary."""
     snapshot = result.snapshot
     return {

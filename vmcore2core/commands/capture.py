@@ -8,7 +8,7 @@ import typer
 
 from vmcore2core.commands import options
 from vmcore2core.commands.progress import one_bar
-from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
+from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, run_command, say
 
 if TYPE_CHECKING:
     from vmcore2core.capture.config import Config
@@ -19,11 +19,7 @@ PROC_KCORE = Path("/proc/kcore")
 CACHE = "/var/cache"
 """Where the capture kernel's service looks for the layout that ``--check`` learned."""
 
-app = typer.Typer(
-    add_completion=completes("vmcore2core"),
-    pretty_exceptions_enable=False,
-    context_settings=options.CONTEXT,
-)
+app = options.new_app("vmcore2core")
 
 
 @app.command()

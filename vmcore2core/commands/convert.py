@@ -13,7 +13,7 @@ from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, open_options, takes_dump
 from vmcore2core.commands.progress import progress_bars
-from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
+from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, run_command, say
 from vmcore2core.errors import UsageError
 from vmcore2core.printable import to_json
 
@@ -31,11 +31,7 @@ class Compress(Enum):
     ZSTD = "zstd"
 
 
-app = typer.Typer(
-    add_completion=completes("vmcore2core"),
-    pretty_exceptions_enable=False,
-    context_settings=options.CONTEXT,
-)
+app = options.new_app("vmcore2core")
 
 
 @app.command()

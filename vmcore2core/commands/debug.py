@@ -17,18 +17,14 @@ import typer
 from vmcore2core.commands import options
 from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump, takes_dump
 from vmcore2core.commands.progress import progress_bars
-from vmcore2core.commands.terminal import begin, catch_interrupts, completes, run_command, say
+from vmcore2core.commands.terminal import begin, catch_interrupts, run_command, say
 from vmcore2core.errors import DebuggerError, OutputError, TaskError
 from vmcore2core.signals import ENDING, blocked
 
 if TYPE_CHECKING:
     from vmcore2core import Dump, Selection
 
-app = typer.Typer(
-    add_completion=completes("vmcore2core"),
-    pretty_exceptions_enable=False,
-    context_settings=options.CONTEXT,
-)
+app = options.new_app("vmcore2core")
 
 SYSROOTS = "VMCORE2CORE_SYSROOT"
 """Variable with the folders in which start scripts look for files."""

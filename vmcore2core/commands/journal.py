@@ -6,13 +6,9 @@ from typing import Annotated
 import typer
 
 from vmcore2core.commands import options
-from vmcore2core.commands.terminal import begin, catch_interrupts, completes, run_command
+from vmcore2core.commands.terminal import begin, catch_interrupts, run_command
 
-app = typer.Typer(
-    add_completion=completes("vmcore2core"),
-    pretty_exceptions_enable=False,
-    context_settings=options.CONTEXT,
-)
+app = options.new_app("vmcore2core")
 
 
 @app.command()

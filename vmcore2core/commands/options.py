@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vmcore2core import __version__
+from vmcore2core.commands.terminal import completes
 
 DEBUG_DIRECTORY = Path("/usr/lib/debug")
 
@@ -19,7 +20,22 @@ WHICH, WRITTEN, MANY = "Which processes", "What is written", "Many processes"
 OPENING, LAYOUT, FILES = "How the dump is opened", "Where the kernel's layout comes from", "Files of the machine"
 """Parts of --help."""
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+def new_app(program: str, about: str | None = None) -> typer.Typer:
+    """Return a new program for typer.
+
+    Args:
+        program: its name.
+        about: its description, if it is to have several commands.
+    """
+    return typer.Typer(
+        add_completion=completes(program),
+        pretty_exceptions_enable=False,
+        no_args_is_help=about is not None,
+        help=about,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
 
 Vmcore = Annotated[
     list[str] | None,

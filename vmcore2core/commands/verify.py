@@ -12,18 +12,14 @@ import typer
 from vmcore2core.commands import options
 from vmcore2core.commands.document import print_document
 from vmcore2core.commands.opening import DumpOptions, dump_files, open_dump
-from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, completes, run_command, say
+from vmcore2core.commands.terminal import Exit, begin, catch_interrupts, run_command, say
 from vmcore2core.errors import DumpError, Vmcore2coreError
 from vmcore2core.printable import counted
 
 if TYPE_CHECKING:
     from vmcore2core import CoreFile, Dump
 
-app = typer.Typer(
-    add_completion=completes("vmcore2core"),
-    pretty_exceptions_enable=False,
-    context_settings=options.CONTEXT,
-)
+app = options.new_app("vmcore2core")
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """``vmcore-tasks``: what was running on the machine, from its dump."""
 
-import typer
-
 from vmcore2core.commands import options
 from vmcore2core.commands.tasks.bt import bt
 from vmcore2core.commands.tasks.dmesg import dmesg
@@ -14,14 +12,10 @@ from vmcore2core.commands.tasks.ps import ps
 from vmcore2core.commands.tasks.regs import regs
 from vmcore2core.commands.tasks.threads import threads
 from vmcore2core.commands.tasks.waits import waits
-from vmcore2core.commands.terminal import completes, run_command
+from vmcore2core.commands.terminal import run_command
 
-app = typer.Typer(
-    add_completion=completes("vmcore-tasks"),
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    context_settings=options.CONTEXT,
-    help="Show the processes in a Linux kernel crash dump, without kernel debug information.",
+app = options.new_app(
+    "vmcore-tasks", "Show the processes in a Linux kernel crash dump, without kernel debug information."
 )
 
 
