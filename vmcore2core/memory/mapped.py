@@ -83,14 +83,14 @@ class MappedPages:
         return self._walked(group).unknown
 
     def pages(self, region: Region, start: int, end: int) -> Pages:
-        """Return the pages of ``[start, end)``, which may reach into other regions of the group."""
+        """Return the pages of ``[start, end)``, which may reach into other regions of the group; do not change them."""
         group = self.group(region)
         if group is None:
             return self._reader.locate(self._walk(np.array([start], np.uint64), np.array([end], np.uint64)))
         walked = self._walked(group)
         part = slice(*np.searchsorted(walked.pages.at, np.array([start, end], np.uint64)).tolist())
-        pages = walked.pages[part].copy()
-        return pages if walked.located else self._reader.locate(pages)
+        pages = walked.pages[part]
+        return pages if walked.located else self._reader.locate(pages.copy())
 
     def count(self, regions: Sequence[Region], stop: int | None = None) -> int:
         """Return how many pages are mapped in some regions; ranges with too many tables count as mapped.

@@ -166,10 +166,14 @@ class Pages:
         """Return the pages of all parts, in ascending order."""
         if not parts:
             return cls(np.zeros(0, np.uint64), np.zeros(0, np.uint8))
-        columns = zip(*((part.at, part.state, part._place) for part in parts), strict=True)
-        at, state, place = (np.concatenate(column) for column in columns)
-        pages = cls(at, state, place, next((part.original for part in parts if part.original is not None), None))
-        return pages[np.argsort(at, kind="stable")] if (at[1:] <= at[:-1]).any() else pages
+        if len(parts) == 1:
+            pages = parts[0]
+        else:
+            at, state = np.concatenate([part.at for part in parts]), np.concatenate([part.state for part in parts])
+            pages = cls(at, state, np.concatenate([part._place for part in parts]))
+            pages.original = next((part.original for part in parts if part.original is not None), None)
+        disordered = (pages.at[1:] <= pages.at[:-1]).any()
+        return pages[np.argsort(pages.at, kind="stable")] if disordered else pages
 
     def paddrs(self) -> PhysAddrs:
         """Return the physical addresses of the pages that are ``PRESENT``."""
@@ -222,12 +226,11 @@ class PageReader:
         Returns:
             The pages, without those that have only a marker.
         """
-        swapped = np.flatnonzero(pages.state == UserPageState.SWAPPED)
-        if self.swap is not None and len(swapped):
-            paddrs, pages.state[swapped] = self.swap.locate(pages.swapped())
-            here = pages.state[swapped] == UserPageState.PRESENT
-            at = swapped[here]
-            pages.put(at, Pages.in_memory(pages.at[at], PhysAddrs(paddrs[here])))
+        if self.swap is not None and (swapped := pages.state == UserPageState.SWAPPED).any():
+            paddrs, states = self.swap.locate(pages.swapped())
+            pages.state[swapped] = states
+            swapped[swapped] = here = states == UserPageState.PRESENT
+            pages.put(swapped, Pages.in_memory(pages.at[swapped], PhysAddrs(paddrs[here])))
             pages = pages[pages.state != UserPageState.UNTOUCHED]
         present = pages.state == UserPageState.PRESENT
         if present.any():

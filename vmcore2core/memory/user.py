@@ -208,7 +208,7 @@ class UserMemory:
 
     def _with_damaged(self, pages: Pages) -> Pages:
         if self.damaged:
-            damaged = np.fromiter(self.damaged, np.uint64, len(self.damaged))
+            pages, damaged = pages.copy(), np.fromiter(self.damaged, np.uint64, len(self.damaged))
             pages.state[np.isin(pages.at, damaged)] = UserPageState.DAMAGED
         return pages
 
@@ -218,7 +218,7 @@ class UserMemory:
         if region.pristine:
             lost = (pages.state == UserPageState.EXCLUDED) | (pages.state == UserPageState.NOT_IN_DUMP)
             lost[lost] = original.has(region.indices(pages.at[lost], page))
-            at = pages.at[lost]
+            pages, at = pages.copy(), pages.at[lost]
             pages.put(lost, Pages.in_file(at, region.indices(at, page), original))
         gaps = [np.arange(a, b, page, dtype=np.uint64) for a, b in _complement(pages.at, start, end, page)]
         absent = np.concatenate([*gaps, np.zeros(0, np.uint64)])
@@ -241,7 +241,8 @@ class UserMemory:
 
 def _with_bytes(pages: Pages) -> Pages:
     """Return the pages that have bytes in a dump, in swap or in a file."""
-    return pages[(pages.state != UserPageState.ZERO) & (pages.state <= LAST_KNOWN)]
+    there = (pages.state != UserPageState.ZERO) & (pages.state <= LAST_KNOWN)
+    return pages if there.all() else pages[there]
 
 
 def _within(pages: Pages, pieces: Sequence[Piece]) -> Pages:
