@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, settings
 
+from tests.layout.asking import refuse_what_is_not_listed
 from tests.needs import promised
 
 # Commands that tests run keep layouts there, and nothing in the home of whoever runs the tests.
@@ -23,6 +24,8 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 # How long an example takes is the machine's business.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+refuse_what_is_not_listed()
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 

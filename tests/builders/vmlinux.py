@@ -87,17 +87,20 @@ def bytes_of(vmlinux: Path, symbol: str) -> bytes:
 def structure(tag: str, size: int, members: Sequence[tuple[str, int, int]]) -> str:
     """Return the C text of a struct with members (path, offset, size) where they are wanted, though they overlap.
 
-    "thread.fsbase" is in a struct ``thread`` that begins where the whole does.
+    "thread.fsbase" is in a struct ``thread``, which begins where the whole does unless it is a member itself.
     """
     return f"struct {tag} {{ {_overlapping(size, members)} }} a_{tag};\n"
 
 
 def _overlapping(size: int, members: Sequence[tuple[str, int, int]]) -> str:
     fields = [f"char whole[{size}];"]
+    places = {path: (at, n) for path, at, n in members}
+    heads = dict.fromkeys(path.partition(".")[0] for path in places if "." in path)
     for i, (path, at, n) in enumerate(members):
-        if "." not in path:
+        if "." not in path and path not in heads:
             fields.append(f"struct {{ char pad_{i}[{at}]; char {path}[{n}]; }};")
-    for head in dict.fromkeys(path.partition(".")[0] for path, _, _ in members if "." in path):
-        below = [(path.partition(".")[2], at, n) for path, at, n in members if path.startswith(f"{head}.")]
-        fields.append(f"struct {{ {_overlapping(0, below)} }} {head};")
+    for i, head in enumerate(heads):
+        start, n = places.get(head, (0, 0))
+        below = [(path.partition(".")[2], at - start, n) for path, at, n in members if path.startswith(f"{head}.")]
+        fields.append(f"struct {{ char before_{i}[{start}]; struct {{ {_overlapping(n, below)} }} {head}; }};")
     return f"union {{ {' '.join(fields)} }};"

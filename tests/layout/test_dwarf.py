@@ -16,8 +16,9 @@ from elftools.elf.elffile import ELFFile
 from tests.builders.vmlinux import build, bytes_of, run
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Member
+from vmcore2core.layout.asked import UNITS
 from vmcore2core.layout.btf import BtfSource
-from vmcore2core.layout.dwarf import NAME, UNITS, DwarfSource, _children
+from vmcore2core.layout.dwarf import NAME, DwarfSource, _children
 from vmcore2core.layout.dwarf_info import VmlinuxDwarf
 from vmcore2core.layout.vmlinux_file import VmlinuxFile
 

@@ -48,7 +48,7 @@ class Arch(ABC):
         both_orders: whether another ``Arch`` has the same ``e_machine`` and the other byte order.
         pointer_size: bytes of an ``unsigned long``.
         user_end: first address beyond what a process can map (TASK_SIZE_MAX at its largest).
-        layout_keys: layout items that this machine's code reads, as VMCOREINFO keys, for a layout written to a file.
+        layout_keys: what only this machine's code asks of the layout, as VMCOREINFO keys; layout/asked.py has the rest.
         type_units: kernel source files whose DWARF holds the types that this machine's code needs.
         exported_abi: keys of the VMCOREINFO export for numbers of the ABI of programs -> this package's value.
     """

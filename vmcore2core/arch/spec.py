@@ -275,3 +275,20 @@ class CpuNote(NamedTuple):
     regs: Mapping[str, int]
     user_mode: bool
     regsets: tuple[Note, ...] = ()
+
+
+def keys_of(members: Mapping[str, str], *, sizes: str = "", symbols: str = "", numbers: str = "") -> tuple[str, ...]:
+    """Return what is asked of the layout as VMCOREINFO keys; blanks separate names.
+
+    Args:
+        members: of structures, whose sizes are asked, too.
+        sizes: structures of which only the size is asked.
+        symbols: of the kernel.
+        numbers: constants and enumerators.
+    """
+    return (
+        *(f"SYMBOL({name})" for name in symbols.split()),
+        *(f"OFFSET({struct}.{name})" for struct, names in members.items() for name in names.split()),
+        *(f"SIZE({struct})" for struct in (*members, *sizes.split())),
+        *(f"NUMBER({name})" for name in numbers.split()),
+    )

@@ -1,7 +1,7 @@
 """DWARF of a vmlinux as a layout source, by pyelftools: for kernels that have no BTF.
 
 Decoding all of a kernel's DWARF takes minutes and gigabytes. This module reads the names of all units, and types from
-the few units in ``UNITS``, which have everything that conversion needs; members are decoded when they are needed.
+the few units in ``asked.UNITS``, which have everything that conversion needs; members are decoded when they are needed.
 Nothing is relocated: a vmlinux is linked already, and the .rela sections that some distributions keep are history.
 
 References: DWARF 5, sections 5.7 (structures, bit fields), 5.5 (arrays), 7.5 (forms); for DWARF 4 and older, section
@@ -24,6 +24,7 @@ from elftools.dwarf.dwarfinfo import DWARFInfo
 from vmcore2core.arch import arch_for_machine
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.interfaces import Member
+from vmcore2core.layout.asked import UNITS
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.layout.dwarf_info import ULEB, VmlinuxDwarf, uleb
 from vmcore2core.layout.vmlinux_file import VmlinuxFile
@@ -33,15 +34,6 @@ log = logging.getLogger(__name__)
 
 NAME = "vmlinux DWARF"
 
-# Asked in this order. GCC leaves unused types out of a unit, so one unit is not enough.
-UNITS = (
-    "init/init_task.c",
-    "kernel/fork.c",
-    "fs/namespace.c",
-    "lib/maple_tree.c",
-    "lib/xarray.c",
-    "mm/mmap.c",
-)
 UNITS_MAX = 1 << 16  # a vmlinux with everything built in has some 25,000
 DEPTH_MAX = 32  # typedefs, arrays
 ANONYMOUS_MAX = 256  # anonymous structures within one
@@ -84,8 +76,8 @@ class DwarfSource(LayoutSource):
 
     Args:
         file: the vmlinux.
-        units: names of the compilation units that are decoded, in order of preference; without them, ``UNITS`` and
-            what the machine has of its own.
+        units: names of the compilation units that are decoded, in order of preference; without them, ``asked.UNITS``
+            and what the machine has of its own.
 
     Raises:
         LayoutInvalid: it has no DWARF, or none of these units.

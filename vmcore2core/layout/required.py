@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from vmcore2core.errors import LayoutUnknown
 from vmcore2core.interfaces import Layout
+from vmcore2core.layout import asked
 from vmcore2core.layout.resolver import KernelLayout
-
-# In VMCOREINFO's grammar; "|" separates names of different kernel versions.
-ALWAYS = (
-    "SYMBOL(init_task) OFFSET(task_struct.tasks) OFFSET(task_struct.pid) OFFSET(task_struct.tgid) "
-    "OFFSET(task_struct.comm) OFFSET(task_struct.flags) OFFSET(task_struct.__state|state) "
-    "OFFSET(task_struct.exit_state) OFFSET(task_struct.stack) OFFSET(task_struct.mm) OFFSET(task_struct.signal) "
-    "OFFSET(task_struct.thread_node) OFFSET(signal_struct.thread_head) OFFSET(mm_struct.pgd) "
-    "OFFSET(mm_struct.mm_mt|mmap) OFFSET(vm_area_struct.vm_start) OFFSET(vm_area_struct.vm_end) "
-    "OFFSET(vm_area_struct.vm_flags) OFFSET(vm_area_struct.vm_file) OFFSET(file.f_path) OFFSET(path.dentry) "
-    "OFFSET(dentry.d_name) OFFSET(dentry.d_parent) OFFSET(qstr.name) OFFSET(qstr.hash_len)"
-).split()
-WITH_MAPLE_TREE = (
-    "OFFSET(maple_tree.ma_root) OFFSET(maple_range_64.pivot) OFFSET(maple_range_64.slot) "
-    "OFFSET(maple_arange_64.pivot) OFFSET(maple_arange_64.slot) OFFSET(maple_arange_64.meta) OFFSET(maple_metadata.end)"
-).split()
-WITHOUT_MAPLE_TREE = ("OFFSET(vm_area_struct.vm_next)",)
-_ITEM = re.compile(r"(SYMBOL|OFFSET)\((?:(\w+)\.)?([\w|]+)\)")
 
 
 def check_required(layout: KernelLayout) -> None:
@@ -54,17 +37,11 @@ def _without_btf(layout: Layout) -> str:
 
 
 def _missing(layout: Layout) -> Iterator[str]:
-    yield from (item for item in ALWAYS if not _known(layout, item))
-    if layout.find_member("mm_struct", "mm_mt") is not None:
-        yield from (item for item in WITH_MAPLE_TREE if not _known(layout, item))
-    elif layout.find_member("mm_struct", "mmap") is not None:
-        yield from (item for item in WITHOUT_MAPLE_TREE if not _known(layout, item))
-
-
-def _known(layout: Layout, item: str) -> bool:
-    found = _ITEM.fullmatch(item)
-    assert found is not None  # noqa: S101 - the lists above
-    kind, struct, names = found.groups()
-    if kind == "SYMBOL":
-        return layout.find_symbol(names) is not None
-    return any(layout.find_member(struct, name) is not None for name in names.split("|"))
+    if layout.find_symbol("init_task") is None:
+        yield "SYMBOL(init_task)"
+    has_tree = layout.find_member("mm_struct", "mm_mt") is not None
+    has_list = not has_tree and layout.find_member("mm_struct", "mmap") is not None
+    for struct, names, needed in asked.members():
+        applies = has_list if names == ("vm_next",) else has_tree or not struct.startswith("maple_")
+        if needed and applies and all(layout.find_member(struct, name) is None for name in names):
+            yield f"OFFSET({struct}.{'|'.join(names)})"

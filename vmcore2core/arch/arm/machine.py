@@ -45,7 +45,7 @@ class Arm(Arch):
     layout_keys = (
         "SYMBOL(mem_map)",
         "SYMBOL(__pv_phys_pfn_offset)",
-        "SYMBOL(vdso_start)",
+        *("SYMBOL(vdso_start)", "SYMBOL(gate_vma)"),
         *STACK_KEYS,
         *regsets.LAYOUT_KEYS,
     )

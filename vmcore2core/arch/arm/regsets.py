@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmcore2core.arch.regsets import RegisterSet, notes_of
+from vmcore2core.arch.spec import keys_of
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm as fmt
@@ -18,18 +19,13 @@ from vmcore2core.formats import elf_core
 from vmcore2core.interfaces import KernelView
 
 WORD = 4
-LAYOUT_KEYS = (
-    "OFFSET(task_struct.thread_info.cpu)",
-    "OFFSET(task_struct.thread_info.fpstate)",
-    "OFFSET(task_struct.thread_info.vfpstate)",
-    "OFFSET(thread_info.cpu)",
-    "OFFSET(thread_info.fpstate)",
-    "OFFSET(thread_info.vfpstate)",
-    "OFFSET(vfp_hard_struct.fpregs)",
-    "OFFSET(vfp_hard_struct.fpscr)",
-    "OFFSET(vfp_hard_struct.cpu)",
-    "SYMBOL(vfp_current_hw_state)",
-    "SYMBOL(vfp_sync_hwstate)",
+LAYOUT_KEYS = keys_of(
+    {
+        "task_struct": "thread_info.cpu thread_info.fpstate thread_info.vfpstate",
+        "thread_info": "cpu fpstate vfpstate",
+        "vfp_hard_struct": "fpregs fpscr cpu",
+    },
+    symbols="vfp_current_hw_state vfp_sync_hwstate",
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vmcore2core.arch.spec import TagSpec
+from vmcore2core.arch.spec import TagSpec, keys_of
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats import elf_core
@@ -18,25 +18,15 @@ from vmcore2core.interfaces import KernelView
 
 ENTRIES_MAX = 128
 WORD_BITS = 64
-LAYOUT_KEYS = (
-    "SYMBOL(arm64_ftr_regs)",
-    "SIZE(__ftr_reg_entry)",
-    "OFFSET(__ftr_reg_entry.reg)",
-    "OFFSET(arm64_ftr_reg.sys_val)",
-    "SYMBOL(aarch64_regsets)",
-    "SIZE(user_regset)",
-    "OFFSET(user_regset.core_note_type)",
-    "OFFSET(user_regset.n)",
-    "OFFSET(user_regset.size)",
-    "SYMBOL(vl_info)",
-    "SIZE(vl_info)",
-    "OFFSET(vl_info.max_vl)",
-    "SYMBOL(sve_max_vl)",
-    "SYMBOL(core_num_brps)",
-    "SYMBOL(core_num_wrps)",
-    "NUMBER(VMA_MTE_BIT)",
-    "NUMBER(PG_arch_2)",
-    "SYMBOL(mte_pages)",
+LAYOUT_KEYS = keys_of(
+    {
+        "__ftr_reg_entry": "reg",
+        "arm64_ftr_reg": "sys_val",
+        "user_regset": "core_note_type n size",
+        "vl_info": "max_vl",
+    },
+    symbols="arm64_ftr_regs aarch64_regsets vl_info sve_max_vl core_num_brps core_num_wrps mte_pages",
+    numbers="VMA_MTE_BIT PG_arch_2",
 )
 
 DEFAULT_REGSETS: Mapping[int, int] = {

@@ -16,7 +16,8 @@ from vmcore2core.arch.arm64.tags import Arm64Tags
 from vmcore2core.arch.arm64.unwind import Arm64Unwind
 from vmcore2core.arch.arm64.vdso import Arm64Vdso
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.spec import ArchDoc, LayoutKeys
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys, keys_of
+from vmcore2core.arch.task import STACK_KEYS
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.formats.elf import EM_AARCH64
 from vmcore2core.interfaces import ByteOrder
@@ -42,18 +43,18 @@ class Arm64(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     layout_keys = (
-        "OFFSET(pt_regs.syscallno)",
-        "SIZE(pt_regs)",
-        "SIZE(thread_union)",
-        "SYMBOL(__start_init_stack)",
-        "SYMBOL(__end_init_stack)",
-        "SYMBOL(vdso_start)",
-        "SYMBOL(vdso32_start)",
-        "SYMBOL(vmemmap)",
-        "NUMBER(VMEMMAP_START)",
-        "NUMBER(PHYS_OFFSET)",
+        *STACK_KEYS,
         *paging.LAYOUT_KEYS,
         *regsets.LAYOUT_KEYS,
+        *keys_of(
+            {
+                "pt_regs": "syscallno pc regs sp stackframe",
+                "frame_record_meta": "type",
+                "task_struct": "thread.cpu_context.fp thread.cpu_context.pc thread.cpu_context.sp",
+            },
+            symbols="vdso_start vdso32_start vmemmap",
+            numbers="VMEMMAP_START PHYS_OFFSET TCR_EL1_T1SZ VA_BITS PAGESIZE",
+        ),
     )
     registers = Arm64Registers()
     paging = Arm64Paging()

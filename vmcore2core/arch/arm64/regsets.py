@@ -17,6 +17,7 @@ import numpy as np
 from vmcore2core.arch.arm64.features import LAYOUT_KEYS as FEATURE_KEYS
 from vmcore2core.arch.arm64.features import Features, checked_vl, max_vl, regset_sizes
 from vmcore2core.arch.regsets import RegisterSet, in_order
+from vmcore2core.arch.spec import keys_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
@@ -26,18 +27,18 @@ from vmcore2core.interfaces import KernelView
 
 LAYOUT_KEYS = (
     *FEATURE_KEYS,
-    "OFFSET(task_struct.thread_info.flags)",
-    *(
-        f"OFFSET(task_struct.thread.{name})"
-        for name in (
-            *("uw.tp_value", "uw.fpsimd_state", "uw.fpmr", "tpidr2_el0", "fp_type", "svcr", "vl", "sve_vl"),
-            *("sve_state", "sme_state", "za_state", "debug.hbp_break", "debug.hbp_watch", "keys_user", "sctlr_user"),
-            *("mte_ctrl", "por_el0", "gcs_el0_mode", "gcs_el0_locked", "gcspr_el0"),
-        )
+    *keys_of(
+        {
+            "task_struct": (
+                "thread_info.flags thread.uw.tp_value thread.uw.fpsimd_state thread.uw.fpmr thread.tpidr2_el0 "
+                "thread.fp_type thread.svcr thread.vl thread.sve_vl thread.sve_state thread.sme_state thread.za_state "
+                "thread.debug.hbp_break thread.debug.hbp_watch thread.keys_user thread.sctlr_user thread.mte_ctrl "
+                "thread.por_el0 thread.gcs_el0_mode thread.gcs_el0_locked thread.gcspr_el0"
+            ),
+            "perf_event": "hw.info",
+            "arch_hw_breakpoint": "address ctrl",
+        },
     ),
-    "OFFSET(perf_event.hw.info)",
-    "OFFSET(arch_hw_breakpoint.address)",
-    "OFFSET(arch_hw_breakpoint.ctrl)",
 )
 
 IN_PROCESSOR = frozenset(

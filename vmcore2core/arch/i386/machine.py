@@ -12,7 +12,7 @@ from vmcore2core.arch.i386.cpus import I386Cpus
 from vmcore2core.arch.i386.paging import I386Paging
 from vmcore2core.arch.i386.registers import I386Registers
 from vmcore2core.arch.i386.unwind import I386Unwind
-from vmcore2core.arch.spec import ArchDoc, LayoutKeys
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys, keys_of
 from vmcore2core.arch.task import STACK_KEYS
 from vmcore2core.arch.x86 import regsets as x86_regsets
 from vmcore2core.arch.x86.vdso import X86Vdso
@@ -44,12 +44,16 @@ class I386(Arch):
     machine_names = ("i486", "i586", "i686")
     type_units = ("arch/x86/kernel/fpu/xstate.c", "arch/x86/kernel/process.c")
     layout_keys = (
-        "OFFSET(task_struct.thread.gs)",
-        "SIZE(stack_canary)",
-        "OFFSET(mm_struct.context.vdso_image)",
-        "OFFSET(vdso_image.data)",
         *STACK_KEYS,
         *x86_regsets.LAYOUT_KEYS,
+        *keys_of(
+            {
+                "task_struct": "thread.gs",
+                "mm_struct": "context.vdso_image",
+                "vdso_image": "data",
+            },
+            sizes="stack_canary",
+        ),
     )
     registers = I386Registers()
     paging = I386Paging()

@@ -40,7 +40,6 @@ class Loongarch64(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     layout_keys = (
-        "OFFSET(task_struct.stack)",
         *STACK_KEYS,
         *(f"SYMBOL({name})" for name in INVALID_TABLES),
         "SYMBOL(__cpu_logical_map)",

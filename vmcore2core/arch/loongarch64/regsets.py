@@ -10,29 +10,21 @@ from functools import cached_property
 import numpy as np
 
 from vmcore2core.arch.regsets import RegisterSet, notes_of
+from vmcore2core.arch.spec import keys_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import loongarch64 as fmt
 
-LAYOUT_KEYS = (
-    "OFFSET(task_struct.thread.fpu)",
-    "OFFSET(task_struct.thread.lbt)",
-    "OFFSET(task_struct.thread.hbp_break)",
-    "OFFSET(task_struct.thread.hbp_watch)",
-    "OFFSET(task_struct.thread_info)",
-    "OFFSET(task_struct.flags)",
-    "OFFSET(thread_info.flags)",
-    "SYMBOL(init_task)",
-    "SYMBOL(_save_lsx)",
-    "SYMBOL(_save_lasx)",
-    "SYMBOL(_save_lbt)",
-    "SYMBOL(hw_breakpoint_slots)",
-    "SYMBOL(cpu_data)",
-    "OFFSET(cpuinfo_loongarch.watch_ireg_count)",
-    "OFFSET(cpuinfo_loongarch.watch_dreg_count)",
-    "OFFSET(perf_event.hw.info)",
+LAYOUT_KEYS = keys_of(
+    {
+        "task_struct": "thread.fpu thread.lbt thread.hbp_break thread.hbp_watch thread_info flags",
+        "thread_info": "flags",
+        "cpuinfo_loongarch": "watch_ireg_count watch_dreg_count",
+        "perf_event": "hw.info",
+    },
+    symbols="init_task _save_lsx _save_lasx _save_lbt hw_breakpoint_slots cpu_data",
 )
 
 

@@ -53,7 +53,7 @@ class Mips64(Arch):
         }
     )
     layout_keys = (
-        "OFFSET(task_struct.stack)",
+        *("NUMBER(PAGESIZE)", "NUMBER(CONFIG_PGTABLE_LEVELS)"),
         *STACK_KEYS,
         "SIZE(pt_regs)",
         "SYMBOL(mem_map)",

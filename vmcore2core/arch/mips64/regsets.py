@@ -11,18 +11,19 @@ from functools import cached_property
 import numpy as np
 
 from vmcore2core.arch.regsets import RegisterSet, notes_of
+from vmcore2core.arch.spec import keys_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import mips64 as fmt
 from vmcore2core.interfaces import ByteOrder, KernelView
 
-LAYOUT_KEYS = (
-    "OFFSET(task_struct.thread.fpu)",
-    "OFFSET(task_struct.thread.dsp)",
-    "OFFSET(task_struct.flags)",
-    "OFFSET(cpuinfo_mips.fpu_id)",
-    "SYMBOL(cpu_data)",
+LAYOUT_KEYS = keys_of(
+    {
+        "task_struct": "thread.fpu thread.dsp flags",
+        "cpuinfo_mips": "fpu_id",
+    },
+    symbols="cpu_data",
 )
 
 

@@ -17,7 +17,7 @@ from vmcore2core.arch.ppc64le.paging import VMEMMAP_KEYS, Ppc64lePaging, Ppc64le
 from vmcore2core.arch.ppc64le.registers import Ppc64leRegisters
 from vmcore2core.arch.ppc64le.regsets import LAYOUT_KEYS
 from vmcore2core.arch.ppc64le.unwind import Ppc64leUnwind
-from vmcore2core.arch.spec import ArchDoc, LayoutKeys
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys, keys_of
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.formats.elf import EM_PPC64
 from vmcore2core.interfaces import ByteOrder
@@ -41,13 +41,18 @@ class Ppc64le(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     layout_keys = (
-        "OFFSET(task_struct.stack)",
-        "SIZE(pt_regs)",
-        "SIZE(thread_union)",
         *LAYOUT_KEYS,
-        *(f"SYMBOL({name})" for name in (*fmt.INDEX_SIZES, "__pmd_val_bits", "paca_ptrs", "nr_cpu_ids")),
-        "OFFSET(paca_struct.hw_cpu_id)",
         *VMEMMAP_KEYS,
+        *(f"SYMBOL({name})" for name in fmt.INDEX_SIZES),
+        *keys_of(
+            {
+                "task_struct": "thread.ksp",
+                "pt_regs": "gpr msr nip",
+                "paca_struct": "hw_cpu_id",
+            },
+            symbols="vmemmap __pmd_val_bits paca_ptrs",
+            numbers="RADIX_MMU",
+        ),
     )
     registers = Ppc64leRegisters()
     paging = Ppc64lePaging()

@@ -16,7 +16,15 @@ import numpy as np
 from vmcore2core.addresses import AddressRange, KernelAddr, PhysAddr, U8Array, U64Array
 from vmcore2core.arch.capabilities import SwapEntries
 from vmcore2core.arch.parts import Paging
-from vmcore2core.arch.spec import EntryKind, KernelMap, LayoutKeys, LinearMapping, PageTableLevel, PageTableSpec
+from vmcore2core.arch.spec import (
+    EntryKind,
+    KernelMap,
+    LayoutKeys,
+    LinearMapping,
+    PageTableLevel,
+    PageTableSpec,
+    keys_of,
+)
 from vmcore2core.errors import LayoutError, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.interfaces import KernelView, Layout, Memory
@@ -27,10 +35,12 @@ IMAGE_ALIGN = 64 << 10  # alignment of a kernel that is not loaded at 0: at leas
 
 BoolArray = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
-VMEMMAP_KEYS = (
-    *(f"SYMBOL({name})" for name in ("vmemmap_list", "mmu_vmemmap_psize", "mmu_psize_defs")),
-    *(f"OFFSET(vmemmap_backing.{name})" for name in ("list", "phys", "virt_addr")),
-    *("SIZE(mmu_psize_def)", "OFFSET(mmu_psize_def.shift)"),
+VMEMMAP_KEYS = keys_of(
+    {
+        "vmemmap_backing": "list phys virt_addr",
+        "mmu_psize_def": "shift",
+    },
+    symbols="vmemmap_list mmu_vmemmap_psize mmu_psize_defs",
 )
 _PAGES_MAX = 1 << 18
 """Limit for vmemmap: it describes 64 TiB in pages of 16 MiB, or 64 GiB in pages of 4 KiB."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmcore2core.arch.regsets import RegisterSet, in_order, notes_of
+from vmcore2core.arch.spec import keys_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid
@@ -21,17 +22,17 @@ from vmcore2core.formats import elf_core
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.interfaces import ByteOrder
 
-LAYOUT_KEYS = (
-    *(
-        f"OFFSET(task_struct.thread.{name})"
-        for name in (
-            *("regs", "fp_state.fpr", "fp_state.fpscr", "vr_state", "vrsave", "used_vr", "used_vsr", "fpexc_mode"),
-            *("dscr", "tar", "used_ebb", "ebbrr", "siar", "ppr"),
-        )
-    ),
-    "OFFSET(pt_regs.ppr)",
-    "SYMBOL(cur_cpu_spec)",
-    "OFFSET(cpu_spec.cpu_user_features2)",
+LAYOUT_KEYS = keys_of(
+    {
+        "task_struct": (
+            "thread.regs thread.fp_state.fpr thread.fp_state.fpscr thread.vr_state thread.vrsave thread.used_vr "
+            "thread.used_vsr thread.fpexc_mode thread.dscr thread.tar thread.used_ebb thread.ebbrr thread.siar "
+            "thread.ppr"
+        ),
+        "pt_regs": "ppr",
+        "cpu_spec": "cpu_user_features2",
+    },
+    symbols="cur_cpu_spec",
 )
 
 LOST = (

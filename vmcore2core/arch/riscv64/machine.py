@@ -15,7 +15,8 @@ from vmcore2core.arch.riscv64.kernel_stack import Riscv64KernelStacks
 from vmcore2core.arch.riscv64.paging import Riscv64Paging, Riscv64SwapEntries
 from vmcore2core.arch.riscv64.registers import Riscv64Registers
 from vmcore2core.arch.riscv64.unwind import Riscv64Unwind
-from vmcore2core.arch.spec import ArchDoc, LayoutKeys
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys, keys_of
+from vmcore2core.arch.task import STACK_KEYS
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.formats.elf import EM_RISCV
 from vmcore2core.interfaces import ByteOrder
@@ -45,25 +46,20 @@ class Riscv64(Arch):
         }
     )
     layout_keys = (
-        "OFFSET(task_struct.stack)",
-        "SIZE(pt_regs)",
-        "SIZE(thread_union)",
-        "SYMBOL(__start_init_stack)",
-        "SYMBOL(__end_init_stack)",
-        "SYMBOL(__cpuid_to_hartid_map)",
-        "OFFSET(task_struct.thread.fstate)",
-        "OFFSET(task_struct.thread.vstate)",
-        "OFFSET(__riscv_v_ext_state.vlenb)",
-        "SYMBOL(riscv_v_vsize)",
-        "OFFSET(task_struct.thread.envcfg)",
-        "OFFSET(mm_struct.context.pmlen)",
-        "SYMBOL(have_user_pmlen_7)",
-        "SYMBOL(have_user_pmlen_16)",
-        "OFFSET(mm_struct.saved_e_flags)",
-        "SYMBOL(vmemmap_start_pfn)",
-        "SYMBOL(mem_map)",
-        "SIZE(page)",
-        "OFFSET(task_struct.mm_cid)",
+        *STACK_KEYS,
+        *keys_of(
+            {
+                "task_struct": "thread.fstate thread.vstate thread.envcfg mm_cid thread.ra thread.s thread.sp",
+                "__riscv_v_ext_state": "vlenb",
+                "mm_struct": "context.pmlen saved_e_flags",
+                "pt_regs": "cause epc orig_a0 ra s0 sp status",
+            },
+            symbols=(
+                "__cpuid_to_hartid_map riscv_v_vsize have_user_pmlen_7 have_user_pmlen_16 vmemmap_start_pfn mem_map "
+                "handle_exception ret_from_exception_end vmemmap ret_from_fork ret_from_fork_kernel_asm"
+            ),
+            numbers="STACK_ALIGN VMEMMAP_START phys_ram_base",
+        ),
     )
     registers = Riscv64Registers()
     paging = Riscv64Paging()

@@ -15,7 +15,7 @@ from vmcore2core.arch.s390x.paging import S390xPaging, S390xSwapEntries
 from vmcore2core.arch.s390x.registers import S390xRegisters
 from vmcore2core.arch.s390x.regsets import LAYOUT_KEYS
 from vmcore2core.arch.s390x.unwind import S390xUnwind
-from vmcore2core.arch.spec import ArchDoc, LayoutKeys
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys, keys_of
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.formats.elf import EM_S390
 from vmcore2core.interfaces import ByteOrder
@@ -36,14 +36,16 @@ class S390x(Arch):
     pointer_size = 8
     user_end = fmt.TASK_SIZE_MAX
     layout_keys = (
-        "OFFSET(task_struct.stack)",
-        "SIZE(pt_regs)",
-        "OFFSET(pt_regs.flags)",
-        "SIZE(thread_union)",
-        "SYMBOL(lowcore_ptr)",
-        "LENGTH(lowcore_ptr)",
-        "SYMBOL(vmemmap)",
         *LAYOUT_KEYS,
+        *keys_of(
+            {
+                "pt_regs": "flags gprs int_code psw",
+                "stack_frame": "back_chain gprs",
+                "task_struct": "thread.ksp",
+            },
+            symbols="lowcore_ptr vmemmap",
+            numbers="lowcore_ptr",
+        ),
     )
     registers = S390xRegisters()
     paging = S390xPaging()

@@ -11,21 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmcore2core.arch.regsets import RegisterSet, in_order, notes_of
+from vmcore2core.arch.spec import keys_of
 from vmcore2core.arch.task import ThreadStruct
 from vmcore2core.elf.notes import Note
 from vmcore2core.formats import elf_core
 from vmcore2core.formats import s390x as fmt
 from vmcore2core.interfaces import KernelView
 
-LAYOUT_KEYS = (
-    *(
-        f"OFFSET(task_struct.thread.{name})"
-        for name in (
-            *("acrs", "ufpu.fpc", "ufpu.vxrs", "last_break", "trap_tdb"),
-            *("gs_cb", "gs_bc_cb", "ri_cb"),
-        )
-    ),
-    "SYMBOL(stfle_fac_list)",
+LAYOUT_KEYS = keys_of(
+    {
+        "task_struct": (
+            "thread.acrs thread.ufpu.fpc thread.ufpu.vxrs thread.last_break thread.trap_tdb thread.gs_cb "
+            "thread.gs_bc_cb thread.ri_cb"
+        ),
+    },
+    symbols="stfle_fac_list",
 )
 LOST = "the address of its last branch was in the processor"
 

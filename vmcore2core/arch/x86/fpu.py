@@ -18,19 +18,23 @@ from numpy.typing import NDArray
 
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.arch.capabilities import ReadParts
+from vmcore2core.arch.spec import keys_of
 from vmcore2core.errors import LayoutInvalid
 from vmcore2core.formats import x86_fpu as fmt
 from vmcore2core.interfaces import KernelView, Layout, Memory
 
-LAYOUT_KEYS = (
-    *(f"SYMBOL({name})" for name in ("xstate_offsets", "xstate_sizes", "xstate_fx_sw_bytes", "init_fpstate")),
-    *(f"SYMBOL({name})" for name in ("xstate_flags", "xstate_comp_offsets", "fpu_user_cfg")),
-    *(f"SYMBOL({name})" for name in ("fpu_user_xstate_size", "fpu_kernel_xstate_size")),
-    "SYMBOL(elf_coredump_extra_notes_write)",
-    "NUMBER(XFEATURE_MAX)",
-    *(f"OFFSET(task_struct.thread.{name})" for name in ("pkru", "fpu.state", "fpu.fpstate", "tls_array")),
-    *(f"OFFSET({name})" for name in ("fpu.fpstate", "fpu.__fpstate", "fpstate.size", "fpstate.user_xfeatures")),
-    *(f"OFFSET({name})" for name in ("fpstate.regs", "fpu_state_config.max_size", "fpu_state_config.max_features")),
+LAYOUT_KEYS = keys_of(
+    {
+        "task_struct": "thread.pkru thread.fpu.state thread.fpu.fpstate thread.tls_array",
+        "fpu": "fpstate __fpstate",
+        "fpstate": "size user_xfeatures regs",
+        "fpu_state_config": "max_size max_features",
+    },
+    symbols=(
+        "xstate_offsets xstate_sizes xstate_fx_sw_bytes init_fpstate xstate_flags xstate_comp_offsets fpu_user_cfg "
+        "fpu_user_xstate_size fpu_kernel_xstate_size elf_coredump_extra_notes_write"
+    ),
+    numbers="XFEATURE_MAX",
 )
 
 XFEATURES_MAX = 63

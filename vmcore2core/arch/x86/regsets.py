@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from vmcore2core.arch.regsets import RegisterSet, notes_of
+from vmcore2core.arch.spec import keys_of
 from vmcore2core.arch.x86 import fpu
 from vmcore2core.arch.x86.fpu import (
     FpuImage,
@@ -32,9 +33,12 @@ from vmcore2core.overrides import override
 
 LAYOUT_KEYS = (
     *fpu.LAYOUT_KEYS,
-    "OFFSET(task_struct.thread.io_bitmap)",
-    "OFFSET(io_bitmap.bitmap)",
-    "OFFSET(task_struct.thread.features)",
+    *keys_of(
+        {
+            "task_struct": "thread.io_bitmap thread.features",
+            "io_bitmap": "bitmap",
+        },
+    ),
 )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from vmcore2core.arch.base import Arch
-from vmcore2core.arch.spec import ArchDoc, LayoutKeys
+from vmcore2core.arch.spec import ArchDoc, LayoutKeys, keys_of
+from vmcore2core.arch.task import STACK_KEYS
 from vmcore2core.arch.x86 import regsets
 from vmcore2core.arch.x86.inference import FpuInference
 from vmcore2core.arch.x86.vdso import X86Vdso
@@ -54,10 +55,24 @@ class X86_64(Arch):
     )
     type_units = ("arch/x86/kernel/fpu/xstate.c", "arch/x86/kernel/process.c")
     layout_keys = (
-        *(f"OFFSET(task_struct.thread.{name})" for name in ("fsbase", "gsbase", "ds", "es", "fsindex", "gsindex")),
-        "OFFSET(mm_struct.context.vdso_image)",
-        "OFFSET(vdso_image.data)",
+        *STACK_KEYS,
         *regsets.LAYOUT_KEYS,
+        *keys_of(
+            {
+                "task_struct": (
+                    "thread.fsbase thread.gsbase thread.ds thread.es thread.fsindex thread.gsindex thread.sp"
+                ),
+                "inactive_task_frame": "bp ret_addr",
+                "module": "arch.num_orcs arch.orc_unwind arch.orc_unwind_ip",
+                "orc_entry": "bp_offset bp_reg end signal sp_offset sp_reg type",
+                "mm_struct": "context.vdso_image",
+                "vdso_image": "data",
+            },
+            symbols=(
+                "__start_orc_unwind __start_orc_unwind_ip __stop_orc_unwind_ip ret_from_fork ret_from_fork_asm "
+                "schedule x86_cpu_to_apicid gate_vma vsyscall_mode vmemmap vmemmap_base"
+            ),
+        ),
     )
     registers = X86_64Registers()
     paging = X86_64Paging()

@@ -25,7 +25,7 @@ def layout(
     ] = LayoutFrom.DUMP,
     dump: DumpOptions,
 ) -> None:
-    """Print the layout that conversion needs as VMCOREINFO text, for --vmcoreinfo."""
+    """Print the layout, as far as this program asks for it, as VMCOREINFO text for --vmcoreinfo."""
     with opened(dump) as vmcore:
         for line in vmcore.layout_text(source.value):
             print(line)
