@@ -1,4 +1,4 @@
-"""32-bit ARM: page-table entries of both forms, registers, and what a core has of them.
+"""32-bit ARM: page-table entries of both forms, registers, and a core's notes.
 
 Sources of truth: the Arm Architecture Reference Manual for Armv7-A (DDI 0406C), B3.5 "Short-descriptor translation
 table format" and B3.6 "Long-descriptor translation table format"; arch/arm/include/asm/{pgtable-2level,pgtable-3level,
@@ -23,9 +23,9 @@ PMD_SECT_SUPER = 1 << 18
 SUPERSECTION_ADDR = 0xFF00_0000
 SUPERSECTION_BITS = 0x00F0_0000
 SUPERSECTION_HIGH = ((20, 4, 32), (5, 4, 36))
-"""Lowest bit, width, and lowest bit of the address: where an entry has bits 32 to 39 of a supersection's."""
+"""Where an entry has bits 32 to 39 of a supersection's address: lowest bit, width, lowest bit of the address."""
 PTE_HWTABLE_OFF = 2048
-"""Linux's own table is so far below the one that the processor walks."""
+"""Linux's own table is this far below the one that the processor walks."""
 
 # Entries of Linux's table: L_PTE_*.
 L_PTE_PRESENT = 1 << 0
@@ -40,17 +40,17 @@ PMD_SECT_NG = 1 << 11
 """Set in every section of a process (set_pmd_at()), also in one that is not valid for the moment; swap entries of a
 pmd are none of this architecture's."""
 LPAE_RESERVED = ((1 << 12) - 1) << 40
-"""Addresses have 40 bits; what follows them is zero."""
+"""Addresses have 40 bits; the bits above are zero."""
 
 PAGE_OFFSETS = (0xC000_0000, 0xB000_0000, 0x8000_0000, 0x4000_0000)
 """PAGE_OFFSET by VMSPLIT_*: 3G, 3G_OPT, 2G, 1G."""
 KERNEL_IMAGE_SIZE = 128 << 20
 THREAD_SIZES = (8 << 10, 16 << 10)
-"""What a kernel stack's size may be: twice as large with KASAN."""
+"""Possible sizes of a kernel stack: twice as large with KASAN."""
 THREAD_START_SP = 8
 """How far below its end a kernel stack begins."""
 GATE_START, GATE_SIZE = 0xFFFF_0000, 4096
-"""The vectors' page, which processes may read and run where the kernel has CONFIG_KUSER_HELPERS."""
+"""The vectors' page, which processes may read and run if the kernel has CONFIG_KUSER_HELPERS."""
 
 # The processor's status word (CPSR).
 PSR_MODE_MASK = 0x1F

@@ -20,19 +20,19 @@ PMD_PRESENT_INVALID_OLD = 1 << 59
 PTE_ADDR_LOW_48 = (1 << 48) - 1
 PTE_ADDR_HIGH_64K = 0xF << 12
 PTE_ADDR_HIGH_64K_SHIFT = 36
-"""FEAT_LPA: bits 51 to 48 of an address stand in bits 15 to 12 of an entry."""
+"""FEAT_LPA: bits 51 to 48 of an address are bits 15 to 12 of an entry."""
 PTE_ADDR_LOW_LPA2 = (1 << 50) - 1
 PTE_ADDR_HIGH_LPA2 = 0x3 << 8
 PTE_ADDR_HIGH_LPA2_SHIFT = 42
-"""FEAT_LPA2: bits 51 and 50 of an address stand in bits 9 and 8 of an entry, where others have SH."""
+"""FEAT_LPA2: bits 51 and 50 of an address are bits 9 and 8 of an entry, in the place of SH."""
 PTE_RESERVED_48 = 0x3 << 48
-"""Zero where FEAT_LPA2 is not in use."""
+"""Zero if FEAT_LPA2 is not in use."""
 BLOCK_NT = 1 << 16
 """FEAT_BBM's mark of a block that is being changed; the address bits of a block below its size are zero otherwise."""
 BLOCK_SHIFT_MAX_48 = {12: 30, 14: 25, 16: 29}
 """PAGE_SHIFT -> shift of the highest level that may have blocks."""
 BLOCK_SHIFT_MAX_52 = {12: 39, 14: 36, 16: 42}
-"""The same where physical addresses have 52 bits."""
+"""The same for physical addresses of 52 bits."""
 ENTRY_SHIFT = 3
 
 # Swap entries: __SWP_TYPE_SHIFT and __SWP_OFFSET_SHIFT of Linux 6.10, 5.19, and before.
@@ -44,7 +44,7 @@ SWP_ZERO = 1 << 4 | 1 << 5 | 1 << 11 | 3 << 62
 TASK_SIZE_MAX = 1 << 52
 TASK_SIZE_32_MAX = 1 << 32
 THREAD_SIZES = (16 << 10, 32 << 10, 64 << 10)
-"""What a kernel stack's size may be: 16 KiB or one page, and twice that with KASAN."""
+"""Possible sizes of a kernel stack: 16 KiB or one page, and twice that with KASAN."""
 
 # PSTATE as SPSR_EL1 has it.
 PSR_MODE_MASK = 0xF
@@ -65,13 +65,13 @@ pt_regs = np.dtype(
 )
 """struct pt_regs up to syscallno (a u64 before Linux 4.14)."""
 PT_REGS_SIZES = (288, 304, 320, 336)
-"""What sizeof(struct pt_regs) has been: 320 since Linux 6.14."""
+"""sizeof(struct pt_regs) in all versions: 320 since Linux 6.14."""
 NO_SYSCALL = -1
 
 DWARF_REGS = (*(f"x{i}" for i in range(31)), "sp", "pc")
 """aadwarf64, "DWARF register names"."""
 SIGNED_BITS = (52, 48, 47, 42, 39, 36)
-"""What a process's addresses have at most; the bits above, but for bit 55, may be a pointer's signature."""
+"""Most bits of a process's addresses; the bits above, except bit 55, may be a pointer's signature."""
 RT_SIGRETURN = b"\x68\x11\x80\xd2\x01\x00\x00\xd4"  # mov x8, #__NR_rt_sigreturn; svc #0
 RT_SIGFRAME_MCONTEXT = 304  # from the stack pointer: struct rt_sigframe: offsetof(uc.uc_mcontext)
 sigcontext = np.dtype([("fault_address", "<u8"), *((name, "<u8") for name in user_pt_regs.names or ())])
@@ -153,17 +153,17 @@ NT_ARM_FPMR = 0x40E
 NT_ARM_POE = 0x40F
 NT_ARM_GCS = 0x410
 NT_ARM_RANGE = range(0x400, 0x500)
-"""What arm and arm64 have of the types, those of coming kernels too."""
+"""Note types of arm and arm64, future ones included."""
 
 CPU_REGSETS = (("CORE", 2), ("LINUX", NT_ARM_SVE))
-"""Notes that QEMU has behind each CPU's NT_PRSTATUS: NT_FPREGSET, and NT_ARM_SVE."""
+"""Notes that QEMU writes behind each CPU's NT_PRSTATUS: NT_FPREGSET and NT_ARM_SVE."""
 
 user_fpsimd_state = np.dtype([("vregs", "V16", (32,)), ("fpsr", "<u4"), ("fpcr", "<u4"), ("reserved", "<u4", (2,))])
 """struct user_fpsimd_state, which is elf_fpregset_t."""
 FPSIMD_FPSR = 512  # offsetof(struct user_fpsimd_state, fpsr); fpcr follows
 
 VFP_FPSCR_STAT_MASK, VFP_FPSCR_CTRL_MASK = 0xF800009F, 0x07F79F00
-"""What AArch32's FPSCR has of FPSR and of FPCR: arch/arm64/include/asm/fpsimd.h."""
+"""The bits of AArch32's FPSCR that are from FPSR and from FPCR: arch/arm64/include/asm/fpsimd.h."""
 
 user_sve_header = np.dtype(
     [("size", "<u4"), ("max_size", "<u4"), ("vl", "<u2"), ("max_vl", "<u2"), ("flags", "<u2"), ("reserved", "<u2")]
@@ -171,7 +171,7 @@ user_sve_header = np.dtype(
 """struct user_sve_header; struct user_za_header is the same."""
 SVE_VQ_BYTES = 16
 SVE_VL_MAX = 256
-"""Longest vector that the architecture has, in bytes, of SVE and of SME."""
+"""Longest vectors of SVE and of SME in the architecture, in bytes."""
 SVE_PT_REGS_SVE = 1
 SVE_PT_VL_INHERIT = 2
 SVE_NUM_ZREGS = 32
@@ -206,7 +206,7 @@ TIF_FOREIGN_FPSTATE_GENERIC = 16
 TIF = {"SVE": 23, "SVE_VL_INHERIT": 24, "TAGGED_ADDR": 26, "SME": 27, "SME_VL_INHERIT": 28}
 """Since each was added."""
 TIF_GENERIC = {"SVE": 20, "SVE_VL_INHERIT": 21, "TAGGED_ADDR": 23, "SME": 24, "SME_VL_INHERIT": 25}
-"""With "arm64: Use generic TIF bits for common thread flags", where TIF_FOREIGN_FPSTATE is 16; it was 3 or 4."""
+"""Since "arm64: Use generic TIF bits for common thread flags": TIF_FOREIGN_FPSTATE is 16; it was 3 or 4."""
 
 # sys_reg(op0, op1, CRn, CRm, op2) of ID registers, and the fields that tell what a processor has.
 SYS_REG_OP0_3 = 3 << 19
@@ -230,4 +230,4 @@ FEATURE_FIELDS = {
     "generic_auth": ((ID_AA64ISAR1_EL1, 24, 1), (ID_AA64ISAR1_EL1, 28, 1), (ID_AA64ISAR2_EL1, 8, 1)),
     "poe": ((ID_AA64MMFR3_EL1, 16, 1),),
 }
-"""Feature -> (register, lowest bit of a field of 4 bits, least value), any of which tells that it is there."""
+"""Feature -> (register, lowest bit of a field of 4 bits, least value); any one of them shows the feature."""

@@ -53,7 +53,7 @@ EXTRA_PER_VLEN = {
     BtfKind.ENUM64: 12,
 }
 
-BITFIELD_SIZE_SHIFT = 24  # of btf_member.offset, where kind_flag is set
+BITFIELD_SIZE_SHIFT = 24  # of btf_member.offset if kind_flag is set
 BITFIELD_OFFSET_MASK = 0x00FF_FFFF
 
 

@@ -33,7 +33,7 @@ DISKDUMP_HEADER_BLOCKS = 1
 KDUMP_HEADER_VERSION_MAX = 6
 
 ERASEINFO_NOTE_NAME = "ERASEINFO"
-"""The note of type 0 in which makedumpfile -E keeps what kdump_sub_header.offset_eraseinfo leads to (elf_info.h)."""
+"""The note of type 0 in which makedumpfile -E keeps the data at kdump_sub_header.offset_eraseinfo (elf_info.h)."""
 
 NEW_UTSNAME_LEN = 65
 
@@ -47,7 +47,7 @@ class DumpStatus(IntFlag):
     DUMP_DH_COMPRESSED_INCOMPLETE = 0x8
     """makedumpfile could not write everything (no space left)."""
     DUMP_DH_EXCLUDED_VMEMMAP = 0x10
-    """The struct pages of excluded pages were excluded too."""
+    """The struct pages of excluded pages were excluded, too."""
     DUMP_DH_COMPRESSED_ZSTD = 0x20
 
 
@@ -59,7 +59,7 @@ DUMP_DH_EXCLUDED_VMEMMAP = DumpStatus.DUMP_DH_EXCLUDED_VMEMMAP
 DUMP_DH_COMPRESSED_ZSTD = DumpStatus.DUMP_DH_COMPRESSED_ZSTD
 
 DUMP_DH_CODECS = DUMP_DH_COMPRESSED_ZLIB | DUMP_DH_COMPRESSED_LZO | DUMP_DH_COMPRESSED_SNAPPY | DUMP_DH_COMPRESSED_ZSTD
-"""The bits of page_desc.flags that name a codec; none of them: the page is stored as it is."""
+"""The bits of page_desc.flags that name a codec; if none is set, the page is not compressed."""
 
 DUMP_HEADER_COMPLETED = 0
 DUMP_HEADER_INCOMPLETED = 1
@@ -160,7 +160,7 @@ KDUMP_SUB_HEADER: Mapping[tuple[SubHeaderAbi, ByteOrder, int], Struct] = Mapping
 SUB_HEADER_ABIS: Mapping[ElfClass, tuple[SubHeaderAbi, ...]] = MappingProxyType(
     {64: ("64",), 32: ("32-packed", "32-padded")}
 )
-"""What a sub-header may look like after a header of so many bits a word; 32-bit ones differ since version 3."""
+"""The possible forms of a sub-header after a header of 32 or 64 bits; 32-bit ones differ since version 3."""
 
 PAGE_DESC_DTYPE: Mapping[ByteOrder, np.dtype[np.void]] = MappingProxyType({o: _page_desc_dtype(o) for o in _ORDERS})
 """``page_desc_t``, 24 bytes everywhere."""

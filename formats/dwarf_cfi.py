@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 DWARF64_ESCAPE = 0xFFFFFFFF
-"""Initial length of an entry whose true length is in the 8 bytes that follow."""
+"""Initial length of an entry whose real length is in the following 8 bytes."""
 
 CIE_ID = 0
 """In .eh_frame, the word where an FDE has the distance back to its CIE."""
@@ -42,7 +42,7 @@ class EhFormat(IntEnum):
 
 
 class EhApplication(IntEnum):
-    """What a pointer's value counts from."""
+    """The base from which a pointer's value counts."""
 
     DW_EH_PE_absolute = 0x00
     DW_EH_PE_pcrel = 0x10

@@ -63,7 +63,7 @@ PT_NULL = 0
 PT_LOAD = 1
 PT_NOTE = 4
 PT_AARCH64_MEMTAG_MTE = 0x7000_0002
-"""Memory tags, two in each byte, of the memory that p_vaddr and p_memsz say."""
+"""Memory tags, two in each byte, for the memory at p_vaddr with p_memsz bytes."""
 
 PN_XNUM = 0xFFFF
 """e_phnum when there are 65535 program headers or more: the number is in sh_info of section header 0."""

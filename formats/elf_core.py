@@ -34,7 +34,7 @@ NOTE_VMCORE2CORE = "vmcore2core"
 NT_VMCORE2CORE = 0x564D_4332
 """Our own note ("VMC2"), the last: JSON that says what is missing and where everything comes from.
 
-gdb and elfutils look at the type of a note under whatever name: this number is nobody's.
+gdb and elfutils look at a note's type whatever its name: no other note uses this number.
 """
 
 EM_X86_64 = 62
@@ -65,7 +65,7 @@ def _elf_prstatus_common(elf_class: ElfClass, order: ByteOrder) -> np.dtype[np.v
 
 
 UID_SIZES: Mapping[int, int] = MappingProxyType({32: 2, 64: 4})
-"""Class -> bytes of __kernel_uid_t in most ABIs of it: 2 where the ABI is as old as those of i386 and arm."""
+"""Class -> bytes of __kernel_uid_t in most ABIs of it: 2 in ABIs as old as those of i386 and arm."""
 
 
 def _prpsinfo(elf_class: ElfClass, order: ByteOrder, uid_size: int) -> Struct:

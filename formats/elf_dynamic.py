@@ -1,4 +1,4 @@
-"""ELF images as they lie in memory: dynamic section, symbols, hash tables, section headers.
+"""ELF images in memory: dynamic section, symbols, hash tables, section headers.
 
 Each table is a numpy dtype by ``(class, byte order)``.
 

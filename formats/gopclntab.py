@@ -61,5 +61,5 @@ FUNC_FLAG_SP_WRITE = 2
 
 
 def flag_at(magic: int) -> int | None:
-    """Return where ``_func.flag`` is, an uint8; None if there is none that means this."""
+    """Return where ``_func.flag`` is, a uint8; None if this version has none."""
     return {GO_1_18: 37, GO_1_20: 41}.get(magic)

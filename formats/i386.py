@@ -13,14 +13,14 @@ from vmcore2core.formats.x86_64 import user_regs_struct32
 PTE_PFN_MASK = 0xFFFF_F000
 PSE_PFN_MASK = 0xFFC0_0000
 PSE_36_SHIFT, PSE_36_BITS = 13, 8
-"""Where a page of 4 MiB has bits 32 to 39 of its address (PSE-36)."""
+"""Bits of a 4 MiB page's entry that are bits 32 to 39 of the address (PSE-36)."""
 PSE_RESERVED = 1 << 21
 
 CR3_ROOT_MASK = 0xFFFF_FFE0
 """CR3 without its flags; with PAE, the table of four entries is aligned to 32 bytes only."""
 
 PAGE_OFFSETS = (0xC000_0000, 0xB000_0000, 0x8000_0000, 0x7800_0000, 0x4000_0000)
-"""PAGE_OFFSET by VMSPLIT_*: 3G, 3G_OPT, 2G, 2G_OPT, 1G; processes have what is below."""
+"""PAGE_OFFSET by VMSPLIT_*: 3G, 3G_OPT, 2G, 2G_OPT, 1G; the addresses below are the process's."""
 KERNEL_IMAGE_SIZE = 512 << 20
 """How far above PAGE_OFFSET the kernel image may reach, wherever KASLR puts it."""
 
@@ -39,7 +39,7 @@ EFLAGS_BITS = 22
 EFLAGS_VM = 1 << 17
 
 pt_regs = user_regs_struct32
-"""struct pt_regs has user_regs_struct's order; the selectors' upper 16 bits are not theirs, and gs may be none."""
+"""struct pt_regs has user_regs_struct's order; selectors have 16 bits, and gs may be something else."""
 
 # struct elf_prstatus, 32-bit: where pr_pid and pr_reg are.
 PRSTATUS_PID = 24

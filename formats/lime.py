@@ -25,19 +25,19 @@ lime_mem_range_header = np.dtype(
 """32 bytes; e_addr is the address of the last byte."""
 
 avml_block_size = np.dtype([("size", "<u8")])
-"""Behind the frames of each range: how many bytes they are."""
+"""Behind the frames of each range: their size in bytes."""
 
-# A chunk: one byte of type, three of length; a data chunk has the masked CRC-32C of what it decodes to first.
+# A chunk: one byte of type, three of length; a data chunk begins with the masked CRC-32C of the decoded bytes.
 SNAPPY_CHUNK_HEADER = 4
 SNAPPY_CRC = 4
 SNAPPY_COMPRESSED = 0x00
 SNAPPY_UNCOMPRESSED = 0x01
 SNAPPY_SKIPPABLE_MIN = 0x80
-"""Chunk types from here to 0xfe are to be skipped; others that are not known must not be."""
+"""Readers skip unknown chunk types from here to 0xfe; they must not skip others."""
 SNAPPY_STREAM_IDENTIFIER = b"\xff\x06\x00\x00sNaPpY"
 SNAPPY_CHUNK_DATA_MAX = 65536
 """Bytes that a data chunk may decode to."""
 SNAPPY_CHUNK_MAX = 4 + 32 + 65536 + 65536 // 6
 """Bytes that a data chunk may take behind its header: its checksum, and snappy's worst case."""
 SNAPPY_PREAMBLE_MAX = 5
-"""Bytes of the varint before compressed data that says how many bytes they decode to."""
+"""Bytes of the varint before compressed data, which has the decoded size."""

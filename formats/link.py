@@ -1,4 +1,4 @@
-"""What the dynamic linker tells debuggers, and the auxiliary vector: numpy dtypes by ``(class, byte order)``.
+"""The dynamic linker's data for debuggers, and the auxiliary vector: numpy dtypes by ``(class, byte order)``.
 
 References: glibc's elf/link.h (2.41): struct r_debug, struct link_map; System V gABI, "Dynamic Section";
 include/uapi/linux/auxvec.h (v6.12).

@@ -35,7 +35,7 @@ SWP_OFFSET_SHIFT = 24
 
 TASK_SIZE_MAX = 1 << 48
 THREAD_SIZES = (16 << 10, 64 << 10)
-"""What a kernel stack's size may be: 16 KiB, and a page of 64 KiB."""
+"""Possible sizes of a kernel stack: 16 KiB, and a page of 64 KiB."""
 
 # CSR.PRMD as an exception from user mode saves it: PPLV is 3, and interrupts were on.
 PRMD_PPLV = 3
@@ -90,7 +90,7 @@ PF_USED_MATH = 0x2000  # include/linux/sched.h
 
 # Bits of thread_info.flags: they were renumbered once (Linux 6.18), but keep their distances from TIF_FIXADE.
 TIF_USEDFPU = {11: 8, 19: 17}
-"""Where TIF_FIXADE may be, which INIT_THREAD_INFO sets -> TIF_USEDFPU."""
+"""Possible bit of TIF_FIXADE, which INIT_THREAD_INFO sets -> bit of TIF_USEDFPU."""
 TIF_LSX_CTX_LIVE = 6
 TIF_LASX_CTX_LIVE = 7
 

@@ -1,4 +1,4 @@
-"""Minidumps, as breakpad and its kin have them of Linux processes: little-endian and packed.
+"""Minidumps of Linux processes, as breakpad and similar programs write them: little-endian and packed.
 
 Sources of truth: google/breakpad's src/google_breakpad/common/minidump_format.h and minidump_cpu_{amd64,arm,arm64,
 x86}.h (August 2026), which follow Microsoft's minidumpapiset.h. Names are breakpad's.
@@ -13,7 +13,7 @@ SIGNATURE = 0x504D444D  # "MDMP"
 VERSION = 0xA793
 WITH_FULL_MEMORY = 0x2
 RVA_END = 1 << 32
-"""What an MDRVA can tell; only MDMemory64List's data may lie beyond it."""
+"""Largest offset of an MDRVA; only MDMemory64List's data may lie beyond it."""
 
 # MDStreamType.
 THREAD_LIST_STREAM = 3
@@ -35,7 +35,7 @@ CPU_ARCHITECTURE_X86 = 0
 CPU_ARCHITECTURE_ARM = 5
 CPU_ARCHITECTURE_AMD64 = 9
 CPU_ARCHITECTURE_ARM64_OLD = 0x8003
-"""What breakpad writes on Linux, with MDRawContextARM64_Old; lldb reads no other."""
+"""Written by breakpad on Linux, with MDRawContextARM64_Old; lldb reads only this one."""
 OS_LINUX = 0x8201
 
 MDLocationDescriptor = Struct("data_size" / Int32ul, "rva" / Int32ul)
@@ -128,7 +128,7 @@ MDRawMiscInfo = Struct(
 )
 
 MDStringHead = Int32ul
-"""Bytes of an MDString; as many of UTF-16 follow, and a NUL that does not count."""
+"""Size of an MDString; that many bytes of UTF-16 follow, and a NUL that does not count."""
 
 # Context flags: the machine, and which parts are there.
 CONTEXT_AMD64 = 0x00100000

@@ -35,7 +35,7 @@ PGTABLE_LEVELS = {4096: (3, 4), 8192: (3,), 16384: (3,), 32768: (3,), 65536: (2,
 VA_BITS = 40
 """TASK_SIZE64 without CONFIG_MIPS_VA_BITS_48."""
 PGD_TABLE_ORDER = {(4096, 3): 1}
-"""(page size, levels) -> order of the top table, where it is not 0; with 16 KiB, CONFIG_MIPS_VA_BITS_48 makes it 1."""
+"""(page size, levels) -> order of the top table if it is not 0; with 16 KiB, CONFIG_MIPS_VA_BITS_48 makes it 1."""
 
 # Swap entries: mk_swap_pte(); bit 23 is _PAGE_SWP_EXCLUSIVE since Linux 6.3, and was no type in use before.
 SWP_TYPE_SHIFT = 16
@@ -45,7 +45,7 @@ SWP_OFFSET_SHIFT = 24
 TASK_SIZE_MAX = 1 << 48
 TASK_SIZE32 = 0x7FFF_8000
 THREAD_SIZES = (16 << 10, 32 << 10, 64 << 10)
-"""What a kernel stack's size may be: 16 KiB, or a page where that is larger."""
+"""Possible sizes of a kernel stack: 16 KiB, or a page if that is larger."""
 TOS_GAP = 32
 """Bytes that __KSTK_TOS() leaves above pt_regs."""
 

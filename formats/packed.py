@@ -1,4 +1,4 @@
-"""Compressed files that a dump may lie in: what tells them, and the headers that an index is made of.
+"""Compressed files that a dump may be in: their signatures, and the headers from which an index is made.
 
 Sources of truth: RFC 1952 (gzip); bzip2's bzlib_private.h; the .xz file format 1.2.1; RFC 8878 (zstd); LZ4's
 doc/lz4_Frame_format.md (1.6.2).
@@ -15,7 +15,7 @@ GZIP_MAGIC = b"\x1f\x8b\x08"
 BZIP2_MAGIC = b"BZh"
 """Then the block size, '1' to '9'."""
 BZIP2_BLOCK_MAGICS = (b"1AY&SY", b"\x17rE8P\x90")
-"""What follows: a block, or the end of an empty stream."""
+"""Magic numbers of what follows: a block, or the end of an empty stream."""
 
 # .xz: stream header (magic, flags, CRC-32), blocks, index, footer (CRC-32, backward size, flags, magic).
 XZ_MAGIC = b"\xfd7zXZ\0"
@@ -54,7 +54,7 @@ LZ4_FLG_DICT_ID = 0x01
 LZ4_BLOCK_SIZE = 4
 LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
 LZ4_LEGACY_BLOCK = 8 << 20
-"""Bytes that every block but the last decodes to."""
+"""Decoded size of every block except the last."""
 LZ4_LEGACY_PACKED_MAX = LZ4_LEGACY_BLOCK + LZ4_LEGACY_BLOCK // 255 + 16
 """Bytes that a block takes at most, LZ4_COMPRESSBOUND(); a larger number is the next frame's magic number."""
 

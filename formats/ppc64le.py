@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 
-# Page-table entries: big-endian in memory, whatever the kernel is.
+# Page-table entries: big-endian in memory, whatever the kernel's byte order.
 PAGE_SHIFT = 12
 PAGE_DIRTY = 1 << 7
 PAGE_ACCESSED = 1 << 8
-PAGE_INVALID = 1 << 61  # where _PAGE_PRESENT was cleared, for a moment, while an entry is changed
+PAGE_INVALID = 1 << 61  # _PAGE_PRESENT is cleared for a moment while an entry is changed
 PAGE_PTE = 1 << 62  # "distinguishes PTEs from pointers"
 PAGE_PRESENT = 1 << 63
 PTE_RPN_MASK = ((1 << 53) - 1) & ~0xFFF  # up to _PAGE_PA_MAX
-SWP_TYPE_MASK = 0x1F  # of a swap entry; its offset stands where the address of a page does
+SWP_TYPE_MASK = 0x1F  # of a swap entry; its offset is in the place of a page's address
 RADIX_PTE_NONE_MASK = PAGE_DIRTY | PAGE_ACCESSED  # a processor may write these back into an empty entry
 RADIX_LEAF_RESERVED = 0xFF << 53
 """From _PAGE_PA_MAX up to _PAGE_INVALID: address bits that no machine has, and the hash MMU's."""
@@ -32,7 +32,7 @@ how many bits of an address it decodes."""
 HASH_VAL_BITS = (0, 1 << 63)
 """HASH_PMD_VAL_BITS in older and newer kernels."""
 HASH_NONE_MASK = 0xFF << 53 | 1 << 12 | 1 << 6
-"""What _PAGE_HPTEFLAGS, H_PTE_NONE_MASK, may be: _RPAGE_RPN41 up to _RPAGE_PKEY_BIT4, _RPAGE_RPN0, _RPAGE_RSV1."""
+"""All bits of _PAGE_HPTEFLAGS (H_PTE_NONE_MASK): _RPAGE_RPN41 to _RPAGE_PKEY_BIT4, _RPAGE_RPN0, _RPAGE_RSV1."""
 VAL_BITS_RADIX = 0xFF  # of __pmd_val_bits: RADIX_PMD_VAL_BITS has the size of a PTE table, HASH_PMD_VAL_BITS none
 
 INDEX_SIZES = ("__pte_index_size", "__pmd_index_size", "__pud_index_size", "__pgd_index_size")
@@ -62,7 +62,7 @@ MSR_PR = 1 << 14
 MSR_FP = 1 << 13
 MSR_LE = 1 << 0
 MSR_NEVER = 1 << 7
-"""No bit of a server processor's MSR, and the highest of the lowest byte, as MSR_SF is of the highest."""
+"""Never set in a server processor's MSR; the highest bit of the lowest byte, as MSR_SF is that of the highest byte."""
 
 PT_REGS = (
     *(f"r{i}" for i in range(32)),
@@ -78,7 +78,7 @@ GREGSET_RESERVED = ELF_GREGSET[len(PT_REGS) :]
 SOFTE_USER = 1
 """softe of user code, whose interrupts are never soft-disabled; gpr_get() writes it whatever pt_regs has."""
 QEMU_GREGS = (*PT_REGS[:34], *"ctr link xer ccr".split())
-"""What QEMU writes of struct pt_regs; the rest is zeros."""
+"""The part of struct pt_regs that QEMU writes; the rest is zeros."""
 
 # struct elf_prstatus: where pr_pid and pr_reg are.
 PRSTATUS_PID = 32
@@ -109,7 +109,7 @@ PMU_SIZE = 40  # siar, sdar, sier, mmcr2, mmcr0
 PPC_FEATURE2_ARCH_2_07 = 0x8000_0000  # cpu_spec.cpu_user_features2, AT_HWCAP2
 HW_CPU_ID_NONE = 0xFFFF  # paca_struct.hw_cpu_id of a CPU that is not there, or -1
 THREAD_SIZES = (16 << 10, 32 << 10, 64 << 10)
-"""What a kernel stack's size may be."""
+"""Possible sizes of a kernel stack."""
 STACK_MAX = 64 << 10
 """THREAD_SIZE at its largest."""
 

@@ -32,7 +32,7 @@ ARM64_SVE = "cpu/sve:env.vfp.zregs"
 ARM64_VECTORS = tuple(f"cpu/vfp:env.vfp.zregs[{i}].d" for i in range(32))
 """Each the lower half first."""
 ARM64_FPSCR = "cpu/vfp:fpscr"
-"""AArch32's FPSCR, which FPSR and FPCR are parts of: vfp_get_fpsr(), vfp_get_fpcr()."""
+"""AArch32's FPSCR, which contains FPSR and FPCR: vfp_get_fpsr(), vfp_get_fpcr()."""
 ARM64_FPSR_MASK, ARM64_FPCR_MASK = 0xF800_009F, 0x07FF_9F00
 ARM64_FPCR = "cpu/vfp/fpcr_fpsr:env.vfp.fpcr"
 """Where they have other bits, too."""

@@ -57,7 +57,7 @@ REFUSED = {
 }
 
 PAGE_RECORD = 8 + TARGET_PAGE_SIZE
-"""A page's header and the page, where RAM_SAVE_FLAG_CONTINUE says that it is of the block before."""
+"""A page's header and the page; RAM_SAVE_FLAG_CONTINUE says that it is in the same block as the page before."""
 ZERO_RECORD = 8 + 1
 """A header, and the byte that the page is filled with: 0 since QEMU 2.0."""
 
@@ -65,7 +65,7 @@ MAPPED_RAM_HDR_VERSION = 1
 MAPPED_RAM_HEADER_SIZE = 28
 """be32 version, be64 page_size, bitmap_offset, pages_offset: both of the file; 0 if the block is left out."""
 
-# Sections besides memory's that are saved in turns, by the names of what registers them.
+# Sections besides memory's that are saved in turns with it, by the names under which they are registered.
 STATTR_SECTION = b"s390-storage_attributes"
 STATTR_FLAG_EOS = 0x01
 STATTR_FLAG_MORE = 0x02
@@ -95,14 +95,14 @@ NODE_RAM = rb"(?:/objects/)?ram-node(\d+)"
 """libvirt's names of the blocks of a machine with NUMA nodes, which lie one behind the other."""
 MACHINE_BASES = {b"pc-": 0, b"microvm": 0, b"virt-": ARM_RAM_BASE, b"s390-ccw-virtio": 0, b"pseries": 0}
 MACHINE_BASES |= {b"malta": 0, b"loongson3-virt": 0}
-"""By how the machine's name begins, where blocks have names of the user's; riscv64's is "virt" without a version."""
+"""By the beginning of the machine's name, if blocks have the user's names; riscv64's is "virt" without a version."""
 RISCV_MACHINE = b"virt"
 PC_BLOCKS = (PC_RAM, b"microvm.ram")
 PC_MACHINES = (b"pc-", b"microvm")
 FOUR_GIB = 1 << 32
 LOW_MAX = {b"q35": (0xB000_0000, 0x8000_0000), b"microvm": (0xC000_0000, 0xC000_0000)}
 LOW_MAX[b"i440fx"] = (0xE000_0000, 0xC000_0000)
-"""Memory of so much is cut, and then this part of it is below 4 GiB, where max-ram-below-4g does not say otherwise."""
+"""Memory of this size or more is split; this much is then below 4 GiB, unless max-ram-below-4g says otherwise."""
 
 # mc146818rtc's memory, as pc_cmos_init() fills it for the firmware.
 RTC = b"mc146818rtc"
@@ -118,7 +118,7 @@ LIBVIRT_PARTIAL_MAGIC = b"LibvirtQemudPart"
 libvirt_save_header = np.dtype(
     [("magic", "S16"), ("version", "<u4"), ("data_len", "<u4"), ("was_running", "<u4"), ("compressed", "<u4")]
 )
-"""As it begins; it is in the host's byte order."""
+"""The beginning of the header, in the host's byte order."""
 LIBVIRT_HEADER_SIZE = 92
 LIBVIRT_COMPRESSED = {1: "gzip", 2: "bzip2", 3: "xz", 4: "lzop", 5: "zstd"}
 LIBVIRT_SPARSE = 6

@@ -21,7 +21,7 @@ PAGE_GLOBAL = 1 << 5
 PAGE_ACCESSED = 1 << 6
 PAGE_DIRTY = 1 << 7
 PAGE_LEAF = PAGE_READ | PAGE_WRITE | PAGE_EXEC
-PAGE_PROT_NONE = PAGE_GLOBAL  # where PAGE_PRESENT is clear
+PAGE_PROT_NONE = PAGE_GLOBAL  # if PAGE_PRESENT is clear
 PFN_SHIFT = 10
 PFN_MASK = ((1 << 44) - 1) << PFN_SHIFT
 PAGE_SHIFT = 12
@@ -32,7 +32,7 @@ LEAF_RESERVED = 0x07C0_0000_0000_0000
 NAPOT = 1 << 63
 NAPOT_SIZE_MASK = 0xF << PFN_SHIFT
 NAPOT_64K = 0x8 << PFN_SHIFT
-"""The lowest PPN bits of the one NAPOT size that there is, 64 KiB: they tell the size, and are not of the address."""
+"""The lowest PPN bits of the only NAPOT size, 64 KiB: they tell the size, and are not part of the address."""
 NAPOT_64K_ADDRESS = 0xF000
 """The bits of a virtual address that stand in their place."""
 
@@ -51,7 +51,7 @@ KERNEL_LINK_ADDR = 0xFFFF_FFFF_8000_0000
 TASK_SIZE_MAX = 1 << 56  # Sv57
 TASK_SIZE_32_MAX = 1 << 32
 THREAD_SIZES = (16 << 10, 32 << 10)
-"""What a kernel stack's size may be: 16 KiB, and twice that with KASAN."""
+"""Possible sizes of a kernel stack: 16 KiB, and twice that with KASAN."""
 
 # sstatus.
 SR_SIE = 1 << 1
@@ -77,7 +77,7 @@ pt_regs = np.dtype([*((n, "<u8") for n in user_regs_struct.names or ()), *((n, "
 PT_REGS_SIZE = 288
 STACK_ALIGN = 16
 STACK_ALIGNS = (8, 16, 32, 64, 128)
-"""What NUMBER(STACK_ALIGN) may say."""
+"""Possible values of NUMBER(STACK_ALIGN)."""
 
 d_ext_state = np.dtype([("f", "<u8", (32,)), ("fcsr", "<u4")])
 """struct __riscv_d_ext_state, without the padding at its end."""
@@ -118,7 +118,7 @@ FUNCT3_DOUBLE = 3
 OPS_WITHOUT_RD = frozenset({0x07, 0x0F, 0x27, 0x43, 0x47, 0x4B, 0x4F})
 """Floating-point loads, stores and sums of products, and fences: none writes a general register."""
 FP_TO_GENERAL = frozenset({0x14, 0x18, 0x1C})
-"""Upper five bits of what compares, converts or moves to a general register."""
+"""Upper five bits of instructions that compare, convert or move to a general register."""
 EBREAK, UNIMP = 0x00100073, 0xC0001073
 
 NT_RISCV_VECTOR = 0x901

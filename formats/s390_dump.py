@@ -61,10 +61,10 @@ lowcore = np.dtype(
         "itemsize": LOWCORE_SIZE,
     }
 )
-"""Where the registers of a CPU were stored, from its prefix on, and where those are that are wider."""
+"""Offsets from a CPU's prefix of its stored registers, and of the wider ones."""
 
 VECTOR_SAVE_AREA_ALIGN = 1024
 VECTOR_SAVE_AREA_SIZE = 32 * 16
 
 LIVE_MAGIC = b"LIVEDUMP"
-"""At address 0, where zgetdump copied a running machine."""
+"""At address 0 if zgetdump copied a running machine."""

@@ -22,7 +22,7 @@ PAGE_PRESENT = 0x001  # software's
 PAGE_PROTECT = 0x200
 PAGE_INVALID = 0x400
 PAGE_RESERVED = 0x800
-"""Zero in an entry that is present: else a translation-specification exception. Of a swap entry it is software's."""
+"""Zero in a present entry, else the hardware raises a translation-specification exception. Swap entries may use it."""
 PAGE_EMPTY = PAGE_INVALID
 PAGE_ORIGIN = ~0xFFF & (1 << 64) - 1
 
@@ -35,7 +35,7 @@ SWP_TYPE_SHIFT_RSTE = 6
 # Region- and segment-table entries.
 ENTRY_TYPE_MASK = 0x00C
 ENTRY_COMM = 0x010
-"""Common region or segment; where the entry is invalid, it is a swap entry, in newer kernels."""
+"""Common region or segment; in newer kernels, an invalid entry with this bit is a swap entry."""
 ENTRY_INVALID = 0x020
 ENTRY_LARGE = 0x400
 """FC of a region-third- or segment-table entry: it leads to a page of 2 GiB or 1 MiB."""
@@ -49,10 +49,10 @@ TABLE_TYPES = {"pgd": 3, "p4d": 2, "pud": 1, "pmd": 0}
 """TT of the entries of a table: region-first (here pgd), region-second, region-third, segment."""
 
 REGION2_SIZE = 1 << 42
-"""What three levels of tables translate; four translate REGION1_SIZE."""
+"""Bytes that three levels of tables translate; four translate REGION1_SIZE."""
 REGION1_SIZE = 1 << 53
 THREAD_SIZES = (16 << 10, 64 << 10)
-"""What a kernel stack's size may be."""
+"""Possible sizes of a kernel stack."""
 TASK_SIZE_MAX = (1 << 64) - (1 << PAGE_SHIFT)
 TASK_SIZE_31 = 1 << 31
 LOWCORE_ADDRESS = (1 << 31) - 1
@@ -69,7 +69,7 @@ PSW_MASK_EA = 0x0000_0001_0000_0000
 PSW_MASK_BA = 0x0000_0000_8000_0000
 PSW_MASK_USER = 0x0000_FF01_8000_0000
 PSW_USER_BITS = 0x0705_0000_0000_0000
-"""DAT, interrupts and machine checks enabled, key 0, problem state: what user code always has."""
+"""DAT, interrupts and machine checks enabled, key 0, problem state: always so in user code."""
 PSW_RESERVED = 0xB808_007E_7FFF_FFFF
 """Bits 0, 2 to 4, 12, 25 to 30 and 33 to 63."""
 

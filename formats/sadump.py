@@ -12,12 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 BLOCK_SIZE = 4096
-"""SADUMP_DEFAULT_BLOCK_SIZE: the only one that these can have been read with."""
+"""SADUMP_DEFAULT_BLOCK_SIZE: the only size that the known readers support."""
 
 SADUMP_PART_SIGNATURE = b"sadump\0\0"
 SADUMP_SIGNATURE = b"sadump\0\0"
 MAGICNUM_OFFSET = 168
-"""From here to the end of its block, the partition's header has numbers of which each follows from the one before."""
+"""From here to the end of its block, the partition's header has numbers, each computed from the one before."""
 
 sadump_part_header = np.dtype(
     [
@@ -102,9 +102,9 @@ sadump_smram_cpu_state = np.dtype(
         *((name, "<u8") for name in "Dr7 Dr6 Rip Ia32Efer Rflags Cr3 Cr0".split()),
     ]
 )
-"""What the processor saved when it entered system management mode; the bases of fs and gs are not among it."""
+"""The registers that the processor saved when it entered system management mode, without the bases of fs and gs."""
 
 GENERAL = tuple(f"R{name}" for name in "15 14 13 12 11 10 9 8 ax cx dx bx sp bp si di ip".split())
-"""Of them, those that user_regs_struct has by the same name in lower case."""
+"""The ones that user_regs_struct has under the same name in lower case."""
 SEGMENTS = ("Es", "Cs", "Ss", "Ds", "Fs", "Gs")
 EFER_LMA = 1 << 10

@@ -1,4 +1,4 @@
-"""Swap: the header of a swap area, swp_entry_t, and what the kernel keeps of swapped pages in words of its own.
+"""Swap: the header of a swap area, swp_entry_t, and the kernel's tables of swapped pages.
 
 Sources of truth: include/linux/swap.h (union swap_header), include/linux/{swapops,leafops}.h, mm/swap_table.h,
 mm/{zsmalloc,zswap,zbud}.c, drivers/block/zram/zram_drv.h (Linux 4.20 to 7.2).

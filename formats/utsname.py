@@ -38,7 +38,7 @@ MACHINES: dict[str, int] = {
     "mips64": EM_MIPS,
     "loongarch64": EM_LOONGARCH,
 }
-"""Name -> ELF machine number; those of 32-bit ARM begin with "arm" and are many."""
+"""Name -> ELF machine number; 32-bit ARM has many names, which begin with "arm"."""
 
 MACHINES_32 = frozenset(("i386", "i486", "i586", "i686", "mips", "ppc", "riscv32", "s390"))
 
@@ -49,5 +49,5 @@ def e_machine_of(name: str) -> int | None:
 
 
 def is_32_bit(name: str) -> bool:
-    """Tell whether a name is of a 32-bit kernel."""
+    """Tell whether a name belongs to a 32-bit kernel."""
     return name in MACHINES_32 or name.startswith("arm")

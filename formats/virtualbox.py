@@ -47,7 +47,7 @@ DBGFCORECPU = np.dtype(
         *((f"msr{name}", "<u8") for name in ("EFER", "STAR", "PAT", "LSTAR", "CSTAR", "SFMASK", "KernelGSBase")),
     ]
 )
-"""As it begins: behind this are msrApicBase, msrTscAux, aXcr, and the XSAVE area."""
+"""The beginning of the structure; msrApicBase, msrTscAux, aXcr and the XSAVE area follow."""
 
 EFER_LMA = 1 << 10
 """The CPU is in 64-bit mode, or in its compatibility mode."""

@@ -30,7 +30,7 @@ cptblock = np.dtype([("nbytes", "<u8"), ("nbytesinmem", "<u8"), ("padsize", "<u2
 
 MEMORY_GROUP = "memory"
 MEMORY = "Memory"
-"""Its block with the machine's memory, where there is no .vmem beside it."""
+"""Its block with the machine's memory, if there is no .vmem beside it."""
 REGIONS_COUNT = "regionsCount"
 REGION = ("regionPPN", "regionPageNum", "regionSize")
 """Of each region: page frame, page of the memory's file or block, pages."""
@@ -39,7 +39,7 @@ CPU_GROUP = "cpu"
 NUM_VCPUS = "cpu:numVCPUs"
 GPREGS = "gpregs"
 gpregs = np.dtype([(f"r{name}", "<u8") for name in "ax cx dx bx bp sp si di 8 9 10 11 12 13 14 15".split()])
-"""Block of each CPU, in versions that have no tag of each register; its order is that of crash's struct vmssregs64."""
+"""Block of each CPU, in versions without a tag for each register; the order is that of crash's struct vmssregs64."""
 CR64 = "CR64"
 CR64_NR = 9
 IDTR = "IDTR"

@@ -15,7 +15,7 @@ import numpy as np
 PAGE_PRESENT = 1 << 0
 PAGE_PSE = 1 << 7
 PAGE_KNL_ERRATUM_MASK = 1 << 5 | 1 << 6  # accessed, dirty: a processor sets them in empty entries
-PAGE_PROTNONE = 1 << 8  # _PAGE_GLOBAL's bit, where _PAGE_PRESENT is clear
+PAGE_PROTNONE = 1 << 8  # _PAGE_GLOBAL's bit, if _PAGE_PRESENT is clear
 PAGE_PAT_LARGE = 1 << 12
 PTE_PFN_MASK = ((1 << 52) - 1) & ~0xFFF
 PTE_INVERTED_BIT = 1 << 51  # set in the inverted address of a PROT_NONE entry (L1TF): no RAM is up there
@@ -28,7 +28,7 @@ START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map
 KERNEL_IMAGE_SIZE = 1 << 30
 TASK_SIZE_MAX_4LEVEL = 1 << 47
 THREAD_SIZES = (16 << 10, 32 << 10)
-"""What a kernel stack's size may be."""
+"""Possible sizes of a kernel stack."""
 TASK_SIZE_MAX_5LEVEL = 1 << 56
 
 VSYSCALL_MAPPED = (0, 1)  # enum { EMULATE, XONLY, NONE } vsyscall_mode
@@ -64,7 +64,7 @@ user_regs_struct32 = np.dtype(
 REG32 = {"eip": "rip", "eflags": "eflags", "orig_eax": "orig_rax"} | {
     "e" + name: "r" + name for name in ("bx", "cx", "dx", "si", "di", "bp", "ax", "sp")
 }
-"""user_regs_struct32 name -> user_regs_struct name, where they differ."""
+"""user_regs_struct32 name -> user_regs_struct name, if they differ."""
 
 # struct elf_prstatus, 64-bit: where pr_pid and pr_reg are.
 PRSTATUS_PID = 32
@@ -135,5 +135,5 @@ CANONICAL_SHIFT = 56  # of 57 bits, five-level paging
 CANONICAL_TOPS = (0, 0xFF)
 
 CPU_NOTE = "X86CPU"
-"""Our own: what a dump that is not of QEMU's has of a CPU besides its registers, in the order of their NT_PRSTATUS."""
+"""Our own note: further data of a CPU from a dump that QEMU did not write, in the order of the NT_PRSTATUS notes."""
 cpu_state = np.dtype([("apic_id", "<u4"), ("cr3", "<u8")])

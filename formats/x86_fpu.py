@@ -1,4 +1,4 @@
-"""x86 floating-point and vector state as it is in memory.
+"""x86 floating-point and vector state in memory.
 
 Sources of truth: arch/x86/include/asm/fpu/types.h (struct fxregs_state, xstate_header, enum xfeature),
 arch/x86/include/uapi/asm/sigcontext.h, arch/x86/include/asm/user_32.h (struct user_i387_ia32_struct), Linux 7.2;
@@ -11,11 +11,11 @@ import numpy as np
 
 FXSAVE_SIZE = 512
 FSAVE_SIZE = 108
-"""What of struct fregs_state is the processor's: struct user_i387_ia32_struct; a word of the kernel's follows."""
+"""The processor's part of struct fregs_state: struct user_i387_ia32_struct; a word of the kernel follows."""
 XSAVE_HEADER_OFFSET = 512
 XSAVE_EXTENDED_OFFSET = 576
 
-# The legacy area in the pieces in which XSTATE_BV tells of it.
+# The parts of the legacy area for which XSTATE_BV has bits.
 FP_HEAD = slice(0, 24)  # cwd, swd, twd, fop, rip, rdp
 MXCSR = slice(24, 32)  # mxcsr, mxcsr_mask
 ST_SPACE = slice(32, 160)
@@ -37,12 +37,12 @@ user_i387_ia32 = np.dtype([(name, "<u4") for name in "cwd swd twd fip fcs foo fo
 """struct user_i387_ia32_struct: NT_FPREGSET of a 32-bit process; 108 bytes."""
 
 fpstate = np.dtype([("size", "<u4"), ("user_size", "<u4"), ("xfeatures", "<u8"), ("user_xfeatures", "<u8")])
-"""struct fpstate as it begins; ``regs`` is the next multiple of 64 behind ``xfd`` and some bits."""
+"""The beginning of struct fpstate; ``regs`` is at the next multiple of 64 behind ``xfd`` and some bits."""
 FPSTATE_REGS = 64
 fpu_state_config = np.dtype(
     [("max_size", "<u4"), ("default_size", "<u4"), ("max_features", "<u8"), ("default_features", "<u8")]
 )
-"""struct fpu_state_config as it begins."""
+"""The beginning of struct fpu_state_config."""
 XSAVE_SIZE_MAX = 1 << 16  # AMX's tile data makes it 11 KiB
 
 XCOMP_BV_COMPACTED_FORMAT = 1 << 63

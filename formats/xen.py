@@ -62,7 +62,7 @@ vcpu_guest_context = np.dtype(
         ("gs_base_user", "<u8"),
     ]
 )
-"""Of x86-64; gs_base_kernel is what gs has in the kernel, gs_base_user what it has in user mode."""
+"""For x86-64; gs_base_kernel is gs's base in the kernel, gs_base_user its base in user mode."""
 
 CRASH_NOTES = ("VMCOREINFO_XEN",)
 """Notes that a dump of the whole machine has, /proc/vmcore under Xen."""
