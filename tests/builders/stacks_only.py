@@ -15,11 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fixtures.lab.cut_elf import cut
 from tests.e2e.guests import bundled
 from vmcore2core.addresses import UserAddr
+from vmcore2core.arch.spec import UnwindSpec
 from vmcore2core.memory.region import Region
 from vmcore2core.process.snapshot import Captured
 from vmcore2core.session import OpenOptions, Session
+from vmcore2core.unwind.threads import spec_of
 
 STACK_PAGES = 128
 INDICES = 1 << 20  # pages of a file that are looked for in the page cache
@@ -36,10 +39,10 @@ def stacks_only(
     headers: Executable = lambda _path: True,
     vmcoreinfo: Path | None = None,
 ) -> Path:
-    """Write a kdump-compressed dump without user pages, and return ``target``.
+    """Write a dump of the same format without user pages, and return ``target``.
 
     Args:
-        dump: of x86-64, kdump-compressed.
+        dump: kdump-compressed, or an ELF file.
         target: the new file.
         stacks: keep stacks and ELF headers; without, it is a plain ``-d 31``.
         headers: tells of a path whether the file is executable.
@@ -51,15 +54,19 @@ def stacks_only(
             captured = session.processes.capture(leader, with_absent=False)
             gone.add_all(captured)
             if stacks:
-                kept.add_stacks(captured)
+                kept.add_stacks(captured, spec_of(captured.snapshot, session.kernel.arch))
                 kept.add_headers(captured, headers)
         size = session.container.page_size
-    target.write_bytes(without(dump.read_bytes(), {paddr // size for paddr in gone.paddrs - kept.paddrs}))
+    paddrs = gone.paddrs - kept.paddrs
+    if dump.read_bytes()[:4] == b"\x7fELF":
+        cut(dump, target, [(paddr, paddr + size) for paddr in paddrs])
+    else:
+        target.write_bytes(without(dump.read_bytes(), {paddr // size for paddr in paddrs}))
     return target
 
 
 def bundled_stacks_only(name: str, folder: Path, *, stacks: bool = True) -> Path:
-    """Return a bundled dump of the kdump format (debian-*-amd64), without its processes' pages but stacks."""
+    """Return a bundled dump without its processes' pages but stacks."""
     folder.mkdir(parents=True, exist_ok=True)
     return stacks_only(bundled(name, folder), folder / "vmcore.stacks", stacks=stacks)
 
@@ -84,12 +91,14 @@ class _Pages:
             if region.backing is not None:
                 self.paddrs.update(region.backing.lookup(0, INDICES).paddrs().tolist())
 
-    def add_stacks(self, captured: Captured) -> None:
+    def add_stacks(self, captured: Captured, spec: UnwindSpec | None) -> None:
+        if spec is None:
+            return
         size = captured.snapshot.page_size
         for _, answer in captured.answers:
             if isinstance(answer, str):
                 continue
-            sp = answer.regs["rsp"] & -size
+            sp = answer.regs[spec.registers[spec.stack_pointer]] & -size
             for region in captured.memory.regions:
                 if region.start <= sp < region.end:
                     self.add(captured, slice_of(region, sp, min(region.end, sp + STACK_PAGES * size), size))

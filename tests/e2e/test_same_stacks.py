@@ -24,12 +24,13 @@ NO_DEBUG_PACKAGES = ("--debug-directory", "/nonexistent")
 
 @dataclass(frozen=True)
 class Case:
-    """A dump, the files of its programs, a directory of its cores, and two processes."""
+    """A dump, the files of its programs, a directory of its cores, two processes, and the gdb for its machine."""
 
     dump: Path
     sysroot: Path
     cores: Path
     programs: tuple[str, ...] = PROGRAMS
+    gdb: str = "gdb"
 
 
 def of_makedumpfile(corpus: Path, folder: Path) -> Case:
@@ -43,12 +44,22 @@ def of_makedumpfile(corpus: Path, folder: Path) -> Case:
 
 
 @pytest.fixture(
-    scope="module", params=["whole", "stacks alone", "7.2", pytest.param("makedumpfile", marks=pytest.mark.corpus)]
+    scope="module",
+    params=[
+        "whole",
+        "stacks alone",
+        "7.2",
+        "arm64, stacks alone",
+        pytest.param("makedumpfile", marks=pytest.mark.corpus),
+    ],
 )
 def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("same")
     if request.param == "makedumpfile":
         case = of_makedumpfile(request.getfixturevalue("corpus"), folder)
+    elif request.param == "arm64, stacks alone":
+        files = unpacked_sysroot(folder / "files", "sysroot-arm64")
+        case = Case(bundled_stacks_only("debian-7.2-arm64", folder), files, folder / "cores", gdb="gdb-multiarch")
     else:
         name = "debian-7.2-amd64" if request.param == "7.2" else GUEST
         dump = (bundled_stacks_only if request.param == "stacks alone" else bundled)(name, folder)
@@ -90,7 +101,7 @@ def test_bt_index_page_and_gdb_agree(converted: Case, number: int) -> None:
     # gdb by the core's start script, with the same files.
     script = f"{entry['core']['file']}.gdb"
     command = [
-        need("gdb"),
+        need(converted.gdb),
         "-nx",
         "-batch",
         "-iex",
