@@ -105,3 +105,20 @@ CALL_BL = 0x5400_0000
 CALL_BL_MASK = 0xFC00_0000
 CALL_JIRL_RA = 0x4C00_0001  # jirl $ra, rj, offset
 CALL_JIRL_MASK = 0xFC00_001F
+
+# Instructions: LoongArch Reference Manual, volume 1, appendix B. Opcodes have 6 bits of branches, 8 of ldptr and its
+# like, 10 of other loads and stores.
+OP_JIRL, OP_B, OP_BL = 0x13, 0x14, 0x15
+OPS_BRANCH_21 = range(0x10, 0x13)  # beqz, bnez, bceqz and bcnez
+OPS_BRANCH_16 = range(0x16, 0x1C)  # beq, bne, blt, bge, bltu, bgeu
+OP_ADDI_D, OP_LD_D, OP_ST_D, OP_LDPTR_D, OP_STPTR_D = 0x00B, 0x0A3, 0x0A7, 0x26, 0x27
+OP_ADDU16I_D = 0x04
+OR_ZERO, OR_ZERO_MASK = 0x0015_0000, 0xFFFF_FC00  # or rd, rj, $zero: move
+BREAK, BREAK_MASK = 0x002A_0000, 0xFFFF_8000
+OPS_WITHOUT_RD = frozenset({0x0A4, 0x0A5, 0x0A6, *range(0x0AB, 0x0B4)})
+"""st.b, st.h, st.w, preld, and loads and stores of floating-point and vector registers: opcodes of 10 bits."""
+OPS_WITHOUT_RD_8 = frozenset({0x08, 0x09, 0x0C, 0x0D, 0x25, 0x70, 0x71, 0x73, 0x74, 0x75, 0x77})
+"""Floating-point and vector operations, and stptr.w: opcodes of 8 bits."""
+OPS_WITHOUT_RD_12 = frozenset({0x010, 0x381, 0x383, 0x384})
+"""Sums and products of floating-point registers, stx.d and its like, fldx, fstx, vldx, vstx: opcodes of 12 bits."""
+DBAR, DBAR_MASK = 0x3872_0000, 0xFFFE_0000  # and ibar

@@ -119,6 +119,17 @@ OP_BRANCH_CONDITIONAL = 16
 OP_BRANCH = 18
 OP_BRANCH_REG = 19
 BRANCH_REG_XO = (16, 528, 560)  # bclr, bcctr, bctar
+BLR = 0x4E800020
+BCLR, BCLR_MASK = 0x4C000020, 0xFC00FFFF  # which may depend on a condition
+SC, TRAP = 0x44000002, 0x7FE00008
+MFLR, MTLR, MOVE_SPR_MASK = 0x7C0802A6, 0x7C0803A6, 0xFC1FFFFF
+OR, OR_MASK = 0x7C000378, 0xFC0007FF
+OP_ADDI, OP_ADDIS, OP_LD, OP_STD, OP_EXTENDED, OP_PREFIX = 14, 15, 58, 62, 31, 1
+DS_UPDATES = 1  # of the lowest two bits of ld, ldu, std and stdu
+OPS_WITHOUT_TARGET = frozenset({2, 3, 10, 11, 36, 38, 44, *(4, 48, 50, 52, 54, 57, 59, 60, 61, 63)})
+"""What writes no general register: traps, comparisons, stw, stb, sth, and floating-point and vector ones."""
+OPS_TO_RA = range(20, 31)  # rotations, and logical ones with an immediate operand
+EXTENDED_TO_R1 = frozenset({40, 181, 266})  # subf, stdux, add
 
 # DWARF register numbers: ELFv2 ABI, 2.4; the vDSO's signal frame has the program counter in a column of its own.
 DWARF_REGS = (

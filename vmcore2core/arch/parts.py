@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from types import MappingProxyType
 
 from vmcore2core.addresses import KernelAddr
-from vmcore2core.arch.spec import CoreMachine, CpuNote, KernelMap, LayoutKeys, PageTableSpec, UnwindSpec
+from vmcore2core.arch.spec import (
+    CodeFrame,
+    CoreMachine,
+    CpuNote,
+    FramesByCode,
+    KernelMap,
+    LayoutKeys,
+    PageTableSpec,
+    UnwindSpec,
+)
 from vmcore2core.elf.notes import Note
 from vmcore2core.errors import LayoutInvalid, LayoutUnknown
 from vmcore2core.formats.elf_core import NT_PRSTATUS
@@ -305,3 +315,20 @@ class Unwind:
     def registers(self, notes: Sequence[Note]) -> Mapping[str, int]:
         """Return the registers, by ``spec``'s names, from a thread's notes other than NT_PRSTATUS."""
         return {}
+
+
+def code_of(machine: str) -> FramesByCode:
+    """Return ``frames_by_code`` of ``arch/NAME/code.py``, which is imported when it is first called.
+
+    A conversion does not need that module, nor capstone.
+    """
+
+    def frames_by_code(
+        read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
+    ) -> Iterator[CodeFrame]:
+        found: Iterator[CodeFrame] = import_module(f"vmcore2core.arch.{machine}.code").frames_by_code(
+            read, pc, start, exact
+        )
+        return found
+
+    return frames_by_code

@@ -34,12 +34,16 @@ class Convention(NamedTuple):
         frame_pointer: what functions keep their stack pointer in, if they do.
         tracked: what a function leaves as it was, among them the frame pointer, and the link register.
         link_register: has the return address when a function is entered; None if a call pushes it.
+        red_zone: bytes below the stack pointer that nothing else writes.
+        save_area: bytes at the end of the caller's frame where a function may save registers.
     """
 
     stack_pointer: int
     frame_pointer: int
     tracked: tuple[int, ...]
     link_register: int | None = None
+    red_zone: int = 0
+    save_area: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -121,10 +125,11 @@ class Way:
         return Way(self.convention, self.at, self.stack, values, self.stored)
 
     def _moved(self, value: Value) -> Way:
-        """Return the way with another stack pointer; what was stored below it is gone."""
+        """Return the way with another stack pointer; what was stored below it and its red zone is gone."""
         kept = self.stored
         if isinstance(value, Sum):
-            kept = tuple((at, what) for at, what in kept if at.register == value.register and at.number >= value.number)
+            lowest = value.number - self.convention.red_zone
+            kept = tuple((at, what) for at, what in kept if at.register == value.register and at.number >= lowest)
         return replace(self, stack=value, stored=kept)
 
     def address(self, register: int, displacement: int) -> Sum | None:
@@ -138,7 +143,8 @@ class Way:
         return LOST if at is None else dict(self.stored).get(at) or self._unchanged(at)
 
     def _unchanged(self, at: Sum) -> Value:
-        return LOST if at.register == self.convention.stack_pointer and at.number < 0 else InSlot(at)
+        below = at.register == self.convention.stack_pointer and at.number < -self.convention.red_zone
+        return LOST if below else InSlot(at)
 
     def store(self, at: Sum | None, value: Value) -> Way:
         """Return the way after a store; one to an address that is not known is not to the stack."""
@@ -189,14 +195,19 @@ class Way:
                 break
         else:
             return None
-        slots = {place: value for place, value in self.stored if place.register == stack and place.number < 0}
+        slots = {
+            place: value
+            for place, value in self.stored
+            if place.register == stack and place.number < self.convention.save_area
+        }
         saved = {v.register: at.number - here.number for at, v in slots.items() if isinstance(v, Sum) and not v.number}
         saved = {register: offset for register, offset in saved.items() if register in self.convention.tracked}
         changed = frozenset(r for r in self.convention.tracked if r not in saved and self.value(r) != Sum(r))
-        return self._frame(base, -here.number + (0 if self.convention.link_register else WORD), saved, changed)
+        return self._frame(base, -here.number + (WORD if self.convention.link_register is None else 0), saved, changed)
 
     def _frame(self, base: int, size: int, saved: dict[int, int], changed: frozenset[int]) -> CodeFrame | None:
-        if self.convention.link_register in changed or any(offset + WORD > size for offset in saved.values()):
+        end = size + self.convention.save_area
+        if self.convention.link_register in changed or any(offset + WORD > end for offset in saved.values()):
             return None
         return CodeFrame(size, saved, changed, base=base)
 

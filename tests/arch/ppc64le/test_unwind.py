@@ -116,6 +116,7 @@ class Space:
             fde=lambda _: fde if row else None,
             eh_frame=SimpleNamespace(row=lambda *_: row),
             cfi_problem=None,
+            symbol=lambda _: None,
             ends_stack=lambda _: False,
             is_go=False,
             cfi_origin=None,

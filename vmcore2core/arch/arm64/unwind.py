@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-from vmcore2core.arch.parts import Unwind
-from vmcore2core.arch.spec import CodeFrame, CoreMachine, SignalTrampoline, UnwindSpec
+from vmcore2core.arch.parts import Unwind, code_of
+from vmcore2core.arch.spec import CoreMachine, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import arm64 as fmt
 from vmcore2core.overrides import override
-
-
-def _frames_by_code(
-    read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
-) -> Iterator[CodeFrame]:
-    """A ``FramesByCode``."""
-    from vmcore2core.arch.arm64.code import frames_by_code  # which conversions do without
-
-    return frames_by_code(read, pc, start, exact)
 
 
 def ends_with_call(code: bytes) -> bool:
@@ -48,7 +37,7 @@ _UNWIND = UnwindSpec(
     link_register=fmt.DWARF_REGS.index("x30"),
     signed_bits=fmt.SIGNED_BITS,
     record_ends_frame=False,
-    frames_by_code=_frames_by_code,
+    frames_by_code=code_of("arm64"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmcore2core.arch.parts import Unwind
+from vmcore2core.arch.parts import Unwind, code_of
 from vmcore2core.arch.spec import CoreMachine, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import loongarch64 as fmt
 from vmcore2core.overrides import override
@@ -38,6 +38,7 @@ _UNWIND = UnwindSpec(
     ends_with_call=ends_with_call,
     link_register=fmt.DWARF_REGS.index("ra"),
     frame_record=-16,
+    frames_by_code=code_of("loongarch64"),
 )
 
 

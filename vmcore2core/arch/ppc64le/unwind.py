@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmcore2core.arch.parts import Unwind
+from vmcore2core.arch.parts import Unwind, code_of
 from vmcore2core.arch.spec import CoreMachine, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import ppc64le as fmt
 from vmcore2core.overrides import override
@@ -37,6 +37,7 @@ _UNWIND = UnwindSpec(
     ends_with_call=ends_with_call,
     link_register=fmt.DWARF_REGS.index("link"),
     back_chain=fmt.STACK_FRAME_LR_SAVE,
+    frames_by_code=code_of("ppc64le"),
 )
 
 

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-from vmcore2core.arch.parts import Unwind
-from vmcore2core.arch.spec import CodeFrame, CoreMachine, SignalTrampoline, UnwindSpec
+from vmcore2core.arch.parts import Unwind, code_of
+from vmcore2core.arch.spec import CoreMachine, SignalTrampoline, UnwindSpec
 from vmcore2core.formats import riscv64 as fmt
 from vmcore2core.overrides import override
-
-
-def _frames_by_code(
-    read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
-) -> Iterator[CodeFrame]:
-    """A ``FramesByCode``."""
-    from vmcore2core.arch.riscv64.code import frames_by_code  # which conversions do without
-
-    return frames_by_code(read, pc, start, exact)
 
 
 def ends_with_call(code: bytes) -> bool:
@@ -54,7 +43,7 @@ _UNWIND = UnwindSpec(
     ends_with_call=ends_with_call,
     link_register=fmt.DWARF_REGS.index("ra"),
     frame_record=-16,
-    frames_by_code=_frames_by_code,
+    frames_by_code=code_of("riscv64"),
 )
 
 

@@ -6,19 +6,9 @@ arch/x86/entry/vdso/vdso32/sigreturn.S (Linux 7.2); Intel SDM volume 2, CALL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-from vmcore2core.arch.spec import CodeFrame, SignalTrampoline, UnwindSpec
+from vmcore2core.arch.parts import code_of
+from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
 from vmcore2core.formats import x86_64 as fmt
-
-
-def _frames_by_code(
-    read: Callable[[int, int], bytes | None], pc: int, start: int | None, exact: bool
-) -> Iterator[CodeFrame]:
-    """A ``FramesByCode``."""
-    from vmcore2core.arch.x86.code import frames_by_code  # a conversion does not need capstone
-
-    return frames_by_code(read, pc, start, exact)
 
 
 def ends_with_call(code: bytes) -> bool:
@@ -54,7 +44,7 @@ UNWIND_64 = UnwindSpec(
     ),
     call_size_max=fmt.CALL_BYTES_MAX,
     ends_with_call=ends_with_call,
-    frames_by_code=_frames_by_code,
+    frames_by_code=code_of("x86"),
     has_cfi=True,
 )
 
