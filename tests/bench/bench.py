@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import statistics
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -270,15 +271,48 @@ def many(tools: Tools, dump: Path, rounds: Rounds) -> Iterator[str]:
     commands = {"vmcore-tasks ps": tools.tasks("ps", dump), "drgn contrib/ps.py": tools.drgn_script(dump, tools.ps)}
     yield f"| **ps of {len(tasks):,} tasks** | | |"
     yield from _raced(tools, commands, rounds)
-    for row in sorted(tasks, key=lambda row: (row["comm"][:3], row["threads"], row["rss_kib"] or 0)):
-        if row["comm"].startswith(("map-", "thr-")):
-            ours = tools.ours(dump, "--pid", str(row["pid"]), "-o", "core", kept=True)
-            yield f"| **{row['comm']}: {row['rss_kib']:,} KiB** | | |"
-            peers = {"vmcore2core": ours, "drgn contrib/gcore.py": tools.with_drgn(dump, row["pid"])}
-            yield from _raced(tools, peers, rounds)
+    small = next(row for row in tasks if row["comm"].startswith("small-"))
+    begun = yield from _process(tools, dump, small, rounds)
+    for kind in ("map-", "thr-"):
+        sizes = sorted((int(row["comm"][4:]), row) for row in tasks if row["comm"].startswith(kind))
+        measured = {}
+        for size, row in sizes:
+            measured[size] = yield from _process(tools, dump, row, rounds)
+        yield from _exponents(begun, measured)
 
 
-def _raced(tools: Tools, commands: dict[str, Command | None], rounds: Rounds) -> Iterator[str]:
+def _process(tools: Tools, dump: Path, row: dict[str, Any], rounds: Rounds) -> Generator[str, None, dict[str, Series]]:
+    """Yields the rows for a process; returns what was measured."""
+    ours = tools.ours(dump, "--pid", str(row["pid"]), "-o", "core", kept=True)
+    core = said(tools.ours(dump, "--pid", str(row["pid"]), "-o", tools.out / "core", "--force", "--json", kept=True))
+    threads, pages = len(core["cores"][0]["threads"]), core["cores"][0]["pages"]["present"]
+    asked = row["comm"].partition("-")[2]
+    assert not row["comm"].startswith("thr-") or threads == int(asked), f"{row['comm']} has {threads} threads"
+    # A fourth of the mappings is of a file, whose pages a core leaves out.
+    assert not row["comm"].startswith("map-") or 4 * pages >= 3 * int(asked), f"{row['comm']} has {pages} pages"
+    yield f"| **{row['comm']}; threads: {threads:,}; pages: {pages:,}** | | |"
+    peers = {"vmcore2core": ours, "drgn contrib/gcore.py": tools.with_drgn(dump, row["pid"])}
+    return (yield from _raced(tools, peers, rounds))
+
+
+def _exponents(begun: dict[str, Series], measured: dict[int, dict[str, Series]]) -> Iterator[str]:
+    """Yields a row for each program: how its processor time grows from the second size to the last one.
+
+    Args:
+        begun: of a process with one of everything, whose time is taken away: it is the start-up's.
+        measured: of each size.
+    """
+    low, high = sorted(measured)[1], max(measured)
+    for name, start in begun.items():
+        first, last = (min(measured[size][name].busy) - min(start.busy) for size in (low, high))
+        if first > 0:
+            exponent = math.log(last / first) / math.log(high / low)
+            yield f"| {name}: exponent from {low:,} to {high:,} | {exponent:.2f} | |"
+
+
+def _raced(
+    tools: Tools, commands: dict[str, Command | None], rounds: Rounds
+) -> Generator[str, None, dict[str, Series]]:
     def run(command: Command) -> Callable[[Series], None]:
         return lambda series: series.run(command, tools.written)
 
@@ -286,6 +320,7 @@ def _raced(tools: Tools, commands: dict[str, Command | None], rounds: Rounds) ->
     first = next(iter(series.values()))
     for name, measured in series.items():
         yield f"| {name} | {seconds(measured)} | {ratio(first, measured)} |"
+    return series
 
 
 def page_rate(tools: Tools, dump: Path, rounds: Rounds) -> Iterator[str]:
