@@ -62,16 +62,17 @@ class X86_64ManyThreads(ManyThreads):
             return None
         images = fpu.find_images(tasks, image, kernel.layout, read_parts, zero=("io_bitmap", "features"))
         notes: list[tuple[Note, ...] | None] = [None] * len(tasks)
-        headers = images.data[:, fpu.HEADER].copy().view("V16").reshape(-1)
-        for header in np.unique(headers[images.there]):
-            rows = np.flatnonzero(images.there & (headers == header))
+        alike: dict[bytes, list[int]] = {}
+        for row in np.flatnonzero(images.there).tolist():
+            alike.setdefault(images.data[row, fpu.HEADER].tobytes(), []).append(row)
+        for rows in alike.values():
             pkru = None if images.pkru is None else images.pkru[rows]
             try:
                 floats = fpu.fxsaves(images.data[rows], geometry)
                 xstates = fpu.xsaves(images.data[rows], image.user_features, pkru, geometry)
             except LayoutInvalid:
                 continue
-            for row, floating, xstate in zip(rows.tolist(), floats, xstates, strict=True):
+            for row, floating, xstate in zip(rows, floats, xstates, strict=True):
                 notes[row] = (
                     Note(elf_core.NOTE_CORE, elf_core.NT_FPREGSET, floating.tobytes()),
                     Note(elf_core.NOTE_LINUX, elf_core.NT_X86_XSTATE, xstate.tobytes()),
