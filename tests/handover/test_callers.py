@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,4 +43,4 @@ def test_each_thread_is_unwound_once(unwound: list[int], sysroots: tuple[Path, .
         assert outcome.error is None
         assert outcome.entry is not None
         assert outcome.without_cfi is not None
-        assert sorted(unwound) == [thread["tid"] for thread in outcome.entry["threads"]]
+        assert sorted(unwound) == [thread["tid"] for thread in json.loads(outcome.entry.json)["threads"]]

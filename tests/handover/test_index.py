@@ -12,7 +12,7 @@ import pytest
 from vmcore2core.containers.remote import located
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.errors import OutputError
-from vmcore2core.handover.index import INDEX_NAME, Index
+from vmcore2core.handover.index import INDEX_NAME, Index, entry_text
 from vmcore2core.run.index_entries import dump_file
 
 HEAD: dict[str, Any] = {"dump": {"files": [{"name": "vmcore", "size": 5}]}, "kernel": {}, "options": {"filter": None}}
@@ -29,7 +29,7 @@ def entry(folder: Path, pid: int, content: bytes = b"core") -> dict[str, Any]:
 def written(folder: Path, *pids: int) -> Index:
     index = Index(folder, HEAD)
     for pid in pids:
-        index.add(entry(folder, pid))
+        index.add(entry_text(entry(folder, pid)))
     index.write(finished=True)
     return index
 
@@ -82,7 +82,7 @@ def test_a_name_that_leads_out_of_the_directory_is_not_followed(tmp_path: Path) 
     outside = entry(tmp_path, 1)
     outside["core"]["file"] = "../core.app.1"
     index = Index(tmp_path / "cores", HEAD)
-    index.add(outside)
+    index.add(entry_text(outside))
     assert resumed(tmp_path / "cores").kept(1, "app") is None
 
 
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path, content: str, words:
 def test_a_dump_that_came_through_a_pipe_may_be_another(tmp_path: Path) -> None:
     head = {**HEAD, "dump": {"files": [dump_file(Path("standard input"))]}}
     index = Index(tmp_path, head)
-    index.add(entry(tmp_path, 4))
+    index.add(entry_text(entry(tmp_path, 4)))
     index.write(finished=True)
     with pytest.raises(OutputError, match="cannot resume: the dump was read from a pipe"):
         Index(tmp_path, head).resume()

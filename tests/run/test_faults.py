@@ -30,6 +30,7 @@ from vmcore2core.commands.terminal import Interrupted
 from vmcore2core.corefile.atomic import atomic_file
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import OutputError, sentence_of
+from vmcore2core.handover.index import entry_text
 from vmcore2core.handover.tree import Tree
 from vmcore2core.run import run as run_module
 from vmcore2core.run.jobs import DoJob, Job, JobResult, Stage
@@ -77,7 +78,8 @@ class HandMade(Run):
             return JobResult(job, error=sentence_of(error))
         core = {"file": path.name, "file_size": status.st_size, "mtime_ns": status.st_mtime_ns}
         entry = {"pid": job.pid, "comm": job.comm, "threads": []}
-        return JobResult(job, entry={**entry, "core": {**core, "missing": 0, "pages": 3, "complete": True}})
+        whole = {**entry, "core": {**core, "missing": 0, "pages": 3, "complete": True}}
+        return JobResult(job, entry=entry_text(whole))
 
     def _write_beside(self, _workers: Any, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -24,7 +24,7 @@ from vmcore2core.convert import core_path
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
 from vmcore2core.handover.entry import KernelReaders, identity_entry
-from vmcore2core.handover.index import Index
+from vmcore2core.handover.index import Index, entry_text
 from vmcore2core.printable import amount, text
 from vmcore2core.process.copies import Copies
 from vmcore2core.process.dump_filter import DumpFilter
@@ -232,7 +232,9 @@ class Capture:
             return
         reason = "stacks_only is set" if target.stacks_only else "its turn for more had not come"
         later: dict[str, Any] = {"threads": [], "vmas": [], "images": [], "files": None}
-        self._index.add({**identity, **later, "core": core_entry(result), "capture": _kept("stacks", reason)})
+        self._index.add(
+            entry_text({**identity, **later, "core": core_entry(result), "capture": _kept("stacks", reason)})
+        )
         self.stacks.append(target)
 
     def _write_whole(self, target: Target) -> None:

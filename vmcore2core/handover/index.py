@@ -68,7 +68,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmcore2core import __version__
 from vmcore2core.corefile.atomic import atomic_file, remove_partial
@@ -86,13 +86,38 @@ INDEX_MAX = 1 << 30
 Entry = dict[str, Any]
 
 
+class EntryText(NamedTuple):
+    """A process's entry as JSON: workers make it, as text goes from process to process faster than what is in it.
+
+    Attributes:
+        pid, comm: of the process.
+        json: the entry.
+        fields: the names in it.
+        waits: the threads that end each thread's wait, as TIDs, if nothing else can.
+    """
+
+    pid: int
+    comm: str
+    json: str
+    fields: frozenset[str]
+    waits: dict[int, list[int]]
+
+
+def entry_text(entry: Entry) -> EntryText:
+    """Return a process's entry as JSON."""
+    threads = [thread for thread in entry["threads"] if isinstance(thread, dict)]  # it may be from an earlier run
+    waits = [(thread.get("tid", 0), thread.get("wait")) for thread in threads]
+    holders = {tid: wait.get("holders", []) for tid, wait in waits if isinstance(wait, dict) and wait.get("all_known")}
+    return EntryText(entry["pid"], entry["comm"], to_json(entry), frozenset(entry), holders)
+
+
 def now() -> str:
     """Return the time for ``started`` and ``finished``."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Index:
-    """The index of one directory; an entry is turned into JSON once.
+    """The index of one directory.
 
     Args:
         directory: where it is.
@@ -112,7 +137,7 @@ class Index:
         self.errors: list[dict[str, Any]] = []
         self.story: dict[str, Any] = {}
         self._started = now()
-        self._entries: dict[int, str] = {}
+        self._entries: dict[int, EntryText] = {}
         self._next_write = 0.0
 
     @property
@@ -120,15 +145,20 @@ class Index:
         """Path of the index file."""
         return self.directory / INDEX_NAME
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: EntryText) -> None:
         """Add a process whose core was written, and write the index if it is time."""
-        self._entries[entry["pid"]] = to_json(entry)
+        self._entries[entry.pid] = entry
         if time.monotonic() >= self._next_write:
             self.write()
 
     def amend(self, pid: int, /, **more: object) -> None:
-        """Add fields to a process's entry."""
-        self._entries[pid] = to_json({**json.loads(self._entries[pid]), **self._hide(more)})
+        """Add fields to a process's entry, or replace them."""
+        entry, new = self._entries[pid], self._hide(more)
+        if entry.fields.isdisjoint(new):
+            text = f"{entry.json[:-1]}, {to_json(new)[1:]}"
+            self._entries[pid] = entry._replace(json=text, fields=entry.fields | new.keys())
+        else:
+            self._entries[pid] = entry_text({**json.loads(entry.json), **new})
 
     def write(self, *, finished: bool = False) -> None:
         """Write the index; the file is replaced only when the new one is complete.
@@ -143,7 +173,7 @@ class Index:
 
     def document(self, *, finished: bool = False) -> str:
         """Return the index as JSON, one process per line."""
-        entries = ",\n".join(self._entries[pid] for pid in sorted(self._entries))
+        entries = ",\n".join(self._entries[pid].json for pid in sorted(self._entries))
         top = ",\n".join(f"{to_json(name)}: {to_json(value)}" for name, value in self.top(finished=finished).items())
         return f'{{{top},\n"processes": [\n{entries}\n]}}\n'
 
@@ -156,7 +186,11 @@ class Index:
     def entries(self) -> Iterator[Entry]:
         """Yield each process's entry, by PID."""
         for pid in sorted(self._entries):
-            yield json.loads(self._entries[pid])
+            yield json.loads(self._entries[pid].json)
+
+    def waits(self) -> dict[int, list[int]]:
+        """Return the threads that end each thread's wait, as TIDs, if nothing else can."""
+        return {tid: holders for pid in sorted(self._entries) for tid, holders in self._entries[pid].waits.items()}
 
     def resume(self) -> bool:
         """Take over the cores that an earlier run finished, and remove its unfinished files.
@@ -175,7 +209,7 @@ class Index:
             return False
         for entry in before["processes"]:
             if self._is_there(entry):
-                self._entries[entry["pid"]] = to_json(entry)
+                self._entries[entry["pid"]] = entry_text(entry)
         return True
 
     def remove_parts(self, *, below: bool = False) -> None:
@@ -215,10 +249,13 @@ class Index:
         """Forget a process, so that its core is written again."""
         self._entries.pop(pid, None)
 
+    def has(self, pid: int, comm: str) -> bool:
+        """Tell whether a process has an entry."""
+        return pid in self._entries and self._entries[pid].comm == comm
+
     def kept(self, pid: int, comm: str) -> Entry | None:
         """Return the entry of a process whose core an earlier run wrote, or None."""
-        entry = json.loads(self._entries[pid]) if pid in self._entries else None
-        return entry if entry is not None and entry["comm"] == comm else None
+        return json.loads(self._entries[pid].json) if self.has(pid, comm) else None
 
     def _is_there(self, entry: Entry) -> bool:
         core = entry["core"]

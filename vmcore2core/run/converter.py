@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from vmcore2core.session import CoreResult, Session
 if TYPE_CHECKING:
     from vmcore2core.handover.callers import WithoutCfi
     from vmcore2core.handover.entry import KernelReaders
+    from vmcore2core.handover.index import EntryText
     from vmcore2core.handover.mapped import Finder, MappedFiles
     from vmcore2core.handover.written import FileWriter
     from vmcore2core.unwind.originals import Files
@@ -35,6 +37,10 @@ KEPT_VMAS = 1 << 16
 """Most mappings of cached processes: about 64 MiB."""
 KEPT_PAGES = 1 << 18
 """Most pages of cached processes whose walked page tables are kept, too: about 8 MiB."""
+
+OF_INDEX = ("handover.entry", "handover.index")
+OF_FILES = ("handover.callers", "handover.images", "handover.mapped", "handover.written", "handover.scripts")
+"""Modules that each job needs, and a single core does not."""
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +112,10 @@ class Converter:
 
     def prepare(self, job: Job) -> None:
         """Import the modules that every worker needs, so that forked workers share them."""
+        with_files = self.options.indexed and self.options.companions
+        for name in ("corefile.verify", *(OF_INDEX if self.options.indexed else ()), *(OF_FILES if with_files else ())):
+            import_module(f"vmcore2core.{name}")
         if self.options.indexed:
-            import vmcore2core.handover.entry  # noqa: F401
-
             _ = self._kernel_readers
         self.measure(job)
 
@@ -137,13 +144,15 @@ class Converter:
             return self._result(job, error=failure(job.pid, job.comm, error, options))
         beside = self._files(job, captured, stacks) if options.indexed and options.companions else {}
         report = core_report(session, leader, replace(result, path=target), verbose=options.verbose)
-        entry = entry if result.secrets is None else result.secrets.hide(entry)
         return self._result(job, entry=entry, report=report, **beside)
 
-    def _index_entry(self, leader: StructView, result: CoreResult, stacks: Unwound | str) -> dict[str, Any]:
-        """Return the index entry of a process whose core was written."""
+    def _index_entry(self, leader: StructView, result: CoreResult, stacks: Unwound | str) -> EntryText:
+        """Return the index entry of a process whose core was written, without secrets."""
+        from vmcore2core.handover.index import entry_text
+
         said = described(self.session, leader, result.captured, stacks, self._kernel_readers)
-        return {**said, "core": core_entry(result)}
+        entry = {**said, "core": core_entry(result)}
+        return entry_text(entry if result.secrets is None else result.secrets.hide(entry))
 
     def find_files(self, job: Job) -> JobResult:
         """Return the files that a process has mapped, if an earlier run wrote its core."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmcore2core.printable import text
 
 if TYPE_CHECKING:
     from vmcore2core.handover.callers import WithoutCfi
     from vmcore2core.handover.images import Image
+    from vmcore2core.handover.index import EntryText
     from vmcore2core.handover.mapped import MappedFiles
     from vmcore2core.handover.recovered import RecoveredFiles
     from vmcore2core.handover.written import FileToWrite, WrittenFile
@@ -102,7 +103,7 @@ class JobResult:
     without_cfi: WithoutCfi | None = None
     written: WrittenFile | None = None
     scripts: tuple[str, ...] = ()
-    entry: dict[str, Any] | None = None
+    entry: EntryText | None = None
     report: CoreReport | None = None
     warnings: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()

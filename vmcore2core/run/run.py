@@ -329,7 +329,7 @@ class Run:
         )
         if companions.problem is not None:
             self._say(companions.problem)
-        there = [job for job in jobs if self.index.kept(job.pid, job.comm) is not None]
+        there = [job for job in jobs if self.index.has(job.pid, job.comm)]
         found = {result.job.task: result for result in self.results if result.entry is not None}
         earlier = [job for job in there if job.task not in found]
         found |= {r.job.task: r for r in self._in_order(earlier, workers.run(Stage.FIND_FILES, earlier))}
@@ -394,13 +394,13 @@ class Run:
         if self.index is None:
             return
         from vmcore2core.handover.html import write_page
-        from vmcore2core.run.story import deadlocks
+        from vmcore2core.process.deadlock import cycles
 
         if finished:
             self.index.remove_parts()
         self.index.warnings = self._with_workers("warnings", self.session.warnings)
         notices = self._with_workers("notices", self.session.notices)
-        self.index.story |= {"notices": notices, "deadlocks": deadlocks(self.index.entries())}
+        self.index.story |= {"notices": notices, "deadlocks": cycles(self.index.waits())}
         self.index.write(finished=finished)
         write_page(self.directory, self.index.top(finished=finished), self.index.entries())
 

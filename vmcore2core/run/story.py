@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -10,7 +10,6 @@ from vmcore2core.errors import MemoryFault, Vmcore2coreError
 from vmcore2core.kernel import printk, sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.printable import text
-from vmcore2core.process.deadlock import cycles
 from vmcore2core.process.kernelbt import KernelStacks
 from vmcore2core.report import left_out
 from vmcore2core.session import Session
@@ -36,16 +35,6 @@ def story(session: Session) -> dict[str, Any]:
         "unknown": list(unknown_of(session, problem, crashed=crash is not None)),
         "left_out": left_out(session.container.dump_level),
     }
-
-
-def deadlocks(entries: Iterable[dict[str, Any]]) -> list[list[int]]:
-    """Return the cycles of threads that wait for each other, as TIDs.
-
-    Args:
-        entries: the index entries of the processes.
-    """
-    waits = [(thread["tid"], thread.get("wait")) for entry in entries for thread in entry["threads"]]
-    return cycles({tid: wait["holders"] for tid, wait in waits if wait is not None and wait["all_known"]})
 
 
 def _blocked(session: Session) -> Iterator[dict[str, Any]]:
