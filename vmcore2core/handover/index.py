@@ -168,14 +168,17 @@ class Index:
         """
         began = time.monotonic()
         with atomic_file(self.path, force=True) as fd, os.fdopen(os.dup(fd), "w", encoding="ascii") as file:
-            file.write(self.document(finished=finished))
+            file.writelines(self._pieces(finished=finished))
         self._next_write = time.monotonic() + SLOWDOWN * (time.monotonic() - began)
 
-    def document(self, *, finished: bool = False) -> str:
-        """Return the index as JSON, one process per line."""
-        entries = ",\n".join(self._entries[pid].json for pid in sorted(self._entries))
+    def _pieces(self, *, finished: bool) -> Iterator[str]:
+        """Yield the index as JSON, one process per line; in pieces, as that of thousands of processes is large."""
         top = ",\n".join(f"{to_json(name)}: {to_json(value)}" for name, value in self.top(finished=finished).items())
-        return f'{{{top},\n"processes": [\n{entries}\n]}}\n'
+        yield f'{{{top},\n"processes": [\n'
+        for number, pid in enumerate(sorted(self._entries)):
+            yield ",\n" if number else ""
+            yield self._entries[pid].json
+        yield "\n]}\n"
 
     def top(self, *, finished: bool = False) -> dict[str, Any]:
         """Return the index without its processes."""

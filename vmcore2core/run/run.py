@@ -228,9 +228,10 @@ class Run:
             self.failed(result.error, job.pid, job.comm)
             self._other_results.append(result)
             return
-        self.results.append(result)
         if self.index is not None and result.entry is not None:
             self.index.add(result.entry)
+            result = replace(result, entry=result.entry._replace(json=""))  # the index has it
+        self.results.append(result)
 
     @property
     def directory(self) -> Path:
