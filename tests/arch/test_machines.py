@@ -47,6 +47,7 @@ MACHINES_ELSEWHERE = {
     "containers/sadump.py": "a dump format of one machine, in two sizes",
     "containers/x86_cpus.py": "writes the notes of formats that are of x86 alone",
     "containers/xen.py": "its registers are struct vcpu_guest_context of x86-64",
+    "handover/debugger_cfi.py": "runs inside lldb, without the package, and knows the registers of x86-64 alone",
     "handover/vscode.py": "cpptools has a word of its own for each machine",
     "corefile/contexts.py": "minidumps have a form of registers for each machine",
 }

@@ -135,7 +135,8 @@ def test_no_module_can_run_what_a_dump_has(path: Path) -> None:
             names = [node.module or ""]
         for name in names:
             harmless = name == "urllib.parse"  # of texts alone
-            assert name.split(".")[0] not in FORBIDDEN or harmless or (path, name) in {*NETWORK, DEBUGGER}, name
+            sent = name == "pickle" and path in WORKERS and "pickle.load" not in path.read_text()
+            assert name.split(".")[0] not in FORBIDDEN or harmless or sent or (path, name) in {*NETWORK, DEBUGGER}, name
             assert not name.startswith("multiprocessing") or path in WORKERS
         if isinstance(node, ast.Call):
             called = node.func
