@@ -1,5 +1,5 @@
-// What is in files beside the page. No browser lets a page from disk read them, but it may run them as scripts: each
-// calls loaded() with its name and JSON. The policy of the page lets nothing but these files and this script run.
+// The data in files beside the page. No browser lets a page from disk read files, but the page may run them as scripts:
+// each file calls loaded() with its name and JSON. The page's policy lets only these files and this script run.
 
 const KEPT = 16;
 const files = new Map();

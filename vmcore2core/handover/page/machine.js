@@ -27,7 +27,7 @@ function machine() {
     notFinished(), died(), cpus(), deadlocks(), blocked(), together(), lacking(), messages(), about());
 }
 function notFinished() {
-  return head.finished ? null : bad("This run is not finished, so there is more to come: --resume goes on with it.");
+  return head.finished ? null : bad("This run is not finished, and processes are missing: --resume continues it.");
 }
 function died() {
   const crash = head.crash;

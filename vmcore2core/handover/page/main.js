@@ -1,4 +1,4 @@
-// The views and their addresses, in what stands behind "#": pid, tid, tab; q, show, sort, stack of the table; view.
+// The views and their addresses, in the part behind "#": pid, tid, tab; q, show, sort, stack of the table; view.
 
 let view = new URLSearchParams(), rows = null, found = [], process = null, asked = 0;
 const ADDRESS = ["view", "pid", "tid", "tab", "q", "show", "sort", "stack"];
@@ -11,9 +11,9 @@ function address(more) {
   }
   return "#" + all;
 }
-// Another view than a process's, with what is looked for.
+// The address of a view that is not a process's, with the search.
 function elsewhere(name) { return address({ view: name === "machine" ? null : name, pid: null, tid: null, tab: null }); }
-// Each place is a step that "back" returns from; what is typed into the search is none.
+// "Back" returns from each view, but not from single letters of the search.
 function go(more) {
   history.pushState(null, "", address(more));
   return arrive();
@@ -86,7 +86,7 @@ async function showProcess(number, before) {
   try {
     if (!there(pid)) throw new Error("There is no process " + view.get("pid") + " in this directory.");
     const entry = await load(String(pid));
-    if (number !== asked) return;  // another one was asked for meanwhile
+    if (number !== asked) return;  // meanwhile, the user has opened another one
     process = entry;
     const tid = view.has("tid") ? Number(view.get("tid")) : undefined;
     const { view: made, fill: fillBody } = present(entry, view.get("tab"), tid, (tab) => go({ tab: tab === "stacks" ? null : tab, tid: null }));
@@ -144,7 +144,7 @@ function pressed(event) {
   else if (!/^Arrow(Left|Right)$/.test(event.key) || !tabs(event)) return;
   event.preventDefault();
 }
-// What is printed is what is looked at, whole: rows that are out of sight, too, and what is folded up.
+// Print the whole view: also rows that are out of sight, and folded parts.
 let folded = [];
 function printing(on) {
   document.body.classList.toggle("printing", on);

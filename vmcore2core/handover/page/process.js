@@ -1,4 +1,4 @@
-// A process: its stacks, memory, files and images, what is missing of it, and how to open its core.
+// A process: its stacks, memory, files and images, its missing parts, and how to open its core.
 
 const ADVICE = {
   excluded: "They were left out when the dump was written: makedumpfile -d 17 keeps them, and vmcore2core capture writes cores before it drops them.",
@@ -106,7 +106,7 @@ function thread(one) {
       + ". gdb takes them from below VMCORE2CORE_SYSROOT=DIR, and this page has what they tell with --sysroot DIR.") : null,
   ].flat().filter(Boolean);
 }
-// Threads with the same frames stand together, as a pool's do.
+// Threads with the same frames, such as a pool's, are shown together.
 function stacks(process, tid) {
   const groups = new Map();
   for (const one of process.threads) {

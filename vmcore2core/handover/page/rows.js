@@ -1,4 +1,4 @@
-// A table of which only the rows in sight are in the page, so that 65,530 of them scroll like ten.
+// A table; only its rows in sight are in the page, so that 65,530 rows scroll like ten.
 
 const MARGIN = 12;
 const PRINTED = 5000;

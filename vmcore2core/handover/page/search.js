@@ -1,4 +1,4 @@
-// The processes: what is looked for, and in which order they stand. `table` has a column a list, as page_data.py says.
+// The processes: searching and sorting them. `table` has a list for each column, see page_data.py.
 
 let table = null;
 let haystack = [];
@@ -40,7 +40,7 @@ function telling(stack) {
   const named = program.filter((name) => !name.startsWith("0x"));
   return { sleeps, named: named.length ? named : program };
 }
-// The function to show of a process: the one that was looked for, else the program's innermost.
+// The function to show for a process: the one that the search names, else the program's innermost.
 function functionOf(i, words) {
   const stacks = table.threads[i].map(([, , stack]) => table.stacks[stack]);
   for (const word of words)
@@ -83,7 +83,7 @@ function sort(found, number, direction, words) {
     const key = of(i);
     return [i, typeof key === "string" ? key.toLowerCase() : key];
   }));
-  // Whoever types a number looks for this very process or thread.
+  // A number means exactly this process or thread.
   const exact = new Set(words.length === 1 && /^\d+$/.test(words[0])
     ? found.filter((i) => table.threads[i].some(([tid]) => String(tid) === words[0])) : []);
   return found.sort((a, b) => exact.has(b) - exact.has(a)

@@ -1,5 +1,5 @@
 "use strict";
-// What all parts of the page share. Strings from the dump reach the page as text nodes and titles, never as markup.
+// Shared by all parts of the page. Strings from the dump reach the page as text nodes and titles, never as markup.
 
 const STATES = [
   ["present", "mapped in"], ["page_cache", "page cache"], ["zero", "zero"], ["from_swap", "from swap"],
