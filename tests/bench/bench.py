@@ -17,6 +17,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -196,6 +197,32 @@ def floor(tools: Tools, rounds: Rounds) -> Iterator[str]:
     yield from _raced(tools, {"python -c 'import numpy'": [sys.executable, "-c", "import numpy"]}, rounds)
 
 
+def instructions(tools: Tools, dump: Path, pid: int) -> Iterator[str]:
+    """Yields the rows for what a conversion takes besides its pages, counted by valgrind, if it is there."""
+    if shutil.which("valgrind") is None:
+        return
+    kept = tools.ours(dump, "--pid", str(pid), "-o", tools.out / "core", "--force", kept=True)
+    subprocess.run([str(part) for part in kept], check=True, stdout=subprocess.DEVNULL)
+    yield "| **a small process with the layout kept, instructions** | | |"
+    counts = {
+        "python -c 'import numpy'": _instructions([sys.executable, "-c", "import numpy"]),
+        "vmcore2core": _instructions(kept),
+    }
+    for name, count in counts.items():
+        yield f"| {name} | {count / 1e6:,.0f} million | {counts['vmcore2core'] / count:.2f} |"
+
+
+def _instructions(command: Command) -> int:
+    """Returns how many a command of ours takes."""
+    valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={os.devnull}"]
+    split = next(at for at, part in enumerate(command) if part == sys.executable)
+    counted = [str(part) for part in (*command[:split], *valgrind, *command[split:])]
+    done = subprocess.run(counted, check=True, capture_output=True, text=True)
+    found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
+    assert found is not None, done.stderr
+    return int(found[1].replace(",", ""))
+
+
 def decoded(tools: Tools, dump: Path, pid: int, rounds: Rounds) -> Iterator[str]:
     """Yields the rows for one process of a compressed dump, decompressed by one processor and by two."""
     core = tools.out / "core"
@@ -364,6 +391,7 @@ def main() -> None:
         print(*one_process(tools, elf, large, rounds, copied=True), sep="\n")
         print("| **one small process, kdump zlib** | | |")
         print(*one_process(tools, options.folder / "vmcore.zlib", small, rounds, copied=False), sep="\n")
+        print(*instructions(tools, options.folder / "vmcore.zlib", small), sep="\n")
         print("| **one process of 1.2 GB, kdump zlib** | | |")
         print(*decoded(tools, options.folder / "vmcore.zlib", large, rounds), sep="\n")
         print(*many(tools, options.folder / "many.elf", rounds), sep="\n")
