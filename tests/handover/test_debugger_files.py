@@ -22,7 +22,16 @@ import pytest
 
 from tests.e2e.guests import FIXTURES
 from vmcore2core.handover.debugger_download import download, is_ours
-from vmcore2core.handover.debugger_files import Found, Places, Wanted, below, facts_of, missing, taken_by_path
+from vmcore2core.handover.debugger_files import (
+    Found,
+    Places,
+    Wanted,
+    below,
+    facts_of,
+    missing,
+    taken_by_path,
+    version_of,
+)
 
 PROGRAM = FIXTURES / "sysroot/bin/lab-dynamic"
 BUILD_ID = "8727f96cdf9d6e8eda964dd86cb03cde126c398a"
@@ -259,3 +268,11 @@ def test_the_line_about_lost_files_has_no_control_characters() -> None:
     line = missing([WANTED._replace(path="/a\nb\x1b[2J"), WANTED._replace(path="/usr/lib/a:b", build_id=None)])
     assert line.isprintable()
     assert line.endswith(f"/a%0Ab%1B%5B2J (build ID {BUILD_ID}), /usr/lib/a:b (build ID not known)")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("lldb version 19.1.7", 19), ("Debian lldb version 22.1.8\n  clang", 22), ("lldb-1500.0.22", 0), ("", 0)],
+)
+def test_the_version_of_lldb_is_its_first_number(text: str, number: int) -> None:
+    assert version_of(text) == number

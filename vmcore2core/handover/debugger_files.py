@@ -27,6 +27,8 @@ HEADERS_MAX = 1 << 14
 NOTES_MAX = 1 << 16
 LINKS_MAX = 40
 PAGE_MAX = 1 << 16
+LLDB_OF_SPLIT_FUNCTIONS = 22
+"""lldb 19 loses callers of functions in several parts once it has their debug information; 22 does not."""
 
 Download = Callable[[str], "Path | None"]
 Adapt = Callable[[str, Path, int], "Path"]
@@ -398,6 +400,10 @@ def in_lldb(wanted: list[tuple[Any, ...]], download: Download, adapt: Adapt) -> 
     folders = lldb.debugger.GetInternalVariableValue("target.debug-file-search-paths", lldb.debugger.GetInstanceName())
     debug = [folders.GetStringAtIndex(i) for i in range(folders.GetSize())]
     places = Places(Path(__file__).absolute().parent, [*debug, "/usr/lib/debug"], download=download)
+    if version_of(lldb.SBDebugger.GetVersionString()) >= LLDB_OF_SPLIT_FUNCTIONS:
+        paths = " ".join(_quoted(path.absolute()) for path in places.debug_folders)
+        # -g: lldb finds debug files by the setting of targets to come, not by this target's.
+        lldb.debugger.HandleCommand(f"settings set -g target.debug-file-search-paths {paths}")
     own = {one.build_id for one in files}
     for module in list(target.modules):
         if _build_id(module) not in own and not module.file.basename.startswith("["):
@@ -406,6 +412,12 @@ def in_lldb(wanted: list[tuple[Any, ...]], download: Download, adapt: Adapt) -> 
     lost = [one for one in files if one.path not in whole]
     by_path = [one.path for one in files if one.build_id is None and one not in lost]
     return Loaded(said(lost, by_path), whole)
+
+
+def version_of(text: str) -> int:
+    """Return the major version in a text such as "lldb version 19.1.7"; 0 if there is none."""
+    number = text.partition("version ")[2].partition(".")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def _build_id(module: Any) -> str:  # noqa: ANN401
