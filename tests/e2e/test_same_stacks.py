@@ -121,6 +121,11 @@ def test_bt_index_page_and_gdb_agree(converted: Case, number: int) -> None:
     for tid, text in zip(map(int, parts[1::2]), parts[2::2], strict=True):
         ours = [frame["address"] for frame in stacks[tid]["frames"]]
         # Where a line begins, gdb leaves out the address; so it does of the trampoline.
-        theirs = [f"{int(address, 16):#x}" for address in re.findall(r"^#\d+ +0x([0-9a-f]+) in", text, re.M)]
+        shown_by_gdb = re.findall(r"^#\d+ +0x([0-9a-f]+) in (\S+)", text, re.M)
+        theirs = [f"{int(address, 16):#x}" for address, _ in shown_by_gdb]
         assert len(theirs) >= len(re.findall(r"^#\d+", text, re.M)) - 2
         assert [address for address in ours if address in theirs] == theirs
+        functions = {frame["address"]: frame["function"] or "??" for frame in stacks[tid]["frames"]}
+        assert [(a, functions[a]) for a in theirs] == [
+            (a, name) for a, (_, name) in zip(theirs, shown_by_gdb, strict=True)
+        ]
