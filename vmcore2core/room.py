@@ -37,7 +37,7 @@ def free_bytes(directory: Path) -> int | None:
 
 
 def existing(directory: Path) -> Path:
-    """Return the directory, or the one above it that exists and in which it would be made."""
+    """Return the directory, or if it does not exist, the one above it in which it would be made."""
     directory = directory.absolute()
     return next((place for place in (directory, *directory.parents) if place.is_dir()), directory)
 
@@ -77,7 +77,7 @@ def check_size(directory: Path, size: int) -> None:
 
 
 def check_room(captured: Captured, container: DumpContainer, directory: Path) -> None:
-    """Check that the core of a process has room, unless that is known only when it was written.
+    """Check that a process's core has room, if that can be known before it is written.
 
     Args:
         captured: the process; redaction has left out what it leaves out.
@@ -104,12 +104,12 @@ def _ranges(captured: Captured) -> list[tuple[int, int]]:
 
 
 def most_on_disk(captured: Captured) -> int:
-    """Return the bytes of a core's pages, untouched ones included: quick, and too much."""
+    """Return the bytes of a core's pages, untouched ones included: a quick upper bound."""
     return sum(end - start for start, end in _ranges(captured))
 
 
 def least_on_disk(captured: Captured, container: DumpContainer, enough: int) -> int:
-    """Return bytes of a core's pages that take space for certain.
+    """Return the bytes of a core's pages that certainly take space.
 
     Pages of a compressed dump are not decompressed for that: it tells which of them are zeros, or 0 is returned.
 
@@ -130,6 +130,6 @@ def least_on_disk(captured: Captured, container: DumpContainer, enough: int) -> 
 
 
 def _certain(memory: UserMemory, container: DumpContainer, ranges: list[tuple[int, int]]) -> int:
-    """Return how many pages of the ranges the dump says are not zeros."""
+    """Return how many pages of the ranges are not zeros according to the dump."""
     frames: list[U64Array] = [pages.paddrs() // np.uint64(container.page_size) for pages in memory.located(ranges)]
     return container.not_zero(np.unique(np.concatenate(frames))) if frames else 0

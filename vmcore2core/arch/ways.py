@@ -27,7 +27,7 @@ WORD = 8
 
 
 class Convention(NamedTuple):
-    """What a machine's calls agree on, by DWARF numbers of registers.
+    """A machine's calling convention, by DWARF numbers of registers.
 
     Attributes:
         stack_pointer: a multiple of ``STACK_ALIGN`` at each call.
@@ -93,7 +93,7 @@ class Way:
     stored: tuple[tuple[Sum, Value], ...] = ()
 
     def merged(self, other: Way) -> Way:
-        """Return what holds on both ways to an instruction; the first's stack pointer, if they differ in it."""
+        """Return the state that two ways to an instruction share; if stack pointers differ, it has the first one's."""
         if other.stack != self.stack:
             return self
         values = tuple(a if a == b else LOST for a, b in zip(self.values, other.values, strict=True))
@@ -125,7 +125,7 @@ class Way:
         return Way(self.convention, self.at, self.stack, values, self.stored)
 
     def _moved(self, value: Value) -> Way:
-        """Return the way with another stack pointer; what was stored below it and its red zone is gone."""
+        """Return the way with another stack pointer; values stored below it and its red zone are gone."""
         kept = self.stored
         if isinstance(value, Sum):
             lowest = value.number - self.convention.red_zone
@@ -133,13 +133,13 @@ class Way:
         return replace(self, stack=value, stored=kept)
 
     def address(self, register: int, displacement: int) -> Sum | None:
-        """Return the address on the stack that a register leads to, or None if it is not known to lead there."""
+        """Return the stack address in a register, or None if it is not known to hold one."""
         value = self.value(register)
         known = (self.convention.stack_pointer, self.convention.frame_pointer)
         return value.plus(displacement) if isinstance(value, Sum) and value.register in known else None
 
     def load(self, at: Sum | None) -> Value:
-        """Return a value from the stack; below the stack pointer at the first instruction, only what was stored."""
+        """Return a value from the stack; below the first instruction's stack pointer, only stored values are known."""
         return LOST if at is None else dict(self.stored).get(at) or self._unchanged(at)
 
     def _unchanged(self, at: Sum) -> Value:
@@ -147,7 +147,7 @@ class Way:
         return LOST if below else InSlot(at)
 
     def store(self, at: Sum | None, value: Value) -> Way:
-        """Return the way after a store; one to an address that is not known is not to the stack."""
+        """Return the way after a store; a store to an unknown address is taken as one outside the stack."""
         if at is None or self.load(at) == value:
             return self
         stored = {**dict(self.stored), at: value}
@@ -187,7 +187,7 @@ class Way:
         return self._frame(top.register, top.number, saved, frozenset(changed))
 
     def at_place(self) -> CodeFrame | None:
-        """Return the frame of a function whose first instruction the way comes from."""
+        """Return the frame of the function at whose first instruction the way began."""
         stack, frame = self.convention.stack_pointer, self.convention.frame_pointer
         for base in (stack, frame):
             here = self.value(base)
@@ -224,7 +224,7 @@ Following = Callable[[Way], Iterator[Way | CodeFrame]]
 def frames(
     convention: Convention, following: Following, pc: int, start: int | None, *, exact: bool
 ) -> Iterator[CodeFrame]:
-    """Yield the frame of the function at a place, once for each way that tells it.
+    """Yield the frame of the function at an address, once for each way that tells it.
 
     Args:
         convention: of the machine.

@@ -22,7 +22,7 @@ from vmcore2core.folders import open_own_file, opened_folder
 log = logging.getLogger(__name__)
 
 KEPT_MAX = 4 << 30
-"""Bytes on disk that are kept of one dump, and of all others together."""
+"""Most bytes on disk for one dump, and for all others together."""
 
 FREE_MIN = 1 << 30
 """Bytes that are left free on the cache's file system."""
@@ -59,7 +59,7 @@ class KeptBlocks:
         self._open()
 
     def _open(self, *, make: bool = False) -> None:
-        """Open the file if it is there; make it if it is missing and is to be made."""
+        """Open the file; if it is missing, make it if asked to."""
         if self._folder is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""Runs inside gdb and lldb: says where a file lacks call frame information, and adds it to a copy, for lldb.
+"""Runs inside gdb and lldb: finds code without call frame information, and for lldb adds it to a copy of the file.
 
 lldb takes no callers, but it reads call frame information. So each caller that vmcore2core found becomes rules for the
 program counter of its frame, in a copy of the file that lacks call frame information there. The rules compare the stack
@@ -122,7 +122,7 @@ def _functions(file: IO[bytes], table: Section) -> Iterator[tuple[int, int]]:
 
 
 def _copy_data(source: int, target: int, size: int) -> None:
-    """Copy a file, and leave its holes."""
+    """Copy a file with its holes."""
     os.ftruncate(target, size)
     at = 0
     while at < size:
@@ -136,7 +136,7 @@ def _copy_data(source: int, target: int, size: int) -> None:
 
 
 def undescribed(file: Path, pcs: set[int]) -> set[int]:
-    """Return the program counters, in the file's own addresses, that a complete file has no call frame information of.
+    """Return the program counters, in the file's own addresses, for which a complete file lacks call frame information.
 
     A file whose table of call frame information is not of the usual form has it for all.
     """
@@ -262,7 +262,7 @@ def _entry(cie: int, content: bytes) -> bytes:
 
 
 def _block(content: bytes) -> bytes:
-    """Return bytes behind their number as ULEB128."""
+    """Return bytes, preceded by their number as ULEB128."""
     size, left = bytearray(), len(content)
     while left > 0x7F:
         size.append(left & 0x7F | 0x80)

@@ -67,7 +67,7 @@ class RecoveredFile:
 
 @dataclass(frozen=True, slots=True)
 class FileToWrite:
-    """One file, and what the process that has mapped it says of it.
+    """One file, and what a process that has mapped it knows about it.
 
     Attributes:
         path: below the folder, as the process sees it.
@@ -166,7 +166,7 @@ class _Writing:
 
     def __init__(self, writer: FileWriter, file: FileToWrite) -> None:
         self.writer, self.file = writer, file
-        self.cache = page_cache(writer.processes)  # its own: what it tells of pages is to be about this file
+        self.cache = page_cache(writer.processes)  # its own, so that its sentences about pages are about this file
         self.sentences: list[str] = []
 
     def write(self) -> RecoveredFile:

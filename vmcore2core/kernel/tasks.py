@@ -53,7 +53,7 @@ class Tasks(Structs):
         return as_numbers(self.column(name, self.kernel.arch.pointer_size)[0], self.kernel.arch.byte_order)
 
     def rss_counts(self, owner: int) -> list[int]:
-        """Return the sum of ``rss_stat.count`` of all that have this ``struct mm_struct``."""
+        """Return the sum of ``rss_stat.count`` of all tasks with this ``struct mm_struct``."""
         raw, order = self.column("rss_stat.count", 4 * NR_MM_COUNTERS)[0], NUMPY_ORDER[self.kernel.arch.byte_order]
         counts: list[int] = raw[self.points_to("mm", owner)].view(f"{order}i4").sum(axis=0, dtype=np.int64).tolist()
         return counts

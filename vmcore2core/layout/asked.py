@@ -1,4 +1,4 @@
-"""The one list of what is asked of the layout: members, sizes, symbols and numbers.
+"""The list of all members, sizes, symbols and numbers that the layout is asked for.
 
 What only one machine's code asks is in its ``Arch.layout_keys``. A test fails if code asks for another name, and if no
 code asks for a name that is listed (``tests/layout/test_asked.py``).
@@ -146,7 +146,7 @@ MEMBERS = {
     "zswap_tree": "rbroot",
 }
 SIZES = "pt_regs swap_table thread_union"
-"""Structures of which only the size is asked; it is asked of those above, too."""
+"""Structures whose size alone is asked for; the sizes of those above are asked for, too."""
 SYMBOLS = (
     "__per_cpu_offset __start_BTF __stop_BTF _einittext _etext _sinittext _start _stext btf_modules btf_vmlinux_init "
     "compat_sys_call_table crash_notes crashk_res current_task elfcorehdr_addr hugetlbfs_aops "

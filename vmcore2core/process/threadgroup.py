@@ -1,4 +1,4 @@
-"""The threads of a process, read together where they are many.
+"""The threads of a process, read together if there are many.
 
 Most threads were off the CPU, and their structures are as they should be: numpy finds these, and reads their members in
 columns. All others are left to ``threads.thread_regs``, ``Consistency.of_task`` and so on, one by one.

@@ -1,4 +1,4 @@
-"""What A64 instructions do to the stack and to the registers that calls preserve; see ``arch.ways``.
+"""The effects of A64 instructions on the stack and on the registers that calls preserve; see ``arch.ways``.
 
 Only what moves these is told apart. Of any other instruction, each register that it may write counts as written.
 
@@ -17,7 +17,7 @@ from vmcore2core.formats import arm64 as fmt
 
 SP, FP, LR = (fmt.DWARF_REGS.index(name) for name in ("sp", "x29", "x30"))
 CONVENTION = Convention(SP, FP, tuple(range(19, 31)), LR)
-ZR = 31  # what number 31 is where it is not the stack pointer
+ZR = 31  # number 31 where it does not mean the stack pointer
 BEFORE_CALL = 64
 
 
@@ -105,7 +105,7 @@ AFTER, NEVER, BEFORE = 1, 2, 3  # 0 is as NEVER
 
 
 def _access(word: int) -> _Access | None:
-    """Return what a load or a store does; None of another kind."""
+    """Return the effect of a load or a store; None for another instruction."""
     rt, rn, simd = word & 31, word >> 5 & 31, bool(word & fmt.SIMD)
     registers: tuple[tuple[int, int], ...] = ()
     if word & fmt.PAIR_MASK == fmt.PAIR:

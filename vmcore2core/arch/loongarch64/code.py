@@ -1,4 +1,4 @@
-"""What LoongArch instructions do to the stack and to the registers that calls preserve; see ``arch.ways``.
+"""The effects of LoongArch instructions on the stack and on the registers that calls preserve; see ``arch.ways``.
 
 Only what moves these is told apart; any other instruction that may write a register changes it.
 
@@ -17,7 +17,7 @@ from vmcore2core.formats import loongarch64 as fmt
 RA, SP, FP = (fmt.DWARF_REGS.index(name) for name in ("ra", "sp", "fp"))
 CONVENTION = Convention(SP, FP, (FP, *range(23, 32), RA), RA)
 TAIL = tuple(fmt.DWARF_REGS.index(name) for name in ("t3", "t8"))
-"""What the procedure linkage table and far tail calls jump by."""
+"""The register by which the procedure linkage table and far tail calls jump."""
 
 
 def frames_by_code(read: Read, pc: int, start: int | None, exact: bool) -> Iterator[CodeFrame]:
@@ -57,7 +57,7 @@ def _done(word: int, way: Way) -> Iterator[Way]:
     if op10 == fmt.OP_LD_D or op8 == fmt.OP_LDPTR_D:
         yield way.having(rd, way.load(at))
     elif op10 == fmt.OP_ST_D or op8 == fmt.OP_STPTR_D:
-        # What stores a return address that is lost is another function's beginning, behind a call that never returns.
+        # An instruction that stores a lost return address begins another function, behind a call that never returns.
         if rd != RA or way.value(RA) != LOST:
             yield way.store(at, way.value(rd))
     elif op10 == fmt.OP_ADDI_D:

@@ -1,4 +1,4 @@
-"""What POWER instructions do to the stack and to the registers that calls preserve; see ``arch.ways``.
+"""The effects of POWER instructions on the stack and on the registers that calls preserve; see ``arch.ways``.
 
 Only what moves these is told apart. Of any other instruction, each general register that it names counts as written,
 but for the stack pointer, which is only read so.
@@ -61,7 +61,7 @@ def _done(word: int, way: Way) -> Iterator[Way]:
     if op in (fmt.OP_LD, fmt.OP_STD) and word & 3 <= fmt.DS_UPDATES:
         yield from _access(way, word)
     elif word & fmt.MOVE_SPR_MASK == fmt.MFLR:
-        # What takes a return address that is lost is another function's beginning, behind a call that never returns.
+        # An instruction that takes a lost return address begins another function, behind a call that never returns.
         yield from () if way.value(LR) == LOST else (way.having(rt, way.value(LR)),)
     elif word & fmt.MOVE_SPR_MASK == fmt.MTLR:
         yield way.having(LR, way.value(rt))

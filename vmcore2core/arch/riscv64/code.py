@@ -1,4 +1,4 @@
-"""What RISC-V instructions do to the stack and to the registers that calls preserve; see ``arch.ways``.
+"""The effects of RISC-V instructions on the stack and on the registers that calls preserve; see ``arch.ways``.
 
 Compressed instructions are read as the instruction that each stands for. Only what moves the stack pointer and these
 registers is told apart; any other instruction that writes a register changes it.
@@ -19,7 +19,7 @@ from vmcore2core.formats import riscv64 as fmt
 
 RA, SP, FP = (fmt.DWARF_REGS.index(name) for name in ("ra", "sp", "s0"))
 CONVENTION = Convention(SP, FP, (FP, 9, *range(18, 28), RA), RA)
-TAIL = 6  # t1: "tail" jumps by it, and the procedure linkage table leaves the place that it came from there
+TAIL = 6  # t1: "tail" jumps by it; the procedure linkage table leaves there the address from which it came
 
 
 class Insn(NamedTuple):
@@ -57,7 +57,7 @@ def _following(read: Read, way: Way) -> Iterator[Way | CodeFrame]:
     elif insn.op == "call":
         yield after.having(RA, LOST)
     elif insn.op != "end" and not (insn.op == "sd" and insn.register == RA and way.value(RA) == LOST):
-        # What stores a return address that is lost is another function's beginning.
+        # An instruction that stores a lost return address begins another function.
         if insn.op in ("jump", "branch"):
             yield way.to(way.at + insn.number)
         if insn.op != "jump":
@@ -102,7 +102,7 @@ def decoded(word: int) -> Insn:
 
 
 def decompressed(half: int) -> Insn:
-    """Return what an instruction of 16 bits stands for."""
+    """Return the 32-bit equivalent of an instruction of 16 bits."""
     quadrant, funct3 = half & 3, half >> 13
     return (_quadrant_0, _quadrant_1, _quadrant_2)[quadrant](half, funct3)
 
@@ -150,7 +150,7 @@ def _quadrant_2(half: int, funct3: int) -> Insn:
 
 
 def _bits(word: int, *fields: tuple[int, int, int]) -> int:
-    """Return the number that fields make: each the lowest bit there, its width, and its lowest bit in the number."""
+    """Return the number from several fields, each given by lowest bit, width, and lowest bit in the number."""
     return sum((word >> low & ((1 << width) - 1)) << to for low, width, to in fields)
 
 

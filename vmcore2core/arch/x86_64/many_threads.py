@@ -27,7 +27,7 @@ IMAGE_MAX = 4096
 
 
 class X86_64ManyThreads(ManyThreads):
-    """Threads of x86-64's own kind; those with a shadow stack or with I/O ports are left to ``X86_64Cores``."""
+    """64-bit threads; ``X86_64Cores`` handles those with a shadow stack or with I/O ports."""
 
     saved = MappingProxyType({member: size for _, member, size in BASES})
 
@@ -81,7 +81,7 @@ class X86_64ManyThreads(ManyThreads):
 
 
 def _are_plausible(regs: dict[str, U64Array]) -> NDArray[np.bool_]:
-    """Tell of which threads ``X86_64Registers.implausible`` has nothing to say."""
+    """Tell for which threads ``X86_64Registers.implausible`` would return None."""
     fine = np.ones(len(regs["rip"]), np.bool_)
     for base in (regs["fs_base"], regs["gs_base"]):
         fine &= np.isin(base >> np.uint64(fmt.CANONICAL_SHIFT), np.array(fmt.CANONICAL_TOPS, np.uint64))
