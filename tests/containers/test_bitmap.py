@@ -121,6 +121,20 @@ def test_a_single_other_bit_makes_bitmaps_unequal(tmp_path: Path, at: int) -> No
     assert not different.equals(same)
 
 
+def test_the_states_of_a_large_process_take_little_memory(tmp_path: Path) -> None:
+    """4 GiB of pages; their ranks alone would take 500 MB if they were looked up at once."""
+    path = tmp_path / "vmcore"
+    path.write_bytes(build_kdump({pfn: bytes(4096) for pfn in range(1 << 13)}))
+    pfns = np.tile(np.arange(1 << 13, dtype=np.uint64), 128)
+    with open_container([path]) as container:
+        tracemalloc.start()
+        try:
+            assert (container.page_states(pfns) == PageState.PRESENT).all()
+            assert tracemalloc.get_traced_memory()[1] < 40 << 20
+        finally:
+            tracemalloc.stop()
+
+
 def test_a_file_system_that_knows_no_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_file(tmp_path / "bits", BITS.tobytes())
     assert len(list(file.data_ranges(AT, AT + SIZE))) > 1

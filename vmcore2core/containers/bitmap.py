@@ -29,6 +29,9 @@ LINE_BITS = 8 * LINE_BYTES
 CHUNK_BYTES = 1 << 18
 """Bytes of bitmap that are looked through at once."""
 
+PFNS_AT_ONCE = 1 << 14
+"""Page frames that are looked up at once: ranks take 500 bytes for each."""
+
 _ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -76,16 +79,17 @@ class Bitmap:
 
     def _located(self, pfns: U64Array) -> Iterator[tuple[slice, NDArray[np.intp]]]:
         """Yield parts of ``pfns``, and the row of each page frame's block; rows are valid until the next part."""
-        blocks = (pfns // np.uint64(BLOCK_BITS)).astype(np.intp)
-        rows = self._row[blocks].astype(np.intp)
-        if rows.all():
-            yield slice(None), rows
-            return
-        at_once = len(blocks) if len(np.unique(blocks)) < len(self._blocks) else len(self._blocks) - 1
-        for start in range(0, len(blocks), max(1, at_once)):
-            part = slice(start, start + at_once)
-            self._load(np.unique(blocks[part]))
-            yield part, self._row[blocks[part]].astype(np.intp)
+        for start in range(0, len(pfns), PFNS_AT_ONCE):
+            blocks = (pfns[start : start + PFNS_AT_ONCE] // np.uint64(BLOCK_BITS)).astype(np.intp)
+            rows = self._row[blocks].astype(np.intp)
+            if rows.all():
+                yield slice(start, start + len(blocks)), rows
+                continue
+            at_once = len(blocks) if len(np.unique(blocks)) < len(self._blocks) else len(self._blocks) - 1
+            for at in range(0, len(blocks), at_once):
+                part = blocks[at : at + at_once]
+                self._load(np.unique(part))
+                yield slice(start + at, start + at + len(part)), self._row[part].astype(np.intp)
 
     def _row_of(self, block: int) -> int:
         if not self._row[block]:

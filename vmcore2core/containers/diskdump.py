@@ -33,6 +33,9 @@ from vmcore2core.formats.diskdump import (
 )
 from vmcore2core.overrides import override
 
+STATES_AT_ONCE = 1 << 16
+"""Page frames whose descriptors are looked at together: 100 bytes for each."""
+
 
 class DiskDumpContainer(DumpContainer):
     """A kdump-compressed dump, or a diskdump.
@@ -96,6 +99,10 @@ class DiskDumpContainer(DumpContainer):
     def page_states(self, pfns: U64Array) -> U8Array:
         """Return the ``PageState`` of each page frame."""
         pfns = np.asarray(pfns, dtype=np.uint64)
+        parts = [self._states(pfns[at : at + STATES_AT_ONCE]) for at in range(0, len(pfns), STATES_AT_ONCE)]
+        return np.concatenate([*parts, np.zeros(0, np.uint8)])
+
+    def _states(self, pfns: U64Array) -> U8Array:
         states = self._parts[0].outline(pfns)
         for part, rows in self._dumped_rows(pfns, states):
             states[rows] = part.locate(pfns[rows])[0]

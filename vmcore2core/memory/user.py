@@ -18,7 +18,7 @@ from vmcore2core.memory.pages import LAST_KNOWN, Original, PageReader, Pages, Sw
 from vmcore2core.memory.physical import PhysicalMemory
 from vmcore2core.memory.region import Backing, Region
 
-WINDOW_PAGES = 1 << 20  # pages resolved together: bounds the arrays to some tens of MiB
+WINDOW_PAGES = 1 << 18  # pages resolved together: bounds the arrays to some tens of MiB
 BATCH_SIZE = 1 << 20
 """Bytes of pages to read together: few enough to be still in the processor's cache when they are written."""
 READ_MAX = 1 << 24  # most bytes of one read(); use batches() for more
