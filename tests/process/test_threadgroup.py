@@ -6,10 +6,12 @@ Tests kernel/tasks.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.guests import bundled
 from tests.fuzz.poke import DUMP
 from tests.process.test_torn import GARBAGE, STATIC, with_words
 from vmcore2core.kernel.struct import StructView
@@ -40,10 +42,12 @@ def threads(session: Session) -> list[StructView]:
     return list(processes.threads(processes.find(STATIC)))[1:]
 
 
-def captured(session: Session, monkeypatch: pytest.MonkeyPatch, many: int) -> ProcessSnapshot:
+def captured(
+    session: Session, monkeypatch: pytest.MonkeyPatch, many: int, leader: StructView | None = None
+) -> ProcessSnapshot:
     monkeypatch.setattr(threadgroup, "MANY", many)
     processes = session.processes
-    return processes.capture(processes.find(STATIC), with_absent=False).snapshot
+    return processes.capture(leader or processes.find(STATIC), with_absent=False).snapshot
 
 
 def places(thread: StructView) -> dict[str, int]:
@@ -87,3 +91,23 @@ def test_a_word_of_any_structure_may_be_wrong(
         changed = with_words(session, {own[name]: value for own, value in zip(others, VALUES, strict=True)})
         one_by_one, together = (captured(changed, monkeypatch, many) for many in (1 << 30, 1))
         assert together == one_by_one, name
+
+
+@pytest.mark.parametrize("guest", ["debian-5.10-amd64", "debian-7.2-amd64"])
+def test_other_kernels_keep_the_state_elsewhere(guest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 5.16 it is in ``thread_struct``, since 6.16 behind ``task_struct``."""
+    made: list[ThreadSnapshot] = []
+    snapshots = ThreadGroup.snapshots
+
+    def seen(*asked: Any) -> list[ThreadSnapshot | None]:
+        found = snapshots(*asked)
+        made.extend(thread for thread in found if thread is not None)
+        return found
+
+    monkeypatch.setattr(ThreadGroup, "snapshots", seen)
+    with Session([bundled(guest, tmp_path)]) as session:
+        for leader in session.processes.with_mm():
+            one_by_one, together = (captured(session, monkeypatch, many, leader) for many in (1 << 30, 1))
+            assert together == one_by_one
+    assert len(made) > 4
+    assert all(len(thread.regsets) == 2 for thread in made)
