@@ -11,8 +11,8 @@ Each machine's ``code`` module says what its instructions do to a ``Way``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from vmcore2core.arch.spec import CodeFrame
@@ -22,6 +22,8 @@ Read = Callable[[int, int], bytes | None]
 STEPS_MAX = 2048
 """Largest number of instructions of all ways from one place."""
 RETURNS_MAX = 4
+SLOTS_MAX = 64
+"""Largest number of places on the stack that a way stores to."""
 STACK_ALIGN = 16
 WORD = 8
 
@@ -46,7 +48,7 @@ class Convention(NamedTuple):
     save_area: int = 0
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Sum:
     """The value that a register has at the way's first instruction, and a number."""
 
@@ -90,18 +92,19 @@ class Way:
     at: int
     stack: Value
     values: tuple[Value, ...]
-    stored: tuple[tuple[Sum, Value], ...] = ()
+    stored: Mapping[Sum, Value] = field(default_factory=dict)
 
     def merged(self, other: Way) -> Way:
         """Return the state that two ways to an instruction share; if stack pointers differ, it has the first one's."""
         if other.stack != self.stack:
             return self
         values = tuple(a if a == b else LOST for a, b in zip(self.values, other.values, strict=True))
-        merged = replace(self, values=values)
-        for at in {at for at, _ in self.stored + other.stored}:
-            if self.load(at) != other.load(at):
-                merged = merged.store(at, LOST)
-        return merged
+        if self.stored == other.stored:
+            return Way(self.convention, self.at, self.stack, values, self.stored)
+        both = {at: (self.load(at), other.load(at)) for at in self.stored.keys() | other.stored.keys()}
+        known = {at: mine if mine == theirs else LOST for at, (mine, theirs) in both.items()}
+        stored = {at: value for at, value in known.items() if value != self._unchanged(at)}
+        return Way(self.convention, self.at, self.stack, values, stored)
 
     def to(self, at: int) -> Way:
         """Return the way at another instruction."""
@@ -129,7 +132,7 @@ class Way:
         kept = self.stored
         if isinstance(value, Sum):
             lowest = value.number - self.convention.red_zone
-            kept = tuple((at, what) for at, what in kept if at.register == value.register and at.number >= lowest)
+            kept = {at: v for at, v in kept.items() if at.register == value.register and at.number >= lowest}
         return replace(self, stack=value, stored=kept)
 
     def address(self, register: int, displacement: int) -> Sum | None:
@@ -140,7 +143,7 @@ class Way:
 
     def load(self, at: Sum | None) -> Value:
         """Return a value from the stack; below the first instruction's stack pointer, only stored values are known."""
-        return LOST if at is None else dict(self.stored).get(at) or self._unchanged(at)
+        return LOST if at is None else self.stored.get(at) or self._unchanged(at)
 
     def _unchanged(self, at: Sum) -> Value:
         below = at.register == self.convention.stack_pointer and at.number < -self.convention.red_zone
@@ -150,10 +153,10 @@ class Way:
         """Return the way after a store; a store to an unknown address is taken as one outside the stack."""
         if at is None or self.load(at) == value:
             return self
-        stored = {**dict(self.stored), at: value}
+        stored = {**self.stored, at: value}
         if value == self._unchanged(at):
             del stored[at]
-        return replace(self, stored=tuple(sorted(stored.items(), key=lambda one: one[0])))
+        return Way(self.convention, self.at, self.stack, self.values, stored)
 
     def push(self, value: Value) -> Way:
         """Return the way after a push."""
@@ -197,7 +200,7 @@ class Way:
             return None
         slots = {
             place: value
-            for place, value in self.stored
+            for place, value in self.stored.items()
             if place.register == stack and place.number < self.convention.save_area
         }
         saved = {v.register: at.number - here.number for at, v in slots.items() if isinstance(v, Sum) and not v.number}
@@ -286,6 +289,8 @@ def _walk(way: Way, following: Following, returns: int) -> tuple[dict[int, Way],
                 continue
             before = states.get(found.at)
             state = found if before is None else before.merged(found)
+            if len(state.stored) > SLOTS_MAX:
+                return {}, list(returned.values())
             if state != before:
                 states[found.at] = state
                 todo.append(found.at)

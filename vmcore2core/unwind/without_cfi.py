@@ -13,7 +13,7 @@ from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.unwind.checks import Checks
 from vmcore2core.unwind.frames import End, Found, Frame
 
-CODE_PLACES_MAX = 1024
+CODE_PLACES_MAX = 512
 """Most program counters per process whose instructions are analysed."""
 
 

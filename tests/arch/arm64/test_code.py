@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.arch.arm64.test_unwind import OUTERMOST, backtrace
+from tests.arch.riscv64.test_unwind import LEAF, MIDDLE, OUTER, STACK, Space
 from tests.conftest import unpack
 from tests.e2e.guests import FIXTURES
 from tests.unwind.test_by_code import call_frames, in_memory, reader
 from vmcore2core.arch.arm64.code import CONVENTION, FP, LR, SP, frames_by_code
 from vmcore2core.arch.spec import CodeFrame
+from vmcore2core.arch.ways import SLOTS_MAX
 from vmcore2core.formats import arm64 as fmt
+from vmcore2core.unwind.frames import Found
 
 PLACE = 0x1000
 RET, RETAA, BR_X16, BLR_X1 = 0xD65F03C0, 0xD65F0BFF, 0xD61F0200, 0xD63F0020
@@ -156,3 +160,30 @@ def calls_of(path: Path) -> list[int]:
 def test_the_tracked_registers_are_those_that_calls_preserve() -> None:
     assert CONVENTION.tracked == tuple(range(19, 31))
     assert (SP, FP, LR) == (31, 29, 30)
+
+
+def test_more_stores_than_a_function_has_tell_nothing() -> None:
+    stores = [0xF9000000 | number + 4 << 10 | SP << 5 | 19 for number in range(SLOTS_MAX + 1)]
+    assert len(told(*stores[:SLOTS_MAX], POP, RET)) == 1
+    assert told(*stores, POP, RET) == []
+    assert told(*stores, POP, RET, at=len(stores), start=PLACE, exact=True) != []
+    assert told(*stores, BLR_X1, BRK, at=len(stores) + 1, start=PLACE) == []
+
+
+@pytest.mark.parametrize("signature", [0, 0x0055 << 48])
+def test_a_leaf_function_returns_to_its_link_register(signature: int) -> None:
+    """In the innermost frame, and where a signal interrupted it; neither has call frame information."""
+    space = Space({OUTER: OUTERMOST}, {})
+    space.code[LEAF] = struct.pack("<3I", SUB_32, ADD_32, RET)
+    space.code[MIDDLE] = struct.pack("<2I", 0xD280_1168, 0xD400_0001)  # mov x8, #139; svc #0
+    space.code[OUTER] = struct.pack("<I", BLR_X1)
+    registers = [*range(0x100, 0x100 + 30), OUTER + 4 | signature, STACK + 0x2000, LEAF + 4, 0]
+    space.code[STACK + 128 + 176] = struct.pack("<35Q", 0, *registers)
+    found = backtrace(space, pc=LEAF + 4, sp=STACK, x30=OUTER + 4 | signature)
+    assert [(f.pc, f.sp, f.found) for f in found.frames[1:]] == [(OUTER + 4, STACK + 32, Found.CODE)]
+    found = backtrace(space, pc=MIDDLE, sp=STACK)
+    assert [(f.pc, f.sp, f.found) for f in found.frames[1:]] == [
+        (LEAF + 4, STACK + 0x2000, Found.SIGNAL),
+        (OUTER + 4, STACK + 0x2020, Found.CODE),
+    ]
+    assert found.frames[2].registers[19] == 0x100 + 19

@@ -17,7 +17,7 @@ from vmcore2core.formats import loongarch64 as fmt
 RA, SP, FP = (fmt.DWARF_REGS.index(name) for name in ("ra", "sp", "fp"))
 CONVENTION = Convention(SP, FP, (FP, *range(23, 32), RA), RA)
 TAIL = tuple(fmt.DWARF_REGS.index(name) for name in ("t3", "t8"))
-"""The register by which the procedure linkage table and far tail calls jump."""
+"""The registers by which the procedure linkage table and far tail calls jump."""
 
 
 def frames_by_code(read: Read, pc: int, start: int | None, exact: bool) -> Iterator[CodeFrame]:

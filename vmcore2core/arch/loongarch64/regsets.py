@@ -19,7 +19,7 @@ from vmcore2core.formats import loongarch64 as fmt
 
 LAYOUT_KEYS = keys_of(
     {
-        "task_struct": "thread.fpu thread.lbt thread.hbp_break thread.hbp_watch thread_info flags",
+        "task_struct": "thread.fpu thread.lbt thread.hbp_break thread.hbp_watch thread.reg03 thread_info flags",
         "thread_info": "flags",
         "cpuinfo_loongarch": "watch_ireg_count watch_dreg_count",
         "perf_event": "hw.info",
