@@ -9,9 +9,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.builders.paging import PROTNONE, PSE, RW, US, FlatContainer, P, PhysicalImage
-from vmcore2core.addresses import PhysAddr, U64Array, UserAddr
+from vmcore2core.addresses import PhysAddr, PhysAddrs, SwapEntries, U8Array, U64Array, UserAddr
 from vmcore2core.arch.x86_64.machine import ARCH
 from vmcore2core.containers.base import PageState
 from vmcore2core.errors import NotMapped, PageExcluded
@@ -279,6 +280,37 @@ def test_damage_found_on_reading_is_remembered_for_the_next_survey() -> None:
     container.damaged_on_reading = {paddr >> 12}
     assert pages_of(memory, area.start, area.end) == {}
     assert [r.state for r in memory.survey(area).unknown] == [UserPageState.DAMAGED]
+    assert memory.with_regions((area,)).survey(area).unknown == ()  # which is another memory, and has not read it
+
+
+class Slots:
+    """A swap space that knows the first entry alone, and has no page; it keeps what it is asked."""
+
+    def __init__(self, first: int) -> None:
+        self.first, self.asked = first, list[int]()
+
+    def entries(self, ptes: U64Array, sizes: U64Array) -> SwapEntries:
+        return SwapEntries(np.where(np.arange(len(ptes)) == 0, np.uint64(self.first), np.uint64(0)))
+
+    def in_slots(self, ptes: U64Array, sizes: U64Array) -> NDArray[np.bool_] | None:
+        raise NotImplementedError
+
+    def locate(self, entries: SwapEntries) -> tuple[PhysAddrs, U8Array]:
+        self.asked += entries.tolist()
+        return PhysAddrs(np.zeros(len(entries), np.uint64)), np.full(len(entries), UserPageState.SWAPPED, np.uint8)
+
+    def read(self, entries: SwapEntries) -> tuple[U8Array, NDArray[np.bool_]]:
+        raise NotImplementedError
+
+
+def test_swap_entries_count_up_within_a_huge_page_unless_they_are_not_known() -> None:
+    image = PhysicalImage(16)
+    image.map_2m(BASE, 0x246 << 20)
+    image.map_2m(BASE + 0x20_0000, 0x248 << 20)
+    area, swap = region(3 + 512, BASE + 0x1F_D000), Slots(0x1000)
+    memory = UserMemory(PhysicalMemory(FlatContainer(bytes(image.data))), SPEC, PhysAddr(image.ROOT), (area,), swap)
+    assert memory.survey(area).counts == Counter({UserPageState.SWAPPED: 515, UserPageState.ZERO: 0})
+    assert swap.asked == [0x11FD, 0x11FE, 0x11FF, *[0] * 512]
 
 
 def test_a_read_of_a_page_that_does_not_decode_is_none_from_the_first_time_on() -> None:
