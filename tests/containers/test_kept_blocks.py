@@ -224,6 +224,16 @@ def test_a_file_system_without_holes_keeps_nothing(
     assert not kept(cache)
 
 
+def test_a_read_that_is_larger_than_the_memory_for_blocks_asks_for_each_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "CACHE_BYTES_BESIDE", 8 * BLOCK)
+    monkeypatch.setattr(remote, "BLOCKS_AT_ONCE_MAX", 4)
+    monkeypatch.setattr("vmcore2core.containers.blockfile.CACHE_BYTES", 8 * BLOCK)
+    part(server, at=0, size=len(server.content), cache=False)
+    assert server.sent == len(server.content) + 1
+
+
 def test_two_runs_at_once_keep_what_both_read(server: Server, cache: Path) -> None:
     first, second = (RemoteFile(Url(server.url)) for _ in range(2))
     for at in (0, 20 * BLOCK):

@@ -307,7 +307,7 @@ class RemoteFile(BlockFile):
     @override
     def read(self, offset: int, size: int) -> bytes:
         end = min(offset + size, self.size)
-        if end - offset > BLOCK:
+        if BLOCK < end - offset <= CACHE_BYTES_BESIDE:  # of more, the first blocks would be gone before they are read
             self._fetch(range(offset // BLOCK, -(-end // BLOCK)))
         return super().read(offset, size)
 
@@ -358,7 +358,8 @@ class RemoteFile(BlockFile):
     @override
     def close(self) -> None:
         """Close the connection and the cache."""
-        self.read_once()
+        if self._kept is not None:
+            self._kept.close()
         super().close()
 
 
