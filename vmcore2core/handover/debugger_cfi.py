@@ -131,8 +131,10 @@ def _copy_data(source: int, target: int, size: int) -> None:
         except OSError:  # ENXIO: no data follows
             return
         end = os.lseek(source, at, os.SEEK_HOLE)
-        while at < end:
-            at += os.pwrite(target, os.pread(source, min(end - at, 1 << 20), at), at)
+        while at < end and (piece := os.pread(source, min(end - at, 1 << 20), at)):
+            at += os.pwrite(target, piece, at)
+        if at < end:
+            raise OSError("the file became shorter while it was copied")
 
 
 def undescribed(file: Path, pcs: set[int]) -> set[int]:

@@ -8,8 +8,9 @@ of the cores.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -104,8 +105,8 @@ def in_lldb(
         undescribed, callers, last: as in ``use``.
     """
     known = [Caller(*one) for one in callers]
-    with TemporaryDirectory(prefix="vmcore2core-") as folder:  # lldb keeps what it has loaded
-        copies = _Copies(Path(folder), copied, known)
+    with ExitStack() as folders:  # removed at the end: lldb keeps what it has loaded
+        copies = _Copies(folders, copied, known)
         loaded = load(copies.adapt)
     taken = [one for one in known if one.path in copies.made]
     guessed = {one.path for one in _without_cfi(known, loaded, undescribed)} - copies.made
@@ -132,21 +133,27 @@ def _ends(last: list[tuple[Any, ...]], lost: set[str]) -> list[LastFrame]:
 class _Copies:
     """Copies of incomplete files with the callers of the frames that run their code.
 
+    Args:
+        folders: removes the copies.
+        copied, callers: as in ``in_lldb``.
+
     Attributes:
         made: wanted paths of the files that were copied.
     """
 
-    def __init__(self, folder: Path, copied: Copied, callers: list[Caller]) -> None:
-        self._folder, self._copied, self._callers = folder, copied, callers
+    def __init__(self, folders: ExitStack, copied: Copied, callers: list[Caller]) -> None:
+        self._folders, self._copied, self._callers = folders, copied, callers
         self.made: set[str] = set()
 
     def adapt(self, name: str, file: Path, bias: int) -> Path:
+        """Return the file to load in place of an incomplete one: a copy, or the file itself; see ``Adapt``."""
         callers: dict[int, dict[int, dict[str, int]]] = {}
         for one in self._callers:
             if one.path == name:
                 callers.setdefault((one.pc - bias) % (1 << 64), {})[one.sp] = dict(one.registers)
         try:
-            path = self._copied(file, Path(mkdtemp(dir=self._folder)), callers)
+            folder = self._folders.enter_context(TemporaryDirectory(prefix="vmcore2core-"))
+            path = self._copied(file, Path(folder), callers)
         except OSError:
             return file
         self.made |= {name} if path != file else set()
