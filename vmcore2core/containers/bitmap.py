@@ -5,7 +5,7 @@ Bit ``pfn & 7`` of byte ``pfn >> 3`` is page frame ``pfn`` (makedumpfile.h, is_o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ CHUNK_BYTES = 1 << 18
 PFNS_AT_ONCE = 1 << 14
 """Page frames that are looked up at once: ranks take 500 bytes for each."""
 
+Decoded = Callable[[U8Array], U8Array]
+
 _ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -43,17 +45,18 @@ class Bitmap:
         offset: of the bitmap in it.
         size: bytes of the bitmap.
         what: the bitmap's name, for an error.
-        bytes_as: uint8[256], what each byte of the file stands for; None if for itself.
+        decoded: given bytes of the file, a multiple of 8 except at the end, returns them in this module's form; None if
+            they are.
 
     Raises:
         FormatError: the file ends inside the bitmap.
     """
 
-    def __init__(self, file: DumpFile, offset: int, size: int, what: str, bytes_as: U8Array | None = None) -> None:
+    def __init__(self, file: DumpFile, offset: int, size: int, what: str, decoded: Decoded | None = None) -> None:
         if offset + size > file.size:
             raise FormatError(f"{what} is cut off by the end of the file", file.size, f"{size} bytes at {offset:#x}")
         self.size = size
-        self._file, self._offset, self._what, self._bytes_as = file, offset, what, bytes_as
+        self._file, self._offset, self._what, self._decoded = file, offset, what, decoded
         nr_blocks = -(-size // BLOCK_BYTES)
         self._row = np.zeros(nr_blocks, np.int32)  # of each block in the arrays below; 0 if it is not there
         self._blocks = np.zeros((min(BLOCKS_KEPT, nr_blocks) + 1, BLOCK_BYTES), np.uint8)
@@ -119,8 +122,8 @@ class Bitmap:
     def _read(self, start: int, end: int) -> U8Array:
         """Return bytes of the bitmap, with zeros behind its end."""
         raw = self._file.array(self._offset + start, min(end, self.size) - start, self._what)
-        if self._bytes_as is not None:
-            raw = self._bytes_as[raw]
+        if self._decoded is not None:
+            raw = self._decoded(raw)
         return raw if len(raw) == end - start else np.concatenate((raw, np.zeros(end - start - len(raw), np.uint8)))
 
     def chunks(self) -> Iterator[tuple[int, U8Array]]:
@@ -144,6 +147,10 @@ class Bitmap:
                 first = start
             reached = align_up(data[1] - self._offset, BLOCK_BYTES)
         yield first, reached
+
+    def any(self) -> bool:
+        """Tell whether any bit is set."""
+        return next(self.chunks(), None) is not None
 
     def runs(self, nr_bits: int) -> Iterator[tuple[int, int]]:
         """Yield the runs ``[start, end)`` of set bits among the first ``nr_bits``, ascending.
@@ -191,8 +198,8 @@ class RankedBitmap(Bitmap):
         count: bits set.
     """
 
-    def __init__(self, file: DumpFile, offset: int, size: int, what: str, bytes_as: U8Array | None = None) -> None:
-        super().__init__(file, offset, size, what, bytes_as)
+    def __init__(self, file: DumpFile, offset: int, size: int, what: str, decoded: Decoded | None = None) -> None:
+        super().__init__(file, offset, size, what, decoded)
         self._before = np.zeros(len(self._row) + 1, np.uint64)  # bits set before each block
         for at, chunk in self.chunks():
             first = at // BLOCK_BYTES + 1

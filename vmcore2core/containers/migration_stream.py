@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vmcore2core.addresses import U64Array
+from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.containers.bitmap import Bitmap
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.ram_blocks import ZERO, MappedBlock, RamBlock, SentBlock
 from vmcore2core.errors import FormatError
@@ -269,9 +270,8 @@ class MigrationStream(Reader):
             raise FormatError(what, at, f"{bitmap_size:#x} bytes of bitmap from {self.at:#x} on, then pages")
         if bitmap_offset + bitmap_size > self.file.size:
             raise EOFError
-        bitmap = self.file.array(bitmap_offset, bitmap_size, "mapped-ram's bitmap")
-        if self._host_order == "big":
-            bitmap = bitmap.reshape(-1, 8)[:, ::-1].reshape(-1)
+        decoded = _swapped if self._host_order == "big" else None
+        bitmap = Bitmap(self.file, bitmap_offset, bitmap_size, "mapped-ram's bitmap", decoded)
         self.at = pages_offset + size
         # QEMU writes the bitmap at the end; and before 11.0, none of what x-ignore-shared leaves out.
         if not bitmap.any():
@@ -326,3 +326,8 @@ class MigrationStream(Reader):
             self.at += taken * record
             if taken < count:
                 return
+
+
+def _swapped(raw: U8Array) -> U8Array:
+    """Return words of 64 bits in the other byte order."""
+    return raw.reshape(-1, 8)[:, ::-1].reshape(-1)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from vmcore2core.addresses import U8Array, U64Array
+from vmcore2core.addresses import U64Array
+from vmcore2core.containers.bitmap import Bitmap
 from vmcore2core.formats.qemu_migration import TARGET_PAGE_SIZE
 from vmcore2core.overrides import override
+
+PAGES_AT_ONCE = 1 << 20
+"""Pages that are counted at once."""
 
 NOT_SEEN, ZERO = 0, 1
 """Values for pages that are not in the file; no page begins so near to the file's start."""
@@ -66,31 +70,25 @@ class MappedBlock(RamBlock):
     Args:
         name: QEMU's.
         size: bytes.
-        bitmap: uint8[at least a bit a page], the lowest bit first.
+        bitmap: at least a bit a page.
         pages_offset: of page 0 in the file.
         file_size: pages behind it are lacking.
     """
 
-    def __init__(self, name: bytes, size: int, bitmap: U8Array, pages_offset: int, file_size: int) -> None:
+    def __init__(self, name: bytes, size: int, bitmap: Bitmap, pages_offset: int, file_size: int) -> None:
         super().__init__(name, size)
         self._bitmap, self._pages_offset = bitmap, pages_offset
         self._nr_there = max(0, file_size - pages_offset) // TARGET_PAGE_SIZE
 
     @override
     def places(self, index: U64Array) -> U64Array:
-        bits = self._bitmap[(index >> np.uint64(3)).astype(np.intp)] >> (index & np.uint64(7)).astype(np.uint8) & 1
         places = np.uint64(self._pages_offset) + index * np.uint64(TARGET_PAGE_SIZE)
         places[index >= np.uint64(self._nr_there)] = NOT_SEEN
-        places[bits == 0] = ZERO
+        places[~self._bitmap.has(index)] = ZERO
         return places
 
     @override
     def missing(self) -> int:
-        if self._nr_there >= self.nr_pages:
-            return 0
-        first = self._nr_there
-        return int(
-            np.unpackbits(self._bitmap[first // 8 :], bitorder="little")[
-                first % 8 : self.nr_pages - first // 8 * 8
-            ].sum()
-        )
+        starts = range(self._nr_there, self.nr_pages, PAGES_AT_ONCE)
+        parts = (np.arange(at, min(at + PAGES_AT_ONCE, self.nr_pages), dtype=np.uint64) for at in starts)
+        return sum(int(np.count_nonzero(self._bitmap.has(part))) for part in parts)

@@ -81,10 +81,10 @@ class SadumpContainer(DumpContainer):
         self._cpus_at = at
         at += int(header["sub_hdr_size"]) * fmt.BLOCK_SIZE
         size = int(header["bitmap_blocks"]) * fmt.BLOCK_SIZE
-        self._ram = Bitmap(first.file, at, size, "a bitmap of page frames", _REVERSED)
+        self._ram = Bitmap(first.file, at, size, "a bitmap of page frames", _reversed)
         at += size
         size = int(header["dumpable_bitmap_blocks"]) * fmt.BLOCK_SIZE
-        self._dumped = RankedBitmap(first.file, at, size, "a bitmap of page frames", _REVERSED)
+        self._dumped = RankedBitmap(first.file, at, size, "a bitmap of page frames", _reversed)
         first.data = at + size
         self._end = min(self._max_mapnr(header), 8 * self._ram.size, 8 * self._dumped.size)
         self._place(disks, count)
@@ -285,6 +285,12 @@ def _check_media(file: DumpFile, part: np.void) -> None:
         raise FormatError("sadump_media_header of another dump than sadump_part_header", 0, "the same IDs")
     if int(media["sequential_num"]) > 1:
         raise FormatError(f"sequential_num {int(media['sequential_num'])} in sadump_media_header", 48, "the first one")
+
+
+def _reversed(raw: U8Array) -> U8Array:
+    """Return a bitmap's bytes with the lowest page frame in the lowest bit."""
+    result: U8Array = _REVERSED[raw]
+    return result
 
 
 def _range(start: int, end: int) -> AddressRange:
