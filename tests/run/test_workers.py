@@ -70,6 +70,31 @@ def test_a_worker_that_dies_takes_only_its_own_job_with_it() -> None:
     assert all(outcome.error is None for pid, outcome in outcomes.items() if pid != 3)
 
 
+def test_large_jobs_and_large_results_do_not_wait_for_each_other() -> None:
+    """A worker is sent its next job while it does one, but none that it must read before it can send its result."""
+
+    def convert_large(job: Job) -> JobResult:
+        return JobResult(job, notices=("x" * (1 << 22),))
+
+    jobs = [Job(pid, "x" * (1 << 22), 0, "") for pid in range(1, 9)]
+    with Workers({Stage.CONVERT: convert_large}, 2) as workers:
+        assert sorted(outcome.job.pid for outcome in workers.run(Stage.CONVERT, jobs)) == [job.pid for job in jobs]
+
+
+def test_a_worker_has_its_next_job_before_its_result_is_looked_at() -> None:
+    begun = multiprocessing.get_context("fork").Semaphore(0)
+
+    def convert_and_tell(job: Job) -> JobResult:
+        begun.release()
+        return convert(job)
+
+    with Workers({Stage.CONVERT: convert_and_tell}, 2) as workers:
+        outcomes = workers.run(Stage.CONVERT, JOBS)
+        next(outcomes)
+        assert all(begun.acquire(timeout=60) for _ in range(4))  # two that were begun first, and one more each
+        assert len(list(outcomes)) == len(JOBS) - 1
+
+
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
