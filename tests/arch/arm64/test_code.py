@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -27,7 +29,8 @@ MOV_FP, MOV_SP = 0x910003FD, 0x910003BF  # mov x29, sp; mov sp, x29
 STORE_19, LOAD_19 = 0xF9000BF3, 0xF9400BF3  # str x19, [sp, #16]; ldr x19, [sp, #16]
 PAIR_19, SUB_32, ADD_32 = 0xA94153F3, 0xD10083FF, 0x910083FF  # ldp x19, x20, [sp, #16]; sub, add sp, sp, #32
 SUB_X9 = 0xCB2963FF  # sub sp, sp, x9
-ZERO_FP, BRK = 0xD280001D, 0xD4200020
+ZERO_FP, BRK, NOP = 0xD280001D, 0xD4200020, 0xD503201F
+STORE_19_BELOW, LOAD_19_BELOW = 0xF9000FF3, 0xF9400FF3  # str, ldr x19, [sp, #24]
 
 
 def told(*words: int, at: int = 0, start: int | None = None, exact: bool = False) -> list[CodeFrame]:
@@ -187,3 +190,52 @@ def test_a_leaf_function_returns_to_its_link_register(signature: int) -> None:
         (OUTER + 4, STACK + 0x2020, Found.CODE),
     ]
     assert found.frames[2].registers[19] == 0x100 + 19
+
+
+def test_what_only_the_shorter_way_saved_is_not_known() -> None:
+    """cbz x1 to what saves x19 and changes it, else three nops and a jump behind that."""
+    nops = (NOP, NOP, NOP, 0x14000003)
+    (made,) = told(PUSH, 0xB40000A1, *nops, STORE_19, 0xAA0003F3, BLR_X1, BRK, at=9, start=PLACE)
+    assert made.saved == {FP: 0, LR: 8}
+    assert made.changed == {19}
+
+
+def test_what_lies_below_the_stack_pointer_is_gone() -> None:
+    """x19 is stored in a frame that is then undone, and loaded from there in another."""
+    (made,) = told(SUB_32, STORE_19_BELOW, ADD_32, SUB_32, LOAD_19_BELOW, ADD_32, RET, exact=True)
+    assert made.changed == {19}
+
+
+@pytest.mark.parametrize("begins", [PUSH, PACIASP])
+def test_the_walk_ends_where_another_function_begins(begins: int) -> None:
+    code, asked = struct.pack("<3I", begins, ADD_32, RET), set[int]()
+    read = in_memory(code)
+
+    def noted(address: int, size: int) -> bytes | None:
+        asked.add(address)
+        return read(address, size)
+
+    assert list(frames_by_code(noted, PLACE, None, exact=False)) == []
+    assert PLACE + 4 not in asked
+
+
+class Named(Space):
+    """The same, with a symbol for the function at LEAF."""
+
+    name = b"f"
+
+    def image(self, address: int) -> Any:
+        found = super().image(address)
+        found.symbol = lambda _: SimpleNamespace(value=LEAF, name=self.name)
+        return found
+
+
+@pytest.mark.parametrize(("name", "ways"), [(b"f", [Found.CODE]), (b"f.cold", [])])
+def test_a_part_that_is_jumped_to_is_no_beginning(name: bytes, ways: list[Found]) -> None:
+    space = Named({OUTER: OUTERMOST}, {STACK: 0, STACK + 8: OUTER + 4})
+    space.name = name
+    space.code[LEAF] = struct.pack("<3I", PUSH, BLR_X1, BRK)
+    space.code[MIDDLE] = struct.pack("<3I", SUB_32, ADD_32, RET)
+    space.code[OUTER] = struct.pack("<I", BLR_X1)
+    found = backtrace(space, pc=MIDDLE + 8, sp=STACK, x30=LEAF + 8)
+    assert [frame.found for frame in found.frames[2:]] == ways
