@@ -93,6 +93,15 @@ def test_a_word_of_any_structure_may_be_wrong(
         assert together == one_by_one, name
 
 
+@pytest.mark.parametrize("value", VALUES)
+def test_a_leader_may_have_any_number(session: Session, monkeypatch: pytest.MonkeyPatch, value: int) -> None:
+    leader = session.processes.find(STATIC)
+    changed = with_words(session, {int(leader.addr_of("pid")): value & 0xFFFF_FFFF}, 4)
+    view = changed.kernel.view("task_struct", leader.address)
+    one_by_one, together = (captured(changed, monkeypatch, many, view) for many in (1 << 30, 1))
+    assert together == one_by_one
+
+
 @pytest.mark.parametrize("guest", ["debian-5.10-amd64", "debian-7.2-amd64"])
 def test_other_kernels_keep_the_state_elsewhere(guest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before Linux 5.16 it is in ``thread_struct``, since 6.16 behind ``task_struct``."""

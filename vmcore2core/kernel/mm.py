@@ -338,7 +338,7 @@ def mm_counters(mm: StructView, threads: Iterable[StructView] | Tasks) -> list[i
 
 def _of_threads(mm: StructView, threads: Iterable[StructView] | Tasks) -> Iterator[list[int]]:
     """Yield the counts of the threads that have an mm, or sums of them."""
-    if isinstance(threads, Tasks) and threads.whole.all():
+    if isinstance(threads, Tasks) and threads.column("rss_stat.count", 4 * NR_MM_COUNTERS)[1].all():
         yield threads.rss_counts(mm.address)
         return
     for thread in threads.views if isinstance(threads, Tasks) else threads:

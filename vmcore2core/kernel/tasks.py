@@ -52,6 +52,14 @@ class Tasks(Structs):
             return None
         return as_numbers(self.column(name, self.kernel.arch.pointer_size)[0], self.kernel.arch.byte_order)
 
+    @property
+    def named(self) -> NDArray[np.bool_]:
+        """Which ones' names and signal sets were read in full, bool[n]: the layout may have less of them."""
+        word, there = self.kernel.arch.pointer_size, self.column("comm", TASK_COMM_LEN)[1].copy()
+        for name in filter(self.has, SIGSETS):
+            there &= self.column(name, word)[1]
+        return there
+
     def rss_counts(self, owner: int) -> list[int]:
         """Return the sum of ``rss_stat.count`` of all tasks with this ``struct mm_struct``."""
         raw, order = self.column("rss_stat.count", 4 * NR_MM_COUNTERS)[0], NUMPY_ORDER[self.kernel.arch.byte_order]

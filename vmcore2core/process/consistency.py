@@ -100,7 +100,7 @@ class Consistency:
             yield from self._siblings(task, leader, parent)
 
     def _odd_links(self, tasks: Tasks, leader: StructView, owner: StructView) -> Flags:
-        odd: Flags = tasks.uint("tgid", size=4) != np.uint64(sched.task_pid(leader))
+        odd: Flags = tasks.uint("tgid", size=4) != np.uint64(sched.task_pid(leader) & 0xFFFF_FFFF)
         odd |= ~tasks.points_to("group_leader", leader.address) | ~tasks.points_to("signal", leader.pointer("signal"))
         odd |= ~tasks.points_to("mm", owner.address) | ~tasks.points_to("active_mm", owner.address)
         numbers = self.kernel.layout.find_member("pid", "numbers")

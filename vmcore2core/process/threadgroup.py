@@ -73,8 +73,11 @@ class ThreadGroup:
         layout, read_parts = self.kernel.layout, self.kernel.memory.read_parts
         if not all(tasks.has(f"thread.{name}") for name in many.saved):
             return None
-        saved = {name: tasks.column(f"thread.{name}", size)[0] for name, size in many.saved.items()}
+        columns = {name: tasks.column(f"thread.{name}", size) for name, size in many.saved.items()}
+        saved = {name: raw for name, (raw, _) in columns.items()}
         regs, found = many.registers(saved, stacks, layout, read_parts)
+        for there in (tasks.named, *(there for _, there in columns.values())):
+            found &= there
         return _OffCpu(regs, tasks.whole & (on_cpu == 0) & certain & found)
 
     @property
