@@ -14,9 +14,10 @@ import pytest
 from tests.e2e.guests import bundled
 from tests.fuzz.poke import DUMP
 from tests.process.test_torn import GARBAGE, STATIC, with_words
+from vmcore2core.arch.x86_64 import registers
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.tasks import INTS, LONGS, POINTERS, SIGSETS
-from vmcore2core.process import threadgroup
+from vmcore2core.process import kernelstack, threadgroup
 from vmcore2core.process.model import ProcessSnapshot, ThreadSnapshot
 from vmcore2core.process.threadgroup import ThreadGroup
 from vmcore2core.session import Session
@@ -99,6 +100,14 @@ def test_a_leader_may_have_any_number(session: Session, monkeypatch: pytest.Monk
     changed = with_words(session, {int(leader.addr_of("pid")): value & 0xFFFF_FFFF}, 4)
     view = changed.kernel.view("task_struct", leader.address)
     one_by_one, together = (captured(changed, monkeypatch, many, view) for many in (1 << 30, 1))
+    assert together == one_by_one
+
+
+@pytest.mark.parametrize("size", [-1, 8, 1 << 63, 1 << 64])
+def test_a_layout_may_have_any_size_of_a_stack(session: Session, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    for module in (registers, kernelstack):
+        monkeypatch.setattr(module, "stack_sizes", lambda *_: (size,))
+    one_by_one, together = (captured(session, monkeypatch, many) for many in (1 << 30, 1))
     assert together == one_by_one
 
 

@@ -120,7 +120,8 @@ class KernelMemory:
         self, addresses: U64Array, parts: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[U8Array, NDArray[np.bool_]]]:
         page_mask = ~np.uint64(self._page_size - 1)
-        starts = [addresses + np.uint64(offset) for offset, _ in parts]
+        # A torn layout may have offsets that lead out of the address space, on either side.
+        starts = [addresses + np.uint64(offset % (1 << 64)) for offset, _ in parts]
         lows = [start & page_mask for start in starts]
         highs = [start + np.uint64(size - 1) & page_mask for start, (_, size) in zip(starts, parts, strict=True)]
         pages = distinct(np.concatenate((*lows, *highs)))

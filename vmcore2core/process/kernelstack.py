@@ -62,7 +62,7 @@ def kernel_stacks(tasks: Tasks) -> tuple[U64Array, NDArray[np.bool_]]:
     saved = tasks.find_uint(name, kernel.arch.pointer_size) if kernel.arch.registers.saved_sp else None
     if saved is None:
         return told, fine | (areas == 0)
-    size = max(stack_sizes(kernel.layout, (THREAD_SIZE_MAX,)))
+    size = min(max(0, *stack_sizes(kernel.layout, (THREAD_SIZE_MAX,))), (1 << 64) - 1)
     return told, fine | ((areas == 0) & (saved >= told) & (saved - told <= np.uint64(size)))
 
 

@@ -273,7 +273,7 @@ def find_images(
         parts["size"] = own + layout.member("fpstate", "size").offset, 4
         parts["user_xfeatures"] = own + layout.member("fpstate", "user_xfeatures").offset, 8
         parts["data"] = own + layout.member("fpstate", "regs").offset, size
-        expected["fpstate"] = tasks + np.uint64(own)
+        expected["fpstate"] = tasks + np.uint64(own % (1 << 64))
         expected["size"] = np.full(len(tasks), size, np.uint64)
         expected["user_xfeatures"] = np.full(len(tasks), first.user_features, np.uint64)
     found = dict(zip(parts, read_parts(tasks, list(parts.values())), strict=True))
