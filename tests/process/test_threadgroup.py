@@ -15,6 +15,7 @@ from tests.e2e.guests import bundled
 from tests.fuzz.poke import DUMP
 from tests.process.test_torn import GARBAGE, STATIC, with_words
 from vmcore2core.arch.x86_64 import registers
+from vmcore2core.corefile.notes import prstatuses
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.tasks import INTS, LONGS, POINTERS, SIGSETS
 from vmcore2core.process import kernelstack, threadgroup
@@ -92,6 +93,17 @@ def test_a_word_of_any_structure_may_be_wrong(
         changed = with_words(session, {own[name]: value for own, value in zip(others, VALUES, strict=True)})
         one_by_one, together = (captured(changed, monkeypatch, many) for many in (1 << 30, 1))
         assert together == one_by_one, name
+        assert len(list(prstatuses(together))) == len(together.threads), name
+
+
+def test_times_add_up_as_in_the_kernel(session: Session, threads: list[StructView]) -> None:
+    """thread_group_cputime() adds u64, so a wrong time wraps the sum, and its core can still be written."""
+    time = threads[0].uint("utime", size=8)
+    changed = with_words(session, {int(threads[0].addr_of("utime")): (1 << 64) - 1})
+    before, after = (one.processes.capture(one.processes.find(STATIC)).snapshot for one in (session, changed))
+    usual, wrapped = (snapshot.threads[0].pr_utime or 0 for snapshot in (before, after))
+    assert usual - wrapped == time + 1
+    assert [len(status) for status in prstatuses(after)] == [len(status) for status in prstatuses(before)]
 
 
 @pytest.mark.parametrize("value", VALUES)

@@ -43,6 +43,7 @@ def test_call_frame_information_that_says_where_the_record_is_tells_it() -> None
     assert [(frame.pc, frame.found) for frame in found.frames[2:]] == [(OUTER + 4, Found.CFI)]
     assert found.frames[2].registers[SP] == STACK + 0x80 + 64
     assert found.complete
+    assert found.end.endswith("; frame pointers led to 1 frame, and may have passed over callers")
 
 
 def test_call_frame_information_without_a_record_tells_nothing_then() -> None:

@@ -80,7 +80,7 @@ def _sigset(task: StructView, member: str) -> int | None:
 def _group_time(group: Times, signal: StructView | None, name: str) -> int | None:
     """Return the sum of the times of a group's threads and of those that have exited, in nanoseconds."""
     times = group.time(name), 0 if signal is None else signal.find_uint(name, NANOSECONDS)
-    return None if None in times else sum(time or 0 for time in times)
+    return None if None in times else sum(time or 0 for time in times) % (1 << 64)
 
 
 def psinfo(leader: StructView, args: bytes | None, warnings: list[str]) -> PsInfo:

@@ -6,13 +6,14 @@ the kernel left for it; the methods of ``without_cfi``. A register that is not r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from vmcore2core.arch.spec import SignalTrampoline, UnwindSpec
 from vmcore2core.errors import CorruptStructure
+from vmcore2core.printable import counted
 from vmcore2core.unwind.cfi_rules import CfaRule, Expression, Fde, InRegister, Offset, Row, Rule, SameValue, Undefined
 from vmcore2core.unwind.checks import Checks
 from vmcore2core.unwind.expression import evaluate
@@ -45,7 +46,7 @@ class Unwinder:
         while True:
             following = self._caller(frames[-1])
             if isinstance(following, End):
-                return Backtrace(tuple(frames), following.complete, following.why)
+                return Backtrace(tuple(frames), following.complete, following.why + _passed_over(frames, following))
             if (following.pc, following.sp) in seen:
                 return Backtrace(tuple(frames), complete=False, end=f"the stack comes back to {following.sp:#x}")
             if len(frames) >= limit:
@@ -172,3 +173,11 @@ class Unwinder:
 def _saved(row: Row, cfa: int) -> dict[int, int]:
     """Return where registers are saved, by their number, from what the frame address is ``cfa`` bytes above."""
     return {n: cfa + rule.offset for n, rule in row.rules.items() if isinstance(rule, Offset) and not rule.is_value}
+
+
+def _passed_over(frames: Sequence[Frame], end: End) -> str:
+    """Return what a user must know of a complete stack; empty if there is nothing."""
+    count = sum(frame.found is Found.FRAME_POINTER for frame in frames)
+    if not count or not end.complete:
+        return ""
+    return f"; frame pointers led to {counted(count, 'frame')}, and may have passed over callers"
