@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.commands.test_document import check
 from tests.e2e.guests import FIXTURES, bundled, rows, tasks, tasks_json
+from vmcore2core.commands.tasks.app import app
+from vmcore2core.process import openfiles
 
 TRUTH = FIXTURES / "waits-6.12" / "truth"
 STATES = {1: "ESTAB", 7: "UNCONN", 10: "LISTEN"}
@@ -198,6 +201,17 @@ def test_the_other_ends_of_pipes_and_sockets_are_named(shown: dict[int, Any]) ->
     assert waiting["other_ends"] == []
     filled = [row["details"]["bytes"] for row in shown[holder]["files"] if row["kind"] == "FIFO"]
     assert sorted(filled) == [0, 13, 13, 13]
+
+
+@pytest.mark.parametrize(("option", "listed"), [("--pid", 1), ("--comm", 0)])
+def test_json_of_a_chosen_process_lists_all_other_ends(
+    dump: Path, monkeypatch: pytest.MonkeyPatch, option: str, listed: int
+) -> None:
+    monkeypatch.setattr(openfiles, "ENDS_MAX", 0)
+    chosen = {"--pid": str(pid_of("d-pipe1")), "--comm": "d-pipe1"}[option]
+    result = CliRunner().invoke(app, ["files", str(dump), option, chosen, "--json"])
+    ends = [row for row in rows(result.stdout)[0]["files"] if row["kind"] == "FIFO"]
+    assert [(len(row["other_ends"]), row["other_ends_count"]) for row in ends] == [(listed, 1)] * 2
 
 
 def test_the_text_has_a_line_for_each(dump: Path, shown: dict[int, Any]) -> None:

@@ -82,7 +82,8 @@ def process(pid: int, comm: str, *, missing: int = 0, threads: int = 1, mappings
                         "pos": "0xfff",
                         "details": {"pipe": HOSTILE},
                         "socket": None,
-                        "other_ends": [{"pid": pid, "comm": comm, "fd": 4, "access": "w"}],
+                        "other_ends": [{"pid": pid, "comm": comm, "fd": 4, "access": "w"}] * 9,
+                        "other_ends_count": 1000,
                         "problem": HOSTILE,
                     }
                 ],
@@ -351,6 +352,7 @@ def test_a_browser_shows_a_process_beside_the_table(browser: Browser, cores: Pat
     browser.open(cores / "index.html", "#pid=4&tab=files")
     assert browser.text("#panel").count(HOSTILE) >= 6
     assert "4095" in browser.text(".files")
+    assert "fd 4 and 992 more" in browser.text(".files")
     browser.open(cores / "index.html", "#pid=4&tab=images")
     assert HOSTILE in browser.text("#panel")
     assert browser.run("document.querySelectorAll('img').length") == 0

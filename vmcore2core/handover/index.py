@@ -44,7 +44,8 @@ A process::
      "vmas": [{"start", "end", "permissions", "file_pages_offset", "name", "in_core": "yes", "first page" or "no",
                "pages": {state: pages}}],
      "images": [{"name", "start", "build_id"}],
-     "files": [as in vmcore-tasks files --json: the process's, and threads' own file tables] or null,
+     "files": [as in vmcore-tasks files --json: the process's, and threads' own file tables; of each file, the first 32
+               "other_ends", and "other_ends_count": how many there are] or null,
      "debug": {"sysroot": folder in this directory or null, "program": its path below it or null,
                "scripts": [names in this directory], "notices": [sentences]},
      "capture": {"kept": "whole" or "stacks", "reason": why no more, or null}}

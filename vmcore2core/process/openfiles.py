@@ -6,7 +6,7 @@ descriptors of its leader; threads with their own table (clone() without CLONE_F
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -21,6 +21,11 @@ from vmcore2core.process.snapshot import Processes
 
 NAMED_MAX = 8
 """Most descriptors of the other end that a line names."""
+ENDS_MAX = 32
+"""Most descriptors of the other end that JSON of all processes lists: if many processes share a pipe, each of them has
+all the others at its other end."""
+_LEAD_TO = {"r": ("w", "rw"), "w": ("r", "rw"), "rw": ("r", "w", "rw")}
+"""For a descriptor's access to a pipe: the accesses of those descriptors whose other end it is."""
 KINDS = {
     0o010000: "FIFO",
     0o020000: "CHR",
@@ -81,11 +86,15 @@ class FileRow:
     inode: int | None
     details: dict[str, object] = field(default_factory=dict)
     socket: Socket | None = None
-    other_ends: tuple[Holder, ...] | None = None
+    other_ends: Sequence[Holder] | None = None
     problem: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the row for JSON; its flags in octal, as in fdinfo."""
+    def as_json(self, *, all_ends: bool = False) -> dict[str, Any]:
+        """Return the row for JSON; its flags in octal, as in fdinfo.
+
+        Args:
+            all_ends: list all descriptors of the other end, not only the first ``ENDS_MAX``.
+        """
         ends = self.other_ends
         return {
             # asdict() would copy all that is inside.
@@ -94,7 +103,8 @@ class FileRow:
             "pos": None if self.pos is None else f"{self.pos & (1 << 64) - 1:#x}",
             "flags": f"0{self.flags:o}",
             "socket": None if self.socket is None else _socket(self.socket),
-            "other_ends": None if ends is None else [asdict(one) for one in ends],
+            "other_ends": None if ends is None else [asdict(one) for one in (ends if all_ends else ends[:ENDS_MAX])],
+            "other_ends_count": None if ends is None else len(ends),
         }
 
     def line(self) -> str:
@@ -145,10 +155,14 @@ class OpenFiles:
     files: tuple[FileRow, ...]
     warnings: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the table for JSON."""
+    def as_json(self, *, all_ends: bool = False) -> dict[str, Any]:
+        """Return the table for JSON.
+
+        Args:
+            all_ends: as of ``FileRow.as_json``.
+        """
         names = ("pid", "tid", "comm", "cwd", "root")
-        rows = [row.as_json() for row in self.files]
+        rows = [row.as_json(all_ends=all_ends) for row in self.files]
         return {**{name: getattr(self, name) for name in names}, "warnings": list(self.warnings), "files": rows}
 
 
@@ -281,14 +295,14 @@ class Ends:
         processes: of the dump.
 
     Attributes:
-        by_inode: of a pipe, by the address of its inode.
+        by_pipe: of a pipe, by the address of its inode, and the access of those descriptors whose other end they are.
         by_file: of any file, by the address of its ``struct file``.
         by_sock: of a socket, by the address of its ``struct sock``.
         by_connection: of a connected internet socket, by both addresses.
     """
 
     def __init__(self, processes: Processes) -> None:
-        self.by_inode: dict[int, list[Holder]] = {}
+        self.by_pipe: dict[tuple[int, str], list[Holder]] = {}
         self.by_file: dict[int, list[Holder]] = {}
         self.by_sock: dict[int, list[Holder]] = {}
         self.by_connection: dict[Connection, list[Holder]] = {}
@@ -298,24 +312,23 @@ class Ends:
             except (MemoryFault, CorruptStructure):
                 continue  # a request for this process reports it
 
-    def of_pipe(self, inode: StructView, access: str) -> tuple[Holder, ...]:
+    def of_pipe(self, inode: StructView, access: str) -> Sequence[Holder]:
         """Return the descriptors of a pipe's other end.
 
         Args:
             inode: of the pipe.
             access: of this end: "r", "w", or "rw", which has both.
         """
-        held = self.by_inode.get(inode.address, ())
-        return tuple(one for one in held if access == "rw" or one.access in ("rw", "w" if access == "r" else "r"))
+        return self.by_pipe.get((inode.address, access), ())
 
-    def of_socket(self, socket: Socket | None) -> tuple[Holder, ...] | None:
+    def of_socket(self, socket: Socket | None) -> Sequence[Holder] | None:
         """Return the descriptors of a socket's peer; None if it is not connected, or the peer is on another machine."""
         if socket is None:
             return None
         if socket.peer_sock is not None:
-            return tuple(self.by_sock.get(socket.peer_sock, ()))
+            return self.by_sock.get(socket.peer_sock, ())
         reverse = _connection(socket, reverse=True)
-        return None if reverse is None else tuple(self.by_connection.get(reverse, ())) or None
+        return None if reverse is None else self.by_connection.get(reverse)
 
     def _add(self, leader: StructView) -> None:
         table = files.table_of(leader)
@@ -332,7 +345,8 @@ class Ends:
         self.by_file.setdefault(one.file.address, []).append(holder)
         inode = one.inode
         if files.is_kind(inode, files.S_IFIFO):
-            self.by_inode.setdefault(inode.address, []).append(holder)
+            for access in _LEAD_TO.get(one.access, ()):
+                self.by_pipe.setdefault((inode.address, access), []).append(holder)
         elif files.is_kind(inode, files.S_IFSOCK):
             socket = socket_of(one.file)
             if socket is not None and socket.sock:

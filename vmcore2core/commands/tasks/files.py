@@ -37,7 +37,7 @@ def files(
         for warning in warnings:
             say(warning)
         if as_json:
-            print_document("vmcore-tasks-files", processes=[table.as_json() for table in tables])
+            print_document("vmcore-tasks-files", processes=[table.as_json(all_ends=bool(pid)) for table in tables])
         else:
             _print(tables)
     if not all_found:

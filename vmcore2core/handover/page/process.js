@@ -172,10 +172,14 @@ function whatOf(file) {
     + (socket.recv_q || socket.send_q ? ", receive queue " + socket.recv_q + ", send queue " + socket.send_q : ""));
   const details = Object.entries(file.details).map(([name, value]) => name + " " + (typeof value === "object" ? JSON.stringify(value) : value));
   if (details.length) parts.push(details.join(", "));
-  if (file.other_ends) parts.push(make("span", {}, "other end: ", file.other_ends.length
-    ? file.other_ends.slice(0, 8).flatMap((one, at) => [at ? ", " : null, task(one.pid, one.comm), " fd " + one.fd]) : "no process has it"));
+  if (file.other_ends) parts.push(make("span", {}, "other end: ", otherEnds(file.other_ends, file.other_ends_count)));
   if (file.problem) parts.push(make("span", { class: "bad" }, file.problem));
   return make("div", {}, parts.map((part) => typeof part === "string" ? make("div", { class: "soft" }, part) : part));
+}
+function otherEnds(ends, count) {
+  if (!ends.length) return "no process has it";
+  const named = ends.slice(0, 8), more = (count || ends.length) - named.length;
+  return [...named.flatMap((one, at) => [at ? ", " : null, task(one.pid, one.comm), " fd " + one.fd]), more > 0 ? " and " + more + " more" : null];
 }
 function images(process) {
   return plainTable("ELF images", "images", ["Image", "Mapped at", "Build ID"], process.images.map((image) =>
