@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.debuggers import environment, gdb_command
 from tests.e2e.guests import FIXTURES, unpacked_sysroot
 from vmcore2core.elf.headers import Read
-from vmcore2core.handover.partial import rebuilt
+from vmcore2core.handover.partial import Known, rebuilt
 
 PAGE = 4096
 STATIC = FIXTURES / "sysroot/bin/lab-static"
@@ -34,10 +34,15 @@ def lacking(content: bytes, missing: set[int]) -> Read:
     return read
 
 
+def whole(missing: set[int]) -> Known:
+    """Return whether ranges of such a file are known."""
+    return lambda offset, size: not missing & set(range(offset // PAGE, -(-(offset + size) // PAGE)))
+
+
 def made(source: Path, target: Path, missing: set[int], elf_class: int = 64) -> Path:
     """Write what is known of a file as the product does."""
     content = source.read_bytes()
-    found = rebuilt(lacking(content, missing), len(content), elf_class, "little", PAGE)
+    found = rebuilt(lacking(content, missing), whole(missing), len(content), elf_class, "little", PAGE)
     assert found is not None
     known = bytearray(content)
     for page in missing:
@@ -169,11 +174,24 @@ def test_gdb_takes_names_and_frames_and_reads_nothing_that_is_not_known(libc: Pa
     assert 'Symbol "pause" is at 0x' in shown
 
 
+def test_sections_are_not_read_to_see_whether_they_are_known(libc: Path) -> None:
+    content, sizes = libc.read_bytes(), list[int]()
+    missing = {pages_of(libc, ".rodata")[5]}
+    read = lacking(content, missing)
+
+    def counted(offset: int, size: int) -> bytes | None:
+        sizes.append(size)
+        return read(offset, size)
+
+    assert rebuilt(counted, whole(missing), len(content), 64, "little", PAGE) is not None
+    assert 0 < sum(sizes) < 8 * PAGE < len(content)
+
+
 def test_what_has_no_headers_is_left_as_it_is(libc: Path) -> None:
     content = libc.read_bytes()
-    assert rebuilt(lacking(content, {0}), len(content), 64, "little", PAGE) is None
-    assert rebuilt(lacking(b"#!/bin/sh\n", set()), 10, 64, "little", PAGE) is None
-    assert rebuilt(lacking(content, {3}), len(content), 32, "little", PAGE) is None
+    assert rebuilt(lacking(content, {0}), whole({0}), len(content), 64, "little", PAGE) is None
+    assert rebuilt(lacking(b"#!/bin/sh\n", set()), whole(set()), 10, 64, "little", PAGE) is None
+    assert rebuilt(lacking(content, {3}), whole({3}), len(content), 32, "little", PAGE) is None
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -186,4 +204,4 @@ def test_a_hostile_file_ends_in_an_error_of_ours_or_in_a_file(seed: int) -> None
         at = noise.choice((noise.randrange(0x400), noise.randrange(len(content))))
         content[at] = noise.randrange(256)
     missing = {noise.randrange(1, 64) for _ in range(6)}
-    rebuilt(lacking(bytes(content), missing), len(content), 64, "little", PAGE)
+    rebuilt(lacking(bytes(content), missing), whole(missing), len(content), 64, "little", PAGE)

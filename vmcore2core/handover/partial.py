@@ -13,7 +13,7 @@ References: System V gABI, chapters "Sections", "Symbol Table" and "Dynamic Link
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -35,6 +35,9 @@ STRINGS_MAX = 1 << 26
 ALIGN = 16
 SYMBOLS = (elf_dynamic.SHT_SYMTAB, elf_dynamic.SHT_DYNSYM)
 
+Known = Callable[[int, int], bool]
+"""Whether all of a file's bytes are known, by file offset and size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
@@ -51,11 +54,12 @@ class Rebuilt:
     tail_at: int
 
 
-def rebuilt(read: Read, size: int, elf_class: int, order: ByteOrder, page_size: int) -> Rebuilt | None:
+def rebuilt(read: Read, known: Known, size: int, elf_class: int, order: ByteOrder, page_size: int) -> Rebuilt | None:
     """Return the bytes that make a partly known file a readable ELF file, or None if its ELF headers are not known.
 
     Args:
         read: bytes by file offset.
+        known: whether ``read`` would return them; only asked of ranges within the file.
         size: size of the file in bytes.
         elf_class: 32 or 64.
         order: byte order.
@@ -71,14 +75,16 @@ def rebuilt(read: Read, size: int, elf_class: int, order: ByteOrder, page_size: 
         headers = parse_headers(paged, elf_class, order)
     except CorruptStructure:
         return None
-    return None if headers is None else _Builder(paged, size, elf_class, order, headers).run()
+    return None if headers is None else _Builder(paged, known, size, elf_class, order, headers).run()
 
 
 class _Builder:
     """Rebuilds one file; the attributes are the steps' shared state."""
 
-    def __init__(self, read: PagedRead, size: int, elf_class: int, order: ByteOrder, headers: ElfHeaders) -> None:
-        self.read, self.size, self.headers = read, size, headers
+    def __init__(
+        self, read: PagedRead, known: Known, size: int, elf_class: int, order: ByteOrder, headers: ElfHeaders
+    ) -> None:
+        self.read, self.known, self.size, self.headers = read, known, size, headers
         self.order, self.word = order, elf_class // 8
         self.variant = cast("ElfClass", elf_class), order
         self.rows: list[dict[str, int]] = []
@@ -115,10 +121,7 @@ class _Builder:
         return None
 
     def _known(self, offset: int, size: int) -> bool:
-        return (
-            0 <= offset <= offset + size <= self.size
-            and sum(len(run) for _, run in self.read.known(offset, size)) == size
-        )
+        return 0 <= offset <= offset + size <= self.size and self.known(offset, size)
 
     def _own_sections(self) -> NDArray[np.void] | None:
         """Return the file's own section headers, or None if they are not all known."""

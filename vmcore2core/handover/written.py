@@ -223,8 +223,8 @@ class _Writing:
 
     def _rebuild(self, pages: FilePages, fd: int) -> Rebuilt | None:
         """Give a file that lacks pages section headers for its known bytes."""
-        file, read = self.file, partial(_known_at, pages, fd)
-        made = rebuilt(read, pages.size, file.elf_class, file.byte_order, pages.page_size)
+        file, read, known = self.file, partial(_known_at, pages, fd), partial(_is_known, pages)
+        made = rebuilt(read, known, pages.size, file.elf_class, file.byte_order, pages.page_size)
         if made is not None:
             pwrite_all(fd, memoryview(made.header), 0)
             pwrite_all(fd, memoryview(made.tail), made.tail_at)
@@ -285,12 +285,15 @@ def _read_at(fd: int, offset: int, size: int) -> bytes | None:
     return raw if len(raw) == size else None
 
 
+def _is_known(pages: FilePages, offset: int, size: int) -> bool:
+    """Return whether all pages of a range are known; no range outside of the file is."""
+    first, end = offset // pages.page_size, -(-(offset + size) // pages.page_size)
+    return size >= 0 and 0 <= offset <= pages.size - size and bool(pages.known[first:end].all())
+
+
 def _known_at(pages: FilePages, fd: int, offset: int, size: int) -> bytes | None:
     """Return bytes of a file, as ``FilePages.read`` does, from the copy of its known pages."""
-    first, end = offset // pages.page_size, -(-(offset + size) // pages.page_size)
-    if size < 0 or not 0 <= offset <= pages.size - size or not pages.known[first:end].all():
-        return None
-    return _read_at(fd, offset, size)
+    return _read_at(fd, offset, size) if _is_known(pages, offset, size) else None
 
 
 def _copy(pages: FilePages, fd: int, *, whole: bool) -> None:
