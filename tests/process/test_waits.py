@@ -182,3 +182,12 @@ def test_of_many_threads_the_first_are_named() -> None:
     waits = Waits(cast("Processes", machine), Ends(cast("Processes", machine)))
     assert waits._who([900, 901]) == "900 (t900), 901 (t901)"
     assert waits._who(range(900, 910)).endswith("907 (?) and 2 more")
+
+
+def test_the_threads_of_a_process_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of many processes at one pipe asks for all the others."""
+    machine = Machine()
+    waits = Waits(cast("Processes", machine), Ends(cast("Processes", machine)))
+    assert waits._of_process(900) == (900, 901)
+    monkeypatch.setattr("vmcore2core.process.waits.sched.task_pid", None)
+    assert waits._of_process(900) == (900, 901)

@@ -6,7 +6,7 @@ src/internal/pthread_impl.h (1.2.5): _m_lock; kernel/fork.c: wait_for_vfork_done
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -99,6 +99,7 @@ class Waits:
     def __init__(self, processes: Processes, ends: Ends) -> None:
         self._processes, self._ends = processes, ends
         self._threads: dict[int, list[StructView]] = {}
+        self._tids: dict[int, tuple[int, ...]] = {}
         self._names: dict[int, str] = {}
         self._tables: dict[int, dict[int, Descriptor]] = {}
         for leader in processes.leaders():
@@ -120,14 +121,16 @@ class Waits:
             wait = None
         return wait or Wait("other", _inside(sleeper.functions))
 
-    def _who(self, tids: Iterable[int]) -> str:
+    def _who(self, tids: Sequence[int]) -> str:
         """Return threads in words: "815 (app), 816 (app)"; of many, the first ones and how many more."""
-        words = [f"{tid} ({self._names.get(tid, '?')})" for tid in tids]
-        more = f" and {len(words) - NAMED_MAX} more" if len(words) > NAMED_MAX else ""
-        return ", ".join(words[:NAMED_MAX]) + more
+        words = [f"{tid} ({self._names.get(tid, '?')})" for tid in tids[:NAMED_MAX]]
+        more = f" and {len(tids) - NAMED_MAX} more" if len(tids) > NAMED_MAX else ""
+        return ", ".join(words) + more
 
     def _of_process(self, pid: int) -> tuple[int, ...]:
-        return tuple(sched.task_pid(task) for task in self._threads.get(pid, ()))
+        if pid not in self._tids:  # of many processes at one pipe, each asks for all the others
+            self._tids[pid] = tuple(sched.task_pid(task) for task in self._threads.get(pid, ()))
+        return self._tids[pid]
 
     def _of_holders(self, holders: Iterable[Holder], but: int) -> tuple[int, ...]:
         """Return the threads of the processes that have a file open, except the thread ``but``."""
