@@ -35,7 +35,7 @@ from vmcore2core.process.secrets import Secrets
 from vmcore2core.process.snapshot import Captured, Processes, refresh_absent
 from vmcore2core.process.swapped import SwappedPages
 from vmcore2core.process.sysroot import Sysroot
-from vmcore2core.room import check_room
+from vmcore2core.room import check_room, check_size, most_on_disk
 
 log = logging.getLogger(__name__)
 
@@ -231,6 +231,7 @@ class Session:
             memory, known = captured.memory, len(captured.memory.damaged)
             captured, options = self._redacted(leader, captured, options)
             if write is None and options.compression is None:
+                check_size(output.parent, most_on_disk(captured))
                 check_room(captured, self.container, output.parent)
             try:
                 report = (write or write_core)(

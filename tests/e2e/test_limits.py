@@ -36,7 +36,7 @@ def test_files_may_not_be_as_large_as_cores(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 1
-    assert [line.rsplit(": ", 1)[1] for line in result.stderr.splitlines()] == ["File too large"] * 2
+    assert len(re.findall(r"cannot have a core of \d+\.\d MiB with holes: .*allows no file of", result.stderr)) == 2
     assert [path.name for path in tmp_path.glob(".*")] == [".vscode"]
     assert list(tmp_path.glob("core.*[0-9]")) == []
     index = json.loads((tmp_path / "index.json").read_text())
@@ -115,7 +115,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(force: bool, tmp_path: Path)
             rf"/disk ({room}), expected 6\.\d MiB at least for the core; nothing is written", result.stderr
         )
     else:
-        assert result.stderr == f"vmcore2core: {disk.path}/core cannot be written: {disk.full}\n"
+        assert f"{disk.path} cannot have a core of " in result.stderr
     assert {path.name: path.read_bytes() for path in disk.left.iterdir()} == (
         {"core": b"of the day before"} if force else {}
     )

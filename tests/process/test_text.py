@@ -13,6 +13,7 @@ from tests.e2e.guests import FIXTURES, bundled, unpacked_sysroot
 from tests.e2e.test_sysroot import PAGE, without_pages
 from vmcore2core.addresses import UserAddr
 from vmcore2core.choose import Choice, choose
+from vmcore2core.commands.progress import progress_bars
 from vmcore2core.corefile.inspect import CoreFile, also, missing, problems
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.corefile.plan import segments_of
@@ -23,6 +24,9 @@ from vmcore2core.process.dump_filter import DumpFilter
 from vmcore2core.process.model import AbsentReason, Vma
 from vmcore2core.process.sysroot import Sysroot
 from vmcore2core.process.text import text_left_out
+from vmcore2core.run.options import RunOptions
+from vmcore2core.run.run import Run
+from vmcore2core.run.space import core_size
 from vmcore2core.session import Session
 
 GUEST, PROGRAM = "debian-6.1-amd64", "lab-dynamic"
@@ -120,6 +124,29 @@ def test_a_core_with_such_text_is_complete(poor: Session, tmp_path: Path) -> Non
         assert list(missing(core)) == []
         left = sum(run.end - run.start for vma in captured.snapshot.vmas for run in vma.absent)
         assert f"{left:#x} bytes of text are not in it, as coredump_filter does not ask for them" in list(also(core))
+
+
+@pytest.mark.parametrize("companions", [True, False])
+def test_a_dry_run_counts_it(poor: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, companions: bool) -> None:
+    """Of each core it tells what the run writes, with the same options, to the pages of zeros and the head."""
+    monkeypatch.setattr(
+        Session,
+        "capture",
+        lambda self, leader, options: self.processes.capture(leader, dump_filter=USUAL, torn_text=options.torn_text),
+    )
+    options = RunOptions(CoreOptions(companions=companions), output=tmp_path / "cores")
+    chosen, _ = choose(poor.processes, Choice())
+    planned = {core.pid: core.on_disk for core in Run(poor, options, print).plan(chosen)}
+    run = Run(poor, options, print)
+    run.run(chosen, progress_bars)
+    assert {result.job.pid for result in run.results} == set(planned)
+    most, least = planned, {result.job.pid: Path(result.job.target).stat().st_blocks * 512 for result in run.results}
+    assert all(0 <= most[pid] - least[pid] < 192 << 10 for pid in planned), (most, least)
+    (pid,) = (one.pid for one in chosen if one.comm == PROGRAM.encode())
+    torn = len(mapped_in(poor, text(poor)[0][b"/lib/libc.so.6"])) * PAGE
+    assert torn > 256 << 10
+    without = core_size(poor.processes.capture(leader(poor), dump_filter=USUAL)).on_disk
+    assert (planned[pid] - without > 256 << 10) == companions
 
 
 def test_what_threads_run_is_in_it(poor: Session) -> None:

@@ -186,6 +186,5 @@ def test_a_core_that_is_larger_than_a_file_may_be_is_known_at_once(tmp_path: Pat
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
         )
         assert result.returncode == 1
-        assert ("File too large" in result.stderr) == (not words)
-        assert ("allows no file of that size" in result.stderr) == bool(words)
+        assert re.search(r"cannot have a core of \d+\.\d MiB with holes: .*allows no file of that size", result.stderr)
         assert list(tmp_path.iterdir()) == []

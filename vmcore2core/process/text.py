@@ -58,7 +58,7 @@ def text_left_out(vma: Vma, region: Region, memory: UserMemory) -> Iterator[Stat
     A file's first page is written even if only the page cache has it: its ELF header identifies the file.
     """
     header = vma.start + memory.spec.page_size if vma.pgoff == 0 else vma.start
-    for run in memory.survey(_mapped_in(region)).unknown:
+    for run in memory.survey(mapped_in(region)).unknown:
         if run.start < header:
             yield from memory.survey(region._replace(end=UserAddr(header))).unknown
         if run.end > header:
@@ -78,9 +78,9 @@ def _is_torn(vma: Vma, region: Region, memory: UserMemory) -> bool:
     known = sum(n for state, n in counts.items() if state <= LAST_KNOWN)
     first = not vma.first_page_only or memory.read(vma.start, 1) is not None
     torn = first and 0 < known < (vma.end - vma.start) // memory.spec.page_size
-    return torn and memory.survey(_mapped_in(region)).counts[UserPageState.PRESENT] > 0
+    return torn and memory.survey(mapped_in(region)).counts[UserPageState.PRESENT] > 0
 
 
-def _mapped_in(region: Region) -> Region:
+def mapped_in(region: Region) -> Region:
     """Return a region with only the pages that its page tables map."""
     return region._replace(backing=None, original=None)

@@ -61,7 +61,7 @@ class Run:
         self.errors = list(errors)
         self.unmatched: list[str] = []
         self.index: Index | None = None
-        self._is_single = False
+        self._is_single = self._has_index = False
         self._replace = options.core.force
         self._bar: Bar = lambda _label: None
         self._other_results: list[JobResult] = []
@@ -75,20 +75,27 @@ class Run:
 
     def plan(self, chosen: Sequence[Identity]) -> Iterator[PlannedCore]:
         """Yield the cores that would be written, and their sizes; report processes that cannot be converted."""
-        jobs = [self._job(one) for one in chosen]
+        jobs = self._jobs(chosen)
         self._check_patterns(jobs)
         with self._workers(jobs) as workers:
             for job, size in self._measured(workers, jobs):
-                if self.options.core.compression is None:
-                    self._check_size(job, size)
+                self._may_be_as_large(job, size)
                 yield PlannedCore(job.pid, job.comm, job.target, size.on_disk, size.apparent)
 
-    def _check_size(self, job: Job, size: CoreSize) -> None:
-        """Report a core that would be larger than a file may be."""
+    def _jobs(self, chosen: Sequence[Identity]) -> list[Job]:
+        """Return the processes' jobs; from now on it is known whether the run makes an index."""
+        self._has_index = (self.options.core.indexed or len(chosen) > 1) and not self.options.core.minidump
+        return [self._job(one) for one in chosen]
+
+    def _may_be_as_large(self, job: Job, size: CoreSize) -> bool:
+        """Tell whether a file may be as large as a core, and report the core if not."""
         try:
-            check_size(Path(job.target).parent, size.apparent)
+            if self.options.core.compression is None:
+                check_size(Path(job.target).parent, size.apparent)
         except OutputError as error:
             self.failed(str(error), job.pid, job.comm)
+            return False
+        return True
 
     def run(self, chosen: Sequence[Identity], bars: Callable[[int], Any]) -> None:
         """Write the cores; a failure does not stop the others.
@@ -100,10 +107,10 @@ class Run:
         Raises:
             OutputError: the directory cannot be used, or lacks space.
         """
-        jobs = [self._job(one) for one in chosen]
+        jobs = self._jobs(chosen)
         self._check_patterns(jobs)
         left = jobs
-        if (self.options.core.indexed or len(jobs) > 1) and not self.options.core.minidump:
+        if self._has_index:
             left = self._open_directory(chosen)
         elif jobs and not self.options.is_file:
             make_directory(self.directory)
@@ -167,9 +174,9 @@ class Run:
         return converter.stages()
 
     def _core_options(self) -> CoreOptions:
-        """Return how to write cores, now that the index, and the cores that it keeps, are known."""
+        """Return how to write cores, now that it is known which cores an index keeps."""
         copiers = self.session.copiers(self.options.core) if self._is_single else 1
-        return replace(self.options.core, force=self._replace, indexed=self.index is not None, copiers=copiers)
+        return replace(self.options.core, force=self._replace, indexed=self._has_index, copiers=copiers)
 
     def _here(self, workers: Workers | Pool) -> Workers:
         """Return this machine's workers: a cluster may begin a job twice, and would find its own first half there."""
@@ -278,7 +285,8 @@ class Run:
     def _begin_index(self, workers: Workers | Pool, left: Sequence[Job]) -> list[Job]:
         """Write the index if there is room for the cores; return their jobs, with their sizes."""
         assert self.index is not None  # noqa: S101 - for mypy
-        sized = [replace(job, size=size.on_disk) for job, size in self._measured(workers, left)]
+        measured = [(job, size) for job, size in self._measured(workers, left) if self._may_be_as_large(job, size)]
+        sized = [replace(job, size=size.on_disk) for job, size in measured]
         if self.options.core.compression is None:
             self._check_space(sized)
         self.index.write()
@@ -297,7 +305,7 @@ class Run:
             least = 0
             for job in jobs:
                 leader = self.session.kernel.view("task_struct", job.task)
-                captured = self.session.capture(leader, self.options.core)
+                captured = self.session.capture(leader, self._core_options())
                 least += least_on_disk(captured, self.session.container, free - least)
                 if least > free:
                     raise OutputError(

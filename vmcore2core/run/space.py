@@ -7,6 +7,7 @@ from typing import NamedTuple
 from vmcore2core.memory.pages import LAST_KNOWN, UserPageState
 from vmcore2core.printable import amount
 from vmcore2core.process.snapshot import Captured
+from vmcore2core.process.text import mapped_in
 
 HEAD_SIZE = 1 << 16
 """Bytes for headers and notes; each further thread takes THREAD_SIZE."""
@@ -43,6 +44,8 @@ def core_size(captured: Captured) -> CoreSize:
         if not vma.dumped or vma.start not in regions:
             continue
         region = regions[vma.start]._replace(end=vma.dump_end(snapshot.page_size))
+        if vma.beyond_filter:
+            region, stored = mapped_in(region), stored + 1  # the file's first page may be in the page cache alone
         for state, n in memory.survey(region).counts.items():
             known += n if state <= LAST_KNOWN else 0
             stored += n if state <= LAST_KNOWN and state != UserPageState.ZERO else 0
