@@ -143,7 +143,7 @@ class Session:
         self.container = open_container(paths, options.memory_map, keeping)
         if options.zero_excluded:
             _read_as_zeros(self.container)
-        self.remembered = LayoutMemory(paths, options.memory_map or "") if options.may_remember else None
+        self.remembered = LayoutMemory(self.container.files, options.memory_map or "") if options.may_remember else None
         try:
             supplied = _supplied(options.vmcoreinfo)
             self.boot = self._bootstrapped(partial(_vmlinux_sources, options.vmlinux), supplied, progress)

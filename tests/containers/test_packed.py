@@ -321,7 +321,7 @@ def test_the_cache_tells_how_the_file_ended(tmp_path: Path, cache: Path, cut: in
 def test_no_room_is_told_before_anything_is_written(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_free", lambda _folder: module.RESERVE + 1000)
+    monkeypatch.setattr(module, "free_bytes", lambda _folder: module.RESERVE + 1000)
     with pytest.raises(DumpError, match=r"unpacks to at least .* bytes free: unpack it yourself where there is room"):
         opened(tmp_path / "dump", gzip.compress(CONTENT)).__enter__()
     assert list(cache.iterdir()) == []
@@ -329,7 +329,7 @@ def test_no_room_is_told_before_anything_is_written(
 
 def test_room_that_runs_out_leaves_nothing(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([1 << 40, 0])
-    monkeypatch.setattr(module, "_free", lambda _folder: next(free))
+    monkeypatch.setattr(module, "free_bytes", lambda _folder: next(free))
     monkeypatch.setattr(module, "RESERVE", 1 << 20)
     with pytest.raises(DumpError, match="bytes free"):
         opened(tmp_path / "dump", gzip.compress(CONTENT)).__enter__()

@@ -87,6 +87,7 @@ def test_standard_input_is_a_dash(stdin_pipe: int, caplog: pytest.LogCaptureFixt
     os.close(stdin_pipe)
     with open_container([Path("-")]) as container:
         assert container.paths == (Path("standard input"),)
+        assert container.files[0].strong_identity() is None
         assert read(container, 1)[1] == [PAGES[1]]
     assert "standard input is kept as" in caplog.text
 
@@ -99,7 +100,7 @@ def test_a_terminal_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_room_leaves_nothing(fifo: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([1 << 40, 0])
-    monkeypatch.setattr(module, "_free", lambda _folder: next(free))
+    monkeypatch.setattr(module, "free_bytes", lambda _folder: next(free))
     monkeypatch.setattr(module, "RESERVE", 1 << 14)
     with pytest.raises(DumpError, match=r"fifo is a pipe, which has to be kept.* 0 bytes free: send it to a file"):
         sent(fifo, kdump("raw"))

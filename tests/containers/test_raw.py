@@ -17,6 +17,7 @@ from tests.containers.contract import check_contract, read
 from vmcore2core.addresses import AddressRange
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer, PageState
+from vmcore2core.containers.joined import JoinedFile
 from vmcore2core.containers.raw import banks, parse_map
 from vmcore2core.errors import DumpError, UnknownFormat, UsageError
 
@@ -175,6 +176,7 @@ def test_a_map_names_the_file_of_a_range(tmp_path: Path, name: str) -> None:
     text = f"0x2000:4K@ddr0.bin:0,0x101000:4K@{name.format(folder=tmp_path)}:4K,0x0:0x1000@ddr1.bin:0"
     with open_container([low, high], text) as container:
         check_contract(container, {2: page(2), 0x101: page(0x101), 0: page(0x100)})
+        assert JoinedFile(container.files).strong_identity() is None
 
 
 @pytest.mark.parametrize(

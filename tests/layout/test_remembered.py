@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.builders.web import Server, serving
 from tests.e2e.guests import FIXTURES, convert
+from vmcore2core.containers import remote
 from vmcore2core.containers.diskdump_part import DiskDumpPart
+from vmcore2core.containers.dumpfile import DumpFile
+from vmcore2core.containers.files import open_dump_file
+from vmcore2core.containers.remote import Url
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.layout import remembered
 from vmcore2core.layout.btf import Btf
@@ -49,6 +57,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(SymbolNames, "__init__", lambda _: 1)
     count(Btf, "type_of", lambda _: 1)
     return counts
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as state:
+        state.content = DUMP.read_bytes()
+        yield state
 
 
 def core(dump: Path, output: Path, *, remember: bool = True) -> bytes:
@@ -187,9 +202,87 @@ def test_what_was_given_with_the_dump_is_not_kept(folder: Path, tmp_path: Path) 
 
 
 def test_what_is_below_proc_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert remembered._identity([DUMP], "") is not None
-    monkeypatch.setattr(Path, "resolve", lambda path: Path("/proc") / path.name)
-    assert remembered._identity([DUMP], "") is None
+    with contextlib.closing(DumpFile(DUMP)) as file:
+        assert remembered._identity([file], "") is not None
+        monkeypatch.setattr(Path, "resolve", lambda path: Path("/proc") / path.name)
+        assert remembered._identity([file], "") is None
+
+
+def test_a_dump_by_url_is_remembered_by_its_version(
+    folder: Path, tmp_path: Path, work: Counter[str], server: Server
+) -> None:
+    first = core(Url(server.url), tmp_path / "core")
+    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == ["btf", "dump"]
+    requests = server.gets
+    work.clear()
+    assert core(Url(f"{server.url}?X-Amz-Signature=another"), tmp_path / "core") == first
+    assert (server.gets, work["__init__"], work["type_of"]) == (requests, 0, 0)
+
+
+def who_says_where_comm_is(url: str) -> str:
+    with Session([Url(url)], OpenOptions(remember=True)) as session:
+        assert session.boot.layout.find_symbol("init_task")
+        member = session.boot.layout.find_member("task_struct", "comm")
+        assert member is not None
+        return member.source
+
+
+def plant(folder: Path) -> None:
+    """Change what no check of a layout can notice."""
+    (path,) = folder.glob("dump-*")
+    rewrite(path, lambda content: content["btf"]["members"]["task_struct.comm"].update(source="the old dump"))
+
+
+@pytest.mark.parametrize("versions", [None, {"Last-Modified": formatdate(1_700_000_000)}], ids=["ETag", "time"])
+def test_another_dump_at_the_same_url_gets_nothing_of_the_old_one(
+    versions: dict[str, str] | None, folder: Path, server: Server, work: Counter[str]
+) -> None:
+    server.versions, server.minds = versions, versions is None
+    assert who_says_where_comm_is(server.url) == "BTF in the dump"
+    plant(folder)
+    assert who_says_where_comm_is(server.url) == "the old dump"
+    content = bytearray(server.content)
+    content[12 + 5 * 65 + 60] ^= 1  # in the padding of utsname.domainname
+    server.content = bytes(content)
+    if versions is not None:
+        server.versions = {"Last-Modified": formatdate(1_700_000_001)}
+    work.clear()
+    assert who_says_where_comm_is(server.url) == "BTF in the dump"
+    assert work["__init__"] == 1
+    assert len(list(folder.glob("dump-*"))) == 2
+
+
+@pytest.mark.parametrize("versions", [{"ETag": 'W/"a"'}, {"Last-Modified": formatdate(None)}], ids=["weak", "new"])
+def test_without_a_certain_version_only_the_types_are_remembered(
+    versions: dict[str, str], folder: Path, server: Server, work: Counter[str]
+) -> None:
+    server.versions, server.minds = versions, False
+    who_says_where_comm_is(server.url)
+    work.clear()
+    who_says_where_comm_is(server.url)
+    assert (work["__init__"], work["type_of"]) == (1, 0)
+    assert [path.name.split("-")[0] for path in folder.iterdir()] == ["btf"]
+
+
+def test_what_is_unpacked_is_remembered_by_the_version_of_the_compressed_file(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server.versions, server.minds = {"Last-Modified": formatdate(1_700_000_000)}, False
+
+    def opened(content: bytes) -> tuple[bytes, str | None]:
+        server.content = gzip.compress(content)
+        with contextlib.closing(open_dump_file(Url(server.url))) as file:
+            return file.read(0, file.size), file.strong_identity()
+
+    with monkeypatch.context() as young:
+        young.setattr(remote, "CERTAIN_AFTER", 1 << 40)
+        assert opened(b"first") == (b"first", None)
+    # Written within the same second, and as long: only now does the time tell one from the other.
+    text, identity = opened(b"other")
+    assert text == b"other"
+    assert identity is not None
+    assert opened(b"other") == (b"other", identity)
 
 
 def test_the_oldest_go(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

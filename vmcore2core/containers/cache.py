@@ -69,7 +69,16 @@ class CachedFile(DumpFile):
     Args:
         path: the file that it was made from.
         handle: its descriptor.
+        strong_identity: that of the file that it was made from.
     """
+
+    def __init__(self, path: Path, handle: int, strong_identity: str | None = None) -> None:
+        super().__init__(path, handle)
+        self._strong_identity = strong_identity
+
+    @override
+    def strong_identity(self) -> str | None:
+        return self._strong_identity
 
     @override
     def changed(self) -> str | None:

@@ -157,6 +157,14 @@ class DumpFile:
         """Return a text that changes with the content, if it is known without reading all of it; else None."""
         return None
 
+    def strong_identity(self) -> str | None:
+        """Return a text that no other content has, without reading any; None if too little is known for that."""
+        begun = self._begun
+        # Devices, /proc/kcore and /proc/vmcore: they belong to another kernel after the next boot.
+        if not begun.st_size or not stat.S_ISREG(begun.st_mode) or self.path.resolve().is_relative_to("/proc"):
+            return None
+        return f"{begun.st_dev} {begun.st_ino} {begun.st_size} {begun.st_mtime_ns} {begun.st_ctime_ns}"
+
     def gather(self, offsets: U64Array, rows: U64Array, out: U8Array) -> list[int]:
         """Copy pages into ``out``: row ``rows[i]`` gets the bytes at ``offsets[i]``.
 
@@ -248,6 +256,11 @@ class LayeredFile(DumpFile):
     def changed(self) -> str | None:
         """The file below tells."""
         return self.inner.changed()
+
+    @override
+    def strong_identity(self) -> str | None:
+        """That of the file below."""
+        return self.inner.strong_identity()
 
     @override
     def close(self) -> None:

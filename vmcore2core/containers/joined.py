@@ -55,6 +55,11 @@ class JoinedFile(DumpFile):
         return next((what for file in self.files if (what := file.changed()) is not None), None)
 
     @override
+    def strong_identity(self) -> str | None:
+        """Each file has its own."""
+        return None
+
+    @override
     def close(self) -> None:
         """Close the files."""
         for file in self.files:

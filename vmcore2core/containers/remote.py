@@ -205,8 +205,9 @@ class _WholeRemoteFile(DumpFile):
             self._remote.read(1)
             self._sends_parts = True
 
+    @override
     def strong_identity(self) -> str | None:
-        """Return a text that no other content has; None if the server does not say enough for that."""
+        """The server tells it, or does not say enough for that."""
         if self._version is None or self._protocols & {"file", "local", "memory"}:
             return None
         return f"{_resource(self._url.text)} {self._version} {self.size}"

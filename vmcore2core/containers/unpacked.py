@@ -55,7 +55,7 @@ def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, keeping:
         handle = find(folder, identity + suffix)
         if handle is not None:
             log.info("%s: taking the unpacked copy, %s/%s%s", file.path, folder, identity, suffix)
-            return _opened(file, name, CachedFile(file.path, handle), problem)
+            return _opened(file, name, CachedFile(file.path, handle, file.strong_identity()), problem)
     limit = None if keeping.any_size else min(max(SIZE_ALWAYS, RATIO_MAX * file.size), SIZE_MAX)
     if limit is not None and size is not None and size > limit:
         raise _too_large(file, f"{size:#x}", limit)
@@ -80,7 +80,7 @@ def unpack(file: DumpFile, name: str, stream: Stream, size: int | None, keeping:
         lambda written: (written, written * file.size // max(1, min(stream.position, file.size))),
     )
     handle, _ = store.keep(pieces, room, lambda: identity + _SUFFIXES[stream.problem])
-    return _opened(file, name, CachedFile(file.path, handle), stream.problem)
+    return _opened(file, name, CachedFile(file.path, handle, file.strong_identity()), stream.problem)
 
 
 def _bounded(file: DumpFile, stream: Stream, limit: int | None) -> Iterator[bytes]:
@@ -131,6 +131,8 @@ def _identity(file: DumpFile) -> str:
     """Return a hash of the whole compressed file, or of its server's version tag."""
     known = file.identity()
     if known is not None:
+        # A copy from when the tag could still mean two contents is not taken later.
+        known = file.strong_identity() or known
         return hashlib.sha256(known.encode()).hexdigest()
     digest = hashlib.sha256()
     for at in range(0, file.size, HASH_STEP):

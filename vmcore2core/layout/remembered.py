@@ -2,8 +2,8 @@
 
 Two kinds of files, in the folder ``layout`` of the cache:
 
-- ``dump-HASH.json``: all answers from one dump, by the identity of its files (device, inode, size, times of change).
-  With these, neither kallsyms nor BTF is read at all.
+- ``dump-HASH.json``: all answers from one dump, by the identity of its files (device, inode, size, times of change; of
+  a URL, the version that the server names for certain). With these, neither kallsyms nor BTF is read at all.
 - ``btf-HASH.json``: answers of one kernel's types, by the hash of the whole BTF; they serve every dump of that kernel,
   wherever it was loaded. Another kernel's answers cannot get in: its BTF has another hash.
 
@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 from vmcore2core import __version__
 from vmcore2core.containers.cache import cache_folder, find
+from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import DumpError, OutputError
 from vmcore2core.folders import opened_folder
 from vmcore2core.interfaces import Member, SymbolAt
@@ -189,16 +190,16 @@ class LayoutMemory:
     """The files of the cache that one session uses; without a cache, all questions go to the sources.
 
     Args:
-        paths: the dump's files.
+        files: the dump's files.
         variant: everything else that the answers depend on.
     """
 
-    def __init__(self, paths: Sequence[Path], variant: str = "") -> None:
+    def __init__(self, files: Sequence[DumpFile], variant: str = "") -> None:
         self._folder: Path | None = None
         self._open: dict[str, dict[str, Answers]] = {}
         with contextlib.suppress(DumpError):
-            self._folder = cache_folder(paths[0], "layout")
-        self._dump = _identity(paths, variant)
+            self._folder = cache_folder(files[0].path, "layout")
+        self._dump = _identity(files, variant)
         self._reads, self._kept = True, False
 
     def forget(self) -> bool:
@@ -308,16 +309,12 @@ def _digest(content: bytes) -> bytes:
 _PERSON = f"{FORM} {__version__}".encode()[:16]
 
 
-def _identity(paths: Sequence[Path], variant: str) -> str | None:
-    """Return a hash that changes with the files; None if the system tells too little about them."""
+def _identity(files: Sequence[DumpFile], variant: str) -> str | None:
+    """Return a hash that no other files have; None if too little is known about one of them."""
     digest = hashlib.blake2b(variant.encode(), digest_size=20, person=_PERSON)
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError:
+    for file in files:
+        identity = file.strong_identity()
+        if identity is None:
             return None
-        # Devices, /proc/kcore and /proc/vmcore: they belong to another kernel after the next boot.
-        if not stat.st_size or not path.is_file() or path.resolve().is_relative_to("/proc"):
-            return None
-        digest.update(f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
+        digest.update(f"{identity}\n".encode())
     return digest.hexdigest()
