@@ -153,6 +153,27 @@ def test_a_page_of_a_large_dump_takes_few_requests(server: Server, monkeypatch: 
     assert server.sent < len(server.content) // 50
 
 
+def test_workers_connect_for_themselves(tmp_path: Path, server: Server) -> None:
+    server.content = DUMP.read_bytes()
+    for dump, to in ((DUMP, "local"), (server.url, "remote")):
+        result = convert(dump, "--all", "-o", tmp_path / to, "--jobs", "2", "--no-cache")
+        assert (result.returncode, result.stderr) == (0, "")
+    for core in (tmp_path / "local").glob("core.*"):
+        assert (tmp_path / "remote" / core.name).read_bytes() == core.read_bytes()
+    assert list((tmp_path / "local").glob("core.*"))
+
+
+def test_a_worker_that_finds_another_version_says_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.content = bytes(range(256)) * 1024
+    file = remote.RemoteFile(Url(server.url), cache=False)
+    server.content = bytes(len(server.content))
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert "has changed while it was read" in str(file.changed())
+    with pytest.raises(DumpError, match="has changed while it was read"):
+        file.read(0, 10)
+    file.close()
+
+
 def test_the_cache_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BLOCK", 4096)
     monkeypatch.setattr("vmcore2core.containers.blockfile.CACHE_BYTES", 3 * 4096)

@@ -9,6 +9,7 @@ References: fsspec's documentation, "API Reference": fsspec.core.url_to_fs(), Ab
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -125,15 +126,12 @@ class _WholeRemoteFile(DumpFile):
     def __init__(self, url: Url) -> None:  # there is no file of this machine to open
         self.path: Path = url
         self._url = url
+        self._sends_parts = False
         try:
-            from fsspec.core import url_to_fs
-
-            self._system, self._name = url_to_fs(url.text)
-            info = self._system.info(self._name)
+            info = self._connect()
             self.size = int(info.get("size") or 0)
             self._tag, self._version = _tag(info), _version(info)
-            self._sends_parts = False
-            self._remote = self._system.open(self._name, "rb", cache_type="none", **self._only_this_version())
+            self._open()
         except Exception as error:
             # Not "from error": what --debug shows of that has the whole URL.
             raise self._failed(error) from None
@@ -141,6 +139,32 @@ class _WholeRemoteFile(DumpFile):
             raise DumpError(f"{url} is a directory, not a dump file")
         if info.get("size") is None:
             raise DumpError(f"{url}: its server does not say how large it is; copy the dump to a file")
+
+    def _connect(self) -> dict[str, Any]:
+        """Return what the server says of the file."""
+        from fsspec.core import url_to_fs
+
+        self._system, self._name = url_to_fs(self._url.text)
+        info: dict[str, Any] = self._system.info(self._name)
+        return info
+
+    def _open(self) -> None:
+        self._remote = self._system.open(self._name, "rb", cache_type="none", **self._only_this_version())
+        self._pid = os.getpid()
+
+    def _of_this_process(self) -> None:
+        """Connect again in a forked worker, which cannot use its parent's connection."""
+        if self._pid != os.getpid():
+            self._check_same(self._connect())
+            self._open()
+
+    def _check_same(self, info: dict[str, Any]) -> None:
+        if (int(info.get("size") or 0), _tag(info)) != (self.size, self._tag):
+            raise DumpError(self._has_changed)
+
+    @property
+    def _has_changed(self) -> str:
+        return f"{self.path} has changed while it was read: its server has another version of it now"
 
     def _only_this_version(self) -> dict[str, Any]:
         """Return the request header that accepts only the present version of the file (RFC 9110, 13.1.1).
@@ -154,12 +178,13 @@ class _WholeRemoteFile(DumpFile):
     def changed(self) -> str | None:
         """The server tells its size and version."""
         try:
-            info = self._system.info(self._name)
+            self._of_this_process()
+            self._check_same(self._system.info(self._name))
+        except DumpError as error:
+            return str(error)
         except Exception as error:
             raise self._failed(error) from None
-        if (int(info.get("size") or 0), _tag(info)) == (self.size, self._tag):
-            return None
-        return f"{self.path} has changed while it was read: its server has another version of it now"
+        return None
 
     def _failed(self, error: Exception) -> DumpError:
         """Return the sentence. Each protocol's package has its own exceptions, without a common base class."""
@@ -178,7 +203,7 @@ class _WholeRemoteFile(DumpFile):
                 f"one that does; copy the dump to a file"
             )
         if getattr(error, "status", None) == HTTPStatus.PRECONDITION_FAILED:
-            return DumpError(f"{self.path} has changed while it was read: its server has another version of it now")
+            return DumpError(self._has_changed)
         what = " ".join(str(error).split()) or type(error).__name__
         for secret in _secrets(self._url.text):
             what = what.replace(secret, "...")
@@ -189,9 +214,12 @@ class _WholeRemoteFile(DumpFile):
     def read(self, offset: int, size: int) -> bytes:
         size = max(0, min(size, self.size - offset))
         try:
+            self._of_this_process()
             self._check_parts()
             self._remote.seek(offset)
             raw = bytes(self._remote.read(size)) if size else b""
+        except DumpError:
+            raise
         except Exception as error:
             raise self._failed(error) from None
         if len(raw) != size:
