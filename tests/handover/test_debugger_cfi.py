@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.guests import FIXTURES, unpacked_sysroot
-from tests.handover.test_partial import PAGE, dump_frames, fdes, made, pages_of, symbols
+from tests.handover.test_partial import PAGE, dump_frames, fdes, made, pages_of, readelf, symbols
 from vmcore2core.handover.debugger_cfi import copied, described, undescribed
 
 CALLERS = {0x2000: {"rsp": 0x2010, "rip": 0x1234, "rbp": 5, "rbx": 6}}
@@ -77,7 +77,8 @@ def test_known_call_frames_stay_and_need_no_rules(libc: Path, tmp_path: Path) ->
 
 
 def test_what_a_complete_file_does_not_describe_is_what_readelf_does_not_show(libc: Path) -> None:
-    for program, step in ((FIXTURES / "sysroot/bin/lab-dynamic", 1), (libc, 499)):
+    arm64 = FIXTURES / "sysroot-arm64/bin/lab-dynamic"
+    for program, step in ((FIXTURES / "sysroot/bin/lab-dynamic", 1), (arm64, 1), (libc, 499)):
         ranges = [tuple(int(end, 16) for end in pair.split("..")) for pair in fdes(program, ".eh_frame")]
         low, high = min(start for start, _ in ranges), max(end for _, end in ranges)
         pcs = set(range(low - 0x40, high + 0x40, step))
@@ -90,6 +91,14 @@ def test_of_what_is_no_such_file_nothing_is_said(tmp_path: Path) -> None:
     for name in ("README.md", "sysroot-i386/bin/lab-dynamic", "sysroot/bin/lab-static"):  # the last has no table
         assert undescribed(FIXTURES / name, {0x2000}) == set()
     assert undescribed(tmp_path / "nothing", {0x2000}) == set()
+
+
+def test_lldb_gets_no_rules_for_another_machine(tmp_path: Path) -> None:
+    """They are of x86-64's registers."""
+    program = unpacked_sysroot(tmp_path / "root", "sysroot-arm64") / "lib/libc.so.6"
+    torn = made(program, tmp_path / "libc.so.6", {*pages_of(program, ".eh_frame")})
+    assert readelf("-S", torn).count(" .eh_frame ") > 1
+    assert copied(torn, tmp_path / "root", {0x1000: CALLERS}) == torn
 
 
 def test_holes_stay_holes(torn: Path, tmp_path: Path) -> None:

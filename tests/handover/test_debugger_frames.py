@@ -31,10 +31,12 @@ def test_each_way_has_its_line_and_names_the_files() -> None:
         caller("/usr/bin/a", Found.CODE),
         caller("/usr/bin/a", Found.FRAME_POINTER),
         caller("", Found.STACK_POINTER),
+        caller("/usr/bin/c", Found.BACK_CHAIN),
     ]
-    by_code, by_pointers = notices(taken, [], "gdb")
+    by_code, by_chain, by_pointers = notices(taken, [], "gdb")
     none = "vmcore2core: no call frame information for"
     assert by_code == f"{none} /usr/bin/a, /usr/bin/b: frames come from the instructions"
+    assert by_chain == f"{none} /usr/bin/c: frames come from the back chain"
     assert by_pointers == (
         f"{none} code of no file, /usr/bin/a: frames come from frame pointers, and some may be missing"
     )
@@ -58,7 +60,7 @@ def test_a_name_with_control_characters_is_quoted() -> None:
 
 def test_an_outermost_frame_is_in_no_line() -> None:
     assert (
-        notices([Caller("/usr/lib/x.so", 0x1000, 0x2000, (("rsp", 0x2008), ("rip", 0)), "instructions")], [], "gdb")
+        notices([Caller("/usr/lib/x.so", 0x1000, 0x2000, (("rip", 0), ("rsp", 0x2008)), "instructions")], [], "gdb")
         == []
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -220,7 +221,8 @@ class UnwindSpec(NamedTuple):
         signed_bits: number of low bits that hold the address in a return address whose other bits may be a signature.
         register_size: bytes of a register on the stack if that is more than an address (n32), else None.
         frames_by_code: finds a frame from instructions if there is no call frame information.
-        has_cfi: whether programs normally have call frame information; a function without it is then reported.
+        has_cfi: whether programs normally have call frame information; gdb then gets the callers of a function without.
+        gdb_names: register -> gdb's name, where that is another.
     """
 
     word: int
@@ -241,6 +243,7 @@ class UnwindSpec(NamedTuple):
     register_size: int | None = None
     frames_by_code: FramesByCode | None = None
     has_cfi: bool = False
+    gdb_names: Mapping[str, str] = MappingProxyType({})
 
 
 class LayoutKeys(Protocol):

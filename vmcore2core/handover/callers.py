@@ -1,14 +1,15 @@
 """Callers found without call frame information, handed to gdb and lldb, which otherwise guess them.
 
 A library or program that lacks pages may have lost its call frame information. Where a function's instructions, its
-frame pointer or the word at the stack pointer led to the caller, the start script tells the debugger that caller. It
-does so only until the debugger finds the file itself; gdb is also told the callers of code in no file (JIT).
+frame pointer, the back chain or the word at the stack pointer led to the caller, the start script tells the debugger
+that caller. It does so only until the debugger finds the file itself; gdb is also told the callers of code in no file
+(JIT).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from vmcore2core.unwind.process import UserSpace
 from vmcore2core.unwind.symbols import Origin
 from vmcore2core.unwind.threads import Unwound
 
-WITHOUT_CFI = (Found.CODE, Found.FRAME_POINTER, Found.STACK_POINTER)
+WITHOUT_CFI = (Found.CODE, Found.FRAME_POINTER, Found.STACK_POINTER, Found.BACK_CHAIN)
 CALLERS_MAX = 4096
 
 
@@ -33,8 +34,8 @@ class Caller:
         path: path of the file whose code the frame runs, as its mapping has it; empty if the code is in no file.
         pc: program counter of the frame.
         sp: stack pointer of the frame.
-        registers: name and value of each known register of the caller, including its program counter; which is 0 if the
-            frame is the outermost.
+        registers: gdb's name and the value of each known register of the caller: first the program counter, which is 0
+            if the frame is the outermost; then the stack pointer; then the others.
         found_by: how the caller was found.
     """
 
@@ -47,7 +48,9 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class LastFrame:
-    """The last frame found on a thread's stack, where the stack itself goes on.
+    """The frame of a thread from which on a debugger guesses callers: the last found, where the stack itself goes on.
+
+    Or the first whose caller's stack pointer is not known, as where only the frame pointer led there on arm64.
 
     Attributes:
         path: as in ``Caller``.
@@ -78,9 +81,8 @@ def stacks_without_cfi(stacks: Unwound) -> WithoutCfi:
     for row, found in stacks.threads:
         if len(callers) < CALLERS_MAX:
             callers += [*_callers(snapshot, found, stacks.spec), *_outermost(stacks, found)]
-        if found.frames and not found.complete and not _is_main(stacks.space, found.frames[-1]):
-            pc = found.frames[-1].pc
-            last.append(LastFrame(_path(snapshot, pc) or b"", pc, row.tid))
+        if (end := _followed_to(stacks, found)) is not None:
+            last.append(LastFrame(_path(snapshot, end.pc) or b"", end.pc, row.tid))
     return WithoutCfi(tuple(callers[:CALLERS_MAX]), tuple(last[:CALLERS_MAX]))
 
 
@@ -97,10 +99,30 @@ def led_by_files(stacks: Unwound) -> Iterator[Path]:
 def _callers(snapshot: ProcessSnapshot, found: Backtrace, spec: UnwindSpec) -> Iterator[Caller]:
     for frame, caller in itertools.pairwise(found.frames):
         path = _path(snapshot, frame.pc)
-        if caller.found in WITHOUT_CFI and path is not None:
-            known = {**caller.registers, spec.return_address: caller.pc, spec.stack_pointer: caller.sp}
-            named = tuple((spec.registers[number], value) for number, value in sorted(known.items()))
-            yield Caller(path, frame.pc, frame.sp, named, caller.found.value)
+        if caller.found in WITHOUT_CFI and path is not None and _has_sp(frame, spec) and _has_sp(caller, spec):
+            yield Caller(path, frame.pc, frame.sp, _named(caller.registers, caller.pc, spec), caller.found.value)
+
+
+def _has_sp(frame: Frame, spec: UnwindSpec) -> bool:
+    return spec.stack_pointer in frame.registers
+
+
+def _named(registers: Mapping[int, int], pc: int, spec: UnwindSpec) -> tuple[tuple[str, int], ...]:
+    """Return registers as in ``Caller``; a return leaves its address in the link register, if there is one."""
+    first = {spec.return_address: pc, spec.stack_pointer: registers[spec.stack_pointer]}
+    known = registers if spec.link_register is None else {spec.link_register: pc, **registers}
+    others = {number: value for number, value in sorted(known.items()) if number not in first}
+    named = ((spec.registers[number], value) for number, value in (first | others).items())
+    return tuple((spec.gdb_names.get(name, name), value) for name, value in named)
+
+
+def _followed_to(stacks: Unwound, found: Backtrace) -> Frame | None:
+    """Return the frame of a ``LastFrame``; None if a debugger shows the stack as it is."""
+    for frame, caller in itertools.pairwise(found.frames):
+        if caller.found in WITHOUT_CFI and not _has_sp(caller, stacks.spec):
+            return frame
+    ends = bool(found.frames) and not found.complete and not _is_main(stacks.space, found.frames[-1])
+    return found.frames[-1] if ends else None
 
 
 def _outermost(stacks: Unwound, found: Backtrace) -> Iterator[Caller]:
@@ -112,10 +134,9 @@ def _outermost(stacks: Unwound, found: Backtrace) -> Iterator[Caller]:
         return
     frame, spec = found.frames[-1], stacks.spec
     path = _path(stacks.space.snapshot, frame.pc)
-    if path is not None and not _has_cfi(stacks.space, frame):
-        sp = frame.sp + stacks.space.snapshot.elf_class // 8
-        registers = (spec.registers[spec.stack_pointer], sp), (spec.registers[spec.return_address], 0)
-        yield Caller(path, frame.pc, frame.sp, registers, Found.CODE.value)
+    if path is not None and _has_sp(frame, spec) and not _has_cfi(stacks.space, frame):
+        sp = frame.sp + (spec.word if spec.link_register is None else 0)
+        yield Caller(path, frame.pc, frame.sp, _named({spec.stack_pointer: sp}, 0, spec), Found.CODE.value)
 
 
 def _has_cfi(space: UserSpace, frame: Frame) -> bool:

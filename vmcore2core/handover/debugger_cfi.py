@@ -66,7 +66,7 @@ def copied(file: Path, folder: Path, callers: Callers) -> Path:
         OSError: it cannot be copied.
     """
     with file.open("rb") as source:
-        sections = list(_sections(source)) if callers else []
+        sections = list(_sections(source, EM_X86_64)) if callers else []
         place = next((one for one in sections if _is_place(one)), None)
         if place is None:
             return file
@@ -84,11 +84,11 @@ def copied(file: Path, folder: Path, callers: Callers) -> Path:
         return folder / file.name
 
 
-def _sections(file: IO[bytes]) -> Iterator[Section]:
-    """Yield the sections of a little-endian file of x86-64; nothing of another file."""
+def _sections(file: IO[bytes], machine: int | None = None) -> Iterator[Section]:
+    """Yield the sections of a little-endian 64-bit file, of a machine if one is given; nothing of another file."""
     try:
         header = EHDR.unpack(file.read(EHDR.size))
-        if header[0][:6] != b"\x7fELF\x02\x01" or header[2] != EM_X86_64:
+        if header[0][:6] != b"\x7fELF\x02\x01" or machine not in (None, header[2]):
             return
         shoff, shentsize, shnum, shstrndx = header[6], *header[11:14]
         file.seek(min(shoff, FILE_MAX))

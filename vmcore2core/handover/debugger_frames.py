@@ -36,6 +36,8 @@ class Loaded(Protocol):
 NO_FILE = "code of no file"
 NONE_FOR = "vmcore2core: no call frame information for"
 THREADS_SHOWN = 8
+WAYS = {"instructions": "the instructions", "back chain": "the back chain"}
+OTHER_WAY = "frame pointers, and some may be missing"
 
 
 class Caller(NamedTuple):
@@ -44,7 +46,8 @@ class Caller(NamedTuple):
     Attributes:
         path: path of the file whose code the frame runs; empty if the code is in no file.
         pc, sp: program counter and stack pointer of the frame.
-        registers: name and value of each known register of the caller; the program counter is 0 if there is none.
+        registers: name and value of each known register of the caller: first the program counter, 0 if there is no
+            caller; then the stack pointer; then the others.
         found_by: how the caller was found.
     """
 
@@ -57,11 +60,11 @@ class Caller(NamedTuple):
     @property
     def is_none(self) -> bool:
         """Whether the frame is the outermost."""
-        return ("rip", 0) in self.registers
+        return self.registers[0][1] == 0
 
 
 class LastFrame(NamedTuple):
-    """The last frame found on a thread's stack, where the stack itself goes on.
+    """The frame of a thread from which on the debugger guesses callers.
 
     Attributes:
         path: as in ``Caller``.
@@ -163,13 +166,11 @@ class _Copies:
 def notices(taken: list[Caller], ends: list[LastFrame], debugger: str) -> list[str]:
     """Return one line for each way in which frames were found without call frame information."""
     found = [one for one in taken if not one.is_none]
-    by_code = {one.path for one in found if one.found_by == "instructions"}
-    others = {one.path for one in found if one.found_by != "instructions"}
-    lines = []
-    if by_code:
-        lines.append(f"{NONE_FOR} {_files(by_code)}: frames come from the instructions")
-    if others:
-        lines.append(f"{NONE_FOR} {_files(others)}: frames come from frame pointers, and some may be missing")
+    by_way = dict[str, set[str]]()
+    for one in found:
+        by_way.setdefault(WAYS.get(one.found_by, OTHER_WAY), set()).add(one.path)
+    shown_ways = (way for way in (*WAYS.values(), OTHER_WAY) if way in by_way)
+    lines = [f"{NONE_FOR} {_files(by_way[way])}: frames come from {way}" for way in shown_ways]
     if ends:
         shown = ", ".join(f"{one.tid} from {one.pc:#x} on" for one in ends[:THREADS_SHOWN])
         more = f" and {len(ends) - THREADS_SHOWN} more" if len(ends) > THREADS_SHOWN else ""
@@ -198,10 +199,9 @@ def _unwind_by(callers: list[Caller]) -> None:
             caller = table.get((pc, sp))
             if caller is None:
                 return None
-            info = pending.create_unwind_info(FrameId(dict(caller.registers)["rsp"], pc))
+            info = pending.create_unwind_info(FrameId(caller.registers[1][1], pc))
             for name, value in caller.registers:
-                kind = pending.read_register(name).type
-                info.add_saved_register(name, gdb.Value(value.to_bytes(8, "little"), kind))
+                info.add_saved_register(name, gdb.Value(value).cast(pending.read_register(name).type))
             return info
 
     register_unwinder(None, Known("vmcore2core"), replace=True)

@@ -38,6 +38,7 @@ _UNWIND = UnwindSpec(
     signed_bits=fmt.SIGNED_BITS,
     record_ends_frame=False,
     frames_by_code=code_of("arm64"),
+    has_cfi=True,
 )
 
 

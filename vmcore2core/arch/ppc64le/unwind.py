@@ -38,6 +38,8 @@ _UNWIND = UnwindSpec(
     link_register=fmt.DWARF_REGS.index("link"),
     back_chain=fmt.STACK_FRAME_LR_SAVE,
     frames_by_code=code_of("ppc64le"),
+    has_cfi=True,
+    gdb_names={"nip": "pc", "link": "lr"},
 )
 
 

@@ -44,6 +44,8 @@ _UNWIND = UnwindSpec(
     link_register=fmt.DWARF_REGS.index("ra"),
     frame_record=-16,
     frames_by_code=code_of("riscv64"),
+    has_cfi=True,
+    gdb_names={"s0": "fp"},
 )
 
 
