@@ -52,7 +52,7 @@ def _written(captured: Captured) -> Iterator[tuple[int, bytes]]:
     """Yield the memory that would be written of a process: the address and the bytes of each run of pages."""
     snapshot, page = captured.snapshot, captured.snapshot.page_size
     stream = BlankedStream(captured.memory, snapshot.blanked, page)
-    for segment in build_plan(snapshot, b"").segments:
+    for segment in build_plan(snapshot).segments:
         for vaddr, pages in stream.batches([(segment.start, segment.start + segment.filesz)]):
             cuts = [0, *(np.flatnonzero(np.diff(vaddr) != page) + 1).tolist(), len(vaddr)]
             for first, last in itertools.pairwise(cuts):

@@ -308,7 +308,7 @@ class Session:
         captured = self.capture(leader, options)
         if options.redaction is not None:
             captured = redact(options.redaction, self.processes, leader, captured, self._frames)
-        return tuple(build_plan(captured.snapshot, b"").segments)
+        return tuple(build_plan(captured.snapshot).segments)
 
 
 def _read_as_zeros(container: DumpContainer) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.corefile.snapshots import PAGE, snapshot, snapshot_32, thread, vma, write
 from vmcore2core.corefile import verify, writer
+from vmcore2core.corefile.head import Head
 from vmcore2core.corefile.notes import notes_of
 from vmcore2core.corefile.plan import CorePlan, Segment, build_plan
 from vmcore2core.corefile.verify import read_with_lief, verify_head
@@ -28,18 +29,24 @@ def planned(process: ProcessSnapshot = PROCESS) -> CorePlan:
     return build_plan(process, build_notes(notes_of(process, {}), process.byte_order))
 
 
+def whole(plan: CorePlan) -> bytes:
+    return plan.head.read(0, plan.head.size)
+
+
 def patched(plan: CorePlan, form: str, offset: int, value: int) -> CorePlan:
-    head = bytearray(plan.head)
+    before = whole(plan)
+    head = bytearray(before)
     struct.pack_into(form, head, offset, value)
-    assert bytes(head) != plan.head
-    return plan._replace(head=bytes(head))
+    assert head != before
+    return plan._replace(head=Head([bytes(head)]))
 
 
 def note_at(plan: CorePlan, n_type: int) -> int:
     """Return where the first note of this type begins in the head."""
-    at = struct.unpack_from("<Q", plan.head, 64 + 8)[0]
+    head = whole(plan)
+    at = struct.unpack_from("<Q", head, 64 + 8)[0]
     while True:
-        namesz, descsz, kind = struct.unpack_from("<3I", plan.head, at)
+        namesz, descsz, kind = struct.unpack_from("<3I", head, at)
         if kind == n_type:
             return int(at)
         at += 12 + -(-namesz // 4) * 4 + -(-descsz // 4) * 4
@@ -49,7 +56,7 @@ def note_at(plan: CorePlan, n_type: int) -> int:
 def test_good_headers_pass(process: ProcessSnapshot) -> None:
     plan = planned(process)
     verify_head(plan, process, Path("core"))
-    seen = read_with_lief(plan.head)
+    seen = read_with_lief(whole(plan))
     assert seen is not None
     assert seen.machine == process.e_machine
     assert seen.agrees([(s.start, s.memsz, s.filesz) for s in plan.segments])
@@ -108,7 +115,7 @@ def test_a_thread_note_that_is_not_as_planned_is_noticed(n_type: int, field: int
 def test_a_cut_head_is_noticed(size: int) -> None:
     plan = planned()
     with pytest.raises(OutputError, match="core is not written"):
-        verify_head(plan._replace(head=plan.head[:size]), PROCESS, Path("core"))
+        verify_head(plan._replace(head=Head([whole(plan)[:size]])), PROCESS, Path("core"))
 
 
 def test_a_plan_of_other_segments_is_noticed() -> None:
@@ -129,15 +136,15 @@ def test_threads_behind_those_that_pyelftools_reads_are_looked_at() -> None:
     process = snapshot(vma(BASE, BASE + PAGE), threads=tuple(thread(100 + i) for i in range(count)))
     plan = planned(process)
     verify_head(plan, process, Path("core"))
-    last = plan.head.rindex(struct.pack("<I", 99 + count))
+    last = whole(plan).rindex(struct.pack("<I", 99 + count))
     with pytest.raises(OutputError, match="sees threads"):
         verify_head(patched(plan, "<I", last, 1), process, Path("core"))
     with pytest.raises(OutputError, match="core is not written"):
-        verify_head(plan._replace(head=plan.head[: last - 20]), process, Path("core"))
+        verify_head(plan._replace(head=Head([whole(plan)[: last - 20]])), process, Path("core"))
 
 
 def test_a_core_that_does_not_verify_does_not_get_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def planted(process: ProcessSnapshot, notes: bytes) -> CorePlan:
+    def planted(process: ProcessSnapshot, notes: list[bytes]) -> CorePlan:
         return patched(build_plan(process, notes), "<Q", LOAD + 16, BASE + PAGE)
 
     monkeypatch.setattr(writer, "build_plan", planted)

@@ -121,7 +121,7 @@ def core_digest(session: Session, number: int) -> tuple[str, bool]:
     snapshot = captured.snapshot
     digest = hashlib.blake2b()
     plan = build_plan(snapshot, build_notes(notes_of(snapshot, {}), snapshot.byte_order))
-    digest.update(plan.head)
+    digest.update(plan.head.read(0, plan.head.size))
     for segment in plan.segments:
         for vaddr, pages in captured.memory.batches([(segment.start, segment.start + segment.filesz)]):
             digest.update(vaddr.tobytes())

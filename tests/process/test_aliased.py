@@ -56,7 +56,7 @@ def test_one_mapping_of_42_tib_whose_tables_are_one(kind: str) -> None:
     assert (low, high, reason) == (TOP, end, AbsentReason.TABLE_BROKEN)
     assert absent[HEAP] == ()
     assert size.on_disk < 1 << 20
-    assert sum(segment.filesz for segment in build_plan(captured.snapshot, b"").segments) < 1 << 16
+    assert sum(segment.filesz for segment in build_plan(captured.snapshot).segments) < 1 << 16
     assert captured.memory.read(HEAP, 4) == b"heap"
     assert captured.memory.read(TOP, 4) is None
     assert list(captured.memory.batches([(TOP, TOP + (1 << 32))])) == []

@@ -32,6 +32,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from vmcore2core.corefile.head import Head
 from vmcore2core.errors import OutputError
 from vmcore2core.formats import elf as fmt
 from vmcore2core.formats._cabi import ByteOrder, ElfClass, align_up
@@ -67,7 +68,7 @@ class CorePlan(NamedTuple):
         tail: what follows the last page: memory tags.
     """
 
-    head: bytes
+    head: Head
     segments: tuple[Segment, ...]
     file_size: int
     tail: bytes = b""
@@ -144,12 +145,12 @@ def check_class(snapshot: ProcessSnapshot) -> None:
         )
 
 
-def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
+def build_plan(snapshot: ProcessSnapshot, notes: Sequence[bytes] = ()) -> CorePlan:
     """Return the plan of a core.
 
     Args:
         snapshot: the process.
-        notes: the PT_NOTE segment.
+        notes: the PT_NOTE segment in pieces.
 
     Raises:
         OutputError: the core is too large for its ELF class.
@@ -159,9 +160,10 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
     segments = list(segments_of(snapshot))
     phnum = 1 + len(segments) + len(snapshot.tags)
     extended = phnum >= fmt.PN_XNUM
-    notes_offset = ehdr.sizeof() + phnum * phdr.sizeof()
-    shoff = align_up(notes_offset + len(notes), 8) if extended else 0
-    head_size = shoff + shdr.sizeof() if extended else notes_offset + len(notes)
+    notes_offset, notes_size = ehdr.sizeof() + phnum * phdr.sizeof(), sum(map(len, notes))
+    notes_end = notes_offset + notes_size
+    shoff = align_up(notes_end, 8) if extended else 0
+    head_size = shoff + shdr.sizeof() if extended else notes_end
     offset = align_up(head_size, snapshot.page_size)
     limit = (1 << snapshot.elf_class) - 1
     placed, hole = [], offset
@@ -202,16 +204,15 @@ def build_plan(snapshot: ProcessSnapshot, notes: bytes) -> CorePlan:
             f"a core of class ELF{snapshot.elf_class} cannot hold this process: it would have {offset:#x} bytes, "
             f"expected at most {limit:#x}"
         )
-    headers = _program_headers(snapshot, variant, notes_offset, len(notes), placed)
-    head = header + headers + _tag_headers(snapshot, variant, tags_offset) + notes
+    headers = _program_headers(snapshot, variant, notes_offset, notes_size, placed)
+    pieces = [header, headers, _tag_headers(snapshot, variant, tags_offset), *notes]
     if extended:
         fields = dict.fromkeys(
             ("sh_name", "sh_type", "sh_flags", "sh_addr", "sh_offset", "sh_addralign", "sh_entsize"), 0
         )
-        head = head.ljust(shoff, b"\0") + shdr.build(
-            {**fields, "sh_size": 1, "sh_link": fmt.SHN_UNDEF, "sh_info": phnum}
-        )
-    return CorePlan(head, tuple(placed), offset, tail)
+        pieces.append(bytes(shoff - notes_end))
+        pieces.append(shdr.build({**fields, "sh_size": 1, "sh_link": fmt.SHN_UNDEF, "sh_info": phnum}))
+    return CorePlan(Head(pieces), tuple(placed), offset, tail)
 
 
 def _at(segment: Segment, offset: int) -> Segment:

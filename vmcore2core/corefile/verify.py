@@ -7,13 +7,13 @@ drops notes with equal content.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator
 from importlib import import_module
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -21,6 +21,7 @@ from elftools.elf.enums import ENUM_E_MACHINE
 from elftools.elf.segments import NoteSegment
 
 from vmcore2core.corefile.plan import CorePlan
+from vmcore2core.elf.readerfile import ReaderFile
 from vmcore2core.errors import OutputError
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.process.model import ProcessSnapshot
@@ -31,6 +32,8 @@ HEADERS_READ = 4096
 NOTES_READ = 1024
 """Most notes that pyelftools reads of a core: it takes as long for one as the rest of a conversion for a thread."""
 NT_PRSTATUS = 1
+READ_AT_ONCE = 1 << 16
+"""Bytes of the head to join for reading."""
 PR_PID = {32: 24, 64: 32}
 """Offset of the thread ID in NT_PRSTATUS, by ELF class; not shared with the writer, so that its errors are caught."""
 
@@ -48,7 +51,8 @@ def verify_head(plan: CorePlan, snapshot: ProcessSnapshot, output: Path) -> None
 
 def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
     try:
-        elf = ELFFile(io.BytesIO(plan.head))
+        head = BufferedReader(ReaderFile(plan.head.read, plan.head.size), READ_AT_ONCE)
+        elf = ELFFile(head)
         at = PR_PID[snapshot.elf_class]
         ident = elf["e_type"], elf["e_machine"], elf.elfclass, elf.little_endian
         count, seen, others, tids = elf.num_segments(), [], 0, list[int]()
@@ -64,9 +68,8 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
                     end = note["n_offset"] + note["n_size"]
                     if note["n_type"] == "NT_PRSTATUS":
                         tids.append(int.from_bytes(note["n_descdata"][at : at + 4], snapshot.byte_order))
-                tids += _tids(
-                    memoryview(plan.head)[end : segment["p_offset"] + segment["p_filesz"]], at, snapshot.byte_order
-                )
+                rest = range(end, segment["p_offset"] + segment["p_filesz"])
+                tids += _tids(head, rest, at, snapshot.byte_order)
     except (ELFError, ValueError, KeyError, struct.error) as error:
         return f"pyelftools: {error}"
     machine = ENUM_E_MACHINE.get(ident[1], ident[1])
@@ -84,19 +87,27 @@ def _by_pyelftools(plan: CorePlan, snapshot: ProcessSnapshot) -> str | None:
     return None if tids == [thread.tid for thread in snapshot.threads] else f"pyelftools sees threads {tids}"
 
 
-def _tids(notes: memoryview, pr_pid: int, byte_order: ByteOrder) -> Iterator[int]:
+def _tids(head: BinaryIO, notes: range, pr_pid: int, byte_order: ByteOrder) -> Iterator[int]:
     """Yield the thread ID of each NT_PRSTATUS.
 
+    Args:
+        head: what has the notes.
+        notes: their offsets in it.
+        pr_pid: offset of the thread ID in NT_PRSTATUS.
+        byte_order: of the core.
+
     Raises:
-        struct.error: a note ends behind them.
+        struct.error: the head ends inside a note's header or thread ID.
     """
     order = "<" if byte_order == "little" else ">"
-    nhdr, number, at = struct.Struct(f"{order}3I"), struct.Struct(f"{order}I"), 0
-    while at < len(notes):
-        namesz, descsz, n_type = nhdr.unpack_from(notes, at)
+    nhdr, number, at = struct.Struct(f"{order}3I"), struct.Struct(f"{order}I"), notes.start
+    while at < notes.stop:
+        head.seek(at)
+        namesz, descsz, n_type = nhdr.unpack(head.read(nhdr.size))
         desc = at + nhdr.size + (namesz + 3 & ~3)
-        if n_type == NT_PRSTATUS and bytes(notes[at + nhdr.size : at + nhdr.size + namesz]) == b"CORE\0":
-            yield number.unpack_from(notes, desc + pr_pid)[0]
+        if n_type == NT_PRSTATUS and head.read(namesz) == b"CORE\0":
+            head.seek(desc + pr_pid)
+            yield number.unpack(head.read(number.size))[0]
         at = desc + (descsz + 3 & ~3)
 
 

@@ -22,6 +22,8 @@ from vmcore2core.interfaces import PageStream
 from vmcore2core.process.model import ProcessSnapshot
 
 PROGRESS_EVERY = 16 << 20
+HEAD_AT_ONCE = 1 << 20
+"""Bytes of the head to write with one system call."""
 TOGETHER_MIN = 32 << 20
 """From this many bytes on, several processes copy user memory: starting one costs as much as decoding 1,000 pages."""
 
@@ -187,12 +189,13 @@ class _Pages:
 
 def _write(target: Sink, plan: CorePlan, pages: _Pages, page_size: int, copied: Copied | None) -> WriteReport:
     """Write the rest of the file, including the pages unless ``copied`` says that they are written."""
-    target.write(memoryview(plan.head), 0)
+    for offset in range(0, plan.head.size, HEAD_AT_ONCE):
+        target.write(memoryview(plan.head.read(offset, HEAD_AT_ONCE)), offset)
     copied = copied or pages.copy(target, pages.ranges)
     if plan.tail:
         target.write(memoryview(plan.tail), plan.file_size - len(plan.tail))
     target.finish(plan.file_size)
-    written = len(plan.head) + (copied.present - copied.zero) * page_size + len(plan.tail)
+    written = plan.head.size + (copied.present - copied.zero) * page_size + len(plan.tail)
     return WriteReport(plan.file_size, written, copied.present, copied.zero, len(plan.segments))
 
 

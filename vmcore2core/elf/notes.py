@@ -68,19 +68,21 @@ def parse_notes(raw: bytes, byte_order: ByteOrder, offset: int) -> tuple[tuple[N
     return tuple(notes), None
 
 
-def build_notes(notes: Iterable[Note], byte_order: ByteOrder) -> bytes:
-    """Return a PT_NOTE segment: each note with its header, name and descriptor padded to 4 bytes."""
+def build_notes(notes: Iterable[Note], byte_order: ByteOrder) -> list[bytes]:
+    """Return a PT_NOTE segment in pieces: each note's header with its name, and its descriptor, padded to 4 bytes.
+
+    A descriptor that needs no padding is not copied.
+    """
     pieces = []
     for note in notes:
-        name = note.name.encode() + b"\0"
-        pieces += [
-            _nhdr(byte_order, len(name), len(note.desc), note.n_type),
-            name.ljust(align_up(len(name), NOTE_ALIGN), b"\0"),
-            note.desc.ljust(align_up(len(note.desc), NOTE_ALIGN), b"\0"),
-        ]
-    return b"".join(pieces)
+        pieces.append(_nhdr(byte_order, note.name, len(note.desc), note.n_type))
+        pieces.append(note.desc.ljust(align_up(len(note.desc), NOTE_ALIGN), b"\0"))
+    return pieces
 
 
 @lru_cache(maxsize=64)  # the threads of a process have notes of a few types and sizes
-def _nhdr(order: ByteOrder, n_namesz: int, n_descsz: int, n_type: int) -> bytes:
-    return Nhdr[order].build({"n_namesz": n_namesz, "n_descsz": n_descsz, "n_type": n_type})
+def _nhdr(order: ByteOrder, name: str, n_descsz: int, n_type: int) -> bytes:
+    """Return a note's header and name."""
+    raw = name.encode() + b"\0"
+    header = Nhdr[order].build({"n_namesz": len(raw), "n_descsz": n_descsz, "n_type": n_type})
+    return header + raw.ljust(align_up(len(raw), NOTE_ALIGN), b"\0")
