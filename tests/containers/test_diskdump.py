@@ -442,6 +442,38 @@ def test_claims_of_2_to_the_60_pages_take_no_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def test_blocks_of_bitmap_beyond_max_mapnr_take_no_memory(tmp_path: Path) -> None:
+    """The second bitmap is 1 TiB behind the first one; both describe 40000 page frames."""
+    whole, nr_blocks = build_kdump(PAGES), 1 << 28
+    size, path = nr_blocks << 12, tmp_path / "vmcore"
+    with path.open("wb") as file:
+        file.write(whole[:BITMAP2])
+        file.seek(436)
+        file.write(struct.pack("<I", 2 * nr_blocks))
+        file.seek(BITMAP1 + size)
+        file.write(whole[BITMAP2:PAGE_DESC])
+        file.truncate(BITMAP1 + 2 * size)
+        descs = np.frombuffer(whole[PAGE_DESC : PAGE_DESC + 7 * 24], "<u8").reshape(7, 3).copy()
+        descs[:, 0] += np.uint64(BITMAP1 + 2 * size - PAGE_DESC)
+        file.seek(BITMAP1 + 2 * size)
+        file.write(descs.tobytes() + whole[PAGE_DESC + 7 * 24 :])
+    tracemalloc.start()
+    try:
+        with open_container([path]) as container:
+            states, pages = read(container, 1, 3, 7, 600, 39999)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert states == [PRESENT, MISSING, PRESENT, PRESENT, PRESENT]
+    assert [bytes(one) for one in pages] == [PAGES.get(pfn, b"") for pfn in (1, 3, 7, 600, 39999)]
+
+
+def test_a_file_that_ends_in_the_headers_is_cut_off(tmp_path: Path) -> None:
+    words = r"headers of 0x2000 bytes \(sub_hdr_size 1\) are cut off by the end of the file at file offset 0x1d0"
+    with pytest.raises(FormatError, match=f"{words}, expected at least 0x2000 bytes"):
+        dump(tmp_path, build_kdump(PAGES)[:464])
+
+
 def test_two_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "vmcore"
     path.write_bytes(build_kdump(PAGES))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -136,7 +138,8 @@ WHOLE = build_sadump(PAGES)[0]
         (build_sadump(PAGES, patches={40: struct.pack("<I", 512)})[0], "block_size 512"),
         (build_sadump(PAGES, patches={52: struct.pack("<I", 0)})[0], "bitmap_blocks 0"),
         (build_sadump(PAGES, patches={56: struct.pack("<I", 0)})[0], "dumpable_bitmap_blocks 0"),
-        (build_sadump(PAGES, patches={52: struct.pack("<I", 1 << 31)})[0], "a bitmap of page frames is cut off"),
+        (build_sadump(PAGES, patches={52: struct.pack("<I", 1 << 31)})[0], "cut off by the end of the file"),
+        (build_sadump(PAGES, patches={56: struct.pack("<I", 1 << 31)})[0], "cut off by the end of the file"),
         (build_sadump(PAGES, media=True)[0].replace(b"system", b"SYSTEM", 1), "of another dump"),
         (part_header(17), "set_disk_set 17"),
         (part_header(1) + bytes(4096), "disk_num 0"),
@@ -148,6 +151,18 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path, raw: bytes, words: str) 
         dump(tmp_path, [raw])
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_blocks_of_bitmap_beyond_max_mapnr_take_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
+    path.write_bytes(build_sadump(PAGES, patches={56: struct.pack("<I", 1 << 28)})[0])
+    os.truncate(path, 1 << 41)
+    tracemalloc.start()
+    try:
+        with open_container([path]):
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_states_that_do_not_fit_are_none(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class DiskDumpHeader(NamedTuple):
         block_size: bytes of a page and of a block.
         max_mapnr: page frames that the bitmaps describe, from the 64-bit field if there is one.
         bitmap_offset: of the first bitmap in the file.
-        bitmap_size: bytes of each bitmap.
+        bitmap_size: bytes of each bitmap; those behind the bits of max_mapnr page frames mean nothing.
         bitmap_count: 2, or 1 in diskdumps without filtering.
         page_desc_offset: of the table of page descriptors.
         vmcoreinfo: its place in the file; size 0 if the file has none. Likewise note and eraseinfo.
@@ -173,9 +173,13 @@ def _parse_disk_dump_header(file: DumpFile, word_size: ElfClass, byte_order: Byt
         expected = f"a power of two from {BLOCK_SIZE_MIN} to {BLOCK_SIZE_MAX}"
         raise FormatError(f"block_size {block_size}", offsetof(layout, "block_size"), expected)
     is_kdump = fields.signature == KDUMP_SIGNATURE
-    if not int(is_kdump) <= sub_hdr_size <= file.size // block_size:
-        expected = f"{int(is_kdump)} to {file.size // block_size} blocks, as the file has {file.size:#x} bytes"
+    if sub_hdr_size < int(is_kdump):
+        expected = f"at least {int(is_kdump)}"
         raise FormatError(f"sub_hdr_size {sub_hdr_size}", offsetof(layout, "sub_hdr_size"), expected)
+    end = (DISKDUMP_HEADER_BLOCKS + sub_hdr_size) * block_size
+    if end > file.size:
+        what = f"headers of {end:#x} bytes (sub_hdr_size {sub_hdr_size}) are cut off by the end of the file"
+        raise FormatError(what, file.size, f"at least {end:#x} bytes")
     if not bitmap_blocks or bitmap_blocks * block_size * 8 < fields.max_mapnr:
         expected = f"enough blocks of {block_size} bytes for the bits of {fields.max_mapnr} page frames"
         raise FormatError(f"bitmap_blocks {bitmap_blocks}", offsetof(layout, "bitmap_blocks"), expected)

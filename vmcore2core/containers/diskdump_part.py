@@ -55,11 +55,11 @@ class DiskDumpPart:
         header = self.header = read_header(file)
         self.start_pfn, self.end_pfn = header.split_pfns or (0, header.max_mapnr)
         self._decoders: dict[int, PageDecoder | None] = {}
-        size, second = header.bitmap_size, header.bitmap_offset
+        size = -(-header.max_mapnr // 8)  # bitmap_size may be far more: it only tells where the second bitmap is
+        second = header.bitmap_offset + (header.bitmap_count - 1) * header.bitmap_size
         self._ram: Bitmap | None = None
         if header.bitmap_count == 2:
             self._ram = Bitmap(file, header.bitmap_offset, size, "the first bitmap")
-            second += size
         self._dumped = RankedBitmap(file, second, size, "the second bitmap")
         self._nr_before = self._dumped.count_below(self.start_pfn)
         self.nr_pages = self._dumped.count_below(self.end_pfn) - self._nr_before

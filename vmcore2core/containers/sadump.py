@@ -80,13 +80,15 @@ class SadumpContainer(DumpContainer):
         at += fmt.BLOCK_SIZE
         self._cpus_at = at
         at += int(header["sub_hdr_size"]) * fmt.BLOCK_SIZE
-        size = int(header["bitmap_blocks"]) * fmt.BLOCK_SIZE
+        sizes = [int(header[name]) * fmt.BLOCK_SIZE for name in ("bitmap_blocks", "dumpable_bitmap_blocks")]
+        self._end = min(self._max_mapnr(header), 8 * min(sizes))
+        size = -(-self._end // 8)  # a bitmap's blocks may be far more
         self._ram = Bitmap(first.file, at, size, "a bitmap of page frames", _reversed)
-        at += size
-        size = int(header["dumpable_bitmap_blocks"]) * fmt.BLOCK_SIZE
-        self._dumped = RankedBitmap(first.file, at, size, "a bitmap of page frames", _reversed)
-        first.data = at + size
-        self._end = min(self._max_mapnr(header), 8 * self._ram.size, 8 * self._dumped.size)
+        self._dumped = RankedBitmap(first.file, at + sizes[0], size, "a bitmap of page frames", _reversed)
+        first.data = at + sum(sizes)
+        if first.data > first.file.size:
+            what = f"bitmaps of {sum(sizes):#x} bytes at {at:#x} are cut off by the end of the file"
+            raise FormatError(what, first.file.size, f"at least {first.data:#x} bytes")
         self._place(disks, count)
         states = list(self._cpu_states(first.file, header))
         self.e_machine = (
