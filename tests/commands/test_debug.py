@@ -120,6 +120,8 @@ def test_what_cannot_be_debugged_is_one_sentence(temporary: Path) -> None:
     for words, said in (
         (("--pid", "2", "--debugger", "sh"), "PID 2 (kthreadd) is a kernel thread: it has no user memory"),
         (("--comm", "lab-*", "--debugger", "sh"), "2 processes fit, expected one: --pid takes one of 86, 92"),
+        (("--pid", "86", "-p", "92", "--debugger", "sh"), "2 processes fit, expected one: --pid takes one of 86, 92"),
+        (("--comm", "init", "--comm", "lab-d*", "--debugger", "sh"), "2 processes fit, expected one: --pid takes one"),
         (("--comm", "none", "--debugger", "sh"), "no process with user memory matches: --comm none fits none"),
     ):
         result = debug(temporary, *words)

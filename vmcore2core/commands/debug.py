@@ -39,7 +39,7 @@ GRACE = 5
 def debug(
     *,
     pid: Annotated[
-        int | None,
+        list[int] | None,
         typer.Option(
             "--pid",
             "-p",
@@ -49,7 +49,7 @@ def debug(
         ),
     ] = None,
     comm: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="PATTERN", help="The process whose name matches this shell pattern.", rich_help_panel=options.WHICH
         ),
@@ -77,8 +77,10 @@ def debug(
 
     Exit status: the debugger's; 1 if it could not be started; 2 wrong usage.
     """
-    if (pid is None) == (comm is None):
+    if not pid and not comm:
         raise typer.BadParameter("no process is named: expected --pid PID or --comm PATTERN")
+    if pid and comm:
+        raise typer.BadParameter("both --pid and --comm are given, expected one of them")
     words = _words(arguments)
     begin(dump.verbose, debug=dump.debug)
     program = found_debugger(debugger)
@@ -87,7 +89,7 @@ def debug(
     catch_interrupts(signal.SIGHUP)
     dump = replace(dump, scan=scan, swap=tuple(swap or ()), sysroots=tuple(sysroot or ()))
     files = dump_files(dump)
-    choice = Choice(pid=() if pid is None else (pid,), comm=() if comm is None else (comm,))
+    choice = Choice(pid=tuple(pid or ()), comm=tuple(comm or ()))
     with temporary_folder() as folder:
         with open_dump(dump, files) as vmcore:
             only = _only(vmcore.select(choice))
