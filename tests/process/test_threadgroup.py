@@ -16,6 +16,8 @@ from tests.fuzz.poke import DUMP
 from tests.process.test_torn import GARBAGE, STATIC, with_words
 from vmcore2core.arch.x86_64 import registers
 from vmcore2core.corefile.notes import prstatuses
+from vmcore2core.corefile.options import CoreOptions
+from vmcore2core.kernel import sched
 from vmcore2core.kernel.struct import StructView
 from vmcore2core.kernel.tasks import INTS, LONGS, POINTERS, SIGSETS
 from vmcore2core.process import kernelstack, threadgroup
@@ -113,6 +115,21 @@ def test_a_leader_may_have_any_number(session: Session, monkeypatch: pytest.Monk
     view = changed.kernel.view("task_struct", leader.address)
     one_by_one, together = (captured(changed, monkeypatch, many, view) for many in (1 << 30, 1))
     assert together == one_by_one
+
+
+@pytest.mark.parametrize("many", [1 << 30, 1])
+def test_a_thread_with_a_negative_number_is_left_out(
+    session: Session, threads: list[StructView], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, many: int
+) -> None:
+    """Debuggers take -1 for all threads."""
+    monkeypatch.setattr(threadgroup, "MANY", many)
+    changed = with_words(session, {int(threads[1].addr_of("pid")): 0xFFFF_FFFF}, 4)
+    result = changed.extract(changed.processes.find(STATIC), tmp_path / "core", CoreOptions())
+    (left,) = result.snapshot.threads_left_out
+    assert (left.tid, left.comm) == (-1, sched.task_comm(threads[1]))
+    assert left.reason == f"task_struct.pid at {threads[1].addr_of('pid'):#x}: -1, expected at least 0"
+    assert len(result.snapshot.threads) == len(threads)  # and the leader
+    assert not result.complete
 
 
 @pytest.mark.parametrize("size", [-1, 8, 1 << 63, 1 << 64])

@@ -392,7 +392,8 @@ class _Capture:
         """Tell which threads have to be checked one by one: also those whose registers are not known."""
         if group.tasks is None:
             return np.ones(len(group.views), np.bool_)
-        return self.processes.consistency.suspects(group.tasks, self.leader, self.mm) | ~group.known
+        odd = self.processes.consistency.suspects(group.tasks, self.leader, self.mm) | ~group.known
+        return odd | (group.tasks.uint("pid", size=4) >= np.uint64(1 << 31))  # negative ones
 
     def _is_left_out(self, task: StructView, answer: ThreadRegs | str, left_out: list[ThreadLeftOut]) -> bool:
         """Check a thread, and tell whether to leave it out; add it to ``left_out`` if that is a loss."""
@@ -402,8 +403,11 @@ class _Capture:
                 # A leader that has exited stays until all its threads have; no core has it.
                 self.notices.append(f"thread {describe(task)} has exited")
                 return True
+            number = sched.task_pid(task)
+            if number < 0:
+                answer = f"task_struct.pid at {task.addr_of('pid'):#x}: {number}, expected at least 0"
             if isinstance(answer, str):
-                left_out.append(ThreadLeftOut(sched.task_pid(task), sched.task_comm(task), answer))
+                left_out.append(ThreadLeftOut(number, sched.task_comm(task), answer))
         except MemoryFault as fault:
             self.warnings.append(f"the thread at {task.address:#x} cannot be read: {fault}")
             return True
