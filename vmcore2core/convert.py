@@ -83,9 +83,12 @@ def write_process(
 
 def failure(pid: int, comm: str, error: Exception, options: CoreOptions) -> str:
     """Return why a process has no core, without secrets; for a bug of ours, add the process's name."""
-    log.debug("%d (%s) is not converted", pid, comm, exc_info=error)
     who = "" if isinstance(error, Vmcore2coreError) else f"{pid} ({comm}): "
-    return str(options.hide(who + sentence_of(error)))
+    sentence = str(options.hide(who + sentence_of(error)))
+    # An exception's own words, and those of its causes, may have secrets.
+    shown = error if options.secrets is None else Vmcore2coreError(sentence).with_traceback(error.__traceback__)
+    log.debug("%d (%s) is not converted", pid, comm, exc_info=shown)
+    return sentence
 
 
 @contextmanager

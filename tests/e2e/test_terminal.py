@@ -105,6 +105,16 @@ def test_a_fault_of_ours_costs_no_other_process_its_core(tmp_path: Path) -> None
         assert (tmp_path / "core.lab-static.86").exists()
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_debug_shows_where_a_fault_is_that_costs_one_core(jobs: str, tmp_path: Path) -> None:
+    code = PLANTED.format(error="IndexError('planted')", where="write_core")
+    result = run(code, DUMP, "--pid", "1", "--pid", "86", "-o", tmp_path, "-j", jobs, "--debug")
+    assert result.returncode == 1
+    assert result.stderr.count("Traceback (most recent call last):") == 2
+    assert result.stderr.count(", in planted\n") == 2
+    assert result.stderr.count("\nIndexError: planted\n") == 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_said_and_ends_it_as_the_signal_does(number: signal.Signals, tmp_path: Path) -> None:
     # Midway in writing, so that there is something to remove.

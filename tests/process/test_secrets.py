@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 from tests.corefile.snapshots import PAGE, snapshot, vma
 from tests.e2e.cores import Core
 from tests.e2e.guests import bundled, convert
+from vmcore2core.convert import failure
 from vmcore2core.corefile.notes import notes_of
+from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import OutputError, UsageError
 from vmcore2core.handover.scripts import write_scripts
 from vmcore2core.handover.tree import Tree
+from vmcore2core.process.redact import Redaction
 from vmcore2core.process.secrets import FORMS, OVERLAP, Search, Secrets, parse_secrets
 
 PEM = (
@@ -194,3 +198,15 @@ def test_a_script_that_would_name_a_secret_is_not_written(tmp_path: Path) -> Non
         write_scripts(core, None, secrets=Secrets(literals=(b"hunter2222",)))
     assert not list(tmp_path.iterdir())
     assert write_scripts(core, None, secrets=Secrets(literals=(b"another",)))
+
+
+def test_a_traceback_has_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "hunter2222"
+    options = CoreOptions(redaction=Redaction(secrets=Secrets(literals=(secret.encode(),))))
+    error = IndexError(secret)
+    error.__cause__ = OSError(secret)
+    sentence = failure(1, "init", error, options)
+    assert "IndexError: **********; --debug" in sentence
+    assert sentence in caplog.text
+    assert secret not in caplog.text

@@ -139,6 +139,8 @@ def begin(verbose: int, *, debug: bool) -> None:
     logging.basicConfig(handlers=[handler])
     # From other packages, only warnings: the records of fsspec and aiohttp have the passwords of URLs.
     logging.getLogger("vmcore2core").setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    if debug:
+        logging.getLogger("vmcore2core.convert").setLevel(logging.DEBUG)  # has the errors that end one process's alone
 
 
 def run_command(command: typer.Typer, program: str) -> NoReturn:
