@@ -13,6 +13,9 @@ from vmcore2core.interfaces import Layout
 from vmcore2core.layout import asked
 from vmcore2core.layout.vmcoreinfo import VmcoreInfo
 
+INSTEAD_OF = frozenset({"SYMBOL(__start_BTF)", "SYMBOL(__stop_BTF)"})
+"""Keys that lead to the dump's BTF, in whose place the text is used."""
+
 
 def export_layout(layout: Layout, symbols: Layout, vmcoreinfo: VmcoreInfo, more: Iterable[str] = ()) -> Iterator[str]:
     """Yield lines of VMCOREINFO text, without newlines.
@@ -29,7 +32,8 @@ def export_layout(layout: Layout, symbols: Layout, vmcoreinfo: VmcoreInfo, more:
             yield f"{key}={value}"
     yield f"KERNELOFFSET={vmcoreinfo.kernel_offset or 0:x}"
     for key in dict.fromkeys((*asked.keys(), *more)):
-        yield from _lines(key, layout, symbols)
+        if key not in INSTEAD_OF:
+            yield from _lines(key, layout, symbols)
 
 
 def _lines(key: str, layout: Layout, symbols: Layout) -> Iterator[str]:
