@@ -109,23 +109,26 @@ class Plan:
         errors: the reasons.
         directory: where the cores would go.
         free: bytes that its file system has left, or None if it does not tell.
+        companions: most bytes of the programs and libraries that would be written beside the cores, as far as known.
     """
 
     cores: tuple[PlannedCore, ...]
     errors: list[ErrorEntry]
     directory: Path
     free: int | None
+    companions: int = 0
 
     @property
     def needed(self) -> int:
-        """Most bytes on disk of all cores; zero pages take none, so it may be less."""
-        return sum(core.on_disk for core in self.cores)
+        """Most bytes on disk of all cores and companions; zero pages take none, so it may be less."""
+        return sum(core.on_disk for core in self.cores) + self.companions
 
     def line(self) -> str:
         """Return a sentence on the room that the cores need and the room there is."""
         free = "does not tell how much is free" if self.free is None else f"has {amount(self.free)} free"
-        short = self.free is not None and self.needed > self.free
-        return f"{amount(self.needed)} at most in all; {self.directory} {free}{': they may not fit' if short else ''}"
+        short = ": they may not fit" if self.free is not None and self.needed > self.free else ""
+        beside = f" ({amount(self.companions)} of it programs and libraries)" if self.companions else ""
+        return f"{amount(self.needed)} at most in all{beside}; {self.directory} {free}{short}"
 
 
 def _no_bars(_count: int) -> AbstractContextManager[Callable[[str], Progress | None]]:
@@ -410,7 +413,7 @@ class Dump:
 
         run = Run(self._session, options, say, selected.entries())
         cores = tuple(run.plan(_identities(selected.processes)))
-        return Plan(cores, run.errors, run.directory, free_bytes(run.directory))
+        return Plan(cores, run.errors, run.directory, free_bytes(run.directory), run.files_size)
 
     def report(self, process: Process, result: CoreResult, *, verbose: bool = False) -> CoreReport:
         """Return the report on a finished core: sentences, and a part of a JSON document.

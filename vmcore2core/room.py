@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def check_size(directory: Path, size: int) -> None:
                 "sizes (ulimit -f), allows no file of that size"
             ) from error
     finally:
-        os.close(handle)
+        with suppress(OSError):  # Linux closes it whatever close(2) says
+            os.close(handle)
 
 
 def check_room(captured: Captured, container: DumpContainer, directory: Path) -> None:

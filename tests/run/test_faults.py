@@ -92,7 +92,10 @@ class HandMade(Run):
 
 def run(directory: Path, pids: Sequence[int], mode: str) -> HandMade:
     """Convert processes into a directory."""
-    session: Any = SimpleNamespace(warnings=[], options=DEFAULTS, notices=[], inputs=(), remembered=None)
+    container = SimpleNamespace(memory_ranges=list)
+    session: Any = SimpleNamespace(
+        warnings=[], options=DEFAULTS, notices=[], inputs=(), remembered=None, container=container
+    )
     core = CoreOptions(indexed=True, companions=True, force=mode == "--force")
     options = RunOptions(core, output=directory, resume=mode == "--resume")
     chosen: list[Any] = [SimpleNamespace(pid=pid, comm=b"p", leader=SimpleNamespace(address=pid)) for pid in pids]

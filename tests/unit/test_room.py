@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -24,6 +25,8 @@ from vmcore2core.commands.progress import progress_bars
 from vmcore2core.containers.diskdump_part import DiskDumpPart
 from vmcore2core.corefile.options import PLAIN, CoreOptions
 from vmcore2core.errors import OutputError
+from vmcore2core.handover import written
+from vmcore2core.process.filepages import FilePages
 from vmcore2core.room import is_plain, least_on_disk
 from vmcore2core.run.options import RunOptions
 from vmcore2core.run.run import Run
@@ -151,6 +154,58 @@ def test_a_directory_that_may_not_hold_all_cores_is_tried(
         assert list((tmp_path / "none").iterdir()) == []
 
 
+def with_files(session: Session, directory: Path) -> tuple[Run, list[str]]:
+    said: list[str] = []
+    run = Run(session, RunOptions(core=CoreOptions(indexed=True, companions=True), output=directory), said.append)
+    run.run(choose(session.processes, Choice())[0], progress_bars)
+    return run, said
+
+
+def test_a_disk_that_programs_and_libraries_fill_has_the_cores_and_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+
+    def copy(pages: FilePages, fd: int, *, whole: bool) -> None:
+        if copied:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copied.append(fd)
+        whole_copy(pages, fd, whole=whole)
+
+    whole_copy = written._copy
+    monkeypatch.setattr(written, "_copy", copy)
+    with Session([DUMP]) as session:
+        run, said = with_files(session, tmp_path)
+    sentence = f"{tmp_path} has no room for programs and libraries, so the cores have none beside them"
+    assert copied
+    assert list(tmp_path.glob("sysroot*")) == []
+    assert said == [sentence]
+    assert run.report().errors == [{"pid": None, "error": sentence}]
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert index["finished"]
+    assert [error["error"] for error in index["errors"]] == [sentence]
+    for process in index["processes"]:
+        assert process["debug"]["sysroot"] is None
+        assert process["debug"]["notices"] == [sentence]
+        assert process["debug"]["scripts"]
+        assert all((tmp_path / name).exists() for name in [process["core"]["file"], *process["debug"]["scripts"]])
+
+
+def test_a_disk_that_the_cores_fill_has_nothing_beside_them(
+    tmp_path: Path, free: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmcore2core.run.run.is_plain", lambda _directory: False)
+    monkeypatch.setattr(room, "is_plain", lambda _directory: False)
+    have(free, 64 << 10)
+    with Session([DUMP]) as session:
+        run, said = with_files(session, tmp_path)
+    assert re.search(r"the cores, programs and libraries take \d+\.\d MiB at most: they may not fit$", said[0])
+    assert said[1:] == [f"{tmp_path} has no room for programs, libraries and start scripts beside the cores"]
+    assert [error["error"] for error in run.errors] == said[1:]
+    assert len(json.loads((tmp_path / "index.json").read_text())["processes"]) == 3
+    assert list(tmp_path.glob("sysroot*")) == list(tmp_path.glob("*.gdb")) == []
+
+
 def test_the_file_systems_of_this_machine_are_known(tmp_path: Path) -> None:
     told = subprocess.run(["findmnt", "-nr", "-o", "FSTYPE", "-T", tmp_path], capture_output=True, text=True)
     assert is_plain(tmp_path / "not" / "there") == (told.stdout.strip().encode() in room.PLAIN)
@@ -161,11 +216,17 @@ def test_the_file_systems_of_this_machine_are_known(tmp_path: Path) -> None:
 def test_a_dry_run_tells_the_room(tmp_path: Path) -> None:
     result = convert(DUMP, "--all", "-n", "-o", tmp_path / "cores")
     assert (result.returncode, len(result.stdout.splitlines())) == (0, 3)
-    assert f"at most in all; {tmp_path / 'cores'} has " in result.stderr
+    assert f"MiB of it programs and libraries); {tmp_path / 'cores'} has " in result.stderr
     assert "free" in result.stderr
     told = json.loads(convert(DUMP, "--all", "-n", "-o", tmp_path / "cores", "--json").stdout)
-    assert told["room"]["needed"] == sum(core["on_disk"] for core in told["cores"])
+    assert told["room"]["needed"] == sum(core["on_disk"] for core in told["cores"]) + told["room"]["companions"]
     assert told["room"]["free"] > 0
+    assert convert(DUMP, "--all", "-o", tmp_path / "cores").returncode == 0
+    files = [path for path in (tmp_path / "cores").glob("sysroot*/**/*") if path.is_file() and not path.is_symlink()]
+    taken = sum(path.stat().st_blocks * 512 for path in files)
+    assert 0 <= told["room"]["companions"] - taken < 64 << 10
+    alone = json.loads(convert(DUMP, "--all", "-n", "--no-companions", "-o", tmp_path / "cores", "--json").stdout)
+    assert alone["room"]["companions"] == 0
 
 
 def test_a_core_that_is_larger_than_a_file_may_be_is_known_at_once(tmp_path: Path) -> None:

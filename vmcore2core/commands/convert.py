@@ -301,7 +301,12 @@ def _show_plan(vmcore: "Dump", plan: "Plan", *, as_json: bool) -> None:
     if vmcore.filtered is not None:
         say(vmcore.filtered)
     if as_json:
-        room = {"directory": str(plan.directory), "needed": plan.needed, "free": plan.free}
+        room = {
+            "directory": str(plan.directory),
+            "needed": plan.needed,
+            "companions": plan.companions,
+            "free": plan.free,
+        }
         print_document("vmcore2core-plan", cores=[core._asdict() for core in plan.cores], room=room)
         return
     for core in plan.cores:

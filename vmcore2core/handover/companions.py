@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,16 @@ class Companions:
         if self._recovery is not None:
             self._recovery.wrote(file, done)
 
+    @property
+    def no_room(self) -> bool:
+        """Whether a file of the processes so far was not written because the disk is full."""
+        return self._recovery is not None and self._recovery.no_room
+
+    def remove(self) -> None:
+        """Remove the programs and libraries; folders that were there before stay."""
+        if self._recovery is not None:
+            self._recovery.remove()
+
     def add(self, files: MappedFiles | str | None) -> tuple[RecoveredFiles | None, list[str]]:
         """Write the files of a process; return them, and sentences about files that were not written.
 
@@ -74,6 +84,18 @@ class Companions:
         except Vmcore2coreError as error:
             return None, [str(error)]
         return recovered, list(recovered.sentences)
+
+
+def most_on_disk(processes: Processes, directory: Path, files: Iterable[MappedFiles | str | None]) -> int:
+    """Return the most bytes that programs and libraries of processes take, as far as that is known."""
+    found = [one for one in files if isinstance(one, MappedFiles)]
+    try:
+        recovery = Recovery(processes, directory / SYSROOT_NAME)
+    except (LayoutUnknown, MemoryFault):
+        return 0  # none will be written; ``Companions`` says it
+    for one in found:
+        recovery.same.learn(one)
+    return recovery.most_on_disk(found)
 
 
 def debug_entry(recovered: RecoveredFiles | None, scripts: Sequence[str], sentences: Sequence[str]) -> dict[str, Any]:

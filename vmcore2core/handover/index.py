@@ -253,6 +253,11 @@ class Index:
         """Forget a process, so that its core is written again."""
         self._entries.pop(pid, None)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the processes' entries so far."""
+        return sum(len(entry.json) for entry in self._entries.values())
+
     def has(self, pid: int, comm: str) -> bool:
         """Tell whether a process has an entry."""
         return pid in self._entries and self._entries[pid].comm == comm

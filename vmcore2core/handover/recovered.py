@@ -7,13 +7,17 @@ the second file goes to a second sysroot.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from vmcore2core.elf.build_id import build_id
 from vmcore2core.errors import OutputError
+from vmcore2core.folders import opened_folder
 from vmcore2core.handover.mapped import BROKEN, OS_RELEASE, MappedFile, MappedFiles, page_cache
 from vmcore2core.handover.same_build import SameBuilds
 from vmcore2core.handover.tree import Tree, names_of, plain_name
@@ -79,6 +83,7 @@ class Recovery:
     Attributes:
         same: which files have the same build ID; learn all processes before any is added.
         checked: whether it is known of all files so far that their pages had been read from disk.
+        no_room: whether a file was not written because the disk is full.
 
     Raises:
         LayoutUnknown, MemoryFault: the page cache cannot be searched, or files' sizes are not known.
@@ -90,6 +95,7 @@ class Recovery:
         self.folder, self.force, self.secrets = folder, force, secrets
         self.checked = page_cache(processes).tells_uptodate
         self.same = SameBuilds()
+        self.no_room = False
         self._processes, self._writer = processes, FileWriter(processes, force, secrets)
         self._places: list[_Place] = []
         self._done: dict[FileToWrite, WrittenFile] = {}
@@ -111,6 +117,19 @@ class Recovery:
                 if key is not None and key not in taken:
                     taken.add(key)
                     yield self.to_write(place, mapped, path)
+
+    def most_on_disk(self, processes: Iterable[MappedFiles]) -> int:
+        """Return the most bytes that the files of processes take, without those that ``plan`` leaves to ``add``."""
+        return sum(map(self._most_of, self.plan(processes)))
+
+    def _most_of(self, file: FileToWrite) -> int:
+        if file.others or self._processes.sysroots:
+            return file.size  # they may have the pages that are not in memory
+        try:
+            _, pages = pages_of(self._processes, page_cache(self._processes), file.mapping)
+        except BROKEN:
+            return 0
+        return int(np.count_nonzero(pages.known)) * pages.page_size
 
     def wrote(self, file: FileToWrite, done: WrittenFile) -> None:
         """Take the result of a file that others wrote."""
@@ -146,7 +165,16 @@ class Recovery:
 
     def done(self, file: FileToWrite) -> WrittenFile:
         """Return the result of a file that others wrote, or write it."""
-        return self._done.get(file) or self._writer.write(file)
+        done = self._done.get(file) or self._writer.write(file)
+        self.no_room |= done.no_room
+        return done
+
+    def remove(self) -> None:
+        """Remove the folders that this run has made."""
+        with suppress(OSError), opened_folder(self.folder.parent) as directory:
+            for tree in (tree for place in self._places for tree in (place.whole, place.incomplete)):
+                if not tree.was_there:
+                    shutil.rmtree(tree.folder.name, ignore_errors=True, dir_fd=directory)
 
     def add(self, mapped: MappedFiles) -> RecoveredFiles:
         """Write the ELF files that a process has mapped, and its os-release file."""

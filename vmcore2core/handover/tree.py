@@ -90,10 +90,14 @@ class Tree:
         folder: its path; the folder must not be a link, and ``opened_folder`` says which links above it are followed.
         force: replace existing files.
         secrets: a file is not written if its content or name contains one.
+
+    Attributes:
+        was_there: whether something had the folder's name before.
     """
 
     def __init__(self, folder: Path, *, force: bool = False, secrets: Secrets | None = None) -> None:
         self.folder, self.force, self.secrets = folder, force, secrets
+        self.was_there = os.path.lexists(folder)
 
     @contextmanager
     def create(self, path: bytes) -> Iterator[int]:

@@ -6,6 +6,7 @@ goes to the folder of incomplete files.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -34,6 +35,7 @@ from vmcore2core.process.snapshot import Processes
 COPY_SIZE = 1 << 20
 REWRITES_MAX = 4
 MISSING_SUFFIX = b".missing"
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class _PagesDamaged(Exception):
@@ -99,11 +101,13 @@ class WrittenFile:
         file: what was written, or None.
         sentences: where its pages come from, and why it was not written.
         checked: whether it is known that its pages had been read from disk.
+        no_room: whether it was not written because the disk is full.
     """
 
     file: RecoveredFile | None
     sentences: tuple[str, ...]
     checked: bool = True
+    no_room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +139,14 @@ class FileWriter:
         """Write a file, or say why that failed."""
         writing = _Writing(self, file)
         written: RecoveredFile | None
+        no_room = False
         try:
             written = writing.write()
         except (*BROKEN, OutputError) as error:
             written = None
+            no_room = isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM
             writing.sentences.append(f"{text(file.path)} is not recovered: {error}")
-        return WrittenFile(written, tuple(writing.sentences), writing.cache.tells_uptodate)
+        return WrittenFile(written, tuple(writing.sentences), writing.cache.tells_uptodate, no_room)
 
     def size(self, address: int) -> int:
         """Return the bytes of the file of a ``struct address_space``, 0 if that is not known."""

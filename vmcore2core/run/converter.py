@@ -104,6 +104,7 @@ class Converter:
         """Return the function for each stage of a job."""
         return {
             Stage.MEASURE: self.measure,
+            Stage.MAP_FILES: self.map_files,
             Stage.CONVERT: self.convert,
             Stage.FIND_FILES: self.find_files,
             Stage.WRITE_FILE: self.write_file,
@@ -130,6 +131,16 @@ class Converter:
         redaction = self.options.redaction
         unmatched = () if redaction is None else redaction.unmatched(captured.snapshot)
         return self._result(job, size=size, unmatched=unmatched)
+
+    def map_files(self, job: Job) -> JobResult:
+        """Return the files that a process has mapped, from which their size follows."""
+        try:
+            captured = self._captured(job)
+        except Vmcore2coreError as error:
+            return self._result(job, files=str(error))
+        files = self._mapped(self._leader(job), captured)
+        self._cache.add(job.task, captured)
+        return self._result(job, files=files)
 
     def convert(self, job: Job) -> JobResult:
         """Convert one process; the result holds every error that concerns only this process."""

@@ -62,10 +62,12 @@ class Stage(Enum):
 
     MEASURE = auto()
     """How large will the core be?"""
+    MAP_FILES = auto()
+    """Which files has the process mapped? CONVERT and FIND_FILES answer this as well."""
     CONVERT = auto()
     """Write it."""
     FIND_FILES = auto()
-    """Which files has the process mapped? CONVERT answers this as well."""
+    """Which files has the process mapped, and where are they loaded? CONVERT answers this as well."""
     WRITE_FILE = auto()
     """Write one of the process's programs and libraries, which may be that of others, too."""
     WRITE_SCRIPTS = auto()

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 Bar = Callable[[str], Progress | None]
 PIDS_SHOWN = 8
+FILES_OF_ONE = 1 << 16
+"""Bytes for the start scripts of a core."""
+INDEX_COPIES = 3
+"""The old index stays until the new one is complete, and the page has the same."""
 
 
 class Run:
@@ -51,6 +55,7 @@ class Run:
         errors: the things that could not be done.
         unmatched: sentences about patterns of ``--redact`` that match nothing in some processes.
         index: the directory's index, if it has one.
+        files_size: of a planned run, the most bytes of the programs and libraries beside the cores.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Run:
         self.errors = list(errors)
         self.unmatched: list[str] = []
         self.index: Index | None = None
+        self.files_size = 0
         self._is_single = self._has_index = False
         self._replace = options.core.force
         self._bar: Bar = lambda _label: None
@@ -78,7 +84,9 @@ class Run:
         jobs = self._jobs(chosen)
         self._check_patterns(jobs)
         with self._workers(jobs) as workers:
-            for job, size in self._measured(workers, jobs):
+            measured = list(self._measured(workers, jobs))
+            self.files_size = self._measured_files(workers, [job for job, _ in measured])
+            for job, size in measured:
                 self._may_be_as_large(job, size)
                 yield PlannedCore(job.pid, job.comm, job.target, size.on_disk, size.apparent)
 
@@ -190,6 +198,20 @@ class Run:
             else:
                 self.failed(str(result.error), result.job.pid, result.job.comm)
 
+    @property
+    def _has_files(self) -> bool:
+        """Whether programs and libraries are written beside the cores."""
+        return self._has_index and self.options.core.companions
+
+    def _measured_files(self, workers: Workers | Pool, jobs: Sequence[Job]) -> int:
+        """Return the most bytes of the programs and libraries that are written beside the cores."""
+        if not self._has_files:
+            return 0
+        from vmcore2core.handover.companions import most_on_disk  # a single core does not need it
+
+        found = self._in_order(jobs, workers.run(Stage.MAP_FILES, jobs))
+        return most_on_disk(self.session.processes, self.directory, [result.files for result in found])
+
     def _in_order(self, jobs: Sequence[Job], results: Iterable[JobResult]) -> list[JobResult]:
         """Return the jobs' results in order; keep what they say about the dump for the final report."""
         of = {result.job.task: result for result in map(self._remembered, results)}
@@ -288,20 +310,23 @@ class Run:
         measured = [(job, size) for job, size in self._measured(workers, left) if self._may_be_as_large(job, size)]
         sized = [replace(job, size=size.on_disk) for job, size in measured]
         if self.options.core.compression is None:
-            self._check_space(sized)
+            self._check_space(workers, sized)
         self.index.write()
         return sized
 
-    def _check_space(self, jobs: Sequence[Job]) -> None:
-        """Check that the file system has room for the cores; if that is not sure, say so.
+    def _check_space(self, workers: Workers | Pool, jobs: Sequence[Job]) -> None:
+        """Check that the file system has room for the cores, and the files beside them; if that is not sure, say so.
 
         Raises:
-            OutputError: it is sure to have too little.
+            OutputError: it is sure to have too little for the cores.
         """
-        needed, free = sum(job.size for job in jobs), free_bytes(self.directory)
-        if free is None or needed <= free:
+        cores, free = sum(job.size for job in jobs), free_bytes(self.directory)
+        if free is None or cores + self._most_of_files() <= free:
             return
-        if self.options.core.redaction is None and is_plain(self.directory):
+        files = self._measured_files(workers, jobs)
+        if cores + files <= free:
+            return
+        if cores > free and self.options.core.redaction is None and is_plain(self.directory):
             least = 0
             for job in jobs:
                 leader = self.session.kernel.view("task_struct", job.task)
@@ -312,10 +337,23 @@ class Run:
                         f"{self.directory} has room for {amount(free)}, expected more than {amount(least)} for the "
                         f"cores; nothing is written"
                     )
+        what = "cores, programs and libraries" if files else "cores"
         self._say(
-            f"{self.directory} has room for {amount(free)}, and the cores take {amount(needed)} at most: they may not "
-            f"fit"
+            f"{self.directory} has room for {amount(free)}, and the {what} take {amount(cores + files)} at most: they "
+            f"may not fit"
         )
+
+    def _most_of_files(self) -> int:
+        """Return what programs and libraries cannot exceed, found at once: the bytes of the dump's memory."""
+        if not self._has_files:
+            return 0
+        return sum(found.end - found.start for found in self.session.container.memory_ranges())
+
+    def _has_room(self) -> bool:
+        """Tell whether there is room for the finished index, its page and the start scripts."""
+        assert self.index is not None  # noqa: S101 - for mypy
+        free = free_bytes(self.directory)
+        return free is None or free >= INDEX_COPIES * self.index.size + FILES_OF_ONE * (1 + len(self.results))
 
     def _damage(self, one: Identity, job: Job, entry: Entry) -> str | None:
         """Return a sentence if a core that an earlier run finished has changed."""
@@ -326,6 +364,11 @@ class Run:
     def _write_beside(self, workers: Workers | Pool, jobs: Sequence[Job]) -> None:
         """Write the files beside the finished cores."""
         if self.index is None or not self.options.core.companions:
+            return
+        if not self._has_room():
+            self.failed(
+                f"{self.directory} has no room for programs, libraries and start scripts beside the cores", None
+            )
             return
         from vmcore2core.handover.companions import Companions, debug_entry  # a single core does not need it
         from vmcore2core.handover.vscode import opened_by
@@ -346,6 +389,12 @@ class Run:
             companions.learn(found[job.task].files)
         self._write_files(workers, companions, [found[job.task].files for job in there])
         beside = [companions.add(found[job.task].error or found[job.task].files) for job in there]
+        if companions.no_room or not self._has_room():
+            # Debuggers work without these files, but nobody knows of the cores without the index.
+            companions.remove()
+            said = f"{self.directory} has no room for programs and libraries, so the cores have none beside them"
+            self.failed(said, None)
+            beside = [(None, [said]) for _ in beside]
         work = [
             # Scripts hold only the names of files.
             replace(
