@@ -14,6 +14,7 @@ from vmcore2core.blank_secrets import without_secrets
 from vmcore2core.containers import open_container
 from vmcore2core.containers.base import DumpContainer
 from vmcore2core.containers.cache import Keeping, ProgressBar, progress_bar
+from vmcore2core.containers.remote import Url
 from vmcore2core.corefile.options import PLAIN, CoreOptions
 from vmcore2core.corefile.plan import Segment, build_plan
 from vmcore2core.corefile.writer import Output, PagesChanged, Progress, Writer, WriteReport, write_core
@@ -258,11 +259,9 @@ class Session:
         return self.processes.capture(leader, dump_filter=options.dump_filter, torn_text=options.torn_text)
 
     def copiers(self, options: CoreOptions) -> int:
-        """Return how many worker processes copy a core's pages: one, unless the dump holds the pages compressed.
-
-        Forked processes can share a file, but not a connection to a server.
-        """
-        compressed = self.container.compressed is not None and all(path.is_file() for path in self.container.paths)
+        """Return how many processes copy a core's pages: one, unless the dump holds the pages compressed."""
+        paths = self.container.paths
+        compressed = self.container.compressed and all(isinstance(path, Url) or path.is_file() for path in paths)
         return options.copiers if compressed else 1
 
     def _redacted(self, leader: StructView, captured: Captured, options: CoreOptions) -> tuple[Captured, CoreOptions]:

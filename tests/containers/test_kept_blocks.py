@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,11 @@ from tests.builders.web import Server, serving
 from tests.e2e.guests import FIXTURES, convert
 from vmcore2core.containers import kept_blocks, remote
 from vmcore2core.containers.remote import RemoteFile, Url
+from vmcore2core.convert import write_process
+from vmcore2core.corefile import copying, writer
+from vmcore2core.corefile.options import CoreOptions
+from vmcore2core.errors import DumpError
+from vmcore2core.session import OpenOptions, Session
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 BLOCK = 64 << 10
@@ -62,6 +69,84 @@ def test_a_second_run_asks_for_nothing_and_the_first_for_little_often(
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
     (file,) = kept(cache)
     assert (file.stat().st_mode & 0o777, cache.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def cores(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("core.*")}
+
+
+def test_two_workers_write_what_one_writes(tmp_path: Path, server: Server, cache: Path) -> None:
+    """With an empty cache, with a full one, and with none."""
+    server.content = DUMP.read_bytes()
+    assert convert(DUMP, "--all", "-j", "1", "-o", tmp_path / "local").returncode == 0
+    for name, more in (("none", ["--no-cache"]), ("empty", []), ("full", [])):
+        before = server.sent
+        result = convert(server.url, "--all", "-j", "2", "-o", tmp_path / name, *more)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert cores(tmp_path / name) == cores(tmp_path / "local") != {}
+        assert (server.sent == before) == (name == "full")
+        assert bool(kept(cache)) == (name != "none")
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("caching", [True, False])
+def test_two_copiers_of_a_core_write_what_one_writes(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, *, caching: bool
+) -> None:
+    monkeypatch.setattr(writer, "TOGETHER_MIN", 0)
+    monkeypatch.setattr(copying, "PIECE_SIZE", 1 << 20)
+    together = []
+
+    def copy_with(*given: Any) -> copying.Copied | None:
+        together.append(copying.copy_with(*given))
+        return together[-1]
+
+    monkeypatch.setattr(writer, "copy_with", copy_with)
+    server.content = DUMP.read_bytes()
+    written = set()
+    for count in (2, 1):
+        with Session([Url(server.url)], OpenOptions(cache=caching)) as session:
+            options = CoreOptions(copiers=session.copiers(CoreOptions(copiers=count)))
+            leader = session.processes.find(86)
+            write_process(session, leader, tmp_path / f"{count}", options, session.capture(leader, options))
+        written.add((tmp_path / f"{count}").read_bytes())
+    assert len(written) == 1
+    assert [copied is not None for copied in together] == [True]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("caching", [True, False])
+def test_a_forked_process_has_its_own_connection(server: Server, *, caching: bool) -> None:
+    """The parent's goes on; in both, another version of the file is still noticed."""
+    file = RemoteFile(Url(server.url), cache=caching)
+    assert file.read(0, 9) == server.content[:9]
+    for at in (5 * BLOCK, 9 * BLOCK):
+        assert in_child(partial(file.read, at, 100)) == server.content[at : at + 100]
+        assert file.read(at + 2 * BLOCK, 100) == server.content[at + 2 * BLOCK :][:100]
+    server.content = bytes(len(server.content))
+    told = f"{server.url} has changed while it was read: its server has another version of it now"
+    assert in_child(lambda: file.read(20 * BLOCK, 100)) == told.encode()
+    with pytest.raises(DumpError, match="has changed while it was read"):
+        file.read(20 * BLOCK, 100)
+    file.close()
+
+
+def in_child(do: Callable[[], bytes]) -> bytes:
+    """Return what a forked process returns, or the sentence of its error."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(into, do())
+        except DumpError as error:
+            os.write(into, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(into)
+    with os.fdopen(out, "rb") as answer:
+        found = answer.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return found
 
 
 def test_without_the_cache_nothing_is_kept_and_nothing_taken(tmp_path: Path, server: Server, cache: Path) -> None:

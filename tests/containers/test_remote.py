@@ -153,16 +153,6 @@ def test_a_page_of_a_large_dump_takes_few_requests(server: Server, monkeypatch: 
     assert server.sent < len(server.content) // 50
 
 
-def test_workers_connect_for_themselves(tmp_path: Path, server: Server) -> None:
-    server.content = DUMP.read_bytes()
-    for dump, to in ((DUMP, "local"), (server.url, "remote")):
-        result = convert(dump, "--all", "-o", tmp_path / to, "--jobs", "2", "--no-cache")
-        assert (result.returncode, result.stderr) == (0, "")
-    for core in (tmp_path / "local").glob("core.*"):
-        assert (tmp_path / "remote" / core.name).read_bytes() == core.read_bytes()
-    assert list((tmp_path / "local").glob("core.*"))
-
-
 def test_a_worker_that_finds_another_version_says_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.content = bytes(range(256)) * 1024
     file = remote.RemoteFile(Url(server.url), cache=False)

@@ -116,6 +116,10 @@ def located(text: str) -> Path:
     return Url(text) if _URL.match(text) else Path(text)
 
 
+_OF_PARENTS: list[object] = []
+"""What forked processes inherited of connections. To drop the last reference would close them for the parent, too."""
+
+
 class _WholeRemoteFile(DumpFile):
     """Reads from the server at each call, without a cache.
 
@@ -153,8 +157,9 @@ class _WholeRemoteFile(DumpFile):
         self._pid = os.getpid()
 
     def _of_this_process(self) -> None:
-        """Connect again in a forked worker, which cannot use its parent's connection."""
+        """Connect again in a forked worker, which cannot use its parent's connection, nor close it."""
         if self._pid != os.getpid():
+            _OF_PARENTS.append((self._system, self._remote))
             self._check_same(self._connect())
             self._open()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vmcore2core.containers.remote import Url, located
+from vmcore2core.containers.remote import RemoteFile, Url, located
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import Vmcore2coreError
 from vmcore2core.kernel import printk
@@ -31,10 +32,8 @@ T = TypeVar("T")
 def dump_file(path: Path) -> dict[str, Any]:
     """Return the index entry of a file of the dump; if it was read from a pipe, only the name."""
     if isinstance(path, Url):
-        from vmcore2core.run.samefile import identity_of
-
-        remote = identity_of(path)
-        return {"name": path.name, "size": remote.size, "mtime_ns": None, "tag": remote.tag}
+        with closing(RemoteFile(path, cache=False)) as remote:
+            return {"name": path.name, "size": remote.size, "mtime_ns": None, "tag": remote.identity()}
     try:
         status = path.stat()
     except OSError:

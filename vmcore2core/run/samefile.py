@@ -64,6 +64,6 @@ def identity_of(path: Path) -> FileIdentity:
             time = int(path.stat().st_mtime)  # some file systems and clients drop fractions of a second
         except OSError as error:
             raise os_error(path, error) from error
-    with closing(RemoteFile(path) if isinstance(path, Url) else DumpFile(path)) as file:
+    with closing(RemoteFile(path, cache=False) if isinstance(path, Url) else DumpFile(path)) as file:
         head = hashlib.sha256(file.read(0, HEAD_SIZE)).hexdigest()
         return FileIdentity(path.text if isinstance(path, Url) else str(path), file.size, time, file.identity(), head)
