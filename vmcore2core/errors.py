@@ -8,6 +8,7 @@
      |   +- FormatError         a field of a known format has an impossible value
      |   +- UnknownFormat       no container claims the file
      |   +- CodecError          a compressed page does not decode
+     |   +- ServerFailed        the server of a URL does not give the file
      +- MemoryFault             an address cannot be read from the dump
      |   +- PageMissing         the page is not in the dump: no RAM there, or the file is cut off
      |   +- PageExcluded        the page was filtered out when the dump was written
@@ -64,6 +65,10 @@ class UnknownFormat(DumpError):
 
 class CodecError(DumpError):
     """Compressed data, of a page or a section, does not decode as it must."""
+
+
+class ServerFailed(DumpError):
+    """The server of a URL does not give the file, or has another version of it now."""
 
 
 class MemoryFault(Vmcore2coreError):

@@ -21,6 +21,7 @@ class Server:
         asked: the ranges that were asked for.
         tags: whether each answer says another version.
         minds: whether it heeds If-Match.
+        gives: after how many requests it fails; None for never.
         versions: headers that tell the version; None for a strong ETag of the content.
     """
 
@@ -32,6 +33,7 @@ class Server:
     asked: list[str] = field(default_factory=list)
     tags: bool = False
     minds: bool = True
+    gives: int | None = None
     versions: dict[str, str] | None = None
 
     @property
@@ -54,6 +56,13 @@ def serving() -> Iterator[Server]:
             if state.minds and self.headers.get("If-Match", tag) != tag:
                 self.send_response(412)
                 part = b"another one"
+            elif state.gives is not None and len(state.asked) > state.gives:
+                self.send_response(500)
+                part = b"out of order"
+            elif self.path == "/around":
+                self.send_response(302)
+                self.send_header("Location", self.path)
+                part = b""
             elif self.path.partition("?")[0] != "/vmcore":
                 self.send_response(404)
                 part = b"nothing here"

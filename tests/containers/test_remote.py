@@ -26,7 +26,8 @@ from tests.containers.contract import check_contract, read
 from tests.e2e.guests import FIXTURES, convert
 from vmcore2core.containers import open_container, remote
 from vmcore2core.containers.remote import Url, located
-from vmcore2core.errors import DumpError
+from vmcore2core.errors import DumpError, ServerFailed
+from vmcore2core.session import OpenOptions, Session
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 
@@ -210,6 +211,22 @@ def test_a_server_that_is_not_there() -> None:
         open_container([Url("http://127.0.0.1:9/vmcore")])
     assert "Connect call failed" in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("gives", [3, 6, 9, 12])
+def test_a_server_that_fails_ends_the_search_for_a_layout(server: Server, gives: int) -> None:
+    """What failed is all that is said, not what could not be found therefore."""
+    server.content, server.gives = DUMP.read_bytes(), gives
+    with pytest.raises(ServerFailed) as caught:
+        Session([Url(server.url)], OpenOptions(cache=False))
+    assert re.fullmatch(r"http://[0-9.:]+/vmcore cannot be read: .{1,80}", str(caught.value))
+
+
+def test_a_redirect_without_end(server: Server) -> None:
+    url = server.url.replace("vmcore", "around")
+    told = f"{url} cannot be read: its server redirects from one URL to another without end"
+    with pytest.raises(ServerFailed, match=re.escape(told)):
+        open_container([Url(url)])
 
 
 def test_a_protocol_that_nobody_knows() -> None:

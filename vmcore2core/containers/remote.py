@@ -25,7 +25,7 @@ from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.containers.blockfile import BlockFile
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.containers.kept_blocks import KeptBlocks
-from vmcore2core.errors import DumpError
+from vmcore2core.errors import DumpError, ServerFailed
 from vmcore2core.overrides import override
 
 BLOCK = 64 << 10
@@ -165,7 +165,7 @@ class _WholeRemoteFile(DumpFile):
 
     def _check_same(self, info: dict[str, Any]) -> None:
         if (int(info.get("size") or 0), _tag(info)) != (self.size, self._tag):
-            raise DumpError(self._has_changed)
+            raise ServerFailed(self._has_changed)
 
     @property
     def _has_changed(self) -> str:
@@ -203,17 +203,19 @@ class _WholeRemoteFile(DumpFile):
                 return DumpError(f"{self.path} cannot be read: there is no such file")
             error = cast("Exception", error.__cause__)
         if isinstance(error, ValueError) and ("range requests" in str(error) or "streaming" in str(error)):
-            return DumpError(
+            return ServerFailed(
                 f"{self.path} cannot be read: its server does not give parts of a file (range requests), expected "
                 f"one that does; copy the dump to a file"
             )
         if getattr(error, "status", None) == HTTPStatus.PRECONDITION_FAILED:
-            return DumpError(self._has_changed)
+            return ServerFailed(self._has_changed)
+        if type(error).__name__ == "TooManyRedirects":  # of aiohttp, whose text says nothing
+            return ServerFailed(f"{self.path} cannot be read: its server redirects from one URL to another without end")
         what = " ".join(str(error).split()) or type(error).__name__
         for secret in _secrets(self._url.text):
             what = what.replace(secret, "...")
         what = _ANY_URL.sub(lambda found: _public(found[0]), what)
-        return DumpError(f"{self.path} cannot be read: {what}")
+        return ServerFailed(f"{self.path} cannot be read: {what}")
 
     @override
     def read(self, offset: int, size: int) -> bytes:
@@ -228,7 +230,7 @@ class _WholeRemoteFile(DumpFile):
         except Exception as error:
             raise self._failed(error) from None
         if len(raw) != size:
-            raise DumpError(f"{self.path}: {len(raw):#x} bytes came of {size:#x} at {offset:#x}: it has changed")
+            raise ServerFailed(f"{self.path}: {len(raw):#x} bytes came of {size:#x} at {offset:#x}: it has changed")
         return raw
 
     def _check_parts(self) -> None:

@@ -20,6 +20,7 @@ from vmcore2core.errors import (
     LayoutInvalid,
     LayoutUnknown,
     MemoryFault,
+    ServerFailed,
     SuppliedInvalid,
     Vmcore2coreError,
 )
@@ -86,6 +87,8 @@ class LazySource(LayoutSource):
             try:
                 self._source = self._factory()
                 self.name = self._source.name if self._source is not None else self.name
+            except ServerFailed:
+                raise
             except Vmcore2coreError as error:
                 self.problem = str(error)
                 self.name += f", of which nothing can be used: {error}"
@@ -145,7 +148,7 @@ def bootstrap(
     for way in ways(container, supplied, progress):
         try:
             opened = way()
-        except SuppliedInvalid:
+        except (ServerFailed, SuppliedInvalid):
             raise
         except (DumpError, LayoutError) as error:
             refused = refused or error
@@ -184,6 +187,8 @@ def without_types(
     for way in ways(container, None, progress):
         try:
             opened = way()
+        except ServerFailed:
+            raise
         except (DumpError, LayoutError) as error:
             refused = refused or error
             continue

@@ -25,6 +25,7 @@ from vmcore2core.errors import (
     MemoryFault,
     PageExcluded,
     PageMissing,
+    ServerFailed,
     SuppliedInvalid,
     Vmcore2coreError,
 )
@@ -114,6 +115,8 @@ def _by_note(container: DumpContainer, physical: PhysicalMemory, text: bytes, su
             raise
         try:
             _by_text(container, physical, note, None, origin)
+        except ServerFailed:
+            raise
         except (DumpError, LayoutError):
             raise error from None
         raise SuppliedInvalid(str(error)) from None
@@ -155,6 +158,8 @@ def other_texts(container: DumpContainer, within: AddressRange | None) -> Iterat
         try:
             info = _text_at(physical, paddr)
             _kernel_memory(container, physical, info)
+        except ServerFailed:
+            raise
         except Vmcore2coreError as error:
             log.debug("the text at physical %#x opens no kernel: %s", paddr, error)
             continue
@@ -223,6 +228,8 @@ def _from_memory(
                 if vmcoreinfo is None:
                     continue
                 arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+            except ServerFailed:
+                raise
             except Vmcore2coreError as error:
                 rejected.append(f"{paddr:#x}: {error}")
                 continue
@@ -249,6 +256,8 @@ def _from_image(
         for _, vmcoreinfo, paddr in recovered(physical, update):
             try:
                 arch, memory, utsname = _kernel_memory(container, physical, vmcoreinfo)
+            except ServerFailed:
+                raise
             except Vmcore2coreError as error:
                 log.info("kallsyms at physical %#x does not fit the dump's memory: %s", paddr, error)
                 continue
