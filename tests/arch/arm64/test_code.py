@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +11,10 @@ import pytest
 
 from tests.arch.arm64.test_unwind import OUTERMOST, backtrace
 from tests.arch.riscv64.test_unwind import LEAF, MIDDLE, OUTER, STACK, Space
+from tests.arch.shared import share_told_by_code
 from tests.conftest import unpack
 from tests.e2e.guests import FIXTURES
-from tests.unwind.test_by_code import call_frames, in_memory, reader
+from tests.unwind.test_by_code import in_memory
 from vmcore2core.arch.arm64.code import CONVENTION, FP, LR, SP, frames_by_code
 from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.arch.ways import SLOTS_MAX
@@ -134,19 +134,7 @@ def libc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_calls_of_a_real_library_have_the_frames_of_its_call_frame_information(libc: Path) -> None:
     """Debian's libc: its frames are those that the compiler wrote down, or are not told."""
-    read, rows = reader(libc), call_frames(libc, register="sp", size=0)
-    starts, found, asked = sorted(rows), 0, 0
-    for pc in calls_of(libc)[::100]:
-        register, offset = rows[starts[bisect_right(starts, pc - 1) - 1]]
-        if register != "sp":
-            continue
-        asked += 1
-        sizes = {one.size for one in frames_by_code(read, pc, None, exact=False) if one.base == SP}
-        if len(sizes) == 1:
-            assert sizes == {offset}, hex(pc)
-            found += 1
-    assert asked > 100
-    assert found > 0.8 * asked
+    assert share_told_by_code(libc, "sp", SP, calls_of(libc)[::100], frames_by_code) > 0.8
 
 
 def calls_of(path: Path) -> list[int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import struct
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.arch.shared import share_told_by_code
 from tests.conftest import unpack
 from tests.e2e.guests import FIXTURES
 from tests.unwind.test_by_code import call_frames, in_memory, reader
@@ -111,24 +111,13 @@ def libc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_calls_of_a_real_library_have_the_frames_of_its_call_frame_information(libc: Path) -> None:
     """Debian's libc: its frames are those that the compiler wrote down, or are not told."""
-    read, rows = reader(libc), call_frames(libc, register="r1", size=0)
-    starts, found, asked = sorted(rows), 0, 0
-    for pc in itertools.islice(calls(read, starts), 0, None, 160):
-        register, offset = rows[starts[bisect_right(starts, pc - 1) - 1]]
-        if register != "r1":
-            continue
-        asked += 1
-        sizes = {one.size for one in frames_by_code(read, pc, None, exact=False) if one.base == SP}
-        if len(sizes) == 1:
-            assert sizes == {offset}, hex(pc)
-            found += 1
-    assert asked > 50
-    assert found > 0.75 * asked
+    assert share_told_by_code(libc, "r1", SP, itertools.islice(calls(libc), 0, None, 160), frames_by_code) > 0.75
 
 
-def calls(read: Callable[[int, int], bytes | None], starts: list[int]) -> Iterator[int]:
+def calls(path: Path) -> Iterator[int]:
     """Yield where each call comes back to."""
-    for start, end in itertools.pairwise(starts):
+    read = reader(path)
+    for start, end in itertools.pairwise(sorted(call_frames(path, register="r1", size=0))):
         for at in range(start, end, 4):
             if ends_with_call(read(at, 4) or b""):
                 yield at + 4

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.arch.shared import share_told_by_code
 from tests.conftest import unpack
 from tests.e2e.guests import FIXTURES
 from tests.unwind.test_by_code import call_frames, in_memory, reader
@@ -145,24 +145,13 @@ def libc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_calls_of_a_real_library_have_the_frames_of_its_call_frame_information(libc: Path) -> None:
     """Debian's libc: its frames are those that the compiler wrote down, or are not told."""
-    read, rows = reader(libc), call_frames(libc, register="sp", size=0)
-    starts, found, asked = sorted(rows), 0, 0
-    for pc in itertools.islice(calls(read, starts), 0, None, 40):
-        register, offset = rows[starts[bisect_right(starts, pc - 1) - 1]]
-        if register != "sp":
-            continue
-        asked += 1
-        sizes = {one.size for one in frames_by_code(read, pc, None, exact=False) if one.base == SP}
-        if len(sizes) == 1:
-            assert sizes == {offset}, hex(pc)
-            found += 1
-    assert asked > 50
-    assert found > 0.75 * asked
+    assert share_told_by_code(libc, "sp", SP, itertools.islice(calls(libc), 0, None, 40), frames_by_code) > 0.75
 
 
-def calls(read: Callable[[int, int], bytes | None], starts: list[int]) -> Iterator[int]:
-    """Yield where each call comes back to; ``starts`` are places where an instruction begins."""
-    for start, end in itertools.pairwise(starts):
+def calls(path: Path) -> Iterator[int]:
+    """Yield where each call comes back to, in functions that have call frame information."""
+    read = reader(path)
+    for start, end in itertools.pairwise(sorted(call_frames(path, register="sp", size=0))):
         at = start
         while at < end and (half := read(at, 2)):
             size = 4 if half[0] & 3 == 3 else 2
