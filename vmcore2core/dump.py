@@ -52,6 +52,8 @@ def open_dump(
     sysroots: Sequence[PathLike] = (),
     scan: bool = False,
     remember: bool = False,
+    cache: bool = True,
+    any_size: bool = False,
     zero_excluded: bool = False,
 ) -> Dump:
     """Open a dump; the options are the same as the command ``vmcore2core`` has.
@@ -65,6 +67,8 @@ def open_dump(
         sysroots: folders with the machine's files, for pages that are not in memory.
         scan: search all memory for tasks as well.
         remember: cache the kernel's layout for the user, and use what is cached.
+        cache: keep what is unpacked, or comes from a pipe or a URL, for later runs, and use what is kept.
+        any_size: unpack a compressed file however large it gets.
         zero_excluded: read pages that were left out of an ELF dump as zeros.
 
     Raises:
@@ -79,6 +83,8 @@ def open_dump(
         sysroots=tuple(Path(folder) for folder in sysroots),
         remember=remember,
         scan=scan,
+        cache=cache,
+        any_size=any_size,
         zero_excluded=zero_excluded,
     )
     return Dump.open([located(os.fspath(path)) for path in paths], options)

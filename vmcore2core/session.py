@@ -96,7 +96,7 @@ class OpenOptions:
             first folder that has a page's file is used.
         remember: cache the kernel's layout, and use what is cached.
         scan: search all memory for tasks as well.
-        cache: keep an unpacked dump, or one that was read from a pipe, for later runs.
+        cache: keep what is unpacked, or comes from a pipe or a URL, for later runs, and use what is kept.
         any_size: unpack a compressed file however large it gets.
         zero_excluded: read pages that were left out as zeros.
     """

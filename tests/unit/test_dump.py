@@ -5,7 +5,10 @@ Tests session.py, dumped_process.py.
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
+import gzip
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +21,7 @@ from vmcore2core import Process, open_dump
 from vmcore2core.errors import KernelThread, MemoryFault, TaskNotFound, UsageError
 from vmcore2core.memory.user import READ_MAX
 from vmcore2core.process.model import AbsentReason, AbsentRun
+from vmcore2core.session import OpenOptions
 
 DUMP = FIXTURES / "debian-6.1-amd64" / "vmcore"
 DOCUMENT = Path(vmcore2core.__file__).parent / "docs" / "api.md"
@@ -40,6 +44,22 @@ def test_all_names_are_there() -> None:
     assert all(hasattr(vmcore2core, name) for name in vmcore2core.__all__)
     with pytest.raises(AttributeError, match="no attribute 'opne_dump'"):
         _ = vmcore2core.opne_dump
+
+
+def test_every_field_of_the_options_is_a_keyword() -> None:
+    """A field that open_dump() lacks could be set by the commands alone."""
+    names = {field.name for field in dataclasses.fields(OpenOptions)}
+    assert names == set(inspect.signature(open_dump).parameters) - {"paths"}
+
+
+def test_what_the_user_does_not_want_kept_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    packed = tmp_path / "vmcore.gz"
+    packed.write_bytes(gzip.compress(DUMP.read_bytes(), 1))
+    for cache in (False, True):
+        with open_dump(packed, cache=cache, any_size=True) as dump:
+            assert dump.release == "6.1.0-56-amd64"
+        assert (tmp_path / "cache").exists() == cache
 
 
 def test_the_package_alone_imports_nothing() -> None:
