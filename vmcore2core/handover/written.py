@@ -19,7 +19,7 @@ import numpy as np
 from vmcore2core.addresses import KernelAddr
 from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.elf.build_id import build_id
-from vmcore2core.errors import OutputError
+from vmcore2core.errors import DumpError, OutputError
 from vmcore2core.handover.mapped import BROKEN, page_cache
 from vmcore2core.handover.partial import Rebuilt, rebuilt
 from vmcore2core.handover.tree import Tree
@@ -142,7 +142,7 @@ class FileWriter:
         no_room = False
         try:
             written = writing.write()
-        except (*BROKEN, OutputError) as error:
+        except (*BROKEN, DumpError, OutputError) as error:
             written = None
             no_room = isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM
             writing.sentences.append(f"{text(file.path)} is not recovered: {error}")
