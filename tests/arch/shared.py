@@ -47,7 +47,7 @@ def saved_user_regs(arch: Arch, task: int, stack: int, memory: Memory, source: L
 
 
 def share_told_by_code(
-    path: Path, register: str, number: int, pcs: Iterable[int], frames_by_code: Callable[..., list[CodeFrame]]
+    path: Path, register: str, number: int, pcs: Iterable[int], frames_by_code: Callable[..., Iterable[CodeFrame]]
 ) -> float:
     """Check the frames at some places against call frame information; return the share that instructions tell.
 
