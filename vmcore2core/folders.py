@@ -34,6 +34,8 @@ LINKS_MAX = 40
 """Most links on the way, as in the kernel (MAXSYMLINKS)."""
 MODE = 0o700
 """Mode of a new directory: a process's memory may be secret."""
+STAT_BLOCK = 512
+"""stat(2): bytes per unit of st_blocks."""
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -110,6 +112,20 @@ def open_own_file(directory: int, name: str | bytes, shown: str, access: int = o
         os.close(fd)
         raise
     return fd
+
+
+def part_name(prefix: str = ".") -> str:
+    """Return a new temporary name; by its form, what a killed run left is found.
+
+    Args:
+        prefix: begins with "." and ends in ".".
+    """
+    return f"{prefix}{os.urandom(8).hex()}.part"
+
+
+def bytes_on_disk(status: os.stat_result) -> int:
+    """Return the bytes that a file takes on disk: stat(2) counts them in units of 512."""
+    return status.st_blocks * STAT_BLOCK
 
 
 def _check_file(status: os.stat_result, shown: str) -> None:
@@ -264,7 +280,7 @@ def _is_ours_there(directory: int, owner: int) -> bool:
 
     On NFS root may become nobody; vfat gives all files one owner. The check makes a file and removes it.
     """
-    name = f".{os.urandom(8).hex()}.part"
+    name = part_name()
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     except OSError:

@@ -23,6 +23,7 @@ from vmcore2core.choose import choose
 from vmcore2core.convert import core_path
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import OutputError, Vmcore2coreError, sentence_of
+from vmcore2core.folders import bytes_on_disk
 from vmcore2core.handover.entry import KernelReaders, identity_entry
 from vmcore2core.handover.index import Index, entry_text
 from vmcore2core.printable import amount, text
@@ -41,7 +42,6 @@ STACKS = DumpFilter.ANON_PRIVATE | DumpFilter.ELF_HEADERS
 """The kinds of mappings that hold stacks, and data that a debugger needs to follow them."""
 CACHED_PAGES = 1024
 """Most pages of kernel memory to cache: 4 MiB."""
-STAT_BLOCK = 512  # stat(2): bytes per unit of st_blocks
 LOG_NAME = "capture.log"
 DATE_FORMAT = "%Y%m%d%H%M"
 """Format of kdump-tools' names for a dump's directory."""
@@ -276,7 +276,7 @@ class Capture:
         leader = target.chosen.leader
         path = core_path(self.directory, leader, options)
         result = self.session.extract(leader, path, options, captured=captured, progress=self._room.watch)
-        self._sizes[target.chosen.pid] = path.stat().st_blocks * STAT_BLOCK
+        self._sizes[target.chosen.pid] = bytes_on_disk(path.stat())
         return result
 
     def _refuse(self, target: Target, needed: int) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import DumpError, OutputError
-from vmcore2core.folders import open_own_file, opened_folder
+from vmcore2core.folders import bytes_on_disk, open_own_file, opened_folder, part_name
 from vmcore2core.overrides import override
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class Store:
         self, directory: int, pieces: Iterable[bytes], size: int, name: Callable[[], str]
     ) -> tuple[int, Path | None]:
         self._check_room(directory, size)
-        temporary = f".{self.name}.{os.urandom(8).hex()}.part"
+        temporary = part_name(f".{self.name}.")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             handle = os.open(temporary, flags, 0o600, dir_fd=directory)
@@ -275,7 +275,7 @@ def prune(directory: int, newest: str, room: int | None = None) -> None:
             if name.startswith(".") and _is_left(directory, name):
                 os.unlink(name, dir_fd=directory)
             elif stat.S_ISREG(status.st_mode) and not name.startswith(".") and name != newest:
-                kept.append((status.st_mtime_ns, status.st_blocks * 512, name))
+                kept.append((status.st_mtime_ns, bytes_on_disk(status), name))
         room = KEPT_MAX if room is None else room
         for _, size, name in sorted(kept, reverse=True):
             room -= size

@@ -18,13 +18,11 @@ import numpy as np
 
 from vmcore2core.addresses import U8Array, U64Array
 from vmcore2core.errors import DumpError, FormatError, UsageError
+from vmcore2core.folders import bytes_on_disk
 from vmcore2core.overrides import override
 
 HEAD_SIZE = 8192
 """Bytes that detection sees."""
-
-STAT_BLOCK = 512
-"""stat(2): bytes per unit of st_blocks."""
 
 READ_MAX = 1 << 30
 """Bytes that are asked for at once."""
@@ -90,7 +88,7 @@ class DumpFile:
     def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield those parts of ``[start, end)`` that are no holes of the file, ascending; a hole reads as zeros."""
         begun = self._begun
-        if not stat.S_ISREG(begun.st_mode) or begun.st_blocks * STAT_BLOCK >= begun.st_size:
+        if not stat.S_ISREG(begun.st_mode) or bytes_on_disk(begun) >= begun.st_size:
             yield start, end
             return
         while start < end:

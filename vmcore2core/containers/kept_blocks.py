@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vmcore2core.containers.cache import cache_folder, free_bytes, prune
 from vmcore2core.errors import DumpError, OutputError
-from vmcore2core.folders import open_own_file, opened_folder
+from vmcore2core.folders import bytes_on_disk, open_own_file, opened_folder
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,6 @@ KEPT_MAX = 4 << 30
 
 FREE_MIN = 1 << 30
 """Bytes that are left free on the cache's file system."""
-
-STAT_BLOCK = 512
-"""stat(2): bytes per unit of st_blocks."""
 
 HASH_SIZE = 16
 _ABSENT = bytes(HASH_SIZE)
@@ -95,7 +92,7 @@ class KeptBlocks:
         """
         with contextlib.suppress(OSError):
             os.ftruncate(handle, self._table)
-            if os.fstat(handle).st_blocks * STAT_BLOCK < CHECK_BYTES:
+            if bytes_on_disk(os.fstat(handle)) < CHECK_BYTES:
                 return handle
         os.close(handle)
         os.unlink(self._name, dir_fd=directory)
@@ -151,7 +148,7 @@ class KeptBlocks:
         if self._unchecked < CHECK_BYTES or self._fd is None:
             return True
         self._unchecked = 0
-        if os.fstat(self._fd).st_blocks * STAT_BLOCK > KEPT_MAX:
+        if bytes_on_disk(os.fstat(self._fd)) > KEPT_MAX:
             self._give_up(f"it has {KEPT_MAX} bytes")
         elif free_bytes(self._fd) < FREE_MIN:
             self._give_up(f"less than {FREE_MIN} bytes are free")

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from vmcore2core.corefile.sink import pwrite_all
 from vmcore2core.errors import OutputError, OutputExists
-from vmcore2core.folders import opened_folder
+from vmcore2core.folders import opened_folder, part_name
 
 COPY_SIZE = 1 << 24
 _NAMELESS = Path("/proc/self/fd")
@@ -116,7 +116,7 @@ def new_file(
         FileExistsError: something has the name already.
         OSError: a system call fails.
     """
-    temporary = f"{start}{os.urandom(8).hex()}.part"
+    temporary = part_name(start)
     try:
         # Opened inside: an interrupt may come as soon as the file exists.
         fd, named = _open_new(directory, temporary)

@@ -30,7 +30,7 @@ from vmcore2core import __version__
 from vmcore2core.containers.cache import cache_folder, find
 from vmcore2core.containers.dumpfile import DumpFile
 from vmcore2core.errors import DumpError, OutputError
-from vmcore2core.folders import opened_folder
+from vmcore2core.folders import opened_folder, part_name
 from vmcore2core.interfaces import Member, SymbolAt
 from vmcore2core.layout.base import LayoutSource
 from vmcore2core.overrides import override
@@ -273,7 +273,7 @@ class LayoutMemory:
     def _write(self, file: str, content: dict[str, dict[str, object]]) -> None:
         assert self._folder is not None  # noqa: S101 - see save()
         text = json.dumps(content).encode()
-        temporary = f".{file}.{os.urandom(8).hex()}.part"
+        temporary = part_name(f".{file}.")
         with opened_folder(self._folder, make=True) as directory:
             try:
                 # Not synced: a file that is incomplete after a power cut has another hash, and is not used.

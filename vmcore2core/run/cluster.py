@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import re
-import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from vmcore2core.containers.piped import STDIN
 from vmcore2core.containers.remote import Url, located
 from vmcore2core.corefile.options import CoreOptions
 from vmcore2core.errors import UsageError, Vmcore2coreError, WorkersError
-from vmcore2core.folders import opened_folder
+from vmcore2core.folders import opened_folder, part_name
 from vmcore2core.run.converter import Converter
 from vmcore2core.run.dask_cluster import dask_cluster, scheduler_address
 from vmcore2core.run.jobs import Job, JobResult, Stage
@@ -170,7 +169,7 @@ def release() -> None:
 @contextlib.contextmanager
 def beacon(folder: Path) -> Iterator[str]:
     """Yield a file that exists in ``folder`` during the block; ``--resume`` removes a leftover one."""
-    name = f".workers.{secrets.token_hex(8)}.part"
+    name = part_name(".workers.")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with opened_folder(folder) as directory:
         try:
