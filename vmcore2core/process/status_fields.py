@@ -78,7 +78,10 @@ def _sigset(task: StructView, member: str) -> int | None:
 
 
 def _group_time(group: Times, signal: StructView | None, name: str) -> int | None:
-    """Return the sum of the times of a group's threads and of those that have exited, in nanoseconds."""
+    """Return the sum of the times of a group's threads and of those that have exited, in nanoseconds.
+
+    A sum of wrong times wraps, as the kernel's does: it adds u64.
+    """
     times = group.time(name), 0 if signal is None else signal.find_uint(name, NANOSECONDS)
     return None if None in times else sum(time or 0 for time in times) % (1 << 64)
 

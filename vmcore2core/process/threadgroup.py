@@ -145,8 +145,6 @@ class ThreadGroup:
     def time(self, name: str) -> int | None:
         """Return the sum of all threads' times in nanoseconds, or None if the layout does not know the member.
 
-        The sum is an unsigned long long, as the kernel's (thread_group_cputime() in kernel/sched/cputime.c).
-
         Args:
             name: of the member of ``struct task_struct``.
 
@@ -155,10 +153,10 @@ class ThreadGroup:
         """
         if self.tasks is not None and self.tasks.whole.all():
             column = self.tasks.find_uint(name, NANOSECONDS)
-            return None if column is None else int(column.sum(dtype=np.uint64))
+            return None if column is None else sum(column.tolist())
         times = [view.find_uint(name, NANOSECONDS) for view in self.views]
         known = [time for time in times if time is not None]
-        return sum(known) % (1 << 64) if len(known) == len(times) else None
+        return sum(known) if len(known) == len(times) else None
 
 
 def _thread(
