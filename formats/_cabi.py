@@ -65,6 +65,11 @@ NUMPY_ORDER: Mapping[ByteOrder, Literal["<", ">"]] = MappingProxyType({"little":
 """The byte-order character of numpy's and struct's format strings."""
 
 
+def signed(value: int, bits: int) -> int:
+    """Return what the lowest bits of a word mean in two's complement; ``value`` has no others."""
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
 def align_up(size: int, alignment: int) -> int:
     """Return the least multiple of ``alignment`` (a power of two) that is not below ``size``."""
     return (size + alignment - 1) & ~(alignment - 1)

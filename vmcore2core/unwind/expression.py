@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 
+from vmcore2core.formats._cabi import signed
 from vmcore2core.formats.dwarf_cfi import DwOp
 from vmcore2core.interfaces import ByteOrder
 from vmcore2core.unwind.cursor import Cursor, Read
@@ -112,7 +113,7 @@ class _Machine:
         return self.stack[-1 - depth]
 
     def signed(self, value: int) -> int:
-        return value - (1 << self.bits) if value >> (self.bits - 1) else value
+        return signed(value, self.bits)
 
     def _step(self, op: int) -> None:
         cursor = self.cursor

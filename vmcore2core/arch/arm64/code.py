@@ -14,6 +14,7 @@ from typing import NamedTuple
 from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.arch.ways import LOST, Convention, Read, Value, Way, frames, plus
 from vmcore2core.formats import arm64 as fmt
+from vmcore2core.formats._cabi import signed
 
 SP, FP, LR = (fmt.DWARF_REGS.index(name) for name in ("sp", "x29", "x30"))
 CONVENTION = Convention(SP, FP, tuple(range(19, 31)), LR)
@@ -166,5 +167,4 @@ def _written(way: Way, register: int, value: Value = LOST) -> Way:
 
 
 def _signed(word: int, low: int, width: int) -> int:
-    field = word >> low & ((1 << width) - 1)
-    return field - (1 << width if field >> (width - 1) else 0)
+    return signed(word >> low & ((1 << width) - 1), width)

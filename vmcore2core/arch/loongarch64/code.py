@@ -13,6 +13,7 @@ from functools import partial
 from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.arch.ways import LOST, Convention, Read, Way, frames, plus
 from vmcore2core.formats import loongarch64 as fmt
+from vmcore2core.formats._cabi import signed
 
 RA, SP, FP = (fmt.DWARF_REGS.index(name) for name in ("ra", "sp", "fp"))
 CONVENTION = Convention(SP, FP, (FP, *range(23, 32), RA), RA)
@@ -36,13 +37,13 @@ def _following(read: Read, way: Way) -> Iterator[Way | CodeFrame]:
         if frame is not None:
             yield frame
     elif op == fmt.OP_B:
-        yield way.to(way.at + 4 * _signed(word >> 10 & 0xFFFF | (word & 0x3FF) << 16, 26))
+        yield way.to(way.at + 4 * signed(word >> 10 & 0xFFFF | (word & 0x3FF) << 16, 26))
     elif op in fmt.OPS_BRANCH_16:
         yield after
-        yield way.to(way.at + 4 * _signed(word >> 10 & 0xFFFF, 16))
+        yield way.to(way.at + 4 * signed(word >> 10 & 0xFFFF, 16))
     elif op in fmt.OPS_BRANCH_21:
         yield after
-        yield way.to(way.at + 4 * _signed(word >> 10 & 0xFFFF | rd << 16, 21))
+        yield way.to(way.at + 4 * signed(word >> 10 & 0xFFFF | rd << 16, 21))
     elif word and word & fmt.BREAK_MASK != fmt.BREAK:
         yield from _done(word, after)
 
@@ -50,9 +51,9 @@ def _following(read: Read, way: Way) -> Iterator[Way | CodeFrame]:
 def _done(word: int, way: Way) -> Iterator[Way]:
     """Yield the way after an instruction that continues to the next."""
     op10, op8, op6, rj, rd = word >> 22, word >> 24, word >> 26, word >> 5 & 31, word & 31
-    number = _signed(word >> 10 & 0xFFF, 12)
+    number = signed(word >> 10 & 0xFFF, 12)
     if op8 in (fmt.OP_LDPTR_D, fmt.OP_STPTR_D):
-        number = 4 * _signed(word >> 10 & 0x3FFF, 14)
+        number = 4 * signed(word >> 10 & 0x3FFF, 14)
     at = way.address(rj, number)
     if op10 == fmt.OP_LD_D or op8 == fmt.OP_LDPTR_D:
         yield way.having(rd, way.load(at))
@@ -63,7 +64,7 @@ def _done(word: int, way: Way) -> Iterator[Way]:
     elif op10 == fmt.OP_ADDI_D:
         yield way.having(rd, plus(way.value(rj), number))
     elif op6 == fmt.OP_ADDU16I_D:
-        yield way.having(rd, plus(way.value(rj), _signed(word >> 10 & 0xFFFF, 16) << 16))
+        yield way.having(rd, plus(way.value(rj), signed(word >> 10 & 0xFFFF, 16) << 16))
     elif word & fmt.OR_ZERO_MASK == fmt.OR_ZERO:
         yield way.having(rd, way.value(rj))
     else:
@@ -78,7 +79,3 @@ def _writes_nothing(word: int) -> bool:
         or word >> 20 in fmt.OPS_WITHOUT_RD_12
         or word & fmt.DBAR_MASK == fmt.DBAR
     )
-
-
-def _signed(number: int, width: int) -> int:
-    return number - (1 << width if number >> (width - 1) else 0)

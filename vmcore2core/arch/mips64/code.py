@@ -17,6 +17,7 @@ import numpy as np
 
 from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.formats import mips64 as fmt
+from vmcore2core.formats._cabi import signed
 from vmcore2core.interfaces import ByteOrder
 
 BEFORE, BEHIND = 32 << 10, 8 << 10
@@ -213,7 +214,7 @@ class _Flow:
         elif op in fmt.BRANCHES or (op == fmt.OP_REGIMM and word >> 16 & 31 in fmt.REGIMM_BRANCHES):
             likely = op in fmt.LIKELY or (op == fmt.OP_REGIMM and word >> 16 & 31 in fmt.REGIMM_LIKELY)
             taken = self._done(at + 1, state)
-            self._reach(at + 1 + _signed16(word), taken)
+            self._reach(at + 1 + signed(word & 0xFFFF, 16), taken)
             if not _always(word):
                 self._reach(at + 2, state if likely else taken)
         else:
@@ -229,10 +230,6 @@ class _Flow:
 def _makes_zero(word: int) -> bool:
     """Tell whether an instruction moves $0 to a register: or, addu, daddu."""
     return word >> 16 == 0 and word & 0x7FF in (0x25, 0x21, 0x2D)
-
-
-def _signed16(word: int) -> int:
-    return (word & 0xFFFF ^ 0x8000) - 0x8000
 
 
 def _always(word: int) -> bool:
@@ -264,8 +261,8 @@ def saves(word: int, width: int) -> tuple[tuple[int, int], ...]:
     op, base, rt = word >> 26, word >> 21 & 31, word >> 16 & 31
     if base != fmt.SP:
         return ()
-    if op == (fmt.OP_SD if width == 8 else fmt.OP_SW) and _signed16(word) >= 0:
-        return ((rt, _signed16(word)),)
+    if op == (fmt.OP_SD if width == 8 else fmt.OP_SW) and signed(word & 0xFFFF, 16) >= 0:
+        return ((rt, signed(word & 0xFFFF, 16)),)
     if op == fmt.OP_SWC2 and width == 8 and word >> 5 & 1 and not word >> 15 & 1 and not word >> 14 & 1:
         offset = (word >> 6 & 0xFF) << 4
         return ((rt, offset), (word & 31, offset + 8))

@@ -14,6 +14,7 @@ from functools import partial
 from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.arch.ways import LOST, Convention, Read, Value, Way, frames, plus
 from vmcore2core.formats import ppc64le as fmt
+from vmcore2core.formats._cabi import signed
 
 SP, FP, LR = (fmt.DWARF_REGS.index(name) for name in ("r1", "r31", "link"))
 R0 = 0  # by which the return address comes and goes
@@ -50,7 +51,7 @@ def _branch(word: int, way: Way, after: Way) -> Iterator[Way]:
     if word & fmt.LK:  # a call, or to the next instruction for its address
         yield after.having(LR, LOST)
         return
-    yield way.to(way.at + _signed(word & (0xFFFC if conditional else 0x3FFFFFC), 16 if conditional else 26))
+    yield way.to(way.at + signed(word & (0xFFFC if conditional else 0x3FFFFFC), 16 if conditional else 26))
     if conditional:
         yield after
 
@@ -66,7 +67,7 @@ def _done(word: int, way: Way) -> Iterator[Way]:
     elif word & fmt.MOVE_SPR_MASK == fmt.MTLR:
         yield way.having(LR, way.value(rt))
     elif op == fmt.OP_ADDI or (op == fmt.OP_ADDIS and ra == SP):
-        number = _signed(word & 0xFFFF, 16) << (16 if op == fmt.OP_ADDIS else 0)
+        number = signed(word & 0xFFFF, 16) << (16 if op == fmt.OP_ADDIS else 0)
         value: Value = LOST if ra == R0 else plus(way.value(ra), number)  # 0 is the number 0 there
         yield way.having(rt, value)
     elif word & fmt.OR_MASK == fmt.OR and rt == rb:
@@ -88,13 +89,9 @@ def _writes_stack_pointer(word: int) -> bool:
 
 def _access(way: Way, word: int) -> Iterator[Way]:
     """Yield the way after ld, ldu, std or stdu."""
-    register, base, number = word >> 21 & 31, word >> 16 & 31, _signed(word & 0xFFFC, 16)
+    register, base, number = word >> 21 & 31, word >> 16 & 31, signed(word & 0xFFFC, 16)
     at, loads = way.address(base, number), word >> 26 == fmt.OP_LD
     value = way.load(at) if loads else way.value(register)
     if word & fmt.DS_UPDATES:
         way = way.having(base, plus(way.value(base), number))
     yield way.having(register, value) if loads else way.store(at, value)
-
-
-def _signed(number: int, width: int) -> int:
-    return number - (1 << width if number >> (width - 1) else 0)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from vmcore2core.arch.spec import CodeFrame
 from vmcore2core.arch.ways import LOST, Convention, Read, Way, frames, plus
 from vmcore2core.formats import riscv64 as fmt
+from vmcore2core.formats._cabi import signed
 
 RA, SP, FP = (fmt.DWARF_REGS.index(name) for name in ("ra", "sp", "s0"))
 CONVENTION = Convention(SP, FP, (FP, 9, *range(18, 28), RA), RA)
@@ -80,21 +81,21 @@ def decoded(word: int) -> Insn:
     """Return an instruction of 32 bits."""
     opcode, rd, funct3, rs1, rs2 = word & 0x7F, word >> 7 & 31, word >> 12 & 7, word >> 15 & 31, word >> 20 & 31
     if opcode == fmt.OP_BRANCH:
-        return Insn("branch", number=_signed(_bits(word, (8, 4, 1), (25, 6, 5), (7, 1, 11), (31, 1, 12)), 13))
+        return Insn("branch", number=signed(_bits(word, (8, 4, 1), (25, 6, 5), (7, 1, 11), (31, 1, 12)), 13))
     if opcode == fmt.OP_JAL:
-        number = _signed(_bits(word, (21, 10, 1), (20, 1, 11), (12, 8, 12), (31, 1, 20)), 21)
+        number = signed(_bits(word, (21, 10, 1), (20, 1, 11), (12, 8, 12), (31, 1, 20)), 21)
         return Insn({0: "jump", RA: "call"}.get(rd, "end"), number=number)
     if opcode == fmt.OP_JALR:
         # The procedure linkage table writes t1.
         return Insn("call") if rd == RA else Insn("jump by", TAIL if rd == TAIL else rs1)
     if opcode == fmt.OP_STORE:
         return Insn(
-            "sd" if funct3 == fmt.FUNCT3_DOUBLE else "sw", rs2, rs1, _signed(_bits(word, (7, 5, 0), (25, 7, 5)), 12)
+            "sd" if funct3 == fmt.FUNCT3_DOUBLE else "sw", rs2, rs1, signed(_bits(word, (7, 5, 0), (25, 7, 5)), 12)
         )
     if opcode == fmt.OP_LOAD and funct3 == fmt.FUNCT3_DOUBLE:
-        return Insn("ld", rd, rs1, _signed(word >> 20, 12))
+        return Insn("ld", rd, rs1, signed(word >> 20, 12))
     if opcode == fmt.OP_IMM and funct3 == 0:
-        return Insn("addi", rd, rs1, _signed(word >> 20, 12))
+        return Insn("addi", rd, rs1, signed(word >> 20, 12))
     if word in (fmt.EBREAK, fmt.UNIMP):
         return Insn("end")
     no_general = opcode in fmt.OPS_WITHOUT_RD or (opcode == fmt.OP_FP and word >> 27 not in fmt.FP_TO_GENERAL)
@@ -122,15 +123,15 @@ def _quadrant_0(half: int, funct3: int) -> Insn:
 def _quadrant_1(half: int, funct3: int) -> Insn:
     register = half >> 7 & 31
     if funct3 == 0:
-        return Insn("addi", register, register, _signed(_bits(half, (2, 5, 0), (12, 1, 5)), 6))
+        return Insn("addi", register, register, signed(_bits(half, (2, 5, 0), (12, 1, 5)), 6))
     if funct3 == 3 and register == SP:
         number = _bits(half, (6, 1, 4), (2, 1, 5), (5, 1, 6), (3, 2, 7), (12, 1, 9))
-        return Insn("addi", SP, SP, _signed(number, 10))
+        return Insn("addi", SP, SP, signed(number, 10))
     if funct3 == 5:
         number = _bits(half, (3, 3, 1), (11, 1, 4), (2, 1, 5), (7, 1, 6), (6, 1, 7), (9, 2, 8), (8, 1, 10), (12, 1, 11))
-        return Insn("jump", number=_signed(number, 12))
+        return Insn("jump", number=signed(number, 12))
     if funct3 in (6, 7):
-        return Insn("branch", number=_signed(_bits(half, (3, 2, 1), (10, 2, 3), (2, 1, 5), (5, 2, 6), (12, 1, 8)), 9))
+        return Insn("branch", number=signed(_bits(half, (3, 2, 1), (10, 2, 3), (2, 1, 5), (5, 2, 6), (12, 1, 8)), 9))
     return Insn("writes", 8 + (register & 7) if funct3 == 4 else register)
 
 
@@ -152,7 +153,3 @@ def _quadrant_2(half: int, funct3: int) -> Insn:
 def _bits(word: int, *fields: tuple[int, int, int]) -> int:
     """Return the number from several fields, each given by lowest bit, width, and lowest bit in the number."""
     return sum((word >> low & ((1 << width) - 1)) << to for low, width, to in fields)
-
-
-def _signed(number: int, width: int) -> int:
-    return number - (1 << width if number >> (width - 1) else 0)

@@ -24,6 +24,7 @@ from vmcore2core.arch.kernel_stack import KernelFrame, KernelStackEnd, KernelUnw
 from vmcore2core.arch.spec import CpuNote
 from vmcore2core.errors import CorruptStructure, LayoutInvalid, LayoutUnknown, MemoryFault
 from vmcore2core.formats import x86_64 as fmt
+from vmcore2core.formats._cabi import signed
 from vmcore2core.interfaces import KernelView, Member, Memory
 from vmcore2core.overrides import override
 
@@ -326,7 +327,7 @@ class OrcUnwinder(KernelUnwinder):
         if self._end is not None and sp_reg == NOTHING:
             kind = END_OF_STACK if _bits(raw, self._end) else UNDEFINED
         signal = kind in (REGS, REGS_PARTIAL) if self._signal is None else bool(_bits(raw, self._signal))
-        return OrcEntry(sp_reg, _signed(sp_offset), bp_reg, _signed(bp_offset), kind, signal)
+        return OrcEntry(sp_reg, signed(sp_offset, 16), bp_reg, signed(bp_offset, 16), kind, signal)
 
     def _register_name(self, number: int) -> str:
         return self._registers[number] if number < len(self._registers) else NOTHING
@@ -352,10 +353,6 @@ def _bits(raw: bytes, member: Member) -> int:
     if member.bit_size is None:
         return value
     return value >> (member.bit_offset or 0) & ((1 << member.bit_size) - 1)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 16) if value >> 15 else value
 
 
 class X86_64KernelStacks(KernelStacks):
